@@ -1,0 +1,127 @@
+"""Running programs on devices: choose the device, compile once, wrap buffers. Eager execution and jit both end here.
+
+Two caches: executables by program fingerprint, device and options (at most 4096, oldest out first); programs of one equation
+by operation, types and attributes (at most 8192). `clear_caches` empties both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Generic, TypeVar
+
+from infini.core import array as array_
+from infini.core import backend, config, errors, ir, primitive
+from infini.core import sharding as sharding_
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class BoundedCache(Generic[K, V]):
+    """A dictionary of at most `limit` entries; the oldest goes first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._items: dict[K, V] = {}
+
+    def get(self, key: K) -> V | None:
+        """The entry, or None."""
+        return self._items.get(key)
+
+    def put(self, key: K, item: V) -> V:
+        """Add an entry and return it."""
+        if len(self._items) >= self.limit:
+            self._items.pop(next(iter(self._items)), None)
+        self._items[key] = item
+        return item
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._items.clear()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+_executables: BoundedCache[Hashable, backend.Executable] = BoundedCache(4096)
+_equations: BoundedCache[Hashable, ir.Program] = BoundedCache(8192)
+
+
+def clear_caches() -> None:
+    """Forget every compiled program of this process."""
+    _executables.clear()
+    _equations.clear()
+
+
+def compile(program: ir.Program, device: backend.Device, options: backend.CompileOptions) -> backend.Executable:
+    """The executable of a program on a device's backend, compiled at most once."""
+    key = (program.fingerprint, device.platform, options, config.cache_key())
+    found = _executables.get(key)
+    return found if found is not None else _executables.put(key, device.backend.compile(program, options))
+
+
+def common_sharding(arrays: Sequence[array_.Array]) -> tuple[sharding_.Sharding, bool]:
+    """Where a program with these arguments runs, and whether its results are committed (design 4a.13).
+
+    Raises:
+        DeviceError: two committed arguments live in different places.
+    """
+    chosen: array_.Array | None = None
+    for array in arrays:
+        if not array.committed:
+            continue
+        if chosen is not None and set(chosen.sharding.devices) != set(array.sharding.devices):
+            raise errors.DeviceError(
+                "arguments of one computation were put on different devices",
+                got=f"{chosen.type} on {chosen.device}, {array.type} on {array.device}",
+                fix="move them to one device with infini.device_put",
+            )
+        if chosen is None or len(array.sharding.devices) > len(chosen.sharding.devices):
+            chosen = array
+    if chosen is not None:
+        return chosen.sharding, True
+    for array in arrays:
+        if len(array.sharding.devices) > 1:
+            return array.sharding, False
+    return sharding_.SingleDeviceSharding(backend.default_device()), False
+
+
+def on_device(array: array_.Array, device: backend.Device) -> backend.Buffer:
+    """A buffer of `array` on `device`, moved there when needed."""
+    if isinstance(array.sharding, sharding_.SingleDeviceSharding):
+        source = array.sharding.device
+        if source == device:
+            return array.buffers[0]
+        array.block_until_ready()
+        if source.platform == device.platform:
+            return device.backend.copy(array.buffers[0], array.type, device)
+    return device.backend.put(array.to_host(), device)
+
+
+def run(
+    program: ir.Program,
+    arrays: Sequence[array_.Array],
+    options: backend.CompileOptions = backend.CompileOptions(),  # noqa: B008  # frozen
+) -> tuple[array_.Array, ...]:
+    """Run a program on one device."""
+    sharding, committed = common_sharding(arrays)
+    device = sharding.devices[0]
+    executable = compile(program, device, options)
+    results = executable([on_device(array, device) for array in arrays])
+    placement = sharding_.SingleDeviceSharding(device)
+    return tuple(
+        array_.Array(var.type, (buffer,), placement, committed=committed)
+        for var, buffer in zip(program.results, results, strict=True)
+    )
+
+
+def run_equation(
+    op: primitive.Primitive, arrays: Sequence[array_.Array], attrs: ir.Attrs
+) -> tuple[array_.Array, ...]:
+    """Run one operation eagerly."""
+    types = tuple(array.type for array in arrays)
+    key = (op, types, attrs)
+    program = _equations.get(key)
+    if program is None:
+        program = _equations.put(key, ir.single_equation(op, types, attrs))
+    return run(program, arrays)

@@ -1,0 +1,136 @@
+"""Host memory: 64-byte aligned buffers from size-class free lists, huge pages for large ones.
+
+A block's NumPy array is the owner of its memory, so a view that outlives its buffer keeps the memory alive: a block goes back
+to the free list only when nothing else refers to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import sys
+import threading
+from typing import Final
+
+import numpy as np
+
+ALIGNMENT: Final = 64
+HUGE_PAGE: Final = 2 << 20
+_MAX_FREE_BYTES: Final = 1 << 30
+
+
+def size_class(nbytes: int) -> int:
+    """Bytes a block for `nbytes` really has: powers of two up to 4 KiB, then eighths of a power of two."""
+    if nbytes <= ALIGNMENT:
+        return ALIGNMENT
+    if nbytes <= 4096:
+        return 1 << (nbytes - 1).bit_length()
+    step = 1 << max((nbytes - 1).bit_length() - 4, 12)
+    return -(-nbytes // step) * step
+
+
+def _new_block(nbytes: int) -> np.ndarray:
+    if nbytes >= HUGE_PAGE:
+        mapping = mmap.mmap(-1, nbytes + HUGE_PAGE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):
+                mapping.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(mapping, np.uint8)
+    return np.empty(nbytes + ALIGNMENT, np.uint8)
+
+
+class HostAllocator:
+    """Free lists by size class, at most 1 GiB kept; `trim` returns them to the system. Safe from several threads."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[np.ndarray]] = {}
+        self._free_bytes = 0
+        self._lock = threading.Lock()
+        self.used_bytes = 0
+        self.peak_bytes = 0
+
+    def take(self, nbytes: int) -> tuple[np.ndarray, int]:
+        """A block of at least `nbytes`, and its size class."""
+        size = size_class(nbytes)
+        with self._lock:
+            self.used_bytes += size
+            self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+            blocks = self._free.get(size)
+            if blocks:
+                self._free_bytes -= size
+                return blocks.pop(), size
+        return _new_block(size), size
+
+    def give(self, block: np.ndarray | None, size: int) -> None:
+        """Take back a block; None when a view still uses its memory, which is then dropped instead of kept."""
+        with self._lock:
+            self.used_bytes -= size
+            if block is not None and self._free_bytes + size <= _MAX_FREE_BYTES:
+                self._free.setdefault(size, []).append(block)
+                self._free_bytes += size
+
+    def trim(self) -> int:
+        """Free every kept block; returns the bytes freed."""
+        with self._lock:
+            freed, self._free_bytes = self._free_bytes, 0
+            self._free.clear()
+        return freed
+
+    def stats(self) -> dict[str, int]:
+        """Bytes in use, at the peak, and kept for reuse."""
+        return {"bytes_in_use": self.used_bytes, "peak_bytes_in_use": self.peak_bytes, "bytes_kept": self._free_bytes}
+
+
+HOST: Final = HostAllocator()
+
+
+class HostBuffer:
+    """A piece of host memory. `address` is aligned to 64 bytes unless the memory was adopted from elsewhere."""
+
+    __slots__ = ("__weakref__", "_block", "_references", "_size", "address", "nbytes")
+
+    def __init__(self, nbytes: int) -> None:
+        block, self._size = HOST.take(nbytes)
+        self._block: np.ndarray = block
+        self.nbytes = nbytes
+        base = block.__array_interface__["data"][0]
+        alignment = HUGE_PAGE if self._size >= HUGE_PAGE else ALIGNMENT
+        self.address = -(-base // alignment) * alignment
+        del block
+        self._references = sys.getrefcount(self._block)
+
+    @classmethod
+    def adopt(cls, array: np.ndarray) -> HostBuffer:
+        """A buffer over the memory of a C-contiguous array, without a copy; it is never recycled."""
+        buffer = cls.__new__(cls)
+        buffer._block = array
+        buffer._size = 0
+        buffer.nbytes = array.nbytes
+        buffer.address = array.__array_interface__["data"][0]
+        buffer._references = -1
+        return buffer
+
+    @classmethod
+    def copy_of(cls, array: np.ndarray) -> HostBuffer:
+        """A buffer that holds the elements of `array` in C order."""
+        buffer = cls(array.nbytes)
+        buffer.view(array.shape, array.dtype)[...] = array
+        return buffer
+
+    def view(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """The memory as a writable NumPy array, without a copy."""
+        if self._size == 0:
+            return self._block.reshape(-1).view(dtype).reshape(shape) if self._block.size else np.empty(shape, dtype)
+        start = self.address - self._block.__array_interface__["data"][0]
+        count = int(np.prod(shape, dtype=np.int64))
+        return self._block[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+    @property
+    def has_views(self) -> bool:
+        """Whether a NumPy array other than ours may see this memory."""
+        return self._size == 0 or sys.getrefcount(self._block) > self._references
+
+    def __del__(self) -> None:
+        if getattr(self, "_size", 0):
+            # The test of `has_views`, with the reference the expression itself holds.
+            HOST.give(None if sys.getrefcount(self._block) > self._references else self._block, self._size)

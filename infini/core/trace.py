@@ -1,0 +1,343 @@
+"""Tracing: one current interpreter decides what an operation does. `bind` types it and hands it over, nothing else.
+
+`Eval` runs operations on devices; `Staging` writes them into a Program. The transforms above define others. A tracer belongs
+to the interpreter that made it; using it after that interpreter has finished is a leak, reported with the line of its birth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from infini.core import array as array_
+from infini.core import errors, execute, ir, primitive, source, value
+
+
+class Interpreter:
+    """Decides what operations do. `parent` is the interpreter that was current when this one was made."""
+
+    def __init__(self, parent: Interpreter | None) -> None:
+        self.parent = parent
+        self.is_closed = False
+
+    def process(
+        self,
+        op: primitive.Primitive,
+        args: Sequence[value.Value],
+        attrs: ir.Attrs,
+        out_types: tuple[ir.ArrayType, ...],
+    ) -> tuple[value.Value, ...]:
+        """Results of an operation that has been typed."""
+        raise NotImplementedError
+
+
+class Tracer(value.Value):
+    """A value inside a transformation. `owner` is its interpreter, `born` the user's line that made it."""
+
+    __slots__ = ("born", "owner")
+
+    def __init__(self, owner: Interpreter, type: ir.ArrayType, weak: bool) -> None:
+        self.owner = owner
+        self.type = type
+        self.weak = weak
+        self.born = source.here()
+
+    def with_weak(self, weak: bool) -> Tracer:
+        """The same value with another weak flag."""
+        copy = object.__new__(type(self))
+        for cls in type(self).__mro__:
+            for slot in getattr(cls, "__slots__", ()):
+                if slot != "__weakref__" and hasattr(self, slot):
+                    object.__setattr__(copy, slot, getattr(self, slot))
+        copy.weak = weak
+        return copy
+
+    def concrete(self) -> array_.Array | None:
+        """The array behind this tracer, when its transformation has one."""
+        return None
+
+    def _concrete(self, purpose: str) -> array_.Array:
+        found = self.concrete()
+        if found is None:
+            raise errors.ConcretizationError(
+                f"Python needs the value of a traced array of type {self.type}, {purpose}",
+                expected="an operation that can be traced",
+                fix="use infini.numpy.where, lax.cond, lax.while_loop or lax.fori_loop; or mark the argument static with "
+                f"static_argnums (the value was made at {self.born})",
+            )
+        return found
+
+    def block_until_ready(self) -> Tracer:
+        """Nothing to wait for while tracing."""
+        return self
+
+    def item(self) -> Any:  # Any: a Python number
+        """The only element as a Python number, where it is known."""
+        return self._concrete("for item()").item()
+
+    def tolist(self) -> Any:  # Any: nested lists
+        """The elements as nested lists, where they are known."""
+        return self._concrete("for tolist()").tolist()
+
+    def __bool__(self) -> bool:
+        return bool(self._concrete("to decide a Python condition"))
+
+    def __int__(self) -> int:
+        return int(self._concrete("as a Python int"))
+
+    def __float__(self) -> float:
+        return float(self._concrete("as a Python float"))
+
+    def __complex__(self) -> complex:
+        return complex(self._concrete("as a Python complex"))
+
+    def __index__(self) -> int:
+        return self._concrete("as an index or a size").__index__()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # Any: as NumPy's protocol
+        return self._concrete("as a NumPy array").__array__(dtype, copy)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}<{self.type}{', weak' if self.weak else ''}>"
+
+
+class Eval(Interpreter):
+    """Run operations at once, each as a cached program of one equation."""
+
+    def process(
+        self,
+        op: primitive.Primitive,
+        args: Sequence[value.Value],
+        attrs: ir.Attrs,
+        out_types: tuple[ir.ArrayType, ...],
+    ) -> tuple[value.Value, ...]:
+        arrays = [to_array(arg) for arg in args]
+        weak = out_weak(op, args, attrs, len(out_types))
+        results = execute.run_equation(op, arrays, attrs)
+        return tuple(result.with_weak(flag) for result, flag in zip(results, weak, strict=True))
+
+
+def to_array(x: value.Value) -> array_.Array:
+    """A concrete value as an array.
+
+    Raises:
+        LeakedTracerError: `x` is a tracer whose transformation has finished.
+    """
+    if isinstance(x, array_.Array):
+        return x
+    if isinstance(x, value.Literal):
+        return array_.materialize(x)
+    raise leaked(x)
+
+
+def leaked(x: value.Value) -> errors.LeakedTracerError:
+    """The error for a tracer used outside its transformation."""
+    born = getattr(x, "born", None)
+    return errors.LeakedTracerError(
+        f"a traced value of type {x.type} was used after the transformation that made it had finished",
+        got=f"a value made at {born}",
+        fix="return it from the transformed function instead of storing it in a global, attribute or list",
+    )
+
+
+def out_weak(
+    op: primitive.Primitive, args: Sequence[value.Value], attrs: ir.Attrs, count: int
+) -> tuple[bool, ...]:
+    """Weak flags of the results: by the WEAK rule, or weak when every operand is."""
+    rule = op.rules.get(primitive.WEAK)
+    if rule is not None:
+        flags = rule(tuple(arg.weak for arg in args), attrs)
+        return (flags,) * count if isinstance(flags, bool) else tuple(flags)
+    return (bool(args) and all(arg.weak for arg in args),) * count
+
+
+_EVAL = Eval(None)
+_current: contextvars.ContextVar[Interpreter] = contextvars.ContextVar("infini_interpreter", default=_EVAL)
+_axes: contextvars.ContextVar[tuple[tuple[str, int], ...]] = contextvars.ContextVar("infini_axes", default=())
+
+current = _current.get
+
+
+@contextlib.contextmanager
+def running(interpreter: Interpreter) -> Iterator[None]:
+    """Make `interpreter` the current one inside the block."""
+    token = _current.set(interpreter)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def is_eager() -> bool:
+    """Whether operations run at once, outside every transformation."""
+    return _current.get() is _EVAL
+
+
+@contextlib.contextmanager
+def named_axes(*axes: tuple[str, int]) -> Iterator[None]:
+    """Make axis names known to collectives inside the block, innermost last."""
+    token = _axes.set(_axes.get() + axes)
+    try:
+        yield
+    finally:
+        _axes.reset(token)
+
+
+def axis_size(name: str) -> int:
+    """Size of a named axis.
+
+    Raises:
+        ValueMismatchError: no enclosing vmap or shard_map names it.
+    """
+    for known, size in reversed(_axes.get()):
+        if known == name:
+            return size
+    raise errors.ValueMismatchError(
+        f"there is no axis named {name!r} here",
+        expected=", ".join(repr(n) for n, _ in _axes.get()) or "an enclosing vmap(axis_name=...) or shard_map",
+    )
+
+
+def axis_env() -> tuple[tuple[str, int], ...]:
+    """The named axes in scope; part of the key of every traced program."""
+    return _axes.get()
+
+
+def as_value(x: object) -> value.Value:
+    """`x` as an operand: values pass, `__infini_array__` is honoured, host data become literals."""
+    if isinstance(x, value.Value):
+        return x
+    convert = getattr(x, "__infini_array__", None)
+    return convert() if convert is not None else value.literal(x)
+
+
+def bind(op: primitive.Primitive, *args: object, **attrs: object) -> tuple[value.Value, ...]:
+    """Apply an operation under the current interpreter: canonical operands, type rule once, then `process`."""
+    values = [as_value(arg) for arg in args]
+    frozen = ir.Attrs(attrs) if attrs else ir.NO_ATTRS
+    return bind_attrs(op, values, frozen)
+
+
+def bind_attrs(op: primitive.Primitive, values: Sequence[value.Value], attrs: ir.Attrs) -> tuple[value.Value, ...]:
+    """As `bind`, for operands and attributes that are canonical."""
+    out_types = ir.infer_types(op, [v.type for v in values], attrs)
+    return _current.get().process(op, values, attrs, out_types)
+
+
+def bind1(op: primitive.Primitive, *args: object, **attrs: object) -> value.Value:
+    """Apply an operation with one result."""
+    (result,) = bind(op, *args, **attrs)
+    return result
+
+
+class StagedTracer(Tracer):
+    """A value of a program under construction."""
+
+    __slots__ = ("var",)
+
+    def __init__(self, owner: Staging, var: ir.Var, weak: bool) -> None:
+        super().__init__(owner, var.type, weak)
+        self.var = var
+
+
+class Staging(Interpreter):
+    """Write operations into a program. Values from outside are captured by identity and become hidden parameters."""
+
+    def __init__(self, parent: Interpreter | None) -> None:
+        super().__init__(parent)
+        self.builder = ir.Builder()
+        self.captures: dict[int, tuple[ir.Var, value.Value]] = {}
+
+    def parameter(self, type: ir.ArrayType, weak: bool = False) -> StagedTracer:
+        """A tracer for a fresh parameter."""
+        return StagedTracer(self, ir.Var(type), weak)
+
+    def var(self, x: value.Value) -> ir.Var:
+        """The variable that holds `x` in the program under construction."""
+        if isinstance(x, StagedTracer) and x.owner is self:
+            if self.is_closed:
+                raise leaked(x)
+            return x.var
+        if isinstance(x, value.Literal) and x.size <= ir.Constant.MAX_SIZE:
+            return self.builder.constant(x.host)
+        if isinstance(x, array_.Array) and x.size <= ir.Constant.MAX_SIZE and not x.committed:
+            return self.builder.constant(x.to_host())
+        if isinstance(x, Tracer) and x.owner.is_closed:
+            raise leaked(x)
+        if id(x) not in self.captures:
+            self.captures[id(x)] = (ir.Var(x.type), x)
+        return self.captures[id(x)][0]
+
+    def process(
+        self,
+        op: primitive.Primitive,
+        args: Sequence[value.Value],
+        attrs: ir.Attrs,
+        out_types: tuple[ir.ArrayType, ...],
+    ) -> tuple[value.Value, ...]:
+        outputs = self.builder.emit(op, [self.var(a) for a in args], attrs, where=source.here(), out_types=out_types)
+        weak = out_weak(op, args, attrs, len(outputs))
+        return tuple(StagedTracer(self, v, flag) for v, flag in zip(outputs, weak, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A traced function: the program takes `captures` first, then the declared parameters."""
+
+    program: ir.Program
+    captures: tuple[value.Value, ...]
+    weak: tuple[bool, ...]
+
+    @property
+    def has_captured_tracers(self) -> bool:
+        """Whether it closes over values of an enclosing transformation, so it must not be kept."""
+        return any(isinstance(capture, Tracer) for capture in self.captures)
+
+
+def stage(
+    f: Callable[..., Sequence[object]],
+    types: Sequence[ir.ArrayType],
+    *,
+    weak: Sequence[bool] | None = None,
+    name: str = "main",
+) -> Staged:
+    """Trace `f`, a function of flat values that returns flat values, at the given types.
+
+    Args:
+        f: function to trace.
+        types: types of its parameters.
+        weak: weak flags of the parameters; all strong when absent.
+        name: name of the program.
+
+    Raises:
+        LeakedTracerError: a result belongs to a transformation that has finished.
+    """
+    staging = Staging(current())
+    flags = weak if weak is not None else (False,) * len(types)
+    params = [staging.parameter(type_, flag) for type_, flag in zip(types, flags, strict=True)]
+    with running(staging):
+        outputs = [as_value(result) for result in f(*params)]
+        results = [staging.var(output) for output in outputs]
+    staging.is_closed = True
+    captured = list(staging.captures.values())
+    program = staging.builder.build([var for var, _ in captured] + [p.var for p in params], results, name=name)
+    return Staged(program, tuple(x for _, x in captured), tuple(output.weak for output in outputs))
+
+
+def evaluate(program: ir.Program, args: Sequence[value.Value]) -> tuple[value.Value, ...]:
+    """Apply a program to values, equation by equation, under the current interpreter."""
+    env: dict[ir.Var, value.Value] = dict(zip(program.params, args, strict=True))
+    for var, constant in program.consts:
+        env[var] = value.Literal(constant.array, weak=False)
+    for equation in program.equations:
+        results = bind_attrs(equation.op, [env[v] for v in equation.inputs], equation.attrs)
+        env.update(zip(equation.outputs, results, strict=True))
+    return tuple(env[v] for v in program.results)

@@ -1,0 +1,120 @@
+"""What operations accept: `Value` is the base of arrays, tracers and host literals. `weak` is a flag of values, never of types."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from infini.core import config, dtypes, errors, ir
+
+
+class Value:
+    """Anything with an `ArrayType` and a weak flag. Operators and methods are installed by `infini.numpy`."""
+
+    __slots__ = ("type", "weak")
+    __array_priority__ = 1000
+    # NumPy must not try to handle `ndarray + Value` itself.
+    __array_ufunc__ = None
+
+    type: ir.ArrayType
+    weak: bool
+
+    @property
+    def shape(self) -> ir.Shape:
+        """Size of each dimension."""
+        return self.type.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the elements."""
+        return self.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.type.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.type.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self.type.nbytes
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self.type.dtype.itemsize
+
+    @property
+    def weak_type(self) -> bool:
+        """Whether the dtype came from a Python scalar and yields to others."""
+        return self.weak
+
+
+class Literal(Value):
+    """Host data on its way into a program: a Python scalar (weak) or a NumPy array."""
+
+    __slots__ = ("host",)
+
+    def __init__(self, host: np.ndarray, *, weak: bool) -> None:
+        self.host = host
+        self.type = ir.ArrayType(tuple(host.shape), host.dtype)
+        self.weak = weak
+
+
+_DEFAULTS = {
+    dtypes.int64: dtypes.int32,
+    dtypes.uint64: dtypes.uint32,
+    dtypes.float64: dtypes.float32,
+    dtypes.complex128: dtypes.complex64,
+}
+
+
+def literal(data: object, dtype: np.dtype | None = None) -> Literal:
+    """Host data as a literal, by the rules of design 4a.2: 64 bits become the 32-bit default unless `dtype` is given.
+
+    Raises:
+        TypeMismatchError: `data` is not numeric.
+        OutOfRangeError: an integer does not fit.
+    """
+    from_python = type(data) in (bool, int, float, complex)
+    if from_python and dtype is None:
+        host = np.asarray(data, dtypes.canonical(type(data)) if type(data) is not int else None)
+    else:
+        host = np.asarray(data)
+        if host.dtype not in dtypes.ALL and host.dtype.newbyteorder("=") not in dtypes.ALL:
+            raise errors.TypeMismatchError(
+                "this is not data infini computes with",
+                got=f"{type(data).__name__} with dtype {host.dtype}",
+                expected="numbers, NumPy arrays or infini arrays",
+            )
+        host = host.astype(host.dtype.newbyteorder("="), copy=False)
+    target = dtype if dtype is not None else narrow(host.dtype) if not from_python else dtypes.canonical(type(data))
+    if target != host.dtype:
+        _check_fits(host, target)
+        with np.errstate(over="ignore", invalid="ignore"):
+            host = host.astype(target)
+    return Literal(host, weak=from_python and dtype is None and type(data) is not bool)
+
+
+def narrow(dtype: np.dtype) -> np.dtype:
+    """The dtype that host data of `dtype` get: 64 bits become 32 unless the knob `host64` keeps them."""
+
+
+    return dtype if config.get("host64") == "keep" else _DEFAULTS.get(dtype, dtype)
+
+
+def _check_fits(host: np.ndarray, target: np.dtype) -> None:
+    if host.dtype in dtypes.INTEGERS and target in dtypes.INTEGERS and host.size:
+        bounds = np.iinfo(target)
+        low, high = int(host.min()), int(host.max())
+        if low < bounds.min or high > bounds.max:
+            raise errors.OutOfRangeError(
+                f"an integer does not fit {target.name}",
+                got=str(low if low < bounds.min else high),
+                expected=f"{bounds.min} to {bounds.max}",
+                fix="pass dtype= explicitly, for example infini.numpy.asarray(x, dtype='int64')",
+            )
