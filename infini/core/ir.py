@@ -128,7 +128,7 @@ def freeze(value: object) -> object:
     Raises:
         TypeMismatchError: it is nothing an attribute can hold.
     """
-    if value is None or isinstance(value, (bool, int, float, complex, str, np.dtype, Program, primitive.Primitive)):
+    if value is None or isinstance(value, (bool, int, float, complex, str, np.dtype, ArrayType, Program, primitive.Primitive)):
         return value
     if isinstance(value, (tuple, list)):
         return tuple(freeze(item) for item in value)

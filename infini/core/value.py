@@ -64,6 +64,10 @@ class Literal(Value):
         self.type = ir.ArrayType(tuple(host.shape), host.dtype)
         self.weak = weak
 
+    def with_weak(self, weak: bool) -> Literal:
+        """The same data with another weak flag."""
+        return Literal(self.host, weak=weak)
+
 
 _DEFAULTS = {
     dtypes.int64: dtypes.int32,

@@ -5,6 +5,7 @@ Attributes describe core dimensions only and count axes from the right, so `vmap
 
 from __future__ import annotations
 
+import builtins
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -229,7 +230,7 @@ def _type_slice(x: ArrayType, *, start: ir.Shape, limit: ir.Shape, strides: ir.S
 
 
 def _reference_slice(x: np.ndarray, *, start: ir.Shape, limit: ir.Shape, strides: ir.Shape) -> np.ndarray:
-    return x[(..., *(slice(s, e, k) for s, e, k in zip(start, limit, strides, strict=True)))]
+    return x[(..., *(builtins.slice(s, e, k) for s, e, k in zip(start, limit, strides, strict=True)))]
 
 
 def _transpose_slice(ct: Value, x: Any, *, start: ir.Shape, limit: ir.Shape, strides: ir.Shape) -> tuple[Value]:

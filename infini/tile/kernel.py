@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from infini.core import dtypes, errors, ir, primitive
+from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType, Program, Shape
 from infini.core.primitive import Primitive
+from infini.lax import calls
 
 
 @ir.attribute
@@ -109,7 +110,7 @@ def check_kernel(kernel: Kernel, types: Sequence[ArrayType]) -> None:
         )
 
 
-def _type(*types: ArrayType, kernel: Kernel) -> tuple[ArrayType, ...]:
+def _type(*types: ArrayType, kernel: Kernel, definition: Program | None = None) -> tuple[ArrayType, ...]:
     check_kernel(kernel, types)
     return kernel.outputs
 
@@ -194,4 +195,75 @@ def batch_kernel(kernel: Kernel, batched: Sequence[bool], size: int) -> Kernel:
     )
 
 
-kernel_p = primitive.register(Primitive("kernel", None, {primitive.TYPE: _type}))
+# --- the operation ----------------------------------------------------------------------------
+# Attributes: the kernel, and optionally the same function as a program on whole arrays, whose derivative stands for the kernel's.
+
+
+def _reference(
+    evaluate: Callable[[Program, Sequence[np.ndarray]], Sequence[np.ndarray]],
+    *arrays: np.ndarray,
+    kernel: Kernel,
+    definition: Program | None = None,
+) -> tuple[np.ndarray, ...]:
+    return interpret(kernel, arrays, evaluate)
+
+
+def _batch(
+    ctx: calls.Context, args: calls.Values, batched: calls.Flags, attrs: ir.Attrs
+) -> tuple[calls.Values, calls.Flags]:
+    kernel: Kernel = attrs["kernel"]
+    if any(batched[len(kernel.loads) :]):
+        raise errors.TypeMismatchError(f"vmap cannot batch a run-time extent of kernel {kernel.name}", fix="map with lax.map instead")
+    changes: dict[str, object] = {"kernel": batch_kernel(kernel, batched, ctx.size)}
+    if "definition" in attrs:
+        changes["definition"], _ = ctx.batch_program(attrs["definition"], batched, force=True)
+    return trace.bind(kernel_p, *args, **attrs.replace(**changes)), (True,) * len(kernel.outputs)
+
+
+def _tangents(ctx: calls.Context, tangents: calls.MaybeValues, attrs: ir.Attrs) -> tuple[Program, calls.Flags]:
+    """The derivative of the definition, without its primal results."""
+    if "definition" not in attrs:
+        raise errors.MissingRuleError(
+            f"kernel {attrs['kernel'].name} has no derivative", fix="give tile.kernel vjp=(forward, backward) or definition="
+        )
+    definition: Program = attrs["definition"]
+    jvp, out_flags = ctx.jvp_program(definition, calls.nonzero(tangents))
+    return jvp.replace(results=jvp.results[len(definition.results) :]), out_flags
+
+
+def _jvp(
+    ctx: calls.Context, primals: calls.Values, tangents: calls.MaybeValues, attrs: ir.Attrs
+) -> tuple[calls.Values, calls.MaybeValues]:
+    results = trace.bind(kernel_p, *primals, **attrs)
+    given = [t for t in tangents if t is not None]
+    if not given:
+        return results, (None,) * len(results)
+    body, out_flags = _tangents(ctx, tangents, attrs)
+    return results, calls.merge(out_flags, trace.bind(calls.call_p, *primals, *given, body=body))
+
+
+def _linearize(
+    ctx: calls.Context, primals: calls.Values, tangents: calls.MaybeValues, attrs: ir.Attrs
+) -> tuple[calls.Values, calls.MaybeValues]:
+    # As of `checkpoint`: the kernel gives the results, the linear part recomputes from the operands.
+    body, out_flags = _tangents(ctx, tangents, attrs)
+    results = ctx.bind_primal(kernel_p, *primals, **attrs)
+    given = [t for t in tangents if t is not None]
+    moved = ctx.bind_linear(calls.checkpoint_p, *primals, *given, body=body) if any(out_flags) else ()
+    return results, calls.merge(out_flags, moved)
+
+
+kernel_p = primitive.register(
+    Primitive(
+        "kernel",
+        None,
+        {
+            primitive.TYPE: _type,
+            primitive.REFERENCE: _reference,
+            primitive.BATCH: _batch,
+            primitive.JVP: _jvp,
+            primitive.LINEARIZE: _linearize,
+        },
+        is_higher_order=True,
+    )
+)

@@ -1,0 +1,48 @@
+"""The command's parts put together, and how it fails: one readable panel, and exit code 1, instead of a traceback.
+
+Modules of ours are imported here; the heavy libraries behind them load when a command needs them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from infini.cli import demo, generate, machine, output, train
+from infini.core import errors
+
+
+class _Group(TyperGroup):
+    """A group whose commands report our errors as panels."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # Any: as click's
+        try:
+            return super().invoke(ctx)
+        except errors.InfiniError as error:
+            output.show_error(error)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="infini",
+    cls=_Group,
+    help="infini: arrays, transformations and language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.command)
+app.command("generate")(generate.command)
+app.command("demo")(demo.command)
+app.command("devices")(machine.devices)
+app.command("doctor")(machine.doctor)
+app.command("version")(machine.version)
+
+
+def main() -> None:
+    """Run the command with the arguments of the process."""
+    app()

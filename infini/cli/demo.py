@@ -1,0 +1,32 @@
+"""`infini demo`: a language model from nothing in a few minutes, on text that every Python brings along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from infini.cli import generate, output, training
+from infini.llm import sampling
+from infini.train import gpt, model_files, trainer
+
+CONFIG: Final = gpt.Config()
+PROMPT: Final = "    def __init__(self, name"
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Model folder to write.")] = Path("demo-model"),
+    seconds: Annotated[float, typer.Option(help="Seconds of training.")] = 90.0,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue at the end.")] = PROMPT,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to continue it by.", min=1)] = 128,
+) -> None:
+    """Train a small language model on Python's standard library, then let it write Python."""
+    training.run([], out, CONFIG, trainer.Settings(budget_s=seconds))
+    # Read back what was written: the text below comes from the folder, not from memory.
+    model = model_files.load(out)
+    output.console(stderr=True).rule("the model continues a prompt")
+    generate.continue_prompt(
+        model, prompt, max_new_tokens=max_new_tokens, how=sampling.Sampling(temperature=0.8, top_p=0.95), seed=0
+    )
+    output.console(stderr=True).print(f'again: infini generate {out} -p "import "', soft_wrap=True)

@@ -1,0 +1,45 @@
+"""What commands write to the terminal: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from infini.core import errors
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on the stream as it is now, which tests may have replaced."""
+    return Console(stderr=stderr, highlight=False)
+
+
+def show_error(error: errors.InfiniError) -> None:
+    """One panel with the parts of an error; the user's line is ours here, and is left out."""
+    body = Text(error.what)
+    for label, part in (("got", error.got), ("expected", error.expected), ("fix", error.fix)):
+        if part:
+            body.append(f"\n{label}: ", style="bold").append(part)
+    console(stderr=True).print(Panel(body, title="error", title_align="left", border_style="red"))
+
+
+def show_table(title: str, rows: Iterable[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> None:
+    """Rows of text with aligned columns."""
+    table = Table(title=title, title_justify="left", show_header=bool(header), title_style="bold")
+    rows = list(rows)
+    for index in range(len(header) or len(rows[0])):
+        table.add_column(header[index] if header else "", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console().print(table)
+
+
+def stream(text: str) -> None:
+    """Write text at once, replacing what the terminal's encoding lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()

@@ -1,0 +1,410 @@
+"""The value of a tile expression at an index: elementwise operations compute, views only change the index.
+
+An index has one entry per dimension, `base + lane * stride`. What does not depend on the lane is computed once as a scalar;
+the builder moves what does not depend on a loop out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from infini.compiler.llvm import operations, registers, schedule
+from infini.compiler.llvm import builder as b
+from infini.compiler.llvm.builder import Function, Int, Value, vector
+from infini.core import dtypes, errors, ir
+from infini.core.ir import ArrayType, Equation, Var
+from infini.tile.kernel import Access
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Place along one dimension: `base + lane * stride`."""
+
+    base: Int
+    stride: int = 0
+
+
+ZERO = Index(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A range check of an access that the loop's range already guarantees: (size, offset, grid strides, tile strides)."""
+
+    size: int
+    offset: int
+    grid_strides: tuple[int, ...]
+    tile_strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An array that tiles are loaded from or stored to."""
+
+    pointer: Value
+    type: ArrayType
+    access: Access
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A value kept in memory, dense and in C order."""
+
+    pointer: Value
+    type: ArrayType
+
+
+class Evaluator:
+    """Evaluates variables of a body.
+
+    Args:
+        f: function under construction.
+        definitions: equation of each variable that has one.
+        grid: size of each grid dimension.
+        program_ids: number of the current program along each grid dimension.
+        operands: array of each tile parameter.
+        constants: constant of each variable that is one.
+    """
+
+    def __init__(
+        self,
+        f: Function,
+        definitions: Mapping[Var, Equation],
+        grid: Sequence[int],
+        program_ids: Sequence[Int],
+        operands: Mapping[Var, Operand],
+        constants: Mapping[Var, ir.Constant],
+    ) -> None:
+        self.f = f
+        self.definitions = definitions
+        self.grid = tuple(grid)
+        self.program_ids = list(program_ids)
+        self.operands = operands
+        self.constants = constants
+        self.buffers: dict[Var, Buffer] = {}
+        self.registers: dict[Var, Value] = {}  # scalars: program ids and reductions of everything
+        self.lanes = 1
+        self.mask: Value | None = None  # active lanes, None when all are
+        self.guaranteed: frozenset[Bound] = frozenset()
+
+    # --- values -------------------------------------------------------------------------
+
+    def vector(self, var: Var, index: tuple[Index, ...]) -> Value:
+        """The value in all lanes."""
+        return self.f.splat(self.value(var, index), self.lanes)
+
+    def value(self, var: Var, index: tuple[Index, ...]) -> Value:
+        """The value; a scalar when it does not depend on the lane."""
+        known = self.registers.get(var)
+        if known is not None:
+            return known
+        varies = any(i.stride for i in index)
+        key = (var, index, self.lanes if varies else 1, self.mask.text if varies and self.mask else "")
+        found = self.f.recall(key)
+        if found is not None:
+            return found
+        result = self._compute(var, index)
+        # A value from memory is remembered where it was read; others where their operands are known.
+        return self.f.remember(key, result)
+
+    def _compute(self, var: Var, index: tuple[Index, ...]) -> Value:
+        buffer = self.buffers.get(var)
+        if buffer is not None:
+            return self.load_buffer(buffer, index)
+        if var in self.operands:
+            return self.load(self.operands[var], index)
+        if var in self.constants:
+            return self._constant(var, index)
+        equation = self.definitions[var]
+        if equation.op.name in schedule.VIEWS:
+            return self._view(equation, index)
+        values = [self.value(v, broadcast_index(index, v.type.shape, var.type.shape)) for v in equation.inputs]
+        lanes = max(v.type.lanes for v in values)
+        return operations.emit(
+            self.f,
+            equation.op.name,
+            [v.type.dtype for v in equation.inputs],
+            var.type.dtype,
+            [self.f.splat(v, lanes) for v in values],
+            equation.attrs,
+        )
+
+    def _constant(self, var: Var, index: tuple[Index, ...]) -> Value:
+        constant = self.constants[var]
+        if constant.is_scalar:
+            return registers.constant(self.f, constant.item(), constant.type.dtype)
+        buffer = Buffer(self.f.allocate(constant.type.nbytes), constant.type)
+        bits = constant.array.reshape(-1)
+        scope, self.f.scope = self.f.scope, self.f.root
+        for i, item in enumerate(bits):
+            number = registers.constant(self.f, item.item(), constant.type.dtype)
+            element = registers.memory_element(constant.type.dtype)
+            registers.store(self.f, number, self.f.at(buffer.pointer, i, element), constant.type.dtype)
+        self.f.scope = scope
+        self.buffers[var] = buffer
+        return self.load_buffer(buffer, index)
+
+    def _view(self, equation: Equation, index: tuple[Index, ...]) -> Value:
+        if equation.op.name == "iota":
+            return self._iota(equation, index)
+        operand = equation.inputs[0]
+        return self.value(operand, view_index(self.f, equation, index))
+
+    def _iota(self, equation: Equation, index: tuple[Index, ...]) -> Value:
+        attrs = equation.attrs
+        place = index[len(index) - len(attrs["shape"]) + attrs["dimension"]]
+        wide = dtypes.int64 if attrs["shape"][attrs["dimension"]] > 1 << 31 else dtypes.int32
+        number = self.lane_places(place, wide)
+        return operations.convert(self.f, wide, number, new_dtype=attrs["dtype"])
+
+    def lane_places(self, place: Index, dtype: np.dtype = dtypes.int32) -> Value:
+        """The index along one dimension in every lane; a scalar when it is the same in all."""
+        f = self.f
+        element = f"i{dtype.itemsize * 8}"
+        base = f.convert("trunc", f.integer(place.base), b.scalar(element))
+        if place.stride == 0 or self.lanes == 1:
+            return base
+        numbers = f.lane_numbers(vector(element, self.lanes))
+        if place.stride != 1:
+            numbers = f.binary("mul", numbers, f.constant(place.stride, numbers.type))
+        return f.binary("add", f.splat(base, self.lanes), numbers)
+
+    # --- memory -------------------------------------------------------------------------
+
+    def load_buffer(self, buffer: Buffer, index: Sequence[Index]) -> Value:
+        """Elements of a buffer."""
+        pointer, stride = self._buffer_place(buffer, index)
+        return self._load_lanes(pointer, buffer.type.dtype, stride, self.mask, 0, is_invariant=False)
+
+    def store_buffer(self, buffer: Buffer, index: Sequence[Index], x: Value) -> None:
+        """Store elements into a buffer."""
+        pointer, stride = self._buffer_place(buffer, index)
+        self._store_lanes(x, pointer, buffer.type.dtype, stride, self.mask)
+
+    def _buffer_place(self, buffer: Buffer, index: Sequence[Index]) -> tuple[Value, int]:
+        factors = c_strides(buffer.type.shape)
+        pointer = self._address(buffer.pointer, buffer.type.dtype, [(i.base, n) for i, n in zip(index, factors, strict=True)])
+        return pointer, sum(i.stride * n for i, n in zip(index, factors, strict=True))
+
+    def load(self, operand: Operand, index: Sequence[Index]) -> Value:
+        """Elements of a tile of an array."""
+        access, dtype = operand.access, operand.type.dtype
+        condition = None if access.fill is None else self.inside(operand, index)
+        pointer, stride = self._place(operand, index)
+        if condition is None:
+            return self._load_lanes(pointer, dtype, stride, self.mask, 0, is_invariant=True)
+        assert access.fill is not None
+        if self.lanes > 1 and (condition.type.lanes > 1 or stride != 0):
+            condition = self.f.splat(condition, self.lanes)
+            mask = condition if self.mask is None else self.f.binary("and", condition, self.mask)
+            return self._load_lanes(pointer, dtype, stride, mask, access.fill, is_invariant=False)
+        # One element: read it from a safe place when it is outside.
+        f = self.f
+        safe = f.allocate(8)
+        element = f.select(condition, pointer, safe)
+        loaded = registers.load(f, element, dtype, 1)
+        return f.select(condition, loaded, registers.constant(f, access.fill, dtype))
+
+    def store(self, operand: Operand, index: Sequence[Index], x: Value) -> None:
+        """Store elements of a tile into an array, where they lie inside."""
+        condition = None if operand.access.fill is None else self.inside(operand, index)
+        pointer, stride = self._place(operand, index)
+        mask = self.mask
+        if condition is not None:
+            condition = self.f.splat(condition, x.type.lanes)
+            mask = condition if mask is None else self.f.binary("and", condition, mask)
+        self._store_lanes(x, pointer, operand.type.dtype, stride, mask)
+
+    def _load_lanes(
+        self, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None, fill: complex, *, is_invariant: bool
+    ) -> Value:
+        f = self.f
+        if self.lanes == 1 or (stride == 0 and (mask is None or mask is self.mask)):
+            return registers.load(f, pointer, dtype, 1, is_invariant=is_invariant)
+        if stride == 1 and mask is None:
+            return registers.load(f, pointer, dtype, self.lanes, is_invariant=is_invariant)
+        if stride == 1 and mask is not None:
+            return registers.masked_load(f, pointer, dtype, mask, fill)
+        return self._gather(pointer, dtype, stride, mask, fill)
+
+    def _gather(self, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None, fill: complex) -> Value:
+        f = self.f
+        memory = vector(registers.memory_element(dtype), self.lanes)
+        bits = np.asarray(fill).astype(dtype)
+        if memory.element != registers.register_type(dtype).element:
+            bits = bits.view(np.dtype(f"int{8 * dtype.itemsize}"))
+        places = self._lane_pointers(pointer, memory.element, stride)
+        suffix = f"v{memory.lanes}{'f' if memory.is_float else 'i'}{memory.bits}.v{memory.lanes}p0"
+        active = mask if mask is not None else f.constant(True, vector("i1", self.lanes))
+        f.declare(
+            f"declare {memory} @llvm.masked.gather.{suffix}(<{memory.lanes} x ptr>, i32, {active.type}, {memory})"
+        )
+        passthrough = f.constant(bits.item(), memory)
+        loaded = f.here(
+            f"call {memory} @llvm.masked.gather.{suffix}(<{memory.lanes} x ptr> {places}, i32 {b.BYTES[memory.element]}, "
+            f"{active.type} {active}, {memory} {passthrough})",
+            memory,
+        )
+        return registers.from_memory(f, loaded, dtype)
+
+    def _lane_pointers(self, pointer: Value, element: str, stride: int) -> Value:
+        offsets = ", ".join(f"i64 {lane * stride}" for lane in range(self.lanes))
+        type_ = vector("ptr", self.lanes)
+        return self.f.pure(f"getelementptr {element}, ptr {pointer}, <{self.lanes} x i64> <{offsets}>", type_, pointer)
+
+    def _store_lanes(self, x: Value, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None) -> None:
+        f = self.f
+        if x.type.lanes == 1 or stride == 1:
+            registers.store(f, x, pointer, dtype, mask)
+            return
+        bits = registers.to_memory(f, x, dtype)
+        suffix = f"v{bits.type.lanes}{'f' if bits.type.is_float else 'i'}{bits.type.bits}.v{bits.type.lanes}p0"
+        active = mask if mask is not None else f.constant(True, vector("i1", self.lanes))
+        f.declare(f"declare void @llvm.masked.scatter.{suffix}({bits.type}, <{bits.type.lanes} x ptr>, i32, {active.type})")
+        places = self._lane_pointers(pointer, bits.type.element, stride)
+        f.do(
+            f"call void @llvm.masked.scatter.{suffix}({bits.type} {bits}, <{bits.type.lanes} x ptr> {places}, "
+            f"i32 {b.BYTES[bits.type.element]}, {active.type} {active})"
+        )
+
+    # --- addresses ------------------------------------------------------------------------
+
+    def _place(self, operand: Operand, index: Sequence[Index]) -> tuple[Value, int]:
+        """Address of the first lane, and elements from lane to lane."""
+        access = operand.access
+        strides = c_strides(operand.type.shape)
+        terms: list[tuple[Int, int]] = [(1, sum(s * o for s, o in zip(strides, access.offsets, strict=True)))]
+        for j, number in enumerate(self.program_ids):
+            terms.append((number, sum(s * row[j] for s, row in zip(strides, access.grid_strides, strict=True))))
+        stride = 0
+        for t, place in enumerate(index):
+            factor = sum(s * row[t] for s, row in zip(strides, access.tile_strides, strict=True))
+            terms.append((place.base, factor))
+            stride += factor * place.stride
+        return self._address(operand.pointer, operand.type.dtype, terms), stride
+
+    def _address(self, pointer: Value, dtype: np.dtype, terms: Sequence[tuple[Int, int]]) -> Value:
+        """`pointer` moved by a sum of products, outermost terms first so that they leave the inner loops."""
+        f = self.f
+        element = registers.memory_element(dtype)
+        fixed = 0
+        varying: list[Value] = []
+        for number, factor in terms:
+            product = f.mul(number, factor)
+            if isinstance(product, int):
+                fixed += product
+            else:
+                varying.append(product)
+        for term in sorted(varying, key=lambda v: v.scope.depth):
+            pointer = f.at(pointer, term, element)
+        return f.at(pointer, fixed, element)
+
+    def inside(self, operand: Operand, index: Sequence[Index]) -> Value | None:
+        """Whether each lane lies inside the array; None when all do."""
+        f, access = self.f, operand.access
+        result: Value | None = None
+        for d, size in enumerate(operand.type.shape):
+            grid_row, tile_row = access.grid_strides[d], access.tile_strides[d]
+            if Bound(size, access.offsets[d], grid_row, tile_row) in self.guaranteed:
+                continue
+            low, high = self._range(access, d)
+            if low >= 0 and high < size:
+                continue
+            base: Int = access.offsets[d]
+            for number, factor in zip(self.program_ids, grid_row, strict=True):
+                base = f.add(base, f.mul(number, factor))
+            stride = 0
+            for place, factor in zip(index, tile_row, strict=True):
+                base = f.add(base, f.mul(place.base, factor))
+                stride += factor * place.stride
+            dtype = dtypes.int32 if max(-low, high, size) < 1 << 31 else dtypes.int64
+            at = self.lane_places(Index(base, stride), dtype)
+            check = f.compare("ult", at, f.constant(size, at.type))
+            if result is None:
+                result = check
+            else:
+                lanes = max(result.type.lanes, check.type.lanes)
+                result = f.binary("and", f.splat(result, lanes), f.splat(check, lanes))
+        return result
+
+    def _range(self, access: Access, d: int) -> tuple[int, int]:
+        """Least and largest index along one array dimension over all programs and tile elements."""
+        low = high = access.offsets[d]
+        sizes = [*zip(access.grid_strides[d], self.grid, strict=True), *zip(access.tile_strides[d], access.tile, strict=True)]
+        for factor, size in sizes:
+            reach = factor * (size - 1)
+            low, high = low + min(reach, 0), high + max(reach, 0)
+        return low, high
+
+
+def c_strides(shape: ir.Shape) -> tuple[int, ...]:
+    """Elements from one index to the next along each dimension of a dense array."""
+    strides = [1] * len(shape)
+    for d in range(len(shape) - 2, -1, -1):
+        strides[d] = strides[d + 1] * shape[d + 1]
+    return tuple(strides)
+
+
+def broadcast_index(index: tuple[Index, ...], shape: ir.Shape, out_shape: ir.Shape) -> tuple[Index, ...]:
+    """Index of an operand that broadcasts by NumPy's rule to a result."""
+    if shape == out_shape:
+        return index
+    skipped = len(out_shape) - len(shape)
+    return tuple(
+        ZERO if n == 1 and out_shape[skipped + d] != 1 else index[skipped + d] for d, n in enumerate(shape)
+    )
+
+
+def view_index(f: Function, equation: Equation, index: tuple[Index, ...]) -> tuple[Index, ...]:
+    """Index of the operand of a view that is read at `index`."""
+    attrs, operand = equation.attrs, equation.inputs[0]
+    name, rank = equation.op.name, operand.type.ndim
+    if name == "broadcast_in_dim":
+        loops = rank - len(attrs["dims"])
+        return index[:loops] + tuple(index[len(index) + d] for d in attrs["dims"])
+    if name == "transpose":
+        core = len(attrs["permutation"])
+        order = [*range(rank - core), *(p + rank for p in attrs["permutation"])]
+        places = {p: index[i] for i, p in enumerate(order)}
+        return tuple(places[d] for d in range(rank))
+    if name == "slice":
+        core = len(attrs["start"])
+        moved = tuple(
+            Index(f.add(f.mul(i.base, k), s), i.stride * k)
+            for i, s, k in zip(index[rank - core :], attrs["start"], attrs["strides"], strict=True)
+        )
+        return index[: rank - core] + moved
+    if name == "rev":
+        axes = {axis % rank for axis in attrs["axes"]}
+        return tuple(
+            Index(f.sub(operand.type.shape[d] - 1, i.base), -i.stride) if d in axes else i for d, i in enumerate(index)
+        )
+    if name == "reshape":
+        return _reshape_index(f, equation, index)
+    raise errors.LoweringError(f"the LLVM emitter has no code for the view {name!r}")
+
+
+def _reshape_index(f: Function, equation: Equation, index: tuple[Index, ...]) -> tuple[Index, ...]:
+    source, target = equation.inputs[0].type.shape, equation.output.type.shape
+    places = [ZERO] * len(source)
+    for group_in, group_out in schedule.reshape_groups(equation):
+        linear = linear_index(f, [index[d] for d in group_out], [target[d] for d in group_out])
+        if len(group_in) > 1:
+            # The operand is in a buffer, dense and in C order: its last dimension may run over all of them.
+            places[group_in[-1]] = linear
+        else:
+            places[group_in[0]] = linear
+    return tuple(places)
+
+
+def linear_index(f: Function, index: Sequence[Index], shape: Sequence[int]) -> Index:
+    """Index into the dimensions joined to one."""
+    base: Int = 0
+    stride = 0
+    for place, n in zip(index, c_strides(tuple(shape)), strict=True):
+        base = f.add(base, f.mul(place.base, n))
+        stride += place.stride * n
+    return Index(base, stride)

@@ -1,0 +1,263 @@
+"""From a kernel to native code: tasks, the loop over programs of a task, and the passes of the body.
+
+The grid is folded where that is free: a kernel whose body only computes elementwise over a rank-1 tile runs as one long loop
+per task. The number of programs per task follows from the estimated cost, so it depends on shapes only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from infini.compiler.llvm import nests, schedule
+from infini.compiler.llvm import builder as b
+from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.evaluate import Bound, Evaluator, Operand, c_strides
+from infini.compiler.llvm.schedule import Schedule
+from infini.compiler.llvm.target import Target
+from infini.compiler.llvm.task import TaskFunction
+from infini.core import dtypes
+from infini.core.ir import ArrayType
+from infini.tile.kernel import Access, Kernel
+
+TASK_NS = 20_000.0  # aimed at per task
+ALONE_NS = 8_000.0  # below this one task does everything
+MAX_TASKS = 1 << 16
+INSTRUCTION_NS = 0.3  # of one vector instruction
+BYTE_NS = 0.03  # of memory traffic, between the last-level cache and memory
+PROGRAM_NS = 4.0
+
+
+def emit_kernel(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -> TaskFunction:
+    """Native code of a kernel.
+
+    Args:
+        kernel: the kernel; its operands are the loads, then the extents.
+        in_types: types of the operands.
+        target: processor to make code for.
+
+    Returns:
+        One phase, whose `args` are the operands and then the results.
+
+    Raises:
+        LoweringError: the body has an operation or dtype that the emitter does not know.
+    """
+    plan = schedule.make_schedule(kernel.body)
+    layout = _choose_tasks(kernel, in_types, plan, target)
+    text, declares = _Emission(layout, in_types, plan, target).write("@NAME@")
+    name = f"{_symbol(kernel.name)}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
+    return TaskFunction(
+        name, text.replace("@NAME@", name), frozenset(declares), layout.num_tasks, cost_ns=layout.cost_ns
+    )
+
+
+def _symbol(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)[:40]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A kernel with its tasks: task `t` runs programs from `t * programs_per_task` on.
+
+    `chunked` is the length of the whole first tile dimension when it was folded, so the last chunk may be shorter.
+    """
+
+    kernel: Kernel
+    num_tasks: int
+    programs_per_task: int
+    cost_ns: float
+    chunked: int | None = None
+
+
+def _choose_tasks(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule, target: Target) -> _Layout:
+    programs = kernel.num_programs
+    if programs == 0 or all(t.size == 0 for t in kernel.outputs):
+        return _Layout(kernel, 0, 1, 0.0)
+    cost = _program_cost(kernel, in_types, plan, target)
+    total = cost * programs
+    if _can_fold(kernel, plan):
+        return _fold(kernel, total, target)
+    per_task = programs if total < ALONE_NS else max(1, round(TASK_NS / cost), -(-programs // MAX_TASKS))
+    return _Layout(kernel, -(-programs // per_task), per_task, total)
+
+
+def _program_cost(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule, target: Target) -> float:
+    """Estimated nanoseconds of one program."""
+    cost = PROGRAM_NS
+    for p, weight in zip(plan.passes, plan.weights, strict=True):
+        size = ArrayType(p.space, dtypes.int8).size
+        if p.block is not None:
+            cost += size * 64 * INSTRUCTION_NS / target.lanes
+        else:
+            cost += (weight + 2) * max(1.0, size / target.lanes) * INSTRUCTION_NS
+    for access, type_ in zip((*kernel.loads, *kernel.stores), (*in_types[: len(kernel.loads)], *kernel.outputs), strict=True):
+        cost += ArrayType(access.tile, type_.dtype).nbytes * BYTE_NS
+    return cost
+
+
+def _can_fold(kernel: Kernel, plan: Schedule) -> bool:
+    """Whether programs along the last grid dimension continue each other's tile, so together they are one longer tile."""
+    if len(plan.passes) != 1 or kernel.extents or not kernel.grid:
+        return False
+    only = plan.passes[0]
+    if len(only.space) != 1 or only.reductions or only.block is not None or only.kept:
+        return False
+    ids = set(kernel.body.params[len(kernel.loads) :])
+    if any(e.op.name in schedule.VIEWS - {"broadcast_in_dim"} or ids & set(e.inputs) for e in kernel.body.equations):
+        return False
+    if any(not v.type.shape and v in ids for v in kernel.body.results):
+        return False
+    (size,) = only.space
+    for access in (*kernel.loads, *kernel.stores):
+        for grid_row, tile_row in zip(access.grid_strides, access.tile_strides, strict=True):
+            if grid_row[-1] != (size * tile_row[0] if access.tile == (size,) else 0):
+                return False
+        if access.tile not in ((), (size,)):
+            return False
+    return True
+
+
+def _fold(kernel: Kernel, total_ns: float, target: Target) -> _Layout:
+    """The kernel with its last grid dimension joined to the tile and cut into chunks of one task or less."""
+    tile = next(a.tile[0] for a in kernel.stores)
+    *outer, last = kernel.grid
+    length = tile * last
+    num_outer = kernel.num_programs // last
+    unit = target.lanes * 4
+    chunk = length
+    if total_ns >= ALONE_NS:
+        wanted = max(1, round(TASK_NS / (total_ns / (length * num_outer))))
+        if wanted < length:
+            chunk = max(unit, -(-wanted // unit) * unit)
+    chunks = -(-length // chunk)
+
+    def widen(access: Access) -> Access:
+        if access.tile == ():
+            return access
+        rows = tuple(
+            (*grid_row[:-1], chunk * tile_row[0])
+            for grid_row, tile_row in zip(access.grid_strides, access.tile_strides, strict=True)
+        )
+        return dataclasses.replace(access, tile=(chunk,), grid_strides=rows)
+
+    folded = dataclasses.replace(
+        kernel,
+        grid=(*outer, chunks),
+        loads=tuple(map(widen, kernel.loads)),
+        stores=tuple(map(widen, kernel.stores)),
+    )
+    programs = num_outer * chunks
+    per_chunk = total_ns / programs
+    per_task = programs if total_ns < ALONE_NS else max(1, round(TASK_NS / per_chunk), -(-programs // MAX_TASKS))
+    return _Layout(folded, -(-programs // per_task), per_task, total_ns, length)
+
+
+class _Emission:
+    """Writes the function of a kernel."""
+
+    def __init__(self, layout: _Layout, in_types: Sequence[ArrayType], plan: Schedule, target: Target) -> None:
+        self.layout, self.plan, self.target = layout, plan, target
+        self.kernel = layout.kernel
+        self.in_types = in_types
+
+    def write(self, name: str) -> tuple[str, set[str]]:
+        """The text and the declarations it needs."""
+        f = self.f = Function(name, [(b.PTR, "args"), (b.I64, "task")])
+        kernel, layout = self.kernel, self.layout
+        if layout.num_tasks == 0:
+            return f.finish(), f.declares
+        arrays = [*self.in_types, *kernel.outputs]
+        pointers = [f.load(f.at(f.parameters[0], i, "ptr"), b.PTR, is_invariant=True) for i in range(len(arrays))]
+        loads = [Operand(*item) for item in zip(pointers, self.in_types, kernel.loads, strict=False)]
+        stores = [
+            Operand(*item) for item in zip(pointers[len(self.in_types) :], kernel.outputs, kernel.stores, strict=True)
+        ]
+        per_task, programs = layout.programs_per_task, kernel.num_programs
+        with contextlib.ExitStack() as regions:
+            program: Int = f.parameters[1] if layout.num_tasks > 1 else 0
+            if per_task > 1 and programs > 1:
+                first = f.mul(program, per_task)
+                stop: Int = f.add(first, per_task)
+                if programs % per_task:
+                    stop = f.minimum(stop, programs)
+                program = regions.enter_context(f.loop(first, stop, runs=True)).index
+            ids = self._program_ids(program)
+            for dimension, rows, operand in kernel.extents:
+                extent = f.load(pointers[operand], b.I32, is_invariant=True)
+                start = f.mul(ids[dimension], rows)
+                wide = f.convert("sext", extent, b.I64)
+                regions.enter_context(f.when(f.compare("slt", f.integer(start), wide)))
+            self._passes(ids, loads, stores)
+        return f.finish(), f.declares
+
+    def _program_ids(self, program: Int) -> list[Int]:
+        """Number of a program along each grid dimension, the last one running fastest."""
+        ids: list[Int] = []
+        for size in reversed(self.kernel.grid[1:]):
+            program, rest = self.f.divide(program, size)
+            ids.append(rest if size > 1 else 0)
+        if self.kernel.grid:
+            ids.append(program)
+        return ids[::-1]
+
+    def _passes(self, ids: list[Int], loads: list[Operand], stores: list[Operand]) -> None:
+        f, kernel = self.f, self.kernel
+        params = kernel.body.params
+        evaluator = Evaluator(
+            f, self.plan.definitions, kernel.grid, ids, dict(zip(params, loads, strict=False)), dict(kernel.body.consts)
+        )
+        for var, number in zip(params[len(loads) :], ids, strict=True):
+            evaluator.registers[var] = f.convert("trunc", f.integer(number), b.I32)
+        limit = self._limit(ids, evaluator)
+        for p, weight in zip(self.plan.passes, self.plan.weights, strict=True):
+            if self.layout.chunked is not None:
+                p = dataclasses.replace(p, space=kernel.stores[0].tile)
+            shape = nests.layout(p, weight, self.target.lanes, lambda d, p=p: self._contiguity(p, d))
+            nests.Nest(evaluator, p, shape, stores, kernel.body.results, limit).emit()
+
+    def _limit(self, ids: list[Int], evaluator: Evaluator) -> Int | None:
+        """Elements of a folded tile that are there: up to the end of the last chunk and inside every store."""
+        layout, kernel, f = self.layout, self.kernel, self.f
+        if layout.chunked is None:
+            return None
+        (chunk,) = kernel.stores[0].tile
+        limit: Value | None = None
+        if layout.chunked % chunk:
+            limit = f.minimum(f.sub(layout.chunked, f.mul(ids[-1], chunk)), chunk)
+        bounds = self._common_bounds()
+        evaluator.guaranteed = frozenset(bounds)
+        for bound in bounds:
+            base: Int = bound.offset
+            for number, factor in zip(ids, bound.grid_strides, strict=True):
+                base = f.add(base, f.mul(number, factor))
+            limit = f.minimum(f.sub(bound.size, base), chunk if limit is None else limit)
+        return limit
+
+    def _common_bounds(self) -> list[Bound]:
+        """Upper bounds of contiguous dimensions that every store has, so nothing beyond them is ever needed."""
+        common: set[Bound] | None = None
+        for access, type_ in zip(self.kernel.stores, self.kernel.outputs, strict=True):
+            if access.fill is None:
+                return []
+            own = {
+                Bound(size, access.offsets[d], access.grid_strides[d], access.tile_strides[d])
+                for d, size in enumerate(type_.shape)
+                if access.tile_strides[d] == (1,)
+                and access.offsets[d] >= 0
+                and all(factor >= 0 for factor in access.grid_strides[d])
+            }
+            common = own if common is None else common & own
+        return sorted(common or (), key=lambda bound: (bound.size, bound.offset))
+
+    def _contiguity(self, p: schedule.Pass, d: int) -> int:
+        """How many accesses of the shape of a pass are contiguous or constant along one of its dimensions."""
+        score = 0
+        arrays = [*zip(self.kernel.loads, self.in_types, strict=False), *zip(self.kernel.stores, self.kernel.outputs, strict=True)]
+        for access, type_ in arrays:
+            if access.tile == p.space:
+                factor = sum(s * row[d] for s, row in zip(c_strides(type_.shape), access.tile_strides, strict=True))
+                score += 2 if factor == 1 else 1 if factor == 0 else 0
+        return score

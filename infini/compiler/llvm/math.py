@@ -1,0 +1,257 @@
+"""Transcendental functions as straight-line vector code: polynomials for float32, the C library for float64.
+
+Every function is exact for NaN and infinities, keeps subnormal results, and states its largest error in units in the last place
+(ulp), measured against float64 by `tests/compiler/test_llvm_math.py` over the range given. Coefficients of exp, log, sin and
+cos are those of Cephes (S. Moshier, https://www.netlib.org/cephes), of tanh and erf the minimax rationals of Eigen
+(https://eigen.tuxfamily.org); the code around them is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from infini.compiler.llvm.builder import Function, Value
+
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_LOG = (
+    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+    -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+)  # fmt: skip
+_TANH_OVER = (
+    -2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
+    1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03,
+)  # fmt: skip
+_TANH_UNDER = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+_ERF_OVER = (
+    -2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
+    -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02,
+)  # fmt: skip
+_ERF_UNDER = (
+    -1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
+    -1.42647390514189e-02,
+)  # fmt: skip
+_SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
+_COS = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
+
+LOG2_E: Final = 1.44269504088896341
+LN2_HIGH: Final = 0.693359375  # its product with a small integer is exact
+LN2_LOW: Final = -2.12194440e-4
+ROUND_SHIFT: Final = 12582912.0  # 1.5 * 2**23: adding it rounds to an integer, which is left in the low bits
+
+
+def _c(f: Function, x: Value, number: float) -> Value:
+    return f.constant(number, x.type)
+
+
+def _integers(f: Function, x: Value, number: int) -> Value:
+    return f.constant(number, x.type.with_element(f"i{x.type.bits}"))
+
+
+def polynomial(f: Function, x: Value, coefficients: Sequence[float]) -> Value:
+    """Horner's scheme, highest coefficient first."""
+    result = _c(f, x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        result = f.fma(result, x, _c(f, x, coefficient))
+    return result
+
+
+def clamp(f: Function, x: Value, low: float, high: float) -> Value:
+    """`x` limited to a range; NaN stays NaN."""
+    x = f.select(f.compare("ogt", x, _c(f, x, high)), _c(f, x, high), x)
+    return f.select(f.compare("olt", x, _c(f, x, low)), _c(f, x, low), x)
+
+
+def _exp_parts(f: Function, x: Value) -> tuple[Value, Value, Value]:
+    """Integer n, n as a float, and r with x = n ln 2 + r and |r| <= ln(2)/2."""
+    shifted = f.fma(x, _c(f, x, LOG2_E), _c(f, x, ROUND_SHIFT))
+    n = f.binary("fsub", shifted, _c(f, x, ROUND_SHIFT))
+    r = f.fma(n, _c(f, x, -LN2_HIGH), x)
+    r = f.fma(n, _c(f, x, -LN2_LOW), r)
+    number = f.binary("sub", f.bitcast(shifted, "i32"), _integers(f, x, 0x4B400000))
+    return number, n, r
+
+
+def _power_of_two(f: Function, exponent: Value) -> Value:
+    """2**exponent for exponents of normal numbers."""
+    biased = f.binary("add", exponent, f.constant(127, exponent.type))
+    return f.bitcast(f.binary("shl", biased, f.constant(23, exponent.type)), "float")
+
+
+def exp_f32(f: Function, x: Value) -> Value:
+    """Within 1.3 ulp on the whole line."""
+    number, _, r = _exp_parts(f, clamp(f, x, -104.0, 88.8))
+    p = polynomial(f, r, _EXP)
+    p = f.fma(p, f.binary("fmul", r, r), f.binary("fadd", r, _c(f, x, 1.0)))
+    # 2**number may be no normal number, so it is multiplied in two halves, the second of which rounds.
+    half = f.binary("ashr", number, f.constant(1, number.type))
+    rest = f.binary("sub", number, half)
+    return f.binary("fmul", f.binary("fmul", p, _power_of_two(f, half)), _power_of_two(f, rest))
+
+
+def exp_of_nonpositive_f32(f: Function, x: Value) -> Value:
+    """`exp` for x <= 0, as after subtracting a maximum: within 1.3 ulp above -87.3, 0 below."""
+    low = f.compare("olt", x, _c(f, x, -87.33))
+    limited = f.select(low, _c(f, x, -87.33), x)
+    shifted = f.fma(limited, _c(f, x, LOG2_E), _c(f, x, ROUND_SHIFT))
+    n = f.binary("fsub", shifted, _c(f, x, ROUND_SHIFT))
+    r = f.fma(n, _c(f, x, -LN2_LOW), f.fma(n, _c(f, x, -LN2_HIGH), limited))
+    p = polynomial(f, r, _EXP)
+    p = f.fma(p, f.binary("fmul", r, r), f.binary("fadd", r, _c(f, x, 1.0)))
+    exponent = f.binary("shl", f.bitcast(shifted, "i32"), _integers(f, x, 23))
+    y = f.bitcast(f.binary("add", f.bitcast(p, "i32"), exponent), "float")
+    return f.select(low, _c(f, x, 0.0), y)
+
+
+def expm1_f32(f: Function, x: Value) -> Value:
+    """Within 2.5 ulp on the whole line."""
+    number, _, r = _exp_parts(f, clamp(f, x, -30.0, 88.8))
+    p = f.fma(polynomial(f, r, _EXP), f.binary("fmul", r, r), r)
+    # exp(x) - 1 = 2 * (2**(n-1) * expm1(r) + (2**(n-1) - 1/2)); halves keep n = 128 in range.
+    scale = _power_of_two(f, f.binary("sub", number, f.constant(1, number.type)))
+    halved = f.fma(p, scale, f.binary("fsub", scale, _c(f, x, 0.5)))
+    result = f.binary("fadd", halved, halved)
+    is_tiny = f.compare("olt", f.intrinsic("fabs", x), _c(f, x, 1e-7))
+    return f.select(is_tiny, x, result)
+
+
+def log_f32(f: Function, x: Value) -> Value:
+    """Within 1.1 ulp on the whole line, subnormal numbers included."""
+    is_small = f.compare("olt", x, _c(f, x, 2.0**-126))
+    scaled = f.select(is_small, f.binary("fmul", x, _c(f, x, 2.0**23)), x)
+    bits = f.bitcast(scaled, "i32")
+    # The mantissa is brought into [sqrt(1/2), sqrt(2)).
+    exponent = f.binary("ashr", f.binary("sub", bits, _integers(f, x, 0x3F3504F3)), _integers(f, x, 23))
+    mantissa = f.bitcast(f.binary("sub", bits, f.binary("shl", exponent, _integers(f, x, 23))), "float")
+    exponent = f.select(is_small, f.binary("sub", exponent, _integers(f, x, 23)), exponent)
+    n = f.convert("sitofp", exponent, x.type)
+    m = f.binary("fsub", mantissa, _c(f, x, 1.0))
+    z = f.binary("fmul", m, m)
+    y = f.binary("fmul", f.binary("fmul", m, z), polynomial(f, m, _LOG))
+    y = f.fma(n, _c(f, x, LN2_LOW), y)
+    y = f.fma(z, _c(f, x, -0.5), y)
+    y = f.fma(n, _c(f, x, LN2_HIGH), f.binary("fadd", m, y))
+    y = f.select(f.compare("oeq", x, _c(f, x, 0.0)), _c(f, x, -math.inf), y)
+    y = f.select(f.compare("oeq", x, _c(f, x, math.inf)), x, y)
+    return f.select(f.compare("oge", x, _c(f, x, 0.0)), y, _c(f, x, math.nan))
+
+
+def log1p_f32(f: Function, x: Value) -> Value:
+    """Within 2.5 ulp: log(u) with the rounding error of u = 1 + x added back."""
+    u = f.binary("fadd", x, _c(f, x, 1.0))
+    lost = f.binary("fsub", x, f.binary("fsub", u, _c(f, x, 1.0)))
+    y = f.binary("fadd", log_f32(f, u), f.binary("fdiv", lost, u))
+    at_end = f.compare("oeq", f.intrinsic("fabs", u), _c(f, x, math.inf))
+    at_end = f.binary("or", at_end, f.compare("oeq", u, _c(f, x, 0.0)))
+    return f.select(f.compare("oeq", x, _c(f, x, 0.0)), x, f.select(at_end, log_f32(f, u), y))
+
+
+def logistic_f32(f: Function, x: Value) -> Value:
+    """1 / (1 + exp(-x)), within 2.5 ulp."""
+    one = _c(f, x, 1.0)
+    return f.binary("fdiv", one, f.binary("fadd", exp_f32(f, f.pure(f"fneg {x.type} {x}", x.type, x)), one))
+
+
+def tanh_f32(f: Function, x: Value) -> Value:
+    """Within 5 ulp on the whole line."""
+    t = clamp(f, x, -7.90531110763549805, 7.90531110763549805)
+    square = f.binary("fmul", t, t)
+    over = f.binary("fmul", t, polynomial(f, square, _TANH_OVER))
+    y = f.binary("fdiv", over, polynomial(f, square, _TANH_UNDER))
+    is_far = f.compare("ogt", f.intrinsic("fabs", x), _c(f, x, 8.7))
+    return f.select(is_far, f.intrinsic("copysign", _c(f, x, 1.0), x), y)
+
+
+def erf_f32(f: Function, x: Value) -> Value:
+    """Within 6 ulp on the whole line."""
+    t = clamp(f, x, -3.832506856900711, 3.832506856900711)
+    square = f.binary("fmul", t, t)
+    over = f.binary("fmul", t, polynomial(f, square, _ERF_OVER))
+    y = f.binary("fdiv", over, polynomial(f, square, _ERF_UNDER))
+    is_far = f.compare("ogt", f.intrinsic("fabs", x), _c(f, x, 3.8325))
+    return f.select(is_far, f.intrinsic("copysign", _c(f, x, 1.0), x), y)
+
+
+def _sin_or_cos_f32(f: Function, x: Value, quarter: int) -> Value:
+    # The reduction by pi/2 is done in float64 with pi/2 in two parts: its error is below 2**-30 ulp for |x| < 2**30.
+    wide = f.convert("fpext", x, x.type.with_element("double"))
+    is_finite = f.compare("olt", f.intrinsic("fabs", wide), f.constant(2.0**50, wide.type))
+    wide = f.select(is_finite, wide, f.constant(0.0, wide.type))
+    n = f.intrinsic("rint", f.binary("fmul", wide, f.constant(2 / math.pi, wide.type)))
+    r = f.fma(n, f.constant(-math.pi / 2, wide.type), wide)
+    r = f.convert("fptrunc", f.fma(n, f.constant(-6.123233995736766e-17, wide.type), r), x.type)
+    quadrant = f.convert("fptosi", n, x.type.with_element("i64"))
+    quadrant = f.convert("trunc", quadrant, x.type.with_element("i32"))
+    quadrant = f.binary("add", quadrant, _integers(f, x, quarter))
+    z = f.binary("fmul", r, r)
+    sine = f.fma(f.binary("fmul", polynomial(f, z, _SIN), z), r, r)
+    near_one = f.fma(z, _c(f, x, -0.5), _c(f, x, 1.0))
+    cosine = f.fma(f.binary("fmul", polynomial(f, z, _COS), z), z, near_one)
+    is_odd = f.compare("ne", f.binary("and", quadrant, _integers(f, x, 1)), _integers(f, x, 0))
+    y = f.select(is_odd, cosine, sine)
+    sign = f.binary("shl", f.binary("and", quadrant, _integers(f, x, 2)), _integers(f, x, 30))
+    y = f.bitcast(f.binary("xor", f.bitcast(y, "i32"), sign), "float")
+    known = f.compare("olt", f.intrinsic("fabs", x), _c(f, x, math.inf))
+    return f.select(known, y, _c(f, x, math.nan))
+
+
+def sin_f32(f: Function, x: Value) -> Value:
+    """Within 1.6 ulp for |x| < 2**30."""
+    return _sin_or_cos_f32(f, x, 0)
+
+
+def cos_f32(f: Function, x: Value) -> Value:
+    """Within 1.6 ulp for |x| < 2**30."""
+    return _sin_or_cos_f32(f, x, 1)
+
+
+def by_lane(symbol: str, f: Function, *operands: Value) -> Value:
+    """A function of the C library, called once per lane."""
+    type_ = operands[0].type.with_lanes(1)
+    f.declare(f"declare {type_} @{symbol}({', '.join([type_.text] * len(operands))})")
+    result = f.constant(0, operands[0].type)
+    for lane in range(operands[0].type.lanes):
+        arguments = [f.extract(operand, lane) for operand in operands]
+        text = ", ".join(f"{type_} {argument}" for argument in arguments)
+        one = f.pure(f"call {type_} @{symbol}({text})", type_, *arguments)
+        if operands[0].type.lanes == 1:
+            return one
+        text = f"insertelement {result.type} {result}, {type_} {one}, i64 {lane}"
+        result = f.pure(text, result.type, result, one)
+    return result
+
+
+def library(symbol: str) -> Callable[..., Value]:
+    """The C library's function for float64, and its float32 twin."""
+
+    def emit(f: Function, *operands: Value) -> Value:
+        return by_lane(symbol if operands[0].type.element == "double" else symbol + "f", f, *operands)
+
+    return emit
+
+
+def logistic_f64(f: Function, x: Value) -> Value:
+    """1 / (1 + exp(-x))."""
+    one = _c(f, x, 1.0)
+    negative = f.pure(f"fneg {x.type} {x}", x.type, x)
+    return f.binary("fdiv", one, f.binary("fadd", by_lane("exp", f, negative), one))
+
+
+FLOAT32: Final[dict[str, Callable[..., Value]]] = {
+    "exp": exp_f32,
+    "expm1": expm1_f32,
+    "log": log_f32,
+    "log1p": log1p_f32,
+    "logistic": logistic_f32,
+    "tanh": tanh_f32,
+    "erf": erf_f32,
+    "sin": sin_f32,
+    "cos": cos_f32,
+    "pow": library("pow"),
+    "rem": library("fmod"),
+}
+
+FLOAT64: Final[dict[str, Callable[..., Value]]] = {
+    name: library(name) for name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "pow")
+} | {"logistic": logistic_f64, "rem": library("fmod")}

@@ -1,0 +1,238 @@
+"""How the body of a kernel is cut into passes over tiles.
+
+A pass is one loop nest over a shape. Elementwise operations and views are never passes: they are evaluated at the index where
+they are needed. Reductions, and values that are read at another index than they are made, end a pass; values that are dear and
+needed by several passes are kept in a buffer by the first, cheap ones are computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from infini.compiler.llvm import operations
+from infini.core import errors, ir
+from infini.core.ir import Equation, Program, Var
+
+REDUCTIONS: Final = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax"})
+VIEWS: Final = frozenset({"broadcast_in_dim", "reshape", "transpose", "slice", "rev", "iota"})
+BLOCKS: Final = frozenset({"dot", "scan"})  # operations that read whole buffers and write one
+KEEP_WEIGHT: Final = 12  # instructions above which a value needed by two passes is kept
+KEEP_BYTES: Final = 1 << 19  # of one buffer; larger values are always computed again
+
+
+@dataclass(slots=True)
+class Pass:
+    """One loop nest.
+
+    Args:
+        level: passes of a level need results of lower levels only.
+        space: shape of the nest.
+        axes: dimensions of the space that its reductions run over, from 0; None while it has none.
+        reductions: equations accumulated in it.
+        kept: values it writes to buffers.
+        stores: numbers of the kernel's results it stores.
+        block: the equation, when the pass is one of BLOCKS.
+    """
+
+    level: int
+    space: ir.Shape
+    axes: frozenset[int] | None = None
+    reductions: list[Equation] = field(default_factory=list)
+    kept: list[Var] = field(default_factory=list)
+    stores: list[int] = field(default_factory=list)
+    block: Equation | None = None
+
+    def roots(self, body: Program) -> list[Var]:
+        """The values it evaluates."""
+        found = [equation.inputs[0] for equation in self.reductions] + list(self.kept)
+        return found + [body.results[i] for i in self.stores]
+
+
+@dataclass(slots=True)
+class Schedule:
+    """Passes in order, who defines each variable, and the weight of each pass per element."""
+
+    body: Program
+    passes: list[Pass]
+    definitions: dict[Var, Equation]
+    weights: list[int]
+
+
+def is_plain_reshape(equation: Equation) -> bool:
+    """Whether every group of dimensions that a reshape joins or splits joins, so its index is affine."""
+    return all(len(group_in) <= 1 for group_in, _ in reshape_groups(equation))
+
+
+def reshape_groups(equation: Equation) -> list[tuple[list[int], list[int]]]:
+    """Dimensions of operand and result (of size above 1) that hold the same elements, group by group."""
+    source, target = equation.inputs[0].type.shape, equation.output.type.shape
+    ins = [d for d, n in enumerate(source) if n != 1]
+    outs = [d for d, n in enumerate(target) if n != 1]
+    groups = []
+    while ins or outs:
+        group_in, group_out = [ins.pop(0)], [outs.pop(0)]
+        a, b = source[group_in[0]], target[group_out[0]]
+        while a != b:
+            if a < b:
+                group_in.append(ins.pop(0))
+                a *= source[group_in[-1]]
+            else:
+                group_out.append(outs.pop(0))
+                b *= target[group_out[-1]]
+        groups.append((group_in, group_out))
+    return groups
+
+
+def make_schedule(body: Program) -> Schedule:
+    """Cut a body into passes.
+
+    Raises:
+        LoweringError: it has an operation that kernels cannot hold.
+    """
+    definitions = {v: equation for equation in body.equations for v in equation.outputs}
+    needed = _needed(body, definitions)
+    forced = _forced(body, needed)
+    ready = _ready_levels(body, forced)
+    passes: list[Pass] = []
+    for equation in body.equations:
+        if not needed.intersection(equation.outputs):
+            continue
+        if equation.op.name in REDUCTIONS:
+            operand = equation.inputs[0]
+            _join(passes, ready[operand], operand.type.shape, _reduced_axes(equation)).reductions.append(equation)
+        elif equation.op.name in BLOCKS:
+            level = max(ready[v] + (v in forced) for v in equation.inputs)
+            passes.append(Pass(level, equation.outputs[0].type.shape, block=equation))
+    values = [*body.params, *(v for e in body.equations for v in e.outputs)]
+    for var in values:
+        if var in forced and var in needed and not _is_block_output(var, definitions):
+            _join(passes, ready[var], var.type.shape, None).kept.append(var)
+    for number, var in enumerate(body.results):
+        _join(passes, ready[var] + (var in forced), var.type.shape, None).stores.append(number)
+    passes.sort(key=lambda p: p.level)
+    _keep_dear_values(body, passes, definitions, forced)
+    kept = {v for p in passes for v in p.kept}
+    weights = [_weight(p.roots(body), definitions, kept - set(p.kept)) for p in passes]
+    return Schedule(body, passes, definitions, weights)
+
+
+def _is_block_output(var: Var, definitions: dict[Var, Equation]) -> bool:
+    return var in definitions and definitions[var].op.name in BLOCKS
+
+
+def _needed(body: Program, definitions: dict[Var, Equation]) -> set[Var]:
+    """Variables that some result depends on."""
+    found: set[Var] = set()
+    pending = list(body.results)
+    while pending:
+        var = pending.pop()
+        if var not in found:
+            found.add(var)
+            if var in definitions:
+                pending.extend(definitions[var].inputs)
+    return found
+
+
+def _forced(body: Program, needed: set[Var]) -> set[Var]:
+    """Variables that have to be in a buffer, because they are read at another index or as a whole."""
+    forced: set[Var] = set()
+    for equation in body.equations:
+        if not needed.intersection(equation.outputs):
+            continue
+        name = equation.op.name
+        if name not in operations.NAMES | REDUCTIONS | VIEWS | BLOCKS:
+            raise errors.LoweringError(
+                f"the LLVM emitter has no code for {name!r} in a kernel",
+                expected="elementwise operations, views, reductions, dot and scan",
+                fix="keep the operation outside of kernels",
+                where=equation.where,
+            )
+        if name in BLOCKS or (name == "reshape" and not is_plain_reshape(equation)):
+            forced.update(equation.inputs)
+    return forced
+
+
+def _ready_levels(body: Program, forced: set[Var]) -> dict[Var, int]:
+    """The level of the first pass in which a variable can be evaluated."""
+    ready = dict.fromkeys((*body.params, *(v for v, _ in body.consts)), 0)
+    for equation in body.equations:
+        level = max((ready[v] + (v in forced) for v in equation.inputs), default=0)
+        if equation.op.name in REDUCTIONS or equation.op.name in BLOCKS:
+            level += 1
+        for var in equation.outputs:
+            # What a block wrote is in a buffer already, so forcing it costs no further level.
+            ready[var] = level - (var in forced and equation.op.name in BLOCKS)
+    return ready
+
+
+def _reduced_axes(equation: Equation) -> frozenset[int]:
+    rank = equation.inputs[0].type.ndim
+    attrs = equation.attrs
+    axes = (attrs["axis"],) if equation.op.name == "argmax" else attrs["axes"]
+    return frozenset(axis % rank for axis in axes)
+
+
+def _join(passes: list[Pass], level: int, space: ir.Shape, axes: frozenset[int] | None) -> Pass:
+    """The pass of that level and shape, made if there is none; reductions share one only over the same axes."""
+    for found in passes:
+        if found.block is None and found.level == level and found.space == space:
+            if axes is None or found.axes is None or axes == found.axes:
+                found.axes = found.axes if axes is None else axes
+                return found
+    passes.append(Pass(level, space, axes))
+    return passes[-1]
+
+
+def _inline_users(roots: Iterable[Var], definitions: dict[Var, Equation], kept: set[Var]) -> set[Var]:
+    """Variables that evaluating the roots computes inline."""
+    found: set[Var] = set()
+    pending = list(roots)
+    while pending:
+        var = pending.pop()
+        if var in found or var not in definitions:
+            continue
+        equation = definitions[var]
+        if equation.op.name in REDUCTIONS or equation.op.name in BLOCKS:
+            continue
+        found.add(var)
+        pending.extend(v for v in equation.inputs if v not in kept)
+    return found
+
+
+def _weight(roots: Iterable[Var], definitions: dict[Var, Equation], kept: set[Var]) -> int:
+    """Rough number of instructions to evaluate the roots at one index."""
+    inline = _inline_users([v for v in roots if v not in kept], definitions, kept)
+    total = 0
+    for var in inline:
+        equation = definitions[var]
+        dtype = equation.inputs[0].type.dtype if equation.inputs else var.type.dtype
+        total += operations.weight(equation.op.name, dtype) if equation.op.name in operations.NAMES else 0
+    return total
+
+
+def _keep_dear_values(
+    body: Program, passes: list[Pass], definitions: dict[Var, Equation], forced: set[Var]
+) -> None:
+    """Add to each pass the values that it keeps for later ones."""
+    kept = set(forced)
+    users = [_inline_users(p.roots(body), definitions, kept) for p in passes]
+    count: dict[Var, int] = {}
+    for inline in users:
+        for var in inline:
+            count[var] = count.get(var, 0) + 1
+    shared = {var for var, n in count.items() if n > 1}
+    consumers: dict[Var, int] = {}
+    for equation in body.equations:
+        if shared.intersection(equation.outputs):
+            for var in set(equation.inputs) & shared:
+                consumers[var] = consumers.get(var, 0) + 1
+    for equation in body.equations:
+        for var in equation.outputs:
+            if var not in shared or var in kept or consumers.get(var, 0) == 1 or var.type.nbytes > KEEP_BYTES:
+                continue
+            first = next(p for p, inline in zip(passes, users, strict=True) if var in inline)
+            if first.space == var.type.shape and _weight([var], definitions, kept) >= KEEP_WEIGHT:
+                first.kept.append(var)
+                kept.add(var)

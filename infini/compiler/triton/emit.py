@@ -1,0 +1,173 @@
+"""From a kernel to the text of one Triton function.
+
+The grid is folded into one dimension, tiles are padded to powers of two, accesses become pointers and masks (`access`), the
+body is emitted equation by equation (`body`). Sizes are constants of the text. Language: Triton 3.0, so forks can compile it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from infini.compiler.triton import access as access_
+from infini.compiler.triton import body as body_
+from infini.compiler.triton.scalar import HELPERS
+from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, language_name, literal
+from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
+from infini.core import dtypes, errors, ir
+from infini.core.ir import ArrayType
+from infini.tile.kernel import Access, Kernel, check_kernel
+
+# Programs of this many rows of the grid run column by column, so that tiles of both operands stay in the L2 cache.
+_GROUP: Final = 8
+_THREADS_PER_ELEMENTS: Final = 256
+
+
+def emit_triton(kernel: Kernel, in_types: Sequence[ArrayType], *, name: str | None = None) -> TritonSource:
+    """The Triton function of a kernel at these operand types.
+
+    Args:
+        kernel: the kernel.
+        in_types: types of the operands, extents included.
+        name: name of the function, made from the kernel's by default.
+
+    Raises:
+        LoweringError: an operation of the body has no Triton form, or a dtype has none.
+    """
+    check_kernel(kernel, in_types)
+    emitter = _Emitter(kernel, tuple(in_types))
+    function_name = re.sub(r"\W", "_", name or f"{kernel.name}_kernel")
+    parameters = emitter.parameters()
+    lines = emitter.function()
+    helpers = sorted({h for h in HELPERS if any(re.search(rf"\b{h}\(", line) for line in lines)})
+    head = ["import triton", "import triton.language as tl", "", ""]
+    text = "\n".join(head) + "".join(HELPERS[h] + "\n\n" for h in helpers)
+    text += f"@triton.jit\ndef {function_name}({', '.join(p for p, _ in parameters)}):\n" + "\n".join(lines) + "\n"
+    return TritonSource(
+        text=text,
+        function_name=function_name,
+        signature=tuple(parameters),
+        constexprs=(),
+        divisibility=tuple(p for p, _ in parameters),
+        grid=(kernel.num_programs,),
+        num_warps=_num_warps(emitter.writer),
+        num_stages=3,
+    )
+
+
+def _num_warps(writer: Writer) -> int:
+    """A warp of 32 threads per 256 elements of the largest tile, from 1 to 16; with products at least 4 and at most 8."""
+    wanted = 1 << max(0, (writer.largest // _THREADS_PER_ELEMENTS).bit_length() - 1)
+    return min(max(wanted, 4), 8) if writer.has_dot else min(wanted, 16)
+
+
+class _Emitter:
+    """Writes one function. Parameters are x0, x1 ... for loads, n0 ... for extents, y0 ... for results."""
+
+    def __init__(self, kernel: Kernel, in_types: tuple[ArrayType, ...]) -> None:
+        self.kernel = kernel
+        self.in_types = in_types
+        self.writer = Writer()
+        self.programs: list[str] = []
+
+    def parameters(self) -> list[tuple[str, str]]:
+        """Name and signature type of each parameter."""
+        num_loads = len(self.kernel.loads)
+        names = [f"x{i}" for i in range(num_loads)] + [f"n{i}" for i in range(len(self.in_types) - num_loads)]
+        names += [f"y{i}" for i in range(len(self.kernel.outputs))]
+        result = []
+        for name, type_ in zip(names, (*self.in_types, *self.kernel.outputs), strict=True):
+            language_name(type_.dtype)  # refuses dtypes without a Triton form
+            result.append((name, f"*{SIGNATURE_NAMES[type_.dtype]}"))
+        return result
+
+    def function(self) -> list[str]:
+        """Lines of the function's body."""
+        kernel, writer = self.kernel, self.writer
+        num_loads = len(kernel.loads)
+        self.write_grid()
+        self.write_extents()
+        values: list[Operand] = []
+        for number, (access, type_) in enumerate(zip(kernel.loads, self.in_types, strict=False)):
+            walked = Walked(number, (), ArrayType(access.tile, type_.dtype))
+            values.append(walked if access.levels else self.load(walked))
+        for var, program in zip(kernel.body.params[num_loads:], self.programs, strict=True):
+            values.append(Tile(program, var.type))
+        results = body_.Body(writer, self.load).run(kernel.body, values)
+        for number, result in enumerate(results):
+            self.store(number, self.loaded(result))
+        return writer.lines
+
+    def write_grid(self) -> None:
+        """Program ids of the kernel's grid from the one of the launch."""
+        grid, line = self.kernel.grid, self.writer.line
+        self.programs = [f"g{i}" for i in range(len(grid))]
+        line("pid = tl.program_id(0)")
+        if len(grid) >= 2 and _has_dot(self.kernel.body) and min(grid[-2:]) > 1:
+            rows, columns = grid[-2:]
+            line(f"inner = pid % {rows * columns}")
+            line(f"first = inner // {_GROUP * columns} * {_GROUP}")
+            line(f"height = tl.minimum({rows} - first, {_GROUP})")
+            line(f"g{len(grid) - 2} = first + inner % {_GROUP * columns} % height")
+            line(f"g{len(grid) - 1} = inner % {_GROUP * columns} // height")
+            last, faster = len(grid) - 2, rows * columns
+        else:
+            last, faster = len(grid), 1
+        for i in reversed(range(last)):
+            divided = "pid" if faster == 1 else f"pid // {faster}"
+            line(f"g{i} = {divided}" if i == 0 else f"g{i} = {divided} % {grid[i]}")
+            faster *= max(grid[i], 1)
+
+    def write_extents(self) -> None:
+        """Programs beyond a run-time extent return."""
+        num_loads = len(self.kernel.loads)
+        for dimension, rows, operand in self.kernel.extents:
+            self.writer.line(f"if g{dimension} * {rows} >= tl.load(n{operand - num_loads}):")
+            self.writer.line("    return")
+
+    def load(self, walked: Walked) -> Tile:
+        """Load what is left of an operand after the positions that loops have reached."""
+        access, type_ = self.kernel.loads[walked.operand], self.in_types[walked.operand]
+        place = access_.place(access, type_.shape, self.kernel.grid, self.programs, walked.positions)
+        pointer = f"x{walked.operand} + {place.offset}" if place.offset != "0" else f"x{walked.operand}"
+        fill = 0 if access.fill is None else access.fill
+        text = f"tl.load({pointer})"
+        if place.mask:
+            text = f"tl.load({pointer}, mask={place.mask}, other={_other(fill, type_.dtype)})"
+        text = f"({text} != 0)" if type_.dtype == dtypes.bool_ else text
+        tile = Tile("", walked.type)
+        if place.shape == tile.shape:
+            return self.writer.tile(text, walked.type, padding=float(fill.real), prefix="t")
+        return self.writer.tile(f"tl.broadcast_to({text}, {_shape(tile.shape)})", walked.type, prefix="t")
+
+    def loaded(self, value: Operand) -> Tile:
+        """A value in registers."""
+        if isinstance(value, Walked):
+            return self.load(value)
+        if isinstance(value, Counter):
+            return self.writer.tile(body_.counter(value.type), value.type)
+        return value
+
+    def store(self, number: int, tile: Tile) -> None:
+        """Store the tile of a result."""
+        access: Access = self.kernel.stores[number]
+        type_ = self.kernel.outputs[number]
+        place = access_.place(access, type_.shape, self.kernel.grid, self.programs)
+        if place.shape != tile.shape:
+            raise errors.LoweringError(f"kernel {self.kernel.name}: several elements of a result tile are one element of the array")
+        value = f"{tile.name}.to(tl.int8)" if type_.dtype == dtypes.bool_ else tile.name
+        pointer = f"y{number} + {place.offset}" if place.offset != "0" else f"y{number}"
+        self.writer.line(f"tl.store({pointer}, {value}" + (f", mask={place.mask})" if place.mask else ")"))
+
+
+def _shape(shape: ir.Shape) -> str:
+    return str(list(shape))
+
+
+def _other(fill: complex, dtype: ir.np.dtype) -> str:
+    return str(int(bool(fill))) if dtype == dtypes.bool_ else literal(fill, dtype)
+
+
+def _has_dot(program: ir.Program) -> bool:
+    return any(e.op.name == "dot" or any(map(_has_dot, e.programs)) for e in program.equations)

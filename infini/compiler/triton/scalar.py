@@ -1,0 +1,273 @@
+"""Elementwise operations as Triton expressions.
+
+Rules get operand expressions whose 16-bit floats were widened to float32; the caller rounds the result once, as the oracle
+does. Only names of Triton 3.0's `tl` are used, so what that language lacks (tanh, rounding, fmod, pow) is a helper below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from infini.compiler.triton.source import language_name, literal
+from infini.core import dtypes, ir
+
+Rule = Callable[..., str]  # rule(*operand expressions, dtypes=of the operands, attrs=...) -> expression
+
+# Triton functions that expressions call; the emitter puts those in use at the head of the text.
+HELPERS: Final[dict[str, str]] = {
+    "max_with_nan": """\
+@triton.jit
+def max_with_nan(x, y):
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+""",
+    "min_with_nan": """\
+@triton.jit
+def min_with_nan(x, y):
+    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+""",
+    # Below 0.625 the odd polynomial of https://www.netlib.org/cephes (tanhf), at most 2 ulp there; above it 1 - 2 / (exp(2 |x|) + 1).
+    "tanh": """\
+@triton.jit
+def tanh(x):
+    z = x * x
+    p = -5.70498872745e-3 * z + 2.06390887954e-2
+    p = p * z - 5.37397155531e-2
+    p = p * z + 1.33314422036e-1
+    p = p * z - 3.33332819422e-1
+    near = p * z * x + x
+    far = 1.0 - 2.0 / (tl.exp(2.0 * tl.abs(x)) + 1.0)
+    far = tl.where(x < 0.0, -far, far)
+    return tl.where(tl.abs(x) < 0.625, near, far)
+""",
+    # Through expm1 by Kahan's formula, for float64, whose accuracy the polynomial does not reach.
+    "tanh_through_expm1": """\
+@triton.jit
+def tanh_through_expm1(x):
+    y = -2.0 * tl.abs(x)
+    u = tl.exp(y)
+    is_one = u == 1.0
+    shrunk = (u - 1.0) * (y / tl.where(is_one, -1.0, tl.log(u)))
+    shrunk = tl.where(is_one, y, tl.where(u == 0.0, -1.0, shrunk))
+    result = -shrunk / (shrunk + 2.0)
+    return tl.where(x < 0.0, -result, result)
+""",
+    # Adding and taking away 2^23 rounds to even; larger numbers are whole already.
+    "round_even": """\
+@triton.jit
+def round_even(x):
+    size = tl.abs(x)
+    rounded = (size + 8388608.0) - 8388608.0
+    return tl.where(size < 8388608.0, tl.where(x < 0.0, -rounded, rounded), x)
+""",
+    "round_even_64": """\
+@triton.jit
+def round_even_64(x):
+    size = tl.abs(x)
+    rounded = (size + 4503599627370496.0) - 4503599627370496.0
+    return tl.where(size < 4503599627370496.0, tl.where(x < 0.0, -rounded, rounded), x)
+""",
+    # Exact while the quotient has no more bits than the significand: one correction undoes the rounding of the quotient.
+    "float_rem": """\
+@triton.jit
+def float_rem(x, y):
+    a = tl.abs(x)
+    b = tl.abs(y)
+    r = tl.fma(-tl.floor(a / b), b, a)
+    r = tl.where(r < 0.0, r + b, r)
+    r = tl.where(r >= b, r - b, r)
+    r = tl.where(b == float("inf"), a, r)
+    return tl.where(x < 0.0, -r, r)
+""",
+    "float_pow": """\
+@triton.jit
+def float_pow(x, y):
+    size = tl.exp2(y * tl.log2(tl.abs(x)))
+    size = tl.where((y == 0.0) | (x == 1.0), 1.0, size)
+    is_whole = tl.floor(y) == y
+    is_odd = tl.floor(y * 0.5) * 2.0 != y
+    below = tl.where(is_whole | (x == -float("inf")), tl.where(is_whole & is_odd, -size, size), float("nan"))
+    return tl.where((x < 0.0) & (y != 0.0), below, size)
+""",
+}
+
+
+def expression(name: str, operands: Sequence[str], types: Sequence[np.dtype], attrs: ir.Attrs) -> str | None:
+    """The expression of an operation, or None when there is no rule for these dtypes.
+
+    Args:
+        name: name of the operation.
+        operands: expressions of the operands.
+        types: their dtypes.
+        attrs: attributes of the operation.
+    """
+    rule = RULES.get(name)
+    return None if rule is None else rule(*operands, types=tuple(types), attrs=attrs)
+
+
+def _infix(symbol: str) -> Rule:
+    return lambda x, y, **_: f"({x} {symbol} {y})"
+
+
+def _compare(symbol: str) -> Rule:
+    def rule(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+        if types[0] == dtypes.bool_:
+            x, y = f"{x}.to(tl.int32)", f"{y}.to(tl.int32)"
+        return f"({x} {symbol} {y})"
+
+    return rule
+
+
+def _call(name: str) -> Rule:
+    return lambda *operands, **_: f"{name}({', '.join(operands)})"
+
+
+def _is_double(types: Sequence[np.dtype]) -> bool:
+    return types[0] == dtypes.float64
+
+
+def _div(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    if types[0] in dtypes.INTEGERS:
+        one = literal(1, types[0])
+        minus_one = f"tl.full((), {np.array(-1).astype(types[0])}, {language_name(types[0])})"
+        return f"tl.where({y} == 0, {minus_one}, {x} // tl.where({y} == 0, {one}, {y}).to({language_name(types[0])}))"
+    return f"({x} / {y})" if types[0] != dtypes.float32 else f"tl.div_rn({x}, {y})"
+
+
+def _rem(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    if types[0] in dtypes.INTEGERS:
+        return f"tl.where({y} == 0, {x}, {x} % tl.where({y} == 0, 1, {y}).to({language_name(types[0])}))"
+    return f"float_rem({x}, {y})"
+
+
+def _extremum(name: str, helper: str, symbol: str) -> Rule:
+    def rule(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+        if types[0] == dtypes.bool_:
+            return f"({x} {symbol} {y})"
+        return f"{helper}({x}, {y})" if types[0] in dtypes.FLOATS else f"tl.{name}({x}, {y})"
+
+    return rule
+
+
+def _sign(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    if types[0] in dtypes.FLOATS:
+        return f"tl.where({x} > 0.0, 1.0, tl.where({x} < 0.0, -1.0, {x}))"
+    if types[0] in dtypes.UNSIGNED:
+        return f"({x} != 0).to({language_name(types[0])})"
+    return f"(({x} > 0).to({language_name(types[0])}) - ({x} < 0).to({language_name(types[0])}))"
+
+
+def _abs(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    return x if types[0] in dtypes.UNSIGNED else f"tl.abs({x})"
+
+
+def _not(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    return f"({x} == 0)" if types[0] == dtypes.bool_ else f"(~{x})"
+
+
+def _shift(symbol: str) -> Rule:
+    def rule(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+        bits = types[0].itemsize * 8
+        unsigned = f"tl.uint{bits}"
+        safe = f"({y} & {bits - 1}).to({unsigned}, bitcast=True)" if types[0] in dtypes.SIGNED else f"({y} & {bits - 1})"
+        raw = f"{x}.to({unsigned}, bitcast=True)" if types[0] in dtypes.SIGNED else x
+        shifted = f"({raw} {symbol} {safe}).to({unsigned})"
+        if types[0] in dtypes.SIGNED:
+            shifted = f"{shifted}.to({language_name(types[0])}, bitcast=True)"
+        inside = f"({y} >= 0) & ({y} < {bits})" if types[0] in dtypes.SIGNED else f"{y} < {bits}"
+        return f"tl.where({inside}, {shifted}, tl.full((), 0, {language_name(types[0])}))"
+
+    return rule
+
+
+def _convert(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    source, target = types[0], attrs["new_dtype"]
+    if target == dtypes.bool_:
+        return f"({x} != 0)"
+    name = language_name(target)
+    if source in dtypes.FLOATS and target in dtypes.INTEGERS:
+        return _saturated(x, target)
+    if source not in dtypes.FLOATS and target in (dtypes.bfloat16, dtypes.float16):
+        return f"{x}.to(tl.float32)"
+    if source == dtypes.bool_ and target in dtypes.INTEGERS:
+        return f"{x}.to(tl.int32).to({name})"
+    return x if target in dtypes.FLOATS and target.itemsize <= 2 else f"{x}.to({name})"
+
+
+def _saturated(x: str, target: np.dtype) -> str:
+    """Float to integer: towards zero, saturating, NaN to 0."""
+    bounds, name = np.iinfo(target), language_name(target)
+    low, high = float(bounds.min), float(bounds.max)
+    if target.itemsize < 4:
+        inside = f"tl.minimum(tl.maximum(tl.where({x} == {x}, {x}, 0.0), {low!r}), {high!r})"
+        return f"{inside}.to(tl.int32).to({name})"
+    full = f"tl.full((), {{}}, {name})"
+    inside = f"tl.where(({x} > {low!r}) & ({x} < {high!r}), {x}, 0.0).to({name})"
+    upper = f"tl.where({x} >= {high!r}, {full.format(bounds.max)}, {inside})"
+    return f"tl.where({x} <= {low!r}, {full.format(bounds.min)}, {upper})"
+
+
+def _bitcast(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    return f"{x}.to({language_name(attrs['new_dtype'])}, bitcast=True)"
+
+
+def _by_width(narrow: str, wide: str) -> Rule:
+    def rule(*operands: str, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+        return f"{wide if _is_double(types) else narrow}({', '.join(operands)})"
+
+    return rule
+
+
+def _sqrt(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    return f"tl.sqrt_rn({x})" if types[0] == dtypes.float32 else f"tl.sqrt({x})"
+
+
+RULES: Final[dict[str, Rule]] = {
+    "add": _infix("+"),
+    "sub": _infix("-"),
+    "mul": _infix("*"),
+    "neg": lambda x, **_: f"(-{x})",
+    "div": _div,
+    "rem": _rem,
+    "max": _extremum("maximum", "max_with_nan", "|"),
+    "min": _extremum("minimum", "min_with_nan", "&"),
+    "abs": _abs,
+    "sign": _sign,
+    "floor": _call("tl.floor"),
+    "ceil": _call("tl.ceil"),
+    "round_even": _by_width("round_even", "round_even_64"),
+    "is_finite": lambda x, **_: f'(tl.abs({x}) < float("inf"))',
+    "exp": _call("tl.exp"),
+    "log": _call("tl.log"),
+    "sin": _call("tl.sin"),
+    "cos": _call("tl.cos"),
+    "tanh": _by_width("tanh", "tanh_through_expm1"),
+    "sqrt": _sqrt,
+    "rsqrt": _call("tl.rsqrt"),
+    "erf": _call("tl.erf"),
+    "pow": _call("float_pow"),
+    "and": _infix("&"),
+    "or": _infix("|"),
+    "xor": _infix("^"),
+    "not": _not,
+    "shift_left": _shift("<<"),
+    "shift_right_logical": _shift(">>"),
+    "eq": _compare("=="),
+    "ne": _compare("!="),
+    "lt": _compare("<"),
+    "le": _compare("<="),
+    "gt": _compare(">"),
+    "ge": _compare(">="),
+    "select_n": lambda which, on_false, on_true, **_: f"tl.where({which}, {on_true}, {on_false})",
+    "convert_element_type": _convert,
+    "bitcast_convert_type": _bitcast,
+}
+# Operations that move bits and compute nothing: their 16-bit operands are not widened.
+BITWISE: Final = frozenset({"select_n", "bitcast_convert_type"})
+
+
+def is_wide(dtype: Any) -> bool:  # Any: a dtype
+    """Whether expressions compute with this dtype as it is; 16-bit floats are widened to float32."""
+    return dtype not in (dtypes.float16, dtypes.bfloat16)

@@ -1,0 +1,1 @@
+"""Text, tokens and batches: what a model is trained on."""

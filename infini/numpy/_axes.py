@@ -1,0 +1,73 @@
+"""Axes and shapes: the argument checks that functions of `infini.numpy` share."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from infini.core import errors
+from infini.core.value import Value
+from infini.numpy._promotion import Axis
+
+
+def one(name: str, axis: int, ndim: int) -> int:
+    """An axis as a number from 0.
+
+    Raises:
+        ValueMismatchError: there is no such axis.
+        TypeMismatchError: it is not an integer.
+    """
+    try:
+        number = operator.index(axis)
+    except TypeError:
+        raise errors.TypeMismatchError(
+            f"{name}: an axis has to be an integer", got=f"{axis!r} of type {type(axis).__name__}"
+        ) from None
+    if not -ndim <= number < ndim:
+        raise errors.ValueMismatchError(
+            f"{name}: there is no axis {number}",
+            got=f"an array of {ndim} dimensions",
+            expected=f"{-ndim} to {ndim - 1}" if ndim else "no axis at all",
+            fix="give an axis that the array has, or reshape it first",
+        )
+    return number % ndim
+
+
+def several(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
+    """Axes as increasing numbers from 0; None means all of them.
+
+    Raises:
+        ValueMismatchError: one does not exist or occurs twice.
+    """
+    if axis is None:
+        return tuple(range(ndim))
+    axes = tuple(one(name, a, ndim) for a in (axis if isinstance(axis, (tuple, list)) else (axis,)))
+    if len(set(axes)) != len(axes):
+        raise errors.ValueMismatchError(f"{name}: an axis occurs twice", got=str(axis), fix="name each axis once")
+    return tuple(sorted(axes))
+
+
+def shape(name: str, sizes: Any) -> tuple[int, ...]:  # Any: an integer or a sequence of integers
+    """A shape as a tuple of integers.
+
+    Raises:
+        TypeMismatchError: a size is not an integer; sizes have to be known while tracing.
+        ValueMismatchError: a size is negative.
+    """
+    items: Sequence[Any] = sizes if isinstance(sizes, (tuple, list)) else (sizes,)
+    if isinstance(sizes, Value) and sizes.ndim == 1:
+        items = sizes.tolist()  # type: ignore[attr-defined]  # arrays and tracers have it
+    try:
+        result = tuple(operator.index(size) for size in items)
+    except TypeError as error:
+        if isinstance(error, errors.InfiniError):
+            raise
+        raise errors.TypeMismatchError(
+            f"{name}: a shape has to be integers", got=repr(sizes), expected="an integer or a tuple of integers"
+        ) from None
+    if any(size < 0 for size in result):
+        raise errors.ValueMismatchError(
+            f"{name}: a size is negative", got=str(result), expected="sizes of at least 0"
+        )
+    return result

@@ -1,0 +1,405 @@
+"""Arithmetic and mathematical functions of each element, with NumPy's names, broadcasting and JAX's promotion.
+
+Each function promotes its operands and binds the operation, which broadcasts by itself. Unless a docstring says otherwise the
+result has the common dtype of the operands; functions marked *inexact* give floats for integers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from infini.core import dtypes, errors, primitive, trace
+from infini.core.value import Value
+from infini.lax import elementwise as e
+from infini.lax.families import bind_scalars
+from infini.numpy._promotion import (
+    ArrayLike,
+    DTypeLike,
+    as_value,
+    convert,
+    inexact_operands,
+    numeric_operands,
+    operands,
+    with_weak,
+)
+
+
+def _bind(op: primitive.Primitive, *values: Value) -> Value:
+    return trace.bind1(op, *values)
+
+
+# --- arithmetic ---------------------------------------------------------------------------
+
+
+def add(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Sum, as `numpy.add`; of booleans, their or."""
+    x, y = operands("add", x1, x2)
+    return _bind(e.or_p if x.dtype == dtypes.bool_ else e.add_p, x, y)
+
+
+def subtract(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Difference, as `numpy.subtract`; not for two booleans."""
+    return _bind(e.sub_p, *operands("subtract", x1, x2))
+
+
+def multiply(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Product, as `numpy.multiply`; of booleans, their and."""
+    x, y = operands("multiply", x1, x2)
+    return _bind(e.and_p if x.dtype == dtypes.bool_ else e.mul_p, x, y)
+
+
+def true_divide(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Quotient, as `numpy.true_divide`; inexact."""
+    return _bind(e.div_p, *inexact_operands("true_divide", x1, x2))
+
+
+divide = true_divide
+
+
+def floor_divide(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Quotient rounded down, as `numpy.floor_divide`; integer division by zero gives what the device gives."""
+    x, y = numeric_operands("floor_divide", x1, x2)
+    if x.dtype in dtypes.UNSIGNED:
+        return _bind(e.div_p, x, y)
+    if x.dtype in dtypes.SIGNED:
+        quotient, rest = _bind(e.div_p, x, y), _bind(e.rem_p, x, y)
+        is_below = _bind(e.and_p, _signs_differ(x, y), bind_scalars(e.ne_p, rest, 0))
+        return _bind(e.select_n_p, is_below, quotient, bind_scalars(e.sub_p, quotient, 1))
+    return _float_divmod(x, y)[0]
+
+
+def remainder(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Remainder with the sign of the divisor, as `numpy.remainder`."""
+    x, y = numeric_operands("remainder", x1, x2)
+    rest = _bind(e.rem_p, x, y)
+    if x.dtype in dtypes.UNSIGNED:
+        return rest
+    is_off = _bind(e.and_p, _signs_differ(rest, y), bind_scalars(e.ne_p, rest, 0))
+    return _bind(e.select_n_p, is_off, rest, _bind(e.add_p, rest, y))
+
+
+mod = remainder
+
+
+def fmod(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Remainder with the sign of the dividend, as `numpy.fmod`."""
+    return _bind(e.rem_p, *numeric_operands("fmod", x1, x2))
+
+
+def divmod(x1: ArrayLike, x2: ArrayLike, /) -> tuple[Value, Value]:
+    """Pair of `floor_divide` and `remainder`."""
+    x, y = numeric_operands("divmod", x1, x2)
+    if x.dtype in dtypes.INTEGERS:
+        return floor_divide(x, y), remainder(x, y)
+    return _float_divmod(x, y)
+
+
+def _signs_differ(x: Value, y: Value) -> Value:
+    return _bind(e.ne_p, bind_scalars(e.lt_p, x, 0), bind_scalars(e.lt_p, y, 0))
+
+
+def _float_divmod(x: Value, y: Value) -> tuple[Value, Value]:
+    # x - rest is a multiple of y up to rounding, so the quotient is rounded to the nearest integer.
+    rest = _bind(e.rem_p, x, y)
+    quotient = _bind(e.div_p, _bind(e.sub_p, x, rest), y)
+    is_off = _bind(e.and_p, _signs_differ(rest, y), bind_scalars(e.ne_p, rest, 0))
+    quotient = _bind(e.select_n_p, is_off, quotient, bind_scalars(e.sub_p, quotient, 1))
+    return _bind(e.round_even_p, quotient), _bind(e.select_n_p, is_off, rest, _bind(e.add_p, rest, y))
+
+
+def power(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """`x1` to the power `x2`, as `numpy.power`.
+
+    A Python integer becomes repeated multiplication; integer arrays to integer arrays multiply by the bits of the exponent.
+
+    Raises:
+        ValueMismatchError: an integer to a negative Python integer.
+    """
+    if type(x2) is int:
+        (x,) = numeric_operands("power", x1)
+        if x.dtype in dtypes.INTEGERS and x2 < 0:
+            raise errors.ValueMismatchError(
+                "power: integers have no negative integer powers", got=f"{x.type} ** {x2}", fix="convert to float first"
+            )
+        return with_weak(e.integer_pow(x, x2), x.weak)
+    x, y = numeric_operands("power", x1, x2)
+    return _integer_power(x, y) if x.dtype in dtypes.INTEGERS else _bind(e.pow_p, x, y)
+
+
+pow = power
+
+
+def _integer_power(x: Value, y: Value) -> Value:
+    bits = x.dtype.itemsize * 8
+    result: Value = convert(1, x.dtype, x.weak)
+    for bit in range(5 if bits > 8 else 3):  # larger exponents overflow unless the base is -1, 0 or 1
+        is_set = bind_scalars(e.ne_p, bind_scalars(e.and_p, y, 1 << bit), 0)
+        result = _bind(e.select_n_p, is_set, result, _bind(e.mul_p, result, x))
+        x = _bind(e.mul_p, x, x)
+    return result
+
+
+def float_power(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """`x1` to the power `x2`, computed in floats; inexact."""
+    return _bind(e.pow_p, *inexact_operands("float_power", x1, x2))
+
+
+def negative(x: ArrayLike, /) -> Value:
+    """Negative of each element, as `numpy.negative`."""
+    return _bind(e.neg_p, as_value("negative", x))
+
+
+def positive(x: ArrayLike, /) -> Value:
+    """The same elements."""
+    return as_value("positive", x)
+
+
+def reciprocal(x: ArrayLike, /) -> Value:
+    """One over each element; inexact."""
+    (value,) = inexact_operands("reciprocal", x)
+    return bind_scalars(e.div_p, convert(1, value.dtype, value.weak), value)
+
+
+def square(x: ArrayLike, /) -> Value:
+    """Each element times itself."""
+    (value,) = numeric_operands("square", x)
+    return _bind(e.mul_p, value, value)
+
+
+def abs(x: ArrayLike, /) -> Value:
+    """Absolute value, as `numpy.abs`; booleans and unsigned integers stay as they are."""
+    value = as_value("abs", x)
+    return value if value.dtype in dtypes.UNSIGNED | {dtypes.bool_} else _bind(e.abs_p, value)
+
+
+absolute = abs
+fabs = abs
+
+
+def sign(x: ArrayLike, /) -> Value:
+    """-1, 0 or 1 by the sign of each element; NaN stays NaN."""
+    return _bind(e.sign_p, *numeric_operands("sign", x))
+
+
+def maximum(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Larger of each pair, as `numpy.maximum`; NaN wins."""
+    return _bind(e.max_p, *operands("maximum", x1, x2))
+
+
+def minimum(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Smaller of each pair, as `numpy.minimum`; NaN wins."""
+    return _bind(e.min_p, *operands("minimum", x1, x2))
+
+
+def clip(x: ArrayLike, /, min: ArrayLike | None = None, max: ArrayLike | None = None) -> Value:
+    """`x` limited to the range from `min` to `max`, as `numpy.clip`; a bound of None does not limit."""
+    result: ArrayLike = as_value("clip", x)
+    if min is not None:
+        result = maximum(min, result)
+    if max is not None:
+        result = minimum(max, result)
+    return result
+
+
+# --- rounding -----------------------------------------------------------------------------
+
+
+def _round_with(name: str, op: primitive.Primitive, x: ArrayLike) -> Value:
+    value = as_value(name, x)
+    return _bind(op, value) if dtypes.is_inexact(value.dtype) else numeric_operands(name, value)[0]
+
+
+def floor(x: ArrayLike, /) -> Value:
+    """Largest integer not above each element; integers stay as they are."""
+    return _round_with("floor", e.floor_p, x)
+
+
+def ceil(x: ArrayLike, /) -> Value:
+    """Smallest integer not below each element; integers stay as they are."""
+    return _round_with("ceil", e.ceil_p, x)
+
+
+def rint(x: ArrayLike, /) -> Value:
+    """Nearest integer, ties to even; inexact."""
+    return _bind(e.round_even_p, *inexact_operands("rint", x))
+
+
+def trunc(x: ArrayLike, /) -> Value:
+    """Each element without its fraction; integers stay as they are."""
+    value = as_value("trunc", x)
+    if not dtypes.is_inexact(value.dtype):
+        return value
+    return _bind(e.select_n_p, bind_scalars(e.lt_p, value, 0), _bind(e.floor_p, value), _bind(e.ceil_p, value))
+
+
+def round(a: ArrayLike, decimals: int = 0) -> Value:
+    """Round to `decimals` digits, ties to even, as `numpy.round`.
+
+    Raises:
+        ValueMismatchError: integers to negative `decimals`.
+    """
+    value = as_value("round", a)
+    if not dtypes.is_inexact(value.dtype):
+        if decimals < 0:
+            raise errors.ValueMismatchError(
+                "round: integers cannot be rounded to tens", got=f"{value.type}, decimals {decimals}"
+            )
+        return value
+    if decimals == 0:
+        return _bind(e.round_even_p, value)
+    # 16-bit floats are scaled in float32, where ten to a small power is exact enough.
+    wide = convert(value, dtypes.float32, value.weak) if value.dtype.itemsize < 4 else value
+    scale = float(10**decimals)
+    scaled = bind_scalars(e.div_p, _bind(e.round_even_p, bind_scalars(e.mul_p, wide, scale)), scale)
+    return convert(scaled, value.dtype, value.weak)
+
+
+around = round
+
+
+# --- exponentials, roots, trigonometry ------------------------------------------------------
+
+_LN2: Final = math.log(2.0)
+
+
+def exp(x: ArrayLike, /) -> Value:
+    """Exponential; inexact."""
+    return _bind(e.exp_p, *inexact_operands("exp", x))
+
+
+def exp2(x: ArrayLike, /) -> Value:
+    """Two to the power of each element; inexact."""
+    (value,) = inexact_operands("exp2", x)
+    return _bind(e.exp_p, bind_scalars(e.mul_p, value, _LN2))
+
+
+def expm1(x: ArrayLike, /) -> Value:
+    """`exp(x) - 1`, accurate near zero; inexact."""
+    return _bind(e.expm1_p, *inexact_operands("expm1", x))
+
+
+def log(x: ArrayLike, /) -> Value:
+    """Natural logarithm; inexact."""
+    return _bind(e.log_p, *inexact_operands("log", x))
+
+
+def log2(x: ArrayLike, /) -> Value:
+    """Logarithm to base 2; inexact."""
+    (value,) = inexact_operands("log2", x)
+    return bind_scalars(e.div_p, _bind(e.log_p, value), _LN2)
+
+
+def log10(x: ArrayLike, /) -> Value:
+    """Logarithm to base 10; inexact."""
+    (value,) = inexact_operands("log10", x)
+    return bind_scalars(e.mul_p, _bind(e.log_p, value), 1 / math.log(10.0))
+
+
+def log1p(x: ArrayLike, /) -> Value:
+    """`log(1 + x)`, accurate near zero; inexact."""
+    return _bind(e.log1p_p, *inexact_operands("log1p", x))
+
+
+def logaddexp(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """`log(exp(x1) + exp(x2))` without overflow, as `numpy.logaddexp`; inexact."""
+    x, y = inexact_operands("logaddexp", x1, x2)
+    largest, difference = _bind(e.max_p, x, y), _bind(e.sub_p, x, y)
+    # The difference of two equal infinities is NaN; their sum is the result then.
+    soft = _bind(e.add_p, largest, _bind(e.log1p_p, _bind(e.exp_p, _bind(e.neg_p, _bind(e.abs_p, difference)))))
+    return _bind(e.select_n_p, _bind(e.ne_p, difference, difference), soft, _bind(e.add_p, x, y))
+
+
+def sqrt(x: ArrayLike, /) -> Value:
+    """Square root; inexact."""
+    return _bind(e.sqrt_p, *inexact_operands("sqrt", x))
+
+
+def sin(x: ArrayLike, /) -> Value:
+    """Sine, in radians; inexact."""
+    return _bind(e.sin_p, *inexact_operands("sin", x))
+
+
+def cos(x: ArrayLike, /) -> Value:
+    """Cosine, in radians; inexact."""
+    return _bind(e.cos_p, *inexact_operands("cos", x))
+
+
+def tan(x: ArrayLike, /) -> Value:
+    """Tangent, in radians; inexact."""
+    (value,) = inexact_operands("tan", x)
+    return _bind(e.div_p, _bind(e.sin_p, value), _bind(e.cos_p, value))
+
+
+def tanh(x: ArrayLike, /) -> Value:
+    """Hyperbolic tangent; inexact."""
+    return _bind(e.tanh_p, *inexact_operands("tanh", x))
+
+
+def sinh(x: ArrayLike, /) -> Value:
+    """Hyperbolic sine, accurate near zero; inexact."""
+    (value,) = inexact_operands("sinh", x)
+    grown = _bind(e.expm1_p, value)
+    both = _bind(e.add_p, grown, _bind(e.div_p, grown, bind_scalars(e.add_p, grown, 1.0)))
+    # Far from zero exp(x) alone is exact enough, and infinity over infinity is avoided.
+    half = _bind(e.exp_p, bind_scalars(e.sub_p, _bind(e.abs_p, value), _LN2))
+    is_far = bind_scalars(e.gt_p, _bind(e.abs_p, value), 10.0 if value.dtype == dtypes.float16 else 80.0)
+    return _bind(e.select_n_p, is_far, bind_scalars(e.mul_p, both, 0.5), _bind(e.mul_p, _bind(e.sign_p, value), half))
+
+
+def cosh(x: ArrayLike, /) -> Value:
+    """Hyperbolic cosine; inexact."""
+    (value,) = inexact_operands("cosh", x)
+    # Halved in the exponent, so it overflows only where the result does.
+    up, down = bind_scalars(e.sub_p, value, _LN2), bind_scalars(e.sub_p, _bind(e.neg_p, value), _LN2)
+    return _bind(e.add_p, _bind(e.exp_p, up), _bind(e.exp_p, down))
+
+
+def deg2rad(x: ArrayLike, /) -> Value:
+    """Degrees as radians; inexact."""
+    (value,) = inexact_operands("deg2rad", x)
+    return bind_scalars(e.mul_p, value, math.pi / 180)
+
+
+def rad2deg(x: ArrayLike, /) -> Value:
+    """Radians as degrees; inexact."""
+    (value,) = inexact_operands("rad2deg", x)
+    return bind_scalars(e.mul_p, value, 180 / math.pi)
+
+
+radians, degrees = deg2rad, rad2deg
+
+
+def hypot(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """`sqrt(x1**2 + x2**2)` without overflow; inexact."""
+    x, y = (_bind(e.abs_p, v) for v in inexact_operands("hypot", x1, x2))
+    large, small = _bind(e.max_p, x, y), _bind(e.min_p, x, y)
+    is_zero = bind_scalars(e.eq_p, large, 0)
+    ratio = _bind(e.div_p, small, _bind(e.select_n_p, is_zero, large, convert(1, large.dtype)))
+    return _bind(e.mul_p, large, _bind(e.sqrt_p, bind_scalars(e.add_p, _bind(e.mul_p, ratio, ratio), 1.0)))
+
+
+def real(x: ArrayLike, /) -> Value:
+    """Real part; real arrays are returned as they are."""
+    value = as_value("real", x)
+    if value.dtype in dtypes.COMPLEX:
+        raise errors.MissingRuleError(
+            "real: complex arrays cannot be taken apart yet",
+            got=str(value.type),
+            fix="keep real and imaginary parts in two arrays",
+        )
+    return value
+
+
+def conj(x: ArrayLike, /) -> Value:
+    """Complex conjugate; real arrays are returned as they are."""
+    return real(x)
+
+
+conjugate = conj
+
+
+def astype(x: ArrayLike, dtype: DTypeLike | None, /, *, copy: bool = False) -> Value:
+    """`x` in another dtype, never weak; floats become integers towards zero."""
+    value = as_value("astype", x)
+    return convert(value, dtypes.float32 if dtype is None else dtypes.canonical(dtype))

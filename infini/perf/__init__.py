@@ -1,0 +1,1 @@
+"""Benchmarks of infini and of its peers."""

@@ -1,0 +1,79 @@
+"""Our plain-function modules on JAX: the same source text with its imports changed.
+
+`load("train.gpt")` gives `infini/train/gpt.py` with `infini` replaced by `jax` in its import lines, as the module
+`infini_on_jax.train.gpt`. The parity tests and the benchmarks compare the two. Such a module may import only names that JAX
+has, and other modules of the folders in `PORTABLE`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+PACKAGE: Final = "infini_on_jax"
+# Folders whose modules are written against names that JAX has.
+PORTABLE: Final = ("optim", "train")
+_ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+def load(name: str) -> ModuleType:
+    """The module `infini.<name>` on JAX.
+
+    Args:
+        name: dotted name below `infini`, such as `train.gpt` or the package `optim`.
+
+    Raises:
+        ModuleNotFoundError: there is no such module, or JAX is not installed.
+    """
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def rewritten(source: str) -> str:
+    """Source text with the imports of infini turned into those of JAX."""
+    portable = "|".join(PORTABLE)
+    source = re.sub(
+        rf"^(from|import) infini\.({portable})\b", rf"\1 {PACKAGE}.\2", source, flags=re.MULTILINE
+    )
+    source = re.sub(
+        rf"^from infini import ({portable})$", rf"from {PACKAGE} import \1", source, flags=re.MULTILINE
+    )
+    return re.sub(r"^(from|import) infini\b", r"\1 jax", source, flags=re.MULTILINE)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds `infini_on_jax.x` where `infini.x` is."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.partition(".")[0] != PACKAGE:
+            return None
+        place = _ROOT.joinpath(*fullname.split(".")[1:])
+        is_package = place.is_dir()
+        file = place / "__init__.py" if is_package else place.with_suffix(".py")
+        if not file.is_file():
+            return None
+        return importlib.util.spec_from_file_location(
+            fullname,
+            file,
+            loader=_Loader(fullname, str(file)),
+            submodule_search_locations=[] if is_package else None,
+        )
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Reads a file as JAX's; the root package is left empty, and nothing is cached beside our own byte code."""
+
+    def get_code(self, fullname: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # as SourceLoader's
+        text = "" if fullname == PACKAGE else rewritten(Path(self.path).read_text(encoding="utf-8"))
+        return compile(text, self.path, "exec")

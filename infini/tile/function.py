@@ -1,0 +1,318 @@
+"""`@kernel`: an arrangement of symbolic tensors and an application on their tiles become one operation.
+
+The application is an ordinary function of tile values that uses `infini.lax` and returns tiles. It is traced once per
+combination of operand types, keyword arguments and block sizes; the result is a `Kernel`, bound as the op `kernel`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+from infini.core import dtypes, errors, execute, host, ir, primitive, trace, tree
+from infini.core.ir import ArrayType, Program
+from infini.core.value import Literal, Value
+from infini.lax import calls
+from infini.tile import blocks, lowering, symbols
+from infini.tile.arrangement import Tensor
+from infini.tile.kernel import Kernel, kernel_p
+from infini.tile.symbols import Size
+
+Function = Callable[..., Any]  # Any: functions of the user's, of tiles or arrays
+
+_program_ids: contextvars.ContextVar[tuple[Value, ...]] = contextvars.ContextVar("infini_program_ids")
+
+
+def kernel(
+    arrangement: Callable[..., Sequence[Tensor]],
+    *,
+    tensors: Sequence[Tensor],
+    num_results: int = 1,
+    vjp: tuple[Function, Function] | None = None,
+    definition: Function | None = None,
+    name: str | None = None,
+) -> Callable[[Function], KernelFunction]:
+    """Decorator that makes a kernel of an application.
+
+    Args:
+        arrangement: from the symbolic tensors to arranged ones, whose outermost levels agree: they are the grid.
+        tensors: the operands, then the results; shapes of results are given in terms of those of the operands.
+        num_results: how many of the last tensors are results.
+        vjp: `(forward, backward)` as of `custom_vjp`: `forward(*operands)` gives (results, residuals), and
+            `backward(residuals, cotangents)` the cotangents of the operands.
+        definition: the same function on whole arrays, written with lax; its derivative is used, recomputed from the operands.
+        name: name of the kernel, that of the application by default.
+
+    Raises:
+        TypeMismatchError: the arrangement gives another number of tensors, or both `vjp` and `definition` are given.
+
+    Example:
+        >>> import numpy as np
+        >>> from infini import lax
+        >>> from infini.tile import Tensor, block_size
+        >>> from infini.tile.function import kernel
+        >>> block = block_size(64, 1024)
+        >>> x = Tensor(1)
+        >>> @kernel(lambda *ts: [t.tile((block,)) for t in ts], tensors=(x, Tensor(shape=x.shape), Tensor(shape=x.shape)))
+        ... def add(x, y):
+        ...     return lax.add(x, y)
+        >>> add.specialize([ArrayType((1000,), dtypes.float32)] * 2).grid
+        (1,)
+    """
+
+    def decorate(application: Function) -> KernelFunction:
+        return KernelFunction(application, arrangement, tensors, num_results, vjp, definition, name or application.__name__)
+
+    return decorate
+
+
+def program_id(axis: int) -> Value:
+    """Which program is running, along a dimension of the arrangement's grid: an int32 scalar; for applications only.
+
+    Raises:
+        ValueMismatchError: no application is being traced, or the grid has no such dimension.
+    """
+    ids = _program_ids.get(())
+    if not -len(ids) <= axis < len(ids):
+        raise errors.ValueMismatchError(
+            f"program_id({axis}) has no meaning here", got=f"a grid of {len(ids)} dimensions", expected="an application of a kernel"
+        )
+    return ids[axis]
+
+
+class KernelFunction:
+    """A kernel that can be called on arrays and tracers. Keyword arguments are static: they go to the application as they are."""
+
+    def __init__(
+        self,
+        application: Function,
+        arrangement: Callable[..., Sequence[Tensor]],
+        tensors: Sequence[Tensor],
+        num_results: int,
+        vjp: tuple[Function, Function] | None,
+        definition: Function | None,
+        name: str,
+        block_sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        functools.update_wrapper(self, application)
+        if vjp is not None and definition is not None:
+            raise errors.TypeMismatchError("a kernel takes vjp or definition, not both")
+        self.application, self.arrangement = application, arrangement
+        self.tensors, self.num_results = tuple(tensors), num_results
+        self.vjp, self.definition, self.name = vjp, definition, name
+        self.block_sizes = dict(block_sizes or {})
+        self.arranged = tuple(arrangement(*self.tensors))
+        if len(self.arranged) != len(self.tensors):
+            raise errors.TypeMismatchError(
+                f"the arrangement of {name} gives another number of tensors", got=str(len(self.arranged)), expected=str(len(self.tensors))
+            )
+        # At most 256 specialisations are kept, the oldest goes first.
+        self._kernels: execute.BoundedCache[Hashable, Kernel] = execute.BoundedCache(256)
+        self._definitions: execute.BoundedCache[Hashable, Program] = execute.BoundedCache(256)
+
+    @property
+    def operands(self) -> tuple[Tensor, ...]:
+        """The tensors that a call takes."""
+        return self.tensors[: len(self.tensors) - self.num_results]
+
+    def configure(self, **block_sizes: int) -> KernelFunction:
+        """The same kernel with some block sizes fixed, by the names they were given.
+
+        Raises:
+            ValueMismatchError: there is no such block size, or the value is no power of two within its bounds.
+        """
+        known = {symbol.name: symbol for symbol in blocks.found_in(self.arranged)}
+        for name, value in block_sizes.items():
+            if name not in known:
+                raise errors.ValueMismatchError(f"{self.name} has no block size {name!r}", expected=", ".join(known) or "none")
+            if not known[name].lower <= value <= known[name].upper or value & (value - 1):
+                raise errors.ValueMismatchError(
+                    f"{self.name}: wrong value of {name}", got=str(value), expected=f"a power of two from {known[name].lower} to {known[name].upper}"
+                )
+        merged = {**self.block_sizes, **block_sizes}
+        return KernelFunction(
+            self.application, self.arrangement, self.tensors, self.num_results, self.vjp, self.definition, self.name, merged
+        )
+
+    def __call__(self, *operands: Any, **static: Hashable) -> Any:  # Any: arrays in, an array or a tuple of arrays out
+        values = [self._operand(number, trace.as_value(x)) for number, x in enumerate(operands)]
+        types = [v.type for v in values]
+        specialised = self.specialize(types, **static)
+        if self.vjp is not None:
+            results = self._with_vjp(values, types, specialised, static)
+        else:
+            attrs = {} if self.definition is None else {"definition": self._defined(types, specialised, static)}
+            results = trace.bind(kernel_p, *values, kernel=specialised, **attrs)
+        return results[0] if self.num_results == 1 else tuple(results)
+
+    def specialize(self, types: Sequence[ArrayType], **static: Hashable) -> Kernel:
+        """The tile program at these operand types.
+
+        Raises:
+            TypeMismatchError: the operands do not fit the tensors, the tensors disagree on the grid, or the application
+                returns other tiles than the results have.
+        """
+        key = (tuple(types), tuple(sorted(static.items())))
+        found = self._kernels.get(key)
+        return found if found is not None else self._kernels.put(key, self._specialize(types, static))
+
+    # --- specialisation -----------------------------------------------------------------------
+
+    def _operand(self, number: int, value: Value) -> Value:
+        wanted = self.operands[number].source.dtype if number < len(self.operands) else None
+        if wanted is not None and wanted != value.dtype and isinstance(value, Literal) and value.weak:
+            return Literal(value.host.astype(wanted), weak=False)
+        return value
+
+    def _specialize(self, types: Sequence[ArrayType], static: Mapping[str, Any]) -> Kernel:
+        values = blocks.choose(self.arranged, self._sizes(types), self.block_sizes)
+        lowered = lowering.lower(self.arranged, self.num_results, values)
+        num_loads = len(self.operands)
+        loads, stores = lowered.accesses[:num_loads], lowered.accesses[num_loads:]
+        body = self._body(types, lowered, static)
+        outputs = tuple(
+            ArrayType(tuple(symbols.number(n, values) for n in t.source.shape), result.dtype)
+            for t, result in zip(self.tensors[num_loads:], body.out_types, strict=True)
+        )
+        return Kernel(lowered.grid, loads, stores, outputs, body, name=self.name)
+
+    def _sizes(self, types: Sequence[ArrayType]) -> dict[Size, int]:
+        """Values of the size symbols, from the shapes of the operands."""
+        if len(types) != len(self.operands):
+            raise errors.TypeMismatchError(f"{self.name} takes {len(self.operands)} operands", got=str(len(types)))
+        values: dict[Size, int] = {}
+        for number, (tensor, type_) in enumerate(zip(self.operands, types, strict=True)):
+            dtype = tensor.source.dtype
+            if len(tensor.source.shape) != type_.ndim or (dtype is not None and dtype != type_.dtype):
+                raise errors.TypeMismatchError(
+                    f"{self.name}: operand {number} does not fit its tensor",
+                    got=str(type_),
+                    expected=f"{len(tensor.source.shape)} dimensions{'' if dtype is None else f' of {dtypes.short(dtype)}'}",
+                )
+            values |= {s: n for s, n in zip(tensor.source.shape, type_.shape, strict=True) if s.is_Symbol and s not in values}
+        for number, (tensor, type_) in enumerate(zip(self.operands, types, strict=True)):
+            sizes = tuple(symbols.number(s, values) for s in tensor.source.shape)
+            if sizes != type_.shape:
+                raise errors.TypeMismatchError(
+                    f"{self.name}: operand {number} has another shape than its tensor",
+                    got=str(type_),
+                    expected=f"{tensor.source.shape} = {sizes}",
+                )
+        return values
+
+    def _body(self, types: Sequence[ArrayType], lowered: lowering.Lowered, static: Mapping[str, Any]) -> Program:
+        """The application traced at the tiles; results take the shapes and dtypes of the tensors they go to."""
+        num_loads = len(types)
+        tile_types = [ArrayType(a.tile, t.dtype) for a, t in zip(lowered.accesses, types, strict=False)]
+        id_types = [ArrayType((), dtypes.int32)] * len(lowered.grid)
+
+        def run(*args: Value) -> list[Value]:
+            seen = [_reshaped(x, shape) for x, shape in zip(args[:num_loads], lowered.tiles, strict=False)]
+            with _running(lowered, args[num_loads:]):
+                found = self.application(*seen, **static)
+            results = [trace.as_value(r) for r in (found if isinstance(found, (tuple, list)) else (found,))]
+            if len(results) != self.num_results:
+                raise errors.TypeMismatchError(f"the application of {self.name} returns {len(results)} tiles", expected=str(self.num_results))
+            places = zip(results, lowered.accesses[num_loads:], lowered.tiles[num_loads:], self.tensors[num_loads:], strict=True)
+            return [self._stored(*place) for place in places]
+
+        staged = trace.stage(run, [*tile_types, *id_types], name=self.name)
+        if staged.captures:
+            raise errors.TypeMismatchError(
+                f"the application of {self.name} uses an array from outside",
+                got=", ".join(str(c.type) for c in staged.captures),
+                fix="pass it as an operand of the kernel",
+            )
+        return staged.program
+
+    def _stored(self, tile: Value, access: Any, shape: ir.Shape, tensor: Tensor) -> Value:  # Any: an Access
+        if tile.shape != shape:
+            raise errors.TypeMismatchError(
+                f"the application of {self.name} returns a tile of another shape than the result's", got=str(tile.type), expected=str(shape)
+            )
+        dtype = tensor.source.dtype
+        if dtype is not None and dtype != tile.dtype:
+            tile = trace.bind1(primitive.by_name("convert_element_type"), tile, new_dtype=dtype)
+        return _reshaped(tile, access.tile)
+
+    # --- derivatives ----------------------------------------------------------------------------
+
+    def _defined(self, types: Sequence[ArrayType], specialised: Kernel, static: Mapping[str, Any]) -> Program:
+        """The definition traced at the operand types."""
+        key = (tuple(types), tuple(sorted(static.items())))
+        if (known := self._definitions.get(key)) is not None:
+            return known
+
+        def run(*args: Value) -> list[Any]:
+            assert self.definition is not None
+            found = self.definition(*args, **static)
+            return list(found) if isinstance(found, (tuple, list)) else [found]
+
+        staged = trace.stage(run, types, name=f"{self.name}_definition")
+        if staged.captures or staged.program.out_types != specialised.outputs:
+            raise errors.TypeMismatchError(
+                f"the definition of {self.name} is another function than the kernel",
+                got=str(staged.program.out_types),
+                expected=str(specialised.outputs),
+            )
+        return self._definitions.put(key, staged.program)
+
+    def _with_vjp(
+        self, values: Sequence[Value], types: Sequence[ArrayType], specialised: Kernel, static: Mapping[str, Hashable]
+    ) -> Sequence[Value]:
+        key = (self, tuple(types), tuple(sorted(static.items())))
+        forward, backward = _flat_rules(self, static)
+        body = ir.single_equation(kernel_p, types, ir.Attrs({"kernel": specialised}))
+        return trace.bind(
+            calls.custom_vjp_call_p,
+            *values,
+            body=body,
+            forward=host.register(forward, key=("kernel forward", key)),
+            backward=host.register(backward, key=("kernel backward", key)),
+        )
+
+
+def _flat_rules(function: KernelFunction, static: Mapping[str, Any]) -> tuple[Function, Function]:
+    """The user's rules on flat lists, as `custom_vjp_call` wants them. They share the structure of the residuals."""
+    assert function.vjp is not None
+    user_forward, user_backward = function.vjp
+    structure: list[tree.PyTreeDef] = []
+
+    def forward(*primals: Value) -> tuple[list[Value], list[Value]]:
+        found, residuals = user_forward(*primals, **static)
+        leaves, treedef = tree.flatten(residuals)
+        structure[:] = [treedef]
+        outs = list(found) if isinstance(found, (tuple, list)) else [found]
+        return [trace.as_value(x) for x in outs], [trace.as_value(x) for x in leaves]
+
+    def backward(residuals: Sequence[Value], cotangents: Sequence[Value]) -> list[Value]:
+        given = cotangents[0] if function.num_results == 1 else tuple(cotangents)
+        found = user_backward(tree.unflatten(structure[0], residuals), given, **static)
+        return [trace.as_value(x) for x in found]
+
+    return forward, backward
+
+
+def _reshaped(x: Value, shape: ir.Shape) -> Value:
+    return x if x.shape == shape else trace.bind1(primitive.by_name("reshape"), x, shape=shape, ndim=x.ndim)
+
+
+@contextlib.contextmanager
+def _running(lowered: lowering.Lowered, ids: Sequence[Value]) -> Iterator[None]:
+    """Let `program_id` see the ids of the programs, per dimension of the arrangement's grid."""
+    combined = []
+    for parts in lowered.grid_parts:
+        total = ids[parts[0]]
+        for part in parts[1:]:
+            size = Literal(dtypes.int32.type(lowered.grid[part]), weak=False)  # type: ignore[arg-type]
+            total = trace.bind1(primitive.by_name("mul"), total, size)
+            total = trace.bind1(primitive.by_name("add"), total, ids[part])
+        combined.append(total)
+    token = _program_ids.set(tuple(combined))
+    try:
+        yield
+    finally:
+        _program_ids.reset(token)

@@ -1,0 +1,36 @@
+"""What `import infini` loads: a list under version control, and none of the heavy packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+HEAVY = (
+    "triton", "cupy", "mpi4py", "sympy", "fastapi", "tokenizers", "torch", "jax", "typer", "rich", "llvmlite",
+    "safetensors", "msgpack", "hypothesis", "pytest",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loaded() -> list[str]:
+    """Modules in memory after `import infini` in a fresh process."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
+    done = subprocess.run(
+        [sys.executable, "-c", "import infini, sys; print('\\n'.join(sorted(sys.modules)))"],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    return done.stdout.split()
+
+
+def test_import_loads_the_modules_on_the_list(loaded: list[str], golden: Callable[[str, str], None]) -> None:
+    ours = [name for name in loaded if name.partition(".")[0] == "infini"]
+    golden("import_infini.txt", "\n".join(ours))
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_import_leaves_heavy_packages_alone(loaded: list[str], name: str) -> None:
+    assert [module for module in loaded if module.partition(".")[0] == name] == []
