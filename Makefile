@@ -51,7 +51,7 @@ check: $(DEV)
 	@$(PY) -m tools.check $(ARGS)
 
 docs: $(DEV)
-	@$(PIP) install "mkdocs>=1.6" "mkdocstrings[python]>=0.27"
+	@$(PIP) install "mkdocs>=1.6"
 	@$(PY) -m mkdocs build --strict --quiet && echo "site/index.html"
 
 clean:

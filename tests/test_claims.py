@@ -113,8 +113,8 @@ def test_rows_can_be_measured_again() -> None:
     "line",
     [
         "A step takes 3.5 ms.", "It is 1.4x faster.", "40% of peak", "at 2,000 tokens/s",
-        "The loss equals JAX's.", "twice as fast as NumPy", "bit for bit the same streams", "1e-3 s of overhead",
-        "wheels of 286 MB",
+        "The loss equals JAX's.", "twice as fast as NumPy", "bit for bit the same streams",
+        "1e-3 s of overhead", "wheels of 286 MB",
     ],
 )  # fmt: skip
 def test_these_lines_are_claims(line: str) -> None:

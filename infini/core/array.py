@@ -22,7 +22,8 @@ class ReadyEvent(Protocol):
 
 
 class Array(value.Value):
-    """An array on one or more devices. Made by `infini.numpy`, `device_put` and running programs, not by its constructor.
+    """An array on one or more devices. Made by `infini.numpy`, `device_put` and running programs, not by
+    its constructor.
 
     Args:
         type: global shape and dtype.
@@ -77,7 +78,11 @@ class Array(value.Value):
     @property
     def device(self) -> backend.Device | sharding_.Sharding:
         """The device, or the sharding of an array on several."""
-        return self.sharding.device if isinstance(self.sharding, sharding_.SingleDeviceSharding) else self.sharding
+        return (
+            self.sharding.device
+            if isinstance(self.sharding, sharding_.SingleDeviceSharding)
+            else self.sharding
+        )
 
     def devices(self) -> set[backend.Device]:
         """The devices that hold a part."""
@@ -86,7 +91,11 @@ class Array(value.Value):
     @property
     def addressable_devices(self) -> tuple[backend.Device, ...]:
         """Devices of this process that hold a part, in the order of `buffers`."""
-        return tuple(d for d in self.sharding.devices if d.backend.owns(d)) if len(self.sharding.devices) > 1 else self.sharding.devices
+        return (
+            tuple(d for d in self.sharding.devices if d.backend.owns(d))
+            if len(self.sharding.devices) > 1
+            else self.sharding.devices
+        )
 
     @property
     def is_fully_addressable(self) -> bool:
@@ -104,7 +113,9 @@ class Array(value.Value):
         """The same buffers with another weak flag."""
         if weak == self.weak:
             return self
-        return Array(self.type, self.buffers, self.sharding, weak=weak, committed=self.committed, ready=self.ready)
+        return Array(
+            self.type, self.buffers, self.sharding, weak=weak, committed=self.committed, ready=self.ready
+        )
 
     def to_host(self) -> np.ndarray:
         """The contents as a read-only NumPy array, without a copy when memory is shared.
@@ -141,7 +152,9 @@ class Array(value.Value):
             host[index] = device.backend.get(buffer, local_type)
         return host
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # Any: as NumPy's protocol
+    def __array__(
+        self, dtype: Any = None, copy: bool | None = None
+    ) -> np.ndarray:  # Any: as NumPy's protocol
         host = self.to_host()
         if dtype is not None and np.dtype(dtype) != host.dtype:
             return host.astype(dtype)
@@ -155,7 +168,9 @@ class Array(value.Value):
                 fix="exchange a bit view, for example x.view('uint16') for bfloat16",
             )
         host.flags.writeable = False
-        return host.__dlpack__(**options) if not _needs_writable(options) else host.copy().__dlpack__(**options)
+        return (
+            host.__dlpack__(**options) if not _needs_writable(options) else host.copy().__dlpack__(**options)
+        )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -177,7 +192,9 @@ class Array(value.Value):
     def __bool__(self) -> bool:
         if self.size != 1:
             raise errors.ValueMismatchError(
-                "the truth of an array with several elements is ambiguous", got=str(self.type), fix="use x.any() or x.all()"
+                "the truth of an array with several elements is ambiguous",
+                got=str(self.type),
+                fix="use x.any() or x.all()",
             )
         return bool(self.item())
 
@@ -214,7 +231,9 @@ class Array(value.Value):
 
     def __hash__(self) -> int:
         raise errors.TypeMismatchError(
-            "arrays are not hashable", got=str(self.type), fix="use x.item() or x.tolist(), or mark the argument non-static"
+            "arrays are not hashable",
+            got=str(self.type),
+            fix="use x.item() or x.tolist(), or mark the argument non-static",
         )
 
     def __copy__(self) -> Array:
@@ -224,10 +243,18 @@ class Array(value.Value):
         return from_host(self.to_host().copy(), keep_dtype=True)
 
     def __reduce__(self) -> Any:  # Any: as the pickle protocol
-        return (_unpickled, (self.to_host().view(np.uint8) if self.ndim else self.to_host().tobytes(), self.shape, self.dtype.name, self.weak))
+        return (
+            _unpickled,
+            (
+                self.to_host().view(np.uint8) if self.ndim else self.to_host().tobytes(),
+                self.shape,
+                self.dtype.name,
+                self.weak,
+            ),
+        )
 
 
-_DLPACK_BY_NUMPY = (dtypes.ALL - {dtypes.bfloat16, dtypes.float8_e4m3fn, dtypes.float8_e5m2})
+_DLPACK_BY_NUMPY = dtypes.ALL - {dtypes.bfloat16, dtypes.float8_e4m3fn, dtypes.float8_e5m2}
 
 
 def _needs_writable(options: dict[str, Any]) -> bool:  # Any: as the DLPack protocol
@@ -235,8 +262,13 @@ def _needs_writable(options: dict[str, Any]) -> bool:  # Any: as the DLPack prot
     return version is None or version[0] < 1
 
 
-def _unpickled(data: Any, shape: ir.Shape, dtype: str, weak: bool) -> Array:  # Any: bytes or an array of bytes
-    raw = np.frombuffer(bytes(data) if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes(), dtypes.canonical(dtype))
+def _unpickled(
+    data: Any, shape: ir.Shape, dtype: str, weak: bool
+) -> Array:  # Any: bytes or an array of bytes
+    raw = np.frombuffer(
+        bytes(data) if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes(),
+        dtypes.canonical(dtype),
+    )
     return from_host(raw.reshape(shape), keep_dtype=True).with_weak(weak)
 
 

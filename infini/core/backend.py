@@ -1,7 +1,9 @@
 """Backends and devices: the protocol every backend implements, and the registry that finds them.
 
-A backend turns programs into executables and moves bytes. Backends in the tree are in `infini/backends`; others advertise
-themselves under the entry point group `infini.backends` and need no edit here. Nothing is imported before it is asked for.
+A backend turns programs into executables and moves bytes. Backends in the tree are in `infini/backends`;
+others advertise
+themselves under the entry point group `infini.backends` and need no edit here. Nothing is imported before
+it is asked for.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class CompileOptions:
     Args:
         donated: numbers of parameters whose buffers the program may reuse for results.
         donation: `require` makes it an error when a donated buffer cannot be reused.
-        extents: pairs (parameter, (parameter, dimension), ...): the int32 scalar that bounds these dimensions at run time.
+        extents: pairs (parameter, (parameter, dimension), ...): the int32 scalar that bounds these
+            dimensions at run time.
         axes: names and sizes of the mesh axes over which the program is one of several (SPMD), in mesh order.
         deterministic: fixed reduction splits that do not depend on batch neighbours.
     """
@@ -97,6 +100,9 @@ class Backend(Protocol):
     def devices(self) -> tuple[Device, ...]:
         """Its devices; empty when it cannot be used here."""
 
+    def owns(self, device: Device) -> bool:
+        """Whether this process holds the device."""
+
     def why_unavailable(self) -> str | None:
         """Why it has no device, and what would change that; None when it has some."""
 
@@ -134,9 +140,9 @@ def get(name: str) -> Backend:
     """
     if name in BUILT_IN:
         module = importlib.import_module(BUILT_IN[name])
-        return module.backend()  # type: ignore[no-any-return]  # a module attribute
+        return module.backend()
     if name in _advertised():
-        return _advertised()[name].load()()  # type: ignore[no-any-return]  # an entry point
+        return _advertised()[name].load()()
     raise errors.DeviceError(
         f"there is no backend called {name!r}",
         expected="one of " + ", ".join(names()),

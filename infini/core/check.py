@@ -1,6 +1,8 @@
-"""The checker: a program is well formed when every variable is defined once, before use, and every equation re-types.
+"""The checker: a program is well formed when every variable is defined once, before use, and every
+equation re-types.
 
-Run between passes when `INFINI_CHECK` is 1 or more. A fault is shown with the equations around it and the user's line.
+Run between passes when `INFINI_CHECK` is 1 or more. A fault is shown with the equations around it and the
+user's line.
 """
 
 from __future__ import annotations
@@ -28,9 +30,13 @@ def check(program: ir.Program) -> ir.Program:
     for var, constant in program.consts:
         define(var, -1)
         if constant.type != var.type or len(constant.data) != var.type.nbytes:
-            raise _fault(program, -1, f"a constant of type {constant.type} defines a variable of type {var.type}")
+            raise _fault(
+                program, -1, f"a constant of type {constant.type} defines a variable of type {var.type}"
+            )
         if var.type.size > ir.Constant.MAX_SIZE:
-            raise _fault(program, -1, f"a constant has {var.type.size} elements; larger data are hidden parameters")
+            raise _fault(
+                program, -1, f"a constant has {var.type.size} elements; larger data are hidden parameters"
+            )
     for index, equation in enumerate(program.equations):
         for var in equation.inputs:
             if var not in defined:
@@ -38,10 +44,16 @@ def check(program: ir.Program) -> ir.Program:
         try:
             types = ir.infer_types(equation.op, [v.type for v in equation.inputs], equation.attrs)
         except errors.InfiniError as error:
-            raise _fault(program, index, f"the type rule of {equation.op.name!r} refuses it: {error.what}") from error
+            raise _fault(
+                program, index, f"the type rule of {equation.op.name!r} refuses it: {error.what}"
+            ) from error
         found = tuple(v.type for v in equation.outputs)
         if types != found:
-            raise _fault(program, index, f"the type rule of {equation.op.name!r} gives {types}, the equation has {found}")
+            raise _fault(
+                program,
+                index,
+                f"the type rule of {equation.op.name!r} gives {types}, the equation has {found}",
+            )
         for var in equation.outputs:
             define(var, index)
         for inner in equation.programs:

@@ -1,7 +1,9 @@
 """Communication between the devices of one program: the protocol that backends implement.
 
-The collectives of a program are cut out by the backend and handed to a `Comm`, which knows the ranks but not the mesh:
-a `Group` lists the ranks that take part. Buffers here are host arrays or device buffers of the backend that made the Comm.
+The collectives of a program are cut out by the backend and handed to a `Comm`, which knows the ranks but
+not the mesh:
+a `Group` lists the ranks that take part. Buffers here are host arrays or device buffers of the backend
+that made the Comm.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class Group:
 
 
 class Comm(Protocol):
-    """Collectives among processes, each rank holding one device. All calls are blocking and in program order per group."""
+    """Collectives among processes, each rank holding one device. All calls are blocking and in program
+    order per group.
+    """
 
     rank: int
     size: int
@@ -40,10 +44,14 @@ class Comm(Protocol):
         """Arrays of the group stacked along a fresh leading axis."""
 
     def all_to_all(self, array: np.ndarray, group: Group) -> np.ndarray:
-        """Block i of the leading axis goes to member i; blocks received are stacked in the order of the members."""
+        """Block i of the leading axis goes to member i; blocks received are stacked in the order of the
+        members.
+        """
 
     def permute(self, array: np.ndarray, pairs: Sequence[tuple[int, int]], group: Group) -> np.ndarray:
-        """Send along (source, destination) pairs of group indices; a member that receives nothing gets zeros."""
+        """Send along (source, destination) pairs of group indices; a member that receives nothing gets
+        zeros.
+        """
 
     def barrier(self) -> None:
         """Wait for every rank."""

@@ -1,6 +1,8 @@
-"""The knobs: one table, read from `INFINI_*` at import and changed for a while by `with infini.config(x=...)`.
+"""The knobs: one table, read from `INFINI_*` at import and changed for a while by `with
+infini.config(x=...)`.
 
-A broken value in the environment raises at import. Knobs with `in_key=True` change results and are part of every cache key.
+A broken value in the environment raises at import. Knobs with `in_key=True` change results and are part
+of every cache key.
 """
 
 from __future__ import annotations
@@ -57,19 +59,39 @@ def _names(text: str) -> tuple[str, ...]:
 KNOBS: Final[dict[str, Knob]] = {
     knob.name: knob
     for knob in (
-        Knob("device", "", str, "Default device, such as `cpu`, `cuda:1` or `reference`; empty picks the best there is."),
+        Knob(
+            "device",
+            "",
+            str,
+            "Default device, such as `cpu`, `cuda:1` or `reference`; empty picks the best there is.",
+        ),
         Knob("check", 0, _count, "1 checks programs between passes, 2 also re-checks every traced program."),
         Knob("dump", (), _names, "Comma-separated pass names whose programs are written before and after."),
         Knob("dump_dir", "infini-dump", str, "Folder for dumps."),
-        Knob("log", "warning", _choice("debug", "info", "warning", "error"), "Least severe event that is logged."),
+        Knob(
+            "log",
+            "warning",
+            _choice("debug", "info", "warning", "error"),
+            "Least severe event that is logged.",
+        ),
         Knob("explain", False, _flag, "Log why a jitted function was traced again."),
         Knob("no_fuse", False, _flag, "One kernel per equation.", in_key=True),
         Knob("no_cache", False, _flag, "Do not read or write compiled objects on disk."),
         Knob("cache_dir", "", str, "Folder of compiled objects; empty means the user's cache folder."),
-        Knob("num_threads", 0, _count, "Threads of the CPU pool; 0 means one per physical core. Never changes a result."),
+        Knob(
+            "num_threads",
+            0,
+            _count,
+            "Threads of the CPU pool; 0 means one per physical core. Never changes a result.",
+        ),
         Knob("pool", "auto", _choice("auto", "native", "portable"), "CPU thread pool; `native` needs Linux."),
         Knob("cpu_devices", 1, _count, "Devices that one process simulates on the CPU, run in lockstep."),
-        Knob("host64", "narrow", _choice("narrow", "keep"), "What 64-bit host data become: the 32-bit default, or kept."),
+        Knob(
+            "host64",
+            "narrow",
+            _choice("narrow", "keep"),
+            "What 64-bit host data become: the 32-bit default, or kept.",
+        ),
         Knob("seed", 0, int, "Seed of commands that take none."),
     )
 }

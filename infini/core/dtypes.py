@@ -1,6 +1,7 @@
 """Data types: the table of short names, classes of dtypes, and JAX's promotion lattice with weak types.
 
-A dtype is a `numpy.dtype`; the small floats come from ml_dtypes. A value is *weak* when it came from a Python scalar; weak
+A dtype is a `numpy.dtype`; the small floats come from ml_dtypes. A value is *weak* when it came from a
+Python scalar; weak
 values take the dtype of what they meet within their kind. Source: https://docs.jax.dev/en/latest/type_promotion.html
 """
 
@@ -46,16 +47,19 @@ SHORT_NAMES: Final[dict[np.dtype, str]] = {
 }
 BY_SHORT_NAME: Final[dict[str, np.dtype]] = {name: dtype for dtype, name in SHORT_NAMES.items()}
 
-SIGNED: Final = frozenset({int8, int16, int32, int64})
-UNSIGNED: Final = frozenset({uint8, uint16, uint32, uint64})
-INTEGERS: Final = SIGNED | UNSIGNED
-FLOATS: Final = frozenset({float16, bfloat16, float32, float64, float8_e4m3fn, float8_e5m2})
-COMPLEX: Final = frozenset({complex64, complex128})
-INEXACT: Final = FLOATS | COMPLEX
-NUMERIC: Final = INTEGERS | INEXACT
-ALL: Final = NUMERIC | {bool_}
+SIGNED: Final[frozenset[np.dtype]] = frozenset({int8, int16, int32, int64})
+UNSIGNED: Final[frozenset[np.dtype]] = frozenset({uint8, uint16, uint32, uint64})
+INTEGERS: Final[frozenset[np.dtype]] = SIGNED | UNSIGNED
+FLOATS: Final[frozenset[np.dtype]] = frozenset(
+    {float16, bfloat16, float32, float64, float8_e4m3fn, float8_e5m2}
+)
+COMPLEX: Final[frozenset[np.dtype]] = frozenset({complex64, complex128})
+INEXACT: Final[frozenset[np.dtype]] = FLOATS | COMPLEX
+NUMERIC: Final[frozenset[np.dtype]] = INTEGERS | INEXACT
+ALL: Final[frozenset[np.dtype]] = NUMERIC | {bool_}
 
-# JAX's promotion lattice: each node and what lies directly above it. A trailing star marks the weak scalar kinds.
+# JAX's promotion lattice: each node and what lies directly above it. A trailing star marks the weak
+# scalar kinds.
 _ABOVE: Final[dict[str, tuple[str, ...]]] = {
     "bool": ("i*",),
     "i*": ("u8", "i8"),

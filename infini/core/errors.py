@@ -1,6 +1,8 @@
-"""Errors for users. Each is built from four parts: what happened, what was given, what was expected, how to fix it.
+"""Errors for users. Each is built from four parts: what happened, what was given, what was expected, how
+to fix it.
 
-Every class also derives from the built-in exception JAX raises in the same place, so `except TypeError` keeps working.
+Every class also derives from the built-in exception JAX raises in the same place, so `except TypeError`
+keeps working.
 Imports nothing of ours but the finder of the user's line.
 """
 

@@ -1,6 +1,7 @@
 """Events: what the system tells people while it works, each with a stable code. Warnings are events.
 
-Listeners get every event; events of level `warning` also become `InfiniWarning`, which tests treat as an error.
+Listeners get every event; events of level `warning` also become `InfiniWarning`, which tests treat as an
+error.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Running programs on devices: choose the device, compile once, wrap buffers. Eager execution and jit both end here.
+"""Running programs on devices: choose the device, compile once, wrap buffers. Eager execution and jit
+both end here.
 
-Two caches: executables by program fingerprint, device and options (at most 4096, oldest out first); programs of one equation
+Two caches: executables by program fingerprint, device and options (at most 4096, oldest out first);
+programs of one equation
 by operation, types and attributes (at most 8192). `clear_caches` empties both.
 """
 
@@ -53,7 +55,9 @@ def clear_caches() -> None:
     _equations.clear()
 
 
-def compile(program: ir.Program, device: backend.Device, options: backend.CompileOptions) -> backend.Executable:
+def compile(
+    program: ir.Program, device: backend.Device, options: backend.CompileOptions
+) -> backend.Executable:
     """The executable of a program on a device's backend, compiled at most once."""
     key = (program.fingerprint, device.platform, options, config.cache_key())
     found = _executables.get(key)

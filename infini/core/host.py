@@ -1,6 +1,8 @@
-"""Python functions that programs refer to: callbacks and custom rules. A program holds `HostFunction(name, id)`; this is the table.
+"""Python functions that programs refer to: callbacks and custom rules. A program holds
+`HostFunction(name, id)`; this is the table.
 
-Such a program prints and parses, but cannot be exported or cached on disk (design 4a.3). Entries live as long as the process:
+Such a program prints and parses, but cannot be exported or cached on disk (design 4a.3). Entries live as
+long as the process:
 they are made once per decorated function or call site, not per call.
 """
 
@@ -18,7 +20,9 @@ _ids = itertools.count()
 
 
 def register(function: Callable[..., Any], *, key: Hashable = None) -> ir.HostFunction:  # Any: see _functions
-    """The attribute that stands for `function`. Calls with an equal `key` give the same one, so programs stay equal."""
+    """The attribute that stands for `function`. Calls with an equal `key` give the same one, so programs
+    stay equal.
+    """
     key = key if key is not None else ("function", function)
     if key not in _by_key:
         name = getattr(function, "__name__", type(function).__name__)

@@ -1,7 +1,9 @@
 """The one program type: typed SSA with frozen attributes and the user's line on every equation.
 
-`Program(params, consts, equations, results)`; a `Var` is identity plus `ArrayType`, nothing else. Placement, layout and
-donation are side tables made by passes. Programs are immutable; equality and the fingerprint are structural and ignore
+`Program(params, consts, equations, results)`; a `Var` is identity plus `ArrayType`, nothing else.
+Placement, layout and
+donation are side tables made by passes. Programs are immutable; equality and the fingerprint are
+structural and ignore
 names and lines. `Builder` is the only way to make an equation, so every one has gone through its type rule.
 """
 
@@ -118,7 +120,9 @@ def attribute_class(name: str) -> type:
         ParseError: there is none.
     """
     if name not in _ATTRIBUTE_CLASSES:
-        raise errors.ParseError(f"there is no attribute class {name!r}", expected=", ".join(sorted(_ATTRIBUTE_CLASSES)))
+        raise errors.ParseError(
+            f"there is no attribute class {name!r}", expected=", ".join(sorted(_ATTRIBUTE_CLASSES))
+        )
     return _ATTRIBUTE_CLASSES[name]
 
 
@@ -128,7 +132,9 @@ def freeze(value: object) -> object:
     Raises:
         TypeMismatchError: it is nothing an attribute can hold.
     """
-    if value is None or isinstance(value, (bool, int, float, complex, str, np.dtype, ArrayType, Program, primitive.Primitive)):
+    if value is None or isinstance(
+        value, (bool, int, float, complex, str, np.dtype, ArrayType, Program, primitive.Primitive)
+    ):
         return value
     if isinstance(value, (tuple, list)):
         return tuple(freeze(item) for item in value)
@@ -147,7 +153,9 @@ def freeze(value: object) -> object:
 @attribute
 @dataclass(frozen=True, slots=True)
 class HostFunction:
-    """A Python function that a program calls; `name` for people, `id` for the table in `core.host` (design 4a.3)."""
+    """A Python function that a program calls; `name` for people, `id` for the table in `core.host`
+    (design 4a.3).
+    """
 
     name: str
     id: int
@@ -186,7 +194,9 @@ class Constant:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Equation:
-    """`outputs = op(inputs; attrs)`, made at the user's line `where`; `via` names the passes that rewrote it."""
+    """`outputs = op(inputs; attrs)`, made at the user's line `where`; `via` names the passes that rewrote
+    it.
+    """
 
     op: primitive.Primitive
     inputs: tuple[Var, ...]
@@ -266,8 +276,11 @@ class Program:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal blake2b of the structure: the cache key. Ignores names and lines; uses no id, hash or set order."""
-        # The printer is one level up in reading order and needs this module; it is looked up at the first use.
+        """Hexadecimal blake2b of the structure: the cache key. Ignores names and lines; uses no id, hash
+        or set order.
+        """
+        # The printer is one level up in reading order and needs this module; it is looked up at the first
+        # use.
         return hashlib.blake2b(_canonical_text(self).encode(), digest_size=20).hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -324,7 +337,9 @@ class Builder:
         via: str = "",
         out_types: Sequence[ArrayType] | None = None,
     ) -> tuple[Var, ...]:
-        """Append an equation and return its outputs; `out_types` may be given by a caller that ran the type rule."""
+        """Append an equation and return its outputs; `out_types` may be given by a caller that ran the
+        type rule.
+        """
         types = out_types if out_types is not None else infer_types(op, [v.type for v in inputs], attrs)
         outputs = tuple(Var(type_) for type_ in types)
         self.equations.append(Equation(op, tuple(inputs), attrs, outputs, where, via))

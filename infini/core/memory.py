@@ -1,6 +1,7 @@
 """Host memory: 64-byte aligned buffers from size-class free lists, huge pages for large ones.
 
-A block's NumPy array is the owner of its memory, so a view that outlives its buffer keeps the memory alive: a block goes back
+A block's NumPy array is the owner of its memory, so a view that outlives its buffer keeps the memory
+alive: a block goes back
 to the free list only when nothing else refers to it.
 """
 
@@ -40,7 +41,9 @@ def _new_block(nbytes: int) -> np.ndarray:
 
 
 class HostAllocator:
-    """Free lists by size class, at most 1 GiB kept; `trim` returns them to the system. Safe from several threads."""
+    """Free lists by size class, at most 1 GiB kept; `trim` returns them to the system. Safe from several
+    threads.
+    """
 
     def __init__(self) -> None:
         self._free: dict[int, list[np.ndarray]] = {}
@@ -62,7 +65,9 @@ class HostAllocator:
         return _new_block(size), size
 
     def give(self, block: np.ndarray | None, size: int) -> None:
-        """Take back a block; None when a view still uses its memory, which is then dropped instead of kept."""
+        """Take back a block; None when a view still uses its memory, which is then dropped instead of
+        kept.
+        """
         with self._lock:
             self.used_bytes -= size
             if block is not None and self._free_bytes + size <= _MAX_FREE_BYTES:
@@ -78,14 +83,20 @@ class HostAllocator:
 
     def stats(self) -> dict[str, int]:
         """Bytes in use, at the peak, and kept for reuse."""
-        return {"bytes_in_use": self.used_bytes, "peak_bytes_in_use": self.peak_bytes, "bytes_kept": self._free_bytes}
+        return {
+            "bytes_in_use": self.used_bytes,
+            "peak_bytes_in_use": self.peak_bytes,
+            "bytes_kept": self._free_bytes,
+        }
 
 
 HOST: Final = HostAllocator()
 
 
 class HostBuffer:
-    """A piece of host memory. `address` is aligned to 64 bytes unless the memory was adopted from elsewhere."""
+    """A piece of host memory. `address` is aligned to 64 bytes unless the memory was adopted from
+    elsewhere.
+    """
 
     __slots__ = ("__weakref__", "_block", "_references", "_size", "address", "nbytes")
 
@@ -120,7 +131,11 @@ class HostBuffer:
     def view(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The memory as a writable NumPy array, without a copy."""
         if self._size == 0:
-            return self._block.reshape(-1).view(dtype).reshape(shape) if self._block.size else np.empty(shape, dtype)
+            return (
+                self._block.reshape(-1).view(dtype).reshape(shape)
+                if self._block.size
+                else np.empty(shape, dtype)
+            )
         start = self.address - self._block.__array_interface__["data"][0]
         count = int(np.prod(shape, dtype=np.int64))
         return self._block[start : start + count * dtype.itemsize].view(dtype).reshape(shape)

@@ -1,6 +1,7 @@
 """Operations: a name, a gufunc signature and a table of rules.
 
-A rule key is a typed name for one question about an operation (its type, its derivative, ...). A new transform declares its
+A rule key is a typed name for one question about an operation (its type, its derivative, ...). A new
+transform declares its
 own key with a default derived from the signature; nobody edits old operations. Imports errors only.
 """
 
@@ -39,7 +40,9 @@ class RuleKey:
 
 TYPE: Final = RuleKey("type", "pass signature= or type=")
 REFERENCE: Final = RuleKey("reference", "pass reference=, a NumPy function")
-JVP: Final = RuleKey("jvp", "only differentiable operations have one; wrap the function in stop_gradient or custom_jvp")
+JVP: Final = RuleKey(
+    "jvp", "only differentiable operations have one; wrap the function in stop_gradient or custom_jvp"
+)
 LINEARIZE: Final = RuleKey("linearize", "higher-order operations split their body; others use jvp=")
 TRANSPOSE: Final = RuleKey("transpose", "only linear operations have one")
 VJP: Final = RuleKey("vjp", "composites and custom rules may give one")
@@ -55,7 +58,9 @@ WEAK: Final = RuleKey("weak", "results are weak when every operand is")
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Core dimensions by letter, as in `(m,k),(k,n)->(m,n)`; dimensions left of them are loop dimensions and broadcast."""
+    """Core dimensions by letter, as in `(m,k),(k,n)->(m,n)`; dimensions left of them are loop dimensions
+    and broadcast.
+    """
 
     inputs: tuple[tuple[str, ...], ...]
     outputs: tuple[tuple[str, ...], ...]
@@ -91,7 +96,8 @@ def parse_signature(text: str) -> Signature:
             f"{text!r} is not a signature", expected="gufunc notation such as (m,k),(k,n)->(m,n)"
         )
     inputs, outputs = (
-        tuple(tuple(filter(None, inner.split(","))) for inner in re.findall(r"\(([^)]*)\)", side)) for side in sides
+        tuple(tuple(filter(None, inner.split(","))) for inner in re.findall(r"\(([^)]*)\)", side))
+        for side in sides
     )
     return Signature(inputs, outputs)
 
@@ -156,7 +162,8 @@ def register(primitive: Primitive) -> Primitive:
     """
     if primitive.name in _PRIMITIVES:
         raise errors.ValueMismatchError(
-            f"an operation named {primitive.name!r} exists already", fix="choose another name, or unregister it first"
+            f"an operation named {primitive.name!r} exists already",
+            fix="choose another name, or unregister it first",
         )
     _PRIMITIVES[primitive.name] = primitive
     return primitive

@@ -1,6 +1,7 @@
 """Meshes and placements, with JAX's names: `Mesh`, `P`, `NamedSharding`.
 
-A mesh is an array of devices with named axes; a `P` says for each dimension of an array over which mesh axes it is split.
+A mesh is an array of devices with named axes; a `P` says for each dimension of an array over which mesh
+axes it is split.
 Programs hold the abstract mesh only (names and sizes), so they do not depend on devices.
 """
 
@@ -90,7 +91,8 @@ class Mesh:
         object.__setattr__(self, "axis_names", names)
         if len(names) != self.devices.ndim or len(set(names)) != len(names):
             raise errors.ValueMismatchError(
-                "a mesh needs one distinct name per axis", got=f"devices of shape {self.devices.shape}, names {names}"
+                "a mesh needs one distinct name per axis",
+                got=f"devices of shape {self.devices.shape}, names {names}",
             )
 
     @property

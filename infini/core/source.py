@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,11 @@ class Where:
 
 def here() -> Where | None:
     """The line of user code that is running now, or None when there is none."""
-    frame = sys._getframe(1)
+    frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(PACKAGE_DIRECTORY) or file.startswith(_USER_LIKE):
-            if not file.startswith("<") or file == "<stdin>" or file.startswith("<ipython"):
-                return Where(file, frame.f_lineno)
+        is_users = not file.startswith(PACKAGE_DIRECTORY) or file.startswith(_USER_LIKE)
+        if is_users and (not file.startswith("<") or file.startswith(("<stdin", "<ipython"))):
+            return Where(file, frame.f_lineno)
         frame = frame.f_back
     return None

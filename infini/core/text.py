@@ -42,7 +42,8 @@ class _Printer:
         self.queue: list[tuple[str, ir.Program]] = []
 
     def run(self, program: ir.Program) -> str:
-        # The fingerprint of the outermost program is being computed when names are off; it cannot contain itself.
+        # The fingerprint of the outermost program is being computed when names are off; it cannot contain
+        # itself.
         self.queue.append((program.name if self.names else "main", program))
         texts = []
         self.taken = {_label(program.name)}
@@ -105,7 +106,9 @@ class _Printer:
         if isinstance(item, ir.ArrayType):
             return str(item)
         if dataclasses.is_dataclass(item):
-            fields = ", ".join(f"{f.name}={self.value(getattr(item, f.name))}" for f in dataclasses.fields(item) if f.compare)
+            fields = ", ".join(
+                f"{f.name}={self.value(getattr(item, f.name))}" for f in dataclasses.fields(item) if f.compare
+            )
             return f"{type(item).__name__}({fields})"
         if isinstance(item, bool) or item is None:
             return repr(item)
@@ -189,7 +192,9 @@ class _Parser:
             attrs = dict(self.attribute(item) for item in _split(match[4] or ""))
             outputs = tuple(declare(item) for item in _split(match[1] or ""))
             where, via = _parse_comment(comment)
-            equations.append(ir.Equation(primitive.by_name(match[2]), inputs, ir.Attrs(attrs), outputs, where, via))
+            equations.append(
+                ir.Equation(primitive.by_name(match[2]), inputs, ir.Attrs(attrs), outputs, where, via)
+            )
         raise errors.ParseError(f"@{name} has no return line")
 
     def attribute(self, text: str) -> tuple[str, object]:

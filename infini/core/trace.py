@@ -1,7 +1,10 @@
-"""Tracing: one current interpreter decides what an operation does. `bind` types it and hands it over, nothing else.
+"""Tracing: one current interpreter decides what an operation does. `bind` types it and hands it over,
+nothing else.
 
-`Eval` runs operations on devices; `Staging` writes them into a Program. The transforms above define others. A tracer belongs
-to the interpreter that made it; using it after that interpreter has finished is a leak, reported with the line of its birth.
+`Eval` runs operations on devices; `Staging` writes them into a Program. The transforms above define
+others. A tracer belongs
+to the interpreter that made it; using it after that interpreter has finished is a leak, reported with the
+line of its birth.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ class Tracer(value.Value):
         self.owner = owner
         self.type = type
         self.weak = weak
-        self.born = source.here()
+        self.born = user_line()
 
     def with_weak(self, weak: bool) -> Tracer:
         """The same value with another weak flag."""
@@ -67,7 +70,8 @@ class Tracer(value.Value):
             raise errors.ConcretizationError(
                 f"Python needs the value of a traced array of type {self.type}, {purpose}",
                 expected="an operation that can be traced",
-                fix="use infini.numpy.where, lax.cond, lax.while_loop or lax.fori_loop; or mark the argument static with "
+                fix="use infini.numpy.where, lax.cond, lax.while_loop or lax.fori_loop; "
+                "or mark the argument static with "
                 f"static_argnums (the value was made at {self.born})",
             )
         return found
@@ -99,7 +103,9 @@ class Tracer(value.Value):
     def __index__(self) -> int:
         return self._concrete("as an index or a size").__index__()
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # Any: as NumPy's protocol
+    def __array__(
+        self, dtype: Any = None, copy: bool | None = None
+    ) -> np.ndarray:  # Any: as NumPy's protocol
         return self._concrete("as a NumPy array").__array__(dtype, copy)
 
     def __hash__(self) -> int:
@@ -163,7 +169,26 @@ _EVAL = Eval(None)
 _current: contextvars.ContextVar[Interpreter] = contextvars.ContextVar("infini_interpreter", default=_EVAL)
 _axes: contextvars.ContextVar[tuple[tuple[str, int], ...]] = contextvars.ContextVar("infini_axes", default=())
 
+_line: contextvars.ContextVar[source.Where | None] = contextvars.ContextVar("infini_line", default=None)
+
 current = _current.get
+
+
+@contextlib.contextmanager
+def at_line(where: source.Where | None) -> Iterator[None]:
+    """Attribute what happens inside the block to a line of the user: derived equations keep the line they
+    derive from.
+    """
+    token = _line.set(where if where is not None else _line.get())
+    try:
+        yield
+    finally:
+        _line.reset(token)
+
+
+def user_line() -> source.Where | None:
+    """The user's line that is being traced: an inherited one, or the innermost on the stack."""
+    return _line.get() or source.here()
 
 
 @contextlib.contextmanager
@@ -202,7 +227,8 @@ def axis_size(name: str) -> int:
             return size
     raise errors.ValueMismatchError(
         f"there is no axis named {name!r} here",
-        expected=", ".join(repr(n) for n, _ in _axes.get()) or "an enclosing vmap(axis_name=...) or shard_map",
+        expected=", ".join(repr(n) for n, _ in _axes.get())
+        or "an enclosing vmap(axis_name=...) or shard_map",
     )
 
 
@@ -220,13 +246,17 @@ def as_value(x: object) -> value.Value:
 
 
 def bind(op: primitive.Primitive, *args: object, **attrs: object) -> tuple[value.Value, ...]:
-    """Apply an operation under the current interpreter: canonical operands, type rule once, then `process`."""
+    """Apply an operation under the current interpreter: canonical operands, type rule once, then
+    `process`.
+    """
     values = [as_value(arg) for arg in args]
     frozen = ir.Attrs(attrs) if attrs else ir.NO_ATTRS
     return bind_attrs(op, values, frozen)
 
 
-def bind_attrs(op: primitive.Primitive, values: Sequence[value.Value], attrs: ir.Attrs) -> tuple[value.Value, ...]:
+def bind_attrs(
+    op: primitive.Primitive, values: Sequence[value.Value], attrs: ir.Attrs
+) -> tuple[value.Value, ...]:
     """As `bind`, for operands and attributes that are canonical."""
     out_types = ir.infer_types(op, [v.type for v in values], attrs)
     return _current.get().process(op, values, attrs, out_types)
@@ -249,7 +279,9 @@ class StagedTracer(Tracer):
 
 
 class Staging(Interpreter):
-    """Write operations into a program. Values from outside are captured by identity and become hidden parameters."""
+    """Write operations into a program. Values from outside are captured by identity and become hidden
+    parameters.
+    """
 
     def __init__(self, parent: Interpreter | None) -> None:
         super().__init__(parent)
@@ -283,7 +315,9 @@ class Staging(Interpreter):
         attrs: ir.Attrs,
         out_types: tuple[ir.ArrayType, ...],
     ) -> tuple[value.Value, ...]:
-        outputs = self.builder.emit(op, [self.var(a) for a in args], attrs, where=source.here(), out_types=out_types)
+        outputs = self.builder.emit(
+            op, [self.var(a) for a in args], attrs, where=user_line(), out_types=out_types
+        )
         weak = out_weak(op, args, attrs, len(outputs))
         return tuple(StagedTracer(self, v, flag) for v, flag in zip(outputs, weak, strict=True))
 
@@ -328,7 +362,9 @@ def stage(
         results = [staging.var(output) for output in outputs]
     staging.is_closed = True
     captured = list(staging.captures.values())
-    program = staging.builder.build([var for var, _ in captured] + [p.var for p in params], results, name=name)
+    program = staging.builder.build(
+        [var for var, _ in captured] + [p.var for p in params], results, name=name
+    )
     return Staged(program, tuple(x for _, x in captured), tuple(output.weak for output in outputs))
 
 
@@ -338,6 +374,7 @@ def evaluate(program: ir.Program, args: Sequence[value.Value]) -> tuple[value.Va
     for var, constant in program.consts:
         env[var] = value.Literal(constant.array, weak=False)
     for equation in program.equations:
-        results = bind_attrs(equation.op, [env[v] for v in equation.inputs], equation.attrs)
+        with at_line(equation.where):
+            results = bind_attrs(equation.op, [env[v] for v in equation.inputs], equation.attrs)
         env.update(zip(equation.outputs, results, strict=True))
     return tuple(env[v] for v in program.results)

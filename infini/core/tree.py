@@ -82,7 +82,9 @@ def transpose(outer_treedef: PyTreeDef, inner_treedef: PyTreeDef, pytree_to_tran
     return optree.tree_transpose(outer_treedef, inner_treedef, pytree_to_transpose)
 
 
-def flatten_with_path(tree: PyTree, is_leaf: IsLeaf = None) -> tuple[list[tuple[tuple[Any, ...], Any]], PyTreeDef]:
+def flatten_with_path(
+    tree: PyTree, is_leaf: IsLeaf = None
+) -> tuple[list[tuple[tuple[Any, ...], Any]], PyTreeDef]:
     """Leaves with the keys that lead to them, and the structure."""
     paths, leaves_, treedef = optree.tree_flatten_with_path(tree, is_leaf, namespace=_NAMESPACE)
     return list(zip(paths, leaves_, strict=True)), treedef
@@ -103,14 +105,17 @@ def register_pytree_node(
     flatten_func: Callable[[Any], tuple[Iterable[Any], Any]],
     unflatten_func: Callable[[Any, Any], Any],
 ) -> None:
-    """Make a class a pytree node: `flatten_func(x) -> (children, aux)`, `unflatten_func(aux, children) -> x`."""
+    """Make a class a pytree node: `flatten_func(x) -> (children, aux)`, `unflatten_func(aux, children) ->
+    x`.
+    """
     optree.register_pytree_node(nodetype, flatten_func, unflatten_func, namespace=_NAMESPACE)
 
 
 def register_dataclass(
     nodetype: type, data_fields: Sequence[str] | None = None, meta_fields: Sequence[str] | None = None
 ) -> type:
-    """Make a dataclass a pytree node; `meta_fields` (or fields with `metadata={"static": True}`) are not leaves.
+    """Make a dataclass a pytree node; `meta_fields` (or fields with `metadata={"static": True}`) are not
+    leaves.
 
     Raises:
         TypeMismatchError: the class is no dataclass and no fields are named.
@@ -129,7 +134,7 @@ def register_dataclass(
         return [getattr(node, name) for name in data], tuple(getattr(node, name) for name in meta), data
 
     def from_children(aux: Any, children: Any) -> Any:
-        node = object.__new__(nodetype)
+        node: Any = object.__new__(nodetype)
         for name, value in (*zip(data, children, strict=True), *zip(meta, aux, strict=True)):
             object.__setattr__(node, name, value)
         return node

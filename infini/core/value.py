@@ -1,4 +1,6 @@
-"""What operations accept: `Value` is the base of arrays, tracers and host literals. `weak` is a flag of values, never of types."""
+"""What operations accept: `Value` is the base of arrays, tracers and host literals. `weak` is a flag of
+values, never of types.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ _DEFAULTS = {
 
 
 def literal(data: object, dtype: np.dtype | None = None) -> Literal:
-    """Host data as a literal, by the rules of design 4a.2: 64 bits become the 32-bit default unless `dtype` is given.
+    """Host data as a literal, by the rules of design 4a.2: 64 bits become the 32-bit default unless
+    `dtype` is given.
 
     Raises:
         TypeMismatchError: `data` is not numeric.
@@ -96,7 +99,13 @@ def literal(data: object, dtype: np.dtype | None = None) -> Literal:
                 expected="numbers, NumPy arrays or infini arrays",
             )
         host = host.astype(host.dtype.newbyteorder("="), copy=False)
-    target = dtype if dtype is not None else narrow(host.dtype) if not from_python else dtypes.canonical(type(data))
+    target = (
+        dtype
+        if dtype is not None
+        else narrow(host.dtype)
+        if not from_python
+        else dtypes.canonical(type(data))
+    )
     if target != host.dtype:
         _check_fits(host, target)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -106,7 +115,6 @@ def literal(data: object, dtype: np.dtype | None = None) -> Literal:
 
 def narrow(dtype: np.dtype) -> np.dtype:
     """The dtype that host data of `dtype` get: 64 bits become 32 unless the knob `host64` keeps them."""
-
 
     return dtype if config.get("host64") == "keep" else _DEFAULTS.get(dtype, dtype)
 

@@ -1,7 +1,10 @@
-"""Calls of programs: `call` (nested jit), `checkpoint` (rematerialisation), custom derivative rules, and the barrier.
+"""Calls of programs: `call` (nested jit), `checkpoint` (rematerialisation), custom derivative rules, and
+the barrier.
 
-Rules of higher-order operations receive the running transformation as `ctx`, which applies itself to their bodies, so this
-file knows no transformation. See `transforms` for `jvp_program`, `linearize_program`, `transpose_program`, `batch_program`.
+Rules of higher-order operations receive the running transformation as `ctx`, which applies itself to
+their bodies, so this
+file knows no transformation. See `transforms` for `jvp_program`, `linearize_program`,
+`transpose_program`, `batch_program`.
 """
 
 from __future__ import annotations
@@ -57,7 +60,9 @@ def _reference_body(evaluate: Any, *arrays: np.ndarray, body: Program, **_: obje
 
 
 def _jvp_body(op_name: str) -> Any:  # Any: a rule
-    def rule(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> tuple[Values, MaybeValues]:
+    def rule(
+        ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
+    ) -> tuple[Values, MaybeValues]:
         body, out_flags = ctx.jvp_program(attrs["body"], nonzero(tangents))
         given = [t for t in tangents if t is not None]
         results = trace.bind(primitive.by_name(op_name), *primals, *given, **attrs.replace(body=body))
@@ -102,7 +107,7 @@ def _batch_body(op: Callable[[], Primitive]) -> Any:  # Any: a rule
     return rule
 
 
-call_p = primitive.register(
+call_p: Primitive = primitive.register(
     Primitive(
         "call",
         None,
@@ -122,7 +127,9 @@ call_p = primitive.register(
 # --- optimization_barrier --------------------------------------------------------------------
 
 
-def _jvp_barrier(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> tuple[Values, MaybeValues]:
+def _jvp_barrier(
+    ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
+) -> tuple[Values, MaybeValues]:
     given = [t for t in tangents if t is not None]
     results = trace.bind(optimization_barrier_p, *primals)
     moved = trace.bind(optimization_barrier_p, *given) if given else ()
@@ -142,7 +149,7 @@ def _transpose_barrier(ctx: Context, cts: MaybeValues, args: Sequence[Any], attr
     return merge(nonzero(cts), trace.bind(optimization_barrier_p, *given))
 
 
-optimization_barrier_p = primitive.register(
+optimization_barrier_p: Primitive = primitive.register(
     Primitive(
         "optimization_barrier",
         None,
@@ -152,7 +159,10 @@ optimization_barrier_p = primitive.register(
             primitive.JVP: _jvp_barrier,
             primitive.LINEARIZE: _linearize_barrier,
             primitive.TRANSPOSE: _transpose_barrier,
-            primitive.BATCH: lambda ctx, args, batched, attrs: (trace.bind(optimization_barrier_p, *args), batched),
+            primitive.BATCH: lambda ctx, args, batched, attrs: (
+                trace.bind(optimization_barrier_p, *args),
+                batched,
+            ),
             primitive.WEAK: lambda weak, attrs: weak,
         },
         is_higher_order=True,
@@ -166,7 +176,9 @@ def barrier(*operands: Value) -> tuple[Value, ...]:
 
 
 def _fenced(body: Program, num_known: int) -> Program:
-    """`body` with its first parameters behind a barrier tied to the others, so recomputation is not merged with the original."""
+    """`body` with its first parameters behind a barrier tied to the others, so recomputation is not
+    merged with the original.
+    """
 
     def run(*args: Value) -> Sequence[Value]:
         return trace.evaluate(body, barrier(*args))
@@ -180,7 +192,8 @@ def _fenced(body: Program, num_known: int) -> Program:
 def _linearize_checkpoint(
     ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
 ) -> tuple[Values, MaybeValues]:
-    # The primal runs as it is; the linear part holds the inputs and recomputes the rest when it is transposed.
+    # The primal runs as it is; the linear part holds the inputs and recomputes the rest when it is
+    # transposed.
     body: Program = attrs["body"]
     jvp, out_flags = ctx.jvp_program(body, nonzero(tangents))
     outs = ctx.bind_primal(checkpoint_p, *primals, **attrs)
@@ -192,7 +205,7 @@ def _linearize_checkpoint(
     return outs, merge(out_flags, moved)
 
 
-checkpoint_p = primitive.register(
+checkpoint_p: Primitive = primitive.register(
     Primitive(
         "checkpoint",
         None,
@@ -243,7 +256,12 @@ def bind_custom_linear(
     with trace.running(ctx.linear):
         filled = [families.zeros(p.type) if t is None else t for p, t in zip(primals, tangents, strict=True)]
     return ctx.bind_linear(
-        custom_vjp_linear_p, *residuals, *filled, backward=backward, num_residuals=len(residuals), out_types=tuple(out_types)
+        custom_vjp_linear_p,
+        *residuals,
+        *filled,
+        backward=backward,
+        num_residuals=len(residuals),
+        out_types=tuple(out_types),
     )
 
 
@@ -269,7 +287,7 @@ def _batch_custom_vjp(ctx: Context, args: Values, batched: Flags, attrs: ir.Attr
 
     def batched_backward(residuals: Values, cts: Values) -> Values:
         count = len(residuals)
-        return ctx.batch_function(  # type: ignore[no-any-return]  # ctx lives above
+        return ctx.batch_function(
             lambda *both: backward(both[:count], both[count:]), [*residuals, *cts], size, axis_name
         )
 
@@ -281,7 +299,7 @@ def _batch_custom_vjp(ctx: Context, args: Values, batched: Flags, attrs: ir.Attr
     return trace.bind(custom_vjp_call_p, *moved, **changed), out_flags
 
 
-custom_vjp_call_p = primitive.register(
+custom_vjp_call_p: Primitive = primitive.register(
     Primitive(
         "custom_vjp_call",
         None,
@@ -315,7 +333,7 @@ def _batch_custom_linear(ctx: Context, args: Values, batched: Flags, attrs: ir.A
 
     def batched_backward(residuals: Values, cts: Values) -> Values:
         count = len(residuals)
-        return ctx.batch_function(  # type: ignore[no-any-return]  # ctx lives above
+        return ctx.batch_function(
             lambda *both: backward(both[:count], both[count:]), [*residuals, *cts], size, axis_name
         )
 
@@ -326,7 +344,7 @@ def _batch_custom_linear(ctx: Context, args: Values, batched: Flags, attrs: ir.A
     return trace.bind(custom_vjp_linear_p, *moved, **changed), (True,) * len(attrs["out_types"])
 
 
-custom_vjp_linear_p = primitive.register(
+custom_vjp_linear_p: Primitive = primitive.register(
     Primitive(
         "custom_vjp_linear",
         None,
@@ -340,17 +358,20 @@ custom_vjp_linear_p = primitive.register(
 )
 
 
-def _jvp_custom(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> tuple[Values, MaybeValues]:
+def _jvp_custom(
+    ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
+) -> tuple[Values, MaybeValues]:
     if not any(nonzero(tangents)):
         return trace.bind(custom_jvp_call_p, *primals, **attrs), (None,) * len(attrs["body"].results)
     filled = [families.zeros(p.type) if t is None else t for p, t in zip(primals, tangents, strict=True)]
-    return host.lookup(attrs["rule"])(primals, filled)  # type: ignore[no-any-return]  # a table of functions
+    return host.lookup(attrs["rule"])(primals, filled)
 
 
 def _batch_custom_jvp(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple[Values, Flags]:
     rule, size, axis_name = host.lookup(attrs["rule"]), ctx.size, ctx.axis_name
     moved = [
-        x if is_batched else families.broadcast_to(x, (size, *x.shape)) for x, is_batched in zip(args, batched, strict=True)
+        x if is_batched else families.broadcast_to(x, (size, *x.shape))
+        for x, is_batched in zip(args, batched, strict=True)
     ]
     body, out_flags = ctx.batch_program(attrs["body"], (True,) * len(args), force=True)
 
@@ -370,7 +391,7 @@ def _batch_custom_jvp(ctx: Context, args: Values, batched: Flags, attrs: ir.Attr
     return trace.bind(custom_jvp_call_p, *moved, **attrs.replace(body=body, rule=reference)), out_flags
 
 
-custom_jvp_call_p = primitive.register(
+custom_jvp_call_p: Primitive = primitive.register(
     Primitive(
         "custom_jvp_call",
         None,

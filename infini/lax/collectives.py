@@ -1,6 +1,8 @@
-"""Collectives over named axes, with JAX's names. They are differentiable operations; a backend's comm runs them.
+"""Collectives over named axes, with JAX's names. They are differentiable operations; a backend's comm
+runs them.
 
-Under `vmap(axis_name=...)` they act on the batch dimension; in partitioned programs on the devices of a mesh axis. Sizes of the
+Under `vmap(axis_name=...)` they act on the batch dimension; in partitioned programs on the devices of a
+mesh axis. Sizes of the
 axes are attributes, so a program types without a mesh.
 """
 
@@ -29,12 +31,18 @@ def _axes_of(axis_name: AxisName) -> tuple[tuple[str, ...], tuple[int, ...]]:
 def _alone(name: str, sizes: Sequence[int]) -> None:
     if any(size != 1 for size in sizes):
         raise errors.LoweringError(
-            f"{name} over several devices needs a backend with communication", fix="run it in a program over a mesh"
+            f"{name} over several devices needs a backend with communication",
+            fix="run it in a program over a mesh",
         )
 
 
 def _collective(
-    name: str, type_rule: Callable[..., Any], reference: Callable[..., Any], transpose: Any, batch: Any, jvp: Any = None
+    name: str,
+    type_rule: Callable[..., Any],
+    reference: Callable[..., Any],
+    transpose: Any,
+    batch: Any,
+    jvp: Any = None,
 ) -> Primitive:
     rules: dict[primitive.RuleKey, Any] = {  # Any: each key has its own kind of rule
         primitive.TYPE: type_rule,
@@ -47,7 +55,9 @@ def _collective(
     return primitive.register(Primitive(name, None, rules, effect=Effect.COLLECTIVE))
 
 
-def _without(name: str, axes: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _without(
+    name: str, axes: tuple[str, ...], sizes: tuple[int, ...]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     kept = [(a, s) for a, s in zip(axes, sizes, strict=True) if a != name]
     return tuple(a for a, _ in kept), tuple(s for _, s in kept)
 
@@ -70,18 +80,20 @@ def _all_reduce(name: str, reducer: str, transpose: Any, jvp: Any = None) -> Pri
                 reduced = families.bind_scalars(e.mul_p, x, ctx.size)
             else:
                 reduced = x
-            result = trace.bind1(primitive.by_name(name), reduced, axes=axes, sizes=sizes) if axes else reduced
+            result = (
+                trace.bind1(primitive.by_name(name), reduced, axes=axes, sizes=sizes) if axes else reduced
+            )
             return (result,), (False,)
         return trace.bind(primitive.by_name(name), x, **attrs), batched
 
     return _collective(name, lambda x, *, axes, sizes: (x,), reference, transpose, batch, jvp)
 
 
-psum_p = _all_reduce(
+psum_p: Primitive = _all_reduce(
     "psum", "reduce_sum", lambda ct, x, *, axes, sizes: (trace.bind1(psum_p, ct, axes=axes, sizes=sizes),)
 )
-pmax_p = _all_reduce("pmax", "reduce_max", None, families.no_jvp)
-pmin_p = _all_reduce("pmin", "reduce_min", None, families.no_jvp)
+pmax_p: Primitive = _all_reduce("pmax", "reduce_max", None, families.no_jvp)
+pmin_p: Primitive = _all_reduce("pmin", "reduce_min", None, families.no_jvp)
 
 
 def _tree_collective(op: Primitive, x: Any, axis_name: AxisName) -> Any:  # Any: pytrees
@@ -128,7 +140,9 @@ def _type_all_gather(x: ArrayType, *, axis_name: str, size: int, dimension: int)
 def _type_psum_scatter(x: ArrayType, *, axis_name: str, size: int, dimension: int) -> tuple[ArrayType, ...]:
     shape = list(x.shape)
     if shape[dimension] % size:
-        raise errors.TypeMismatchError(f"psum_scatter: the dimension does not divide into {size} parts", got=str(x))
+        raise errors.TypeMismatchError(
+            f"psum_scatter: the dimension does not divide into {size} parts", got=str(x)
+        )
     shape[dimension] //= size
     return (x.update(shape=tuple(shape)),)
 
@@ -156,32 +170,46 @@ def _batch_all_gather(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # 
     return trace.bind(primitive.by_name("reshape"), moved, shape=shape, ndim=moved.ndim), (False,)
 
 
-all_gather_p = _collective(
-    "all_gather", _type_all_gather, _reference_alone("all_gather"),
-    lambda ct, x, **attrs: (trace.bind1(psum_scatter_p, ct, **attrs),), _batch_all_gather,
-)  # fmt: skip
+all_gather_p: Primitive = _collective(
+    "all_gather",
+    _type_all_gather,
+    _reference_alone("all_gather"),
+    lambda ct, x, **attrs: (trace.bind1(psum_scatter_p, ct, **attrs),),
+    _batch_all_gather,
+)
 
 
 def _batch_psum_scatter(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
     (x,), dimension, size = args, attrs["dimension"], ctx.size
     if ctx.axis_name != attrs["axis_name"]:
         return trace.bind(psum_scatter_p, x, **attrs), batched
-    total = trace.bind1(primitive.by_name("reduce_sum"), x, axes=(-x.ndim,)) if batched[0] else families.bind_scalars(e.mul_p, x, size)
+    total = (
+        trace.bind1(primitive.by_name("reduce_sum"), x, axes=(-x.ndim,))
+        if batched[0]
+        else families.bind_scalars(e.mul_p, x, size)
+    )
     at = total.ndim + dimension
     shape = (*total.shape[:at], size, total.shape[at] // size, *total.shape[at + 1 :])
     parts = trace.bind1(primitive.by_name("reshape"), total, shape=shape, ndim=total.ndim)
     order = (at, *(d for d in range(parts.ndim) if d != at))
-    return trace.bind(primitive.by_name("transpose"), parts, permutation=tuple(p - parts.ndim for p in order)), (True,)
+    return trace.bind(
+        primitive.by_name("transpose"), parts, permutation=tuple(p - parts.ndim for p in order)
+    ), (True,)
 
 
-psum_scatter_p = _collective(
-    "psum_scatter", _type_psum_scatter, _reference_alone("psum_scatter"),
-    lambda ct, x, **attrs: (trace.bind1(all_gather_p, ct, **attrs),), _batch_psum_scatter,
-)  # fmt: skip
+psum_scatter_p: Primitive = _collective(
+    "psum_scatter",
+    _type_psum_scatter,
+    _reference_alone("psum_scatter"),
+    lambda ct, x, **attrs: (trace.bind1(all_gather_p, ct, **attrs),),
+    _batch_psum_scatter,
+)
 
 
 def all_gather(x: Any, axis_name: str, *, axis: int = 0, tiled: bool = False) -> Any:  # Any: pytrees
-    """Arrays of every member of a named axis: stacked along a fresh dimension `axis`, or joined along it when `tiled`."""
+    """Arrays of every member of a named axis: stacked along a fresh dimension `axis`, or joined along it
+    when `tiled`.
+    """
     size = trace.axis_size(axis_name)
 
     def one(leaf: Any) -> Value:
@@ -197,7 +225,9 @@ def all_gather(x: Any, axis_name: str, *, axis: int = 0, tiled: bool = False) ->
     return tree.map(one, x)
 
 
-def psum_scatter(x: Any, axis_name: str, *, scatter_dimension: int = 0, tiled: bool = False) -> Any:  # Any: pytrees
+def psum_scatter(
+    x: Any, axis_name: str, *, scatter_dimension: int = 0, tiled: bool = False
+) -> Any:  # Any: pytrees
     """Sum over a named axis of which each member keeps its part along `scatter_dimension`."""
     size = trace.axis_size(axis_name)
 
@@ -239,7 +269,11 @@ def _batch_ppermute(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # An
         start = (origin, *(0,) * (rank - 1))
         rows.append(
             trace.bind1(
-                primitive.by_name("slice"), x, start=start, limit=(origin + 1, *x.shape[1:]), strides=(1,) * rank
+                primitive.by_name("slice"),
+                x,
+                start=start,
+                limit=(origin + 1, *x.shape[1:]),
+                strides=(1,) * rank,
             )
         )
     return trace.bind(primitive.by_name("concatenate"), *rows, axis=-rank), (True,)
@@ -250,13 +284,17 @@ def _reference_ppermute(x: np.ndarray, *, axis_name: str, size: int, permutation
     return x if (0, 0) in permutation else np.zeros_like(x)
 
 
-ppermute_p = _collective(
-    "ppermute", lambda x, **_: (x,), _reference_ppermute,
+ppermute_p: Primitive = _collective(
+    "ppermute",
+    lambda x, **_: (x,),
+    _reference_ppermute,
     lambda ct, x, *, axis_name, size, permutation: (
-        trace.bind1(ppermute_p, ct, axis_name=axis_name, size=size, permutation=tuple((b, a) for a, b in permutation)),
+        trace.bind1(
+            ppermute_p, ct, axis_name=axis_name, size=size, permutation=tuple((b, a) for a, b in permutation)
+        ),
     ),
     _batch_ppermute,
-)  # fmt: skip
+)
 
 
 def ppermute(x: Any, axis_name: str, perm: Sequence[tuple[int, int]]) -> Any:  # Any: pytrees
@@ -269,16 +307,22 @@ def ppermute(x: Any, axis_name: str, perm: Sequence[tuple[int, int]]) -> Any:  #
     pairs = tuple((int(a), int(b)) for a, b in perm)
     for column in zip(*pairs, strict=True):
         if len(set(column)) != len(column) or not all(0 <= i < size for i in column):
-            raise errors.ValueMismatchError(f"this is not a permutation of an axis of size {size}", got=str(pairs))
+            raise errors.ValueMismatchError(
+                f"this is not a permutation of an axis of size {size}", got=str(pairs)
+            )
     return tree.map(
         lambda leaf: trace.bind1(ppermute_p, leaf, axis_name=axis_name, size=size, permutation=pairs), x
     )
 
 
-def _type_all_to_all(x: ArrayType, *, axis_name: str, size: int, split: int, concat: int) -> tuple[ArrayType, ...]:
+def _type_all_to_all(
+    x: ArrayType, *, axis_name: str, size: int, split: int, concat: int
+) -> tuple[ArrayType, ...]:
     shape = list(x.shape)
     if shape[split] % size:
-        raise errors.TypeMismatchError(f"all_to_all: the split dimension does not divide into {size} parts", got=str(x))
+        raise errors.TypeMismatchError(
+            f"all_to_all: the split dimension does not divide into {size} parts", got=str(x)
+        )
     shape[split] //= size
     shape[concat] *= size
     return (x.update(shape=tuple(shape)),)
@@ -290,7 +334,8 @@ def _batch_all_to_all(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # 
         return trace.bind(all_to_all_p, x, **attrs), batched
     if not batched[0]:
         x = families.broadcast_to(x, (size, *x.shape))
-    # (members, ..., size * n at split, ...): part j of member i goes to member j, joined along concat in the order of i.
+    # (members, ..., size * n at split, ...): part j of member i goes to member j, joined along concat in
+    # the order of i.
     rank = x.ndim - 1
     at = 1 + rank + split
     cut = (*x.shape[:at], size, x.shape[at] // size, *x.shape[at + 1 :])
@@ -300,23 +345,29 @@ def _batch_all_to_all(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # 
     order = [at]
     for d in rest:
         order += [0, d] if d == join else [d]
-    moved = trace.bind1(primitive.by_name("transpose"), parts, permutation=tuple(p - parts.ndim for p in order))
+    moved = trace.bind1(
+        primitive.by_name("transpose"), parts, permutation=tuple(p - parts.ndim for p in order)
+    )
     shape = list(x.shape)
     shape[at] //= size
     shape[1 + rank + concat] *= size
     return trace.bind(primitive.by_name("reshape"), moved, shape=tuple(shape), ndim=moved.ndim), (True,)
 
 
-all_to_all_p = _collective(
-    "all_to_all", _type_all_to_all, _reference_alone("all_to_all"),
+all_to_all_p: Primitive = _collective(
+    "all_to_all",
+    _type_all_to_all,
+    _reference_alone("all_to_all"),
     lambda ct, x, *, axis_name, size, split, concat: (
         trace.bind1(all_to_all_p, ct, axis_name=axis_name, size=size, split=concat, concat=split),
     ),
     _batch_all_to_all,
-)  # fmt: skip
+)
 
 
-def all_to_all(x: Any, axis_name: str, split_axis: int, concat_axis: int, *, tiled: bool = False) -> Any:  # Any: pytrees
+def all_to_all(
+    x: Any, axis_name: str, split_axis: int, concat_axis: int, *, tiled: bool = False
+) -> Any:  # Any: pytrees
     """Cut along `split_axis`, send part j to member j, and join what arrives along `concat_axis`.
 
     Raises:
@@ -343,7 +394,7 @@ def _reference_axis_index(*, axis_name: str, size: int) -> np.ndarray:
     return np.zeros((), np.int32)
 
 
-axis_index_p = primitive.register(
+axis_index_p: Primitive = primitive.register(
     Primitive(
         "axis_index",
         None,
@@ -370,5 +421,3 @@ def axis_index(axis_name: AxisName) -> Value:
 def axis_size(axis_name: AxisName) -> int:
     """Number of members of a named axis."""
     return families.prod(_axes_of(axis_name)[1])
-
-

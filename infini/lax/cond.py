@@ -33,7 +33,9 @@ def _reference(evaluate: Any, index: np.ndarray, *arrays: np.ndarray, branches: 
     return evaluate(branches[int(np.clip(int(index), 0, len(branches) - 1))], arrays)
 
 
-def _united(run: Callable[[Program, Flags], tuple[Program, Flags]], branches: tuple[Program, ...], count: int) -> Flags:
+def _united(
+    run: Callable[[Program, Flags], tuple[Program, Flags]], branches: tuple[Program, ...], count: int
+) -> Flags:
     """Which results any branch makes nonzero (or batched)."""
     none = (False,) * count
     flags = [run(branch, none)[1] for branch in branches]
@@ -50,19 +52,23 @@ def _jvp(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) 
     return results[:count], merge(united, results[count:])
 
 
-def _linearize(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> tuple[Values, MaybeValues]:
+def _linearize(
+    ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
+) -> tuple[Values, MaybeValues]:
     branches: tuple[Program, ...] = attrs["branches"]
     flags, count = nonzero(tangents[1:]), len(branches[0].results)
-    split = lambda b, force: (b, ctx.linearize_program(b, flags, force).out_nonzero)  # noqa: E731
+
+    def split(branch: Program, force: Flags) -> tuple[Program, Flags]:
+        return branch, ctx.linearize_program(branch, flags, force).out_nonzero
+
     united = _united(split, branches, count)
     parts = [ctx.linearize_program(branch, flags, united) for branch in branches]
     extra_types = [[v.type for v in part.primal.results[count:]] for part in parts]
     # Every branch returns the residuals of all branches; those of the others are zeros.
     bodies = tuple(_with_all_residuals(part.primal, count, extra_types, i) for i, part in enumerate(parts))
     results = ctx.bind_primal(cond_p, *primals, branches=bodies)
-    outs, extras, groups = results[:count], list(results[count:]), []
-    for types in extra_types:
-        groups.append([extras.pop(0) for _ in types])
+    outs, extras = results[:count], iter(results[count:])
+    groups = [[next(extras) for _ in types] for types in extra_types]
     residuals = [part.residual_values(primals[1:], group) for part, group in zip(parts, groups, strict=True)]
     every = [r for group in residuals for r in group]
     given = [t for t in tangents[1:] if t is not None]
@@ -74,18 +80,23 @@ def _linearize(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.A
     return outs, merge(united, out_tangents)
 
 
-def _with_all_residuals(body: Program, count: int, types: Sequence[Sequence[ArrayType]], mine: int) -> Program:
+def _with_all_residuals(
+    body: Program, count: int, types: Sequence[Sequence[ArrayType]], mine: int
+) -> Program:
     def run(*args: Value) -> Sequence[Value]:
         results = trace.evaluate(body, args)
         groups = [
-            list(results[count:]) if i == mine else [families.zeros(t) for t in group] for i, group in enumerate(types)
+            list(results[count:]) if i == mine else [families.zeros(t) for t in group]
+            for i, group in enumerate(types)
         ]
         return [*results[:count], *(r for group in groups for r in group)]
 
     return trace.stage(run, body.in_types, name=body.name).program
 
 
-def _taking_all_residuals(body: Program, counts: Sequence[int], mine: int, types: Sequence[ArrayType]) -> Program:
+def _taking_all_residuals(
+    body: Program, counts: Sequence[int], mine: int, types: Sequence[ArrayType]
+) -> Program:
     before, own = sum(counts[:mine]), counts[mine]
     others = [ir.Var(t) for t in types]
     params = (*others[:before], *body.params[:own], *others[before + own :], *body.params[own:])
@@ -96,7 +107,11 @@ def _transpose(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: ir.At
     index, *operands = args
     linear = tuple(is_linear(a) for a in operands)
     count = sum(linear)
-    run = lambda b, force: ctx.transpose_program(b, linear, nonzero(cts), force)  # noqa: E731
+
+    def run(branch: Program, force: Flags) -> tuple[Program, Flags]:
+        found: tuple[Program, Flags] = ctx.transpose_program(branch, linear, nonzero(cts), force)
+        return found
+
     united = _united(run, attrs["branches"], count)
     bodies = tuple(run(branch, united)[0] for branch in attrs["branches"])
     known = [a for a in operands if not is_linear(a)]
@@ -122,7 +137,9 @@ def _batch(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple
     # Every branch runs for every element; the index picks.
     every = (True,) * count
     results = [
-        trace.bind(primitive.by_name("call"), *operands, body=ctx.batch_program(branch, batched[1:], every)[0])
+        trace.bind(
+            primitive.by_name("call"), *operands, body=ctx.batch_program(branch, batched[1:], every)[0]
+        )
         for branch in branches
     ]
     picked = list(results[0])
@@ -135,7 +152,7 @@ def _batch(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple
     return picked, every
 
 
-cond_p = primitive.register(
+cond_p: Primitive = primitive.register(
     Primitive(
         "cond",
         None,
@@ -183,12 +200,14 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
 
     names = [getattr(b, "__name__", "branch") for b in branches]
     staged = [
-        trace.stage(flat(b), [v.type for v in values], weak=weak, name=name) for b, name in zip(branches, names, strict=True)
+        trace.stage(flat(b), [v.type for v in values], weak=weak, name=name)
+        for b, name in zip(branches, names, strict=True)
     ]
     for other, name in zip(out_trees[1:], names[1:], strict=True):
         if other != out_trees[0]:
             raise errors.TypeMismatchError(
-                "branches of cond must return the same structure", got=f"{names[0]}: {out_trees[0]}, {name}: {other}"
+                "branches of cond must return the same structure",
+                got=f"{names[0]}: {out_trees[0]}, {name}: {other}",
             )
     programs, captures = unify_captures(staged)
     programs = _same_results(programs, staged, names)
@@ -199,7 +218,9 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
     return tree.unflatten(out_trees[0], marked)
 
 
-def _same_results(programs: list[Program], staged: Sequence[trace.Staged], names: Sequence[str]) -> list[Program]:
+def _same_results(
+    programs: list[Program], staged: Sequence[trace.Staged], names: Sequence[str]
+) -> list[Program]:
     """Branches whose results differ in weak dtypes only are converted to the promoted dtype, as in JAX."""
     columns = list(zip(*(p.out_types for p in programs), strict=True))
     flags = list(zip(*(s.weak for s in staged), strict=True))
@@ -221,7 +242,8 @@ def _same_results(programs: list[Program], staged: Sequence[trace.Staged], names
 
         def run(*args: Value) -> Sequence[Value]:
             return [
-                e.convert_element_type(r, d) for r, d in zip(trace.evaluate(program, args), targets, strict=True)
+                e.convert_element_type(r, d)
+                for r, d in zip(trace.evaluate(program, args), targets, strict=True)
             ]
 
         return trace.stage(run, program.in_types, name=program.name).program
@@ -240,7 +262,9 @@ def unify_captures(staged: Sequence[trace.Staged]) -> tuple[list[Program], list[
     return programs, list(union.values())
 
 
-def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any], *operands: Any) -> Any:  # Any: pytrees
+def cond(
+    pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any], *operands: Any
+) -> Any:  # Any: pytrees
     """Call `true_fun(*operands)` if `pred` holds, else `false_fun(*operands)`.
 
     Args:
@@ -257,7 +281,9 @@ def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any],
     """
     value = trace.as_value(pred)
     if value.shape:
-        raise errors.TypeMismatchError("the condition of cond must be a scalar", got=str(value.type), fix="use select or vmap")
+        raise errors.TypeMismatchError(
+            "the condition of cond must be a scalar", got=str(value.type), fix="use select or vmap"
+        )
     if value.dtype != dtypes.bool_:
         value = bind_scalars(e.ne_p, value, 0)
     return switch(e.convert_element_type(value, dtypes.int32), [false_fun, true_fun], *operands)

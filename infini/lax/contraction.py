@@ -1,7 +1,10 @@
-"""The contraction of two operands. Its attribute is its signature: `spec="mk,kn->mn"` names the core dimensions by letter.
+"""The contraction of two operands. Its attribute is its signature: `spec="mk,kn->mn"` names the core
+dimensions by letter.
 
-A letter of both operands and the result is a batch dimension in any position, one of both operands alone is contracted,
-one of a single operand and the result is free. Loop dimensions stand left of all of them and broadcast. JVP and TRANSPOSE are
+A letter of both operands and the result is a batch dimension in any position, one of both operands alone
+is contracted,
+one of a single operand and the result is free. Loop dimensions stand left of all of them and broadcast.
+JVP and TRANSPOSE are
 the same operation with other specs, so no transposes are ever made; a backend takes strides instead.
 """
 
@@ -34,7 +37,9 @@ def parse_spec(spec: str) -> tuple[str, str, str]:
     left, _, out = spec.partition("->")
     a, comma, b = left.partition(",")
     if not comma or any(len(set(part)) != len(part) for part in (a, b, out)) or not set(out) <= set(a + b):
-        raise errors.ValueMismatchError(f"{spec!r} is not a contraction of two operands", expected="such as mk,kn->mn")
+        raise errors.ValueMismatchError(
+            f"{spec!r} is not a contraction of two operands", expected="such as mk,kn->mn"
+        )
     return a, b, out
 
 
@@ -58,12 +63,12 @@ def _transpose(ct: Value, x: Any, y: Any, *, spec: str, dtype: np.dtype) -> tupl
     return None, _summed_out(ct, out, x, a, y, b)
 
 
-def _summed_out(ct: Value, out: str, other: Value, other_letters: str, target: Any, target_letters: str) -> Value:
+def _summed_out(
+    ct: Value, out: str, other: Value, other_letters: str, target: Any, target_letters: str
+) -> Value:
     # A letter that only the target has was summed away: its cotangent is constant along it.
     known = [letter for letter in target_letters if letter in out + other_letters]
-    found = trace.bind1(
-        dot_p, ct, other, spec=f"{out},{other_letters}->{''.join(known)}", dtype=target.dtype
-    )
+    found = trace.bind1(dot_p, ct, other, spec=f"{out},{other_letters}->{''.join(known)}", dtype=target.dtype)
     if len(known) < len(target_letters):
         loops = found.ndim - len(known)
         shape = found.shape[:loops] + target.shape[target.ndim - len(target_letters) :]
@@ -73,7 +78,7 @@ def _summed_out(ct: Value, out: str, other: Value, other_letters: str, target: A
     return found
 
 
-dot_p = primitive.register(
+dot_p: Primitive = primitive.register(
     Primitive(
         "dot",
         _signature,
@@ -96,7 +101,8 @@ dot_p = primitive.register(
 def contract(spec: str, x: ArrayLike, y: ArrayLike, *, preferred_element_type: Any = None) -> Value:
     """Contraction of two operands by letters, for example `contract("mk,kn->mn", x, y)`.
 
-    Dimensions left of the letters are loop dimensions and broadcast. Products of 16-bit floats accumulate in float32.
+    Dimensions left of the letters are loop dimensions and broadcast. Products of 16-bit floats accumulate
+    in float32.
 
     Args:
         spec: letters of both operands and of the result.
@@ -144,14 +150,18 @@ def dot_general(
     x, y = trace.as_value(lhs), trace.as_value(rhs)
     (x_contract, y_contract), (x_batch, y_batch) = dimension_numbers
     if len(x_contract) != len(y_contract) or len(x_batch) != len(y_batch):
-        raise errors.ValueMismatchError("dot_general: operands name different numbers of dimensions", got=str(dimension_numbers))
+        raise errors.ValueMismatchError(
+            "dot_general: operands name different numbers of dimensions", got=str(dimension_numbers)
+        )
     x_letters, y_letters = [""] * x.ndim, [""] * y.ndim
     names = iter(string.ascii_letters)
     shared = []
     for i, j in [*zip(x_batch, y_batch, strict=True), *zip(x_contract, y_contract, strict=True)]:
         i, j = families.normalize_axis(i, x.ndim), families.normalize_axis(j, y.ndim)
         if x_letters[i] or y_letters[j]:
-            raise errors.ValueMismatchError("dot_general: a dimension occurs twice", got=str(dimension_numbers))
+            raise errors.ValueMismatchError(
+                "dot_general: a dimension occurs twice", got=str(dimension_numbers)
+            )
         x_letters[i] = y_letters[j] = next(names)
         shared.append(x_letters[i])
     free = []
@@ -181,6 +191,8 @@ def cost(types: Sequence[ArrayType], *, spec: str) -> float:
     """Floating-point operations of a contraction: two per product."""
     a, b, _ = parse_spec(spec)
     x, y = types
-    sizes = dict(zip(a, x.shape[x.ndim - len(a) :], strict=True)) | dict(zip(b, y.shape[y.ndim - len(b) :], strict=True))
+    sizes = dict(zip(a, x.shape[x.ndim - len(a) :], strict=True)) | dict(
+        zip(b, y.shape[y.ndim - len(b) :], strict=True)
+    )
     loops = families.loop_shape("dot", types, [len(a), len(b)])
     return 2.0 * families.prod(tuple(sizes.values())) * families.prod(loops)

@@ -17,21 +17,29 @@ def _jvp(ctx: Context, primals: Values, tangents: MaybeValues, attrs: Any) -> tu
     return trace.bind(debug_callback_p, *primals, **attrs), ()
 
 
-def _linearize(ctx: Context, primals: Values, tangents: MaybeValues, attrs: Any) -> tuple[Values, MaybeValues]:
+def _linearize(
+    ctx: Context, primals: Values, tangents: MaybeValues, attrs: Any
+) -> tuple[Values, MaybeValues]:
     return ctx.bind_primal(debug_callback_p, *primals, **attrs), ()
 
 
 def _batch(ctx: Context, args: Values, batched: Flags, attrs: Any) -> tuple[Values, Flags]:
     # One call per element, in order.
     for i in range(ctx.size):
-        trace.bind(debug_callback_p, *(_row(x, i) if b else x for x, b in zip(args, batched, strict=True)), **attrs)
+        trace.bind(
+            debug_callback_p, *(_row(x, i) if b else x for x, b in zip(args, batched, strict=True)), **attrs
+        )
     return (), ()
 
 
 def _row(x: Value, i: int) -> Value:
     rank = x.ndim
     part = trace.bind1(
-        primitive.by_name("slice"), x, start=(i, *(0,) * (rank - 1)), limit=(i + 1, *x.shape[1:]), strides=(1,) * rank
+        primitive.by_name("slice"),
+        x,
+        start=(i, *(0,) * (rank - 1)),
+        limit=(i + 1, *x.shape[1:]),
+        strides=(1,) * rank,
     )
     return trace.bind1(primitive.by_name("reshape"), part, shape=x.shape[1:], ndim=rank)
 
@@ -46,7 +54,7 @@ def _reference(evaluate: Any, *arrays: np.ndarray, callback: Any, ordered: bool)
     return ()
 
 
-debug_callback_p = primitive.register(
+debug_callback_p: Primitive = primitive.register(
     Primitive(
         "debug_callback",
         None,

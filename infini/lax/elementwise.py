@@ -1,6 +1,7 @@
 """Elementwise operations: one block each. Imports core and the family helpers only.
 
-The function carries the documentation, the declaration beside it the rules. `lax.*` functions need equal shapes and dtypes
+The function carries the documentation, the declaration beside it the rules. `lax.*` functions need equal
+shapes and dtypes
 (Python numbers adapt); the operations themselves broadcast, which only `vmap` and `infini.numpy` use.
 """
 
@@ -11,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import dtypes, errors, ir, primitive, trace
+from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
+from infini.core.primitive import Primitive
 from infini.core.value import Value
 from infini.lax import families
 from infini.lax.families import ANYTHING, Span, bind_scalars, elementwise, is_linear
@@ -38,11 +40,14 @@ def _binary(op: primitive.Primitive, x: ArrayLike, y: ArrayLike) -> Value:
 
 # --- arithmetic ---------------------------------------------------------------------------
 
-add_p = elementwise(
-    "add", NUMERIC, np.add, num_operands=2,
+add_p: Primitive = elementwise(
+    "add",
+    NUMERIC,
+    np.add,
+    num_operands=2,
     jvp=(lambda g, *_: g, lambda g, *_: g),
     transpose=lambda ct, x, y: (ct if is_linear(x) else None, ct if is_linear(y) else None),
-)  # fmt: skip
+)
 
 
 def add(x: ArrayLike, y: ArrayLike) -> Value:
@@ -50,7 +55,7 @@ def add(x: ArrayLike, y: ArrayLike) -> Value:
     return _binary(add_p, x, y)
 
 
-neg_p = elementwise(
+neg_p: Primitive = elementwise(
     "neg", NUMERIC, np.negative, jvp=(lambda g, *_: neg(g),), transpose=lambda ct, x: (neg(ct),)
 )
 
@@ -60,11 +65,14 @@ def neg(x: ArrayLike) -> Value:
     return _unary(neg_p, x)
 
 
-sub_p = elementwise(
-    "sub", NUMERIC, np.subtract, num_operands=2,
+sub_p: Primitive = elementwise(
+    "sub",
+    NUMERIC,
+    np.subtract,
+    num_operands=2,
     jvp=(lambda g, *_: g, lambda g, *_: neg(g)),
     transpose=lambda ct, x, y: (ct if is_linear(x) else None, neg(ct) if is_linear(y) else None),
-)  # fmt: skip
+)
 
 
 def sub(x: ArrayLike, y: ArrayLike) -> Value:
@@ -72,14 +80,17 @@ def sub(x: ArrayLike, y: ArrayLike) -> Value:
     return _binary(sub_p, x, y)
 
 
-mul_p = elementwise(
-    "mul", NUMERIC, np.multiply, num_operands=2,
+mul_p: Primitive = elementwise(
+    "mul",
+    NUMERIC,
+    np.multiply,
+    num_operands=2,
     jvp=(lambda g, out, x, y: bind_scalars(mul_p, g, y), lambda g, out, x, y: bind_scalars(mul_p, x, g)),
     transpose=lambda ct, x, y: (
         bind_scalars(mul_p, ct, y) if is_linear(x) else None,
         bind_scalars(mul_p, x, ct) if is_linear(y) else None,
     ),
-)  # fmt: skip
+)
 
 
 def mul(x: ArrayLike, y: ArrayLike) -> Value:
@@ -90,21 +101,26 @@ def mul(x: ArrayLike, y: ArrayLike) -> Value:
 def _reference_div(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.dtype in dtypes.INTEGERS:  # towards zero; division by zero gives -1, as XLA does
         safe = np.where(y == 0, 1, y)
-        quotient = np.floor_divide(np.abs(x), np.abs(safe)) if x.dtype in dtypes.SIGNED else np.floor_divide(x, safe)
+        quotient = (
+            np.floor_divide(np.abs(x), np.abs(safe)) if x.dtype in dtypes.SIGNED else np.floor_divide(x, safe)
+        )
         signed = np.where((x < 0) != (safe < 0), -quotient, quotient)
         return np.where(y == 0, np.array(-1).astype(x.dtype), signed).astype(x.dtype)
     return np.divide(x, y)
 
 
-div_p = elementwise(
-    "div", NUMERIC, _reference_div, num_operands=2,
+div_p: Primitive = elementwise(
+    "div",
+    NUMERIC,
+    _reference_div,
+    num_operands=2,
     jvp=(
         lambda g, out, x, y: bind_scalars(div_p, g, y),
         lambda g, out, x, y: bind_scalars(mul_p, neg(bind_scalars(div_p, out, y)), g),
     ),
     transpose=lambda ct, x, y: (bind_scalars(div_p, ct, y), None),
     cases=(ANYTHING, POSITIVE),
-)  # fmt: skip
+)
 
 
 def div(x: ArrayLike, y: ArrayLike) -> Value:
@@ -118,14 +134,17 @@ def _reference_rem(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.fmod(x, y)
 
 
-rem_p = elementwise(
-    "rem", REAL, _reference_rem, num_operands=2,
+rem_p: Primitive = elementwise(
+    "rem",
+    REAL,
+    _reference_rem,
+    num_operands=2,
     jvp=(
         lambda g, *_: g,
         lambda g, out, x, y: bind_scalars(mul_p, neg(g), _truncate(bind_scalars(div_p, x, y))),
     ),
     cases=(ANYTHING, POSITIVE),
-)  # fmt: skip
+)
 
 
 def rem(x: ArrayLike, y: ArrayLike) -> Value:
@@ -144,13 +163,16 @@ def _winner(x: Value, y: Value, out: Value, g: Value) -> Value:
     return bind_scalars(mul_p, g, weight)
 
 
-max_p = elementwise(
-    "max", REAL | {dtypes.bool_}, np.maximum, num_operands=2,
+max_p: Primitive = elementwise(
+    "max",
+    REAL | {dtypes.bool_},
+    np.maximum,
+    num_operands=2,
     jvp=(
         lambda g, out, x, y: _winner(x, y, out, g),
         lambda g, out, x, y: _winner(y, x, out, g),
     ),
-)  # fmt: skip
+)
 
 
 def max(x: ArrayLike, y: ArrayLike) -> Value:
@@ -158,13 +180,16 @@ def max(x: ArrayLike, y: ArrayLike) -> Value:
     return _binary(max_p, x, y)
 
 
-min_p = elementwise(
-    "min", REAL | {dtypes.bool_}, np.minimum, num_operands=2,
+min_p: Primitive = elementwise(
+    "min",
+    REAL | {dtypes.bool_},
+    np.minimum,
+    num_operands=2,
     jvp=(
         lambda g, out, x, y: _winner(x, y, out, g),
         lambda g, out, x, y: _winner(y, x, out, g),
     ),
-)  # fmt: skip
+)
 
 
 def min(x: ArrayLike, y: ArrayLike) -> Value:
@@ -172,9 +197,7 @@ def min(x: ArrayLike, y: ArrayLike) -> Value:
     return _binary(min_p, x, y)
 
 
-abs_p = elementwise(
-    "abs", REAL, np.abs, jvp=(lambda g, out, x: bind_scalars(mul_p, g, sign(x)),)
-)
+abs_p: Primitive = elementwise("abs", REAL, np.abs, jvp=(lambda g, out, x: bind_scalars(mul_p, g, sign(x)),))
 
 
 def abs(x: ArrayLike) -> Value:
@@ -182,7 +205,7 @@ def abs(x: ArrayLike) -> Value:
     return _unary(abs_p, x)
 
 
-sign_p = elementwise("sign", REAL, np.sign)
+sign_p: Primitive = elementwise("sign", REAL, np.sign)
 
 
 def sign(x: ArrayLike) -> Value:
@@ -190,7 +213,7 @@ def sign(x: ArrayLike) -> Value:
     return _unary(sign_p, x)
 
 
-floor_p = elementwise("floor", FLOATS, np.floor)
+floor_p: Primitive = elementwise("floor", FLOATS, np.floor)
 
 
 def floor(x: ArrayLike) -> Value:
@@ -198,7 +221,7 @@ def floor(x: ArrayLike) -> Value:
     return _unary(floor_p, x)
 
 
-ceil_p = elementwise("ceil", FLOATS, np.ceil)
+ceil_p: Primitive = elementwise("ceil", FLOATS, np.ceil)
 
 
 def ceil(x: ArrayLike) -> Value:
@@ -206,7 +229,7 @@ def ceil(x: ArrayLike) -> Value:
     return _unary(ceil_p, x)
 
 
-round_even_p = elementwise("round_even", FLOATS, np.rint)
+round_even_p: Primitive = elementwise("round_even", FLOATS, np.rint)
 
 
 def round_even(x: ArrayLike) -> Value:
@@ -214,7 +237,7 @@ def round_even(x: ArrayLike) -> Value:
     return _unary(round_even_p, x)
 
 
-is_finite_p = elementwise("is_finite", FLOATS, np.isfinite, dtype=dtypes.bool_)
+is_finite_p: Primitive = elementwise("is_finite", FLOATS, np.isfinite, dtype=dtypes.bool_)
 
 
 def is_finite(x: ArrayLike) -> Value:
@@ -224,7 +247,7 @@ def is_finite(x: ArrayLike) -> Value:
 
 # --- exponentials and friends ---------------------------------------------------------------
 
-exp_p = elementwise(
+exp_p: Primitive = elementwise(
     "exp", FLOATS, np.exp, jvp=(lambda g, out, x: bind_scalars(mul_p, g, out),), cases=(Span(-20.0, 20.0),)
 )
 
@@ -234,7 +257,7 @@ def exp(x: ArrayLike) -> Value:
     return _unary(exp_p, x)
 
 
-log_p = elementwise(
+log_p: Primitive = elementwise(
     "log", FLOATS, np.log, jvp=(lambda g, out, x: bind_scalars(div_p, g, x),), cases=(Span(1e-3, 100.0),)
 )
 
@@ -255,11 +278,14 @@ def _decompose_log1p(x: Value) -> tuple[Value]:
     return (bind_scalars(select_n_p, exact, finite, x),)
 
 
-log1p_p = elementwise(
-    "log1p", FLOATS, np.log1p,
+log1p_p: Primitive = elementwise(
+    "log1p",
+    FLOATS,
+    np.log1p,
     jvp=(lambda g, out, x: bind_scalars(div_p, g, bind_scalars(add_p, x, 1.0)),),
-    decompose=_decompose_log1p, cases=(Span(-0.9, 10.0),),
-)  # fmt: skip
+    decompose=_decompose_log1p,
+    cases=(Span(-0.9, 10.0),),
+)
 
 
 def log1p(x: ArrayLike) -> Value:
@@ -268,7 +294,8 @@ def log1p(x: ArrayLike) -> Value:
 
 
 def _decompose_expm1(x: Value) -> tuple[Value]:
-    # expm1(x) = (u - 1) * x / log(u) with u = exp(x); Kahan's formula. For large |x| exp(x) - 1 is exact enough.
+    # expm1(x) = (u - 1) * x / log(u) with u = exp(x); Kahan's formula. For large |x| exp(x) - 1 is exact
+    # enough.
     u = exp(x)
     exact = bind_scalars(eq_p, u, 1.0)
     less_one = bind_scalars(sub_p, u, 1.0)
@@ -278,11 +305,13 @@ def _decompose_expm1(x: Value) -> tuple[Value]:
     return (bind_scalars(select_n_p, exact, bind_scalars(select_n_p, far, near, less_one), x),)
 
 
-expm1_p = elementwise(
-    "expm1", FLOATS, np.expm1,
+expm1_p: Primitive = elementwise(
+    "expm1",
+    FLOATS,
+    np.expm1,
     jvp=(lambda g, out, x: bind_scalars(mul_p, g, bind_scalars(add_p, out, 1.0)),),
     decompose=_decompose_expm1,
-)  # fmt: skip
+)
 
 
 def expm1(x: ArrayLike) -> Value:
@@ -290,10 +319,12 @@ def expm1(x: ArrayLike) -> Value:
     return _unary(expm1_p, x)
 
 
-tanh_p = elementwise(
-    "tanh", FLOATS, np.tanh,
+tanh_p: Primitive = elementwise(
+    "tanh",
+    FLOATS,
+    np.tanh,
     jvp=(lambda g, out, x: bind_scalars(mul_p, g, bind_scalars(sub_p, 1.0, bind_scalars(mul_p, out, out))),),
-)  # fmt: skip
+)
 
 
 def tanh(x: ArrayLike) -> Value:
@@ -301,12 +332,14 @@ def tanh(x: ArrayLike) -> Value:
     return _unary(tanh_p, x)
 
 
-logistic_p = elementwise(
-    "logistic", FLOATS, lambda x: 1 / (1 + np.exp(-x)),
+logistic_p: Primitive = elementwise(
+    "logistic",
+    FLOATS,
+    lambda x: 1 / (1 + np.exp(-x)),
     jvp=(lambda g, out, x: bind_scalars(mul_p, g, bind_scalars(mul_p, out, bind_scalars(sub_p, 1.0, out))),),
     decompose=lambda x: (bind_scalars(div_p, 1.0, bind_scalars(add_p, exp(neg(x)), 1.0)),),
     cases=(Span(-20.0, 20.0),),
-)  # fmt: skip
+)
 
 
 def logistic(x: ArrayLike) -> Value:
@@ -314,7 +347,7 @@ def logistic(x: ArrayLike) -> Value:
     return _unary(logistic_p, x)
 
 
-sin_p = elementwise("sin", FLOATS, np.sin, jvp=(lambda g, out, x: bind_scalars(mul_p, g, cos(x)),))
+sin_p: Primitive = elementwise("sin", FLOATS, np.sin, jvp=(lambda g, out, x: bind_scalars(mul_p, g, cos(x)),))
 
 
 def sin(x: ArrayLike) -> Value:
@@ -322,7 +355,9 @@ def sin(x: ArrayLike) -> Value:
     return _unary(sin_p, x)
 
 
-cos_p = elementwise("cos", FLOATS, np.cos, jvp=(lambda g, out, x: bind_scalars(mul_p, g, neg(sin(x))),))
+cos_p: Primitive = elementwise(
+    "cos", FLOATS, np.cos, jvp=(lambda g, out, x: bind_scalars(mul_p, g, neg(sin(x))),)
+)
 
 
 def cos(x: ArrayLike) -> Value:
@@ -330,10 +365,13 @@ def cos(x: ArrayLike) -> Value:
     return _unary(cos_p, x)
 
 
-sqrt_p = elementwise(
-    "sqrt", FLOATS, np.sqrt,
-    jvp=(lambda g, out, x: bind_scalars(mul_p, g, bind_scalars(div_p, 0.5, out)),), cases=(POSITIVE,),
-)  # fmt: skip
+sqrt_p: Primitive = elementwise(
+    "sqrt",
+    FLOATS,
+    np.sqrt,
+    jvp=(lambda g, out, x: bind_scalars(mul_p, g, bind_scalars(div_p, 0.5, out)),),
+    cases=(POSITIVE,),
+)
 
 
 def sqrt(x: ArrayLike) -> Value:
@@ -341,11 +379,13 @@ def sqrt(x: ArrayLike) -> Value:
     return _unary(sqrt_p, x)
 
 
-rsqrt_p = elementwise(
-    "rsqrt", FLOATS, lambda x: 1 / np.sqrt(x),
+rsqrt_p: Primitive = elementwise(
+    "rsqrt",
+    FLOATS,
+    lambda x: 1 / np.sqrt(x),
     jvp=(lambda g, out, x: bind_scalars(mul_p, g, bind_scalars(mul_p, -0.5, bind_scalars(div_p, out, x))),),
     cases=(POSITIVE,),
-)  # fmt: skip
+)
 
 
 def rsqrt(x: ArrayLike) -> Value:
@@ -357,14 +397,16 @@ def _reference_erf(x: np.ndarray) -> np.ndarray:
     return np.vectorize(math.erf, otypes=[np.float64])(x.astype(np.float64)).astype(x.dtype)
 
 
-erf_p = elementwise(
-    "erf", FLOATS, _reference_erf,
+erf_p: Primitive = elementwise(
+    "erf",
+    FLOATS,
+    _reference_erf,
     jvp=(
         lambda g, out, x: bind_scalars(
             mul_p, g, bind_scalars(mul_p, 2 / math.sqrt(math.pi), exp(neg(bind_scalars(mul_p, x, x))))
         ),
     ),
-)  # fmt: skip
+)
 
 
 def erf(x: ArrayLike) -> Value:
@@ -372,15 +414,30 @@ def erf(x: ArrayLike) -> Value:
     return _unary(erf_p, x)
 
 
-# Single-precision inverse error function, M. Giles, "Approximating the erfinv function" (GPU Computing Gems, 2011).
+# Single-precision inverse error function, M. Giles, "Approximating the erfinv function" (GPU Computing
+# Gems, 2011).
 _ERFINV_CENTRAL = (
-    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
-    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
-)  # fmt: skip
+    2.81022636e-08,
+    3.43273939e-07,
+    -3.5233877e-06,
+    -4.39150654e-06,
+    0.00021858087,
+    -0.00125372503,
+    -0.00417768164,
+    0.246640727,
+    1.50140941,
+)
 _ERFINV_TAIL = (
-    -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
-    -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
-)  # fmt: skip
+    -0.000200214257,
+    0.000100950558,
+    0.00134934322,
+    -0.00367342844,
+    0.00573950773,
+    -0.0076224613,
+    0.00943887047,
+    1.00167406,
+    2.83297682,
+)
 
 
 def _decompose_erf_inv(x: Value) -> tuple[Value]:
@@ -408,15 +465,18 @@ def _reference_erf_inv(x: np.ndarray) -> np.ndarray:
     return np.where(np.abs(x) == 1, x * np.inf, p * x).astype(x.dtype)
 
 
-erf_inv_p = elementwise(
-    "erf_inv", frozenset({dtypes.float32, dtypes.bfloat16, dtypes.float16}), _reference_erf_inv,
+erf_inv_p: Primitive = elementwise(
+    "erf_inv",
+    frozenset({dtypes.float32, dtypes.bfloat16, dtypes.float16}),
+    _reference_erf_inv,
     jvp=(
         lambda g, out, x: bind_scalars(
             mul_p, g, bind_scalars(mul_p, math.sqrt(math.pi) / 2, exp(bind_scalars(mul_p, out, out)))
         ),
     ),
-    decompose=_decompose_erf_inv, cases=(UNIT,),
-)  # fmt: skip
+    decompose=_decompose_erf_inv,
+    cases=(UNIT,),
+)
 
 
 def erf_inv(x: ArrayLike) -> Value:
@@ -424,8 +484,11 @@ def erf_inv(x: ArrayLike) -> Value:
     return _unary(erf_inv_p, x)
 
 
-pow_p = elementwise(
-    "pow", FLOATS, np.power, num_operands=2,
+pow_p: Primitive = elementwise(
+    "pow",
+    FLOATS,
+    np.power,
+    num_operands=2,
     jvp=(
         lambda g, out, x, y: bind_scalars(
             mul_p, g, bind_scalars(mul_p, y, bind_scalars(pow_p, x, bind_scalars(sub_p, y, 1.0)))
@@ -434,7 +497,7 @@ pow_p = elementwise(
     ),
     decompose=lambda x, y: (exp(bind_scalars(mul_p, y, log(x))),),
     cases=(POSITIVE, ANYTHING),
-)  # fmt: skip
+)
 
 
 def pow(x: ArrayLike, y: ArrayLike) -> Value:
@@ -469,10 +532,10 @@ def square(x: ArrayLike) -> Value:
 
 # --- bits ---------------------------------------------------------------------------------
 
-and_p = elementwise("and", BITS, np.bitwise_and, num_operands=2)
-or_p = elementwise("or", BITS, np.bitwise_or, num_operands=2)
-xor_p = elementwise("xor", BITS, np.bitwise_xor, num_operands=2)
-not_p = elementwise("not", BITS, np.invert)
+and_p: Primitive = elementwise("and", BITS, np.bitwise_and, num_operands=2)
+or_p: Primitive = elementwise("or", BITS, np.bitwise_or, num_operands=2)
+xor_p: Primitive = elementwise("xor", BITS, np.bitwise_xor, num_operands=2)
+not_p: Primitive = elementwise("not", BITS, np.invert)
 
 
 def bitwise_and(x: ArrayLike, y: ArrayLike) -> Value:
@@ -509,11 +572,15 @@ def _logical_right(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.right_shift(x.view(unsigned), y.astype(unsigned)).view(x.dtype)
 
 
-shift_left_p = elementwise(
+shift_left_p: Primitive = elementwise(
     "shift_left", dtypes.INTEGERS, _shift(np.left_shift), num_operands=2, cases=(ANYTHING, Span(0, 7))
 )
-shift_right_logical_p = elementwise(
-    "shift_right_logical", dtypes.INTEGERS, _shift(_logical_right), num_operands=2, cases=(ANYTHING, Span(0, 7))
+shift_right_logical_p: Primitive = elementwise(
+    "shift_right_logical",
+    dtypes.INTEGERS,
+    _shift(_logical_right),
+    num_operands=2,
+    cases=(ANYTHING, Span(0, 7)),
 )
 
 
@@ -529,12 +596,14 @@ def shift_right_logical(x: ArrayLike, y: ArrayLike) -> Value:
 
 # --- comparison and choice ------------------------------------------------------------------
 
-eq_p = elementwise("eq", dtypes.ALL, np.equal, num_operands=2, dtype=dtypes.bool_)
-ne_p = elementwise("ne", dtypes.ALL, np.not_equal, num_operands=2, dtype=dtypes.bool_)
-lt_p = elementwise("lt", REAL | {dtypes.bool_}, np.less, num_operands=2, dtype=dtypes.bool_)
-le_p = elementwise("le", REAL | {dtypes.bool_}, np.less_equal, num_operands=2, dtype=dtypes.bool_)
-gt_p = elementwise("gt", REAL | {dtypes.bool_}, np.greater, num_operands=2, dtype=dtypes.bool_)
-ge_p = elementwise("ge", REAL | {dtypes.bool_}, np.greater_equal, num_operands=2, dtype=dtypes.bool_)
+eq_p: Primitive = elementwise("eq", dtypes.ALL, np.equal, num_operands=2, dtype=dtypes.bool_)
+ne_p: Primitive = elementwise("ne", dtypes.ALL, np.not_equal, num_operands=2, dtype=dtypes.bool_)
+lt_p: Primitive = elementwise("lt", REAL | {dtypes.bool_}, np.less, num_operands=2, dtype=dtypes.bool_)
+le_p: Primitive = elementwise("le", REAL | {dtypes.bool_}, np.less_equal, num_operands=2, dtype=dtypes.bool_)
+gt_p: Primitive = elementwise("gt", REAL | {dtypes.bool_}, np.greater, num_operands=2, dtype=dtypes.bool_)
+ge_p: Primitive = elementwise(
+    "ge", REAL | {dtypes.bool_}, np.greater_equal, num_operands=2, dtype=dtypes.bool_
+)
 
 
 def eq(x: ArrayLike, y: ArrayLike) -> Value:
@@ -573,8 +642,15 @@ def _type_select(which: ArrayType, on_false: ArrayType, on_true: ArrayType) -> t
     return (ArrayType(families.loop_shape("select_n", [which, on_false, on_true], [0, 0, 0]), dtype),)
 
 
-select_n_p = elementwise(
-    "select_n", dtypes.ALL, lambda which, on_false, on_true: np.where(which, on_true, on_false), num_operands=3,
+def _reference_select(which: np.ndarray, on_false: np.ndarray, on_true: np.ndarray) -> np.ndarray:
+    return np.where(which, on_true, on_false)
+
+
+select_n_p: Primitive = elementwise(
+    "select_n",
+    dtypes.ALL,
+    _reference_select,
+    num_operands=3,
     type=_type_select,
     jvp=(
         None,
@@ -587,7 +663,7 @@ select_n_p = elementwise(
         bind_scalars(select_n_p, which, families.like(0, ct), ct) if is_linear(on_true) else None,
     ),
     extra={primitive.WEAK: lambda weak, attrs: weak[1] and weak[2]},
-)  # fmt: skip
+)
 
 
 def select_n(which: ArrayLike, *cases: ArrayLike) -> Value:
@@ -618,13 +694,17 @@ def clamp(min: ArrayLike, x: ArrayLike, max: ArrayLike) -> Value:
 
 def _reference_convert(x: np.ndarray, *, new_dtype: np.dtype) -> np.ndarray:
     with np.errstate(all="ignore"):
-        if new_dtype in dtypes.INTEGERS and x.dtype in dtypes.FLOATS:  # saturating, NaN becomes 0, as XLA does
+        if (
+            new_dtype in dtypes.INTEGERS and x.dtype in dtypes.FLOATS
+        ):  # saturating, NaN becomes 0, as XLA does
             bounds = np.iinfo(new_dtype)
             wide = np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=bounds.max, neginf=bounds.min)
             whole = np.trunc(wide)
             result = np.clip(whole, float(bounds.min), float(bounds.max)).astype(new_dtype)
             result = np.where(whole >= float(bounds.max), np.array(bounds.max, new_dtype), result)
-            return np.where(whole <= float(bounds.min), np.array(bounds.min, new_dtype), result).astype(new_dtype)
+            return np.where(whole <= float(bounds.min), np.array(bounds.min, new_dtype), result).astype(
+                new_dtype
+            )
         if new_dtype == dtypes.bool_:
             return np.asarray(x != 0)
         return x.astype(new_dtype)
@@ -634,10 +714,13 @@ def _type_convert(x: ArrayType, *, new_dtype: np.dtype) -> tuple[ArrayType, ...]
     return (x.update(dtype=new_dtype),)
 
 
-convert_element_type_p = elementwise(
-    "convert_element_type", dtypes.ALL, _reference_convert, type=_type_convert,
+convert_element_type_p: Primitive = elementwise(
+    "convert_element_type",
+    dtypes.ALL,
+    _reference_convert,
+    type=_type_convert,
     extra={primitive.REFERENCE: _reference_convert, primitive.WEAK: lambda weak, attrs: False},
-)  # fmt: skip
+)
 
 
 def _jvp_convert(primals: Any, tangents: Any, results: Any, *, new_dtype: np.dtype) -> tuple[Value | None]:
@@ -673,10 +756,13 @@ def _type_bitcast(x: ArrayType, *, new_dtype: np.dtype) -> tuple[ArrayType, ...]
     return (x.update(dtype=new_dtype),)
 
 
-bitcast_convert_type_p = elementwise(
-    "bitcast_convert_type", dtypes.ALL - {dtypes.bool_}, _reference_bitcast, type=_type_bitcast,
+bitcast_convert_type_p: Primitive = elementwise(
+    "bitcast_convert_type",
+    dtypes.ALL - {dtypes.bool_},
+    _reference_bitcast,
+    type=_type_bitcast,
     extra={primitive.REFERENCE: _reference_bitcast, primitive.WEAK: lambda weak, attrs: False},
-)  # fmt: skip
+)
 
 
 def bitcast_convert_type(operand: ArrayLike, new_dtype: Any) -> Value:

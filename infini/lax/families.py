@@ -1,7 +1,8 @@
 """Families of operations: helpers that fill most rules of an operation from its signature.
 
 Loop dimensions (left of the core dimensions of the signature) broadcast. Letters give types here, `vmap` in
-`transforms.batching`, placement in `compiler.partition` and cost in `compiler.cost`. Rules receive values and run under
+`transforms.batching`, placement in `compiler.partition` and cost in `compiler.cost`. Rules receive values
+and run under
 whatever interpreter is current, so they are written with the operations themselves.
 """
 
@@ -93,7 +94,9 @@ def broadcast_to(x: Value, shape: ir.Shape) -> Value:
         axis - x.ndim for axis in range(x.ndim) if not (x.shape[axis] == 1 and shape[axis - x.ndim] != 1)
     )
     if len(kept) < x.ndim:
-        x = trace.bind1(primitive.by_name("reshape"), x, shape=tuple(x.shape[axis] for axis in kept), ndim=x.ndim)
+        x = trace.bind1(
+            primitive.by_name("reshape"), x, shape=tuple(x.shape[axis] for axis in kept), ndim=x.ndim
+        )
     return trace.bind1(primitive.by_name("broadcast_in_dim"), x, shape=shape, dims=kept)
 
 
@@ -142,12 +145,14 @@ def core_sizes(name: str, signature: Signature, types: Sequence[ArrayType]) -> d
     for type_, letters in zip(types, signature.inputs, strict=True):
         if type_.ndim < len(letters):
             raise errors.TypeMismatchError(
-                f"{name}: an operand has too few dimensions", got=str(type_), expected=f"at least {len(letters)}: {letters}"
+                f"{name}: an operand has too few dimensions",
+                got=str(type_),
+                expected=f"at least {len(letters)}: {letters}",
             )
         for letter, size in zip(letters, type_.shape[type_.ndim - len(letters) :], strict=True):
             if sizes.setdefault(letter, size) != size:
                 raise errors.TypeMismatchError(
-                    f"{name}: dimension {letter!r} has size {sizes[letter]} in one operand and {size} in another",
+                    f"{name}: dimension {letter!r} has sizes {sizes[letter]} and {size}",
                     got=", ".join(map(str, types)),
                     expected=str(signature),
                 )
@@ -183,7 +188,10 @@ def accept(name: str, allowed: Collection[np.dtype], types: Sequence[ArrayType])
 
 
 def type_from_signature(
-    name: str, signature: Signature | Callable[..., Signature], allowed: Collection[np.dtype], dtype: DTypeRule
+    name: str,
+    signature: Signature | Callable[..., Signature],
+    allowed: Collection[np.dtype],
+    dtype: DTypeRule,
 ) -> Callable[..., tuple[ArrayType, ...]]:
     """TYPE rule of an operation whose result shapes follow from its signature."""
 
@@ -204,7 +212,9 @@ def type_from_signature(
 
 
 def jvp_by_operand(*maps: Callable[..., Value] | None) -> Callable[..., tuple[Value | None, ...]]:
-    """JVP rule of an operation with one result from one linear map per operand: `map(g, result, *operands, **attrs)`."""
+    """JVP rule of an operation with one result from one linear map per operand: `map(g, result,
+    *operands, **attrs)`.
+    """
 
     def rule(
         primals: Sequence[Value], tangents: Sequence[Value | None], results: Sequence[Value], **attrs: object
@@ -221,7 +231,9 @@ def jvp_by_operand(*maps: Callable[..., Value] | None) -> Callable[..., tuple[Va
 
 
 def linear_jvp(op_name: str, num_linear: int = 1) -> Callable[..., tuple[Value | None, ...]]:
-    """JVP rule of an operation that is linear in its first `num_linear` operands taken together; others are indices."""
+    """JVP rule of an operation that is linear in its first `num_linear` operands taken together; others
+    are indices.
+    """
 
     def rule(
         primals: Sequence[Value], tangents: Sequence[Value | None], results: Sequence[Value], **attrs: object
@@ -322,7 +334,9 @@ def check_equal_shapes(name: str, *args: object) -> None:
     if len(shapes) > 1:
         raise errors.TypeMismatchError(
             f"lax.{name} needs operands of equal shape",
-            got=", ".join(str(a.type if isinstance(a, Value) else a.shape) for a in args if hasattr(a, "shape")),
+            got=", ".join(
+                str(a.type if isinstance(a, Value) else a.shape) for a in args if hasattr(a, "shape")
+            ),
             expected="equal shapes, or scalars",
             fix=f"use infini.numpy, which broadcasts, or lax.broadcast_in_dim before lax.{name}",
         )

@@ -23,7 +23,9 @@ ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
 
 
 class GatherScatterMode(enum.Enum):
-    """What happens at indices outside the array: clip them, fill (reads) or drop (writes), or promise there are none."""
+    """What happens at indices outside the array: clip them, fill (reads) or drop (writes), or promise
+    there are none.
+    """
 
     CLIP = "clip"
     FILL_OR_DROP = "fill"
@@ -34,9 +36,17 @@ class GatherScatterMode(enum.Enum):
         """The mode with this name; None means fill or drop, as in JAX."""
         if isinstance(mode, GatherScatterMode):
             return mode
-        named = {"clip": "clip", "fill": "fill", "drop": "fill", "promise_in_bounds": "promise_in_bounds", None: "fill"}
+        named = {
+            "clip": "clip",
+            "fill": "fill",
+            "drop": "fill",
+            "promise_in_bounds": "promise_in_bounds",
+            None: "fill",
+        }
         if mode not in named:
-            raise errors.ValueMismatchError(f"{mode!r} is not a gather or scatter mode", expected="clip, fill, drop or promise_in_bounds")
+            raise errors.ValueMismatchError(
+                f"{mode!r} is not a gather or scatter mode", expected="clip, fill, drop or promise_in_bounds"
+            )
         return GatherScatterMode(named[mode])
 
 
@@ -78,7 +88,9 @@ def _type_gather(
 ) -> tuple[ArrayType, ...]:
     dn = dimension_numbers
     families.accept("gather (indices)", dtypes.INTEGERS, [indices])
-    if len(slice_sizes) != operand.ndim or any(s > n for s, n in zip(slice_sizes, operand.shape, strict=True)):
+    if len(slice_sizes) != operand.ndim or any(
+        s > n for s, n in zip(slice_sizes, operand.shape, strict=True)
+    ):
         raise errors.TypeMismatchError(
             "gather: slice sizes do not fit the operand", got=f"{operand}, slice_sizes {slice_sizes}"
         )
@@ -89,7 +101,9 @@ def _type_gather(
         )
     dropped = {*dn.collapsed_slice_dims, *dn.operand_batching_dims}
     if any(slice_sizes[d] != 1 for d in dropped):
-        raise errors.TypeMismatchError("gather: collapsed and batching dimensions need slices of size 1", got=str(slice_sizes))
+        raise errors.TypeMismatchError(
+            "gather: collapsed and batching dimensions need slices of size 1", got=str(slice_sizes)
+        )
     window = iter([s for d, s in enumerate(slice_sizes) if d not in dropped])
     batch = iter(indices.shape[:-1])
     ndim = len(dn.offset_dims) + indices.ndim - 1
@@ -131,7 +145,9 @@ def _window_positions(
 
 
 def default_fill(dtype: np.dtype) -> Any:  # Any: a number of that dtype
-    """What a gather in fill mode reads outside the array: NaN, or the smallest signed, or the largest unsigned integer."""
+    """What a gather in fill mode reads outside the array: NaN, or the smallest signed, or the largest
+    unsigned integer.
+    """
     if dtypes.is_inexact(dtype):
         return np.nan
     if dtype == dtypes.bool_:
@@ -153,7 +169,11 @@ def _reference_gather(
     positions, inside, window = _window_positions(indices, dn, operand.shape, slice_sizes, mode)
     fill = np.asarray(default_fill(operand.dtype) if fill_value is None else fill_value).astype(operand.dtype)
     if operand.size:
-        found = operand[tuple(np.where(inside, p, 0) for p in positions)] if operand.ndim else np.broadcast_to(operand, inside.shape)
+        found = (
+            operand[tuple(np.where(inside, p, 0) for p in positions)]
+            if operand.ndim
+            else np.broadcast_to(operand, inside.shape)
+        )
         found = np.where(inside, found, fill)
     else:
         found = np.full(inside.shape, fill)
@@ -170,53 +190,67 @@ def _jvp_gather(primals: Any, tangents: Any, results: Any, **attrs: Any) -> tupl
 
 
 def _transpose_gather(
-    ct: Value, operand: Any, indices: Any, *, dimension_numbers: GatherDimensionNumbers, slice_sizes: ir.Shape, mode: str,
+    ct: Value,
+    operand: Any,
+    indices: Any,
+    *,
+    dimension_numbers: GatherDimensionNumbers,
+    slice_sizes: ir.Shape,
+    mode: str,
     fill_value: Any,
-) -> tuple[Value, None]:  # fmt: skip
+) -> tuple[Value, None]:
     dn = dimension_numbers
     scatter_dn = ScatterDimensionNumbers(
-        dn.offset_dims, dn.collapsed_slice_dims, dn.start_index_map, dn.operand_batching_dims, dn.start_indices_batching_dims
+        dn.offset_dims,
+        dn.collapsed_slice_dims,
+        dn.start_index_map,
+        dn.operand_batching_dims,
+        dn.start_indices_batching_dims,
     )
     zeros = families.zeros(ArrayType(operand.shape, ct.dtype))
     return trace.bind1(scatter_add_p, zeros, indices, ct, dimension_numbers=scatter_dn, mode=mode), None
 
 
+def _shifted(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Dimension numbers after a leading dimension has been added."""
+    return tuple(d + 1 for d in dims)
+
+
 def _batch_gather(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
     operand, indices = args
     dn: GatherDimensionNumbers = attrs["dimension_numbers"]
-    shift = lambda dims: tuple(d + 1 for d in dims)  # noqa: E731
     if batched == (True, False):
         moved = GatherDimensionNumbers(
-            (0, *shift(dn.offset_dims)),
-            shift(dn.collapsed_slice_dims),
-            shift(dn.start_index_map),
-            shift(dn.operand_batching_dims),
+            (0, *_shifted(dn.offset_dims)),
+            _shifted(dn.collapsed_slice_dims),
+            _shifted(dn.start_index_map),
+            _shifted(dn.operand_batching_dims),
             dn.start_indices_batching_dims,
         )
         sizes = (ctx.size, *attrs["slice_sizes"])
     elif batched == (False, True):
         moved = GatherDimensionNumbers(
-            shift(dn.offset_dims),
+            _shifted(dn.offset_dims),
             dn.collapsed_slice_dims,
             dn.start_index_map,
             dn.operand_batching_dims,
-            shift(dn.start_indices_batching_dims),
+            _shifted(dn.start_indices_batching_dims),
         )
         sizes = attrs["slice_sizes"]
     else:
         moved = GatherDimensionNumbers(
-            shift(dn.offset_dims),
-            shift(dn.collapsed_slice_dims),
-            shift(dn.start_index_map),
-            (0, *shift(dn.operand_batching_dims)),
-            (0, *shift(dn.start_indices_batching_dims)),
+            _shifted(dn.offset_dims),
+            _shifted(dn.collapsed_slice_dims),
+            _shifted(dn.start_index_map),
+            (0, *_shifted(dn.operand_batching_dims)),
+            (0, *_shifted(dn.start_indices_batching_dims)),
         )
         sizes = (1, *attrs["slice_sizes"])
     changed = attrs.replace(dimension_numbers=moved, slice_sizes=sizes)
     return trace.bind(gather_p, operand, indices, **changed), (True,)
 
 
-gather_p = primitive.register(
+gather_p: Primitive = primitive.register(
     Primitive(
         "gather",
         None,
@@ -253,9 +287,14 @@ def gather(
     """
     chosen = GatherScatterMode.from_any(mode).value
     return trace.bind1(
-        gather_p, operand, start_indices, dimension_numbers=dimension_numbers, slice_sizes=tuple(map(int, slice_sizes)),
-        mode=chosen, fill_value=fill_value,
-    )  # fmt: skip
+        gather_p,
+        operand,
+        start_indices,
+        dimension_numbers=dimension_numbers,
+        slice_sizes=tuple(map(int, slice_sizes)),
+        mode=chosen,
+        fill_value=fill_value,
+    )
 
 
 # --- scatter-add -----------------------------------------------------------------------------
@@ -279,18 +318,30 @@ def scatter_slice_sizes(operand: Any, updates: Any, dn: ScatterDimensionNumbers)
 
 
 def _type_scatter(
-    operand: ArrayType, indices: ArrayType, updates: ArrayType, *, dimension_numbers: ScatterDimensionNumbers, mode: str
+    operand: ArrayType,
+    indices: ArrayType,
+    updates: ArrayType,
+    *,
+    dimension_numbers: ScatterDimensionNumbers,
+    mode: str,
 ) -> tuple[ArrayType, ...]:
     families.same_dtype("scatter")(operand, updates)
     dn = dimension_numbers
-    if len(dn.update_window_dims) + len(dn.inserted_window_dims) + len(dn.operand_batching_dims) != operand.ndim:
-        raise errors.TypeMismatchError("scatter: dimension numbers do not fit the operand", got=f"{operand}, {dn}")
+    if (
+        len(dn.update_window_dims) + len(dn.inserted_window_dims) + len(dn.operand_batching_dims)
+        != operand.ndim
+    ):
+        raise errors.TypeMismatchError(
+            "scatter: dimension numbers do not fit the operand", got=f"{operand}, {dn}"
+        )
     sizes = scatter_slice_sizes(operand, updates, dn)
     (gathered,) = _type_gather(
         operand, indices, dimension_numbers=_as_gather(dn), slice_sizes=sizes, mode=mode, fill_value=None
     )
     if gathered.shape != updates.shape:
-        raise errors.TypeMismatchError("scatter: updates have another shape than the slices", got=str(updates), expected=str(gathered))
+        raise errors.TypeMismatchError(
+            "scatter: updates have another shape than the slices", got=str(updates), expected=str(gathered)
+        )
     return (operand,)
 
 
@@ -310,7 +361,9 @@ def _reference_scatter(ufunc: Any) -> Any:  # Any: a NumPy ufunc, a REFERENCE ru
         if ufunc is None:
             out[target] = moved[inside].astype(wide)
         else:
-            ufunc.at(out, target if target else (), moved[inside].astype(wide) if target else moved.astype(wide))
+            ufunc.at(
+                out, target if target else (), moved[inside].astype(wide) if target else moved.astype(wide)
+            )
         return out.astype(operand.dtype)
 
     return rule
@@ -320,18 +373,33 @@ def _jvp_scatter_add(primals: Any, tangents: Any, results: Any, **attrs: Any) ->
     operand, indices, updates = primals
     if tangents[0] is None and tangents[2] is None:
         return (None,)
-    moved = [families.zeros(p.type) if t is None else t for p, t in ((operand, tangents[0]), (updates, tangents[2]))]
+    moved = [
+        families.zeros(p.type) if t is None else t
+        for p, t in ((operand, tangents[0]), (updates, tangents[2]))
+    ]
     return (trace.bind1(scatter_add_p, moved[0], indices, moved[1], **attrs),)
 
 
 def _transpose_scatter_add(
-    ct: Value, operand: Any, indices: Any, updates: Any, *, dimension_numbers: ScatterDimensionNumbers, mode: str
+    ct: Value,
+    operand: Any,
+    indices: Any,
+    updates: Any,
+    *,
+    dimension_numbers: ScatterDimensionNumbers,
+    mode: str,
 ) -> tuple[Value | None, None, Value | None]:
     update_ct = None
     if is_linear(updates):
         sizes = scatter_slice_sizes(operand, updates, dimension_numbers)
         update_ct = trace.bind1(
-            gather_p, ct, indices, dimension_numbers=_as_gather(dimension_numbers), slice_sizes=sizes, mode=mode, fill_value=0
+            gather_p,
+            ct,
+            indices,
+            dimension_numbers=_as_gather(dimension_numbers),
+            slice_sizes=sizes,
+            mode=mode,
+            fill_value=0,
         )
     return (ct if is_linear(operand) else None), None, update_ct
 
@@ -343,13 +411,12 @@ def _batch_scatter(name: str) -> Any:  # Any: see transforms.batching
             for x, is_batched in zip(args, batched, strict=True)
         )
         dn: ScatterDimensionNumbers = attrs["dimension_numbers"]
-        shift = lambda dims: tuple(d + 1 for d in dims)  # noqa: E731
         moved = ScatterDimensionNumbers(
-            shift(dn.update_window_dims),
-            shift(dn.inserted_window_dims),
-            shift(dn.scatter_dims_to_operand_dims),
-            (0, *shift(dn.operand_batching_dims)),
-            (0, *shift(dn.scatter_indices_batching_dims)),
+            _shifted(dn.update_window_dims),
+            _shifted(dn.inserted_window_dims),
+            _shifted(dn.scatter_dims_to_operand_dims),
+            (0, *_shifted(dn.operand_batching_dims)),
+            (0, *_shifted(dn.scatter_indices_batching_dims)),
         )
         changed = attrs.replace(dimension_numbers=moved)
         return trace.bind(primitive.by_name(name), operand, indices, updates, **changed), (True,)
@@ -357,7 +424,7 @@ def _batch_scatter(name: str) -> Any:  # Any: see transforms.batching
     return rule
 
 
-scatter_add_p = primitive.register(
+scatter_add_p: Primitive = primitive.register(
     Primitive(
         "scatter_add",
         None,
@@ -378,9 +445,11 @@ def _jvp_scatter(primals: Any, tangents: Any, results: Any, **attrs: Any) -> tup
     if tangents[0] is None and tangents[2] is None:
         return (None,)
     g_operand, g_updates = (
-        families.zeros(p.type) if t is None else t for p, t in ((operand, tangents[0]), (updates, tangents[2]))
+        families.zeros(p.type) if t is None else t
+        for p, t in ((operand, tangents[0]), (updates, tangents[2]))
     )
-    # The operand's tangent is erased where something was written; equal indices in one scatter are undefined, as in JAX.
+    # The operand's tangent is erased where something was written; equal indices in one scatter are
+    # undefined, as in JAX.
     ones = families.full(updates.type, 1)
     written = trace.bind1(scatter_p, families.zeros(operand.type), indices, ones, **attrs)
     kept = families.bind_scalars(primitive.by_name("sub"), 1, written)
@@ -388,7 +457,7 @@ def _jvp_scatter(primals: Any, tangents: Any, results: Any, **attrs: Any) -> tup
     return (trace.bind1(scatter_add_p, base, indices, g_updates, **attrs),)
 
 
-scatter_p = primitive.register(
+scatter_p: Primitive = primitive.register(
     Primitive(
         "scatter",
         None,
@@ -413,11 +482,17 @@ def scatter_add(
     unique_indices: bool = False,
     mode: GatherScatterMode | str | None = None,
 ) -> Value:
-    """Add `updates` into a copy of `operand` at `scatter_indices`, as `jax.lax.scatter_add`. Deterministic."""
+    """Add `updates` into a copy of `operand` at `scatter_indices`, as `jax.lax.scatter_add`.
+    Deterministic.
+    """
     return trace.bind1(
-        scatter_add_p, operand, scatter_indices, families.like(updates, trace.as_value(operand)),
-        dimension_numbers=dimension_numbers, mode=GatherScatterMode.from_any(mode).value,
-    )  # fmt: skip
+        scatter_add_p,
+        operand,
+        scatter_indices,
+        families.like(updates, trace.as_value(operand)),
+        dimension_numbers=dimension_numbers,
+        mode=GatherScatterMode.from_any(mode).value,
+    )
 
 
 def scatter(
@@ -432,9 +507,13 @@ def scatter(
 ) -> Value:
     """Write `updates` into a copy of `operand` at `scatter_indices`; the last of equal indices wins."""
     return trace.bind1(
-        scatter_p, operand, scatter_indices, families.like(updates, trace.as_value(operand)),
-        dimension_numbers=dimension_numbers, mode=GatherScatterMode.from_any(mode).value,
-    )  # fmt: skip
+        scatter_p,
+        operand,
+        scatter_indices,
+        families.like(updates, trace.as_value(operand)),
+        dimension_numbers=dimension_numbers,
+        mode=GatherScatterMode.from_any(mode).value,
+    )
 
 
 # --- dynamic slices --------------------------------------------------------------------------
@@ -454,7 +533,9 @@ def _check_starts(name: str, operand: ArrayType, sizes: ir.Shape, starts: Sequen
         )
 
 
-def _type_dynamic_slice(operand: ArrayType, *starts: ArrayType, slice_sizes: ir.Shape) -> tuple[ArrayType, ...]:
+def _type_dynamic_slice(
+    operand: ArrayType, *starts: ArrayType, slice_sizes: ir.Shape
+) -> tuple[ArrayType, ...]:
     _check_starts("dynamic_slice", operand, slice_sizes, starts)
     return (operand.update(shape=tuple(slice_sizes)),)
 
@@ -465,15 +546,21 @@ def _reference_dynamic_slice(operand: np.ndarray, *starts: np.ndarray, slice_siz
 
 
 def _jvp_dynamic_slice(primals: Any, tangents: Any, results: Any, **attrs: Any) -> tuple[Value | None]:
-    return (None if tangents[0] is None else trace.bind1(dynamic_slice_p, tangents[0], *primals[1:], **attrs),)
+    return (
+        None if tangents[0] is None else trace.bind1(dynamic_slice_p, tangents[0], *primals[1:], **attrs),
+    )
 
 
-def _transpose_dynamic_slice(ct: Value, operand: Any, *starts: Any, slice_sizes: ir.Shape) -> tuple[Value | None, ...]:
+def _transpose_dynamic_slice(
+    ct: Value, operand: Any, *starts: Any, slice_sizes: ir.Shape
+) -> tuple[Value | None, ...]:
     zeros = families.zeros(ArrayType(operand.shape, ct.dtype))
     return (trace.bind1(dynamic_update_slice_p, zeros, ct, *starts), *(None for _ in starts))
 
 
-def _batch_dynamic_slice(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
+def _batch_dynamic_slice(
+    ctx: Any, args: Any, batched: Any, attrs: Any
+) -> Any:  # Any: see transforms.batching
     operand, *starts = args
     sizes = attrs["slice_sizes"]
     if not any(batched[1:]):
@@ -481,7 +568,9 @@ def _batch_dynamic_slice(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any: 
     limits = np.array([n - m for n, m in zip(operand.shape[batched[0] :], sizes, strict=True)])
     indices = _stacked_starts(ctx, starts, batched[1:], limits)
     dn = GatherDimensionNumbers(tuple(range(len(sizes))), (), tuple(range(len(sizes))))
-    gather_attrs = ir.Attrs({"dimension_numbers": dn, "slice_sizes": sizes, "mode": "clip", "fill_value": None})
+    gather_attrs = ir.Attrs(
+        {"dimension_numbers": dn, "slice_sizes": sizes, "mode": "clip", "fill_value": None}
+    )
     return _batch_gather(ctx, (operand, indices), (batched[0], True), gather_attrs)
 
 
@@ -491,10 +580,12 @@ def _stacked_starts(ctx: Any, starts: Any, batched: Any, limits: np.ndarray) -> 
         wide = trace.bind1(primitive.by_name("convert_element_type"), start, new_dtype=dtypes.int32)
         column = wide if is_batched else families.broadcast_to(wide, (ctx.size,))
         columns.append(trace.bind1(primitive.by_name("reshape"), column, shape=(ctx.size, 1), ndim=1))
-    return columns[0] if len(columns) == 1 else trace.bind1(primitive.by_name("concatenate"), *columns, axis=-1)
+    return (
+        columns[0] if len(columns) == 1 else trace.bind1(primitive.by_name("concatenate"), *columns, axis=-1)
+    )
 
 
-dynamic_slice_p = primitive.register(
+dynamic_slice_p: Primitive = primitive.register(
     Primitive(
         "dynamic_slice",
         None,
@@ -527,7 +618,9 @@ def _starts(x: Value, starts: Sequence[ArrayLike]) -> list[Value]:
     return fixed
 
 
-def dynamic_slice(operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_sizes: Sequence[int]) -> Value:
+def dynamic_slice(
+    operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_sizes: Sequence[int]
+) -> Value:
     """A slice of static size at run-time starts, which are clamped so that it lies inside.
 
     Args:
@@ -539,7 +632,9 @@ def dynamic_slice(operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_
         TypeMismatchError: a size is larger than its dimension.
     """
     x = trace.as_value(operand)
-    return trace.bind1(dynamic_slice_p, x, *_starts(x, start_indices), slice_sizes=tuple(map(int, slice_sizes)))
+    return trace.bind1(
+        dynamic_slice_p, x, *_starts(x, start_indices), slice_sizes=tuple(map(int, slice_sizes))
+    )
 
 
 def dynamic_slice_in_dim(operand: ArrayLike, start_index: ArrayLike, slice_size: int, axis: int = 0) -> Value:
@@ -562,7 +657,9 @@ def dynamic_index_in_dim(operand: ArrayLike, index: ArrayLike, axis: int = 0, ke
     return trace.bind1(primitive.by_name("reshape"), result, shape=shape, ndim=result.ndim)
 
 
-def _type_dynamic_update_slice(operand: ArrayType, update: ArrayType, *starts: ArrayType) -> tuple[ArrayType, ...]:
+def _type_dynamic_update_slice(
+    operand: ArrayType, update: ArrayType, *starts: ArrayType
+) -> tuple[ArrayType, ...]:
     families.same_dtype("dynamic_update_slice")(operand, update)
     if update.ndim != operand.ndim:
         raise errors.TypeMismatchError("dynamic_update_slice: ranks differ", got=f"{operand}, {update}")
@@ -570,7 +667,9 @@ def _type_dynamic_update_slice(operand: ArrayType, update: ArrayType, *starts: A
     return (operand,)
 
 
-def _reference_dynamic_update_slice(operand: np.ndarray, update: np.ndarray, *starts: np.ndarray) -> np.ndarray:
+def _reference_dynamic_update_slice(
+    operand: np.ndarray, update: np.ndarray, *starts: np.ndarray
+) -> np.ndarray:
     out = operand.copy()
     at = _clamped(starts, operand.shape, update.shape)
     out[tuple(np.s_[i : i + n] for i, n in zip(at, update.shape, strict=True))] = update
@@ -580,11 +679,15 @@ def _reference_dynamic_update_slice(operand: np.ndarray, update: np.ndarray, *st
 def _jvp_dynamic_update_slice(primals: Any, tangents: Any, results: Any) -> tuple[Value | None]:
     if tangents[0] is None and tangents[1] is None:
         return (None,)
-    moved = [families.zeros(p.type) if t is None else t for p, t in zip(primals[:2], tangents[:2], strict=True)]
+    moved = [
+        families.zeros(p.type) if t is None else t for p, t in zip(primals[:2], tangents[:2], strict=True)
+    ]
     return (trace.bind1(dynamic_update_slice_p, *moved, *primals[2:]),)
 
 
-def _transpose_dynamic_update_slice(ct: Value, operand: Any, update: Any, *starts: Any) -> tuple[Value | None, ...]:
+def _transpose_dynamic_update_slice(
+    ct: Value, operand: Any, update: Any, *starts: Any
+) -> tuple[Value | None, ...]:
     operand_ct = update_ct = None
     if is_linear(operand):
         zeros = families.zeros(ArrayType(update.shape, ct.dtype))
@@ -594,7 +697,9 @@ def _transpose_dynamic_update_slice(ct: Value, operand: Any, update: Any, *start
     return (operand_ct, update_ct, *(None for _ in starts))
 
 
-def _batch_dynamic_update_slice(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
+def _batch_dynamic_update_slice(
+    ctx: Any, args: Any, batched: Any, attrs: Any
+) -> Any:  # Any: see transforms.batching
     operand, update = (
         x if is_batched else families.broadcast_to(x, (ctx.size, *x.shape))
         for x, is_batched in zip(args[:2], batched[:2], strict=True)
@@ -608,7 +713,7 @@ def _batch_dynamic_update_slice(ctx: Any, args: Any, batched: Any, attrs: Any) -
     return trace.bind(scatter_p, operand, indices, update, dimension_numbers=dn, mode="clip"), (True,)
 
 
-dynamic_update_slice_p = primitive.register(
+dynamic_update_slice_p: Primitive = primitive.register(
     Primitive(
         "dynamic_update_slice",
         None,
@@ -625,7 +730,8 @@ dynamic_update_slice_p = primitive.register(
 
 
 def dynamic_update_slice(operand: ArrayLike, update: ArrayLike, start_indices: Sequence[ArrayLike]) -> Value:
-    """A copy of `operand` with `update` written at run-time starts; in place under `jit` when the operand is dead.
+    """A copy of `operand` with `update` written at run-time starts; in place under `jit` when the operand
+    is dead.
 
     Args:
         operand: array to change.
@@ -636,7 +742,9 @@ def dynamic_update_slice(operand: ArrayLike, update: ArrayLike, start_indices: S
     return trace.bind1(dynamic_update_slice_p, x, families.like(update, x), *_starts(x, start_indices))
 
 
-def dynamic_update_slice_in_dim(operand: ArrayLike, update: ArrayLike, start_index: ArrayLike, axis: int) -> Value:
+def dynamic_update_slice_in_dim(
+    operand: ArrayLike, update: ArrayLike, start_index: ArrayLike, axis: int
+) -> Value:
     """`dynamic_update_slice` along one dimension."""
     x = trace.as_value(operand)
     starts: list[ArrayLike] = [0] * x.ndim

@@ -1,6 +1,8 @@
-"""Loops: `scan` (a fixed number of steps, differentiable both ways) and `while_loop` (until a condition, forward mode only).
+"""Loops: `scan` (a fixed number of steps, differentiable both ways) and `while_loop` (until a condition,
+forward mode only).
 
-A scan has operands (constants, carries, xs); constants are the same in every step. Linearising splits the body: residuals that
+A scan has operands (constants, carries, xs); constants are the same in every step. Linearising splits the
+body: residuals that
 are constants or slices of xs are passed on as they are, only computed ones are stacked.
 """
 
@@ -50,7 +52,13 @@ def _type_scan(
 
 
 def _reference_scan(
-    evaluate: Any, *arrays: np.ndarray, body: Program, num_consts: int, num_carry: int, length: int, reverse: bool
+    evaluate: Any,
+    *arrays: np.ndarray,
+    body: Program,
+    num_consts: int,
+    num_carry: int,
+    length: int,
+    reverse: bool,
 ) -> Any:
     consts, carry = arrays[:num_consts], list(arrays[num_consts : num_consts + num_carry])
     xs = arrays[num_consts + num_carry :]
@@ -66,6 +74,11 @@ def _reference_scan(
 def _split(items: Sequence[Any], attrs: ir.Attrs) -> tuple[list[Any], list[Any], list[Any]]:
     first, second = attrs["num_consts"], attrs["num_consts"] + attrs["num_carry"]
     return list(items[:first]), list(items[first:second]), list(items[second:])
+
+
+def _split_flags(flags: Flags, attrs: ir.Attrs) -> tuple[Flags, Flags, Flags]:
+    consts, carry, xs = _split(flags, attrs)
+    return tuple(consts), tuple(carry), tuple(xs)
 
 
 def _instantiated(
@@ -92,16 +105,18 @@ def _carry_fixpoint(step: Callable[[Flags], Flags], flags: Flags) -> Flags:
     return flags
 
 
-def _jvp_scan(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> tuple[Values, MaybeValues]:
+def _jvp_scan(
+    ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
+) -> tuple[Values, MaybeValues]:
     body, num_carry = attrs["body"], attrs["num_carry"]
-    const_flags, carry_flags, xs_flags = _split(nonzero(tangents), attrs)
+    const_flags, carry_flags, xs_flags = _split_flags(nonzero(tangents), attrs)
     count = len(body.results)
     ys_force = (False,) * (count - num_carry)
 
     def run(flags: Flags) -> tuple[Program, Flags]:
-        return ctx.jvp_program(body, (*const_flags, *flags, *xs_flags), (*flags, *ys_force))  # type: ignore[no-any-return]
+        return ctx.jvp_program(body, (*const_flags, *flags, *xs_flags), (*flags, *ys_force))
 
-    carry_flags = _carry_fixpoint(lambda flags: run(flags)[1][:num_carry], tuple(carry_flags))
+    carry_flags = _carry_fixpoint(lambda flags: run(flags)[1][:num_carry], carry_flags)
     jvp, out_flags = run(carry_flags)
     filled = _instantiated(primals, tangents, attrs, carry_flags)
     consts, carry, xs = _split(primals, attrs)
@@ -113,13 +128,19 @@ def _jvp_scan(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.At
     moved_carry, moved_ys = out_tangents[: len(g_carry)], out_tangents[len(g_carry) :]
     results = (*outs[:num_carry], *moved_carry, *outs[num_carry:], *moved_ys)
     scanned = trace.bind(
-        scan_p, *consts, *g_consts, *carry, *g_carry, *xs, *g_xs,
+        scan_p,
+        *consts,
+        *g_consts,
+        *carry,
+        *g_carry,
+        *xs,
+        *g_xs,
         **attrs.replace(
             body=jvp.replace(params=body_params, results=results),
             num_consts=len(consts) + len(g_consts),
             num_carry=len(carry) + len(g_carry),
         ),
-    )  # fmt: skip
+    )
     parts = _cut(scanned, (num_carry, len(g_carry), count - num_carry, len(moved_ys)))
     return [*parts[0], *parts[2]], merge(out_flags, [*parts[1], *parts[3]])
 
@@ -141,20 +162,18 @@ def _linearize_scan(
     ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
 ) -> tuple[Values, MaybeValues]:
     body, num_consts, num_carry = attrs["body"], attrs["num_consts"], attrs["num_carry"]
-    const_flags, carry_flags, xs_flags = _split(nonzero(tangents), attrs)
+    const_flags, carry_flags, xs_flags = _split_flags(nonzero(tangents), attrs)
     count = len(body.results)
     ys_force = (False,) * (count - num_carry)
 
     def split_body(flags: Flags) -> Any:  # Any: see transforms.linear.LinearizedProgram
         return ctx.linearize_program(body, (*const_flags, *flags, *xs_flags), (*flags, *ys_force))
 
-    carry_flags = _carry_fixpoint(lambda flags: split_body(flags).out_nonzero[:num_carry], tuple(carry_flags))
+    carry_flags = _carry_fixpoint(lambda flags: split_body(flags).out_nonzero[:num_carry], carry_flags)
     parts = split_body(carry_flags)
     # A residual that is a carry must be stacked, so it becomes a result of the body.
-    params = {i: v for i, v in enumerate(body.params)}
     is_carry = [k is not None and num_consts <= k < num_consts + num_carry for k in parts.known]
     stacked = [parts.primal.params[k] for k, flag in zip(parts.known, is_carry, strict=True) if flag]
-    assert len(params) == len(parts.primal.params)
     primal_body = parts.primal.replace(results=(*parts.primal.results, *stacked))
     results = ctx.bind_primal(scan_p, *primals, **attrs.replace(body=primal_body))
     outs = results[:count]
@@ -181,9 +200,14 @@ def _linearize_scan(
         params=(*const_vars, *tangent_vars[0], *tangent_vars[1], *xs_vars, *tangent_vars[2])
     )
     moved = ctx.bind_linear(
-        scan_p, *res_consts, *g_consts, *g_carry, *res_xs, *g_xs,
+        scan_p,
+        *res_consts,
+        *g_consts,
+        *g_carry,
+        *res_xs,
+        *g_xs,
         **attrs.replace(body=linear_body, num_consts=len(res_consts) + len(g_consts), num_carry=len(g_carry)),
-    )  # fmt: skip
+    )
     return outs, merge(parts.out_nonzero, moved)
 
 
@@ -191,9 +215,13 @@ def _transpose_scan(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: 
     body, num_carry = attrs["body"], attrs["num_carry"]
     consts, carry, xs = _split(args, attrs)
     const_linear, xs_linear = ([is_linear(a) for a in part] for part in (consts, xs))
-    ct_carry = [families.zeros(c.type) if ct is None else ct for c, ct in zip(carry, cts[:num_carry], strict=True)]
+    ct_carry = [
+        families.zeros(c.type) if ct is None else ct for c, ct in zip(carry, cts[:num_carry], strict=True)
+    ]
     out_types = [_stacked(t, attrs["length"]) for t in body.out_types[num_carry:]]
-    ct_ys = [families.zeros(t) if ct is None else ct for t, ct in zip(out_types, cts[num_carry:], strict=True)]
+    ct_ys = [
+        families.zeros(t) if ct is None else ct for t, ct in zip(out_types, cts[num_carry:], strict=True)
+    ]
     linear = (*const_linear, *(True,) * num_carry, *xs_linear)
     every = (True,) * sum(linear)
     back, _ = ctx.transpose_program(body, linear, (True,) * len(body.results), every)
@@ -206,20 +234,34 @@ def _transpose_scan(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: 
         # Steps take known constants | sums, carry cotangents | known xs, cotangents of ys.
         fixed, totals, ct_c, x, ct_y = _cut(values, shapes)
         found = trace.evaluate(back, [*fixed, *x, *ct_c, *ct_y])
-        ct_consts, new_carry, ct_x = _cut(found, (len(totals), num_carry, len(found) - len(totals) - num_carry))
+        ct_consts, new_carry, ct_x = _cut(
+            found, (len(totals), num_carry, len(found) - len(totals) - num_carry)
+        )
         added = [trace.bind1(e.add_p, a, b) for a, b in zip(totals, ct_consts, strict=True)]
         return [*added, *new_carry, *ct_x]
 
     types = [
-        *(v.type for v in known_consts), *(v.type for v in sums), *(v.type for v in ct_carry),
-        *(_unstacked(v.type) for v in known_xs), *(_unstacked(v.type) for v in ct_ys),
-    ]  # fmt: skip
+        *(v.type for v in known_consts),
+        *(v.type for v in sums),
+        *(v.type for v in ct_carry),
+        *(_unstacked(v.type) for v in known_xs),
+        *(_unstacked(v.type) for v in ct_ys),
+    ]
     staged = trace.stage(step, types, name=f"{body.name}_transposed")
     found = trace.bind(
-        scan_p, *staged.captures, *known_consts, *sums, *ct_carry, *known_xs, *ct_ys,
-        body=staged.program, num_consts=len(staged.captures) + len(known_consts),
-        num_carry=len(sums) + num_carry, length=attrs["length"], reverse=not attrs["reverse"],
-    )  # fmt: skip
+        scan_p,
+        *staged.captures,
+        *known_consts,
+        *sums,
+        *ct_carry,
+        *known_xs,
+        *ct_ys,
+        body=staged.program,
+        num_consts=len(staged.captures) + len(known_consts),
+        num_carry=len(sums) + num_carry,
+        length=attrs["length"],
+        reverse=not attrs["reverse"],
+    )
     ct_consts, found_carry, ct_xs = _cut(found, (len(sums), num_carry, len(found) - len(sums) - num_carry))
     kept_carry = [ct if is_linear(c) else None for c, ct in zip(carry, found_carry, strict=True)]
     return [*merge(tuple(const_linear), ct_consts), *kept_carry, *merge(tuple(xs_linear), ct_xs)]
@@ -227,13 +269,13 @@ def _transpose_scan(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: 
 
 def _batch_scan(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple[Values, Flags]:
     body, num_carry = attrs["body"], attrs["num_carry"]
-    const_flags, carry_flags, xs_flags = _split(batched, attrs)
+    const_flags, carry_flags, xs_flags = _split_flags(batched, attrs)
     ys_force = (False,) * (len(body.results) - num_carry)
 
     def run(flags: Flags) -> tuple[Program, Flags]:
-        return ctx.batch_program(body, (*const_flags, *flags, *xs_flags), (*flags, *ys_force))  # type: ignore[no-any-return]
+        return ctx.batch_program(body, (*const_flags, *flags, *xs_flags), (*flags, *ys_force))
 
-    carry_flags = _carry_fixpoint(lambda flags: run(flags)[1][:num_carry], tuple(carry_flags))
+    carry_flags = _carry_fixpoint(lambda flags: run(flags)[1][:num_carry], carry_flags)
     mapped, out_flags = run(carry_flags)
     consts, carry, xs = _split(args, attrs)
     carry = [
@@ -242,7 +284,10 @@ def _batch_scan(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> 
     ]
     xs = [_swap_leading(x) if flag else x for x, flag in zip(xs, xs_flags, strict=True)]
     found = trace.bind(scan_p, *consts, *carry, *xs, **attrs.replace(body=mapped))
-    ys = [_swap_leading(y) if flag else y for y, flag in zip(found[num_carry:], out_flags[num_carry:], strict=True)]
+    ys = [
+        _swap_leading(y) if flag else y
+        for y, flag in zip(found[num_carry:], out_flags[num_carry:], strict=True)
+    ]
     return [*found[:num_carry], *ys], out_flags
 
 
@@ -251,7 +296,7 @@ def _swap_leading(x: Value) -> Value:
     return trace.bind1(primitive.by_name("transpose"), x, permutation=(1 - x.ndim, -x.ndim, *rest))
 
 
-scan_p = primitive.register(
+scan_p: Primitive = primitive.register(
     Primitive(
         "scan",
         None,
@@ -279,7 +324,8 @@ def scan(
     """Run `carry, y = f(carry, x)` over the leading dimension of `xs`, as `jax.lax.scan`.
 
     Args:
-        f: function of a carry and one slice of `xs`; returns the next carry, of equal type, and one slice of `ys`.
+        f: function of a carry and one slice of `xs`; returns the next carry, of equal type, and one slice
+            of `ys`.
         init: first carry, a pytree of arrays.
         xs: pytree of arrays with equal leading dimensions, or None.
         length: number of steps, needed when `xs` is None.
@@ -303,11 +349,15 @@ def scan(
     def flat(*args: Value) -> Sequence[Any]:
         result = f(tree.unflatten(carry_tree, args[: len(carry)]), tree.unflatten(x_tree, args[len(carry) :]))
         if not isinstance(result, tuple) or len(result) != 2:
-            raise errors.TypeMismatchError("the body of scan must return (carry, y)", got=type(result).__name__)
+            raise errors.TypeMismatchError(
+                "the body of scan must return (carry, y)", got=type(result).__name__
+            )
         new_carry, new_tree = tree.flatten(result[0])
         if new_tree != carry_tree:
             raise errors.TypeMismatchError(
-                "the body of scan must return a carry of the structure it takes", got=str(new_tree), expected=str(carry_tree)
+                "the body of scan must return a carry of the structure it takes",
+                got=str(new_tree),
+                expected=str(carry_tree),
             )
         ys, y_tree = tree.flatten(result[1])
         out_trees.append(y_tree)
@@ -318,16 +368,27 @@ def scan(
     x_weak = [x.weak for x in x_values]
     staged, carry = _widen_carry(flat, carry, x_types, x_weak, name, "scan")
     found = trace.bind(
-        scan_p, *staged.captures, *carry, *x_values, body=staged.program,
-        num_consts=len(staged.captures), num_carry=len(carry), length=length, reverse=bool(reverse),
-    )  # fmt: skip
+        scan_p,
+        *staged.captures,
+        *carry,
+        *x_values,
+        body=staged.program,
+        num_consts=len(staged.captures),
+        num_carry=len(carry),
+        length=length,
+        reverse=bool(reverse),
+    )
     marked = [r.with_weak(flag) for r, flag in zip(found, staged.weak, strict=True)]  # type: ignore[attr-defined]
-    return tree.unflatten(carry_tree, marked[: len(carry)]), tree.unflatten(out_trees[-1], marked[len(carry) :])
+    return tree.unflatten(carry_tree, marked[: len(carry)]), tree.unflatten(
+        out_trees[-1], marked[len(carry) :]
+    )
 
 
 def _scan_length(xs: Sequence[Value], length: int | None) -> int:
     if any(x.ndim == 0 for x in xs):
-        raise errors.ValueMismatchError("scan: every leaf of xs needs a leading dimension", got=str([str(x.type) for x in xs]))
+        raise errors.ValueMismatchError(
+            "scan: every leaf of xs needs a leading dimension", got=str([str(x.type) for x in xs])
+        )
     sizes = {x.shape[0] for x in xs} | ({int(length)} if length is not None else set())
     if len(sizes) != 1:
         raise errors.ValueMismatchError(
@@ -346,13 +407,17 @@ def _widen_carry(
     name: str,
     what: str,
 ) -> tuple[trace.Staged, list[Value]]:
-    """Trace a loop body; weak carries that come back strong (or wider) are widened once to a fixpoint, as in JAX."""
+    """Trace a loop body; weak carries that come back strong (or wider) are widened once to a fixpoint, as
+    in JAX.
+    """
     for _ in range(len(carry) + 1):
         types = [*(c.type for c in carry), *extra_types]
         weak = [*(c.weak for c in carry), *extra_weak]
         staged = trace.stage(flat, types, weak=weak, name=name)
         changed, widened = False, []
-        for number, (old, new, new_weak) in enumerate(zip(carry, staged.program.out_types, staged.weak, strict=False)):
+        for number, (old, new, new_weak) in enumerate(
+            zip(carry, staged.program.out_types, staged.weak, strict=False)
+        ):
             if old.type != new and not (old.weak and old.shape == new.shape):
                 raise errors.TypeMismatchError(
                     f"the body of {what} must return a carry of the type it takes",
@@ -371,7 +436,9 @@ def _widen_carry(
 
 
 def map(f: Callable[..., Any], xs: Any) -> Any:  # Any: pytrees
-    """Apply `f` to each slice of `xs` along the leading dimension, one after another, and stack the results."""
+    """Apply `f` to each slice of `xs` along the leading dimension, one after another, and stack the
+    results.
+    """
     _, ys = scan(lambda _, x: ((), f(x)), (), xs)
     return ys
 
@@ -384,18 +451,29 @@ def _type_while(
 ) -> tuple[ArrayType, ...]:
     carry = types[num_cond_consts + num_body_consts :]
     check_operands("while (condition)", cond, (*types[:num_cond_consts], *carry))
-    check_operands("while (body)", body, (*types[num_cond_consts : num_cond_consts + num_body_consts], *carry))
+    check_operands(
+        "while (body)", body, (*types[num_cond_consts : num_cond_consts + num_body_consts], *carry)
+    )
     if cond.out_types != (ArrayType((), dtypes.bool_),):
-        raise errors.TypeMismatchError("the condition of while_loop must return a boolean scalar", got=str(cond.out_types))
+        raise errors.TypeMismatchError(
+            "the condition of while_loop must return a boolean scalar", got=str(cond.out_types)
+        )
     if body.out_types != carry:
         raise errors.TypeMismatchError(
-            "the body of while_loop must return a carry of the type it takes", got=str(body.out_types), expected=str(carry)
+            "the body of while_loop must return a carry of the type it takes",
+            got=str(body.out_types),
+            expected=str(carry),
         )
     return carry
 
 
 def _reference_while(
-    evaluate: Any, *arrays: np.ndarray, cond: Program, body: Program, num_cond_consts: int, num_body_consts: int
+    evaluate: Any,
+    *arrays: np.ndarray,
+    cond: Program,
+    body: Program,
+    num_cond_consts: int,
+    num_body_consts: int,
 ) -> Any:
     cond_consts, body_consts, carry = _cut(
         arrays, (num_cond_consts, num_body_consts, len(arrays) - num_cond_consts - num_body_consts)
@@ -410,28 +488,42 @@ def _split_while(items: Sequence[Any], attrs: ir.Attrs) -> list[list[Any]]:
     return _cut(items, (first, second, len(items) - first - second))
 
 
-def _jvp_while(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> tuple[Values, MaybeValues]:
+def _jvp_while(
+    ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
+) -> tuple[Values, MaybeValues]:
     body: Program = attrs["body"]
     cond_consts, body_consts, carry = _split_while(primals, attrs)
     _, g_body, g_carry = _split_while(tangents, attrs)
     const_flags, carry_flags = nonzero(g_body), nonzero(g_carry)
-    run = lambda flags: ctx.jvp_program(body, (*const_flags, *flags), flags)  # noqa: E731
+
+    def run(flags: Flags) -> tuple[Program, Flags]:
+        found: tuple[Program, Flags] = ctx.jvp_program(body, (*const_flags, *flags), flags)
+        return found
+
     carry_flags = _carry_fixpoint(lambda flags: run(flags)[1], carry_flags)
     jvp, out_flags = run(carry_flags)
     moved = [
         families.zeros(p.type) if t is None else t
-        for t, p, flag in zip(g_carry, carry, carry_flags, strict=True) if flag
-    ]  # fmt: skip
+        for t, p, flag in zip(g_carry, carry, carry_flags, strict=True)
+        if flag
+    ]
     given = [t for t in g_body if t is not None]
     sizes = (len(body_consts), len(carry), len(given), len(moved))
     params = _regroup(jvp.params, sizes, (0, 2, 1, 3))
     condition: Program = attrs["cond"]
     unused = tuple(ir.Var(t.type) for t in moved)
     found = trace.bind(
-        while_p, *cond_consts, *body_consts, *given, *carry, *moved,
-        cond=condition.replace(params=condition.params + unused), body=jvp.replace(params=params),
-        num_cond_consts=len(cond_consts), num_body_consts=len(body_consts) + len(given),
-    )  # fmt: skip
+        while_p,
+        *cond_consts,
+        *body_consts,
+        *given,
+        *carry,
+        *moved,
+        cond=condition.replace(params=condition.params + unused),
+        body=jvp.replace(params=params),
+        num_cond_consts=len(cond_consts),
+        num_body_consts=len(body_consts) + len(given),
+    )
     return found[: len(carry)], merge(out_flags, found[len(carry) :])
 
 
@@ -441,7 +533,8 @@ def _linearize_while(
     _, g_body, g_carry = _split_while(tangents, attrs)
     if any(nonzero([*g_body, *g_carry])):
         raise errors.ValueMismatchError(
-            "reverse-mode differentiation does not work for lax.while_loop, or lax.fori_loop with dynamic bounds: "
+            "reverse-mode differentiation does not work for lax.while_loop, "
+            "or lax.fori_loop with dynamic bounds: "
             "the number of steps, and so the memory for their values, is not known",
             fix="use lax.scan, lax.fori_loop with static bounds, or forward mode (jvp, jacfwd)",
         )
@@ -470,7 +563,8 @@ def _batch_while(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) ->
         return trace.bind(while_p, *cond_consts, *body_consts, *carry, **changed), carry_flags
     if body.effect.is_ordered or condition.effect.is_ordered:
         raise errors.TypeMismatchError(
-            "vmap of while_loop with a batched condition cannot keep an ordered effect", fix="map with lax.map instead"
+            "vmap of while_loop with a batched condition cannot keep an ordered effect",
+            fix="map with lax.map instead",
         )
     # Elements whose condition is false keep their carry; the loop runs while any is true.
     num_cond = len(cond_consts)
@@ -488,11 +582,16 @@ def _batch_while(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) ->
     types = [v.type for v in (*cond_consts, *body_consts, *carry)]
     carry_types = types[num_cond + len(body_consts) :]
     found = trace.bind(
-        while_p, *cond_consts, *cond_consts, *body_consts, *carry,
+        while_p,
+        *cond_consts,
+        *cond_consts,
+        *body_consts,
+        *carry,
         cond=trace.stage(any_true, [*types[:num_cond], *carry_types], name=condition.name).program,
         body=trace.stage(masked, types, name=body.name).program,
-        num_cond_consts=num_cond, num_body_consts=num_cond + len(body_consts),
-    )  # fmt: skip
+        num_cond_consts=num_cond,
+        num_body_consts=num_cond + len(body_consts),
+    )
     return found, carry_flags
 
 
@@ -502,7 +601,7 @@ def _select_rows(flags: Value, new: Value, old: Value) -> Value:
     return trace.bind1(e.select_n_p, wide, old, new)
 
 
-while_p = primitive.register(
+while_p: Primitive = primitive.register(
     Primitive(
         "while",
         None,
@@ -518,7 +617,9 @@ while_p = primitive.register(
 )
 
 
-def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any) -> Any:  # Any: pytrees
+def while_loop(
+    cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any
+) -> Any:  # Any: pytrees
     """Repeat `val = body_fun(val)` while `cond_fun(val)` holds, as `jax.lax.while_loop`.
 
     Args:
@@ -539,7 +640,9 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
         results, out_tree = tree.flatten(body_fun(tree.unflatten(carry_tree, args)))
         if out_tree != carry_tree:
             raise errors.TypeMismatchError(
-                "the body of while_loop must return the structure it takes", got=str(out_tree), expected=str(carry_tree)
+                "the body of while_loop must return the structure it takes",
+                got=str(out_tree),
+                expected=str(carry_tree),
             )
         return results
 
@@ -556,14 +659,22 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
     types, weak = [c.type for c in carry], [c.weak for c in carry]
     condition = trace.stage(flat_cond, types, weak=weak, name=getattr(cond_fun, "__name__", "condition"))
     found = trace.bind(
-        while_p, *condition.captures, *body.captures, *carry, cond=condition.program, body=body.program,
-        num_cond_consts=len(condition.captures), num_body_consts=len(body.captures),
-    )  # fmt: skip
+        while_p,
+        *condition.captures,
+        *body.captures,
+        *carry,
+        cond=condition.program,
+        body=body.program,
+        num_cond_consts=len(condition.captures),
+        num_body_consts=len(body.captures),
+    )
     marked = [r.with_weak(flag) for r, flag in zip(found, body.weak, strict=True)]  # type: ignore[attr-defined]
     return tree.unflatten(carry_tree, marked)
 
 
-def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any, *, unroll: Any = None) -> Any:
+def fori_loop(
+    lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any, *, unroll: Any = None
+) -> Any:
     """Repeat `val = body_fun(i, val)` for `i` from `lower` to `upper` - 1.
 
     With Python ints as bounds it is a scan, which can be differentiated in reverse; otherwise a while loop.
@@ -589,6 +700,8 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
     dtype, _ = dtypes.promote(((first.dtype, first.weak), (last.dtype, last.weak)))
     first, last = e.convert_element_type(first, dtype), e.convert_element_type(last, dtype)
     _, _, result = while_loop(
-        lambda c: e.lt(c[0], c[1]), lambda c: (e.add(c[0], 1), c[1], body_fun(c[0], c[2])), (first, last, init_val)
+        lambda c: e.lt(c[0], c[1]),
+        lambda c: (e.add(c[0], 1), c[1], body_fun(c[0], c[2])),
+        (first, last, init_val),
     )
     return result

@@ -1,6 +1,8 @@
-"""Random bits: the Threefry-2x32 block cipher with 20 rounds, as an elementwise operation of two words and two keys.
+"""Random bits: the Threefry-2x32 block cipher with 20 rounds, as an elementwise operation of two words
+and two keys.
 
-Source: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The stream of an element depends on the key
+Source: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The stream of an element
+    depends on the key
 and its global counter alone, so neither mesh nor batching changes it.
 """
 
@@ -27,7 +29,9 @@ def _type(*types: ArrayType) -> tuple[ArrayType, ...]:
     return result, result
 
 
-def _rounds(key0: Any, key1: Any, x0: Any, x1: Any, add: Any, xor: Any, rotate: Any, word: Any) -> tuple[Any, Any]:
+def _rounds(
+    key0: Any, key1: Any, x0: Any, x1: Any, add: Any, xor: Any, rotate: Any, word: Any
+) -> tuple[Any, Any]:
     """The cipher over any arithmetic of 32-bit words."""
     keys = (key0, key1, xor(xor(key0, key1), word(_PARITY)))
     x0, x1 = add(x0, keys[0]), add(x1, keys[1])
@@ -40,12 +44,21 @@ def _rounds(key0: Any, key1: Any, x0: Any, x1: Any, add: Any, xor: Any, rotate: 
     return x0, x1
 
 
-def _reference(key0: np.ndarray, key1: np.ndarray, x0: np.ndarray, x1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _reference(
+    key0: np.ndarray, key1: np.ndarray, x0: np.ndarray, x1: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(over="ignore"):
+        first, second, third, fourth = np.broadcast_arrays(key0, key1, x0, x1)
         return _rounds(
-            *np.broadcast_arrays(key0, key1, x0, x1), np.add, np.bitwise_xor,
-            lambda x, n: (x << np.uint32(n)) | (x >> np.uint32(32 - n)), np.uint32,
-        )  # fmt: skip
+            first,
+            second,
+            third,
+            fourth,
+            np.add,
+            np.bitwise_xor,
+            lambda x, n: (x << np.uint32(n)) | (x >> np.uint32(32 - n)),
+            np.uint32,
+        )
 
 
 def _decompose(key0: Value, key1: Value, x0: Value, x1: Value) -> tuple[Value, Value]:
@@ -56,15 +69,18 @@ def _decompose(key0: Value, key1: Value, x0: Value, x1: Value) -> tuple[Value, V
         return bind_scalars(op("or"), left, bind_scalars(op("shift_right_logical"), x, 32 - distance))
 
     return _rounds(
-        key0, key1, x0, x1,
+        key0,
+        key1,
+        x0,
+        x1,
         lambda x, y: bind_scalars(op("add"), x, y),
         lambda x, y: bind_scalars(op("xor"), x, y),
         rotate,
         lambda n: families.like(n, key0),
-    )  # fmt: skip
+    )
 
 
-threefry2x32_p = primitive.register(
+threefry2x32_p: Primitive = primitive.register(
     Primitive(
         "threefry2x32",
         Signature(((),) * 4, ((), ())),

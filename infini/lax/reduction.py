@@ -1,4 +1,6 @@
-"""Reductions over core dimensions. Axes are negative, so loop dimensions never move them. 16-bit sums accumulate in float32."""
+"""Reductions over core dimensions. Axes are negative, so loop dimensions never move them. 16-bit sums
+accumulate in float32.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ def expand_reduced(x: Value, axes: tuple[int, ...], shape: tuple[int, ...]) -> V
 
 
 def reduction(
-    name: str, allowed: Collection[np.dtype], reference: Callable[..., Any], *, jvp: Any, transpose: Any = None
+    name: str,
+    allowed: Collection[np.dtype],
+    reference: Callable[..., Any],
+    *,
+    jvp: Any,
+    transpose: Any = None,
 ) -> Primitive:
     """Declare a reduction; `reference(x, axis=...)` is a NumPy function."""
 
@@ -49,14 +56,21 @@ def reduction(
     return primitive.register(Primitive(name, _signature, rules))
 
 
-reduce_sum_p = reduction(
-    "reduce_sum", dtypes.NUMERIC, np.sum, jvp=families.linear_jvp("reduce_sum"),
+reduce_sum_p: Primitive = reduction(
+    "reduce_sum",
+    dtypes.NUMERIC,
+    np.sum,
+    jvp=families.linear_jvp("reduce_sum"),
     transpose=lambda ct, x, *, axes: (expand_reduced(ct, axes, x.shape),),
-)  # fmt: skip
+)
 
 
 def _jvp_extremum(
-    primals: Sequence[Value], tangents: Sequence[Value | None], results: Sequence[Value], *, axes: tuple[int, ...]
+    primals: Sequence[Value],
+    tangents: Sequence[Value | None],
+    results: Sequence[Value],
+    *,
+    axes: tuple[int, ...],
 ) -> tuple[Value | None]:
     (x,), (g,), (out,) = primals, tangents, results
     if g is None:
@@ -88,8 +102,8 @@ def _highest(dtype: np.dtype) -> Any:  # Any: a number of that dtype
     return np.inf if dtype in dtypes.FLOATS else np.iinfo(dtype).max
 
 
-reduce_max_p = reduction("reduce_max", e.REAL | {dtypes.bool_}, _max, jvp=_jvp_extremum)
-reduce_min_p = reduction("reduce_min", e.REAL | {dtypes.bool_}, _min, jvp=_jvp_extremum)
+reduce_max_p: Primitive = reduction("reduce_max", e.REAL | {dtypes.bool_}, _max, jvp=_jvp_extremum)
+reduce_min_p: Primitive = reduction("reduce_min", e.REAL | {dtypes.bool_}, _min, jvp=_jvp_extremum)
 
 
 def identity_of(op: Primitive, dtype: np.dtype) -> Any:  # Any: a number of that dtype
@@ -129,13 +143,15 @@ def _type_argmax(x: Any, *, axis: int, index_dtype: np.dtype) -> tuple[Any, ...]
     return (x.update(shape=tuple(n for i, n in enumerate(x.shape) if i - x.ndim != axis), dtype=index_dtype),)
 
 
-argmax_p = primitive.register(
+argmax_p: Primitive = primitive.register(
     Primitive(
         "argmax",
         lambda *, axis, index_dtype: _signature(axes=(axis,)),
         {
             primitive.TYPE: _type_argmax,
-            primitive.REFERENCE: lambda x, *, axis, index_dtype: np.asarray(np.argmax(x, axis=axis)).astype(index_dtype),
+            primitive.REFERENCE: lambda x, *, axis, index_dtype: np.asarray(np.argmax(x, axis=axis)).astype(
+                index_dtype
+            ),
             primitive.JVP: families.no_jvp,
             primitive.CASES: (frozenset(e.REAL), (families.ANYTHING,)),
         },

@@ -1,4 +1,6 @@
-"""Sorting along the last core dimension: several operands move together, ordered by the first `num_keys` of them."""
+"""Sorting along the last core dimension: several operands move together, ordered by the first `num_keys`
+of them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
 def _type(*types: ArrayType, num_keys: int, is_stable: bool) -> tuple[ArrayType, ...]:
     families.accept("sort", dtypes.ALL - dtypes.COMPLEX, types[:num_keys])
     if any(t.ndim < 1 for t in types) or any(t.shape != types[0].shape for t in types):
-        raise errors.TypeMismatchError("sort needs operands of one shape with a dimension", got=", ".join(map(str, types)))
+        raise errors.TypeMismatchError(
+            "sort needs operands of one shape with a dimension", got=", ".join(map(str, types))
+        )
     return types
 
 
@@ -34,18 +38,24 @@ def _reference(*xs: np.ndarray, num_keys: int, is_stable: bool) -> tuple[np.ndar
 
 
 def _jvp(
-    primals: Sequence[Value], tangents: Sequence[Value | None], results: Sequence[Value], *, num_keys: int, is_stable: bool
+    primals: Sequence[Value],
+    tangents: Sequence[Value | None],
+    results: Sequence[Value],
+    *,
+    num_keys: int,
+    is_stable: bool,
 ) -> tuple[Value | None, ...]:
     # Carry the positions along, then let every tangent follow them.
     x = primals[0]
-    positions = trace.bind1(primitive.by_name("iota"), shape=x.shape, dimension=x.ndim - 1, dtype=dtypes.int32)
+    positions = trace.bind1(
+        primitive.by_name("iota"), shape=x.shape, dimension=x.ndim - 1, dtype=dtypes.int32
+    )
     *_, order = trace.bind(sort_p, *primals, positions, num_keys=num_keys, is_stable=is_stable)
     return tuple(None if t is None else take_last(t, order) for t in tangents)
 
 
 def take_last(x: Value, order: Value) -> Value:
     """`x[..., order]` row by row along the last dimension, indices in bounds."""
-
 
     batch = tuple(range(x.ndim - 1))
     indices = trace.bind1(primitive.by_name("reshape"), order, shape=(*order.shape, 1), ndim=order.ndim)
@@ -61,7 +71,7 @@ def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see tr
     return trace.bind(sort_p, *moved, **attrs), (True,) * len(args)
 
 
-sort_p = primitive.register(
+sort_p: Primitive = primitive.register(
     Primitive(
         "sort",
         None,
@@ -94,9 +104,15 @@ def sort(
     is_many = isinstance(operand, (tuple, list))
     values = [trace.as_value(x) for x in (operand if is_many else [operand])]
     if not 1 <= num_keys <= len(values):
-        raise errors.ValueMismatchError("sort: num_keys is not between 1 and the number of operands", got=str(num_keys))
+        raise errors.ValueMismatchError(
+            "sort: num_keys is not between 1 and the number of operands", got=str(num_keys)
+        )
     axis = families.normalize_axis(dimension, values[0].ndim)
-    swap = None if axis == values[0].ndim - 1 else (-1, *range(axis + 1 - values[0].ndim, -1), axis - values[0].ndim)
+    swap = (
+        None
+        if axis == values[0].ndim - 1
+        else (-1, *range(axis + 1 - values[0].ndim, -1), axis - values[0].ndim)
+    )
     transpose = primitive.by_name("transpose")
     if swap is not None:
         values = [trace.bind1(transpose, x, permutation=swap) for x in values]
@@ -104,5 +120,3 @@ def sort(
     if swap is not None:
         results = tuple(trace.bind1(transpose, x, permutation=swap) for x in results)
     return results if is_many else results[0]
-
-

@@ -1,4 +1,5 @@
-"""Operations that move elements without computing: reshape, transpose, broadcast, slice, pad, concatenate, rev, iota.
+"""Operations that move elements without computing: reshape, transpose, broadcast, slice, pad,
+concatenate, rev, iota.
 
 Attributes describe core dimensions only and count axes from the right, so `vmap` re-binds the same operation.
 """
@@ -22,7 +23,9 @@ from infini.lax.families import is_linear, letters, linear_jvp
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
 
 
-def _view(name: str, signature: Any, type: Any, reference: Any, transpose: Any) -> Primitive:  # Any: rules by kind
+def _view(
+    name: str, signature: Any, type: Any, reference: Any, transpose: Any
+) -> Primitive:  # Any: rules by kind
     return primitive.register(
         Primitive(
             name,
@@ -50,7 +53,7 @@ def _type_reshape(x: ArrayType, *, shape: ir.Shape, ndim: int) -> tuple[ArrayTyp
     return (x.update(shape=loop + tuple(shape)),)
 
 
-reshape_p = _view(
+reshape_p: Primitive = _view(
     "reshape",
     lambda *, shape, ndim: Signature((letters(ndim),), (letters(len(shape), "r"),)),
     _type_reshape,
@@ -81,7 +84,9 @@ def squeeze(array: ArrayLike, dimensions: Sequence[int]) -> Value:
     x = trace.as_value(array)
     dropped = {families.normalize_axis(d, x.ndim) for d in dimensions}
     if any(x.shape[d] != 1 for d in dropped):
-        raise errors.ValueMismatchError("squeeze: a dimension is not of size 1", got=f"{x.type}, dimensions {tuple(dimensions)}")
+        raise errors.ValueMismatchError(
+            "squeeze: a dimension is not of size 1", got=f"{x.type}, dimensions {tuple(dimensions)}"
+        )
     return reshape(x, [n for d, n in enumerate(x.shape) if d not in dropped])
 
 
@@ -106,18 +111,19 @@ def _full_permutation(ndim: int, permutation: tuple[int, ...]) -> tuple[int, ...
     return (*range(ndim - len(permutation)), *(p + ndim for p in permutation))
 
 
-transpose_p = _view(
+transpose_p: Primitive = _view(
     "transpose",
     _signature_transpose,
     families.type_from_signature("transpose", _signature_transpose, dtypes.ALL, lambda x, **_: x.dtype),
     lambda x, *, permutation: x.transpose(_full_permutation(x.ndim, permutation)),
     lambda ct, x, *, permutation: (
         trace.bind1(
-            transpose_p, ct,
+            transpose_p,
+            ct,
             permutation=tuple(int(i) - len(permutation) for i in np.argsort(permutation)),
         ),
     ),
-)  # fmt: skip
+)
 
 
 def transpose(operand: ArrayLike, permutation: Sequence[int]) -> Value:
@@ -129,7 +135,9 @@ def transpose(operand: ArrayLike, permutation: Sequence[int]) -> Value:
     x = trace.as_value(operand)
     order = [families.normalize_axis(int(p), x.ndim) for p in permutation]
     if sorted(order) != list(range(x.ndim)):
-        raise errors.ValueMismatchError("transpose: this is not a permutation", got=f"{tuple(permutation)} for {x.type}")
+        raise errors.ValueMismatchError(
+            "transpose: this is not a permutation", got=f"{tuple(permutation)} for {x.type}"
+        )
     if order == list(range(x.ndim)):
         return x
     first = next(i for i, p in enumerate(order) if i != p)
@@ -146,9 +154,15 @@ def _signature_broadcast(*, shape: ir.Shape, dims: tuple[int, ...]) -> Signature
 
 def _type_broadcast(x: ArrayType, *, shape: ir.Shape, dims: tuple[int, ...]) -> tuple[ArrayType, ...]:
     core = x.shape[x.ndim - len(dims) :] if dims else ()
-    if x.ndim < len(dims) or any(shape[d] != n for d, n in zip(dims, core, strict=True)) or list(dims) != sorted(set(dims)):
+    if (
+        x.ndim < len(dims)
+        or any(shape[d] != n for d, n in zip(dims, core, strict=True))
+        or list(dims) != sorted(set(dims))
+    ):
         raise errors.TypeMismatchError(
-            f"cannot broadcast {x} to {shape}", got=f"dimensions {dims}", expected="increasing dimensions of equal size"
+            f"cannot broadcast {x} to {shape}",
+            got=f"dimensions {dims}",
+            expected="increasing dimensions of equal size",
         )
     return (x.update(shape=x.shape[: x.ndim - len(dims)] + tuple(shape)),)
 
@@ -166,7 +180,7 @@ def _transpose_broadcast(ct: Value, x: Any, *, shape: ir.Shape, dims: tuple[int,
     return (trace.bind1(primitive.by_name("reduce_sum"), ct, axes=added) if added else ct,)
 
 
-broadcast_in_dim_p = _view(
+broadcast_in_dim_p: Primitive = _view(
     "broadcast_in_dim", _signature_broadcast, _type_broadcast, _reference_broadcast, _transpose_broadcast
 )
 
@@ -217,23 +231,32 @@ def full(shape: Sequence[int], fill_value: ArrayLike, dtype: Any = None) -> Valu
 # --- slice ---------------------------------------------------------------------------------
 
 
-def _type_slice(x: ArrayType, *, start: ir.Shape, limit: ir.Shape, strides: ir.Shape) -> tuple[ArrayType, ...]:
+def _type_slice(
+    x: ArrayType, *, start: ir.Shape, limit: ir.Shape, strides: ir.Shape
+) -> tuple[ArrayType, ...]:
     rank = len(start)
     core = x.shape[x.ndim - rank :] if rank else ()
     for s, e, k, n in zip(start, limit, strides, core, strict=True):
         if not (0 <= s <= e <= n and k >= 1):
             raise errors.TypeMismatchError(
-                "slice: bounds do not lie inside the array", got=f"{x}, start {start}, limit {limit}, strides {strides}"
+                "slice: bounds do not lie inside the array",
+                got=f"{x}, start {start}, limit {limit}, strides {strides}",
             )
     sizes = tuple(-(-(e - s) // k) for s, e, k in zip(start, limit, strides, strict=True))
     return (x.update(shape=x.shape[: x.ndim - rank] + sizes),)
 
 
 def _reference_slice(x: np.ndarray, *, start: ir.Shape, limit: ir.Shape, strides: ir.Shape) -> np.ndarray:
-    return x[(..., *(builtins.slice(s, e, k) for s, e, k in zip(start, limit, strides, strict=True)))]
+    places: tuple[Any, ...] = (
+        ...,
+        *(builtins.slice(s, e, k) for s, e, k in zip(start, limit, strides, strict=True)),
+    )
+    return np.asarray(x[places])
 
 
-def _transpose_slice(ct: Value, x: Any, *, start: ir.Shape, limit: ir.Shape, strides: ir.Shape) -> tuple[Value]:
+def _transpose_slice(
+    ct: Value, x: Any, *, start: ir.Shape, limit: ir.Shape, strides: ir.Shape
+) -> tuple[Value]:
     core = x.shape[x.ndim - len(start) :]
     sizes = ct.shape[ct.ndim - len(start) :]
     high = tuple(
@@ -243,7 +266,7 @@ def _transpose_slice(ct: Value, x: Any, *, start: ir.Shape, limit: ir.Shape, str
     return (trace.bind1(pad_p, ct, families.like(0, ct), low=start, high=high, interior=interior),)
 
 
-slice_p = _view(
+slice_p: Primitive = _view(
     "slice",
     lambda *, start, limit, strides: Signature((letters(len(start)),), (letters(len(start), "s"),)),
     _type_slice,
@@ -252,7 +275,7 @@ slice_p = _view(
 )
 
 
-def slice(  # noqa: A001  # JAX's name
+def slice(  # JAX's name
     operand: ArrayLike,
     start_indices: Sequence[int],
     limit_indices: Sequence[int],
@@ -267,7 +290,9 @@ def slice(  # noqa: A001  # JAX's name
     start, limit = tuple(map(int, start_indices)), tuple(map(int, limit_indices))
     steps = tuple(map(int, strides)) if strides is not None else (1,) * len(start)
     if not len(start) == len(limit) == len(steps) == x.ndim:
-        raise errors.TypeMismatchError("slice needs one start, limit and stride per dimension", got=str(x.type))
+        raise errors.TypeMismatchError(
+            "slice needs one start, limit and stride per dimension", got=str(x.type)
+        )
     if start == (0,) * x.ndim and limit == x.shape and steps == (1,) * x.ndim:
         return x
     return trace.bind1(slice_p, x, start=start, limit=limit, strides=steps)
@@ -290,15 +315,20 @@ def slice_in_dim(
 # --- pad -----------------------------------------------------------------------------------
 
 
-def _type_pad(x: ArrayType, fill: ArrayType, *, low: ir.Shape, high: ir.Shape, interior: ir.Shape) -> tuple[ArrayType, ...]:
+def _type_pad(
+    x: ArrayType, fill: ArrayType, *, low: ir.Shape, high: ir.Shape, interior: ir.Shape
+) -> tuple[ArrayType, ...]:
     families.same_dtype("pad")(x, fill)
     rank = len(low)
     core = x.shape[x.ndim - rank :] if rank else ()
     sizes = tuple(
-        lo + hi + n + max(n - 1, 0) * inner for lo, hi, inner, n in zip(low, high, interior, core, strict=True)
+        lo + hi + n + max(n - 1, 0) * inner
+        for lo, hi, inner, n in zip(low, high, interior, core, strict=True)
     )
     if any(n < 0 for n in sizes) or any(i < 0 for i in interior):
-        raise errors.TypeMismatchError("pad: the result would have a negative size", got=f"{x}, low {low}, high {high}")
+        raise errors.TypeMismatchError(
+            "pad: the result would have a negative size", got=f"{x}, low {low}, high {high}"
+        )
     return (x.update(shape=x.shape[: x.ndim - rank] + sizes),)
 
 
@@ -312,12 +342,18 @@ def _reference_pad(
     out = np.full(result_type.shape, fill.reshape(()), x.dtype)
     source: list[Any] = [np.s_[:]] * (x.ndim - rank)
     target: list[Any] = [np.s_[:]] * (x.ndim - rank)
-    for lo, inner, n, m in zip(low, interior, x.shape[x.ndim - rank :], out.shape[x.ndim - rank :], strict=True):
+    for lo, inner, n, m in zip(
+        low, interior, x.shape[x.ndim - rank :], out.shape[x.ndim - rank :], strict=True
+    ):
         step = inner + 1
-        first = max(0, -(-(-lo) // step)) if lo < 0 else 0
+        first = max(0, -(lo // step)) if lo < 0 else 0
         last = min(n, (m - 1 - lo) // step + 1) if m else first
         source.append(np.s_[first : max(first, last)])
-        target.append(np.s_[lo + first * step : lo + max(first, last - 1) * step + 1 : step] if last > first else np.s_[0:0])
+        target.append(
+            np.s_[lo + first * step : lo + max(first, last - 1) * step + 1 : step]
+            if last > first
+            else np.s_[0:0]
+        )
     out[tuple(target)] = x[tuple(source)]
     return out
 
@@ -339,7 +375,7 @@ def _transpose_pad(
     return x_ct if is_linear(x) else None, fill_ct
 
 
-pad_p = primitive.register(
+pad_p: Primitive = primitive.register(
     Primitive(
         "pad",
         lambda *, low, high, interior: Signature((letters(len(low)), ()), (letters(len(low), "p"),)),
@@ -354,7 +390,9 @@ pad_p = primitive.register(
 )
 
 
-def pad(operand: ArrayLike, padding_value: ArrayLike, padding_config: Sequence[tuple[int, int, int]]) -> Value:
+def pad(
+    operand: ArrayLike, padding_value: ArrayLike, padding_config: Sequence[tuple[int, int, int]]
+) -> Value:
     """Add elements before, after and between; negative numbers remove them.
 
     Args:
@@ -417,16 +455,16 @@ def _batch_concatenate(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  #
     return trace.bind(concatenate_p, *moved, **attrs), (True,)
 
 
-concatenate_p = primitive.register(
+concatenate_p: Primitive = primitive.register(
     Primitive(
         "concatenate",
         None,
         {
             primitive.TYPE: _type_concatenate,
             primitive.REFERENCE: lambda *xs, axis: np.concatenate(xs, axis=axis),
-            primitive.JVP: lambda primals, tangents, results, **attrs: linear_jvp("concatenate", len(primals))(
-                primals, tangents, results, **attrs
-            ),
+            primitive.JVP: lambda primals, tangents, results, **attrs: linear_jvp(
+                "concatenate", len(primals)
+            )(primals, tangents, results, **attrs),
             primitive.TRANSPOSE: _transpose_concatenate,
             primitive.BATCH: _batch_concatenate,
             primitive.CASES: (frozenset(dtypes.ALL), (families.ANYTHING, families.ANYTHING)),
@@ -456,7 +494,7 @@ def _signature_rev(*, axes: tuple[int, ...]) -> Signature:
     return Signature((names,), (names,))
 
 
-rev_p = _view(
+rev_p: Primitive = _view(
     "rev",
     _signature_rev,
     families.type_from_signature("rev", _signature_rev, dtypes.ALL, lambda x, **_: x.dtype),
@@ -477,7 +515,7 @@ def _reference_iota(*, shape: ir.Shape, dimension: int, dtype: np.dtype) -> np.n
     return np.broadcast_to(line.reshape([-1 if i == dimension else 1 for i in range(len(shape))]), shape)
 
 
-iota_p = primitive.register(
+iota_p: Primitive = primitive.register(
     Primitive(
         "iota",
         lambda *, shape, dimension, dtype: Signature((), (letters(len(shape)),)),

@@ -253,7 +253,7 @@ def _linearize(
     return results, calls.merge(out_flags, moved)
 
 
-kernel_p = primitive.register(
+kernel_p: Primitive = primitive.register(
     Primitive(
         "kernel",
         None,

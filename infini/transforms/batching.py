@@ -1,6 +1,8 @@
-"""`vmap`: the batch dimension stands in front of the loop dimensions, so an operation with a signature is bound again unchanged.
+"""`vmap`: the batch dimension stands in front of the loop dimensions, so an operation with a signature is
+bound again unchanged.
 
-Operations without a signature give a BATCH rule; it runs under the parent interpreter and receives this one as `ctx`.
+Operations without a signature give a BATCH rule; it runs under the parent interpreter and receives this
+one as `ctx`.
 """
 
 from __future__ import annotations
@@ -49,7 +51,11 @@ class Batching(trace.Interpreter):
         return batch if is_batched else families.broadcast_to(batch, (self.size, *batch.shape))
 
     def process(
-        self, op: primitive.Primitive, args: Sequence[Value], attrs: ir.Attrs, out_types: tuple[ArrayType, ...]
+        self,
+        op: primitive.Primitive,
+        args: Sequence[Value],
+        attrs: ir.Attrs,
+        out_types: tuple[ArrayType, ...],
     ) -> tuple[Value, ...]:
         """Batched results."""
         pairs = [self.split(a) for a in args]
@@ -66,13 +72,15 @@ class Batching(trace.Interpreter):
 
     def _concerns_axis(self, attrs: ir.Attrs) -> bool:
         names = attrs.get("axes", ())
-        return attrs.get("axis_name") == self.axis_name or (isinstance(names, tuple) and self.axis_name in names)
+        return attrs.get("axis_name") == self.axis_name or (
+            isinstance(names, tuple) and self.axis_name in names
+        )
 
     def _batch(
         self, op: primitive.Primitive, values: list[Value], flags: Flags, attrs: ir.Attrs
     ) -> tuple[Sequence[Value], Sequence[bool]]:
         if op.has(primitive.BATCH):
-            return op.rule(primitive.BATCH)(self, values, flags, attrs)  # type: ignore[no-any-return]  # a rule
+            return op.rule(primitive.BATCH)(self, values, flags, attrs)
         signature = op.signature_for(attrs)
         if signature is None:
             op.rule(primitive.BATCH)  # raises, and says what is missing
@@ -81,7 +89,9 @@ class Batching(trace.Interpreter):
         results = trace.bind_attrs(op, aligned, attrs)
         return results, (True,) * len(results)
 
-    def batch_program(self, program: Program, flags: Flags, force: bool | Flags = False) -> tuple[Program, Flags]:
+    def batch_program(
+        self, program: Program, flags: Flags, force: bool | Flags = False
+    ) -> tuple[Program, Flags]:
         """See `batch_program`."""
         wanted = (force,) * len(program.results) if isinstance(force, bool) else force
         return batch_program(program, tuple(flags), wanted, self.size, self.axis_name, trace.axis_env())
@@ -109,7 +119,9 @@ def align_loops(values: Sequence[Value], flags: Flags, core_ranks: Sequence[int]
 def batch_values(
     f: Callable[..., Sequence[Any]], args: Sequence[Value], flags: Flags, size: int, axis_name: Hashable
 ) -> list[Value]:
-    """Map a flat function over the leading dimension of the arguments marked in `flags`; every result is batched."""
+    """Map a flat function over the leading dimension of the arguments marked in `flags`; every result is
+    batched.
+    """
     interpreter = Batching(trace.current(), size, axis_name)
     boxed = [BatchTracer(interpreter, a) if b else a for a, b in zip(args, flags, strict=True)]
     named = ((str(axis_name), size),) if axis_name is not None else ()
@@ -122,7 +134,12 @@ def batch_values(
 
 @functools.lru_cache(maxsize=4096)
 def batch_program(
-    program: Program, flags: Flags, force: Flags, size: int, axis_name: Hashable, axes: tuple[tuple[str, int], ...]
+    program: Program,
+    flags: Flags,
+    force: Flags,
+    size: int,
+    axis_name: Hashable,
+    axes: tuple[tuple[str, int], ...],
 ) -> tuple[Program, Flags]:
     """A program over a batch of the parameters marked in `flags`.
 
@@ -146,7 +163,9 @@ def batch_program(
             results = trace.evaluate(program, boxed)
         pairs = [interpreter.split(r) for r in results]
         found.append(tuple(b or wish for (_, b), wish in zip(pairs, force, strict=True)))
-        return [interpreter.full(r) if wish else v for r, (v, _), wish in zip(results, pairs, force, strict=True)]
+        return [
+            interpreter.full(r) if wish else v for r, (v, _), wish in zip(results, pairs, force, strict=True)
+        ]
 
     types = [
         t.update(shape=(size, *t.shape)) if b else t for t, b in zip(program.in_types, flags, strict=True)
@@ -192,7 +211,8 @@ def vmap(
 
     Args:
         fun: function of arrays and pytrees of arrays.
-        in_axes: axis of each argument to map over: an int, None for arguments that stay whole, or a tree prefix of these.
+        in_axes: axis of each argument to map over: an int, None for arguments that stay whole, or a tree
+            prefix of these.
         out_axes: where the mapped axis appears in the results, likewise.
         axis_name: name of the axis, for collectives such as `lax.psum` inside `fun`.
         axis_size: size of the axis; needed when no argument is mapped.
@@ -251,7 +271,9 @@ def _out(interpreter: Batching, result: Value, axis: int | None) -> Value:
         value, is_batched = interpreter.split(result)
         if is_batched:
             raise errors.ValueMismatchError(
-                "vmap: a result with out_axes=None depends on the mapped axis", got=str(result.type), fix="use out_axes=0"
+                "vmap: a result with out_axes=None depends on the mapped axis",
+                got=str(result.type),
+                fix="use out_axes=0",
             )
         return value
     full = interpreter.full(result)
@@ -265,13 +287,17 @@ def _batch_size(values: Sequence[Value], axes: Sequence[int | None], axis_size: 
             continue
         if not -value.ndim <= axis < value.ndim:
             raise errors.ValueMismatchError(
-                f"vmap: axis {axis} does not exist", got=f"an argument of type {value.type}", fix="pass in_axes=None for it"
+                f"vmap: axis {axis} does not exist",
+                got=f"an argument of type {value.type}",
+                fix="pass in_axes=None for it",
             )
         sizes.add(value.shape[axis])
     if len(sizes) != 1:
         shapes = ", ".join(f"{v.type} axis {a}" for v, a in zip(values, axes, strict=True) if a is not None)
         raise errors.ValueMismatchError(
-            "vmap needs one size for the mapped axis" if sizes else "vmap maps nothing: every in_axes is None",
+            "vmap needs one size for the mapped axis"
+            if sizes
+            else "vmap maps nothing: every in_axes is None",
             got=shapes or "no mapped argument",
             fix="map arguments of equal size, or pass axis_size=",
         )

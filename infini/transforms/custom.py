@@ -20,7 +20,8 @@ class custom_vjp:  # noqa: N801  # JAX's name
         fun: function of arrays and pytrees.
         nondiff_argnums: positions of arguments that are not arrays; they come first in `bwd`.
 
-    Use `defvjp(fwd, bwd)`: `fwd(*args)` returns `(output, residuals)`; `bwd(*nondiff, residuals, ct)` returns one cotangent per
+    Use `defvjp(fwd, bwd)`: `fwd(*args)` returns `(output, residuals)`; `bwd(*nondiff, residuals, ct)`
+    returns one cotangent per
     remaining argument, None for zero.
     """
 
@@ -42,27 +43,36 @@ class custom_vjp:  # noqa: N801  # JAX's name
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = getattr(self.fun, "__name__", "function")
         if self.fwd is None or self.bwd is None:
-            raise errors.ValueMismatchError(f"no VJP is defined for {name}", fix="call defvjp(fwd, bwd) first")
+            raise errors.ValueMismatchError(
+                f"no VJP is defined for {name}", fix="call defvjp(fwd, bwd) first"
+            )
         args = _positional(self.fun, args, kwargs)
         nondiff = {n % len(args) for n in self.nondiff_argnums}
-        _, values, traced = self._jitted._prepare(args, {})
+        values, traced = self._jitted._prepare(args, {})
         staged = traced.staged
         diff = tuple(a for n, a in enumerate(args) if n not in nondiff)
         static = tuple(args[n] for n in sorted(nondiff))
         _, in_tree = tree.flatten(diff)
-        rules = _FlatRules(self, static, tuple(sorted(nondiff)), in_tree, traced.out_tree, len(staged.captures))
+        rules = _FlatRules(
+            self, static, tuple(sorted(nondiff)), in_tree, traced.out_tree, len(staged.captures)
+        )
         key = (id(self), static, in_tree, traced.out_tree, len(staged.captures))
         results = trace.bind(
-            calls.custom_vjp_call_p, *staged.captures, *values, body=staged.program,
+            calls.custom_vjp_call_p,
+            *staged.captures,
+            *values,
+            body=staged.program,
             forward=host.register(rules.forward, key=("fwd", *key)),
             backward=host.register(rules.backward, key=("bwd", *key)),
-        )  # fmt: skip
+        )
         marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]  # type: ignore[attr-defined]
         return tree.unflatten(traced.out_tree, marked)
 
 
 class _FlatRules:
-    """The user's forward and backward rule as functions of flat values. The residual structure is found by the forward rule."""
+    """The user's forward and backward rule as functions of flat values. The residual structure is found
+    by the forward rule.
+    """
 
     def __init__(
         self,
@@ -125,7 +135,9 @@ class _FlatRules:
         for ct, type_ in zip(leaves, self.types, strict=True):
             if ct is not None and ct.shape != type_.shape and dtypes.is_inexact(type_.dtype):
                 raise errors.TypeMismatchError(
-                    "the backward rule of a custom_vjp returned a cotangent of another shape", got=f"{ct.type}", expected=f"{type_}"
+                    "the backward rule of a custom_vjp returned a cotangent of another shape",
+                    got=f"{ct.type}",
+                    expected=f"{type_}",
                 )
         return [None] * self.num_captures + leaves
 
@@ -134,11 +146,12 @@ def _positional(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     if not kwargs:
         return args
 
-
     bound = inspect.signature(fun).bind(*args, **kwargs)
     bound.apply_defaults()
     if bound.kwargs:
-        raise errors.TypeMismatchError("functions with custom rules take positional arguments only", got=str(list(bound.kwargs)))
+        raise errors.TypeMismatchError(
+            "functions with custom rules take positional arguments only", got=str(list(bound.kwargs))
+        )
     return bound.args
 
 
@@ -149,7 +162,8 @@ class custom_jvp:  # noqa: N801  # JAX's name
         fun: function of arrays and pytrees.
         nondiff_argnums: positions of arguments that are not arrays; they come first in the rule.
 
-    Use `defjvp(rule)` where `rule(*nondiff, primals, tangents)` returns `(output, output_tangent)`, or `defjvps(*rules)`.
+    Use `defjvp(rule)` where `rule(*nondiff, primals, tangents)` returns `(output, output_tangent)`, or
+    `defjvps(*rules)`.
     """
 
     def __init__(self, fun: Callable[..., Any], nondiff_argnums: Sequence[int] = ()) -> None:
@@ -187,7 +201,7 @@ class custom_jvp:  # noqa: N801  # JAX's name
             raise errors.ValueMismatchError(f"no JVP is defined for {name}", fix="call defjvp(rule) first")
         args = _positional(self.fun, args, kwargs)
         nondiff = tuple(sorted({n % len(args) for n in self.nondiff_argnums}))
-        _, values, traced = self._jitted._prepare(args, {})
+        values, traced = self._jitted._prepare(args, {})
         staged, out_tree = traced.staged, traced.out_tree
         _, in_tree = tree.flatten(tuple(a for n, a in enumerate(args) if n not in nondiff))
         static, skipped = tuple(args[n] for n in nondiff), len(staged.captures)
@@ -195,17 +209,30 @@ class custom_jvp:  # noqa: N801  # JAX's name
         def rule(primals: Sequence[Value], tangents: Sequence[Value]) -> tuple[list[Value], list[Value]]:
             assert self.jvp is not None
             pair = self.jvp(
-                *static, tree.unflatten(in_tree, primals[skipped:]), tree.unflatten(in_tree, tangents[skipped:])
+                *static,
+                tree.unflatten(in_tree, primals[skipped:]),
+                tree.unflatten(in_tree, tangents[skipped:]),
             )
-            if not isinstance(pair, tuple) or len(pair) != 2 or tree.structure(pair[0]) != tree.structure(pair[1]):
+            if (
+                not isinstance(pair, tuple)
+                or len(pair) != 2
+                or tree.structure(pair[0]) != tree.structure(pair[1])
+            ):
                 raise errors.TypeMismatchError(
-                    "the rule of a custom_jvp must return (output, output_tangent) of one structure", got=type(pair).__name__
+                    "the rule of a custom_jvp must return (output, output_tangent) of one structure",
+                    got=type(pair).__name__,
                 )
-            return [trace.as_value(x) for x in tree.leaves(pair[0])], [trace.as_value(x) for x in tree.leaves(pair[1])]
+            return [trace.as_value(x) for x in tree.leaves(pair[0])], [
+                trace.as_value(x) for x in tree.leaves(pair[1])
+            ]
 
         key = ("jvp", id(self), static, in_tree, out_tree, skipped)
         results = trace.bind(
-            calls.custom_jvp_call_p, *staged.captures, *values, body=staged.program, rule=host.register(rule, key=key)
+            calls.custom_jvp_call_p,
+            *staged.captures,
+            *values,
+            body=staged.program,
+            rule=host.register(rule, key=key),
         )
         marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]  # type: ignore[attr-defined]
         return tree.unflatten(out_tree, marked)

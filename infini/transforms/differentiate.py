@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace, tree, value
+from infini.core.primitive import Primitive
 from infini.core.value import Value
 from infini.lax import families, view
 from infini.lax.families import LinearInput
@@ -28,10 +29,12 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:  
         has_aux: whether `fun` returns `(output, aux)`.
 
     Returns:
-        `(output, vjp_fun)`, and `aux` when `has_aux`. `vjp_fun(ct)` gives one cotangent per argument; it can be called again.
+        `(output, vjp_fun)`, and `aux` when `has_aux`. `vjp_fun(ct)` gives one cotangent per argument; it
+        can be called again.
 
     Raises:
-        ValueMismatchError: (from `vjp_fun`) the cotangent does not have the structure or the types of the output.
+        ValueMismatchError: (from `vjp_fun`) the cotangent does not have the structure or the types of the
+            output.
     """
     leaves, in_tree = tree.flatten((primals, {}))
     operands = flat.values(leaves, "arguments of vjp")
@@ -58,7 +61,9 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:  
                     expected=str(type_),
                 )
         converted = [
-            ct if ct.dtype == t.dtype else trace.bind1(primitive.by_name("convert_element_type"), ct, new_dtype=t.dtype)
+            ct
+            if ct.dtype == t.dtype
+            else trace.bind1(primitive.by_name("convert_element_type"), ct, new_dtype=t.dtype)
             for ct, t in zip(given, types, strict=True)
         ]
         return tree.unflatten(arg_tree, pull(converted))
@@ -111,7 +116,8 @@ def value_and_grad(
         allow_int: accept integer inputs, whose gradient is zero.
 
     Returns:
-        Function that returns `(value, gradient)` or `((value, aux), gradient)`; the gradient has the structure of the
+        Function that returns `(value, gradient)` or `((value, aux), gradient)`; the gradient has the
+        structure of the
         arguments, a tuple when `argnums` is a sequence.
 
     Raises:
@@ -143,7 +149,7 @@ def value_and_grad(
                 aux.append(aux_tree)
             else:
                 aux_leaves = []
-            out, out_tree = tree.flatten(result)
+            out = tree.leaves(result)
             _check_scalar(out, name)
             return [*out, *aux_leaves]
 
@@ -151,7 +157,9 @@ def value_and_grad(
         results, pull = _pullback(of_chosen, operands)
         seed = [trace.as_value(value.Literal(np.ones((), results[0].dtype), weak=False))]
         cotangents = [*seed, *(families.zeros(r.type) for r in results[1:])]
-        gradient = tree.unflatten(chosen_tree, [_matching_weak(g, x) for g, x in zip(pull(cotangents), operands, strict=True)])
+        gradient = tree.unflatten(
+            chosen_tree, [_matching_weak(g, x) for g, x in zip(pull(cotangents), operands, strict=True)]
+        )
         shaped = gradient[0] if isinstance(argnums, int) else tuple(gradient)
         if has_aux:
             return (results[0], tree.unflatten(aux[0], results[1:])), shaped
@@ -161,7 +169,7 @@ def value_and_grad(
 
 
 def _matching_weak(gradient: Value, operand: Value) -> Value:
-    return gradient.with_weak(operand.weak) if hasattr(gradient, "with_weak") else gradient  # type: ignore[no-any-return]
+    return gradient.with_weak(operand.weak) if hasattr(gradient, "with_weak") else gradient
 
 
 def _check_scalar(out: Sequence[Any], name: str) -> None:
@@ -170,11 +178,12 @@ def _check_scalar(out: Sequence[Any], name: str) -> None:
         raise errors.TypeMismatchError(
             "gradient only defined for scalar-output functions",
             got=f"{name} returned {', '.join(str(x.type) for x in found) or 'nothing'}",
-            fix="reduce the result with .sum() or .mean(), or use jacrev, or vjp with a cotangent of your own",
+            fix="reduce the result with .sum() or .mean(), or use jacrev, or vjp with a cotangent",
         )
     if found[0].dtype not in dtypes.FLOATS:
         raise errors.TypeMismatchError(
-            "grad requires a real-valued output (a sub-dtype of floating)", got=f"{name} returned {found[0].type}"
+            "grad requires a real-valued output (a sub-dtype of floating)",
+            got=f"{name} returned {found[0].type}",
         )
 
 
@@ -205,7 +214,9 @@ def grad(
     return run
 
 
-def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> Any:
+def jvp(
+    fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False
+) -> Any:
     """Result of a function and its derivative in one direction, as `jax.jvp`.
 
     Args:
@@ -222,16 +233,22 @@ def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]
     """
     for argument, label in ((primals, "primals"), (tangents, "tangents")):
         if not isinstance(argument, (tuple, list)):
-            raise errors.TypeMismatchError(f"{label} given to jvp must be a tuple or a list", got=type(argument).__name__)
+            raise errors.TypeMismatchError(
+                f"{label} given to jvp must be a tuple or a list", got=type(argument).__name__
+            )
     leaves, in_tree = tree.flatten((tuple(primals), {}))
     moved, moved_tree = tree.flatten((tuple(tangents), {}))
     if in_tree != moved_tree:
-        raise errors.TypeMismatchError("primals and tangents given to jvp must have one structure", got=f"{in_tree}, {moved_tree}")
+        raise errors.TypeMismatchError(
+            "primals and tangents given to jvp must have one structure", got=f"{in_tree}, {moved_tree}"
+        )
     operands = flat.values(leaves, "primals of jvp")
     directions = flat.values(moved, "tangents of jvp")
     for p, t in zip(operands, directions, strict=True):
         if p.shape != t.shape or (p.dtype != t.dtype and not t.weak and dtypes.is_inexact(p.dtype)):
-            raise errors.TypeMismatchError("primal and tangent given to jvp must have one type", got=f"{p.type} and {t.type}")
+            raise errors.TypeMismatchError(
+                "primal and tangent given to jvp must have one type", got=f"{p.type} and {t.type}"
+            )
     f = flat.FlatFunction(fun, in_tree, has_aux)
     interpreter = forward.JVP(trace.current())
     boxed = [
@@ -281,15 +298,20 @@ def linearize(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> 
         ]
         found = iter(trace.evaluate(program, [*residuals, *given]))
         return tree.unflatten(
-            out_tree, [next(found) if flag else families.zeros(t) for t, flag in zip(types, nonzero, strict=True)]
+            out_tree,
+            [next(found) if flag else families.zeros(t) for t, flag in zip(types, nonzero, strict=True)],
         )
 
     output = tree.unflatten(out_tree, results)
     return (output, f_jvp, f.aux_value()) if has_aux else (output, f_jvp)
 
 
-def linear_transpose(fun: Callable[..., Any], *primals: Any) -> Callable[[Any], tuple[Any, ...]]:  # Any: pytrees
-    """Transpose of a function that is linear, as `jax.linear_transpose`; `primals` give shapes and dtypes only."""
+def linear_transpose(
+    fun: Callable[..., Any], *primals: Any
+) -> Callable[[Any], tuple[Any, ...]]:  # Any: pytrees
+    """Transpose of a function that is linear, as `jax.linear_transpose`; `primals` give shapes and dtypes
+    only.
+    """
     leaves, in_tree = tree.flatten((primals, {}))
     types = [x.type if hasattr(x, "type") else trace.as_value(x).type for x in leaves]
     f = flat.FlatFunction(fun, in_tree)
@@ -332,7 +354,9 @@ def _split_jacobian(x: Value, parts: Sequence[Value], axis: int) -> list[Value]:
     return out
 
 
-def jacfwd(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+def jacfwd(
+    fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
     """Jacobian by forward mode, one jvp per input element, mapped; as `jax.jacfwd`."""
 
     @functools.wraps(fun)
@@ -349,9 +373,7 @@ def jacfwd(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: b
         basis = _basis(operands)
         columns = batching.vmap(lambda *ts: push(*ts), out_axes=-1)(*basis)
         assert f.out_tree is not None
-        jacobian = [
-            tree.unflatten(chosen_tree, _split_jacobian(c, operands, c.ndim - 1)) for c in columns
-        ]
+        jacobian = [tree.unflatten(chosen_tree, _split_jacobian(c, operands, c.ndim - 1)) for c in columns]
         shaped = [j[0] if isinstance(argnums, int) else tuple(j) for j in jacobian]
         result = tree.unflatten(f.out_tree, shaped)
         return (result, f.aux_value()) if has_aux else result
@@ -359,7 +381,9 @@ def jacfwd(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: b
     return run
 
 
-def jacrev(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+def jacrev(
+    fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
     """Jacobian by reverse mode, one vjp per output element, mapped; as `jax.jacrev`."""
 
     @functools.wraps(fun)
@@ -400,7 +424,9 @@ def _of_chosen(
     return operands, chosen_tree, of_chosen
 
 
-def hessian(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+def hessian(
+    fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
     """Matrix of second derivatives: forward over reverse mode, as `jax.hessian`."""
     return jacfwd(jacrev(fun, argnums, has_aux=has_aux), argnums, has_aux=has_aux)
 
@@ -417,7 +443,7 @@ def stop_gradient(x: Any) -> Any:  # Any: pytrees
     return tree.map(one, x)
 
 
-stop_gradient_p = primitive.register(
+stop_gradient_p: Primitive = primitive.register(
     primitive.Primitive(
         "stop_gradient",
         primitive.Signature(((),), ((),)),

@@ -53,7 +53,11 @@ class JVP(trace.Interpreter):
         return x, None
 
     def process(
-        self, op: primitive.Primitive, args: Sequence[Value], attrs: ir.Attrs, out_types: tuple[ArrayType, ...]
+        self,
+        op: primitive.Primitive,
+        args: Sequence[Value],
+        attrs: ir.Attrs,
+        out_types: tuple[ArrayType, ...],
     ) -> tuple[Value, ...]:
         """Results with their tangents."""
         assert self.parent is not None
@@ -67,11 +71,17 @@ class JVP(trace.Interpreter):
 
 
 def apply_jvp(
-    ctx: Any, op: primitive.Primitive, primals: Sequence[Value], tangents: Sequence[Value | None], attrs: ir.Attrs
+    ctx: Any,
+    op: primitive.Primitive,
+    primals: Sequence[Value],
+    tangents: Sequence[Value | None],
+    attrs: ir.Attrs,
 ) -> tuple[Sequence[Value], Sequence[Value | None]]:
-    """Results and tangents of one operation, computed under the current interpreter. `ctx` is what rules call."""
+    """Results and tangents of one operation, computed under the current interpreter. `ctx` is what rules
+    call.
+    """
     if op.is_higher_order:
-        return op.rule(primitive.JVP)(ctx, primals, tangents, attrs)  # type: ignore[no-any-return]  # a rule
+        return op.rule(primitive.JVP)(ctx, primals, tangents, attrs)
     if not op.has(primitive.JVP) and op.has(primitive.DECOMPOSE):
         return _jvp_of_definition(op, primals, tangents, attrs)
     rule = op.rule(primitive.JVP)
@@ -108,12 +118,16 @@ def jvp_program(program: Program, nonzero: Flags, force: Flags = ()) -> tuple[Pr
     def run(*args: Value) -> Sequence[Value]:
         primals, given = args[: len(program.params)], iter(args[len(program.params) :])
         interpreter = JVP(trace.current())
-        boxed = [JVPTracer(interpreter, p, next(given)) if flag else p for p, flag in zip(primals, nonzero, strict=True)]
+        boxed = [
+            JVPTracer(interpreter, p, next(given)) if flag else p
+            for p, flag in zip(primals, nonzero, strict=True)
+        ]
         with trace.running(interpreter):
             results = trace.evaluate(program, boxed)
         pairs = [interpreter.split(r) for r in results]
         moved = [
-            families.zeros(p.type) if t is None and flag else t for (p, t), flag in zip(pairs, wanted, strict=True)
+            families.zeros(p.type) if t is None and flag else t
+            for (p, t), flag in zip(pairs, wanted, strict=True)
         ]
         flags.append(tuple(t is not None for t in moved))
         return [*(p for p, _ in pairs), *(t for t in moved if t is not None)]

@@ -1,7 +1,9 @@
 """Linearization and transposition, the base of reverse mode (design 4a.4).
 
-Primals run in the parent interpreter; tangent equations go into one linear Program, whose other inputs are residuals. That
-program is transposed once, backwards. Operations with programs inside split their bodies by their own LINEARIZE rule.
+Primals run in the parent interpreter; tangent equations go into one linear Program, whose other inputs
+are residuals. That
+program is transposed once, backwards. Operations with programs inside split their bodies by their own
+LINEARIZE rule.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.core import array, errors, host, ir, primitive, trace
+from infini.core import array, errors, host, ir, primitive, trace, value
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Value
 from infini.lax import calls, families
@@ -22,10 +24,16 @@ Flags = tuple[bool, ...]
 
 
 class LinearStaging(trace.Staging):
-    """Stages equations that have a tangent among their inputs; everything else runs in the parent and is a residual."""
+    """Stages equations that have a tangent among their inputs; everything else runs in the parent and is
+    a residual.
+    """
 
     def process(
-        self, op: primitive.Primitive, args: Sequence[Value], attrs: ir.Attrs, out_types: tuple[ArrayType, ...]
+        self,
+        op: primitive.Primitive,
+        args: Sequence[Value],
+        attrs: ir.Attrs,
+        out_types: tuple[ArrayType, ...],
     ) -> tuple[Value, ...]:
         """A staged tangent, or a value of the parent."""
         if any(isinstance(a, trace.StagedTracer) and a.owner is self for a in args):
@@ -78,7 +86,11 @@ class Linearize(trace.Interpreter):
             return trace.bind(op, *args, **attrs)
 
     def process(
-        self, op: primitive.Primitive, args: Sequence[Value], attrs: ir.Attrs, out_types: tuple[ArrayType, ...]
+        self,
+        op: primitive.Primitive,
+        args: Sequence[Value],
+        attrs: ir.Attrs,
+        out_types: tuple[ArrayType, ...],
     ) -> tuple[Value, ...]:
         """Primal results with staged tangents."""
         pairs = [self.split(a) for a in args]
@@ -87,24 +99,34 @@ class Linearize(trace.Interpreter):
             with trace.running(self.parent):
                 return trace.bind_attrs(op, primals, attrs)
         results, moved = self._linearize(op, primals, tangents, attrs)
-        return tuple(r if t is None else LinearizeTracer(self, r, t) for r, t in zip(results, moved, strict=True))
+        return tuple(
+            r if t is None else LinearizeTracer(self, r, t) for r, t in zip(results, moved, strict=True)
+        )
 
     def _linearize(
-        self, op: primitive.Primitive, primals: Sequence[Value], tangents: Sequence[Value | None], attrs: ir.Attrs
+        self,
+        op: primitive.Primitive,
+        primals: Sequence[Value],
+        tangents: Sequence[Value | None],
+        attrs: ir.Attrs,
     ) -> tuple[Sequence[Value], Sequence[Value | None]]:
         if op.has(primitive.LINEARIZE):
-            return op.rule(primitive.LINEARIZE)(self, primals, tangents, attrs)  # type: ignore[no-any-return]  # a rule
+            return op.rule(primitive.LINEARIZE)(self, primals, tangents, attrs)
         if op.has(primitive.VJP):
             return self._by_vjp(op, primals, tangents, attrs)
         if not op.is_higher_order and not op.has(primitive.JVP) and op.has(primitive.DECOMPOSE):
-            boxed = [p if t is None else LinearizeTracer(self, p, t) for p, t in zip(primals, tangents, strict=True)]
+            boxed = [
+                p if t is None else LinearizeTracer(self, p, t)
+                for p, t in zip(primals, tangents, strict=True)
+            ]
             with trace.running(self):
                 pairs = [self.split(trace.as_value(r)) for r in op.rule(primitive.DECOMPOSE)(*boxed, **attrs)]
             return [p for p, _ in pairs], [t for _, t in pairs]
         if op.is_higher_order:
-            # A rule written by a user (custom_jvp): its tangent part is staged because tangents are among its inputs.
+            # A rule written by a user (custom_jvp): its tangent part is staged because tangents are among
+            # its inputs.
             with trace.running(self.linear):
-                return op.rule(primitive.JVP)(self, primals, tangents, attrs)  # type: ignore[no-any-return]  # a rule
+                return op.rule(primitive.JVP)(self, primals, tangents, attrs)
         with trace.running(self.parent):
             results = trace.bind_attrs(op, primals, attrs)
         with trace.running(self.linear):
@@ -112,7 +134,11 @@ class Linearize(trace.Interpreter):
         return results, moved
 
     def _by_vjp(
-        self, op: primitive.Primitive, primals: Sequence[Value], tangents: Sequence[Value | None], attrs: ir.Attrs
+        self,
+        op: primitive.Primitive,
+        primals: Sequence[Value],
+        tangents: Sequence[Value | None],
+        attrs: ir.Attrs,
     ) -> tuple[Sequence[Value], Sequence[Value | None]]:
         run_forward, run_backward = op.rule(primitive.VJP)
         with trace.running(self.parent):
@@ -159,18 +185,24 @@ def linearize_program(program: Program, nonzero: Flags, force: Flags = ()) -> Li
 
     def run(*params: Value) -> Sequence[Value]:
         interpreter = Linearize(trace.current())
-        tangents = [interpreter.linear.parameter(p.type) for p, flag in zip(params, nonzero, strict=True) if flag]
+        tangents = [
+            interpreter.linear.parameter(p.type) for p, flag in zip(params, nonzero, strict=True) if flag
+        ]
         given = iter(tangents)
         boxed = [
-            LinearizeTracer(interpreter, p, next(given)) if flag else p for p, flag in zip(params, nonzero, strict=True)
+            LinearizeTracer(interpreter, p, next(given)) if flag else p
+            for p, flag in zip(params, nonzero, strict=True)
         ]
         with trace.running(interpreter):
             results = trace.evaluate(program, boxed)
         pairs = [interpreter.split(r) for r in results]
         moved = [
-            families.zeros(p.type) if t is None and flag else t for (p, t), flag in zip(pairs, wanted, strict=True)
+            families.zeros(p.type) if t is None and flag else t
+            for (p, t), flag in zip(pairs, wanted, strict=True)
         ]
-        linear, residuals = close_linear(interpreter.linear, tangents, [t for t in moved if t is not None], program.name)
+        linear, residuals = close_linear(
+            interpreter.linear, tangents, [t for t in moved if t is not None], program.name
+        )
         positions = {id(p): i for i, p in enumerate(params)}
         known = tuple(positions.get(id(r)) for r in residuals)
         found.append((linear, known, tuple(t is not None for t in moved)))
@@ -185,7 +217,9 @@ def linearize_program(program: Program, nonzero: Flags, force: Flags = ()) -> Li
 def close_linear(
     staging: LinearStaging, tangents: Sequence[Any], results: Sequence[Value], name: str
 ) -> tuple[Program, list[Value]]:
-    """Finish a linear program: parameters are residuals, then tangents. Returns it with the residual values."""
+    """Finish a linear program: parameters are residuals, then tangents. Returns it with the residual
+    values.
+    """
     outputs = [staging.var(r) for r in results]
     staging.is_closed = True
     captured = list(staging.captures.values())
@@ -226,7 +260,8 @@ def backward(
 ) -> list[Value | None]:
     """Cotangents of the parameters that are `LinearInput`, by running a linear program backwards.
 
-    Equations without linear inputs (recomputed values) run forwards first. Everything is bound under the current interpreter.
+    Equations without linear inputs (recomputed values) run forwards first. Everything is bound under the
+    current interpreter.
 
     Args:
         program: program that is linear in the parameters marked by `args`.
@@ -238,7 +273,7 @@ def backward(
     """
     env: dict[ir.Var, Any] = dict(zip(program.params, args, strict=True))
     for var, constant in program.consts:
-        env[var] = trace.value.Literal(constant.array, weak=False)
+        env[var] = value.Literal(constant.array, weak=False)
     linear_equations = []
     for equation in program.equations:
         inputs = [env[v] for v in equation.inputs]
@@ -246,7 +281,10 @@ def backward(
             linear_equations.append((equation, inputs))
             env.update((v, LinearInput(v.type)) for v in equation.outputs)
         else:
-            env.update(zip(equation.outputs, trace.bind_attrs(equation.op, inputs, equation.attrs), strict=True))
+            with trace.at_line(equation.where):
+                env.update(
+                    zip(equation.outputs, trace.bind_attrs(equation.op, inputs, equation.attrs), strict=True)
+                )
     cts: dict[ir.Var, Value] = {}
 
     def accumulate(var: ir.Var, ct: Value | None) -> None:
@@ -259,9 +297,10 @@ def backward(
         given = [cts.pop(v, None) for v in equation.outputs]
         if all(ct is None for ct in given):
             continue
-        for var, x, ct in zip(equation.inputs, inputs, _transposed(equation, inputs, given), strict=True):
-            if ct is not None and is_linear(x):
-                accumulate(var, families.sum_to(ct, x.shape))
+        with trace.at_line(equation.where):
+            for var, x, ct in zip(equation.inputs, inputs, _transposed(equation, inputs, given), strict=True):
+                if ct is not None and is_linear(x):
+                    accumulate(var, families.sum_to(ct, x.shape))
     return [cts.get(p) if is_linear(a) else None for p, a in zip(program.params, args, strict=True)]
 
 
@@ -271,17 +310,21 @@ def _transposed(
     op = equation.op
     if not op.has(primitive.TRANSPOSE):
         raise errors.MissingRuleError(
-            f"operation {op.name!r} has no transpose rule", expected=primitive.TRANSPOSE.hint, where=equation.where
+            f"operation {op.name!r} has no transpose rule",
+            expected=primitive.TRANSPOSE.hint,
+            where=equation.where,
         )
     rule = op.rule(primitive.TRANSPOSE)
     if op.is_higher_order:
-        return rule(_TRANSPOSER, cotangents, inputs, equation.attrs)  # type: ignore[no-any-return]  # a rule
+        return rule(_TRANSPOSER, cotangents, inputs, equation.attrs)
     (ct,) = cotangents
-    return rule(ct, *inputs, **equation.attrs)  # type: ignore[no-any-return]  # a rule
+    return rule(ct, *inputs, **equation.attrs)
 
 
 @functools.lru_cache(maxsize=4096)
-def transpose_program(program: Program, linear: Flags, nonzero: Flags, force: Flags = ()) -> tuple[Program, Flags]:
+def transpose_program(
+    program: Program, linear: Flags, nonzero: Flags, force: Flags = ()
+) -> tuple[Program, Flags]:
     """The transpose of a program that is linear in some parameters.
 
     Args:
@@ -291,7 +334,8 @@ def transpose_program(program: Program, linear: Flags, nonzero: Flags, force: Fl
         force: linear parameters whose cotangent is given even when it is zero; all False when empty.
 
     Returns:
-        The program from the other parameters and the nonzero cotangents to the cotangents of the linear parameters, and
+        The program from the other parameters and the nonzero cotangents to the cotangents of the linear
+        parameters, and
         which of these it gives.
     """
     flags: list[Flags] = []
@@ -300,14 +344,17 @@ def transpose_program(program: Program, linear: Flags, nonzero: Flags, force: Fl
     def run(*args: Value) -> Sequence[Value]:
         known = iter(args)
         inputs: list[Value | LinearInput] = [
-            LinearInput(p.type) if flag else next(known) for p, flag in zip(program.params, linear, strict=True)
+            LinearInput(p.type) if flag else next(known)
+            for p, flag in zip(program.params, linear, strict=True)
         ]
         cts = [next(known) if flag else None for flag in nonzero]
         every = backward(program, inputs, cts)
         found = [
             families.zeros(p.type) if ct is None and wish else ct
             for (p, ct), wish in zip(
-                [(p, ct) for p, ct, flag in zip(program.params, every, linear, strict=True) if flag], wanted, strict=True
+                [(p, ct) for p, ct, flag in zip(program.params, every, linear, strict=True) if flag],
+                wanted,
+                strict=True,
             )
         ]
         flags.append(tuple(ct is not None for ct in found))
@@ -323,7 +370,9 @@ def transpose_program(program: Program, linear: Flags, nonzero: Flags, force: Fl
 def linearize_values(
     f: Callable[..., Sequence[Value]], primals: Sequence[Value]
 ) -> tuple[list[Value], Program, list[Value], Flags]:
-    """Linearize a flat function at values: results, linear program, residuals, which results have a tangent."""
+    """Linearize a flat function at values: results, linear program, residuals, which results have a
+    tangent.
+    """
     interpreter = Linearize(trace.current())
     tangents = [interpreter.linear.parameter(p.type) for p in primals]
     boxed = [LinearizeTracer(interpreter, p, t) for p, t in zip(primals, tangents, strict=True)]

@@ -1,6 +1,7 @@
 """`jit` and its relatives: trace once per signature, compile once per program, run.
 
-The signature is the structure of the arguments, their types and weak flags, the static arguments, the named axes in scope and
+The signature is the structure of the arguments, their types and weak flags, the static arguments, the
+named axes in scope and
 the knobs that change results. A jitted function inside another transformation is one `call` equation.
 """
 
@@ -94,7 +95,7 @@ class Jitted:
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, values, traced = self._prepare(args, kwargs)
+        values, traced = self._prepare(args, kwargs)
         staged = traced.staged
         if trace.is_eager():
             arrays = [trace.to_array(v) for v in (*staged.captures, *values)]
@@ -102,11 +103,13 @@ class Jitted:
             for number in traced.options.donated:
                 arrays[number].delete()
         else:
-            results = trace.bind(calls.call_p, *staged.captures, *values, body=staged.program, name=self._name)
+            results = trace.bind(
+                calls.call_p, *staged.captures, *values, body=staged.program, name=self._name
+            )
         marked = [r.with_weak(flag) if flag else r for r, flag in zip(results, staged.weak, strict=True)]  # type: ignore[attr-defined]
         return tree.unflatten(traced.out_tree, marked)
 
-    def _prepare(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], list[Value], Traced]:
+    def _prepare(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Value], Traced]:
         dynamic_args, dynamic_kwargs, static = self._split_static(args, kwargs)
         leaves, in_tree = tree.flatten((dynamic_args, dynamic_kwargs))
         values = flat.values(leaves, f"arguments of {self._name}")
@@ -116,7 +119,9 @@ class Jitted:
             traced = self._cache.get(key)
         except TypeError as error:
             raise errors.ValueMismatchError(
-                f"static arguments of {self._name} must be hashable", got=repr(static), fix="pass a tuple instead of a list"
+                f"static arguments of {self._name} must be hashable",
+                got=repr(static),
+                fix="pass a tuple instead of a list",
             ) from error
         if traced is None:
             if config.get("explain") and self.num_traces:
@@ -124,12 +129,14 @@ class Jitted:
             traced = self._trace(args, kwargs, in_tree, signature, static)
             if not traced.staged.has_captured_tracers:
                 self._cache.put(key, traced)
-        return leaves, values, traced
+        return values, traced
 
     def _split_static(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
-        numbers = {n % len(args) for n in self._static_argnums if -len(args) <= n < len(args)} if args else set()
+        numbers = (
+            {n % len(args) for n in self._static_argnums if -len(args) <= n < len(args)} if args else set()
+        )
         static = [(n, args[n]) for n in sorted(numbers)]
         named = [(name, kwargs[name]) for name in sorted(kwargs) if name in self._static_argnames]
         dynamic_args = tuple(a for n, a in enumerate(args) if n not in numbers)
@@ -164,8 +171,11 @@ class Jitted:
     def _donated(
         self, args: Sequence[Any], kwargs: dict[str, Any], static: set[int], num_captures: int
     ) -> tuple[int, ...]:
-        wanted = {n % len(args) for n in self._donate_argnums if -len(args) <= n < len(args)} if args else set()
-        donated, number = [], num_captures
+        wanted = (
+            {n % len(args) for n in self._donate_argnums if -len(args) <= n < len(args)} if args else set()
+        )
+        donated: list[int] = []
+        number = num_captures
         dynamic_kwargs = {k: v for k, v in kwargs.items() if k not in self._static_argnames}
         positional = [(n in wanted, a) for n, a in enumerate(args) if n not in static]
         named = [(k in self._donate_argnames, dynamic_kwargs[k]) for k in sorted(dynamic_kwargs)]
@@ -270,13 +280,16 @@ def jit(
     keep_unused: bool = False,
     inline: bool = False,
 ) -> Any:  # Any: a jitted function, or a decorator
-    """Compile a function: trace it once per signature of its arguments and run machine code after that, as `jax.jit`.
+    """Compile a function: trace it once per signature of its arguments and run machine code after that,
+    as `jax.jit`.
 
     Args:
         fun: function of arrays and pytrees of arrays, without side effects.
         static_argnums: positions of arguments that are compile-time constants; they must be hashable.
-        static_argnames: the same by keyword; each set is completed from the other by the function's signature.
-        donate_argnums: positions of arguments whose buffers may be reused for results; they are deleted by the call.
+        static_argnames: the same by keyword; each set is completed from the other by the function's
+            signature.
+        donate_argnums: positions of arguments whose buffers may be reused for results; they are deleted
+            by the call.
         donate_argnames: the same by keyword.
         donation: `require` makes it an error when a donated buffer cannot be reused.
         keep_unused: accepted for JAX's sake; unused arguments cost nothing.
@@ -295,9 +308,15 @@ def jit(
     """
     if fun is None:
         return functools.partial(
-            jit, static_argnums=static_argnums, static_argnames=static_argnames, donate_argnums=donate_argnums,
-            donate_argnames=donate_argnames, donation=donation, keep_unused=keep_unused, inline=inline,
-        )  # fmt: skip
+            jit,
+            static_argnums=static_argnums,
+            static_argnames=static_argnames,
+            donate_argnums=donate_argnums,
+            donate_argnames=donate_argnames,
+            donation=donation,
+            keep_unused=keep_unused,
+            inline=inline,
+        )
     if not callable(fun):
         raise errors.TypeMismatchError("jit needs a function", got=type(fun).__name__)
     if donation not in ("allow", "require"):
@@ -305,14 +324,18 @@ def jit(
     static = _numbers_and_names(fun, static_argnums, static_argnames)
     donated = _numbers_and_names(fun, donate_argnums, donate_argnames)
     if set(static[0]) & set(donated[0]):
-        raise errors.ValueMismatchError("jit: an argument cannot be both static and donated", got=str(static_argnums))
+        raise errors.ValueMismatchError(
+            "jit: an argument cannot be both static and donated", got=str(static_argnums)
+        )
     return Jitted(fun, *static, *donated, donation, inline)
 
 
 def _numbers_and_names(
     fun: Callable[..., Any], numbers: int | Sequence[int] | None, names: str | Iterable[str] | None
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Positions and names of the same arguments, each completed from the other by the signature of the function."""
+    """Positions and names of the same arguments, each completed from the other by the signature of the
+    function.
+    """
     given = () if numbers is None else (numbers,) if isinstance(numbers, int) else tuple(numbers)
     named = () if names is None else (names,) if isinstance(names, str) else tuple(names)
     if not given and not named:
@@ -326,16 +349,22 @@ def _numbers_and_names(
     keywords = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     for name in named:
         if name not in keywords and not takes_any:
-            raise errors.ValueMismatchError(f"the function has no argument {name!r}", expected=", ".join(sorted(keywords)))
+            raise errors.ValueMismatchError(
+                f"the function has no argument {name!r}", expected=", ".join(sorted(keywords))
+            )
     for n in given:
         if not -len(positional) <= n < len(positional) and not takes_any:
-            raise errors.ValueMismatchError(f"the function has no positional argument number {n}", expected=str(positional))
+            raise errors.ValueMismatchError(
+                f"the function has no positional argument number {n}", expected=str(positional)
+            )
     from_numbers = [positional[n] for n in given if -len(positional) <= n < len(positional)]
     from_names = [positional.index(name) for name in named if name in positional]
     return tuple(dict.fromkeys((*given, *from_names))), tuple(dict.fromkeys((*named, *from_numbers)))
 
 
-def make_jaxpr(fun: Callable[..., Any], static_argnums: int | Sequence[int] = ()) -> Callable[..., ir.Program]:
+def make_jaxpr(
+    fun: Callable[..., Any], static_argnums: int | Sequence[int] = ()
+) -> Callable[..., ir.Program]:
     """Function that returns the program `fun` traces to, as `jax.make_jaxpr`.
 
     Captured arrays of more than 64 elements are its first parameters.
@@ -343,7 +372,7 @@ def make_jaxpr(fun: Callable[..., Any], static_argnums: int | Sequence[int] = ()
     jitted = fun if isinstance(fun, Jitted) else jit(fun, static_argnums=static_argnums)
 
     def run(*args: Any, **kwargs: Any) -> ir.Program:
-        return jitted.lower(*args, **kwargs).program  # type: ignore[no-any-return]  # jit returns Any
+        return jitted.lower(*args, **kwargs).program
 
     return run
 
@@ -365,11 +394,18 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # An
 
 
 def _is_description(x: Any) -> bool:  # Any: any argument
-    return not isinstance(x, (Value, ShapeDtypeStruct, np.ndarray, np.generic)) and hasattr(x, "shape") and hasattr(x, "dtype")
+    return (
+        not isinstance(x, (Value, ShapeDtypeStruct, np.ndarray, np.generic))
+        and hasattr(x, "shape")
+        and hasattr(x, "dtype")
+    )
 
 
 def checkpoint(
-    fun: Callable[..., Any] | None = None, *, prevent_cse: bool = True, static_argnums: int | Sequence[int] = ()
+    fun: Callable[..., Any] | None = None,
+    *,
+    prevent_cse: bool = True,
+    static_argnums: int | Sequence[int] = (),
 ) -> Any:  # Any: a function, or a decorator
     """Recompute inside the backward pass instead of keeping intermediate values, as `jax.checkpoint`.
 
@@ -387,9 +423,11 @@ def checkpoint(
 
     @functools.wraps(fun)
     def run(*args: Any, **kwargs: Any) -> Any:
-        _, values, traced = jitted._prepare(args, kwargs)
+        values, traced = jitted._prepare(args, kwargs)
         staged = traced.staged
-        results = trace.bind(calls.checkpoint_p, *staged.captures, *values, body=staged.program, name=jitted._name)
+        results = trace.bind(
+            calls.checkpoint_p, *staged.captures, *values, body=staged.program, name=jitted._name
+        )
         marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]  # type: ignore[attr-defined]
         return tree.unflatten(traced.out_tree, marked)
 
@@ -410,5 +448,3 @@ def block_until_ready(x: Any) -> Any:  # Any: pytrees
 def device_get(x: Any) -> Any:  # Any: pytrees
     """A tree of arrays as NumPy arrays."""
     return tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, Value) else leaf, x)
-
-

@@ -40,7 +40,7 @@ def emit_triton(kernel: Kernel, in_types: Sequence[ArrayType], *, name: str | No
     function_name = re.sub(r"\W", "_", name or f"{kernel.name}_kernel")
     parameters = emitter.parameters()
     lines = emitter.function()
-    helpers = sorted({h for h in HELPERS if any(re.search(rf"\b{h}\(", line) for line in lines)})
+    helpers = sorted({h for h in HELPERS if any(re.search(rf"\b{h}\b", line) for line in lines)})
     head = ["import triton", "import triton.language as tl", "", ""]
     text = "\n".join(head) + "".join(HELPERS[h] + "\n\n" for h in helpers)
     text += f"@triton.jit\ndef {function_name}({', '.join(p for p, _ in parameters)}):\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,337 @@
+"""Which equations become one kernel: a walk in program order that lets each join the kernel of its operands.
+
+A group has a `Domain`; its variables are *full* (one element per point) or *reduced* (one per point of the other axes). Views
+are never members: they are index maps, inlined wherever they are used. Equations over at most one large array that cost little
+are *cheap*: they too are inlined everywhere. A union of groups must not make a cycle through equations outside.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from infini.compiler import affine, cost, expression, views
+from infini.compiler.expression import Domain
+from infini.core import dtypes, primitive
+from infini.core.ir import Equation, Program, Var
+
+CHEAP_WEIGHT: Final = 6.0
+MAX_MEMBERS: Final = 96
+MAX_COLUMN_TILE: Final = 1 << 15  # elements of a column tile that is kept while its reductions are used
+_UNSUPPORTED: Final = dtypes.COMPLEX
+
+
+class Level(enum.Enum):
+    """How the elements of a variable lie in the domain of its group."""
+
+    FULL = "full"
+    REDUCED = "reduced"
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """Equations on their way to one kernel."""
+
+    domain: Domain
+    members: dict[Var, Level] = field(default_factory=dict)
+    mask: int = 0  # its equations, as bits
+    ancestors: int = 0  # equations it depends on, as bits
+    producers: set[int] = field(default_factory=set)  # equations outside whose arrays it uses
+    after_reduction: bool = False  # whether reduced values are used at full level
+
+    @property
+    def is_column(self) -> bool:
+        """Whether its reductions run over axes left of others."""
+        return self.domain.reduced > 1 and self.domain.inner > 1
+
+
+class Grouping:
+    """The walk, and what it found: `group_of` and `cheap`; every other variable is an array."""
+
+    def __init__(self, program: Program, *, no_fuse: bool = False) -> None:
+        self.program = program
+        self.no_fuse = no_fuse
+        self.definition: dict[Var, Equation] = {}
+        self.position: dict[Var, int] = {}
+        self.uses: dict[Var, list[int]] = {}
+        self.group_of: dict[Var, Group] = {}
+        self.cheap: dict[Var, float] = {}
+        self.ancestors: dict[int, int] = {}  # of equations that are no member of a group
+        self.constants = {var: constant for var, constant in program.consts}
+        for i, equation in enumerate(program.equations):
+            for var in equation.inputs:
+                self.uses.setdefault(var, []).append(i)
+            for output in equation.outputs:
+                self.position[output] = i
+        for i, equation in enumerate(program.equations):
+            self._place(i, equation)
+            for output in equation.outputs:
+                self.definition[output] = equation
+
+    # --- classes of variables -----------------------------------------------------------------
+
+    def is_array(self, var: Var) -> bool:
+        """Whether a variable is stored whatever is fused: parameters, constants and results of other operations."""
+        equation = self.definition.get(var)
+        return equation is None or not is_fusable(equation)
+
+    def is_view(self, var: Var) -> bool:
+        """Whether a variable is an index map of others."""
+        equation = self.definition.get(var)
+        return equation is not None and equation.op.name in views.PLAIN and is_fusable(equation)
+
+    def leaves(self, var: Var) -> Iterator[Var]:
+        """The arrays and members of groups that a variable is computed from when views and cheap ones are inlined."""
+        if self.is_array(var) or var in self.group_of:
+            yield var
+            return
+        for operand in self.definition[var].inputs:
+            yield from self.leaves(operand)
+
+    # --- the walk -----------------------------------------------------------------------------
+
+    def _place(self, number: int, equation: Equation) -> None:
+        if not is_fusable(equation):
+            self._set_ancestors(number, equation)
+            return
+        if equation.op.name in views.PLAIN or equation.op.name == "iota":
+            if equation.op.name == "iota":
+                self.cheap[equation.output] = 1.0
+            return
+        if equation.op.name.startswith("reduce_"):
+            self._place_reduction(number, equation)
+        else:
+            self._place_elementwise(number, equation)
+
+    def _set_ancestors(self, number: int, equation: Equation) -> None:
+        self.ancestors[number] = self._ancestors_of(self._producers(equation.inputs))
+
+    def _producers(self, inputs: Iterable[Var]) -> set[int]:
+        """Equations whose results are used through views and cheap equations."""
+        return {self.position[leaf] for v in inputs for leaf in self.leaves(v) if leaf in self.position}
+
+    def _ancestors_of(self, producers: Iterable[int]) -> int:
+        found = 0
+        for p in producers:
+            found |= 1 << p | self._ancestors_at(p)
+        return found
+
+    def _ancestors_at(self, number: int) -> int:
+        output = self.program.equations[number].outputs
+        group = self.group_of.get(output[0]) if output else None
+        return group.ancestors | group.mask if group is not None else self.ancestors.get(number, 0)
+
+    def _place_elementwise(self, number: int, equation: Equation) -> None:
+        output = equation.outputs[0]
+        leaves = list(dict.fromkeys(leaf for v in equation.inputs for leaf in self.leaves(v)))
+        grouped = [leaf for leaf in leaves if leaf in self.group_of]
+        if not grouped:
+            weight = self._cheap_weight(equation, leaves)
+            if weight <= CHEAP_WEIGHT and not self.no_fuse:
+                self.cheap.update((v, weight) for v in equation.outputs)
+                return
+        candidates = list(dict.fromkeys(self.group_of[leaf] for leaf in reversed(grouped)))
+        for chosen in self._unions(candidates):
+            level = self._level(equation, chosen)
+            if level is not None and self._join(number, equation, chosen, level):
+                return
+        self._join(number, equation, [], Level.FULL, Domain(output.type.size))
+
+    def _cheap_weight(self, equation: Equation, leaves: Sequence[Var]) -> float:
+        size = equation.outputs[0].type.size
+        large = sum(leaf.type.size * 8 > size for leaf in leaves)
+        if large > 1:
+            return math.inf
+        own = cost.op_weight(equation.op.name)
+        return own + sum(self.cheap.get(v, 0.0) for x in equation.inputs for v in self._through_views(x))
+
+    def _through_views(self, var: Var) -> Iterator[Var]:
+        if self.is_view(var):
+            for operand in self.definition[var].inputs:
+                yield from self._through_views(operand)
+        else:
+            yield var
+
+    def _unions(self, candidates: list[Group]) -> Iterator[list[Group]]:
+        """Sets of groups to try, all of them first."""
+        if len(candidates) > 1:
+            yield candidates
+        for group in candidates:
+            yield [group]
+
+    def _level(self, equation: Equation, groups: list[Group]) -> Level | None:
+        """Level at which an elementwise equation fits the union of some groups, if it does."""
+        domain = _united([g.domain for g in groups])
+        if domain is None or self.no_fuse:
+            return None
+        size = equation.outputs[0].type.size
+        members = [v for x in equation.inputs for v in self._through_views(x) if self._group(v) in groups]
+        if size == domain.size:
+            level = Level.FULL
+        elif domain.reduced > 1 and size == domain.outer * domain.inner:
+            level = Level.REDUCED
+        else:
+            return None
+        if not members or not all(self._fits(x, equation.outputs[0], groups, domain, level) for x in equation.inputs):
+            return None
+        uses_reduced = level is Level.FULL and any(self._group_level(v) is Level.REDUCED for v in members)
+        if uses_reduced and domain.inner > 1 and min(domain.inner, 64) * domain.reduced > MAX_COLUMN_TILE:
+            return None
+        return level
+
+    def _group(self, var: Var) -> Group | None:
+        return self.group_of.get(var)
+
+    def _group_level(self, var: Var) -> Level:
+        return self.group_of[var].members[var]
+
+    def _fits(self, operand: Var, output: Var, groups: list[Group], domain: Domain, level: Level) -> bool:
+        """Whether every member that an operand reaches through views lies in the domain as its level says."""
+        reached = [v for v in self.leaves(operand) if self._group(v) in groups]
+        if not reached:
+            return True
+        if operand is reached[0] and operand.type.size == output.type.size:
+            return self._group_level(operand) is level
+        return self._reaches(operand, output, set(reached), domain, level)
+
+    def _reaches(self, operand: Var, output: Var, members: set[Var], domain: Domain, level: Level) -> bool:
+        """Follow index maps from a point of the domain to each member and compare with where the member lies."""
+        shapes = [output.type.shape, (domain.outer, domain.reduced, domain.inner)]
+        sizes = affine.refinement([s if math.prod(s) == domain.size else (1,) for s in shapes])
+        if sizes is None or level is Level.REDUCED:
+            # At the reduced level only reshapes are followed.
+            return level is Level.REDUCED and all(
+                self._group_level(v) is Level.REDUCED and v.type.size == output.type.size for v in members
+            ) and self._only_reshapes(operand)
+        outer, reduced, inner = split_axes(sizes, domain)
+        everything = [*outer, *reduced, *inner]
+        expected = {
+            Level.FULL: affine.flat(everything, sizes),
+            Level.REDUCED: affine.flat([*outer, *inner], sizes),
+        }
+
+        def follow(var: Var, index: affine.IndexMap) -> bool:
+            if var in members:
+                return affine.linearize(index, var.type.shape) == expected[self._group_level(var)]
+            if self.is_array(var) or var in self.group_of:
+                return True
+            equation = self.definition[var]
+            if equation.op.name in views.RULES:
+                pieces = views.pieces(equation, index, sizes)
+                return all(follow(p.operand, p.index) for p in pieces)
+            shape = equation.outputs[0].type.shape
+            return all(follow(x, views.operand_index(index, x.type.shape, shape)) for x in equation.inputs)
+
+        try:
+            start = affine.delinearize(expected[Level.FULL], output.type.shape, sizes)
+            return follow(operand, views.operand_index(start, operand.type.shape, output.type.shape))
+        except (affine.NotAffine, affine.SplitAxis):
+            return False
+
+    def _only_reshapes(self, var: Var) -> bool:
+        while self.is_view(var):
+            if self.definition[var].op.name != "reshape":
+                return False
+            var = self.definition[var].inputs[0]
+        return var in self.group_of
+
+    # --- reductions ---------------------------------------------------------------------------
+
+    def _place_reduction(self, number: int, equation: Equation) -> None:
+        domain = reduction_domain(equation)
+        assert domain is not None, "reductions over scattered axes are decomposed before"
+        groups = list(dict.fromkeys(self.group_of[v] for v in self.leaves(equation.inputs[0]) if v in self.group_of))
+        if len(groups) == 1 and not self.no_fuse:
+            united = _united([groups[0].domain, domain])
+            if united == domain and self._fits(equation.inputs[0], equation.inputs[0], groups, domain, Level.FULL):
+                if self._join(number, equation, groups, Level.REDUCED, domain):
+                    return
+        self._join(number, equation, [], Level.REDUCED, domain)
+
+    # --- unions -------------------------------------------------------------------------------
+
+    def _join(
+        self, number: int, equation: Equation, groups: list[Group], level: Level, domain: Domain | None = None
+    ) -> bool:
+        """Make an equation a member of the union of some groups, unless that makes a cycle or too large a kernel."""
+        mask = 1 << number
+        producers = self._producers(equation.inputs)
+        for group in groups:
+            mask |= group.mask
+            producers |= group.producers
+        producers = {p for p in producers if not mask >> p & 1}
+        if sum(len(g.members) for g in groups) >= MAX_MEMBERS:
+            return False
+        if any(self._ancestors_at(p) & mask for p in producers):
+            return False
+        target = groups[0] if groups else Group(Domain(0))
+        for group in groups[1:]:
+            target.members.update(group.members)
+            self.group_of.update((v, target) for v in group.members)
+        before = target.ancestors
+        target.domain = domain or _united([g.domain for g in groups]) or target.domain
+        target.mask, target.producers = mask, producers
+        target.ancestors = self._ancestors_of(producers)
+        for output in equation.outputs:
+            target.members[output] = level
+            self.group_of[output] = target
+        if groups and (target.ancestors & ~before or len(groups) > 1):
+            self._propagate(target)
+        return True
+
+    def _propagate(self, changed: Group) -> None:
+        """Whatever depends on a part of a group depends on all that the group depends on."""
+        added = changed.ancestors | changed.mask
+        for number, ancestors in self.ancestors.items():
+            if ancestors & changed.mask:
+                self.ancestors[number] = ancestors | added
+        for group in set(self.group_of.values()):
+            if group is not changed and group.ancestors & changed.mask:
+                group.ancestors |= added
+
+
+def is_fusable(equation: Equation) -> bool:
+    """Whether kernels can compute an equation: elementwise operations, views and reductions of known dtypes."""
+    op = equation.op
+    if any(v.type.size == 0 or v.type.dtype in _UNSUPPORTED for v in (*equation.inputs, *equation.outputs)):
+        return False
+    if op.name in views.RULES:
+        return not (op.name == "pad" and any(equation.attrs["interior"]))
+    if op.name in ("reduce_sum", "reduce_max", "reduce_min"):
+        return reduction_domain(equation) is not None
+    return op.name == "iota" or op.has(primitive.SCALAR)
+
+
+def reduction_domain(equation: Equation) -> Domain | None:
+    """Domain of a reduction over adjacent dimensions; None when the axes are scattered."""
+    shape = equation.inputs[0].type.shape
+    dims = sorted(a + len(shape) for a in equation.attrs["axes"] if shape[a] != 1)
+    between = [d for d in range(dims[0], dims[-1] + 1) if shape[d] != 1] if dims else []
+    if not dims or dims != between:
+        return None
+    return Domain(math.prod(shape[: dims[0]]), math.prod(shape[d] for d in dims), math.prod(shape[dims[-1] + 1 :]))
+
+
+def _united(domains: Sequence[Domain]) -> Domain | None:
+    """One domain for several: the same points, at most one way to reduce them."""
+    split = {d for d in domains if d.reduced > 1}
+    if len(split) > 1 or len({d.size for d in domains}) > 1:
+        return None
+    return split.pop() if split else domains[0]
+
+
+def split_axes(sizes: Sequence[int], domain: Domain) -> tuple[list[int], list[int], list[int]]:
+    """The axes of a domain that are left of the reduced ones, reduced, and right of them."""
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    limits = (domain.size // domain.outer if domain.outer else 1, domain.inner)
+    step = math.prod(sizes)
+    for a, size in enumerate(sizes):
+        step //= size
+        parts[0 if step >= limits[0] else 1 if step >= limits[1] else 2].append(a)
+    return parts
+
+
+__all__ = ["Domain", "Group", "Grouping", "Level", "expression", "is_fusable", "reduction_domain", "split_axes"]

@@ -1,0 +1,172 @@
+"""Run emitted kernels under Triton's interpreter on NumPy arrays: the test of the emitter where there is no GPU.
+
+The interpreter is entered for one launch and left without a trace, so compilation in the same process is not disturbed and
+`TRITON_INTERPRET` plays no part. What it gets wrong is corrected meanwhile: bfloat16, which it computes on as if its bits were
+integers, and NaN in reductions. Interpreter: https://triton-lang.org/main/programming-guide/chapter-3/debugging.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.runtime.jit import JITFunction, mangle_type
+
+from infini.compiler.triton.module import load_module
+from infini.compiler.triton.source import TritonSource
+from infini.core.ir import ArrayType
+
+Handle = Any  # Any: Triton has no types; the interpreter's TensorHandle
+
+# Everything that the interpreter replaces attributes of.
+_PATCHED: Final = (
+    tl, tl.core, tl.math, tl.standard, tl.core.tensor, tl.core.dtype, tl.core.tensor_descriptor_base,
+    interpreter.InterpreterBuilder, interpreter.GridExecutor, interpreter.ReduceOps,
+)  # fmt: skip
+_FLOAT_UFUNCS: Final = frozenset({
+    np.add, np.subtract, np.multiply, np.divide, np.fmod, np.maximum, np.minimum, np.fmax, np.fmin,
+    np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal,
+})  # fmt: skip
+
+
+class _Pointer:
+    """A NumPy array as the interpreter takes arguments: an address and the name of a dtype."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.dtype = "int8" if array.dtype == np.bool_ else array.dtype.name
+
+    def data_ptr(self) -> int:
+        """Address of the first element."""
+        return int(self.array.__array_interface__["data"][0])
+
+
+def interpret(source: TritonSource, operands: Sequence[np.ndarray], outputs: Sequence[ArrayType]) -> tuple[np.ndarray, ...]:
+    """Run a kernel.
+
+    Args:
+        source: what `emit_triton` gave.
+        operands: arrays of the operands, extents included.
+        outputs: types of the results.
+
+    Returns:
+        The results; elements that no program stores are zero.
+    """
+    arrays = [np.ascontiguousarray(x).reshape(x.shape) for x in operands]
+    results = tuple(np.zeros(t.shape, t.dtype) for t in outputs)
+    if 0 in source.grid:
+        return results
+    with _interpreting():
+        functions = load_module(source.text)
+        for name, value in list(functions.items()):
+            if isinstance(value, JITFunction):
+                functions[name] = interpreter.InterpretedFunction(value.fn)
+        with np.errstate(all="ignore"):
+            functions[source.function_name][source.grid](*map(_Pointer, (*arrays, *results)), **dict(source.constexprs))
+    return results
+
+
+@contextlib.contextmanager
+def _interpreting() -> Iterator[None]:
+    """Make Triton's own library functions and builtins run in the interpreter; restore every attribute afterwards."""
+    mangle_type(_Pointer(np.zeros(1, np.int8)))  # its first use loads modules that copy what is replaced below
+    saved = [dict(vars(owner)) for owner in _PATCHED]
+    try:
+        for module in (tl, tl.standard):
+            for name, value in list(vars(module).items()):
+                if isinstance(value, JITFunction):
+                    setattr(module, name, interpreter.InterpretedFunction(value.fn))
+        _install_corrections()
+        yield
+    finally:
+        interpreter.InterpretedFunction.rewritten_fn.clear()  # these refer to names that go away now
+        for owner, attributes in zip(_PATCHED, saved, strict=True):
+            for name in list(vars(owner)):
+                if name not in attributes:
+                    delattr(owner, name)
+                elif vars(owner)[name] is not attributes[name]:
+                    setattr(owner, name, attributes[name])
+
+
+def _install_corrections() -> None:
+    builder = interpreter.InterpreterBuilder
+    # Arguments are host memory already: nothing to copy in or out.
+    interpreter.GridExecutor._init_args_hst = lambda self, args, kwargs: (list(args), dict(kwargs))
+    interpreter.GridExecutor._restore_args_dev = lambda self, *_: None
+    builder.cast_impl = _with_bfloat16_casts(builder.cast_impl)
+    builder.binary_op = _with_bfloat16_binary(builder.binary_op)
+    builder.unary_op = _with_bfloat16_unary(builder.unary_op)
+    builder.create_dot = _with_bfloat16_dot(builder.create_dot)
+    interpreter.ReduceOps.apply_impl = _with_nan(interpreter.ReduceOps.apply_impl)
+
+
+def _is_bfloat16(handle: Handle) -> bool:
+    return isinstance(handle, interpreter.TensorHandle) and handle.dtype.scalar == tl.bfloat16
+
+
+def _widened(handle: Handle) -> Handle:
+    """A bfloat16 handle, whose data are its bits, as float32."""
+    return interpreter.TensorHandle(handle.data.view(ml_dtypes.bfloat16).astype(np.float32), tl.float32)
+
+
+def _rounded(data: np.ndarray) -> Handle:
+    bits = np.asarray(data, np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
+    return interpreter.TensorHandle(bits, tl.bfloat16)
+
+
+def _with_bfloat16_casts(cast: Callable[..., Handle]) -> Callable[..., Handle]:
+    def corrected(self: Any, source: Handle, target: Any) -> Handle:  # Any: Triton's
+        if _is_bfloat16(source):
+            if target.scalar == tl.bfloat16:
+                return source
+            wide = _widened(source)
+            return wide if target.scalar == tl.float32 else cast(self, wide, target)
+        return _rounded(source.data) if target.scalar == tl.bfloat16 else cast(self, source, target)
+
+    return corrected
+
+
+def _with_bfloat16_binary(binary: Callable[..., Handle]) -> Callable[..., Handle]:
+    def corrected(self: Any, left: Handle, right: Handle, op: Any) -> Handle:  # Any: Triton's
+        if not (_is_bfloat16(left) and _is_bfloat16(right) and op in _FLOAT_UFUNCS):
+            return binary(self, left, right, op)
+        result = op(_widened(left).data, _widened(right).data)
+        return interpreter.TensorHandle(result, tl.int1) if result.dtype == np.bool_ else _rounded(result)
+
+    return corrected
+
+
+def _with_bfloat16_unary(unary: Callable[..., Handle]) -> Callable[..., Handle]:
+    def corrected(self: Any, operand: Handle, op: Any) -> Handle:  # Any: Triton's
+        return _rounded(op(_widened(operand).data)) if _is_bfloat16(operand) else unary(self, operand, op)
+
+    return corrected
+
+
+def _with_bfloat16_dot(dot: Callable[..., Handle]) -> Callable[..., Handle]:
+    def corrected(self: Any, left: Handle, right: Handle, *rest: Any) -> Handle:  # Any: Triton's
+        left, right = (_widened(x) if _is_bfloat16(x) else x for x in (left, right))
+        return dot(self, left, right, *rest)
+
+    return corrected
+
+
+def _with_nan(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Our reductions that keep NaN, by NumPy instead of element by element."""
+    ufuncs = {"max_with_nan": np.max, "min_with_nan": np.min}
+
+    def corrected(self: Any, operands: Any) -> Any:  # Any: Triton's
+        ufunc = ufuncs.get(getattr(self.combine_fn, "__name__", ""))
+        if ufunc is None:
+            return apply(self, operands)
+        (operand,) = operands
+        return self.to_tensor(ufunc(operand.handle.data, axis=self.axis, keepdims=self.keep_dims), operand.dtype)
+
+    return corrected
+
+
