@@ -1,0 +1,50 @@
+"""infini: a functional array framework. Names and semantics are JAX's; see https://docs.jax.dev for the model.
+
+Importing it installs the operators of arrays (`infini.numpy._methods`) and loads no compiler and no device library.
+"""
+
+from infini import (
+    debug as debug,
+    lax as lax,
+    nn as nn,
+    numpy as numpy,
+    random as random,
+    sharding as sharding,
+    tree as tree,
+    tree_util as tree_util,
+)
+from infini.core.array import Array as Array
+from infini.core.backend import devices as devices
+from infini.core.config import config as config
+from infini.core.errors import InfiniError as InfiniError
+from infini.core.execute import clear_caches as clear_caches
+from infini.core.sharding import make_mesh as make_mesh
+from infini.numpy import _methods
+from infini.transforms.batching import vmap as vmap
+from infini.transforms.custom import custom_jvp as custom_jvp, custom_vjp as custom_vjp
+from infini.transforms.differentiate import (
+    grad as grad,
+    hessian as hessian,
+    jacfwd as jacfwd,
+    jacobian as jacobian,
+    jacrev as jacrev,
+    jvp as jvp,
+    linear_transpose as linear_transpose,
+    linearize as linearize,
+    value_and_grad as value_and_grad,
+    vjp as vjp,
+)
+from infini.transforms.staging import (
+    ShapeDtypeStruct as ShapeDtypeStruct,
+    block_until_ready as block_until_ready,
+    checkpoint as checkpoint,
+    device_get as device_get,
+    eval_shape as eval_shape,
+    jit as jit,
+    make_jaxpr as make_jaxpr,
+    remat as remat,
+)
+
+__version__ = "0.1.0"
+
+_methods.install()

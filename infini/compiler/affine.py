@@ -6,7 +6,6 @@ Reshapes stay affine when the axes are fine enough; `SplitAxis` asks for a finer
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -137,6 +136,7 @@ def refinement(shapes: Sequence[Shape]) -> list[int] | None:
     return [b // a for a, b in reversed(list(zip(ordered, ordered[1:], strict=False)))] or [1]
 
 
-def element_count(shape: Shape) -> int:
-    """Number of elements."""
-    return math.prod(shape)
+def split(sizes: Sequence[int], request: SplitAxis) -> list[int]:
+    """The sizes with one axis cut in two."""
+    before, size, after = sizes[: request.axis], sizes[request.axis], sizes[request.axis + 1 :]
+    return [*before, size // request.inner, request.inner, *after]

@@ -143,7 +143,11 @@ class Puller:
         if number is not None:
             return Number(var.type.dtype, frozenset(), number.reshape(-1)[:1].reshape(()))
         used = frozenset(a for place in index for a, _ in place.terms)
-        return Load(var.type.dtype, used, var, index, 0 if guarded else None)
+        is_outside = guarded and not all(
+            0 <= low and high < size
+            for (low, high), size in zip((p.range(self.sizes) for p in index), var.type.shape, strict=True)
+        )
+        return Load(var.type.dtype, used, var, index, 0 if is_outside else None)
 
     def _pull_equation(self, equation: Equation, var: Var, index: IndexMap, guarded: bool) -> Node:
         op = equation.op

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from infini.compiler import affine, cost, expression, views
+from infini.compiler import affine, cost, views
 from infini.compiler.expression import Domain
 from infini.core import dtypes, primitive
 from infini.core.ir import Equation, Program, Var
@@ -40,12 +40,6 @@ class Group:
     mask: int = 0  # its equations, as bits
     ancestors: int = 0  # equations it depends on, as bits
     producers: set[int] = field(default_factory=set)  # equations outside whose arrays it uses
-    after_reduction: bool = False  # whether reduced values are used at full level
-
-    @property
-    def is_column(self) -> bool:
-        """Whether its reductions run over axes left of others."""
-        return self.domain.reduced > 1 and self.domain.inner > 1
 
 
 class Grouping:
@@ -193,19 +187,25 @@ class Grouping:
         reached = [v for v in self.leaves(operand) if self._group(v) in groups]
         if not reached:
             return True
-        if operand is reached[0] and operand.type.size == output.type.size:
-            return self._group_level(operand) is level
-        return self._reaches(operand, output, set(reached), domain, level)
+        if operand.type.size == output.type.size and self._only_reshapes(operand):
+            return self._group_level(reached[0]) is level
+        return level is Level.FULL and self._reaches(operand, output, set(reached), domain)
 
-    def _reaches(self, operand: Var, output: Var, members: set[Var], domain: Domain, level: Level) -> bool:
+    def _reaches(self, operand: Var, output: Var, members: set[Var], domain: Domain) -> bool:
         """Follow index maps from a point of the domain to each member and compare with where the member lies."""
-        shapes = [output.type.shape, (domain.outer, domain.reduced, domain.inner)]
-        sizes = affine.refinement([s if math.prod(s) == domain.size else (1,) for s in shapes])
-        if sizes is None or level is Level.REDUCED:
-            # At the reduced level only reshapes are followed.
-            return level is Level.REDUCED and all(
-                self._group_level(v) is Level.REDUCED and v.type.size == output.type.size for v in members
-            ) and self._only_reshapes(operand)
+        sizes = affine.refinement([output.type.shape, (domain.outer, domain.reduced, domain.inner)])
+        while sizes is not None:
+            try:
+                return self._reaches_over(sizes, operand, output, members, domain)
+            except affine.SplitAxis as split:
+                sizes = affine.split(sizes, split)
+            except affine.NotAffine:
+                return False
+        return False
+
+    def _reaches_over(
+        self, sizes: list[int], operand: Var, output: Var, members: set[Var], domain: Domain
+    ) -> bool:
         outer, reduced, inner = split_axes(sizes, domain)
         everything = [*outer, *reduced, *inner]
         expected = {
@@ -225,11 +225,8 @@ class Grouping:
             shape = equation.outputs[0].type.shape
             return all(follow(x, views.operand_index(index, x.type.shape, shape)) for x in equation.inputs)
 
-        try:
-            start = affine.delinearize(expected[Level.FULL], output.type.shape, sizes)
-            return follow(operand, views.operand_index(start, operand.type.shape, output.type.shape))
-        except (affine.NotAffine, affine.SplitAxis):
-            return False
+        start = affine.delinearize(expected[Level.FULL], output.type.shape, sizes)
+        return follow(operand, views.operand_index(start, operand.type.shape, output.type.shape))
 
     def _only_reshapes(self, var: Var) -> bool:
         while self.is_view(var):
@@ -333,5 +330,3 @@ def split_axes(sizes: Sequence[int], domain: Domain) -> tuple[list[int], list[in
         parts[0 if step >= limits[0] else 1 if step >= limits[1] else 2].append(a)
     return parts
 
-
-__all__ = ["Domain", "Group", "Grouping", "Level", "expression", "is_fusable", "reduction_domain", "split_axes"]

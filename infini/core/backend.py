@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 import numpy as np
 
 from infini.core import config, errors, ir
+from infini.core.mesh import AbstractMesh, AxisEntry
 
 Buffer: TypeAlias = Any  # Any: each backend has its own kind of buffer; core never looks inside
 ENTRY_POINTS: Final = "infini.backends"
@@ -62,25 +63,30 @@ class CompileOptions:
         donation: `require` makes it an error when a donated buffer cannot be reused.
         extents: pairs (parameter, (parameter, dimension), ...): the int32 scalar that bounds these
             dimensions at run time.
-        axes: names and sizes of the mesh axes over which the program is one of several (SPMD), in mesh order.
+        mesh: axes over which the program, written for global shapes, is split; None for one device.
+        in_specs: for each parameter how it is split over the mesh (a `P`), or None to let the partitioner choose.
         deterministic: fixed reduction splits that do not depend on batch neighbours.
     """
 
     donated: tuple[int, ...] = ()
     donation: Literal["allow", "require"] = "allow"
     extents: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = ()
-    axes: tuple[tuple[str, int], ...] = ()
+    mesh: AbstractMesh | None = None
+    in_specs: tuple[tuple[AxisEntry, ...] | None, ...] = ()
     deterministic: bool = False
 
 
 class Executable(Protocol):
-    """A compiled program."""
+    """A compiled program. One compiled for a mesh says in `in_specs` and `out_specs` how arrays are split over it."""
+
+    in_specs: tuple[tuple[AxisEntry, ...], ...]
+    out_specs: tuple[tuple[AxisEntry, ...], ...]
 
     def __call__(self, inputs: Sequence[Buffer]) -> tuple[Buffer, ...]:
         """Run on one device; donated inputs must not be used by the caller afterwards."""
 
-    def run_spmd(self, inputs: Sequence[Sequence[Buffer]]) -> list[tuple[Buffer, ...]]:
-        """Run on several devices of this process; one row of inputs and of results per device."""
+    def run_spmd(self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]) -> list[tuple[Buffer, ...]]:
+        """Run on the devices of a mesh; one row of inputs and of results per device of this process, in mesh order."""
 
     def text(self, stage: str) -> str:
         """Text of a stage: `program`, `kernels`, or a stage of this backend such as `llvm`."""
@@ -185,13 +191,25 @@ def _device_by_name(name: str) -> Device:
     if not name:
         for candidate in names():
             if candidate != "null" and get(candidate).why_unavailable() is None:
-                return get(candidate).devices()[0]
+                return local_devices(candidate)[0]
         raise errors.DeviceError("no backend has a device here", fix="run `infini doctor`")
     platform, _, number = name.partition(":")
+    if not number:
+        return local_devices(platform)[0]
     found = devices(platform)
-    if not (number or "0").isdigit() or int(number or 0) >= len(found):
+    if not number.isdigit() or int(number) >= len(found):
         raise errors.DeviceError(f"there is no device {name!r}", expected=", ".join(map(str, found)))
-    return found[int(number or 0)]
+    return found[int(number)]
+
+
+def local_devices(platform: str | None = None) -> tuple[Device, ...]:
+    """As `devices`, those of this process only."""
+    return tuple(device for device in devices(platform) if device.backend.owns(device))
+
+
+def forget_default_device() -> None:
+    """Choose the default device again: this process has become one of several."""
+    _device_by_name.cache_clear()
 
 
 def default_device() -> Device:

@@ -1,9 +1,8 @@
-"""Communication between the devices of one program: the protocol that backends implement.
+"""Communication between the devices of one program: the protocol that backends implement, and the processes of a job.
 
-The collectives of a program are cut out by the backend and handed to a `Comm`, which knows the ranks but
-not the mesh:
-a `Group` lists the ranks that take part. Buffers here are host arrays or device buffers of the backend
-that made the Comm.
+The collectives of a program are cut out by the backend and handed to a `Comm`, which knows ranks but no mesh. A call takes one
+array per device of this process (a *row* each) and gives one back, so that one protocol covers a process with many devices in
+lockstep, many processes with one device each, and anything between.
 """
 
 from __future__ import annotations
@@ -14,44 +13,65 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from infini.core import errors
+
 ReduceOp: TypeAlias = Literal["sum", "max", "min"]
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Ranks that take part in a collective, in the order of their index along the axis."""
-
-    ranks: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of ranks."""
-        return len(self.ranks)
+Rows: TypeAlias = Sequence[np.ndarray]
+# Ranks that take part together, in the order of their index along the axis; groups are disjoint and cover all ranks.
+Groups: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 class Comm(Protocol):
-    """Collectives among processes, each rank holding one device. All calls are blocking and in program
-    order per group.
-    """
+    """Collectives among the ranks of one program. Calls are blocking, and every process makes the same ones in one order."""
 
-    rank: int
-    size: int
+    local_ranks: tuple[int, ...]
 
-    def all_reduce(self, array: np.ndarray, op: ReduceOp, group: Group) -> np.ndarray:
-        """Elementwise reduction over the group; bfloat16 and float16 sums accumulate in float32."""
+    def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
+        """Elementwise reduction over each group, in the order of its members; 16-bit floats accumulate in float32."""
 
-    def all_gather(self, array: np.ndarray, group: Group) -> np.ndarray:
+    def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
         """Arrays of the group stacked along a fresh leading axis."""
 
-    def all_to_all(self, array: np.ndarray, group: Group) -> np.ndarray:
-        """Block i of the leading axis goes to member i; blocks received are stacked in the order of the
-        members.
-        """
+    def all_to_all(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
+        """Block i of the leading axis goes to member i; blocks received are stacked in the order of the members."""
 
-    def permute(self, array: np.ndarray, pairs: Sequence[tuple[int, int]], group: Group) -> np.ndarray:
-        """Send along (source, destination) pairs of group indices; a member that receives nothing gets
-        zeros.
-        """
+    def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
+        """Send along (source, destination) pairs of group indices; a member that receives nothing gets zeros."""
 
     def barrier(self) -> None:
         """Wait for every rank."""
+
+
+class Launcher(Protocol):
+    """What knows the other processes of a job and can talk to them; there is one for MPI."""
+
+    def comm(self, process_of_rank: tuple[int, ...]) -> Comm:
+        """Communication among ranks, given the process that holds each; called in the same order everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of this job. A job of one process has no launcher."""
+
+    index: int = 0
+    count: int = 1
+    launcher: Launcher | None = None
+
+
+_processes = [Processes()]
+
+
+def processes() -> Processes:
+    """The job this process is part of; a job of one until `infini.parallel.initialize` was called."""
+    return _processes[0]
+
+
+def install_processes(found: Processes) -> None:
+    """Set the job, once, before any device was used.
+
+    Raises:
+        CollectiveError: another job was set before.
+    """
+    if _processes[0].launcher is not None and _processes[0] != found:
+        raise errors.CollectiveError("this process is part of a job already", got=str(_processes[0]))
+    _processes[0] = found

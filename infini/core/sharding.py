@@ -1,73 +1,31 @@
-"""Meshes and placements, with JAX's names: `Mesh`, `P`, `NamedSharding`.
-
-A mesh is an array of devices with named axes; a `P` says for each dimension of an array over which mesh
-axes it is split.
-Programs hold the abstract mesh only (names and sizes), so they do not depend on devices.
-"""
+"""Meshes and placements on devices, with JAX's names: `Mesh`, `P`, `NamedSharding`. What needs no devices is in `core.mesh`."""
 
 from __future__ import annotations
 
-import contextlib
+import contextvars
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from infini.core import backend, errors, ir
+from infini.core.mesh import (
+    AbstractMesh,
+    AxisEntry,
+    P,
+    PartitionSpec,
+    entry_axes,
+    shard_index,
+    shard_shape,
+)
 
-AxisEntry: TypeAlias = str | tuple[str, ...] | None
-
-
-class PartitionSpec(tuple):  # type: ignore[type-arg]  # entries are AxisEntry
-    """For each dimension: None (whole), an axis name, or several names, most significant first.
-
-    Example:
-        >>> from infini.sharding import P
-        >>> P("data", None)
-        P('data', None)
-    """
-
-    def __new__(cls, *entries: AxisEntry) -> PartitionSpec:
-        return super().__new__(cls, tuple(tuple(e) if isinstance(e, list) else e for e in entries))
-
-    def __repr__(self) -> str:
-        return f"P({', '.join(map(repr, self))})"
-
-    def __reduce__(self) -> tuple[Any, ...]:  # Any: as the pickle protocol
-        return (PartitionSpec, tuple(self))
-
-
-P = PartitionSpec
-
-
-def entry_axes(entry: AxisEntry) -> tuple[str, ...]:
-    """Axis names of one entry of a `P`, most significant first."""
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
-
-
-@ir.attribute
-@dataclass(frozen=True, slots=True)
-class AbstractMesh:
-    """Names and sizes of mesh axes, without devices."""
-
-    axis_names: tuple[str, ...]
-    axis_sizes: tuple[int, ...]
-
-    @property
-    def shape(self) -> dict[str, int]:
-        """Sizes by name."""
-        return dict(zip(self.axis_names, self.axis_sizes, strict=True))
-
-    @property
-    def size(self) -> int:
-        """Number of devices."""
-        return math.prod(self.axis_sizes)
-
-    def size_of(self, entry: AxisEntry) -> int:
-        """Number of parts that one entry of a `P` makes."""
-        return math.prod(self.shape[name] for name in entry_axes(entry))
+__all__ = [
+    "AbstractMesh", "AxisEntry", "Mesh", "NamedSharding", "P", "PartitionSpec", "Sharding", "SingleDeviceSharding",
+    "current_mesh", "entry_axes", "make_mesh", "shard_index", "shard_shape",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +53,7 @@ class Mesh:
                 got=f"devices of shape {self.devices.shape}, names {names}",
             )
 
-    @property
+    @functools.cached_property
     def abstract(self) -> AbstractMesh:
         """The mesh without its devices."""
         return AbstractMesh(self.axis_names, tuple(int(n) for n in self.devices.shape))
@@ -110,10 +68,15 @@ class Mesh:
         """Number of devices."""
         return int(self.devices.size)
 
-    @property
+    @functools.cached_property
     def flat_devices(self) -> tuple[backend.Device, ...]:
         """Devices in mesh order: the rank of a device is its position."""
         return tuple(self.devices.reshape(-1))
+
+    @functools.cached_property
+    def local_ranks(self) -> tuple[int, ...]:
+        """Ranks of the devices that this process holds."""
+        return tuple(rank for rank, d in enumerate(self.flat_devices) if d.backend.owns(d))
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -130,15 +93,21 @@ class Mesh:
         axes = ", ".join(f"{name!r}: {size}" for name, size in self.shape.items())
         return f"Mesh({{{axes}}})"
 
-    @contextlib.contextmanager
-    def _entered(self) -> Iterator[Mesh]:
-        yield self
-
     def __enter__(self) -> Mesh:
+        _entered.set((*_entered.get(), self))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        return None
+        _entered.set(_entered.get()[:-1])
+
+
+_entered: contextvars.ContextVar[tuple[Mesh, ...]] = contextvars.ContextVar("infini_mesh", default=())
+
+
+def current_mesh() -> Mesh | None:
+    """The mesh of the innermost `with mesh:` block, which gives a plain `P` its meaning."""
+    entered = _entered.get()
+    return entered[-1] if entered else None
 
 
 def make_mesh(
@@ -160,7 +129,7 @@ def make_mesh(
         raise errors.DeviceError(
             f"a mesh of shape {tuple(axis_shapes)} needs {count} devices",
             got=f"{len(pool)} devices",
-            fix=f"run with INFINI_CPU_DEVICES={count}, or under mpirun -n {count}",
+            fix=f"run with INFINI_CPU_DEVICES={count}, or under mpirun -n {count} with infini.parallel.initialize()",
         )
     array = np.empty(count, dtype=object)
     array[:] = pool[:count]
@@ -229,39 +198,3 @@ class NamedSharding:
 
 
 Sharding: TypeAlias = SingleDeviceSharding | NamedSharding
-
-
-def shard_shape(shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh) -> ir.Shape:
-    """Shape of one part of an array of `shape` split as `spec` says.
-
-    Raises:
-        ValueMismatchError: `spec` is longer than the shape, or a dimension does not divide into equal parts.
-    """
-    if len(spec) > len(shape):
-        raise errors.ValueMismatchError(
-            f"P{tuple(spec)} has more entries than the array has dimensions", got=f"shape {shape}"
-        )
-    parts = [mesh.size_of(entry) for entry in spec] + [1] * (len(shape) - len(spec))
-    for dimension, (size, count) in enumerate(zip(shape, parts, strict=True)):
-        if size % count:
-            raise errors.ValueMismatchError(
-                f"dimension {dimension} of size {size} cannot be split into {count} equal parts",
-                got=f"shape {shape}, P{tuple(spec)}, axes {mesh.shape}",
-                fix="choose a size that the axis divides, or leave the dimension whole",
-            )
-    return tuple(size // count for size, count in zip(shape, parts, strict=True))
-
-
-def shard_index(
-    shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh, rank: int
-) -> tuple[slice, ...]:
-    """The part of an array of `shape` that device number `rank` (in mesh order) holds."""
-    coordinates = dict(zip(mesh.axis_names, np.unravel_index(rank, mesh.axis_sizes), strict=True))
-    local = shard_shape(shape, spec, mesh)
-    starts = []
-    for dimension, size in enumerate(local):
-        index = 0
-        for name in entry_axes(spec[dimension] if dimension < len(spec) else None):
-            index = index * mesh.shape[name] + int(coordinates[name])
-        starts.append(index * size)
-    return tuple(slice(start, start + size) for start, size in zip(starts, local, strict=True))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import errors, host, ir, primitive, trace
+from infini.core import errors, host, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.primitive import Primitive
 from infini.core.value import Value
@@ -404,3 +404,9 @@ custom_jvp_call_p: Primitive = primitive.register(
         is_higher_order=True,
     )
 )
+
+
+def optimization_barrier(operand: Any) -> Any:  # Any: pytrees
+    """A tree of values that the compiler computes together: nothing is moved or merged across."""
+    leaves, treedef = tree.flatten(operand)
+    return tree.unflatten(treedef, barrier(*(trace.as_value(x) for x in leaves)))

@@ -21,7 +21,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import families
+from infini.lax import families, places
 from infini.lax.families import is_linear
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -92,6 +92,7 @@ dot_p: Primitive = primitive.register(
                 lambda g, out, x, y, *, spec, dtype: trace.bind1(dot_p, x, g, spec=spec, dtype=dtype),
             ),
             primitive.TRANSPOSE: _transpose,
+            primitive.PLACE: places.every_letter(),
             primitive.CASES: (frozenset(dtypes.NUMERIC), (families.ANYTHING, families.ANYTHING)),
         },
     )

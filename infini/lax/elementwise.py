@@ -273,8 +273,9 @@ def _decompose_log1p(x: Value) -> tuple[Value]:
     exact = bind_scalars(eq_p, u, 1.0)
     shifted = bind_scalars(sub_p, u, 1.0)
     safe = bind_scalars(select_n_p, exact, shifted, families.like(1.0, x))
-    scaled = bind_scalars(mul_p, log(u), bind_scalars(div_p, x, safe))
-    finite = bind_scalars(select_n_p, is_finite(u), u, scaled)
+    log_u = log(u)
+    scaled = bind_scalars(mul_p, log_u, bind_scalars(div_p, x, safe))
+    finite = bind_scalars(select_n_p, is_finite(u), log_u, scaled)
     return (bind_scalars(select_n_p, exact, finite, x),)
 
 

@@ -361,3 +361,15 @@ def letters(count: int, prefix: str = "d") -> tuple[str, ...]:
 def prod(sizes: Sequence[int]) -> int:
     """Product of sizes."""
     return math.prod(sizes)
+
+
+def default_fill(dtype: np.dtype) -> Any:  # Any: a number of that dtype
+    """What a gather in fill mode reads outside the array: NaN, or the smallest signed, or the largest
+    unsigned integer.
+    """
+    if dtypes.is_inexact(dtype):
+        return np.nan
+    if dtype == dtypes.bool_:
+        return True
+    bounds = np.iinfo(dtype)
+    return bounds.min if dtype in dtypes.SIGNED else bounds.max

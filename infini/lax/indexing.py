@@ -16,7 +16,7 @@ from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import families
+from infini.lax import families, indexing_places, places
 from infini.lax.families import is_linear
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -144,18 +144,6 @@ def _window_positions(
     return positions, np.broadcast_to(inside.reshape(batch + (1,) * len(window)), batch + window), window
 
 
-def default_fill(dtype: np.dtype) -> Any:  # Any: a number of that dtype
-    """What a gather in fill mode reads outside the array: NaN, or the smallest signed, or the largest
-    unsigned integer.
-    """
-    if dtypes.is_inexact(dtype):
-        return np.nan
-    if dtype == dtypes.bool_:
-        return True
-    bounds = np.iinfo(dtype)
-    return bounds.min if dtype in dtypes.SIGNED else bounds.max
-
-
 def _reference_gather(
     operand: np.ndarray,
     indices: np.ndarray,
@@ -167,7 +155,7 @@ def _reference_gather(
 ) -> np.ndarray:
     dn = dimension_numbers
     positions, inside, window = _window_positions(indices, dn, operand.shape, slice_sizes, mode)
-    fill = np.asarray(default_fill(operand.dtype) if fill_value is None else fill_value).astype(operand.dtype)
+    fill = np.asarray(families.default_fill(operand.dtype) if fill_value is None else fill_value).astype(operand.dtype)
     if operand.size:
         found = (
             operand[tuple(np.where(inside, p, 0) for p in positions)]
@@ -260,6 +248,8 @@ gather_p: Primitive = primitive.register(
             primitive.JVP: _jvp_gather,
             primitive.TRANSPOSE: _transpose_gather,
             primitive.BATCH: _batch_gather,
+            primitive.PLACE: indexing_places.place_gather,
+            primitive.PARTITION: indexing_places.partition_gather,
             primitive.WEAK: lambda weak, attrs: weak[0],
         },
     )
@@ -434,6 +424,8 @@ scatter_add_p: Primitive = primitive.register(
             primitive.JVP: _jvp_scatter_add,
             primitive.TRANSPOSE: _transpose_scatter_add,
             primitive.BATCH: _batch_scatter("scatter_add"),
+            primitive.PLACE: indexing_places.place_scatter(_as_gather, scatter_slice_sizes, adds=True),
+            primitive.PARTITION: indexing_places.partition_scatter,
             primitive.WEAK: lambda weak, attrs: weak[0],
         },
     )
@@ -466,6 +458,8 @@ scatter_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference_scatter(None),
             primitive.JVP: _jvp_scatter,
             primitive.BATCH: _batch_scatter("scatter"),
+            primitive.PLACE: indexing_places.place_scatter(_as_gather, scatter_slice_sizes, adds=False),
+            primitive.PARTITION: indexing_places.partition_scatter,
             primitive.WEAK: lambda weak, attrs: weak[0],
         },
     )
@@ -595,6 +589,8 @@ dynamic_slice_p: Primitive = primitive.register(
             primitive.JVP: _jvp_dynamic_slice,
             primitive.TRANSPOSE: _transpose_dynamic_slice,
             primitive.BATCH: _batch_dynamic_slice,
+            primitive.PLACE: places.place_slice,
+            primitive.PARTITION: places.partition_slice,
             primitive.WEAK: lambda weak, attrs: weak[0],
         },
     )
@@ -723,6 +719,7 @@ dynamic_update_slice_p: Primitive = primitive.register(
             primitive.JVP: _jvp_dynamic_update_slice,
             primitive.TRANSPOSE: _transpose_dynamic_update_slice,
             primitive.BATCH: _batch_dynamic_update_slice,
+            primitive.PLACE: places.place_update_slice,
             primitive.WEAK: lambda weak, attrs: weak[0],
         },
     )

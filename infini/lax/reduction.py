@@ -13,7 +13,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax import elementwise as e
-from infini.lax import families
+from infini.lax import families, places
 from infini.lax.families import bind_scalars
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -38,9 +38,10 @@ def reduction(
     reference: Callable[..., Any],
     *,
     jvp: Any,
+    combine: places.Reducer,
     transpose: Any = None,
 ) -> Primitive:
-    """Declare a reduction; `reference(x, axis=...)` is a NumPy function."""
+    """Declare a reduction; `reference(x, axis=...)` is a NumPy function, `combine` joins results of parts."""
 
     def run(x: np.ndarray, *, axes: tuple[int, ...]) -> np.ndarray:
         return np.asarray(reference(x, axis=axes)).astype(x.dtype) if axes else x
@@ -49,6 +50,7 @@ def reduction(
         primitive.TYPE: families.type_from_signature(name, _signature, allowed, families.same_dtype(name)),
         primitive.REFERENCE: families.in_float32(run),
         primitive.JVP: jvp,
+        primitive.PLACE: places.every_letter(combine),
         primitive.CASES: (frozenset(allowed), (families.ANYTHING,)),
     }
     if transpose is not None:
@@ -61,6 +63,7 @@ reduce_sum_p: Primitive = reduction(
     dtypes.NUMERIC,
     np.sum,
     jvp=families.linear_jvp("reduce_sum"),
+    combine="sum",
     transpose=lambda ct, x, *, axes: (expand_reduced(ct, axes, x.shape),),
 )
 
@@ -102,8 +105,8 @@ def _highest(dtype: np.dtype) -> Any:  # Any: a number of that dtype
     return np.inf if dtype in dtypes.FLOATS else np.iinfo(dtype).max
 
 
-reduce_max_p: Primitive = reduction("reduce_max", e.REAL | {dtypes.bool_}, _max, jvp=_jvp_extremum)
-reduce_min_p: Primitive = reduction("reduce_min", e.REAL | {dtypes.bool_}, _min, jvp=_jvp_extremum)
+reduce_max_p: Primitive = reduction("reduce_max", e.REAL | {dtypes.bool_}, _max, jvp=_jvp_extremum, combine="max")
+reduce_min_p: Primitive = reduction("reduce_min", e.REAL | {dtypes.bool_}, _min, jvp=_jvp_extremum, combine="min")
 
 
 def identity_of(op: Primitive, dtype: np.dtype) -> Any:  # Any: a number of that dtype
@@ -153,6 +156,7 @@ argmax_p: Primitive = primitive.register(
                 index_dtype
             ),
             primitive.JVP: families.no_jvp,
+            primitive.PLACE: places.every_letter(None),
             primitive.CASES: (frozenset(e.REAL), (families.ANYTHING,)),
         },
     )

@@ -13,7 +13,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import families, indexing
+from infini.lax import families, indexing, places
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
 
@@ -80,6 +80,7 @@ sort_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
             primitive.BATCH: _batch,
+            primitive.PLACE: places.place_axes,
             primitive.CASES: (frozenset(dtypes.ALL - dtypes.COMPLEX), (families.ANYTHING,)),
         },
     )

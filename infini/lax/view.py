@@ -17,15 +17,16 @@ from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import families
+from infini.lax import families, places
 from infini.lax.families import is_linear, letters, linear_jvp
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
 
 
 def _view(
-    name: str, signature: Any, type: Any, reference: Any, transpose: Any
+    name: str, signature: Any, type: Any, reference: Any, transpose: Any, place: Any, partition: Any = None
 ) -> Primitive:  # Any: rules by kind
+    splitting = {primitive.PLACE: place} | ({primitive.PARTITION: partition} if partition else {})
     return primitive.register(
         Primitive(
             name,
@@ -36,6 +37,7 @@ def _view(
                 primitive.JVP: linear_jvp(name),
                 primitive.TRANSPOSE: transpose,
                 primitive.CASES: (frozenset(dtypes.ALL), (families.ANYTHING,)),
+                **splitting,
             },
         )
     )
@@ -61,6 +63,8 @@ reshape_p: Primitive = _view(
     lambda ct, x, *, shape, ndim: (
         trace.bind1(reshape_p, ct, shape=x.shape[x.ndim - ndim :], ndim=len(shape)),
     ),
+    place=places.place_reshape,
+    partition=places.partition_reshape,
 )
 
 
@@ -123,6 +127,7 @@ transpose_p: Primitive = _view(
             permutation=tuple(int(i) - len(permutation) for i in np.argsort(permutation)),
         ),
     ),
+    place=places.every_letter(),
 )
 
 
@@ -181,7 +186,13 @@ def _transpose_broadcast(ct: Value, x: Any, *, shape: ir.Shape, dims: tuple[int,
 
 
 broadcast_in_dim_p: Primitive = _view(
-    "broadcast_in_dim", _signature_broadcast, _type_broadcast, _reference_broadcast, _transpose_broadcast
+    "broadcast_in_dim",
+    _signature_broadcast,
+    _type_broadcast,
+    _reference_broadcast,
+    _transpose_broadcast,
+    place=places.every_letter(),
+    partition=places.partition_broadcast,
 )
 
 
@@ -272,6 +283,8 @@ slice_p: Primitive = _view(
     _type_slice,
     _reference_slice,
     _transpose_slice,
+    place=places.place_slice,
+    partition=places.partition_slice,
 )
 
 
@@ -384,6 +397,7 @@ pad_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference_pad,
             primitive.JVP: linear_jvp("pad", num_linear=2),
             primitive.TRANSPOSE: _transpose_pad,
+            primitive.PLACE: places.place_pad,
             primitive.CASES: (frozenset(dtypes.ALL), (families.ANYTHING, families.ANYTHING)),
         },
     )
@@ -467,6 +481,7 @@ concatenate_p: Primitive = primitive.register(
             )(primals, tangents, results, **attrs),
             primitive.TRANSPOSE: _transpose_concatenate,
             primitive.BATCH: _batch_concatenate,
+            primitive.PLACE: places.place_axes,
             primitive.CASES: (frozenset(dtypes.ALL), (families.ANYTHING, families.ANYTHING)),
         },
     )
@@ -500,6 +515,7 @@ rev_p: Primitive = _view(
     families.type_from_signature("rev", _signature_rev, dtypes.ALL, lambda x, **_: x.dtype),
     lambda x, *, axes: np.flip(x, axes),
     lambda ct, x, *, axes: (trace.bind1(rev_p, ct, axes=axes),),
+    place=places.place_axes,
 )
 
 
@@ -522,6 +538,8 @@ iota_p: Primitive = primitive.register(
         {
             primitive.TYPE: lambda *, shape, dimension, dtype: (ArrayType(tuple(shape), dtype),),
             primitive.REFERENCE: _reference_iota,
+            primitive.PLACE: places.place_iota,
+            primitive.PARTITION: places.partition_iota,
             primitive.JVP: families.no_jvp,
             primitive.CASES: (frozenset(dtypes.NUMERIC), ()),
         },

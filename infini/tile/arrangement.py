@@ -46,7 +46,9 @@ class Dimension:
         joined: list[Factor] = []
         for factor in self.factors:
             last = joined[-1] if joined else None
-            if last and all(symbols.is_equal(a, b * factor.size) for a, b in zip(last.steps, factor.steps, strict=True)):
+            if last and all(
+                symbols.is_equal(a, b * factor.size) for a, b in zip(last.steps, factor.steps, strict=True)
+            ):
                 joined[-1] = Factor(last.size * factor.size, factor.steps)
             else:
                 joined.append(factor)
@@ -102,7 +104,9 @@ class Tensor:
         name: str = "size",
     ) -> None:
         if (ndim is None) == (shape is None):
-            raise errors.TypeMismatchError("a Tensor needs ndim or shape", got=f"ndim={ndim}, shape={shape}", expected="one of them")
+            raise errors.TypeMismatchError(
+                "a Tensor needs ndim or shape", got=f"ndim={ndim}, shape={shape}", expected="one of them"
+            )
         if shape is None:
             sizes = [sympy.Dummy(f"{name}_{d}", integer=True, nonnegative=True) for d in range(ndim or 0)]
         else:
@@ -192,7 +196,11 @@ class Tensor:
         else:
             count = sympy.Max(symbols.ceil_div(factor.size - reach, stride) + 1, 1)
         guard = None if floor_mode else Guard(factor.size, (count - 1) * stride + reach, factor.steps)
-        return Dimension((Factor(count, _times(factor.steps, stride)),)), Dimension((Factor(tile, _times(factor.steps, dilation)),)), guard
+        return (
+            Dimension((Factor(count, _times(factor.steps, stride)),)),
+            Dimension((Factor(tile, _times(factor.steps, dilation)),)),
+            guard,
+        )
 
     def expand(self, shape: Sequence[Size], *, level: int = 0) -> Tensor:
         """Repeat dimensions of size 1; -1 keeps a dimension.
@@ -253,11 +261,15 @@ class Tensor:
         """
         dimensions = self._dimensions(0, widths, "pad")
         if len(self.levels) > 1 or any(len(x.factors) != 1 for x in dimensions):
-            raise errors.TypeMismatchError("pad comes before tile and flatten", fix="pad the tensor first, then tile it")
+            raise errors.TypeMismatchError(
+                "pad comes before tile and flatten", fix="pad the tensor first, then tile it"
+            )
         padded, offsets = [], self.offsets
         for dimension, (low, high) in zip(dimensions, widths, strict=True):
             (factor,) = dimension.factors
-            padded.append(Dimension((Factor(factor.size + symbols.size(low) + symbols.size(high), factor.steps),)))
+            padded.append(
+                Dimension((Factor(factor.size + symbols.size(low) + symbols.size(high), factor.steps),))
+            )
             offsets = _plus(offsets, _times(factor.steps, -symbols.size(low)))
         return self._with(levels=(tuple(padded),), offsets=offsets)
 
@@ -269,7 +281,9 @@ class Tensor:
         at = next(i for i, item in enumerate(items) if item is Ellipsis)
         missing = self.ndim - sum(item is not None and item is not Ellipsis for item in items)
         if missing < 0:
-            raise errors.IndexOutOfRangeError("too many indices for this level", got=str(index), expected=f"at most {self.ndim}")
+            raise errors.IndexOutOfRangeError(
+                "too many indices for this level", got=str(index), expected=f"at most {self.ndim}"
+            )
         items[at : at + 1] = [slice(None)] * missing
         rest, result, offsets = iter(self.levels[0]), [], self.offsets
         for item in items:
@@ -295,20 +309,26 @@ class Tensor:
     def _with_level(self, level: int, dimensions: Sequence[Dimension], ones: Sequence[Size] = ()) -> Tensor:
         levels = list(self.levels)
         levels[level] = tuple(dimensions)
-        return self._with(levels=tuple(levels), ones=(*self.ones, *(n for n in ones if not symbols.is_one(n))))
+        return self._with(
+            levels=tuple(levels), ones=(*self.ones, *(n for n in ones if not symbols.is_one(n)))
+        )
 
     def _dimensions(self, level: int, sizes: Sequence[object], name: str) -> tuple[Dimension, ...]:
         dimensions = self.levels[level]
         if len(sizes) != len(dimensions):
             raise errors.TypeMismatchError(
-                f"{name} needs one entry per dimension of level {level}", got=str(tuple(sizes)), expected=f"{len(dimensions)}: {self!r}"
+                f"{name} needs one entry per dimension of level {level}",
+                got=str(tuple(sizes)),
+                expected=f"{len(dimensions)}: {self!r}",
             )
         return dimensions
 
     def _must_be_one(self, dimension: Dimension, name: str) -> Size:
         found = dimension.size
         if found.is_Integer and found != 1:
-            raise errors.TypeMismatchError(f"{name}: a dimension does not have size 1", got=f"size {found} in {self!r}")
+            raise errors.TypeMismatchError(
+                f"{name}: a dimension does not have size 1", got=f"size {found} in {self!r}"
+            )
         return found
 
     def _zeros(self) -> Steps:

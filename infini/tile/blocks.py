@@ -22,7 +22,9 @@ def found_in(tensors: Sequence[Tensor]) -> tuple[BlockSize, ...]:
     return symbols.block_sizes(dimension.size for t in tensors for level in t.levels for dimension in level)
 
 
-def choose(tensors: Sequence[Tensor], values: Mapping[Size, int], fixed: Mapping[str, int]) -> dict[Size, int]:
+def choose(
+    tensors: Sequence[Tensor], values: Mapping[Size, int], fixed: Mapping[str, int]
+) -> dict[Size, int]:
     """Values of every symbol: those given, those fixed by name, and block sizes by the rule of this file.
 
     Args:
@@ -36,7 +38,9 @@ def choose(tensors: Sequence[Tensor], values: Mapping[Size, int], fixed: Mapping
         chosen[symbol] = fixed.get(symbol.name, symbol.upper)
         if symbol.name not in fixed:
             free.append(symbol)
-    while too_large := [s for s in free if chosen[s] > s.lower and _largest_tile(tensors, chosen) > MAX_TILE_SIZE]:
+    while too_large := [
+        s for s in free if chosen[s] > s.lower and _largest_tile(tensors, chosen) > MAX_TILE_SIZE
+    ]:
         chosen[max(too_large, key=lambda s: chosen[s])] //= 2
     for symbol in free:
         while chosen[symbol] > symbol.lower:

@@ -64,7 +64,9 @@ def kernel(
     """
 
     def decorate(application: Function) -> KernelFunction:
-        return KernelFunction(application, arrangement, tensors, num_results, vjp, definition, name or application.__name__)
+        return KernelFunction(
+            application, arrangement, tensors, num_results, vjp, definition, name or application.__name__
+        )
 
     return decorate
 
@@ -78,7 +80,9 @@ def program_id(axis: int) -> Value:
     ids = _program_ids.get(())
     if not -len(ids) <= axis < len(ids):
         raise errors.ValueMismatchError(
-            f"program_id({axis}) has no meaning here", got=f"a grid of {len(ids)} dimensions", expected="an application of a kernel"
+            f"program_id({axis}) has no meaning here",
+            got=f"a grid of {len(ids)} dimensions",
+            expected="an application of a kernel",
         )
     return ids[axis]
 
@@ -107,7 +111,9 @@ class KernelFunction:
         self.arranged = tuple(arrangement(*self.tensors))
         if len(self.arranged) != len(self.tensors):
             raise errors.TypeMismatchError(
-                f"the arrangement of {name} gives another number of tensors", got=str(len(self.arranged)), expected=str(len(self.tensors))
+                f"the arrangement of {name} gives another number of tensors",
+                got=str(len(self.arranged)),
+                expected=str(len(self.tensors)),
             )
         # At most 256 specialisations are kept, the oldest goes first.
         self._kernels: execute.BoundedCache[Hashable, Kernel] = execute.BoundedCache(256)
@@ -127,24 +133,39 @@ class KernelFunction:
         known = {symbol.name: symbol for symbol in blocks.found_in(self.arranged)}
         for name, value in block_sizes.items():
             if name not in known:
-                raise errors.ValueMismatchError(f"{self.name} has no block size {name!r}", expected=", ".join(known) or "none")
+                raise errors.ValueMismatchError(
+                    f"{self.name} has no block size {name!r}", expected=", ".join(known) or "none"
+                )
             if not known[name].lower <= value <= known[name].upper or value & (value - 1):
                 raise errors.ValueMismatchError(
-                    f"{self.name}: wrong value of {name}", got=str(value), expected=f"a power of two from {known[name].lower} to {known[name].upper}"
+                    f"{self.name}: wrong value of {name}",
+                    got=str(value),
+                    expected=f"a power of two from {known[name].lower} to {known[name].upper}",
                 )
         merged = {**self.block_sizes, **block_sizes}
         return KernelFunction(
-            self.application, self.arrangement, self.tensors, self.num_results, self.vjp, self.definition, self.name, merged
+            self.application,
+            self.arrangement,
+            self.tensors,
+            self.num_results,
+            self.vjp,
+            self.definition,
+            self.name,
+            merged,
         )
 
-    def __call__(self, *operands: Any, **static: Hashable) -> Any:  # Any: arrays in, an array or a tuple of arrays out
+    def __call__(
+        self, *operands: Any, **static: Hashable
+    ) -> Any:  # Any: arrays in, an array or a tuple of arrays out
         values = [self._operand(number, trace.as_value(x)) for number, x in enumerate(operands)]
         types = [v.type for v in values]
         specialised = self.specialize(types, **static)
         if self.vjp is not None:
             results = self._with_vjp(values, types, specialised, static)
         else:
-            attrs = {} if self.definition is None else {"definition": self._defined(types, specialised, static)}
+            attrs = (
+                {} if self.definition is None else {"definition": self._defined(types, specialised, static)}
+            )
             results = trace.bind(kernel_p, *values, kernel=specialised, **attrs)
         return results[0] if self.num_results == 1 else tuple(results)
 
@@ -182,7 +203,9 @@ class KernelFunction:
     def _sizes(self, types: Sequence[ArrayType]) -> dict[Size, int]:
         """Values of the size symbols, from the shapes of the operands."""
         if len(types) != len(self.operands):
-            raise errors.TypeMismatchError(f"{self.name} takes {len(self.operands)} operands", got=str(len(types)))
+            raise errors.TypeMismatchError(
+                f"{self.name} takes {len(self.operands)} operands", got=str(len(types))
+            )
         values: dict[Size, int] = {}
         for number, (tensor, type_) in enumerate(zip(self.operands, types, strict=True)):
             dtype = tensor.source.dtype
@@ -192,7 +215,11 @@ class KernelFunction:
                     got=str(type_),
                     expected=f"{len(tensor.source.shape)} dimensions{'' if dtype is None else f' of {dtypes.short(dtype)}'}",
                 )
-            values |= {s: n for s, n in zip(tensor.source.shape, type_.shape, strict=True) if s.is_Symbol and s not in values}
+            values |= {
+                s: n
+                for s, n in zip(tensor.source.shape, type_.shape, strict=True)
+                if s.is_Symbol and s not in values
+            }
         for number, (tensor, type_) in enumerate(zip(self.operands, types, strict=True)):
             sizes = tuple(symbols.number(s, values) for s in tensor.source.shape)
             if sizes != type_.shape:
@@ -203,7 +230,9 @@ class KernelFunction:
                 )
         return values
 
-    def _body(self, types: Sequence[ArrayType], lowered: lowering.Lowered, static: Mapping[str, Any]) -> Program:
+    def _body(
+        self, types: Sequence[ArrayType], lowered: lowering.Lowered, static: Mapping[str, Any]
+    ) -> Program:
         """The application traced at the tiles; results take the shapes and dtypes of the tensors they go to."""
         num_loads = len(types)
         tile_types = [ArrayType(a.tile, t.dtype) for a, t in zip(lowered.accesses, types, strict=False)]
@@ -215,8 +244,17 @@ class KernelFunction:
                 found = self.application(*seen, **static)
             results = [trace.as_value(r) for r in (found if isinstance(found, (tuple, list)) else (found,))]
             if len(results) != self.num_results:
-                raise errors.TypeMismatchError(f"the application of {self.name} returns {len(results)} tiles", expected=str(self.num_results))
-            places = zip(results, lowered.accesses[num_loads:], lowered.tiles[num_loads:], self.tensors[num_loads:], strict=True)
+                raise errors.TypeMismatchError(
+                    f"the application of {self.name} returns {len(results)} tiles",
+                    expected=str(self.num_results),
+                )
+            places = zip(
+                results,
+                lowered.accesses[num_loads:],
+                lowered.tiles[num_loads:],
+                self.tensors[num_loads:],
+                strict=True,
+            )
             return [self._stored(*place) for place in places]
 
         staged = trace.stage(run, [*tile_types, *id_types], name=self.name)
@@ -231,7 +269,9 @@ class KernelFunction:
     def _stored(self, tile: Value, access: Any, shape: ir.Shape, tensor: Tensor) -> Value:  # Any: an Access
         if tile.shape != shape:
             raise errors.TypeMismatchError(
-                f"the application of {self.name} returns a tile of another shape than the result's", got=str(tile.type), expected=str(shape)
+                f"the application of {self.name} returns a tile of another shape than the result's",
+                got=str(tile.type),
+                expected=str(shape),
             )
         dtype = tensor.source.dtype
         if dtype is not None and dtype != tile.dtype:
@@ -261,7 +301,11 @@ class KernelFunction:
         return self._definitions.put(key, staged.program)
 
     def _with_vjp(
-        self, values: Sequence[Value], types: Sequence[ArrayType], specialised: Kernel, static: Mapping[str, Hashable]
+        self,
+        values: Sequence[Value],
+        types: Sequence[ArrayType],
+        specialised: Kernel,
+        static: Mapping[str, Hashable],
     ) -> Sequence[Value]:
         key = (self, tuple(types), tuple(sorted(static.items())))
         forward, backward = _flat_rules(self, static)

@@ -94,19 +94,25 @@ def check_kernel(kernel: Kernel, types: Sequence[ArrayType]) -> None:
     arrays = [*types[: len(kernel.loads)], *kernel.outputs]
     for access, type_ in zip((*kernel.loads, *kernel.stores), arrays, strict=True):
         if not len(access.grid_strides) == len(access.tile_strides) == len(access.offsets) == type_.ndim:
-            raise errors.TypeMismatchError(f"kernel {kernel.name}: an access does not have the rank of {type_}")
+            raise errors.TypeMismatchError(
+                f"kernel {kernel.name}: an access does not have the rank of {type_}"
+            )
     expected = [
         *(ArrayType(a.tile, t.dtype) for a, t in zip(kernel.loads, types, strict=False)),
         *(ArrayType((), dtypes.int32) for _ in kernel.grid),
     ]
     if list(kernel.body.in_types) != expected:
         raise errors.TypeMismatchError(
-            f"kernel {kernel.name}: the body takes other tiles", got=str(kernel.body.in_types), expected=str(expected)
+            f"kernel {kernel.name}: the body takes other tiles",
+            got=str(kernel.body.in_types),
+            expected=str(expected),
         )
     stored = [ArrayType(a.tile, t.dtype) for a, t in zip(kernel.stores, kernel.outputs, strict=True)]
     if list(kernel.body.out_types) != stored:
         raise errors.TypeMismatchError(
-            f"kernel {kernel.name}: the body gives other tiles", got=str(kernel.body.out_types), expected=str(stored)
+            f"kernel {kernel.name}: the body gives other tiles",
+            got=str(kernel.body.out_types),
+            expected=str(stored),
         )
 
 
@@ -134,13 +140,17 @@ def interpret(
     for program in itertools.product(*map(range, grid)):
         tiles = [load(a, x, program) for a, x in zip(kernel.loads, operands, strict=False)]
         ids = [np.asarray(i, np.int32) for i in program]
-        for access, out, tile in zip(kernel.stores, outputs, run_body(kernel.body, [*tiles, *ids]), strict=True):
+        for access, out, tile in zip(
+            kernel.stores, outputs, run_body(kernel.body, [*tiles, *ids]), strict=True
+        ):
             index, inside = indices(access, out.shape, program)
-            out[tuple(d[inside] for d in index)] = tile[inside]
+            out[tuple(d[inside] for d in index) or ...] = tile[inside] if index else tile.reshape(())
     return tuple(outputs)
 
 
-def indices(access: Access, shape: Shape, program: Sequence[int]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+def indices(
+    access: Access, shape: Shape, program: Sequence[int]
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """Array indices of each element of a tile, per array dimension, and where they lie inside the array."""
     places = np.indices(access.tile, dtype=np.int64)
     index = []
@@ -213,18 +223,23 @@ def _batch(
 ) -> tuple[calls.Values, calls.Flags]:
     kernel: Kernel = attrs["kernel"]
     if any(batched[len(kernel.loads) :]):
-        raise errors.TypeMismatchError(f"vmap cannot batch a run-time extent of kernel {kernel.name}", fix="map with lax.map instead")
+        raise errors.TypeMismatchError(
+            f"vmap cannot batch a run-time extent of kernel {kernel.name}", fix="map with lax.map instead"
+        )
     changes: dict[str, object] = {"kernel": batch_kernel(kernel, batched, ctx.size)}
     if "definition" in attrs:
         changes["definition"], _ = ctx.batch_program(attrs["definition"], batched, force=True)
     return trace.bind(kernel_p, *args, **attrs.replace(**changes)), (True,) * len(kernel.outputs)
 
 
-def _tangents(ctx: calls.Context, tangents: calls.MaybeValues, attrs: ir.Attrs) -> tuple[Program, calls.Flags]:
+def _tangents(
+    ctx: calls.Context, tangents: calls.MaybeValues, attrs: ir.Attrs
+) -> tuple[Program, calls.Flags]:
     """The derivative of the definition, without its primal results."""
     if "definition" not in attrs:
         raise errors.MissingRuleError(
-            f"kernel {attrs['kernel'].name} has no derivative", fix="give tile.kernel vjp=(forward, backward) or definition="
+            f"kernel {attrs['kernel'].name} has no derivative",
+            fix="give tile.kernel vjp=(forward, backward) or definition=",
         )
     definition: Program = attrs["definition"]
     jvp, out_flags = ctx.jvp_program(definition, calls.nonzero(tangents))

@@ -60,7 +60,11 @@ def lower(tensors: Sequence[Tensor], num_results: int, values: Mapping[Size, int
     starts = [0, *itertools.accumulate(len(part) for part in refined)]
     accesses, tiles = [], []
     for number, tensor in enumerate(tensors):
-        loops = [x for d in range(rank) for x in _split(outer[number][d], refined[d])] if number in on_grid else []
+        loops = (
+            [x for d in range(rank) for x in _split(outer[number][d], refined[d])]
+            if number in on_grid
+            else []
+        )
         is_result = number >= len(tensors) - num_results
         access, tile = _access(number, tensor, loops, len(sizes), is_result, values)
         accesses.append(access)
@@ -73,7 +77,9 @@ def _loops(dimension: Dimension, values: Mapping[Size, int]) -> list[Loop]:
     """The factors of a dimension with numbers, those of size 1 left out and even neighbours joined."""
     joined: list[Loop] = []
     for factor in dimension.factors:
-        loop = Loop(symbols.number(factor.size, values), tuple(symbols.number(s, values) for s in factor.steps))
+        loop = Loop(
+            symbols.number(factor.size, values), tuple(symbols.number(s, values) for s in factor.steps)
+        )
         if loop.size == 1:
             continue
         last = joined[-1] if joined else None
@@ -110,7 +116,10 @@ def _check_requirements(number: int, tensor: Tensor, values: Mapping[Size, int])
 
 
 def _check_grids(
-    tensors: Sequence[Tensor], outer: Sequence[Sequence[Sequence[Loop]]], on_grid: Sequence[int], values: Mapping[Size, int]
+    tensors: Sequence[Tensor],
+    outer: Sequence[Sequence[Sequence[Loop]]],
+    on_grid: Sequence[int],
+    values: Mapping[Size, int],
 ) -> None:
     if not on_grid:
         return
@@ -166,7 +175,12 @@ def _split(loops: Sequence[Loop], sizes: Sequence[int]) -> list[Loop]:
 
 
 def _access(
-    number: int, tensor: Tensor, grid: Sequence[Loop], grid_rank: int, is_result: bool, values: Mapping[Size, int]
+    number: int,
+    tensor: Tensor,
+    grid: Sequence[Loop],
+    grid_rank: int,
+    is_result: bool,
+    values: Mapping[Size, int],
 ) -> tuple[Access, ir.Shape]:
     rank = len(tensor.source.shape)
     shape = [symbols.number(n, values) for n in tensor.source.shape]
@@ -175,11 +189,15 @@ def _access(
     tile_shape = tuple(_size(d) for level in inner for d in level)
     tile, levels = _tile_loops(number, inner, rank)
     steps = [loop.steps or (0,) * rank for loop in grid] if grid else [(0,) * rank] * grid_rank
-    moves = [*zip((loop.size for loop in grid), steps, strict=False), *((loop.size, loop.steps) for loop in tile)]
+    moves = [
+        *zip((loop.size for loop in grid), steps, strict=False),
+        *((loop.size, loop.steps) for loop in tile),
+    ]
     if is_result:
         _check_disjoint(number, moves)
     fits = all(
-        o + sum(min(0, s[d] * (n - 1)) for n, s in moves) >= 0 and o + sum(max(0, s[d] * (n - 1)) for n, s in moves) < shape[d]
+        o + sum(min(0, s[d] * (n - 1)) for n, s in moves) >= 0
+        and o + sum(max(0, s[d] * (n - 1)) for n, s in moves) < shape[d]
         for d, o in enumerate(offsets)
     )
     other = 0 if tensor.source.other is None else tensor.source.other
@@ -221,7 +239,9 @@ def _check_disjoint(number: int, moves: Sequence[tuple[int, tuple[int, ...]]]) -
         reach = 0
         for n, s in sorted((m for m in real if m[1][d]), key=lambda m: abs(m[1][d])):
             if abs(s[d]) <= reach or sum(map(bool, s)) > 1:
-                raise errors.TypeMismatchError(f"tensor {number} of the kernel is a result and its tiles overlap")
+                raise errors.TypeMismatchError(
+                    f"tensor {number} of the kernel is a result and its tiles overlap"
+                )
             reach += abs(s[d]) * (n - 1)
     if any(not any(s) for _, s in real):
         raise errors.TypeMismatchError(

@@ -55,7 +55,9 @@ def block_size(lower: int = DEFAULT_LOWER, upper: int = DEFAULT_UPPER, *, name: 
     """
     if not (_is_power_of_two(lower) and _is_power_of_two(upper) and lower <= upper):
         raise errors.ValueMismatchError(
-            "a block size lies between two powers of two", got=f"lower {lower}, upper {upper}", expected="such as 32, 128"
+            "a block size lies between two powers of two",
+            got=f"lower {lower}, upper {upper}",
+            expected="such as 32, 128",
         )
     symbol = BlockSize(name, integer=True, positive=True)
     symbol.lower, symbol.upper = lower, upper
@@ -73,7 +75,9 @@ def size(value: object) -> Size:
     except sympy.SympifyError:
         expression = None
     if expression is None or not expression.is_integer:
-        raise errors.TypeMismatchError("this is not a size", got=repr(value), expected="an integer, or symbols of tile")
+        raise errors.TypeMismatchError(
+            "this is not a size", got=repr(value), expected="an integer, or symbols of tile"
+        )
     return expression
 
 

@@ -59,8 +59,13 @@ def place(
     sizes = tuple(
         n if any(row[lead + t] for row in access.tile_strides) else 1 for t, n in enumerate(padded(tile))
     )
-    scalars = [_Term(p, n, tuple(row[j] for row in access.grid_strides)) for j, (p, n) in enumerate(zip(programs, grid, strict=True))]
-    scalars += [_Term(w, access.tile[i], tuple(row[i] for row in access.tile_strides)) for i, w in enumerate(walked)]
+    scalars = [
+        _Term(p, n, tuple(row[j] for row in access.grid_strides))
+        for j, (p, n) in enumerate(zip(programs, grid, strict=True))
+    ]
+    scalars += [
+        _Term(w, access.tile[i], tuple(row[i] for row in access.tile_strides)) for i, w in enumerate(walked)
+    ]
     terms = [term for term in scalars if term.size != 1]
     terms += [
         _Term(lane(sizes, t), tile[t], tuple(row[lead + t] for row in access.tile_strides), is_lane=True)

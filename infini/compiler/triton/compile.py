@@ -72,7 +72,8 @@ def compile_source(source: TritonSource, capability: int, *, driver_version: int
     """
     if capability < _MIN_CAPABILITY:
         raise errors.LoweringError(
-            f"kernels need compute capability 8.0, not {capability / 10}", expected="an Ampere GPU or a later one"
+            f"kernels need compute capability 8.0, not {capability / 10}",
+            expected="an Ampere GPU or a later one",
         )
     assembler = _assembler(capability, driver_version)
     parts = (source.key, capability, triton.__version__, assembler, _FORMAT)
@@ -101,10 +102,14 @@ def _compile(source: TritonSource, capability: int, assembler: str) -> Cubin:
         with _environment({"TRITON_PTXAS_BLACKWELL_PATH": assembler} if assembler else {}):
             compiled = triton.compile(described, target=GPUTarget("cuda", capability, _WARP), options=options)
     except triton.CompilationError as error:
-        raise errors.LoweringError(f"Triton refuses the kernel {source.function_name}", got=str(error)) from error
+        raise errors.LoweringError(
+            f"Triton refuses the kernel {source.function_name}", got=str(error)
+        ) from error
     metadata = compiled.metadata
     if metadata.num_ctas != 1:
-        raise errors.LoweringError(f"kernel {source.function_name} needs a cluster launch", got=f"{metadata.num_ctas} blocks")
+        raise errors.LoweringError(
+            f"kernel {source.function_name} needs a cluster launch", got=f"{metadata.num_ctas} blocks"
+        )
     return Cubin(
         code=compiled.asm["cubin"],
         ptx=compiled.asm["ptx"],
@@ -118,7 +123,9 @@ def _compile(source: TritonSource, capability: int, assembler: str) -> Cubin:
     )
 
 
-def _field(metadata: Any, name: str, default: int) -> int:  # Any: Triton's metadata, whose fields differ between versions
+def _field(
+    metadata: Any, name: str, default: int
+) -> int:  # Any: Triton's metadata, whose fields differ between versions
     return int(getattr(metadata, name, default) or default)
 
 

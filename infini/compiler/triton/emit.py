@@ -10,8 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+
 from infini.compiler.triton import access as access_
 from infini.compiler.triton import body as body_
+from infini.compiler.triton import products, reductions, shapes
 from infini.compiler.triton.scalar import HELPERS
 from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, language_name, literal
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
@@ -21,7 +24,9 @@ from infini.tile.kernel import Access, Kernel, check_kernel
 
 # Programs of this many rows of the grid run column by column, so that tiles of both operands stay in the L2 cache.
 _GROUP: Final = 8
-_THREADS_PER_ELEMENTS: Final = 256
+_ELEMENTS_PER_WARP: Final = 256
+_LARGE_PRODUCT: Final = 1 << 14
+_RULES: Final = {**reductions.RULES, **shapes.RULES, **products.RULES}
 
 
 def emit_triton(kernel: Kernel, in_types: Sequence[ArrayType], *, name: str | None = None) -> TritonSource:
@@ -43,7 +48,11 @@ def emit_triton(kernel: Kernel, in_types: Sequence[ArrayType], *, name: str | No
     helpers = sorted({h for h in HELPERS if any(re.search(rf"\b{h}\b", line) for line in lines)})
     head = ["import triton", "import triton.language as tl", "", ""]
     text = "\n".join(head) + "".join(HELPERS[h] + "\n\n" for h in helpers)
-    text += f"@triton.jit\ndef {function_name}({', '.join(p for p, _ in parameters)}):\n" + "\n".join(lines) + "\n"
+    text += (
+        f"@triton.jit\ndef {function_name}({', '.join(p for p, _ in parameters)}):\n"
+        + "\n".join(lines)
+        + "\n"
+    )
     return TritonSource(
         text=text,
         function_name=function_name,
@@ -57,9 +66,10 @@ def emit_triton(kernel: Kernel, in_types: Sequence[ArrayType], *, name: str | No
 
 
 def _num_warps(writer: Writer) -> int:
-    """A warp of 32 threads per 256 elements of the largest tile, from 1 to 16; with products at least 4 and at most 8."""
-    wanted = 1 << max(0, (writer.largest // _THREADS_PER_ELEMENTS).bit_length() - 1)
-    return min(max(wanted, 4), 8) if writer.has_dot else min(wanted, 16)
+    """Warps per program: one per 256 elements of the largest tile, from 1 to 16; with products 4, or 8 for large ones."""
+    if writer.has_dot:
+        return 8 if writer.largest >= _LARGE_PRODUCT else 4
+    return min(1 << max(0, (writer.largest // _ELEMENTS_PER_WARP).bit_length() - 1), 16)
 
 
 class _Emitter:
@@ -94,7 +104,7 @@ class _Emitter:
             values.append(walked if access.levels else self.load(walked))
         for var, program in zip(kernel.body.params[num_loads:], self.programs, strict=True):
             values.append(Tile(program, var.type))
-        results = body_.Body(writer, self.load).run(kernel.body, values)
+        results = body_.Body(writer, self.load, _RULES).run(kernel.body, values)
         for number, result in enumerate(results):
             self.store(number, self.loaded(result))
         return writer.lines
@@ -155,7 +165,9 @@ class _Emitter:
         type_ = self.kernel.outputs[number]
         place = access_.place(access, type_.shape, self.kernel.grid, self.programs)
         if place.shape != tile.shape:
-            raise errors.LoweringError(f"kernel {self.kernel.name}: several elements of a result tile are one element of the array")
+            raise errors.LoweringError(
+                f"kernel {self.kernel.name}: several elements of a result tile are one element of the array"
+            )
         value = f"{tile.name}.to(tl.int8)" if type_.dtype == dtypes.bool_ else tile.name
         pointer = f"y{number} + {place.offset}" if place.offset != "0" else f"y{number}"
         self.writer.line(f"tl.store({pointer}, {value}" + (f", mask={place.mask})" if place.mask else ")"))
@@ -165,7 +177,7 @@ def _shape(shape: ir.Shape) -> str:
     return str(list(shape))
 
 
-def _other(fill: complex, dtype: ir.np.dtype) -> str:
+def _other(fill: complex, dtype: np.dtype) -> str:
     return str(int(bool(fill))) if dtype == dtypes.bool_ else literal(fill, dtype)
 
 

@@ -46,7 +46,9 @@ class _Pointer:
         return int(self.array.__array_interface__["data"][0])
 
 
-def interpret(source: TritonSource, operands: Sequence[np.ndarray], outputs: Sequence[ArrayType]) -> tuple[np.ndarray, ...]:
+def interpret(
+    source: TritonSource, operands: Sequence[np.ndarray], outputs: Sequence[ArrayType]
+) -> tuple[np.ndarray, ...]:
     """Run a kernel.
 
     Args:
@@ -67,14 +69,18 @@ def interpret(source: TritonSource, operands: Sequence[np.ndarray], outputs: Seq
             if isinstance(value, JITFunction):
                 functions[name] = interpreter.InterpretedFunction(value.fn)
         with np.errstate(all="ignore"):
-            functions[source.function_name][source.grid](*map(_Pointer, (*arrays, *results)), **dict(source.constexprs))
+            functions[source.function_name][source.grid](
+                *map(_Pointer, (*arrays, *results)), **dict(source.constexprs)
+            )
     return results
 
 
 @contextlib.contextmanager
 def _interpreting() -> Iterator[None]:
     """Make Triton's own library functions and builtins run in the interpreter; restore every attribute afterwards."""
-    mangle_type(_Pointer(np.zeros(1, np.int8)))  # its first use loads modules that copy what is replaced below
+    mangle_type(
+        _Pointer(np.zeros(1, np.int8))
+    )  # its first use loads modules that copy what is replaced below
     saved = [dict(vars(owner)) for owner in _PATCHED]
     try:
         for module in (tl, tl.standard):
@@ -165,8 +171,8 @@ def _with_nan(apply: Callable[..., Any]) -> Callable[..., Any]:
         if ufunc is None:
             return apply(self, operands)
         (operand,) = operands
-        return self.to_tensor(ufunc(operand.handle.data, axis=self.axis, keepdims=self.keep_dims), operand.dtype)
+        return self.to_tensor(
+            ufunc(operand.handle.data, axis=self.axis, keepdims=self.keep_dims), operand.dtype
+        )
 
     return corrected
-
-

@@ -78,18 +78,20 @@ def float_rem(x, y):
     r = tl.fma(-tl.floor(a / b), b, a)
     r = tl.where(r < 0.0, r + b, r)
     r = tl.where(r >= b, r - b, r)
-    r = tl.where(b == float("inf"), a, r)
+    r = tl.where(b == float("inf"), a + (a - a), r)
     return tl.where(x < 0.0, -r, r)
 """,
     "float_pow": """\
 @triton.jit
 def float_pow(x, y):
     size = tl.exp2(y * tl.log2(tl.abs(x)))
-    size = tl.where((y == 0.0) | (x == 1.0), 1.0, size)
+    size = tl.where((y == 0.0) | (x == 1.0) | ((x == -1.0) & (y == y)), 1.0, size)
     is_whole = tl.floor(y) == y
-    is_odd = tl.floor(y * 0.5) * 2.0 != y
-    below = tl.where(is_whole | (x == -float("inf")), tl.where(is_whole & is_odd, -size, size), float("nan"))
-    return tl.where((x < 0.0) & (y != 0.0), below, size)
+    is_odd = is_whole & (tl.floor(y * 0.5) * 2.0 != y)
+    is_below = (x < 0.0) | ((x == 0.0) & (1.0 / x < 0.0))
+    is_real = is_whole | (x == 0.0) | (x == -float("inf"))
+    below = tl.where(is_real, tl.where(is_odd, -size, size), float("nan"))
+    return tl.where(is_below & (y != 0.0), below, size)
 """,
 }
 
@@ -171,7 +173,11 @@ def _shift(symbol: str) -> Rule:
     def rule(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
         bits = types[0].itemsize * 8
         unsigned = f"tl.uint{bits}"
-        safe = f"({y} & {bits - 1}).to({unsigned}, bitcast=True)" if types[0] in dtypes.SIGNED else f"({y} & {bits - 1})"
+        safe = (
+            f"({y} & {bits - 1}).to({unsigned}, bitcast=True)"
+            if types[0] in dtypes.SIGNED
+            else f"({y} & {bits - 1})"
+        )
         raw = f"{x}.to({unsigned}, bitcast=True)" if types[0] in dtypes.SIGNED else x
         shifted = f"({raw} {symbol} {safe}).to({unsigned})"
         if types[0] in dtypes.SIGNED:

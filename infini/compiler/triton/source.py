@@ -71,7 +71,15 @@ class TritonSource:
     @property
     def key(self) -> str:
         """Hexadecimal hash of everything that decides the machine code."""
-        parts = (self.text, self.function_name, self.signature, self.constexprs, self.divisibility, self.num_warps, self.num_stages)
+        parts = (
+            self.text,
+            self.function_name,
+            self.signature,
+            self.constexprs,
+            self.divisibility,
+            self.num_warps,
+            self.num_stages,
+        )
         return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
 
 

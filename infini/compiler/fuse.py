@@ -1,0 +1,371 @@
+"""The fuser: groups of elementwise operations, views and reductions become `kernel` equations.
+
+`grouping` says what may share a kernel; here it is decided what becomes an array and what is computed again where it is used,
+and each group is pulled into nodes (`expression`) and tiled (`tiling`). Reshapes of arrays stay equations: they cost nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import numpy as np
+
+from infini.compiler import affine, cost, tiling
+from infini.compiler.expression import Compute, Domain, NotFusable, Puller, Reduce
+from infini.compiler.grouping import Group, Grouping, Level, is_fusable, split_axes
+from infini.compiler.passes import rewrite
+from infini.core import config, ir, primitive
+from infini.core.ir import Attrs, Equation, Program, Var
+from infini.core.primitive import Effect
+from infini.tile import kernel as kernel_
+
+RECOMPUTE_WEIGHT: Final = 8.0
+MAX_RECOMPUTE_LOADS: Final = 2
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Unit:
+    """What becomes one kernel: its results, and the domain they share."""
+
+    roots: list[tuple[Var, Level]]
+    domain: Domain
+    position: int
+    built: tiling.Built | None = None
+
+
+def fuse(program: Program) -> Program:
+    """The program, and those inside it, with kernels in place of everything that kernels can compute."""
+    equations = tuple(
+        equation
+        if equation.op is kernel_.kernel_p
+        else dataclasses.replace(equation, attrs=rewrite.map_programs(equation.attrs, fuse))
+        for equation in program.equations
+    )
+    return _Fuser(program.replace(equations=equations)).run()
+
+
+class _Fuser:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.no_fuse = bool(config.get("no_fuse"))
+        self.grouping = Grouping(program, no_fuse=self.no_fuse)
+        self.arrays: set[Var] = set()  # variables of fusable equations that are stored
+        self.units: list[Unit] = []
+        self.alone: set[Var] = set()  # members that must not share a kernel with what uses them
+
+    def run(self) -> Program:
+        """The fused program."""
+        self._choose_arrays()
+        while True:
+            self.units = self._make_units()
+            try:
+                for unit in self.units:
+                    self._build(unit)
+                break
+            except NotFusable as problem:
+                self._store(problem.var)
+        return self._assemble()
+
+    # --- what becomes an array ------------------------------------------------------------------
+
+    def _choose_arrays(self) -> None:
+        needed = [v for e in self.program.equations if not is_fusable(e) for v in e.inputs]
+        for var in (*needed, *self.program.results):
+            self._need(self._core(var))
+        if self.no_fuse:
+            for equation in self.program.equations:
+                if is_fusable(equation) and equation.op.name != "reshape":
+                    self.arrays.update(equation.outputs)
+            return
+        pending = list(self.arrays)
+        while pending:
+            root = pending.pop()
+            found = self._crossings(root)
+            pending += [v for v in found if v not in self.arrays]
+            self.arrays.update(found)
+
+    def _need(self, var: Var) -> None:
+        if not self.grouping.is_array(var):
+            self.arrays.add(var)
+
+    def _core(self, var: Var) -> Var:
+        """The variable below reshapes, which are free for arrays."""
+        while (equation := self.grouping.definition.get(var)) is not None and is_fusable(equation):
+            if equation.op.name != "reshape":
+                break
+            (var,) = equation.inputs
+        return var
+
+    def _is_stored(self, var: Var) -> bool:
+        return var in self.arrays or self.grouping.is_array(var)
+
+    def _crossings(self, root: Var) -> list[Var]:
+        """Members of other groups that the kernel of `root` needs as arrays; the others are computed again there."""
+        home = self.grouping.group_of.get(root)
+        size = home.domain.size if home is not None else root.type.size
+        found: list[Var] = []
+        seen: set[Var] = {root}
+        pending = list(self.grouping.definition[root].inputs)
+        while pending:
+            var = pending.pop()
+            if var in seen or self._is_stored(var):
+                continue
+            seen.add(var)
+            group = self.grouping.group_of.get(var)
+            if group is not None and group is not home and not self._is_recomputed(var, group, size):
+                found.append(self._core(var))
+                continue
+            pending += self.grouping.definition[var].inputs
+        return found
+
+    def _is_recomputed(self, var: Var, group: Group, size: int) -> bool:
+        """Whether to compute a member of another group again instead of storing it there and loading it here."""
+        if group.members[var] is Level.REDUCED or var.type.size * 2 <= size:
+            return False
+        loads: set[Var] = set()
+        inside: dict[Var, None] = {}
+        weight = 0.0
+        pending = [var]
+        while pending:
+            v = pending.pop()
+            if v in inside or v in loads:
+                continue
+            if self._is_stored(v) or group.members.get(v) is Level.REDUCED:
+                if v.type.size * 8 > var.type.size:
+                    loads.add(v)
+                continue
+            inside[v] = None
+            equation = self.grouping.definition[v]
+            weight += 0.0 if self.grouping.is_view(v) else cost.op_weight(equation.op.name)
+            pending += equation.inputs
+        if self._is_exclusive(var, inside):
+            return True
+        return len(loads) <= MAX_RECOMPUTE_LOADS and weight <= RECOMPUTE_WEIGHT
+
+    def _is_exclusive(self, var: Var, inside: Iterable[Var]) -> bool:
+        """Whether a member is used once and everything it needs serves it alone, so nothing is computed twice."""
+        if len(self.grouping.uses.get(var, ())) != 1:
+            return False
+        positions = {self.grouping.position[v] for v in inside}
+        return all(
+            set(self.grouping.uses.get(v, ())) <= positions for v in inside if v is not var and v in self.grouping.group_of
+        )
+
+    def _store(self, var: Var) -> None:
+        """Make a variable an array whose kernel does not contain what uses it."""
+        assert var not in self.alone, f"{self.grouping.definition[var].op.name} has no kernel of its own"
+        self.arrays.add(var)
+        group = self.grouping.group_of.get(var)
+        if group is not None:
+            self._cut(group, var)
+        else:
+            self.alone.add(var)
+        pending = [var]
+        while pending:
+            found = [v for v in self._crossings(pending.pop()) if v not in self.arrays]
+            self.arrays.update(found)
+            pending += found
+
+    def _cut(self, group: Group, var: Var) -> None:
+        """Split a group into what `var` needs and the rest."""
+        needed: set[Var] = set()
+        pending = [var]
+        while pending:
+            v = pending.pop()
+            if v in needed or self.grouping.is_array(v):
+                continue
+            needed.add(v)
+            pending += self.grouping.definition[v].inputs
+        before = {v: level for v, level in group.members.items() if v in needed}
+        if len(before) == len(group.members):
+            self.alone.add(var)
+            return
+        first = Group(group.domain, before)
+        for v in before:
+            del group.members[v]
+            self.grouping.group_of[v] = first
+        for v in before:
+            uses = {o for i in self.grouping.uses.get(v, ()) for o in self.program.equations[i].outputs}
+            if any(u not in before for u in uses) and not self.grouping.is_view(v):
+                self.arrays.add(v)
+
+    # --- kernels --------------------------------------------------------------------------------
+
+    def _make_units(self) -> list[Unit]:
+        by_group: dict[Group, Unit] = {}
+        units = []
+        for var in sorted(self.arrays, key=self.grouping.position.__getitem__):
+            position = self.grouping.position[var]
+            group = self.grouping.group_of.get(var)
+            if group is None:
+                units.append(Unit([(var, Level.FULL)], Domain(var.type.size), position))
+                continue
+            if group not in by_group:
+                by_group[group] = Unit([], group.domain, position)
+                units.append(by_group[group])
+            by_group[group].roots.append((var, group.members[var]))
+            by_group[group].position = position
+        return units
+
+    def _build(self, unit: Unit) -> None:
+        roots = {var for var, _ in unit.roots}
+
+        def definition(var: Var) -> Equation | None:
+            if self.grouping.is_array(var) or (var in self.arrays and var not in roots):
+                return None
+            return self.grouping.definition[var]
+
+        def constant(var: Var) -> np.ndarray | None:
+            found = self.grouping.constants.get(var)
+            return found.array if found is not None and found.is_scalar else None
+
+        sizes = self._axes(unit)
+        while True:
+            outer, reduced, inner = split_axes(sizes, unit.domain)
+            puller = Puller(definition, constant, sizes, reduced)
+            axes = {Level.FULL: [*outer, *reduced, *inner], Level.REDUCED: [*outer, *inner]}
+            try:
+                nodes = [
+                    tiling.Root(var, puller.root(var, axes[level]), tuple(axes[level])) for var, level in unit.roots
+                ]
+                break
+            except affine.SplitAxis as split:
+                sizes = affine.split(sizes, split)
+        unit.built = tiling.build(nodes, sizes, reduced, _name(nodes))
+
+    def _axes(self, unit: Unit) -> list[int]:
+        domain = unit.domain
+        shapes = [(domain.outer, domain.reduced, domain.inner)]
+        shapes += [var.type.shape for var, level in unit.roots if level is Level.FULL]
+        sizes = affine.refinement(shapes) or affine.refinement(shapes[:1])
+        assert sizes is not None
+        return sizes
+
+    # --- the new program ------------------------------------------------------------------------
+
+    def _assemble(self) -> Program:
+        units = {var: unit for unit in self.units for var, _ in unit.roots}
+        steps: list[tuple[int, Equation | Unit]] = [(unit.position, unit) for unit in self.units]
+        steps += [(i, e) for i, e in enumerate(self.program.equations) if not is_fusable(e)]
+        steps.sort(key=lambda step: step[0])
+        writer = _Writer(self.program, self._core)
+        for step in _ordered(steps, units, self.grouping, self._core):
+            if isinstance(step, Unit):
+                writer.kernel(step, self.grouping)
+            else:
+                writer.equation(step)
+        return writer.finish()
+
+
+def _name(roots: Sequence[tiling.Root]) -> str:
+    """A name from the operations of a kernel, the characteristic ones first."""
+    names: dict[str, float] = {}
+    for node in tiling.nodes_of(root.node for root in roots):
+        if isinstance(node, Compute):
+            names[node.op.name] = max(names.get(node.op.name, 0.0), cost.op_weight(node.op.name))
+        elif isinstance(node, Reduce):
+            names[node.op.name.removeprefix("reduce_")] = 5.0
+    chosen = sorted(names, key=lambda n: -names[n])[:3]
+    return "_".join(n for n in names if n in chosen) or "copy"
+
+
+def _ordered(
+    steps: Sequence[tuple[int, Equation | Unit]],
+    units: dict[Var, Unit],
+    grouping: Grouping,
+    core: Callable[[Var], Var],
+) -> list[Equation | Unit]:
+    """Steps in an order in which everything is made before its use, as close to program order as that allows."""
+    maker: dict[Var, int] = {}
+    for number, (_, step) in enumerate(steps):
+        outputs = [v for v, _ in step.roots] if isinstance(step, Unit) else step.outputs
+        maker.update((v, number) for v in outputs)
+    waits: list[set[int]] = []
+    last_effect: int | None = None
+    for number, (_, step) in enumerate(steps):
+        if isinstance(step, Unit):
+            assert step.built is not None
+            inputs: Iterable[Var] = step.built.operands
+        else:
+            inputs = [core(v) for v in step.inputs]
+        needs = {maker[v] for v in inputs if v in maker}
+        if isinstance(step, Equation) and step.effect is not Effect.NONE:
+            needs |= {last_effect} if last_effect is not None else set()
+            last_effect = number
+        waits.append(needs)
+    users: list[list[int]] = [[] for _ in steps]
+    missing = [len(needs) for needs in waits]
+    for number, needs in enumerate(waits):
+        for need in needs:
+            users[need].append(number)
+    ready = [number for number, count in enumerate(missing) if count == 0]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        number = heapq.heappop(ready)
+        order.append(steps[number][1])
+        for user in users[number]:
+            missing[user] -= 1
+            if missing[user] == 0:
+                heapq.heappush(ready, user)
+    assert len(order) == len(steps), "groups depend on each other in a cycle"
+    return order
+
+
+class _Writer:
+    """Writes the fused program; arrays keep their variables, kernels take and give flat ones."""
+
+    def __init__(self, program: Program, core: Callable[[Var], Var]) -> None:
+        self.program, self.core = program, core
+        self.builder = ir.Builder()
+        self.env: dict[Var, Var] = {param: param for param in program.params}
+        self.shaped: dict[tuple[Var, tuple[int, ...]], Var] = {}
+        for var, constant in program.consts:
+            self.env[var] = self.builder.constant(constant.array)
+
+    def _reshaped(self, var: Var, shape: tuple[int, ...]) -> Var:
+        if var.type.shape == shape:
+            return var
+        key = (var, shape)
+        if key not in self.shaped:
+            attrs = Attrs({"shape": shape, "ndim": var.type.ndim})
+            (self.shaped[key],) = self.builder.emit(primitive.by_name("reshape"), [var], attrs, via="fuse")
+        return self.shaped[key]
+
+    def array(self, var: Var) -> Var:
+        """A variable of the old program in the new one."""
+        return self._reshaped(self.env[self.core(var)], var.type.shape)
+
+    def kernel(self, unit: Unit, grouping: Grouping) -> None:
+        """Append a kernel."""
+        built = unit.built
+        assert built is not None
+        operands = [
+            self._reshaped(self.env[v], (v.type.size,)) if is_flat else self.env[v]
+            for v, is_flat in zip(built.operands, built.flat, strict=True)
+        ]
+        where = grouping.definition[unit.roots[-1][0]].where
+        outputs = self.builder.emit(
+            kernel_.kernel_p, operands, Attrs({"kernel": built.kernel}), where=where, via="fuse", out_types=built.kernel.outputs
+        )
+        for (var, _), output in zip(unit.roots, outputs, strict=True):
+            self.shaped[output, var.type.shape] = shaped = self._reshaped(output, var.type.shape)
+            self.env[var] = shaped
+            self.shaped[shaped, output.type.shape] = output
+
+    def equation(self, equation: Equation) -> None:
+        """Append an equation that is no kernel."""
+        inputs = [self.array(v) for v in equation.inputs]
+        outputs = self.builder.emit(
+            equation.op, inputs, equation.attrs, where=equation.where, via=equation.via,
+            out_types=[v.type for v in equation.outputs],
+        )  # fmt: skip
+        self.env.update(zip(equation.outputs, outputs, strict=True))
+
+    def finish(self) -> Program:
+        """The program."""
+        results = [self.array(v) for v in self.program.results]
+        return self.builder.build(self.program.params, results, name=self.program.name)

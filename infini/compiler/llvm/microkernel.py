@@ -1,0 +1,129 @@
+"""The innermost part of a matrix product: a block of rows times one packed panel, kept in registers.
+
+The block is `rows` by `vectors` registers. Elements of A are broadcast from memory, so A may be laid out by rows or by
+columns; the panel of B is dense. LLVM allocates the registers without a spill when `block_size` chose the block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from infini.compiler.llvm import builder as b
+from infini.compiler.llvm import registers
+from infini.compiler.llvm.builder import Function, Value, vector
+from infini.compiler.llvm.target import Target
+
+UNROLL = 4  # steps of k per turn
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A register block.
+
+    Args:
+        rows: rows of A.
+        lanes: elements of a register.
+        vectors: registers along a row of the result.
+        width: columns of the result that exist; less than `lanes * vectors` at its edge.
+        a_row: elements from one row of A to the next.
+        a_depth: elements from one column of A to the next.
+        panel: elements from one row of the panel of B to the next.
+        out_row: elements from one row of the result to the next.
+        compute: dtype of A, of B and of the accumulators.
+        out: dtype of the result.
+    """
+
+    rows: int
+    lanes: int
+    vectors: int
+    width: int
+    a_row: int
+    a_depth: int
+    panel: int
+    out_row: int
+    compute: np.dtype
+    out: np.dtype
+
+
+def block_size(target: Target, num_rows: int, compute: np.dtype) -> tuple[int, int, int]:
+    """Rows, registers along a row, and lanes of the register block for a product with `num_rows` rows."""
+    lanes = max(2, target.lanes * 4 // compute.itemsize)
+    # 2 registers hold the row of B and one an element of A; the others accumulate.
+    most = 12 if target.num_registers >= 32 else 6
+    fewest_turns = -(-num_rows // most)
+    return max(1, min(most, -(-num_rows // fewest_turns))), 2, lanes
+
+
+def emit_block(name: str, block: Block, *, has_tail: bool) -> Function:
+    """`void name(ptr A, ptr B, ptr C, i64 depth, i64 is_later)`: C = A B, or C += A B when `is_later` is not 0.
+
+    Args:
+        name: symbol.
+        block: the register block.
+        has_tail: whether depth may be no multiple of UNROLL.
+    """
+    f = Function(
+        name,
+        [(b.PTR, "A"), (b.PTR, "B"), (b.PTR, "C"), (b.I64, "depth"), (b.I64, "is_later")],
+        linkage="internal",
+        attributes="nounwind noinline",
+    )
+    a, panel, c, depth, is_later = f.parameters
+    element = registers.register_type(block.compute).element
+    type_ = vector(element, block.lanes)
+    for row in range(block.rows):
+        f.prefetch(f.at(c, row * block.out_row, registers.memory_element(block.out)), is_write=True)
+    acc = [f.constant(0, type_)] * (block.rows * block.vectors)
+    whole = f.mul(f.divide(depth, UNROLL)[0], UNROLL) if has_tail else depth
+    with f.loop(0, whole, UNROLL, acc, runs=not has_tail) as loop:
+        loop.next = _steps(f, block, type_, a, panel, loop.index, loop.carried, UNROLL)
+    acc = loop.results
+    if has_tail:
+        with f.loop(whole, depth, 1, acc) as loop:
+            loop.next = _steps(f, block, type_, a, panel, loop.index, loop.carried, 1)
+        acc = loop.results
+    later = f.compare("ne", is_later, f.integer(0))
+    with f.when(later):
+        _write(f, block, c, acc, adds=True)
+    with f.when(f.binary("xor", later, f.constant(True, b.I1))):
+        _write(f, block, c, acc, adds=False)
+    return f
+
+
+def _steps(
+    f: Function, block: Block, type_: b.Type, a: Value, panel: Value, start: Value, acc: list[Value], count: int
+) -> list[Value]:
+    acc = list(acc)
+    a_here = f.at(a, f.mul(start, block.a_depth), type_.element)
+    b_here = f.at(panel, f.mul(start, block.panel), type_.element)
+    for u in range(count):
+        row_of_b = [
+            f.load(f.at(b_here, u * block.panel + j * block.lanes, type_.element), type_) for j in range(block.vectors)
+        ]
+        for i in range(block.rows):
+            place = f.at(a_here, i * block.a_row + u * block.a_depth, type_.element)
+            x = f.splat(f.load(place, b.scalar(type_.element)), block.lanes)
+            for j in range(block.vectors):
+                acc[i * block.vectors + j] = f.fma(x, row_of_b[j], acc[i * block.vectors + j])
+    return acc
+
+
+def _write(f: Function, block: Block, c: Value, acc: list[Value], *, adds: bool) -> None:
+    element = registers.memory_element(block.out)
+    for i in range(block.rows):
+        for j in range(block.vectors):
+            active = min(block.lanes, block.width - j * block.lanes)
+            if active <= 0:
+                continue
+            place = f.at(c, i * block.out_row + j * block.lanes, element)
+            mask = None if active == block.lanes else f.first_lanes(active, block.lanes)
+            value = acc[i * block.vectors + j]
+            if adds:
+                if mask is None:
+                    before = registers.load(f, place, block.out, block.lanes)
+                else:
+                    before = registers.masked_load(f, place, block.out, mask, 0)
+                value = f.binary("fadd", before, value)
+            registers.store(f, registers.rounded(f, value, block.out), place, block.out, mask)

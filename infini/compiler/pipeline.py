@@ -1,0 +1,64 @@
+"""The passes in order, from a traced program to kernels and the operations that have a route of their own.
+
+Between passes the program is checked when `INFINI_CHECK` is 1 or more, and written when `INFINI_DUMP` names the pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infini.compiler import fuse
+from infini.compiler.passes import contractions, cse, dead_code, decompose, inline, reductions, simplify
+from infini.core import check, config, text
+from infini.core.ir import Equation, Program
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One step of the pipeline."""
+
+    name: str
+    run: Callable[[Program], Program]
+
+
+def passes(has_route: Callable[[Equation], bool], *, backend: str) -> tuple[Pass, ...]:
+    """The pipeline for a backend that lowers the equations `has_route` accepts."""
+    return (
+        Pass("inline", inline.inline_calls),
+        Pass("simplify", simplify.simplify),
+        Pass("decompose", lambda program: decompose.decompose(program, has_route, backend=backend)),
+        Pass("contractions", contractions.canonical_contractions),
+        Pass("simplify_again", lambda program: inline.inline_calls(simplify.simplify(program))),
+        Pass("cse", cse.eliminate_common),
+        Pass("dead_code", dead_code.eliminate_dead),
+        Pass("reductions", reductions.canonical_reductions),
+        Pass("dead_code_again", dead_code.eliminate_dead),
+        Pass("fuse", fuse.fuse),
+    )
+
+
+def run(program: Program, has_route: Callable[[Equation], bool], *, backend: str) -> Program:
+    """Apply every pass.
+
+    Raises:
+        LoweringError: an operation has no route.
+        CheckError: a pass made a malformed program (only looked for when `INFINI_CHECK` is set).
+    """
+    is_checked, dumped = config.get("check") >= 1, config.get("dump")
+    for step in passes(has_route, backend=backend):
+        before, program = program, step.run(program)
+        if is_checked:
+            check.check(program)
+        if step.name in dumped:
+            _dump(step.name, before, program)
+    return program
+
+
+def _dump(name: str, before: Program, after: Program) -> None:
+    folder = Path(config.get("dump_dir"))
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{before.name}.{before.fingerprint[:8]}.{name}"
+    (folder / f"{stem}.before.ir").write_text(text.print_program(before) + "\n")
+    (folder / f"{stem}.after.ir").write_text(text.print_program(after) + "\n")

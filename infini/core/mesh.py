@@ -1,0 +1,109 @@
+"""Splits without devices: partition specs, abstract meshes, and which part of an array a rank holds. Imports `ir` only.
+
+A mesh is an array of devices with named axes; a `P` says for each dimension of an array over which mesh axes it is split.
+Programs hold the abstract mesh only (names and sizes), so they do not depend on devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from infini.core import errors, ir
+
+AxisEntry: TypeAlias = str | tuple[str, ...] | None
+
+
+class PartitionSpec(tuple):  # type: ignore[type-arg]  # entries are AxisEntry
+    """For each dimension: None (whole), an axis name, or several names, most significant first.
+
+    Example:
+        >>> from infini.sharding import P
+        >>> P("data", None)
+        P('data', None)
+    """
+
+    def __new__(cls, *entries: AxisEntry) -> PartitionSpec:
+        return super().__new__(cls, tuple(tuple(e) if isinstance(e, list) else e for e in entries))
+
+    def __repr__(self) -> str:
+        return f"P({', '.join(map(repr, self))})"
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: as the pickle protocol
+        return (PartitionSpec, tuple(self))
+
+
+P = PartitionSpec
+
+
+def entry_axes(entry: AxisEntry) -> tuple[str, ...]:
+    """Axis names of one entry of a `P`, most significant first."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+@ir.attribute
+@dataclass(frozen=True, slots=True)
+class AbstractMesh:
+    """Names and sizes of mesh axes, without devices."""
+
+    axis_names: tuple[str, ...]
+    axis_sizes: tuple[int, ...]
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Sizes by name."""
+        return dict(zip(self.axis_names, self.axis_sizes, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Number of devices."""
+        return math.prod(self.axis_sizes)
+
+    def size_of(self, entry: AxisEntry) -> int:
+        """Number of parts that one entry of a `P` makes."""
+        return math.prod(self.shape[name] for name in entry_axes(entry))
+
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """Index along each axis of device number `rank` in mesh order."""
+        index = np.unravel_index(rank, self.axis_sizes) if self.axis_sizes else ()
+        return dict(zip(self.axis_names, map(int, index), strict=True))
+
+
+def shard_shape(shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh) -> ir.Shape:
+    """Shape of one part of an array of `shape` split as `spec` says.
+
+    Raises:
+        ValueMismatchError: `spec` is longer than the shape, or a dimension does not divide into equal parts.
+    """
+    if len(spec) > len(shape):
+        raise errors.ValueMismatchError(
+            f"P{tuple(spec)} has more entries than the array has dimensions", got=f"shape {shape}"
+        )
+    parts = [mesh.size_of(entry) for entry in spec] + [1] * (len(shape) - len(spec))
+    for dimension, (size, count) in enumerate(zip(shape, parts, strict=True)):
+        if size % count:
+            raise errors.ValueMismatchError(
+                f"dimension {dimension} of size {size} cannot be split into {count} equal parts",
+                got=f"shape {shape}, P{tuple(spec)}, axes {mesh.shape}",
+                fix="choose a size that the axis divides, or leave the dimension whole",
+            )
+    return tuple(size // count for size, count in zip(shape, parts, strict=True))
+
+
+def shard_index(
+    shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh, rank: int
+) -> tuple[slice, ...]:
+    """The part of an array of `shape` that device number `rank` (in mesh order) holds."""
+    coordinates = mesh.coordinates(rank)
+    local = shard_shape(shape, spec, mesh)
+    starts = []
+    for dimension, size in enumerate(local):
+        index = 0
+        for name in entry_axes(spec[dimension] if dimension < len(spec) else None):
+            index = index * mesh.shape[name] + coordinates[name]
+        starts.append(index * size)
+    return tuple(slice(start, start + size) for start, size in zip(starts, local, strict=True))

@@ -1,0 +1,119 @@
+"""`with_sharding_constraint`: the annotation from which the partitioner starts. It is the identity to every other transform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from infini.core import errors, mesh, primitive, sharding, trace, tree
+from infini.core.ir import ArrayType
+from infini.core.mesh import AbstractMesh, AxisEntry, PartitionSpec
+from infini.core.primitive import Primitive
+from infini.core.value import Value
+from infini.lax import families
+
+Spec = tuple[AxisEntry, ...]
+
+
+def _type(x: ArrayType, *, mesh: AbstractMesh, spec: Spec) -> tuple[ArrayType]:
+    check_spec(x, mesh, spec)
+    return (x,)
+
+
+def check_spec(type_: ArrayType, mesh_: AbstractMesh, spec: Sequence[AxisEntry]) -> None:
+    """Refuse a spec that does not fit an array.
+
+    Raises:
+        ValueMismatchError: it has too many entries, names an axis the mesh has not, or does not divide a dimension.
+    """
+    for entry in spec:
+        for name in mesh.entry_axes(entry):
+            if name not in mesh_.axis_names:
+                raise errors.ValueMismatchError(
+                    f"there is no mesh axis {name!r}", expected=", ".join(mesh_.axis_names), got=f"P{tuple(spec)}"
+                )
+    mesh.shard_shape(type_.shape, spec, mesh_)
+
+
+def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
+    spec = (None, *attrs["spec"]) if batched[0] else attrs["spec"]
+    return trace.bind(sharding_constraint_p, *args, **attrs.replace(spec=spec)), batched
+
+
+def _reference(x: np.ndarray, *, mesh: AbstractMesh, spec: Spec) -> np.ndarray:
+    return x
+
+
+sharding_constraint_p: Primitive = primitive.register(
+    Primitive(
+        "sharding_constraint",
+        None,
+        {
+            primitive.TYPE: _type,
+            primitive.REFERENCE: _reference,
+            primitive.JVP: families.linear_jvp("sharding_constraint"),
+            primitive.TRANSPOSE: lambda ct, x, **attrs: (trace.bind1(sharding_constraint_p, ct, **attrs),),
+            primitive.BATCH: _batch,
+            # Off a mesh it does nothing.
+            primitive.DECOMPOSE: lambda x, *, mesh, spec: (x,),
+        },
+    )
+)
+
+
+def full_spec(spec: Sequence[AxisEntry], ndim: int) -> Spec:
+    """A spec with an entry for every dimension."""
+    return (*spec, *(None,) * (ndim - len(spec)))
+
+
+def mesh_and_spec(where: Any, what: str) -> tuple[sharding.Mesh, PartitionSpec]:  # Any: what a user may pass
+    """The mesh and spec of a `NamedSharding`, or of a `P` inside `with mesh:`.
+
+    Raises:
+        ValueMismatchError: a `P` has no mesh around it.
+        TypeMismatchError: it is neither.
+    """
+    if isinstance(where, sharding.NamedSharding):
+        return where.mesh, where.spec
+    if not isinstance(where, PartitionSpec):
+        raise errors.TypeMismatchError(f"{what} takes a NamedSharding or a P", got=repr(where))
+    current = sharding.current_mesh()
+    if current is None:
+        raise errors.ValueMismatchError(
+            f"{what} was given a P outside of a mesh", got=repr(where), fix="use `with mesh:`, or pass NamedSharding(mesh, spec)"
+        )
+    return current, where
+
+
+def constrain(x: Any, mesh_: AbstractMesh, spec: Sequence[AxisEntry]) -> Value:  # Any: an operand
+    """Ask for one value to be split as `spec` says."""
+    value = trace.as_value(x)
+    return trace.bind1(sharding_constraint_p, value, mesh=mesh_, spec=full_spec(spec, value.ndim))
+
+
+def with_sharding_constraint(x: Any, shardings: Any) -> Any:  # Any: pytrees
+    """Ask for values to be split over a mesh in a certain way, as `jax.lax.with_sharding_constraint`.
+
+    Args:
+        x: pytree of arrays.
+        shardings: `NamedSharding`, or `P` inside `with mesh:`; or a pytree of these, a prefix of `x`.
+
+    Returns:
+        The same values. The partitioner places them so, and moves data where that is needed.
+
+    Raises:
+        ValueMismatchError: a spec does not fit its array or mesh.
+    """
+
+    def one(where: Any, part: Any) -> Any:
+        found, spec = mesh_and_spec(where, "with_sharding_constraint")
+        return tree.map(lambda leaf: constrain(leaf, found.abstract, spec), part)
+
+    return tree.map(one, shardings, x, is_leaf=is_sharding)
+
+
+def is_sharding(x: object) -> bool:
+    """Whether `x` is a placement, which counts as a leaf among pytrees of placements."""
+    return isinstance(x, (sharding.NamedSharding, sharding.SingleDeviceSharding, PartitionSpec))
