@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,14 @@ from infini.compiler import affine, views
 from infini.compiler.affine import Affine, IndexMap
 from infini.core import dtypes, ir, primitive
 from infini.core.ir import Attrs, Equation, Var
+
+
+REDUCTIONS: Final = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax"})
+
+
+def reduced_axes(equation: Equation) -> tuple[int, ...]:
+    """Axes that a reduction runs over, counted from the right."""
+    return (equation.attrs["axis"],) if equation.op.name == "argmax" else tuple(equation.attrs["axes"])
 
 
 class NotFusable(Exception):  # noqa: N818  # control flow inside the fuser, never seen by users
@@ -156,7 +165,7 @@ class Puller:
         if op.name == "iota":
             place = index[equation.attrs["dimension"]]
             return self._converted(self.place(place), var.type.dtype)
-        if op.name.startswith("reduce_"):
+        if op.name in REDUCTIONS:
             return self._reduce(equation, index, guarded)
         if not op.has(primitive.SCALAR):
             raise NotFusable(var)
@@ -236,8 +245,7 @@ class Puller:
 
     def _reduce(self, equation: Equation, index: IndexMap, guarded: bool) -> Node:
         (x,) = equation.inputs
-        axes = equation.attrs["axes"]
-        dims = [a + x.type.ndim for a in axes]
+        dims = [a + x.type.ndim for a in reduced_axes(equation)]
         shape = tuple(x.type.shape[d] for d in dims)
         used = {a for place in index for a, _ in place.terms}
         if math.prod(shape) != math.prod(self.sizes[a] for a in self.reduced) or used & set(self.reduced) or guarded:
@@ -248,7 +256,7 @@ class Puller:
             raise NotFusable(equation.output) from None
         rest, reduced = iter(index), iter(inside)
         operand = self.pull(x, tuple(next(reduced) if d in dims else next(rest) for d in range(x.type.ndim)))
-        key = (equation.op, operand)
+        key = (equation.op, operand, equation.output.type.dtype)
         if key not in self._computed:
             axes_left = operand.axes - set(self.reduced)
             self._computed[key] = Reduce(equation.output.type.dtype, axes_left, equation.op, operand, x)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from infini.compiler import affine, cost, views
+from infini.compiler import affine, cost, expression, views
 from infini.compiler.expression import Domain
 from infini.core import dtypes, primitive
 from infini.core.ir import Equation, Program, Var
@@ -95,7 +95,7 @@ class Grouping:
             if equation.op.name == "iota":
                 self.cheap[equation.output] = 1.0
             return
-        if equation.op.name.startswith("reduce_"):
+        if equation.op.name in expression.REDUCTIONS:
             self._place_reduction(number, equation)
         else:
             self._place_elementwise(number, equation)
@@ -297,7 +297,7 @@ def is_fusable(equation: Equation) -> bool:
         return False
     if op.name in views.RULES:
         return not (op.name == "pad" and any(equation.attrs["interior"]))
-    if op.name in ("reduce_sum", "reduce_max", "reduce_min"):
+    if op.name in expression.REDUCTIONS:
         return reduction_domain(equation) is not None
     return op.name == "iota" or op.has(primitive.SCALAR)
 
@@ -305,7 +305,7 @@ def is_fusable(equation: Equation) -> bool:
 def reduction_domain(equation: Equation) -> Domain | None:
     """Domain of a reduction over adjacent dimensions; None when the axes are scattered."""
     shape = equation.inputs[0].type.shape
-    dims = sorted(a + len(shape) for a in equation.attrs["axes"] if shape[a] != 1)
+    dims = sorted(a + len(shape) for a in expression.reduced_axes(equation) if shape[a] != 1)
     between = [d for d in range(dims[0], dims[-1] + 1) if shape[d] != 1] if dims else []
     if not dims or dims != between:
         return None

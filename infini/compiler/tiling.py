@@ -269,7 +269,10 @@ class _Emitter:
             return outputs[node.output]
         assert isinstance(node, Reduce)
         operand = self._broadcast(env[node.operand], self._reduce_shape(env[node.operand]))
-        return self.builder.emit1(node.op, [operand], axes=(-len(self.tile.axes),))
+        axis = -len(self.tile.axes)
+        if node.op.name == "argmax":
+            return self.builder.emit1(node.op, [operand], axis=axis, index_dtype=node.dtype)
+        return self.builder.emit1(node.op, [operand], axes=(axis,))
 
     def _reduce_shape(self, operand: Var) -> tuple[int, ...]:
         """The operand's shape with the reduced axis present."""

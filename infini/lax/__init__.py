@@ -128,6 +128,8 @@ from infini.lax.elementwise import (
     sqrt as sqrt,
     sqrt_p as sqrt_p,
     square as square,
+    stop_gradient as stop_gradient,
+    stop_gradient_p as stop_gradient_p,
     sub as sub,
     sub_p as sub_p,
     tanh as tanh,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import dtypes, errors, primitive, trace
+from infini.core import dtypes, errors, primitive, trace, tree
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive
 from infini.core.value import Value
@@ -773,3 +773,21 @@ def bitcast_convert_type(operand: ArrayLike, new_dtype: Any) -> Value:
         TypeMismatchError: the widths differ.
     """
     return trace.bind1(bitcast_convert_type_p, operand, new_dtype=dtypes.canonical(new_dtype))
+
+
+# --- stop_gradient --------------------------------------------------------------------------
+
+
+stop_gradient_p: Primitive = elementwise(
+    "stop_gradient", dtypes.ALL, lambda x: x, decompose=lambda x: (x,), extra={primitive.REFERENCE: lambda x: x}
+)
+
+
+def stop_gradient(x: Any) -> Any:  # Any: pytrees
+    """The same values, treated as constants by every derivative."""
+    return tree.map(_stopped, x)
+
+
+def _stopped(leaf: ArrayLike) -> Value:
+    operand = trace.as_value(leaf)
+    return trace.bind1(stop_gradient_p, operand) if dtypes.is_inexact(operand.dtype) else operand

@@ -84,7 +84,7 @@ def exponential(key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None) -
 def laplace(key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None) -> Value:  # Any: sizes
     """Laplace floats of location 0 and scale 1."""
     target = streams.float_dtype("laplace", dtype)
-    epsilon = float(ml_dtypes.finfo(target).eps)
+    epsilon = float(ml_dtypes.finfo(target).epsneg)
     uniform = streams.uniform(key, shape, target, -1.0 + epsilon, 1.0)
     return e.mul(e.sign(uniform), e.log1p(e.neg(e.abs(uniform))))
 
@@ -92,8 +92,8 @@ def laplace(key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None) -> Va
 def logistic(key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None) -> Value:  # Any: sizes
     """Logistic floats of location 0 and scale 1."""
     target = streams.float_dtype("logistic", dtype)
-    uniform = streams.uniform(key, shape, target, float(ml_dtypes.finfo(target).eps), 1.0)
-    return e.log(e.div(uniform, bind_scalars(e.sub_p, convert(1, target), uniform)))
+    uniform = streams.uniform(key, shape, target, float(ml_dtypes.finfo(target).tiny), 1.0)
+    return e.sub(e.log(uniform), e.log1p(e.neg(uniform)))
 
 
 def _unit(name: str, key: KeyLike, shape: Any, dtype: DTypeLike | None) -> Value:  # Any: sizes

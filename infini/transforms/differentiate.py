@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace, tree, value
-from infini.core.primitive import Primitive
 from infini.core.value import Value
 from infini.lax import families, view
 from infini.lax.families import LinearInput
@@ -429,29 +428,3 @@ def hessian(
 ) -> Callable[..., Any]:
     """Matrix of second derivatives: forward over reverse mode, as `jax.hessian`."""
     return jacfwd(jacrev(fun, argnums, has_aux=has_aux), argnums, has_aux=has_aux)
-
-
-def stop_gradient(x: Any) -> Any:  # Any: pytrees
-    """The same values, treated as constants by every derivative."""
-
-    def one(leaf: Any) -> Any:
-        operand = trace.as_value(leaf)
-        if not dtypes.is_inexact(operand.dtype):
-            return operand
-        return trace.bind1(stop_gradient_p, operand).with_weak(operand.weak)  # type: ignore[attr-defined]
-
-    return tree.map(one, x)
-
-
-stop_gradient_p: Primitive = primitive.register(
-    primitive.Primitive(
-        "stop_gradient",
-        primitive.Signature(((),), ((),)),
-        {
-            primitive.TYPE: lambda x: (x,),
-            primitive.REFERENCE: lambda x: x,
-            primitive.JVP: families.no_jvp,
-            primitive.DECOMPOSE: lambda x: (x,),
-        },
-    )
-)

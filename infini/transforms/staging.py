@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,25 +69,26 @@ def type_and_weak(x: Any) -> tuple[ArrayType, bool]:  # Any: an array, a number,
     return v.type, v.weak
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Some arguments of a function, by position (negative from the end) and by name."""
+
+    numbers: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def positions(self, count: int) -> set[int]:
+        """The marked ones among `count` positional arguments."""
+        return {n % count for n in self.numbers if -count <= n < count}
+
+
 class Jitted:
     """A function compiled per signature. Made by `jit`."""
 
-    def __init__(
-        self,
-        fun: Callable[..., Any],
-        static_argnums: tuple[int, ...],
-        static_argnames: tuple[str, ...],
-        donate_argnums: tuple[int, ...],
-        donate_argnames: tuple[str, ...],
-        donation: str,
-        inline: bool,
-    ) -> None:
+    def __init__(self, fun: Callable[..., Any], static: Marks, donated: Marks, donation: str) -> None:
         functools.update_wrapper(self, fun)
         self.fun = fun
-        self._static_argnums, self._static_argnames = static_argnums, static_argnames
-        self._donate_argnums, self._donate_argnames = donate_argnums, donate_argnames
+        self._static, self._donated = static, donated
         self._donation = donation
-        self._inline = inline
         self._name = getattr(fun, "__name__", type(fun).__name__)
         self._cache: execute.BoundedCache[Hashable, Traced] = execute.BoundedCache(1024)
         self.num_traces = 0
@@ -99,9 +101,7 @@ class Jitted:
         staged = traced.staged
         if trace.is_eager():
             arrays = [trace.to_array(v) for v in (*staged.captures, *values)]
-            results: Sequence[Value] = execute.run(staged.program, arrays, traced.options)
-            for number in traced.options.donated:
-                arrays[number].delete()
+            results: Sequence[Value] = run_donating(staged.program, arrays, traced.options, self._name)
         else:
             results = trace.bind(
                 calls.call_p, *staged.captures, *values, body=staged.program, name=self._name
@@ -134,13 +134,13 @@ class Jitted:
     def _split_static(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
-        numbers = (
-            {n % len(args) for n in self._static_argnums if -len(args) <= n < len(args)} if args else set()
-        )
+        if not self._static.numbers and not self._static.names:
+            return tuple(args), kwargs, ()
+        numbers = self._static.positions(len(args))
         static = [(n, args[n]) for n in sorted(numbers)]
-        named = [(name, kwargs[name]) for name in sorted(kwargs) if name in self._static_argnames]
+        named = [(name, kwargs[name]) for name in sorted(kwargs) if name in self._static.names]
         dynamic_args = tuple(a for n, a in enumerate(args) if n not in numbers)
-        dynamic_kwargs = {name: v for name, v in kwargs.items() if name not in self._static_argnames}
+        dynamic_kwargs = {name: v for name, v in kwargs.items() if name not in self._static.names}
         return dynamic_args, dynamic_kwargs, (*static, *named)
 
     def _trace(
@@ -164,21 +164,19 @@ class Jitted:
         f = flat.FlatFunction(call, in_tree)
         staged = trace.stage(f, [t for t, _ in signature], weak=[w for _, w in signature], name=self._name)
         assert f.out_tree is not None
-        donated = self._donated(args, kwargs, set(positions), len(staged.captures))
+        donated = self._donated_parameters(args, kwargs, set(positions), len(staged.captures))
         options = backend.CompileOptions(donated=donated, donation=self._donation)  # type: ignore[arg-type]  # checked by jit
         return Traced(staged, f.out_tree, options)
 
-    def _donated(
+    def _donated_parameters(
         self, args: Sequence[Any], kwargs: dict[str, Any], static: set[int], num_captures: int
     ) -> tuple[int, ...]:
-        wanted = (
-            {n % len(args) for n in self._donate_argnums if -len(args) <= n < len(args)} if args else set()
-        )
+        wanted = self._donated.positions(len(args))
         donated: list[int] = []
         number = num_captures
-        dynamic_kwargs = {k: v for k, v in kwargs.items() if k not in self._static_argnames}
+        dynamic_kwargs = {k: v for k, v in kwargs.items() if k not in self._static.names}
         positional = [(n in wanted, a) for n, a in enumerate(args) if n not in static]
-        named = [(k in self._donate_argnames, dynamic_kwargs[k]) for k in sorted(dynamic_kwargs)]
+        named = [(k in self._donated.names, dynamic_kwargs[k]) for k in sorted(dynamic_kwargs)]
         for is_donated, arg in (*positional, *named):
             count = len(tree.leaves(arg))
             if is_donated:
@@ -199,6 +197,28 @@ class Jitted:
 
     def __repr__(self) -> str:
         return f"<jitted {self._name}, {len(self._cache)} specialisations>"
+
+
+def run_donating(
+    program: ir.Program, arrays: Sequence[array.Array], options: backend.CompileOptions, name: str
+) -> tuple[array.Array, ...]:
+    """Run a program and delete the arguments it was given for good.
+
+    Raises:
+        DonationError: an array is donated and passed a second time.
+    """
+    counts = Counter(map(id, arrays)) if options.donated else {}
+    for number in options.donated:
+        if counts[id(arrays[number])] > 1:
+            raise errors.DonationError(
+                f"{name} was given the same array twice and one of them is donated",
+                got=str(arrays[number].type),
+                fix="pass a copy, or leave the argument out of donate_argnums",
+            )
+    results = execute.run(program, arrays, options)
+    for number in options.donated:
+        arrays[number].delete()
+    return results
 
 
 def explain_miss(name: str, key: Any, known: Sequence[Any]) -> str:
@@ -251,9 +271,7 @@ class Compiled:
                 got=str(found),
                 expected=str(self.lowered.program.in_types),
             )
-        results = execute.run(self.lowered.program, arrays, traced.options)
-        for number in traced.options.donated:
-            arrays[number].delete()
+        results = run_donating(self.lowered.program, arrays, traced.options, self.lowered.name)
         return tree.unflatten(traced.out_tree, results)
 
     def as_text(self, stage: str = "kernels") -> str:
@@ -323,27 +341,27 @@ def jit(
         raise errors.ValueMismatchError("jit: donation is 'allow' or 'require'", got=repr(donation))
     static = _numbers_and_names(fun, static_argnums, static_argnames)
     donated = _numbers_and_names(fun, donate_argnums, donate_argnames)
-    if set(static[0]) & set(donated[0]):
+    if set(static.numbers) & set(donated.numbers):
         raise errors.ValueMismatchError(
             "jit: an argument cannot be both static and donated", got=str(static_argnums)
         )
-    return Jitted(fun, *static, *donated, donation, inline)
+    return Jitted(fun, static, donated, donation)
 
 
 def _numbers_and_names(
     fun: Callable[..., Any], numbers: int | Sequence[int] | None, names: str | Iterable[str] | None
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
+) -> Marks:
     """Positions and names of the same arguments, each completed from the other by the signature of the
     function.
     """
     given = () if numbers is None else (numbers,) if isinstance(numbers, int) else tuple(numbers)
     named = () if names is None else (names,) if isinstance(names, str) else tuple(names)
     if not given and not named:
-        return (), ()
+        return Marks()
     try:
         parameters = list(inspect.signature(fun).parameters.values())
     except (TypeError, ValueError):
-        return given, named
+        return Marks(given, named)
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_any = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
     keywords = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -359,7 +377,7 @@ def _numbers_and_names(
             )
     from_numbers = [positional[n] for n in given if -len(positional) <= n < len(positional)]
     from_names = [positional.index(name) for name in named if name in positional]
-    return tuple(dict.fromkeys((*given, *from_names))), tuple(dict.fromkeys((*named, *from_numbers)))
+    return Marks(tuple(dict.fromkeys((*given, *from_names))), tuple(dict.fromkeys((*named, *from_numbers))))
 
 
 def make_jaxpr(

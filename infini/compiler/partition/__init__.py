@@ -1,0 +1,92 @@
+"""The partitioner: a program for global shapes and a mesh become the program that each device runs.
+
+    prepare    calls inlined, bodies their own
+    propagate  placements that people asked for spread over every variable (`Plan`)
+    local      each equation on local parts, with collectives where placements differ (`Block`)
+
+What an operation allows stands in its PLACE and PARTITION rules, or follows from its signature. Propagation over factors is
+after Shardy (https://openxla.org/shardy) and GSPMD (arXiv:2105.04663).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from infini.compiler.partition import placement as p
+from infini.compiler.partition import structured as structured  # fills the table of `local`
+from infini.compiler.partition.local import Block, Local, LocalStaging
+from infini.compiler.partition.placement import Placement
+from infini.compiler.partition.prepare import prepare
+from infini.compiler.partition.propagate import Plan, fixed_placements
+from infini.compiler.partition.reshard import Collective, Mover
+from infini.core import check, config, errors, trace
+from infini.core.ir import Program
+from infini.core.mesh import AbstractMesh, AxisEntry, shard_shape
+
+Spec = tuple[AxisEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Partitioned:
+    """A per-device program, how its parameters and results are split, and the collectives that were inserted."""
+
+    program: Program
+    mesh: AbstractMesh
+    in_specs: tuple[Spec, ...]
+    out_specs: tuple[Spec, ...]
+    collectives: tuple[Collective, ...]
+
+
+def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | None] = ()) -> Partitioned:
+    """Split a program over a mesh.
+
+    Args:
+        program: program over global arrays.
+        mesh: axes to split over.
+        in_specs: for each parameter its split, or None to choose one; all chosen when empty.
+
+    Raises:
+        ValueMismatchError: a spec does not divide its array into equal parts.
+        LoweringError: the program names another mesh.
+    """
+    given = tuple(in_specs) or (None,) * len(program.params)
+    flat = prepare(program)
+    _check_meshes(flat, mesh)
+    fixed = fixed_placements(flat, mesh)
+    for param, spec in zip(flat.params, given, strict=True):
+        if spec is not None:
+            shard_shape(param.type.shape, spec, mesh)
+            fixed[param] = p.from_spec(spec, param.type.ndim)
+    plan = Plan(mesh, fixed)
+    plan.run(flat)
+    staging = LocalStaging(None)
+    mover = Mover(mesh, staging)
+    params = [staging.parameter(p.local_type(v.type, plan[v], mesh)) for v in flat.params]
+    with trace.running(staging):
+        block = Block(flat, plan, mover)
+        found = block.run([Local(x, Placement(plan[v])) for x, v in zip(params, flat.params, strict=True)])
+        results = []
+        for var, local in zip(flat.results, found, strict=True):
+            target = plan[var] if local.placement.partial or var in fixed else local.placement.dims
+            value = mover.reshard(local.value, local.placement, target, "a result")
+            results.append((staging.var(value), p.to_spec(target)))
+    staging.is_closed = True
+    local = staging.builder.build([x.var for x in params], [v for v, _ in results], name=program.name)
+    if config.get("check"):
+        check.check(local)
+    return Partitioned(
+        local, mesh, tuple(p.to_spec(plan[v]) for v in flat.params), tuple(s for _, s in results), tuple(mover.collectives)
+    )
+
+
+def _check_meshes(program: Program, mesh: AbstractMesh) -> None:
+    for equation in program.equations:
+        named = equation.attrs.get("mesh")
+        if named is not None and named != mesh:
+            raise errors.LoweringError(
+                "one program uses two meshes", got=f"{named.shape} in {equation.op.name}, {mesh.shape} for its arguments",
+                fix="use one mesh for arguments, constraints and shard_map", where=equation.where,
+            )  # fmt: skip
+        for inner in equation.programs:
+            _check_meshes(inner, mesh)

@@ -1,0 +1,220 @@
+"""The rewrite: from a program over global arrays to the one that each device runs.
+
+It walks the equations once. For each it decides how to split the factors (what the plan wants of the results first, then what
+the operands have), brings the operands there, and applies the operation to the local parts by its PARTITION rule. Sums that
+devices hold in parts stay so until something needs their value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from infini.compiler.partition import partial, placement as p, prepare, reshard
+from infini.compiler.partition.factors import factors_of
+from infini.compiler.partition.placement import Axes, Dims, Placement, Split
+from infini.compiler.partition.propagate import Plan
+from infini.core import errors, ir, primitive, source, trace
+from infini.core.ir import ArrayType, Equation, Program, Var
+from infini.core.value import Literal, Value
+from infini.lax import families
+from infini.lax.places import Factors
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """One device's part of a value, and how the parts make up the whole."""
+
+    value: Value
+    placement: Placement
+
+
+class LocalStaging(trace.Staging):
+    """Stages the per-device program; equations get the line of the global equation they stand for."""
+
+    def __init__(self, parent: trace.Interpreter | None) -> None:
+        super().__init__(parent)
+        self.where: source.Where | None = None
+
+    def process(
+        self, op: primitive.Primitive, args: Sequence[Value], attrs: ir.Attrs, out_types: tuple[ArrayType, ...]
+    ) -> tuple[Value, ...]:
+        """Write one equation."""
+        inputs = [self.var(a) for a in args]
+        outputs = self.builder.emit(op, inputs, attrs, where=self.where, via="partition", out_types=out_types)
+        return tuple(trace.StagedTracer(self, v, False) for v in outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class EquationPart:
+    """What a PARTITION rule is told; see `lax.places.Part`."""
+
+    op: primitive.Primitive
+    attrs: ir.Attrs
+    in_types: tuple[ArrayType, ...]
+    out_types: tuple[ArrayType, ...]
+    local_shapes: tuple[ir.Shape, ...]
+    reduced: tuple[str, ...]
+    split: Split
+    sizes: Any  # Any: elements of each factor, as in Factors
+    zeros: tuple[bool, ...]
+    mover: reshard.Mover
+
+    def start(self, factor: str, dtype: Any) -> Value | None:  # Any: a dtype
+        """First index of this device along a factor; None when it is not split."""
+        axes = self.split.get(factor, ())
+        if not axes:
+            return None
+        start = self.mover.start(axes, self.sizes[factor] // p.size_of(axes, self.mover.mesh))
+        if start.dtype == dtype:
+            return start
+        return trace.bind1(primitive.by_name("convert_element_type"), start, new_dtype=dtype)
+
+    def is_first(self, *factors: str) -> Value | None:
+        """Whether this device is the first along all of these factors; None when none is split."""
+        axes = tuple(axis for factor in factors for axis in self.split.get(factor, ()))
+        return families.bind_scalars(primitive.by_name("eq"), self.mover.axis_index(axes), 0) if axes else None
+
+    def is_zero(self, operand: int) -> bool:
+        """Whether an operand is known to be zero everywhere."""
+        return self.zeros[operand]
+
+
+class Block:
+    """The walk over one program; bodies of loops have blocks of their own.
+
+    Args:
+        program: global program, or the body of a loop in it.
+        plan: placements of the variables.
+        mover: what reshards.
+    """
+
+    def __init__(self, program: Program, plan: Plan, mover: reshard.Mover) -> None:
+        self.program, self.plan, self.mover = program, plan, mover
+        self.env: dict[Var, Local] = {}
+        self.uses = prepare.uses(program)
+        self.zeros = prepare.zeros(program)
+        for var, constant in program.consts:
+            self.env[var] = Local(Literal(constant.array, weak=False), Placement(p.whole(var.type.ndim)))
+
+    def run(self, arguments: Sequence[Local]) -> list[Local]:
+        """Results of the program, as they came; the caller moves them to where it wants them."""
+        self.env.update(zip(self.program.params, arguments, strict=True))
+        for equation in self.program.equations:
+            self._enter(equation.where)
+            self.env.update(zip(equation.outputs, self.apply(equation), strict=True))
+        self._enter(None)
+        return [self.env[v] for v in self.program.results]
+
+    def _enter(self, where: source.Where | None) -> None:
+        current = trace.current()
+        assert isinstance(current, LocalStaging)
+        current.where = self.mover.where = where
+
+    def apply(self, equation: Equation) -> list[Local]:
+        """Local results of one equation."""
+        structured = STRUCTURED.get(equation.op.name)
+        if structured is not None:
+            return structured(self, equation)
+        if equation.programs or equation.op.is_higher_order:
+            return self._on_whole_arrays(equation)
+        found = factors_of(equation)
+        split = self._choose(equation, found)
+        passed = self._passed(equation, split)
+        operands = [
+            self.operand(var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}")
+            for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True))
+        ]
+        return self._compute(equation, found, split, passed, operands)
+
+    def _choose(self, equation: Equation, found: Factors) -> Split:
+        """Axes over which each factor of an equation is split."""
+        split: Split = {}
+        for var, dims in zip(equation.outputs, found.outputs, strict=True):
+            p.merge(split, p.project(self.plan[var], dims, found.sizes, self.mover.mesh))
+        operands = zip(equation.inputs, found.inputs, strict=True)
+        for var, dims in sorted(operands, key=lambda pair: -pair[0].type.nbytes):
+            p.merge(split, p.project(self.env[var].placement.dims, dims, found.sizes, self.mover.mesh))
+        return p.contiguous(split, found, self.mover.mesh)
+
+    def _passed(self, equation: Equation, split: Split) -> Axes:
+        """Axes over which operands may stay partial, because the equation is linear in them and nothing else uses them."""
+        partials = [self.env[v].placement.partial for v in equation.inputs]
+        if any(axes and self.uses[v] > 1 for v, axes in zip(equation.inputs, partials, strict=True)):
+            return ()
+        passed = partial.passing(equation, partials)
+        used = {axis for axes in split.values() for axis in axes}
+        return passed if used.isdisjoint(passed) else ()
+
+    def operand(self, var: Var, dims: Dims, passed: Axes, reason: str) -> Value:
+        local = self.env[var]
+        if local.placement == Placement(dims):
+            return local.value
+        if passed and local.placement.partial == passed:
+            return self.mover.reshard(local.value, Placement(local.placement.dims), dims, reason)
+        if local.placement.partial and self.uses[var] > 1:
+            local = self.settle(var, reason)
+        return self.mover.reshard(local.value, local.placement, dims, reason)
+
+    def settle(self, var: Var, reason: str) -> Local:
+        """A value without partial sums, for every later use too."""
+        local = self.env[var]
+        if local.placement.partial:
+            value, dims = self.mover.add_up(local.value, local.placement, self.plan[var], reason)
+            local = self.env[var] = Local(value, Placement(dims))
+        return local
+
+    def _compute(
+        self, equation: Equation, found: Factors, split: Split, passed: Axes, operands: Sequence[Value]
+    ) -> list[Local]:
+        mesh, op = self.mover.mesh, equation.op
+        out_dims = [p.expand(split, dims) for dims in found.outputs]
+        in_types = tuple(v.type for v in equation.inputs)
+        out_types = tuple(v.type for v in equation.outputs)
+        reduced = tuple(name for name in found.reduced if split.get(name))
+        if op.has(primitive.PARTITION):
+            part = EquationPart(
+                op, equation.attrs, in_types, out_types, reshard.local_shapes(out_types, out_dims, mesh), reduced, split,
+                found.sizes, tuple(v in self.zeros for v in equation.inputs), self.mover,
+            )  # fmt: skip
+            results = op.rule(primitive.PARTITION)(part, *operands)
+        else:
+            results = trace.bind_attrs(op, operands, equation.attrs)
+        waiting = passed
+        for name in reduced:
+            reducer = found.reduced[name]
+            if reducer == "sum":
+                waiting += split[name]
+            else:
+                results = [self.mover.combine(r, reducer, split[name], op.name) for r in results]
+        return [
+            Local(r, Placement(dims, waiting)) for r, dims in zip(results, out_dims, strict=True)
+        ]
+
+    def _on_whole_arrays(self, equation: Equation) -> list[Local]:
+        """An operation that says nothing about splitting runs on every device, on whole arrays."""
+        operands = [
+            self.operand(v, p.whole(v.type.ndim), (), f"{equation.op.name}, which cannot be split") for v in equation.inputs
+        ]
+        results = trace.bind_attrs(equation.op, operands, equation.attrs)
+        return [Local(r, Placement(p.whole(r.ndim))) for r in results]
+
+
+Structured = Any  # Any: functions of a Block and an Equation
+STRUCTURED: dict[str, Structured] = {}
+
+
+def structured(name: str) -> Any:  # Any: a decorator
+    """Decorator: how a block applies the operation called `name`, one that factors cannot describe."""
+
+    def add(function: Structured) -> Structured:
+        STRUCTURED[name] = function
+        return function
+
+    return add
+
+
+def no_route(equation: Equation, what: str) -> errors.InfiniError:
+    """The error for an equation that cannot stand in a partitioned program."""
+    return errors.LoweringError(f"{equation.op.name!r} cannot be partitioned: {what}", where=equation.where)

@@ -1,0 +1,173 @@
+"""Operations that factors cannot describe: constraints, loops, branches, shard_map, host calls.
+
+Bodies become local programs of their own. A carry has one placement, that of the plan, before, during and after its loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from infini.compiler.partition import placement as p
+from infini.compiler.partition.local import Block, Local, LocalStaging, structured
+from infini.compiler.partition.placement import Dims, Placement
+from infini.core import primitive, trace
+from infini.core.ir import Equation, Program, Var
+from infini.core.value import Value
+from infini.lax import cond as cond_
+
+
+@structured("sharding_constraint")
+def _constraint(block: Block, equation: Equation) -> list[Local]:
+    var, dims = equation.inputs[0], block.plan[equation.output]
+    return [Local(block.operand(var, dims, (), "a sharding constraint"), Placement(dims))]
+
+
+@structured("optimization_barrier")
+def _barrier(block: Block, equation: Equation) -> list[Local]:
+    locals_ = [block.settle(v, "optimization_barrier") for v in equation.inputs]
+    values = trace.bind_attrs(equation.op, [local.value for local in locals_], equation.attrs)
+    return [Local(value, local.placement) for value, local in zip(values, locals_, strict=True)]
+
+
+@structured("shard_map")
+def _shard_map(block: Block, equation: Equation) -> list[Local]:
+    attrs = equation.attrs
+    specs = [p.from_spec(s, v.type.ndim) for s, v in zip(attrs["in_specs"], equation.inputs, strict=True)]
+    operands = [block.operand(v, dims, (), "shard_map") for v, dims in zip(equation.inputs, specs, strict=True)]
+    results = trace.evaluate(attrs["body"], operands)
+    return [Local(r, Placement(block.plan[v])) for r, v in zip(results, equation.outputs, strict=True)]
+
+
+@structured("debug_callback")
+def _host_call(block: Block, equation: Equation) -> list[Local]:
+    """The host is called once, by the first device."""
+    operands = [block.operand(v, p.whole(v.type.ndim), (), equation.op.name) for v in equation.inputs]
+    mesh, types = block.mover.mesh, [x.type for x in operands]
+
+    def call(*args: Value) -> Sequence[Value]:
+        return trace.bind_attrs(equation.op, args, equation.attrs)
+
+    bodies = (trace.stage(lambda *args: (), types).program, trace.stage(call, types).program)
+    index = block.mover.axis_index(mesh.axis_names)
+    is_first = trace.bind1(primitive.by_name("eq"), index, trace.as_value(0))
+    number = trace.bind1(primitive.by_name("convert_element_type"), is_first, new_dtype=index.dtype)
+    trace.bind(cond_.cond_p, number, *operands, branches=bodies)
+    return []
+
+
+def stage_body(
+    block: Block,
+    body: Program,
+    placements: Sequence[Dims],
+    finish: Callable[[Block, list[Local]], tuple[list[Value], list[Placement]]],
+) -> tuple[trace.Staged, list[Placement]]:
+    """The local program of a body whose parameters are placed so, and the placements of its results."""
+    staging = LocalStaging(trace.current())
+    mesh = block.mover.mesh
+    params = [
+        staging.parameter(p.local_type(v.type, dims, mesh))
+        for v, dims in zip(body.params, placements, strict=True)
+    ]
+    with trace.running(staging):
+        inner = Block(body, block.plan, block.mover)
+        found = inner.run([Local(x, Placement(dims)) for x, dims in zip(params, placements, strict=True)])
+        values, placed = finish(inner, found)
+        results = [staging.var(trace.as_value(v)) for v in values]
+    staging.is_closed = True
+    captured = list(staging.captures.values())
+    program = staging.builder.build(
+        [var for var, _ in captured] + [x.var for x in params], results, name=body.name
+    )
+    return trace.Staged(program, tuple(x for _, x in captured), (False,) * len(results)), placed
+
+
+def _moved(block: Block, locals_: Sequence[Local], targets: Sequence[Dims], reason: str) -> list[Value]:
+    return [
+        block.mover.reshard(local.value, local.placement, dims, reason)
+        for local, dims in zip(locals_, targets, strict=True)
+    ]
+
+
+def _placed(values: Sequence[Value], dims: Sequence[Dims]) -> list[Local]:
+    return [Local(value, Placement(d)) for value, d in zip(values, dims, strict=True)]
+
+
+def _planned(block: Block, variables: Sequence[Var]) -> list[Dims]:
+    return [block.plan[v] for v in variables]
+
+
+@structured("scan")
+def _scan(block: Block, equation: Equation) -> list[Local]:
+    attrs, body = equation.attrs, equation.attrs["body"]
+    num_consts, num_carry = attrs["num_consts"], attrs["num_carry"]
+    inside = _planned(block, body.params)
+    num_fixed = num_consts + num_carry
+    carry_dims = inside[num_consts:num_fixed]
+    outside = [*inside[:num_fixed], *(((), *dims) for dims in inside[num_fixed:])]
+    operands = [
+        block.operand(v, dims, (), "scan") for v, dims in zip(equation.inputs, outside, strict=True)
+    ]
+
+    def finish(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
+        carry = _moved(inner, found[:num_carry], carry_dims, "the carry of scan")
+        ys = found[num_carry:]
+        placed = [Placement(dims) for dims in carry_dims] + [y.placement for y in ys]
+        return [*carry, *(y.value for y in ys)], placed
+
+    staged, placed = stage_body(block, body, inside, finish)
+    changed = attrs.replace(body=staged.program, num_consts=len(staged.captures) + num_consts)
+    results = trace.bind(equation.op, *staged.captures, *operands, **changed)
+    stacked = [
+        *placed[:num_carry],
+        *(Placement(((), *y.dims), y.partial) for y in placed[num_carry:]),
+    ]
+    return [Local(r, placement) for r, placement in zip(results, stacked, strict=True)]
+
+
+@structured("cond")
+def _cond(block: Block, equation: Equation) -> list[Local]:
+    branches: tuple[Program, ...] = equation.attrs["branches"]
+    inside, after = _planned(block, branches[0].params), _planned(block, equation.outputs)
+    index = block.operand(equation.inputs[0], (), (), "the index of cond")
+    operands = [
+        block.operand(v, dims, (), "cond") for v, dims in zip(equation.inputs[1:], inside, strict=True)
+    ]
+
+    def finish(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
+        return _moved(inner, found, after, "a result of cond"), []
+
+    staged = [stage_body(block, branch, inside, finish)[0] for branch in branches]
+    programs, captures = cond_.unify_captures(staged)
+    results = trace.bind(equation.op, index, *captures, *operands, branches=tuple(programs))
+    return _placed(results, after)
+
+
+@structured("while")
+def _while(block: Block, equation: Equation) -> list[Local]:
+    attrs = equation.attrs
+    condition, body = attrs["cond"], attrs["body"]
+    first, second = attrs["num_cond_consts"], attrs["num_body_consts"]
+    inside = _planned(block, body.params)
+    carry_dims = inside[second:]
+    cond_inside = [*_planned(block, condition.params[:first]), *carry_dims]
+    outside = [*cond_inside[:first], *inside]
+    operands = [
+        block.operand(v, dims, (), "while") for v, dims in zip(equation.inputs, outside, strict=True)
+    ]
+
+    def predicate(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
+        return _moved(inner, found, [()], "the condition of while"), []
+
+    def carry(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
+        return _moved(inner, found, carry_dims, "the carry of while"), []
+
+    local_cond, _ = stage_body(block, condition, cond_inside, predicate)
+    local_body, _ = stage_body(block, body, inside, carry)
+    results = trace.bind(
+        equation.op, *local_cond.captures, *operands[:first], *local_body.captures, *operands[first:],
+        cond=local_cond.program, body=local_body.program,
+        num_cond_consts=len(local_cond.captures) + first, num_body_consts=len(local_body.captures) + second,
+    )  # fmt: skip
+    return _placed(results, carry_dims)
+
+

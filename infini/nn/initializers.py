@@ -1,0 +1,181 @@
+"""Initial values of parameters: functions of a key, a shape and a dtype, with JAX's names and numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from infini import random
+from infini.core import dtypes, errors
+from infini.core.value import Value
+from infini.numpy import creation, elementwise
+from infini.numpy._promotion import DTypeLike, convert
+from infini.random.keys import KeyLike
+
+Initializer: TypeAlias = Callable[..., Value]  # (key, shape, dtype=float32) -> array
+Axes: TypeAlias = int | Sequence[int]
+
+
+def _dtype(dtype: DTypeLike | None) -> np.dtype:
+    return dtypes.float32 if dtype is None else dtypes.canonical(dtype)
+
+
+def _times(x: Value, factor: float) -> Value:
+    return elementwise.multiply(x, convert(factor, x.dtype))
+
+
+def zeros(key: KeyLike, shape: Any, dtype: DTypeLike | None = None) -> Value:  # Any: sizes
+    """Zeros; the key is not used."""
+    return creation.zeros(shape, _dtype(dtype))
+
+
+def ones(key: KeyLike, shape: Any, dtype: DTypeLike | None = None) -> Value:  # Any: sizes
+    """Ones; the key is not used."""
+    return creation.ones(shape, _dtype(dtype))
+
+
+def constant(value: float, dtype: DTypeLike | None = None) -> Initializer:
+    """One value everywhere."""
+
+    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
+        return creation.full(shape, value, _dtype(dtype))
+
+    return init
+
+
+def uniform(scale: float = 1e-2, dtype: DTypeLike | None = None) -> Initializer:
+    """Uniform in [0, scale)."""
+
+    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
+        return _times(random.uniform(key, shape, _dtype(dtype)), scale)
+
+    return init
+
+
+def normal(stddev: float = 1e-2, dtype: DTypeLike | None = None) -> Initializer:
+    """Normal of mean 0 and this standard deviation."""
+
+    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
+        return _times(random.normal(key, shape, _dtype(dtype)), stddev)
+
+    return init
+
+
+def truncated_normal(
+    stddev: float = 1e-2, dtype: DTypeLike | None = None, lower: float = -2.0, upper: float = 2.0
+) -> Initializer:
+    """Normal cut to [lower, upper], times `stddev`."""
+
+    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
+        return _times(random.truncated_normal(key, lower, upper, shape, _dtype(dtype)), stddev)
+
+    return init
+
+
+# Standard deviation of a standard normal cut to [-2, 2], by which draws are divided to restore the variance.
+_STDDEV_OF_CUT = 0.87962566103423978
+
+
+def variance_scaling(
+    scale: float,
+    mode: Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"],
+    distribution: Literal["truncated_normal", "normal", "uniform"],
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: DTypeLike | None = None,
+) -> Initializer:
+    """Random values whose variance is `scale` divided by a number of connections.
+
+    Args:
+        scale: factor of the variance, positive.
+        mode: which number divides: inputs, outputs, or their arithmetic or geometric mean.
+        distribution: shape of the distribution.
+        in_axis: axes that count inputs.
+        out_axis: axes that count outputs.
+        batch_axis: axes that are left out of both counts; all other axes are the receptive field and multiply both.
+        dtype: dtype when the initializer is given none.
+
+    Raises:
+        ValueMismatchError: `mode` or `distribution` is unknown.
+
+    Source: K. He et al., https://arxiv.org/abs/1502.01852; X. Glorot and Y. Bengio, AISTATS 2010.
+    """
+    if mode not in ("fan_in", "fan_out", "fan_avg", "fan_geo_avg"):
+        raise errors.ValueMismatchError("variance_scaling: unknown mode", got=repr(mode), expected="fan_in, fan_out, fan_avg or fan_geo_avg")
+    if distribution not in ("truncated_normal", "normal", "uniform"):
+        raise errors.ValueMismatchError(
+            "variance_scaling: unknown distribution", got=repr(distribution), expected="truncated_normal, normal or uniform"
+        )
+
+    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
+        sizes, target = tuple(shape), _dtype(dtype)
+        fan_in, fan_out = _fans(sizes, in_axis, out_axis, batch_axis)
+        connections = {
+            "fan_in": fan_in,
+            "fan_out": fan_out,
+            "fan_avg": (fan_in + fan_out) / 2,
+            "fan_geo_avg": math.sqrt(fan_in * fan_out),
+        }[mode]
+        variance = np.asarray(scale / connections).astype(target)
+        if distribution == "uniform":
+            factor = np.sqrt(np.asarray(3).astype(target) * variance)
+            return elementwise.multiply(random.uniform(key, sizes, target, -1), factor.astype(target))
+        deviation = np.sqrt(variance).astype(target)
+        if distribution == "normal":
+            return elementwise.multiply(random.normal(key, sizes, target), deviation)
+        restored = (deviation / np.asarray(_STDDEV_OF_CUT).astype(target)).astype(target)
+        return elementwise.multiply(random.truncated_normal(key, -2, 2, sizes, target), restored)
+
+    return init
+
+
+def _fans(shape: tuple[int, ...], in_axis: Axes, out_axis: Axes, batch_axis: Axes) -> tuple[float, float]:
+    """Numbers of inputs and outputs of one unit."""
+    if len(shape) < 2:
+        raise errors.ValueMismatchError(
+            "variance scaling needs at least two dimensions", got=f"shape {shape}", fix="use initializers.normal for vectors"
+        )
+    inputs, outputs, batch = (
+        math.prod(shape[a] for a in ((axes,) if isinstance(axes, int) else axes))
+        for axes in (in_axis, out_axis, batch_axis)
+    )
+    field = math.prod(shape) / inputs / outputs / batch
+    return inputs * field, outputs * field
+
+
+def glorot_uniform(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+    """Variance 1 over the mean of inputs and outputs, uniform."""
+    return variance_scaling(1.0, "fan_avg", "uniform", in_axis, out_axis, batch_axis, dtype)
+
+
+def glorot_normal(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+    """Variance 1 over the mean of inputs and outputs, normal cut at two deviations."""
+    return variance_scaling(1.0, "fan_avg", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
+
+
+def lecun_uniform(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+    """Variance 1 over the inputs, uniform."""
+    return variance_scaling(1.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype)
+
+
+def lecun_normal(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+    """Variance 1 over the inputs, normal cut at two deviations."""
+    return variance_scaling(1.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
+
+
+def he_uniform(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+    """Variance 2 over the inputs, uniform."""
+    return variance_scaling(2.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype)
+
+
+def he_normal(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+    """Variance 2 over the inputs, normal cut at two deviations."""
+    return variance_scaling(2.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
+
+
+xavier_uniform, xavier_normal = glorot_uniform, glorot_normal
+kaiming_uniform, kaiming_normal = he_uniform, he_normal

@@ -1,0 +1,130 @@
+"""Ahead-of-time compilation for GPUs that are not here: the machine code exists, uses the right instructions, and is cached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import infini as inf
+from infini.compiler import disk_cache
+from infini.core import dtypes, errors
+from infini.core.ir import ArrayType
+from tests.compiler import triton_kernels as k
+from tests.tile import kernels
+
+pytest.importorskip("triton")
+from infini.compiler.triton import compile as compile_  # noqa: E402  # after the skip
+from infini.compiler.triton import emit, interpret  # noqa: E402
+
+CAPABILITIES = [80, 90]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: Any, monkeypatch: Any) -> Any:
+    """Caches of this run only: ours, and Triton's."""
+    folder = tmp_path_factory.getbasetemp() / "cubins"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+    with inf.config(cache_dir=str(folder)):
+        yield
+
+
+def compiled(function: Any, capability: int, *types: ArrayType) -> compile_.Cubin:
+    kernel = function.specialize(types)
+    return compile_.compile_source(emit.emit_triton(kernel, types), capability)
+
+
+def of(shape: tuple[int, ...], dtype: np.dtype) -> ArrayType:
+    return ArrayType(shape, dtype)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16], ids=str)
+def test_elementwise_loads_are_16_bytes_wide(dtype: np.dtype, capability: int) -> None:
+    cubin = compiled(kernels.add_gelu, capability, *[of((1 << 16,), dtype)] * 2)
+    assert cubin.code.startswith(b"\x7fELF")
+    assert f".target sm_{capability}" in cubin.ptx and "ld.global.v4" in cubin.ptx
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_softmax_reduces_in_shared_memory(capability: int) -> None:
+    cubin = compiled(kernels.softmax, capability, of((64, 3000), dtypes.float32))
+    assert "shfl.sync" in cubin.ptx and 0 < cubin.shared_bytes <= 1024
+
+
+@pytest.mark.parametrize(("capability", "instruction"), [(80, "mma.sync"), (90, "wgmma")])
+def test_products_use_the_matrix_units(capability: int, instruction: str) -> None:
+    function = kernels.matmul.configure(BM=64, BN=64, BK=32)
+    cubin = compiled(function, capability, *[of((512, 512), dtypes.bfloat16)] * 2)
+    assert instruction in cubin.ptx and "cp.async" in cubin.ptx
+    assert cubin.parameters == ("*bf16", "*bf16", "*bf16")
+
+
+def test_float32_products_do_not_use_tf32() -> None:
+    function = kernels.matmul.configure(BM=16, BN=16, BK=16)
+    assert "tf32" not in compiled(function, 80, *[of((64, 64), dtypes.float32)] * 2).ptx
+
+
+def test_every_scalar_rule_compiles() -> None:
+    from infini.core import primitive, trace
+
+    def everything(x: Any) -> Any:
+        total = x
+        for name in sorted(compile_names):
+            op = primitive.by_name(name)
+            _, spans = op.rule(primitive.CASES)
+            total = trace.bind1(primitive.by_name("add"), total, trace.bind1(op, *[x] * len(spans)))
+        return total
+
+    compile_names = [
+        "abs", "ceil", "cos", "div", "erf", "erf_inv", "exp", "expm1", "floor", "log", "log1p", "logistic", "max",
+        "min", "neg", "pow", "rem", "round_even", "rsqrt", "sign", "sin", "sqrt", "tanh",
+    ]  # fmt: skip
+    for dtype in (dtypes.float32, dtypes.bfloat16):
+        x = ArrayType((256,), dtype)
+        kernel = k.on_tiles(everything, x)
+        assert compile_.compile_source(emit.emit_triton(kernel, [x]), 90).code
+
+
+def test_an_entry_of_the_cache_gives_an_equal_cubin(monkeypatch: Any, tmp_path: Path) -> None:
+    types = [of((128,), dtypes.float32)] * 2
+    source = emit.emit_triton(kernels.add_gelu.specialize(types), types)
+    with inf.config(cache_dir=str(tmp_path)):
+        first = compile_.compile_source(source, 80)
+        monkeypatch.setattr(compile_, "_compile", None)
+        assert compile_.compile_source(source, 80) == first
+
+
+def test_a_broken_entry_of_the_cache_counts_as_missing(tmp_path: Path) -> None:
+    with inf.config(cache_dir=str(tmp_path)):
+        disk_cache.write("cubins", "ab12", b"content")
+        (entry,) = (path for path in tmp_path.rglob("ab12"))
+        assert disk_cache.read("cubins", "ab12") == b"content"
+        entry.write_bytes(entry.read_bytes()[:-1])
+        assert disk_cache.read("cubins", "ab12") is None
+
+
+def test_the_knob_no_cache_neither_reads_nor_writes(tmp_path: Path) -> None:
+    with inf.config(cache_dir=str(tmp_path), no_cache=True):
+        disk_cache.write("cubins", "ab12", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_older_gpus_are_refused() -> None:
+    types = [of((128,), dtypes.float32)] * 2
+    with pytest.raises(errors.LoweringError, match=r"8\.0"):
+        compile_.compile_source(emit.emit_triton(kernels.add_gelu.specialize(types), types), 75)
+
+
+def test_a_driver_of_cuda_12_gets_the_assembler_of_cuda_12() -> None:
+    assert compile_._assembler(90, 12040).endswith("ptxas")
+    assert compile_._assembler(90, 13000) == compile_._assembler(80, 12040) == ""
+
+
+def test_compilation_works_after_the_interpreter_ran(rng: Any) -> None:
+    x = k.numbers(rng, (5, 8), dtypes.float32)
+    kernel = kernels.softmax.specialize(k.types(x))
+    interpret.interpret(k.source_of(kernel, x), [x], kernel.outputs)
+    assert compiled(kernels.softmax, 80, of((7, 24), dtypes.float32)).code
