@@ -27,6 +27,10 @@ def command(
     model = model_files.load(out)
     output.console(stderr=True).rule("the model continues a prompt")
     generate.continue_prompt(
-        model, prompt, max_new_tokens=max_new_tokens, how=sampling.Sampling(temperature=0.8, top_p=0.95), seed=0
+        model,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        how=sampling.Sampling(temperature=0.8, top_p=0.95),
+        seed=0,
     )
     output.console(stderr=True).print(f'again: infini generate {out} -p "import "', soft_wrap=True)

@@ -15,11 +15,17 @@ from infini.train import model_files
 
 def command(
     model_dir: Annotated[Path, typer.Argument(help="Model folder.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue; nothing starts a new document.")] = "",
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", help="Text to continue; nothing starts a new document.")
+    ] = "",
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to make at most.", min=1)] = 128,
-    temperature: Annotated[float, typer.Option(help="Spread of the choice; 0 takes the likeliest token.")] = 0.8,
+    temperature: Annotated[
+        float, typer.Option(help="Spread of the choice; 0 takes the likeliest token.")
+    ] = 0.8,
     top_k: Annotated[int, typer.Option(help="Choose among the likeliest K tokens; 0 means all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens of this joint probability.")] = 0.95,
+    top_p: Annotated[
+        float, typer.Option(help="Choose among the likeliest tokens of this joint probability.")
+    ] = 0.95,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text.", min=0)] = 0,
 ) -> None:
     """Continue a prompt, token by token."""

@@ -14,9 +14,7 @@ import infini.numpy as inp
 from infini.cli import output
 from infini.core import backend, errors
 
-_PACKAGES = (
-    "numpy ml_dtypes optree llvmlite scipy-openblas64 sympy safetensors tokenizers typer rich triton cupy mpi4py".split()
-)
+_PACKAGES = "numpy ml_dtypes optree llvmlite scipy-openblas64 sympy safetensors tokenizers typer rich triton cupy mpi4py".split()
 
 
 def devices() -> None:
@@ -27,7 +25,9 @@ def devices() -> None:
         if _why_unavailable(name) is None:
             for device in backend.devices(name):
                 memory = device.memory_stats().get("bytes_in_use", 0)
-                rows.append((str(device), "default" if device == default else "", f"{memory / 2**20:,.1f} MiB in use"))
+                rows.append(
+                    (str(device), "default" if device == default else "", f"{memory / 2**20:,.1f} MiB in use")
+                )
     output.show_table("devices", rows)
 
 

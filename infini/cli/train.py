@@ -16,11 +16,14 @@ Defaults = trainer.Settings(num_steps=1)
 
 def command(
     data: Annotated[
-        list[Path] | None, typer.Option(help="File or folder of text; may be repeated. Default: Python's standard library.")
+        list[Path] | None,
+        typer.Option(help="File or folder of text; may be repeated. Default: Python's standard library."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Model folder to write.")] = Path("model"),
     steps: Annotated[int | None, typer.Option(help="Number of steps.", min=1)] = None,
-    seconds: Annotated[float | None, typer.Option(help="Seconds of training. Default: 90, when --steps is absent.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Seconds of training. Default: 90, when --steps is absent.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Windows per step.", min=1)] = Defaults.batch_size,
     seq_len: Annotated[int, typer.Option(help="Tokens per window.", min=2)] = Defaults.length,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = Defaults.learning_rate,
@@ -28,10 +31,14 @@ def command(
     vocab_size: Annotated[int, typer.Option(help="Tokens in the vocabulary.")] = Sizes.vocab_size,
     layers: Annotated[int, typer.Option(help="Blocks.", min=1)] = Sizes.num_layers,
     hidden_size: Annotated[int, typer.Option(help="Width.", min=1)] = Sizes.hidden_size,
-    intermediate_size: Annotated[int, typer.Option(help="Feed-forward width.", min=1)] = Sizes.intermediate_size,
+    intermediate_size: Annotated[
+        int, typer.Option(help="Feed-forward width.", min=1)
+    ] = Sizes.intermediate_size,
     heads: Annotated[int, typer.Option(help="Query heads.", min=1)] = Sizes.num_heads,
     kv_heads: Annotated[int, typer.Option(help="Key-value heads.", min=1)] = Sizes.num_kv_heads,
-    tie_embeddings: Annotated[bool, typer.Option(help="Use the embedding table as output projection.")] = Sizes.tie_embeddings,
+    tie_embeddings: Annotated[
+        bool, typer.Option(help="Use the embedding table as output projection.")
+    ] = Sizes.tie_embeddings,
 ) -> None:
     """Train a small language model on text and write it as a Hugging Face folder."""
     config = gpt.Config(

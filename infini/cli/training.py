@@ -46,11 +46,15 @@ def run(data: Sequence[Path], out: Path, config: gpt.Config, settings: trainer.S
         train_ids = tokens.encode_documents([document.text for document in text.train])
         held_out_ids = tokens.encode_documents([document.text for document in text.held_out])
     config = replace(config, vocab_size=tokens.vocab_size)
-    console.print(f"tokens: {len(train_ids):,} to train on, {len(held_out_ids):,} held out, {tokens.vocab_size} different")
+    console.print(
+        f"tokens: {len(train_ids):,} to train on, {len(held_out_ids):,} held out, {tokens.vocab_size} different"
+    )
 
     metrics_file = out.with_name(f"{out.name}.metrics.jsonl")
     with progress.bar() as show:
-        outcome = trainer.train(config, settings, train_ids, held_out_ids, on_step=show, metrics_file=metrics_file)
+        outcome = trainer.train(
+            config, settings, train_ids, held_out_ids, on_step=show, metrics_file=metrics_file
+        )
     model = model_files.Model(config, outcome.params, tokens)
     model_files.save(out, model)
     if outcome.stopped_by == "interrupt":

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from infini.core.ir import Equation, Program
+from infini.lax import contraction
+
 # Relative to an addition, per element on a vector unit.
 _WEIGHTS: Final[dict[str, float]] = {
     "exp": 10.0, "log": 12.0, "log1p": 14.0, "expm1": 14.0, "tanh": 14.0, "logistic": 14.0, "erf": 16.0, "erf_inv": 30.0,
@@ -15,3 +18,37 @@ _WEIGHTS: Final[dict[str, float]] = {
 def op_weight(name: str) -> float:
     """Work of one element of an elementwise operation, an addition being 1."""
     return _WEIGHTS.get(name, 1.0)
+
+
+def analyse(source: Program, fused: Program) -> dict[str, float]:
+    """Counts of a program: `flops`, `bytes accessed` by its phases, `kernels`, `equations`. Loops count once per turn."""
+    counts = {"flops": 0.0, "bytes accessed": 0.0, "kernels": 0.0, "equations": float(len(source.equations))}
+    _count(fused, counts, 1.0)
+    return counts
+
+
+def _count(program: Program, counts: dict[str, float], times: float) -> None:
+    for equation in program.equations:
+        if equation.op.name in ("reshape", "optimization_barrier"):
+            continue
+        if equation.op.name in ("scan", "while", "cond"):
+            turns = float(equation.attrs.get("length", 1))
+            for inner in equation.programs:
+                _count(inner, counts, times * turns)
+            continue
+        counts["bytes accessed"] += times * sum(v.type.nbytes for v in (*equation.inputs, *equation.outputs))
+        counts["kernels"] += times
+        counts["flops"] += times * _flops(equation)
+
+
+def _flops(equation: Equation) -> float:
+    if equation.op.name == "dot":
+        return contraction.cost([v.type for v in equation.inputs], spec=equation.attrs["spec"])
+    if equation.op.name == "kernel":
+        kernel = equation.attrs["kernel"]
+        return float(
+            kernel.num_programs
+            * sum(e.inputs[0].type.size if e.op.name.startswith("reduce_") else e.outputs[0].type.size
+                  for e in kernel.body.equations if e.op.name not in ("broadcast_in_dim", "reshape", "iota"))
+        )  # fmt: skip
+    return 0.0

@@ -21,6 +21,7 @@ from infini.core.ir import Equation, Program, Var
 CHEAP_WEIGHT: Final = 6.0
 MAX_MEMBERS: Final = 96
 MAX_COLUMN_TILE: Final = 1 << 15  # elements of a column tile that is kept while its reductions are used
+MAX_JOINED: Final = 3  # arrays that a kernel joins element by element; more are copied one after another
 _UNSUPPORTED: Final = dtypes.COMPLEX
 
 
@@ -296,7 +297,8 @@ def is_fusable(equation: Equation) -> bool:
     if any(v.type.size == 0 or v.type.dtype in _UNSUPPORTED for v in (*equation.inputs, *equation.outputs)):
         return False
     if op.name in views.RULES:
-        return not (op.name == "pad" and any(equation.attrs["interior"]))
+        is_sparse = op.name == "pad" and any(equation.attrs["interior"])
+        return not is_sparse and not (op.name == "concatenate" and len(equation.inputs) > MAX_JOINED)
     if op.name in expression.REDUCTIONS:
         return reduction_domain(equation) is not None
     return op.name == "iota" or op.has(primitive.SCALAR)

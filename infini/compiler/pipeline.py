@@ -5,13 +5,14 @@ Between passes the program is checked when `INFINI_CHECK` is 1 or more, and writ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from infini.compiler import fuse
+from infini.compiler.grouping import is_fusable
 from infini.compiler.passes import contractions, cse, dead_code, decompose, inline, reductions, simplify
-from infini.core import check, config, text
+from infini.core import check, config, primitive, text
 from infini.core.ir import Equation, Program
 
 
@@ -37,6 +38,20 @@ def passes(has_route: Callable[[Equation], bool], *, backend: str) -> tuple[Pass
         Pass("dead_code_again", dead_code.eliminate_dead),
         Pass("fuse", fuse.fuse),
     )
+
+
+def basis_route(equation: Equation) -> bool:
+    """Whether an equation stays as it is for a backend that lowers the basis and nothing else."""
+    return is_fusable(equation) or not equation.op.has(primitive.DECOMPOSE)
+
+
+def trace_passes(
+    program: Program, has_route: Callable[[Equation], bool] = basis_route, *, backend: str = "basis"
+) -> Iterator[tuple[str, Program]]:
+    """The program after each pass, with the name of the pass."""
+    for step in passes(has_route, backend=backend):
+        program = step.run(program)
+        yield step.name, program
 
 
 def run(program: Program, has_route: Callable[[Equation], bool], *, backend: str) -> Program:

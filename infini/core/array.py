@@ -221,7 +221,8 @@ class Array(value.Value):
         if host.dtype not in _DLPACK_BY_NUMPY and host.dtype != dtypes.bool_:
             host = host.astype(np.float32)
         body = np.array2string(host, separator=", ", prefix="Array(")
-        return f"Array({body}, dtype={self.dtype.name}{', weak_type=True' if self.weak else ''})"
+        shape = f", shape={self.shape}" if self.size == 0 and self.shape != (0,) else ""
+        return f"Array({body}{shape}, dtype={self.dtype.name}{', weak_type=True' if self.weak else ''})"
 
     def __str__(self) -> str:
         return str(self.to_host())
@@ -310,3 +311,30 @@ def materialize(item: value.Literal, device: backend.Device | None = None) -> Ar
         weak=item.weak,
         committed=device is not None,
     )
+
+
+def from_dlpack(data: Any, *, copy: bool | None = None) -> Array:  # Any: an object with __dlpack__
+    """An array from any object that speaks DLPack (https://dmlc.github.io/dlpack); 64-bit dtypes are kept.
+
+    Args:
+        data: array or tensor of another library, on the CPU.
+        copy: False shares memory, which must then not be written to; otherwise the elements are copied.
+
+    Raises:
+        TypeMismatchError: the object does not speak DLPack, or NumPy cannot read its dtype or device.
+    """
+    if isinstance(data, Array):
+        return data
+    try:
+        host = np.from_dlpack(data)
+    except (AttributeError, BufferError, RuntimeError, TypeError) as error:
+        raise errors.TypeMismatchError(
+            "this object cannot be imported by DLPack",
+            got=f"{type(data).__name__}: {error}",
+            fix="exchange a bit view for bfloat16, for example tensor.view(torch.uint16); copy to the CPU first",
+        ) from error
+    if copy is False and host.flags.c_contiguous:
+        target = backend.default_device()
+        type_ = ir.ArrayType(tuple(host.shape), dtypes.canonical(host.dtype))
+        return Array(type_, (target.backend.adopt(host, target),), sharding_.SingleDeviceSharding(target))
+    return from_host(host, keep_dtype=True)

@@ -115,6 +115,9 @@ class Backend(Protocol):
     def put(self, host: np.ndarray, device: Device) -> Buffer:
         """A buffer with a copy of `host` in C order."""
 
+    def adopt(self, host: np.ndarray, device: Device) -> Buffer:
+        """A buffer over the memory of a C-contiguous array where the device can share it, else a copy."""
+
     def get(self, buffer: Buffer, type: ir.ArrayType) -> np.ndarray:
         """The contents as a NumPy array, without a copy when memory is shared."""
 

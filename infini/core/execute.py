@@ -8,11 +8,13 @@ by operation, types and attributes (at most 8192). `clear_caches` empties both.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from infini.core import array as array_
 from infini.core import backend, config, errors, ir, primitive
+from infini.core import mesh as mesh_
 from infini.core import sharding as sharding_
 
 K = TypeVar("K", bound=Hashable)
@@ -46,7 +48,8 @@ class BoundedCache(Generic[K, V]):
 
 
 _executables: BoundedCache[Hashable, backend.Executable] = BoundedCache(4096)
-_equations: BoundedCache[Hashable, ir.Program] = BoundedCache(8192)
+_equations: BoundedCache[Hashable, tuple[ir.Program, backend.CompileOptions]] = BoundedCache(8192)
+_PLAIN: Final = backend.CompileOptions()
 
 
 def clear_caches() -> None:
@@ -105,10 +108,20 @@ def on_device(array: array_.Array, device: backend.Device) -> backend.Buffer:
 def run(
     program: ir.Program,
     arrays: Sequence[array_.Array],
-    options: backend.CompileOptions = backend.CompileOptions(),  # noqa: B008  # frozen
+    options: backend.CompileOptions = _PLAIN,
+    mesh: sharding_.Mesh | None = None,
 ) -> tuple[array_.Array, ...]:
-    """Run a program on one device."""
+    """Run a program on one device, or on a mesh when an argument or the program names one.
+
+    Args:
+        program: program to run.
+        arrays: its arguments.
+        options: what the backend must know besides.
+        mesh: devices for a program that names a mesh, when no argument says which.
+    """
     sharding, committed = common_sharding(arrays)
+    if options.mesh is not None or type(sharding) is sharding_.NamedSharding:
+        return _run_on_mesh(program, arrays, options, mesh)
     device = sharding.devices[0]
     executable = compile(program, device, options)
     results = executable([on_device(array, device) for array in arrays])
@@ -119,13 +132,74 @@ def run(
     )
 
 
+def _run_on_mesh(
+    program: ir.Program,
+    arrays: Sequence[array_.Array],
+    options: backend.CompileOptions,
+    mesh: sharding_.Mesh | None,
+) -> tuple[array_.Array, ...]:
+    mesh = _mesh_of(arrays, options, mesh)
+    specs = tuple(
+        mesh_.trim(a.sharding.spec) if isinstance(a.sharding, sharding_.NamedSharding) else None for a in arrays
+    )
+    devices = mesh.flat_devices
+    executable = compile(program, devices[0], dataclasses.replace(options, mesh=mesh.abstract, in_specs=specs))
+    placed = [
+        shards(array, sharding_.NamedSharding(mesh, mesh_.P(*spec)))
+        for array, spec in zip(arrays, executable.in_specs, strict=True)
+    ]
+    rows = executable.run_spmd(list(zip(*placed, strict=True)) or [()] * len(mesh.local_ranks), devices)
+    return tuple(
+        array_.Array(var.type, buffers, sharding_.NamedSharding(mesh, mesh_.P(*spec)), committed=True)
+        for var, buffers, spec in zip(program.results, zip(*rows, strict=True), executable.out_specs, strict=True)
+    )
+
+
+def _mesh_of(
+    arrays: Sequence[array_.Array], options: backend.CompileOptions, given: sharding_.Mesh | None
+) -> sharding_.Mesh:
+    """The mesh of the arguments; else one given or entered; else the first devices there are.
+
+    Raises:
+        DeviceError: arguments live on two meshes.
+    """
+    found = {a.sharding.mesh for a in arrays if isinstance(a.sharding, sharding_.NamedSharding)}
+    if len(found) > 1:
+        raise errors.DeviceError(
+            "arguments of one computation are split over different meshes",
+            got=", ".join(map(repr, found)),
+            fix="move them to one mesh with infini.device_put",
+        )
+    if found:
+        return found.pop()
+    for candidate in (given, sharding_.current_mesh()):
+        if candidate is not None and candidate.abstract == options.mesh:
+            return candidate
+    assert options.mesh is not None
+    return sharding_.make_mesh(options.mesh.axis_sizes, options.mesh.axis_names)
+
+
+def shards(array: array_.Array, target: sharding_.NamedSharding) -> list[backend.Buffer]:
+    """Buffers of an array on the devices of this process, split as `target` says; an array on one device is cut up."""
+    if isinstance(array.sharding, sharding_.NamedSharding):
+        return list(array.buffers)
+    host, mesh = array.to_host(), target.mesh
+    return [
+        mesh.flat_devices[rank].backend.put(
+            host[mesh_.shard_index(array.shape, target.spec, mesh.abstract, rank)], mesh.flat_devices[rank]
+        )
+        for rank in mesh.local_ranks
+    ]
+
+
 def run_equation(
     op: primitive.Primitive, arrays: Sequence[array_.Array], attrs: ir.Attrs
 ) -> tuple[array_.Array, ...]:
     """Run one operation eagerly."""
     types = tuple(array.type for array in arrays)
     key = (op, types, attrs)
-    program = _equations.get(key)
-    if program is None:
-        program = _equations.put(key, ir.single_equation(op, types, attrs))
-    return run(program, arrays)
+    found = _equations.get(key)
+    if found is None:
+        program = ir.single_equation(op, types, attrs)
+        found = _equations.put(key, (program, backend.CompileOptions(mesh=attrs.get("mesh"))))
+    return run(found[0], arrays, found[1])

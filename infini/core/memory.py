@@ -146,6 +146,6 @@ class HostBuffer:
         return self._size == 0 or sys.getrefcount(self._block) > self._references
 
     def __del__(self) -> None:
-        if getattr(self, "_size", 0):
+        if getattr(self, "_size", 0) and HOST is not None:  # None while the interpreter shuts down
             # The test of `has_views`, with the reference the expression itself holds.
             HOST.give(None if sys.getrefcount(self._block) > self._references else self._block, self._size)

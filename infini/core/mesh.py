@@ -16,6 +16,7 @@ import numpy as np
 from infini.core import errors, ir
 
 AxisEntry: TypeAlias = str | tuple[str, ...] | None
+Spec: TypeAlias = tuple[AxisEntry, ...]
 
 
 class PartitionSpec(tuple):  # type: ignore[type-arg]  # entries are AxisEntry
@@ -43,6 +44,14 @@ P = PartitionSpec
 def entry_axes(entry: AxisEntry) -> tuple[str, ...]:
     """Axis names of one entry of a `P`, most significant first."""
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def trim(spec: Sequence[AxisEntry]) -> Spec:
+    """A spec without entries for whole dimensions at its end, so that equal splits are equal specs."""
+    entries = tuple(spec)
+    while entries and not entry_axes(entries[-1]):
+        entries = entries[:-1]
+    return entries
 
 
 @ir.attribute

@@ -13,9 +13,8 @@ class Value:
     """Anything with an `ArrayType` and a weak flag. Operators and methods are installed by `infini.numpy`."""
 
     __slots__ = ("type", "weak")
+    # NumPy leaves `ndarray + Value` to us, and still takes a Value in its own functions through `__array__`.
     __array_priority__ = 1000
-    # NumPy must not try to handle `ndarray + Value` itself.
-    __array_ufunc__ = None
 
     type: ir.ArrayType
     weak: bool

@@ -74,7 +74,9 @@ def read_tokens(path: Path) -> np.ndarray:
         raise errors.ValueMismatchError(f"{path} is not a token file", got=str(error)) from error
     if tokens.ndim != 1 or tokens.dtype not in (np.uint16, np.uint32):
         raise errors.ValueMismatchError(
-            f"{path} is not a token file", got=f"{tokens.dtype}{list(tokens.shape)}", expected="uint16[n] or uint32[n]"
+            f"{path} is not a token file",
+            got=f"{tokens.dtype}{list(tokens.shape)}",
+            expected="uint16[n] or uint32[n]",
         )
     return tokens
 

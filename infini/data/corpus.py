@@ -19,7 +19,9 @@ from infini.core import errors
 SKIPPED_FOLDERS: Final = frozenset(
     "test tests idle_test test_data site-packages dist-packages encodings pydoc_data __pycache__".split()
 )
-TEXT_SUFFIXES: Final = frozenset(".py .pyi .txt .md .rst .c .h .cpp .hpp .js .ts .java .rs .go .toml .json".split())
+TEXT_SUFFIXES: Final = frozenset(
+    ".py .pyi .txt .md .rst .c .h .cpp .hpp .js .ts .java .rs .go .toml .json".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,9 @@ def _files(roots: Sequence[Path], max_file_bytes: int) -> Iterator[tuple[Path, P
                 if SKIPPED_FOLDERS.isdisjoint(inside) and file.stat().st_size <= max_file_bytes:
                     yield root, file
         else:
-            raise errors.ValueMismatchError(f"there is no file or folder {root}", fix="correct the path given to --data")
+            raise errors.ValueMismatchError(
+                f"there is no file or folder {root}", fix="correct the path given to --data"
+            )
 
 
 def _split(documents: Sequence[Document], share: float) -> Corpus:

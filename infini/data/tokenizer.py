@@ -125,7 +125,9 @@ def train(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise errors.ValueMismatchError(
-            "the vocabulary is too small", got=str(vocab_size), expected=f"at least {MIN_VOCAB_SIZE}: 256 bytes, {BEGIN}, {END}"
+            "the vocabulary is too small",
+            got=str(vocab_size),
+            expected=f"at least {MIN_VOCAB_SIZE}: 256 bytes, {BEGIN}, {END}",
         )
     from tokenizers import Tokenizer as Inner
     from tokenizers import decoders, models, pre_tokenizers, trainers

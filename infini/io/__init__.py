@@ -3,4 +3,11 @@
 from infini.io.folders import replacing_folder
 from infini.io.hugging_face import CorruptFileError, MissingFileError, ModelFiles, read_model, write_model
 
-__all__ = ["CorruptFileError", "MissingFileError", "ModelFiles", "read_model", "replacing_folder", "write_model"]
+__all__ = [
+    "CorruptFileError",
+    "MissingFileError",
+    "ModelFiles",
+    "read_model",
+    "replacing_folder",
+    "write_model",
+]

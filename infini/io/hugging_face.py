@@ -121,7 +121,10 @@ def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise CorruptFileError(
-            f"{file.name} is damaged", got=f"{file}: {error}", expected="a safetensors file", fix="write or copy it again"
+            f"{file.name} is damaged",
+            got=f"{file}: {error}",
+            expected="a safetensors file",
+            fix="write or copy it again",
         ) from error
 
 
@@ -138,7 +141,9 @@ def _read_json(file: Path) -> Json:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise CorruptFileError(f"{file.name} is not JSON", got=f"{file}: {error}", fix="write or copy it again") from error
+        raise CorruptFileError(
+            f"{file.name} is not JSON", got=f"{file}: {error}", fix="write or copy it again"
+        ) from error
     if not isinstance(data, dict):
         raise CorruptFileError(f"{file.name} is not a JSON object", got=f"{file}: {type(data).__name__}")
     return data
@@ -150,7 +155,9 @@ def _read_optional_json(file: Path) -> Json:
 
 def _require(file: Path) -> None:
     if not file.is_file():
-        raise MissingFileError(f"{file.name} is missing", got=str(file.parent), fix="copy the whole model folder again")
+        raise MissingFileError(
+            f"{file.name} is missing", got=str(file.parent), fix="copy the whole model folder again"
+        )
 
 
 def _write_json(file: Path, data: Json) -> None:

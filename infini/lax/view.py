@@ -16,7 +16,7 @@ import numpy as np
 from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
-from infini.core.value import Value
+from infini.core.value import Literal, Value
 from infini.lax import families, places
 from infini.lax.families import is_linear, letters, linear_jvp
 
@@ -236,7 +236,8 @@ def full(shape: Sequence[int], fill_value: ArrayLike, dtype: Any = None) -> Valu
     target = scalar.dtype if dtype is None else dtypes.canonical(dtype)
     if scalar.dtype != target:
         scalar = trace.bind1(primitive.by_name("convert_element_type"), scalar, new_dtype=target)
-    return families.broadcast_to(scalar, tuple(int(n) for n in shape))
+    filled = families.broadcast_to(scalar, tuple(int(n) for n in shape))
+    return trace.to_array(filled) if isinstance(filled, Literal) else filled
 
 
 # --- slice ---------------------------------------------------------------------------------

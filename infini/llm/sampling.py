@@ -30,9 +30,13 @@ class Sampling:
         if not self.temperature >= 0.0:
             raise errors.ValueMismatchError("the temperature must be at least 0", got=repr(self.temperature))
         if self.top_k < 0:
-            raise errors.ValueMismatchError("top_k must be at least 0", got=repr(self.top_k), fix="use 0 for all tokens")
+            raise errors.ValueMismatchError(
+                "top_k must be at least 0", got=repr(self.top_k), fix="use 0 for all tokens"
+            )
         if not 0.0 < self.top_p <= 1.0:
-            raise errors.ValueMismatchError("top_p must lie in (0, 1]", got=repr(self.top_p), fix="use 1 for all tokens")
+            raise errors.ValueMismatchError(
+                "top_p must lie in (0, 1]", got=repr(self.top_p), fix="use 1 for all tokens"
+            )
 
 
 def sample(logits: Array, key: Array, sampling: Sampling) -> Array:

@@ -71,3 +71,18 @@ def shape(name: str, sizes: Any) -> tuple[int, ...]:  # Any: an integer or a seq
             f"{name}: a size is negative", got=str(result), expected="sizes of at least 0"
         )
     return result
+
+
+def check_broadcasts(name: str, x: Value, target: tuple[int, ...]) -> None:
+    """Refuse an array that does not broadcast to a shape.
+
+    Raises:
+        ValueMismatchError: it does not.
+    """
+    fits = x.ndim <= len(target) and all(n in (1, m) for n, m in zip(x.shape[::-1], target[::-1], strict=False))
+    if not fits:
+        raise errors.ValueMismatchError(
+            f"{name}: the array does not broadcast to this shape",
+            got=f"{x.type} to {target}",
+            expected="dimensions that are equal or 1, from the right",
+        )

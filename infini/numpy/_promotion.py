@@ -29,7 +29,7 @@ _FLOAT_OF: Final = {dtypes.int64: dtypes.float64, dtypes.uint64: dtypes.float64}
 
 
 def as_value(name: str, x: ArrayLike) -> Value:
-    """One operand of the function `name` as a value.
+    """One operand of the function `name` as an array or tracer; host data become arrays on the default device.
 
     Raises:
         TypeMismatchError: `x` is neither an array nor a number; lists need `asarray` first, as in JAX.
@@ -44,26 +44,27 @@ def as_value(name: str, x: ArrayLike) -> Value:
             expected="an infini or NumPy array, or a Python number",
             fix="convert it with infini.numpy.asarray(...)",
         )
-    return trace.as_value(x)
+    value = trace.as_value(x)
+    return trace.to_array(value) if isinstance(value, Literal) else value
 
 
 def operands(name: str, *args: ArrayLike) -> list[Value]:
     """Operands converted to their common dtype."""
-    kept = [_keep_number(name, x) for x in args]
+    kept = [_keep_host(name, x) for x in args]
     dtype, weak = dtypes.promote(tuple(map(_kind, kept)))
     return [convert(x, dtype, weak) for x in kept]
 
 
 def numeric_operands(name: str, *args: ArrayLike) -> list[Value]:
     """As `operands`; booleans become int32."""
-    kept = [_keep_number(name, x) for x in args]
+    kept = [_keep_host(name, x) for x in args]
     dtype, weak = dtypes.promote(tuple(map(_kind, kept)))
     return [convert(x, dtypes.int32 if dtype == dtypes.bool_ else dtype, weak) for x in kept]
 
 
 def inexact_operands(name: str, *args: ArrayLike) -> list[Value]:
     """As `operands`; booleans and integers become floats: float32, or float64 when they have 64 bits."""
-    kept = [_keep_number(name, x) for x in args]
+    kept = [_keep_host(name, x) for x in args]
     dtype, weak = dtypes.promote(tuple(map(_kind, kept)))
     return [convert(x, to_inexact(dtype), weak) for x in kept]
 
@@ -124,8 +125,11 @@ def _is_operand(x: object) -> bool:
     return isinstance(x, (Value, np.ndarray, np.generic)) or type(x) in _PYTHON_SCALARS
 
 
-def _keep_number(name: str, x: ArrayLike) -> ArrayLike:
-    return x if type(x) in _PYTHON_SCALARS else as_value(name, x)
+def _keep_host(name: str, x: ArrayLike) -> ArrayLike:
+    """Python numbers as they are, other host data as literals, which need no buffer."""
+    if isinstance(x, Value) or type(x) in _PYTHON_SCALARS:
+        return x
+    return trace.as_value(x) if isinstance(x, (np.ndarray, np.generic)) else as_value(name, x)
 
 
 def _kind(x: ArrayLike) -> tuple[np.dtype, bool]:

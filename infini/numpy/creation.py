@@ -111,7 +111,9 @@ def full(
     value = as_value("full", fill_value)
     target = value.dtype if dtype is None else dtypes.canonical(dtype)
     filled = convert(fill_value, target, value.weak and dtype is None)
-    return _placed(families.broadcast_to(filled, _axes.shape("full", shape)), device)
+    sizes = _axes.shape("full", shape)
+    _axes.check_broadcasts("full", filled, sizes)
+    return _placed(families.broadcast_to(filled, sizes), device)
 
 
 def zeros(shape: Any, dtype: DTypeLike | None = None, *, device: backend.Device | None = None) -> Value:
@@ -143,6 +145,7 @@ def full_like(
     weak = dtype is None and getattr(model, "weak", False)
     filled = convert(fill_value, target, weak)
     sizes = tuple(model.shape) if shape is None else _axes.shape("full_like", shape)
+    _axes.check_broadcasts("full_like", filled, sizes)
     return _placed(families.broadcast_to(filled, sizes), device)
 
 

@@ -10,9 +10,10 @@ import math
 from typing import Final
 
 from infini.core import dtypes, errors, primitive, trace
-from infini.core.value import Value
+from infini.core.value import Literal, Value
 from infini.lax import elementwise as e
 from infini.lax.families import bind_scalars
+from infini.numpy import creation
 from infini.numpy._promotion import (
     ArrayLike,
     DTypeLike,
@@ -64,14 +65,17 @@ def floor_divide(x1: ArrayLike, x2: ArrayLike, /) -> Value:
         return _bind(e.div_p, x, y)
     if x.dtype in dtypes.SIGNED:
         quotient, rest = _bind(e.div_p, x, y), _bind(e.rem_p, x, y)
-        is_below = _bind(e.and_p, _signs_differ(x, y), bind_scalars(e.ne_p, rest, 0))
+        differ = _bind(e.ne_p, _bind(e.sign_p, x), _bind(e.sign_p, y))
+        is_below = _bind(e.and_p, differ, bind_scalars(e.ne_p, rest, 0))
         return _bind(e.select_n_p, is_below, quotient, bind_scalars(e.sub_p, quotient, 1))
     return _float_divmod(x, y)[0]
 
 
 def remainder(x1: ArrayLike, x2: ArrayLike, /) -> Value:
-    """Remainder with the sign of the divisor, as `numpy.remainder`."""
+    """Remainder with the sign of the divisor, as `numpy.remainder`; of integers by zero it is 0."""
     x, y = numeric_operands("remainder", x1, x2)
+    if x.dtype in dtypes.INTEGERS and not _is_known_nonzero(y):
+        y = _bind(e.select_n_p, bind_scalars(e.eq_p, y, 0), y, convert(1, y.dtype, y.weak))
     rest = _bind(e.rem_p, x, y)
     if x.dtype in dtypes.UNSIGNED:
         return rest
@@ -95,6 +99,10 @@ def divmod(x1: ArrayLike, x2: ArrayLike, /) -> tuple[Value, Value]:
     return _float_divmod(x, y)
 
 
+def _is_known_nonzero(x: Value) -> bool:
+    return isinstance(x, Literal) and bool((x.host != 0).all())
+
+
 def _signs_differ(x: Value, y: Value) -> Value:
     return _bind(e.ne_p, bind_scalars(e.lt_p, x, 0), bind_scalars(e.lt_p, y, 0))
 
@@ -114,20 +122,31 @@ def power(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     A Python integer becomes repeated multiplication; integer arrays to integer arrays multiply by the bits of the exponent.
 
     Raises:
-        ValueMismatchError: an integer to a negative Python integer.
+        TypeMismatchError: an integer to a negative Python integer.
     """
     if type(x2) is int:
-        (x,) = numeric_operands("power", x1)
-        if x.dtype in dtypes.INTEGERS and x2 < 0:
-            raise errors.ValueMismatchError(
-                "power: integers have no negative integer powers", got=f"{x.type} ** {x2}", fix="convert to float first"
-            )
-        return with_weak(e.integer_pow(x, x2), x.weak)
+        return _static_power(as_value("power", x1), x2)
     x, y = numeric_operands("power", x1, x2)
-    return _integer_power(x, y) if x.dtype in dtypes.INTEGERS else _bind(e.pow_p, x, y)
+    if x.dtype in dtypes.INTEGERS:
+        return _integer_power(x, y)
+    is_weak = x.weak and not (hasattr(x2, "dtype") and x2.dtype in dtypes.INTEGERS)
+    return with_weak(_bind(e.pow_p, x, y), is_weak)
 
 
 pow = power
+
+
+def _static_power(base: Value, exponent: int) -> Value:
+    (x,) = numeric_operands("power", base)
+    if exponent == 0:
+        return creation.full_like(x, 1)
+    if x.dtype in dtypes.INTEGERS and exponent < 0:
+        raise errors.TypeMismatchError(
+            "power: integers have no negative integer powers",
+            got=f"{x.type} ** {exponent}",
+            fix="convert to float first, for example with .astype('float32')",
+        )
+    return with_weak(e.integer_pow(x, exponent), x.weak)
 
 
 def _integer_power(x: Value, y: Value) -> Value:
@@ -339,12 +358,13 @@ def tanh(x: ArrayLike, /) -> Value:
 def sinh(x: ArrayLike, /) -> Value:
     """Hyperbolic sine, accurate near zero; inexact."""
     (value,) = inexact_operands("sinh", x)
-    grown = _bind(e.expm1_p, value)
-    both = _bind(e.add_p, grown, _bind(e.div_p, grown, bind_scalars(e.add_p, grown, 1.0)))
-    # Far from zero exp(x) alone is exact enough, and infinity over infinity is avoided.
-    half = _bind(e.exp_p, bind_scalars(e.sub_p, _bind(e.abs_p, value), _LN2))
-    is_far = bind_scalars(e.gt_p, _bind(e.abs_p, value), 10.0 if value.dtype == dtypes.float16 else 80.0)
-    return _bind(e.select_n_p, is_far, bind_scalars(e.mul_p, both, 0.5), _bind(e.mul_p, _bind(e.sign_p, value), half))
+    up, down = _bind(e.expm1_p, value), _bind(e.expm1_p, _bind(e.neg_p, value))
+    near = bind_scalars(e.mul_p, _bind(e.sub_p, up, down), 0.5)
+    # Far from zero one exponential is exact enough, and halved in the exponent it overflows only where the result does.
+    size = _bind(e.abs_p, value)
+    far = _bind(e.mul_p, _bind(e.sign_p, value), _bind(e.exp_p, bind_scalars(e.sub_p, size, _LN2)))
+    is_far = bind_scalars(e.gt_p, size, 10.0 if value.dtype == dtypes.float16 else 80.0)
+    return _bind(e.select_n_p, is_far, near, far)
 
 
 def cosh(x: ArrayLike, /) -> Value:

@@ -169,13 +169,7 @@ def broadcast_to(array: ArrayLike, shape: Any) -> Value:
         ValueMismatchError: the shape does not broadcast.
     """
     x, sizes = as_value("broadcast_to", array), _axes.shape("broadcast_to", shape)
-    fits = x.ndim <= len(sizes) and all(n in (1, m) for n, m in zip(x.shape[::-1], sizes[::-1], strict=False))
-    if not fits:
-        raise errors.ValueMismatchError(
-            "broadcast_to: the array does not broadcast to this shape",
-            got=f"{x.type} to {sizes}",
-            expected="dimensions that are equal or 1, from the right",
-        )
+    _axes.check_broadcasts("broadcast_to", x, sizes)
     return families.broadcast_to(x, sizes)
 
 

@@ -41,7 +41,8 @@ def matmul(
         (..., m, n), without m or n where an operand is a vector.
 
     Raises:
-        TypeMismatchError: an operand is a scalar, or the contracted sizes differ.
+        ValueMismatchError: an operand is a scalar.
+        TypeMismatchError: the contracted sizes differ.
 
     Example:
         >>> import infini.numpy as inp
@@ -50,7 +51,7 @@ def matmul(
     """
     x, y = operands("matmul", a, b)
     if x.ndim == 0 or y.ndim == 0:
-        raise errors.TypeMismatchError(
+        raise errors.ValueMismatchError(
             "matmul does not take scalars", got=f"{x.type}, {y.type}", fix="use * to multiply by a number"
         )
     if x.shape[-1] != y.shape[-2 if y.ndim > 1 else -1]:

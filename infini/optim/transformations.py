@@ -111,9 +111,7 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Grad
         square = tree.map(lambda s, u: b2 * s + (1.0 - b2) * inp.square(u), state["square"], updates)
         mean_scale = 1.0 / (1.0 - b1**steps)
         square_scale = 1.0 / (1.0 - b2**steps)
-        updates = tree.map(
-            lambda m, s: (m * mean_scale) / (inp.sqrt(s * square_scale) + eps), mean, square
-        )
+        updates = tree.map(lambda m, s: (m * mean_scale) / (inp.sqrt(s * square_scale) + eps), mean, square)
         return updates, {"count": count, "mean": mean, "square": square}
 
     return GradientTransformation(init, update)
@@ -124,7 +122,9 @@ def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Gradie
 
     def update(updates: Params, state: State, params: Params) -> tuple[Params, State]:
         chosen = tree.map(lambda p: True, params) if mask is None else mask(params)
-        return tree.map(lambda u, p, is_decayed: u + weight_decay * p if is_decayed else u, updates, params, chosen), state
+        return tree.map(
+            lambda u, p, is_decayed: u + weight_decay * p if is_decayed else u, updates, params, chosen
+        ), state
 
     return GradientTransformation(_no_state, update)
 

@@ -145,10 +145,14 @@ def cross_entropy(logits: Array, targets: Array) -> Array:
     return normalizer - chosen
 
 
-def init_cache(config: Config, batch_size: int, num_slots: int, dtype: Any = inp.float32) -> Cache:  # Any: a dtype
+def init_cache(
+    config: Config, batch_size: int, num_slots: int, dtype: Any = inp.float32
+) -> Cache:  # Any: a dtype
     """An empty cache of keys and values for `num_slots` tokens."""
     shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
-    return [{"key": inp.zeros(shape, dtype), "value": inp.zeros(shape, dtype)} for _ in range(config.num_layers)]
+    return [
+        {"key": inp.zeros(shape, dtype), "value": inp.zeros(shape, dtype)} for _ in range(config.num_layers)
+    ]
 
 
 def forward_cached(

@@ -44,7 +44,11 @@ def save(path: Path | str, model: Model) -> None:
         ValueMismatchError: the folder holds other files.
     """
     tokens = model.tokenizer
-    special = {name: id for name, id in (("bos_token_id", tokens.begin_id), ("eos_token_id", tokens.end_id)) if id is not None}
+    special = {
+        name: id
+        for name, id in (("bos_token_id", tokens.begin_id), ("eos_token_id", tokens.end_id))
+        if id is not None
+    }
     io.write_model(
         path,
         io.ModelFiles(
@@ -114,7 +118,9 @@ def from_json(data: Mapping[str, Any]) -> gpt.Config:  # Any: whatever JSON hold
     rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise errors.ValueMismatchError("this model's rotary scaling is not supported", got=repr(kind), expected="'default'")
+        raise errors.ValueMismatchError(
+            "this model's rotary scaling is not supported", got=repr(kind), expected="'default'"
+        )
     try:
         return gpt.Config(
             vocab_size=data["vocab_size"],
@@ -152,11 +158,14 @@ def from_tensors(tensors: Mapping[str, np.ndarray], config: gpt.Config) -> gpt.P
     for problem, found in (("are missing", missing), ("are not part of the model", extra)):
         if found:
             raise io.CorruptFileError(
-                f"weights {problem}", got=", ".join(found[:4]) + (f" and {len(found) - 4} more" if found[4:] else "")
+                f"weights {problem}",
+                got=", ".join(found[:4]) + (f" and {len(found) - 4} more" if found[4:] else ""),
             )
     for name, shape in names.items():
         if tensors[name].shape != shape:
-            raise io.CorruptFileError(f"the weight {name} has the wrong shape", got=str(tensors[name].shape), expected=str(shape))
+            raise io.CorruptFileError(
+                f"the weight {name} has the wrong shape", got=str(tensors[name].shape), expected=str(shape)
+            )
     return _filled(wanted, "", tensors)
 
 

@@ -34,7 +34,9 @@ def optimizer(learning_rate: float | Array, hyper: Hyperparameters) -> optim.Gra
     """Clipping by global norm, then AdamW."""
     return optim.chain(
         optim.clip_by_global_norm(hyper.max_norm),
-        optim.adamw(learning_rate, b1=hyper.b1, b2=hyper.b2, weight_decay=hyper.weight_decay, mask=_is_matrix),
+        optim.adamw(
+            learning_rate, b1=hyper.b1, b2=hyper.b2, weight_decay=hyper.weight_decay, mask=_is_matrix
+        ),
     )
 
 
@@ -60,7 +62,9 @@ def step(
         The next state, and the loss and the gradients' global norm before clipping.
     """
     loss, gradients = inf.value_and_grad(gpt.loss)(state["params"], windows, config)
-    updates, optimizer_state = optimizer(learning_rate, hyper).update(gradients, state["optimizer"], state["params"])
+    updates, optimizer_state = optimizer(learning_rate, hyper).update(
+        gradients, state["optimizer"], state["params"]
+    )
     params = optim.apply_updates(state["params"], updates)
     metrics = {"loss": loss, "gradient_norm": optim.global_norm(gradients)}
     return {"params": params, "optimizer": optimizer_state}, metrics

@@ -65,7 +65,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.budget_s is None):
-            raise errors.ValueMismatchError("give either a number of steps or a time", fix="use one of --steps and --seconds")
+            raise errors.ValueMismatchError(
+                "give either a number of steps or a time", fix="use one of --steps and --seconds"
+            )
         for name in ("num_steps", "budget_s", "batch_size", "length", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -156,23 +158,38 @@ def train(
     """
     if settings.length > config.max_length:
         raise errors.ValueMismatchError(
-            "the sequence is longer than the model", got=str(settings.length), expected=f"at most {config.max_length}"
+            "the sequence is longer than the model",
+            got=str(settings.length),
+            expected=f"at most {config.max_length}",
         )
     windows = batches.spaced_windows(held_out, count=settings.num_evaluation_windows, length=settings.length)
     run_step = inf.jit(functools.partial(step_.step, config=config, hyper=settings.hyper), donate_argnums=0)
     measure = inf.jit(functools.partial(gpt.loss, config=config))
-    state = inf.jit(functools.partial(step_.init_state, config=config, hyper=settings.hyper))(random.PRNGKey(settings.seed))
+    state = inf.jit(functools.partial(step_.init_state, config=config, hyper=settings.hyper))(
+        random.PRNGKey(settings.seed)
+    )
 
     with _metrics(metrics_file) as write, _interrupt() as is_interrupted:
         before = _mean_loss(measure, state["params"], windows)
-        write({"event": "start", "config": asdict(config), "settings": asdict(settings), "held_out_loss": before})
+        write(
+            {
+                "event": "start",
+                "config": asdict(config),
+                "settings": asdict(settings),
+                "held_out_loss": before,
+            }
+        )
         clock = _Clock(settings)
         last_finite = None
         while not is_interrupted() and clock.share_done < 1.0:
             number, share_done = clock.num_steps, clock.share_done
             rate = settings.learning_rate_at(number, share_done)
             batch = batches.random_windows(
-                tokens, batch_size=settings.batch_size, length=settings.length, seed=settings.seed, step=number
+                tokens,
+                batch_size=settings.batch_size,
+                length=settings.length,
+                seed=settings.seed,
+                step=number,
             )
             state, metrics = run_step(state, batch, np.float32(rate))
             loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
@@ -198,7 +215,11 @@ def train(
         )
         write(
             {"event": "end", "held_out_loss": after, "unigram_entropy": outcome.unigram_entropy}
-            | {"num_steps": outcome.num_steps, "tokens_per_s": outcome.tokens_per_s, "stopped_by": outcome.stopped_by}
+            | {
+                "num_steps": outcome.num_steps,
+                "tokens_per_s": outcome.tokens_per_s,
+                "stopped_by": outcome.stopped_by,
+            }
         )
     return outcome
 
@@ -245,7 +266,11 @@ def _mean_loss(measure: Callable[..., inf.Array], params: gpt.Params, windows: n
 
 
 def _not_finite(loss: float, step: int, rate: float, last_finite: float | None) -> NonFiniteLossError:
-    before = "no finite loss came before it" if last_finite is None else f"the loss before it was {last_finite:.4g}"
+    before = (
+        "no finite loss came before it"
+        if last_finite is None
+        else f"the loss before it was {last_finite:.4g}"
+    )
     return NonFiniteLossError(
         f"training stopped at step {step}: the loss is {loss}",
         got=f"learning rate {rate:.3g}; {before}",

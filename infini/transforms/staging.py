@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import array, backend, config, dtypes, errors, events, execute, ir, trace, tree
+from infini.core import array, backend, config, dtypes, errors, events, execute, ir, sharding, trace, tree
 from infini.core.ir import ArrayType
 from infini.core.value import Value
 from infini.lax import calls
-from infini.transforms import flat
+from infini.transforms import flat, placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Traced:
     staged: trace.Staged
     out_tree: tree.PyTreeDef
     options: backend.CompileOptions
+    mesh: sharding.Mesh | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,19 @@ class Marks:
 class Jitted:
     """A function compiled per signature. Made by `jit`."""
 
-    def __init__(self, fun: Callable[..., Any], static: Marks, donated: Marks, donation: str) -> None:
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        static: Marks,
+        donated: Marks,
+        donation: str,
+        mesh: sharding.Mesh | None = None,
+    ) -> None:
         functools.update_wrapper(self, fun)
         self.fun = fun
         self._static, self._donated = static, donated
         self._donation = donation
+        self._mesh = mesh
         self._name = getattr(fun, "__name__", type(fun).__name__)
         self._cache: execute.BoundedCache[Hashable, Traced] = execute.BoundedCache(1024)
         self.num_traces = 0
@@ -101,7 +110,7 @@ class Jitted:
         staged = traced.staged
         if trace.is_eager():
             arrays = [trace.to_array(v) for v in (*staged.captures, *values)]
-            results: Sequence[Value] = run_donating(staged.program, arrays, traced.options, self._name)
+            results: Sequence[Value] = run_donating(traced, arrays, self._name)
         else:
             results = trace.bind(
                 calls.call_p, *staged.captures, *values, body=staged.program, name=self._name
@@ -114,7 +123,7 @@ class Jitted:
         leaves, in_tree = tree.flatten((dynamic_args, dynamic_kwargs))
         values = flat.values(leaves, f"arguments of {self._name}")
         signature = tuple((v.type, v.weak) for v in values)
-        key = (in_tree, signature, static, trace.axis_env(), config.cache_key())
+        key = (in_tree, signature, static, trace.axis_env(), sharding.current_mesh(), config.cache_key())
         try:
             traced = self._cache.get(key)
         except TypeError as error:
@@ -165,8 +174,12 @@ class Jitted:
         staged = trace.stage(f, [t for t, _ in signature], weak=[w for _, w in signature], name=self._name)
         assert f.out_tree is not None
         donated = self._donated_parameters(args, kwargs, set(positions), len(staged.captures))
-        options = backend.CompileOptions(donated=donated, donation=self._donation)  # type: ignore[arg-type]  # checked by jit
-        return Traced(staged, f.out_tree, options)
+        options = backend.CompileOptions(
+            donated=donated,
+            donation=self._donation,  # type: ignore[arg-type]  # checked by jit
+            mesh=_mesh_in(staged.program),
+        )
+        return Traced(staged, f.out_tree, options, self._mesh or sharding.current_mesh())
 
     def _donated_parameters(
         self, args: Sequence[Any], kwargs: dict[str, Any], static: set[int], num_captures: int
@@ -199,14 +212,24 @@ class Jitted:
         return f"<jitted {self._name}, {len(self._cache)} specialisations>"
 
 
-def run_donating(
-    program: ir.Program, arrays: Sequence[array.Array], options: backend.CompileOptions, name: str
-) -> tuple[array.Array, ...]:
+def _mesh_in(program: ir.Program) -> sharding.AbstractMesh | None:
+    """The mesh that a program names in a constraint or a shard_map, if any."""
+    for equation in program.equations:
+        found = equation.attrs.get("mesh")
+        for inner in equation.programs:
+            found = found or _mesh_in(inner)
+        if found is not None:
+            return found  # type: ignore[no-any-return]  # an attribute
+    return None
+
+
+def run_donating(traced: Traced, arrays: Sequence[array.Array], name: str) -> tuple[array.Array, ...]:
     """Run a program and delete the arguments it was given for good.
 
     Raises:
         DonationError: an array is donated and passed a second time.
     """
+    options = traced.options
     counts = Counter(map(id, arrays)) if options.donated else {}
     for number in options.donated:
         if counts[id(arrays[number])] > 1:
@@ -215,7 +238,7 @@ def run_donating(
                 got=str(arrays[number].type),
                 fix="pass a copy, or leave the argument out of donate_argnums",
             )
-    results = execute.run(program, arrays, options)
+    results = execute.run(traced.staged.program, arrays, options, traced.mesh)
     for number in options.donated:
         arrays[number].delete()
     return results
@@ -223,7 +246,7 @@ def run_donating(
 
 def explain_miss(name: str, key: Any, known: Sequence[Any]) -> str:
     """Why a call was traced again: what differs from the most similar signature seen before."""
-    labels = ("structure of the arguments", "types", "static arguments", "named axes", "knobs")
+    labels = ("structure of the arguments", "types", "static arguments", "named axes", "mesh", "knobs")
     closest = max(known, key=lambda other: sum(a == b for a, b in zip(key, other, strict=True)))
     different = [
         f"{label}: {a} instead of {b}" for label, a, b in zip(labels, key, closest, strict=True) if a != b
@@ -271,7 +294,7 @@ class Compiled:
                 got=str(found),
                 expected=str(self.lowered.program.in_types),
             )
-        results = run_donating(self.lowered.program, arrays, traced.options, self.lowered.name)
+        results = run_donating(traced, arrays, self.lowered.name)
         return tree.unflatten(traced.out_tree, results)
 
     def as_text(self, stage: str = "kernels") -> str:
@@ -297,7 +320,9 @@ def jit(
     donation: str = "allow",
     keep_unused: bool = False,
     inline: bool = False,
-) -> Any:  # Any: a jitted function, or a decorator
+    in_shardings: Any = None,
+    out_shardings: Any = None,
+) -> Any:  # Any: a jitted function, or a decorator; pytrees of placements
     """Compile a function: trace it once per signature of its arguments and run machine code after that,
     as `jax.jit`.
 
@@ -312,6 +337,9 @@ def jit(
         donation: `require` makes it an error when a donated buffer cannot be reused.
         keep_unused: accepted for JAX's sake; unused arguments cost nothing.
         inline: accepted for JAX's sake; nested calls are always inlined by the compiler.
+        in_shardings: how arguments are split over a mesh: a placement, or a tuple with one tree of placements (a
+            prefix of the argument) per dynamic positional argument; None where the partitioner chooses.
+        out_shardings: the same for the result.
 
     Returns:
         The jitted function, with `lower(*args)` and `clear_cache()`; a decorator when `fun` is absent.
@@ -334,6 +362,8 @@ def jit(
             donation=donation,
             keep_unused=keep_unused,
             inline=inline,
+            in_shardings=in_shardings,
+            out_shardings=out_shardings,
         )
     if not callable(fun):
         raise errors.TypeMismatchError("jit needs a function", got=type(fun).__name__)
@@ -345,7 +375,10 @@ def jit(
         raise errors.ValueMismatchError(
             "jit: an argument cannot be both static and donated", got=str(static_argnums)
         )
-    return Jitted(fun, static, donated, donation)
+    mesh = None
+    if in_shardings is not None or out_shardings is not None:
+        fun, mesh = placement.constrained(fun, in_shardings, out_shardings, static.numbers)
+    return Jitted(fun, static, donated, donation, mesh)
 
 
 def _numbers_and_names(

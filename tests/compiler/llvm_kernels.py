@@ -13,7 +13,7 @@ from infini.backends.reference.interpreter import evaluate
 from infini.compiler.llvm import gemm, kernels
 from infini.compiler.llvm.target import host_target
 from infini.compiler.llvm.task import TaskFunction
-from infini.core import dtypes, ir, trace
+from infini.core import config, dtypes, ir, trace
 from infini.core.ir import ArrayType
 from infini.lax import contraction
 from infini.tile import kernel as kernel_
@@ -77,7 +77,8 @@ def load(phases: Sequence[TaskFunction]) -> list[int]:
     declares = sorted(frozenset[str]().union(*(p.declares for p in phases)))
     texts = [p.text for p in {p.name: p for p in phases}.values()]
     text = "\n".join([f'target triple = "{target.triple}"', *declares, *texts])
-    library = objects.load([objects.compile_module(text, target)])
+    with config.config(no_cache=True):
+        library = objects.load([objects.compile_module(text, target)])
     return [library[p.name] for p in phases]
 
 

@@ -13,7 +13,7 @@ from infini.compiler.llvm.target import Target, host_target, make_target
 from infini.core import dtypes, errors, ir, trace
 from infini.core.ir import ArrayType
 from infini.lax import elementwise as e
-from infini.lax import families, reduction, sorting, view
+from infini.lax import contraction, families, loops, reduction, sorting, view
 from infini.lax.families import bind_scalars
 from infini.tile.kernel import Access, Kernel
 from tests.compiler import llvm_kernels as k
@@ -30,9 +30,10 @@ def numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -
 
 
 def softmax(x: Any) -> Any:
-    shifted = e.sub(x, families.broadcast_to(trace.bind1(reduction.reduce_max_p, x, axes=(-1,)), x.shape))
-    powers = e.exp(shifted)
-    return e.div(powers, families.broadcast_to(trace.bind1(reduction.reduce_sum_p, powers, axes=(-1,)), x.shape))
+    largest = trace.bind1(reduction.reduce_max_p, x, axes=(-1,))
+    powers = e.exp(e.sub(x, reduction.expand_reduced(largest, (-1,), x.shape)))
+    total = trace.bind1(reduction.reduce_sum_p, powers, axes=(-1,))
+    return e.div(powers, reduction.expand_reduced(total, (-1,), x.shape))
 
 
 def layer_norm(x: Any, gain: Any) -> Any:
@@ -153,7 +154,7 @@ def test_layer_norm_of_rows(columns: int, rng: np.random.Generator) -> None:
     k.check(k.rows(layer_norm, 11, *k.types(x, gain)), x, gain, tolerance=1e-5)
 
 
-def test_long_rows_are_kept_off_the_stack(rng: np.random.Generator) -> None:
+def test_rows_longer_than_the_stack(rng: np.random.Generator) -> None:
     x = numbers(rng, (2, 300_000), dtypes.float32)
     k.check(k.rows(softmax, 2, *k.types(x)), x, tolerance=1e-5)
 
@@ -244,6 +245,66 @@ def test_empty_grid_writes_nothing() -> None:
     assert kernels.emit_kernel(kernel, k.types(x), host_target()).num_tasks == 0
 
 
+# --- products and scans of tiles -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64, dtypes.bfloat16, dtypes.int32, dtypes.bool_], ids=str)
+@pytest.mark.parametrize("spec, x, y", [
+    ("mk,kn->mn", (7, 9), (9, 37)), ("mk,nk->mn", (4, 8), (5, 8)), ("k,k->", (9,), (9,)), ("k,kn->n", (9,), (9, 20)),
+    ("bmk,bkn->bmn", (3, 5, 6), (3, 6, 4)), ("mk,kn->mn", (2, 1, 3, 4), (5, 4, 6)), ("mk,kn->nm", (7, 9), (9, 3)),
+])  # fmt: skip
+def test_dot_of_tiles(
+    spec: str, x: tuple[int, ...], y: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    a, b = numbers(rng, x, dtype), numbers(rng, y, dtype)
+    kernel = k.on_tiles(lambda a, b: trace.bind1(contraction.dot_p, a, b, spec=spec, dtype=dtype), *k.types(a, b))
+    k.check(kernel, a, b, tolerance=TOLERANCES.get(dtype.name, 0.0))
+
+
+def test_dot_of_computed_tiles_and_what_follows(rng: np.random.Generator) -> None:
+    a, b = numbers(rng, (6, 20), dtypes.float32), numbers(rng, (20, 18), dtypes.float32)
+
+    def attend(a: Any, b: Any) -> Any:
+        scores = trace.bind1(contraction.dot_p, e.tanh(a), b, spec="mk,kn->mn", dtype=dtypes.float32)
+        return softmax(scores)
+
+    k.check(k.on_tiles(attend, *k.types(a, b)), a, b, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_scan_of_tiles(reverse: bool, rng: np.random.Generator) -> None:
+    xs, start, scale = (numbers(rng, s, dtypes.float32) for s in ((6, 20), (20,), ()))
+
+    def run(xs: Any, start: Any, scale: Any) -> Any:
+        def step(carry: Any, x: Any) -> Any:
+            total = e.add(e.mul(carry, families.broadcast_to(scale, (20,))), x)
+            return total, trace.bind1(reduction.reduce_max_p, total, axes=(-1,))
+
+        return loops.scan(step, start, xs, reverse=reverse)
+
+    k.check(k.on_tiles(run, *k.types(xs, start, scale)), xs, start, scale, tolerance=1e-5)
+
+
+def test_matrix_product_that_walks_over_a_level(rng: np.random.Generator) -> None:
+    a, b = numbers(rng, (40, 32), dtypes.float32), numbers(rng, (32, 24), dtypes.float32)
+    block = 8
+
+    def product(a: Any, b: Any) -> Any:
+        def step(total: Any, tiles: Any) -> Any:
+            part = trace.bind1(contraction.dot_p, *tiles, spec="mk,kn->mn", dtype=dtypes.float32)
+            return e.add(total, part), ()
+
+        return loops.scan(step, families.zeros(ArrayType((block, block), dtypes.float32)), (a, b))[0]
+
+    tile = ArrayType((4, block, block), dtypes.float32)
+    body = k.body_of(product, [tile, tile], 2)
+    load_a = Access(tile.shape, ((8, 0), (0, 0)), ((0, 1, 0), (8, 0, 1)), (0, 0), None, 1)
+    load_b = Access(tile.shape, ((0, 0), (0, 8)), ((8, 1, 0), (0, 0, 1)), (0, 0), None, 1)
+    store = Access((8, 8), ((8, 0), (0, 8)), ((1, 0), (0, 1)), (0, 0))
+    kernel = Kernel((5, 3), (load_a, load_b), (store,), (ArrayType((40, 24), dtypes.float32),), body)
+    k.check(kernel, a, b, tolerance=1e-5)
+
+
 # --- what an assembly relies on ------------------------------------------------------------------
 
 
@@ -266,13 +327,10 @@ def test_unknown_operation_is_refused_with_its_name() -> None:
     x = ArrayType((8,), dtypes.float32)
     body = ir.Builder()
     params = [ir.Var(x), ir.Var(ArrayType((), dtypes.int32))]
-    results = body.emit(sorting.sort_p, params[:1], ir.Attrs(SORT_ATTRIBUTES))
+    results = body.emit(sorting.sort_p, params[:1], ir.Attrs({"num_keys": 1, "is_stable": True}))
     kernel = Kernel((1,), (Access.whole((8,), 1),), (Access.whole((8,), 1),), (x,), body.build(params, results))
     with pytest.raises(errors.LoweringError, match="sort"):
         kernels.emit_kernel(kernel, [x], host_target())
-
-
-SORT_ATTRIBUTES: dict[str, Any] = {"num_keys": 1}
 
 
 @pytest.mark.parametrize(

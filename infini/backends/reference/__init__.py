@@ -1,7 +1,7 @@
 """The oracle: every program interpreted with NumPy, equation by equation, through the REFERENCE rules. Slow and exact.
 
 A buffer is a read-only NumPy array in C order. Higher-order operations get an evaluator for their programs as the first
-argument of their rule; collectives run over all devices in lockstep.
+argument of their rule; `backends.spmd` runs programs over several devices.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from infini.backends.reference import interpreter, lockstep
+from infini.backends import spmd
+from infini.backends.reference import interpreter
+from infini.backends.spmd import executable
 from infini.core import backend as backend_
-from infini.core import config, errors, ir, primitive
+from infini.core import errors, ir, mesh, primitive
 from infini.core.backend import CompileOptions, Device
 
 
@@ -23,17 +25,19 @@ class ReferenceExecutable:
     def __init__(self, program: ir.Program, options: CompileOptions) -> None:
         self.program = program
         self.options = options
+        self.in_specs: tuple[mesh.Spec, ...] = ()
+        self.out_specs: tuple[mesh.Spec, ...] = ()
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Interpret on one device; donation is ignored, since nothing is written in place."""
         with np.errstate(all="ignore"):
             return tuple(_frozen(x) for x in interpreter.evaluate(self.program, inputs))
 
-    def run_spmd(self, inputs: Sequence[Sequence[np.ndarray]]) -> list[tuple[np.ndarray, ...]]:
-        """Interpret on several devices in lockstep, one row of inputs and results per device."""
-        with np.errstate(all="ignore"):
-            rows = lockstep.evaluate(self.program, inputs, self.options.axes)
-        return [tuple(_frozen(x) for x in row) for row in rows]
+    def run_spmd(
+        self, inputs: Sequence[Sequence[np.ndarray]], devices: Sequence[Device]
+    ) -> list[tuple[np.ndarray, ...]]:
+        """Interpret on each device; a program with communication is compiled for a mesh instead."""
+        return [self(row) for row in inputs]
 
     def text(self, stage: str) -> str:
         """The program; there is no other stage.
@@ -64,15 +68,19 @@ class ReferenceBackend:
 
     def devices(self) -> tuple[Device, ...]:
         """The simulated devices."""
-        return tuple(Device(self.name, i) for i in range(config.get("cpu_devices")))
+        return spmd.host_devices(self.name)
 
     def owns(self, device: Device) -> bool:
         """Whether this process holds the device."""
-        return device.platform == self.name
+        return spmd.owns(device)
 
     def why_unavailable(self) -> str | None:
         """It always has a device."""
         return None
+
+    def adopt(self, host: np.ndarray, device: Device) -> np.ndarray:
+        """The array itself, read-only."""
+        return _frozen(host)
 
     def put(self, host: np.ndarray, device: Device) -> np.ndarray:
         """A copy in C order."""
@@ -86,12 +94,14 @@ class ReferenceBackend:
         """The same array: devices share memory and nothing is written in place."""
         return buffer
 
-    def compile(self, program: ir.Program, options: CompileOptions) -> ReferenceExecutable:
-        """Check that every operation has a REFERENCE rule.
+    def compile(self, program: ir.Program, options: CompileOptions) -> backend_.Executable:
+        """Check that every operation has a REFERENCE rule. A program for a mesh is partitioned first.
 
         Raises:
             LoweringError: one has none.
         """
+        if options.mesh is not None:
+            return executable.compile(self, program, options)
         _require_rules(program)
         return ReferenceExecutable(program, options)
 

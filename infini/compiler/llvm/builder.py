@@ -331,7 +331,7 @@ class Function:
         """Difference."""
         if isinstance(b, int):
             return self.add(a, -b)
-        return self.binary("sub nsw", self.integer(a), b)
+        return 0 if a is b else self.binary("sub nsw", self.integer(a), b)
 
     def mul(self, a: Int, b: Int) -> Int:
         """Product."""

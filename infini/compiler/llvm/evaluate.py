@@ -6,7 +6,7 @@ the builder moves what does not depend on a loop out of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,10 @@ class Operand:
     type: ArrayType
     access: Access
 
+    def store(self, evaluator: Evaluator, index: Sequence[Index], x: Value) -> None:
+        """Store a result of a pass."""
+        evaluator.store(self, index, x)
+
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
@@ -67,6 +71,7 @@ class Evaluator:
         program_ids: number of the current program along each grid dimension.
         operands: array of each tile parameter.
         constants: constant of each variable that is one.
+        allocate: memory for a buffer of so many bytes.
     """
 
     def __init__(
@@ -77,8 +82,10 @@ class Evaluator:
         program_ids: Sequence[Int],
         operands: Mapping[Var, Operand],
         constants: Mapping[Var, ir.Constant],
+        allocate: Callable[[int], Value],
     ) -> None:
         self.f = f
+        self.allocate = allocate
         self.definitions = definitions
         self.grid = tuple(grid)
         self.program_ids = list(program_ids)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infini.compiler.llvm import builder as b
-from infini.compiler.llvm import contraction, microkernel, packing, registers, streaming
+from infini.compiler.llvm import contraction, microkernel, packing, registers, skinny, streaming
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.contraction import Dimension, Problem
 from infini.compiler.llvm.microkernel import Block
@@ -26,6 +26,7 @@ from infini.compiler.llvm.task import TaskFunction
 from infini.core import dtypes
 from infini.core.ir import ArrayType
 
+TILE_DEPTH = 64  # rows of B that a task packs at once when nobody else needs them
 DEPTH_BLOCK = 256  # rows of a packed panel, so that it stays in the first-level cache
 ROW_BLOCK = 96  # rows of A per task
 COLUMN_BLOCK = 512  # columns per task, so that DEPTH_BLOCK rows of B stay in the second-level cache
@@ -33,6 +34,7 @@ LOCAL_BYTES = 128 << 10  # largest B that a task packs on its stack
 LOCAL_FLOPS = 2e7  # largest product that is one task
 SMALL_FLOPS = 1.5e6  # a single product below this is one task
 TASK_FLOPS = 2e6
+MIN_TILES = 16  # so that several threads get equal shares
 PACK_BYTES = 128 << 10  # of one packing task
 NS_PER_FLOP = 0.012
 NS_PER_PACKED_BYTE = 0.1
@@ -63,6 +65,8 @@ def emit_contraction(
     compute = compute_dtype(dtype)
     if problem.flops == 0 or not dtypes.is_float(compute) or not is_dense or len(problem.k) > 1:
         return streaming.emit(x, y, spec, dtype, compute, target)
+    if skinny.is_suited(problem, sides[1].dtype):
+        return skinny.emit(problem, sides[0].dtype, sides[1].dtype, dtype, compute, target)
     if problem.m.size < MIN_ROWS or problem.n.size < MIN_ROWS:
         return streaming.emit(x, y, spec, dtype, compute, target)
     plan = _make_plan(problem, sides[0].dtype, sides[1].dtype, dtype, target)
@@ -90,7 +94,7 @@ class _Plan:
     row_block: int
     column_block: int
     a_layout: str  # "direct", "rows" or "panels"
-    is_local: bool  # whether each task packs its own B
+    packs: str  # who packs B: an own "phase", each "task" a whole matrix, or each "tile" what it needs
     batches_per_task: int
 
     @property
@@ -129,6 +133,11 @@ class _Plan:
         return tuple(d for d in self.problem.batch if d.y)
 
     @property
+    def is_local(self) -> bool:
+        """Whether a task is made of whole products."""
+        return self.packs == "task"
+
+    @property
     def num_packed(self) -> int:
         """Different matrices B."""
         return int(np.prod([d.size for d in self.y_batch], dtype=np.int64))
@@ -153,16 +162,19 @@ def _make_plan(
     is_local = padded * k.size * compute.itemsize <= LOCAL_BYTES and (
         problem.flops <= SMALL_FLOPS or (problem.num_batches >= 4 and one <= LOCAL_FLOPS)
     )
+    packs = "task" if is_local else "tile" if m <= ROW_BLOCK else "phase"
+    if packs == "tile" and out_dtype == compute:
+        depth = _even_block(k.size, TILE_DEPTH, microkernel.UNROLL)
     a_bytes = compute.itemsize * depth
     row_block = _even_block(m, min(ROW_BLOCK, max(rows, (192 << 10) // a_bytes)), rows)
-    column_block = padded if is_local else _even_block(padded, COLUMN_BLOCK, panel)
+    columns = COLUMN_BLOCK if packs == "phase" else max(panel, LOCAL_BYTES // a_bytes // panel * panel)
+    column_block = padded if is_local else _even_block(padded, min(columns, COLUMN_BLOCK), panel)
     if not is_local:
-        while row_block > 2 * rows and _tiles(problem, row_block, column_block) < 8:
-            row_block = _even_block(m, row_block // 2, rows)
-        while column_block > 2 * panel and _tiles(problem, row_block, column_block) < 8:
+        wanted = min(MIN_TILES, problem.flops / TASK_FLOPS)
+        while column_block >= 8 * panel and _tiles(problem, row_block, column_block) < wanted:
             column_block = _even_block(padded, column_block // 2, panel)
-    else:
-        row_block = _even_block(m, ROW_BLOCK, rows)
+        while row_block >= 4 * rows and _tiles(problem, row_block, column_block) < wanted:
+            row_block = _even_block(m, row_block // 2, rows)
     is_direct = x_dtype == compute and k.x == 1 and k.size <= 512 and (problem.m.x * compute.itemsize) % 2048
     a_layout = "direct" if is_direct else "rows" if k.x == 1 else "panels"
     batches = max(1, round(TASK_FLOPS / one)) if is_local else 1
@@ -170,7 +182,7 @@ def _make_plan(
         batches = problem.num_batches
     return _Plan(
         problem, x_dtype, y_dtype, out_dtype, compute, rows, vectors, lanes, depth, row_block, column_block,
-        a_layout, is_local, batches,
+        a_layout, packs, batches,
     )  # fmt: skip
 
 
@@ -198,7 +210,7 @@ class _Emission:
         """Packing, unless each task packs its own, and computing."""
         plan, problem = self.plan, self.plan.problem
         compute = self._finish("gemm", self._compute(), self._num_tasks(), problem.flops * NS_PER_FLOP)
-        if plan.is_local:
+        if plan.packs != "phase":
             return (compute,)
         nbytes = plan.num_packed * plan.packed_size * plan.compute.itemsize
         group = self._panels_per_task()
@@ -214,11 +226,12 @@ class _Emission:
 
     def _arguments(self, f: Function) -> tuple[Value, Value, Value, Value | None]:
         """Pointers to x, y, result and scratch, after the operands have been exchanged if they are."""
-        places = [0, 1, 2] if self.plan.is_local else [0, 1, 2, 3]
+        has_scratch = self.plan.packs == "phase"
+        places = [0, 1, 2, 3] if has_scratch else [0, 1, 2]
         if self.plan.problem.is_swapped:
             places[0], places[1] = 1, 0
         found = [f.load(f.at(f.parameters[0], i, "ptr"), b.PTR, is_invariant=True) for i in places]
-        return found[0], found[1], found[2], None if self.plan.is_local else found[3]
+        return found[0], found[1], found[2], found[3] if has_scratch else None
 
     # --- packing B ------------------------------------------------------------------------
 
@@ -243,14 +256,20 @@ class _Emission:
         return [f]
 
     def _pack_block(self, f: Function, y: Value, target: Value, start: Int, depth: Int, first: Int, stop: Int) -> None:
-        """Panels `first` to `stop` of one depth block."""
+        """Panels `first` to `stop` of one depth block, into a packed matrix."""
+        block = f.at(target, f.mul(start, self.plan.num_panels * self.plan.panel), self.element)
+        self._pack_panels(f, y, block, start, depth, first, stop, 0)
+
+    def _pack_panels(
+        self, f: Function, y: Value, block: Value, start: Int, depth: Int, first: Int, stop: Int, origin: Int
+    ) -> None:
+        """Panels `first` to `stop` of one depth block; panel `origin` is the first in `block`."""
         plan = self.plan
         memory = registers.memory_element(plan.y_dtype)
-        target = f.at(target, f.mul(start, plan.num_panels * plan.panel), self.element)
         y = f.at(y, f.mul(start, plan.k.y), memory)
         with f.loop(first, stop) as loop:
             source = f.at(y, f.mul(loop.index, plan.panel * plan.problem.n.y), memory)
-            there = f.at(target, f.mul(loop.index, f.mul(depth, plan.panel)), self.element)
+            there = f.at(block, f.mul(f.sub(loop.index, origin), f.mul(depth, plan.panel)), self.element)
             for width, _ in self._panel_cases(f, loop.index):
                 packing.pack_panel(
                     f, self.y_source, source, there, depth, width, plan.panel, plan.lanes, plan.compute
@@ -302,15 +321,18 @@ class _Emission:
             else:
                 rest, row_block = f.divide(f.parameters[1], plan.num_row_blocks)
                 batch, column_block = f.divide(rest, plan.num_column_blocks)
-                assert scratch is not None
-                scratch = f.at(scratch, self._packed_offset(f, batch), self.element)
+                y = f.at(y, self._batch_offset(f, batch, problem.batch, "y"), registers.memory_element(plan.y_dtype))
+                if scratch is None:
+                    scratch = f.allocate(plan.depth * plan.column_block * plan.compute.itemsize)
+                else:
+                    scratch = f.at(scratch, self._packed_offset(f, batch), self.element)
             x = f.at(x, self._batch_offset(f, batch, problem.batch, "x"), registers.memory_element(plan.x_dtype))
             out = f.at(out, self._batch_offset(f, batch, problem.batch, "out"), registers.memory_element(plan.out_dtype))
             if plan.is_local:
                 with f.loop(0, plan.num_row_blocks) as loop:
-                    self._tile(f, x, scratch, out, loop.index, column_block)
+                    self._tile(f, x, y, scratch, out, loop.index, column_block)
             else:
-                self._tile(f, x, scratch, out, row_block, column_block)
+                self._tile(f, x, y, scratch, out, row_block, column_block)
         return [*self.helpers.values(), f]
 
     def _local_batches(self, f: Function, regions: contextlib.ExitStack) -> Int:
@@ -341,7 +363,9 @@ class _Emission:
                 number = f.add(number, f.mul(place, factor))
         return f.mul(number, plan.packed_size)
 
-    def _tile(self, f: Function, x: Value, packed: Value, out: Value, row_block: Int, column_block: Int) -> None:
+    def _tile(
+        self, f: Function, x: Value, y: Value, packed: Value, out: Value, row_block: Int, column_block: Int
+    ) -> None:
         """One tile of the result over all of k."""
         plan, m = self.plan, self.plan.problem.m
         first_row = f.mul(row_block, plan.row_block)
@@ -362,9 +386,16 @@ class _Emission:
             a = f.at(x, f.mul(start, plan.k.x), registers.memory_element(plan.x_dtype))
             if copy is not None:
                 self._copy_a(f, a, copy, num_rows, depth, first_row)
-            base = f.at(packed, f.mul(start, plan.num_panels * plan.panel), self.element)
+            origin: Int = 0
+            base = packed
+            if plan.packs == "tile":
+                origin = first_panel
+                self._pack_panels(f, y, base, start, depth, first_panel, stop_panel, origin)
+            else:
+                base = f.at(packed, f.mul(start, plan.num_panels * plan.panel), self.element)
             with f.loop(first_panel, stop_panel) as panel_loop:
-                panel = f.at(base, f.mul(panel_loop.index, f.mul(depth, plan.panel)), self.element)
+                place = f.mul(f.sub(panel_loop.index, origin), f.mul(depth, plan.panel))
+                panel = f.at(base, place, self.element)
                 c = f.at(out, f.mul(panel_loop.index, plan.panel), registers.memory_element(plan.out_dtype))
                 for width, _ in self._panel_cases(f, panel_loop.index):
                     with f.loop(0, num_rows, plan.rows) as rows_loop:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infini.compiler.llvm import nests, schedule
+from infini.compiler.llvm import blocks, nests, schedule
 from infini.compiler.llvm import builder as b
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.evaluate import Bound, Evaluator, Operand, c_strides
@@ -26,6 +27,7 @@ from infini.tile.kernel import Access, Kernel
 TASK_NS = 20_000.0  # aimed at per task
 ALONE_NS = 8_000.0  # below this one task does everything
 MAX_TASKS = 1 << 16
+MAX_STACK_BYTES = 384 << 10  # of buffers; a thread of the system may have half a megabyte
 INSTRUCTION_NS = 0.3  # of one vector instruction
 BYTE_NS = 0.03  # of memory traffic, between the last-level cache and memory
 PROGRAM_NS = 4.0
@@ -47,11 +49,12 @@ def emit_kernel(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -
     """
     plan = schedule.make_schedule(kernel.body)
     layout = _choose_tasks(kernel, in_types, plan, target)
-    text, declares = _Emission(layout, in_types, plan, target).write("@NAME@")
+    emission = _Emission(layout, in_types, plan, target)
+    text = emission.write()
     name = f"{_symbol(kernel.name)}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
-    return TaskFunction(
-        name, text.replace("@NAME@", name), frozenset(declares), layout.num_tasks, cost_ns=layout.cost_ns
-    )
+    scratch = emission.slot_bytes * layout.num_tasks
+    declares = frozenset(emission.f.declares)
+    return TaskFunction(name, text.replace("@NAME@", name), declares, layout.num_tasks, scratch, layout.cost_ns)
 
 
 def _symbol(name: str) -> str:
@@ -162,13 +165,15 @@ class _Emission:
         self.layout, self.plan, self.target = layout, plan, target
         self.kernel = layout.kernel
         self.in_types = in_types
+        self.f = Function("@NAME@", [(b.PTR, "args"), (b.I64, "task")])
+        self.stack_bytes = 0
+        self.slot_bytes = 0  # of scratch memory that each task has for itself
 
-    def write(self, name: str) -> tuple[str, set[str]]:
-        """The text and the declarations it needs."""
-        f = self.f = Function(name, [(b.PTR, "args"), (b.I64, "task")])
-        kernel, layout = self.kernel, self.layout
+    def write(self) -> str:
+        """The text, with @NAME@ for its symbol."""
+        f, kernel, layout = self.f, self.kernel, self.layout
         if layout.num_tasks == 0:
-            return f.finish(), f.declares
+            return f.finish()
         arrays = [*self.in_types, *kernel.outputs]
         pointers = [f.load(f.at(f.parameters[0], i, "ptr"), b.PTR, is_invariant=True) for i in range(len(arrays))]
         loads = [Operand(*item) for item in zip(pointers, self.in_types, kernel.loads, strict=False)]
@@ -190,8 +195,21 @@ class _Emission:
                 start = f.mul(ids[dimension], rows)
                 wide = f.convert("sext", extent, b.I64)
                 regions.enter_context(f.when(f.compare("slt", f.integer(start), wide)))
-            self._passes(ids, loads, stores)
-        return f.finish(), f.declares
+            self._body(ids, loads, stores)
+        return f.finish().replace("@SLOT@", str(self.slot_bytes))
+
+    def _allocate(self, nbytes: int) -> Value:
+        """Memory of a task: on the stack while it is small, then a part of the task's slot in the scratch memory."""
+        rounded = -(-nbytes // 64) * 64
+        if self.stack_bytes + rounded <= MAX_STACK_BYTES:
+            self.stack_bytes += rounded
+            return self.f.allocate(nbytes)
+        f = self.f
+        offset, self.slot_bytes = self.slot_bytes, self.slot_bytes + rounded
+        number = len(self.in_types) + len(self.kernel.outputs)
+        scratch = f.load(f.at(f.parameters[0], number, "ptr"), b.PTR, is_invariant=True)
+        slot = f.pure(f"mul i64 {f.parameters[1]}, @SLOT@", b.I64, f.parameters[1])
+        return f.at(f.at(scratch, slot, "i8"), offset, "i8")
 
     def _program_ids(self, program: Int) -> list[Int]:
         """Number of a program along each grid dimension, the last one running fastest."""
@@ -203,20 +221,30 @@ class _Emission:
             ids.append(program)
         return ids[::-1]
 
-    def _passes(self, ids: list[Int], loads: list[Operand], stores: list[Operand]) -> None:
+    def _body(self, ids: list[Int], loads: list[Operand], stores: list[Operand]) -> None:
         f, kernel = self.f, self.kernel
         params = kernel.body.params
-        evaluator = Evaluator(
-            f, self.plan.definitions, kernel.grid, ids, dict(zip(params, loads, strict=False)), dict(kernel.body.consts)
-        )
+        operands = dict(zip(params, loads, strict=False))
+        constants = dict(kernel.body.consts)
+        evaluator = Evaluator(f, self.plan.definitions, kernel.grid, ids, operands, constants, self._allocate)
         for var, number in zip(params[len(loads) :], ids, strict=True):
             evaluator.registers[var] = f.convert("trunc", f.integer(number), b.I32)
-        limit = self._limit(ids, evaluator)
-        for p, weight in zip(self.plan.passes, self.plan.weights, strict=True):
-            if self.layout.chunked is not None:
-                p = dataclasses.replace(p, space=kernel.stores[0].tile)
-            shape = nests.layout(p, weight, self.target.lanes, lambda d, p=p: self._contiguity(p, d))
-            nests.Nest(evaluator, p, shape, stores, kernel.body.results, limit).emit()
+        self._passes(evaluator, self.plan, stores, self._limit(ids, evaluator))
+
+    def _passes(
+        self, evaluator: Evaluator, plan: Schedule, stores: Sequence[nests.StoreTarget], limit: Int | None = None
+    ) -> None:
+        """Write the passes of a schedule one after the other."""
+        for p, weight in zip(plan.passes, plan.weights, strict=True):
+            if p.block is not None and p.block.op.name == "scan":
+                blocks.emit_scan(evaluator, p.block, self._passes)
+            elif p.block is not None:
+                blocks.emit_dot(evaluator, p.block, self.target.lanes)
+            else:
+                if self.layout.chunked is not None:
+                    p = dataclasses.replace(p, space=self.kernel.stores[0].tile)
+                shape = nests.layout(p, weight, self.target.lanes, functools.partial(self._contiguity, p))
+                nests.Nest(evaluator, p, shape, stores, plan.body.results, limit).emit()
 
     def _limit(self, ids: list[Int], evaluator: Evaluator) -> Int | None:
         """Elements of a folded tile that are there: up to the end of the last chunk and inside every store."""

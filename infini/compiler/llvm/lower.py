@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler import steps as steps_
+from infini.compiler import expression
 from infini.compiler.grouping import is_fusable
-from infini.compiler.llvm import gemm, kernels, movement, sorting
+from infini.compiler.llvm import gemm, kernels, movement, operations, registers, sorting
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
-from infini.core import ir
+from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program
 from infini.tile.kernel import Kernel
 
@@ -26,7 +26,14 @@ Route = Callable[[Equation, Target], list[Step]]
 
 def has_route(equation: Equation) -> bool:
     """Whether the CPU lowers an equation itself, alone or inside a kernel."""
-    return equation.op.name in ROUTES or is_fusable(equation) or not any(v.type.size for v in equation.outputs)
+    op = equation.op
+    if op.name in ROUTES or (equation.outputs and not any(v.type.size for v in equation.outputs)):
+        return True
+    if any(v.type.dtype not in registers.SUPPORTED for v in (*equation.inputs, *equation.outputs)):
+        return False
+    if op.name in expression.REDUCTIONS:
+        return True  # the pass `reductions` brings it into a form that kernels compute
+    return is_fusable(equation) and (op.name in operations.NAMES or not op.has(primitive.SCALAR))
 
 
 def lower(program: Program, target: Target) -> Block:
@@ -179,5 +186,6 @@ ROUTES: Final[dict[str, Route]] = {
     "dynamic_slice": _moved(movement.dynamic_slice),
     "dynamic_update_slice": _moved(movement.dynamic_update_slice, updates=True),
     "pad": _moved(movement.pad),
+    "concatenate": _moved(movement.concatenate),
     "sort": _moved(sorting.sort),
 }

@@ -10,17 +10,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from infini.compiler.llvm import accumulators
 from infini.compiler.llvm.accumulators import State
 from infini.compiler.llvm.builder import Int, Value
-from infini.compiler.llvm.evaluate import ZERO, Buffer, Evaluator, Index, Operand
+from infini.compiler.llvm.evaluate import ZERO, Buffer, Evaluator, Index
 from infini.compiler.llvm.schedule import Pass
 from infini.core import ir
 from infini.core.ir import Equation
 
 STRAIGHT_LINE = 2  # turns of a vector loop that are written out instead
+
+
+class StoreTarget(Protocol):
+    """Where a result goes: an array or a buffer."""
+
+    def store(self, evaluator: Evaluator, index: Sequence[Index], x: Value) -> None:
+        """Store elements of the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +75,8 @@ class Nest:
         evaluator: evaluates the values of the body.
         p: the pass.
         shape: its layout.
-        stores: array of each result of the kernel.
-        results: variable of each result of the kernel.
+        stores: where each result goes.
+        results: variable of each result.
         limit: number of elements of the vector dimension, when it is known at run time only.
     """
 
@@ -78,7 +85,7 @@ class Nest:
         evaluator: Evaluator,
         p: Pass,
         shape: Shape,
-        stores: Sequence[Operand],
+        stores: Sequence[StoreTarget],
         results: Sequence[ir.Var],
         limit: Int | None = None,
     ) -> None:
@@ -92,10 +99,10 @@ class Nest:
     def emit(self) -> None:
         """Write the nest."""
         self.e.lanes, self.e.mask = self.shape.lanes, None
-        buffers = {var: Buffer(self.f.allocate(var.type.nbytes), var.type) for var in self.p.kept}
+        buffers = {var: Buffer(self.e.allocate(var.type.nbytes), var.type) for var in self.p.kept}
         for equation in self.p.reductions:
             if equation.output.type.size > 1:
-                buffers[equation.output] = Buffer(self.f.allocate(equation.output.type.nbytes), equation.output.type)
+                buffers[equation.output] = Buffer(self.e.allocate(equation.output.type.nbytes), equation.output.type)
         self.buffers = buffers
         kept = [d for d in range(len(self.p.space)) if d not in self.axes and d != self.shape.vector]
         with contextlib.ExitStack() as loops:
@@ -120,14 +127,14 @@ class Nest:
     def _inner(self, index: list[Index], vectors: Vectors | None) -> None:
         width = len(vectors[1]) if vectors else self.shape.unroll
         states = [[kind.start(self.f, self.shape.lanes) for _ in range(width)] for kind in self.kinds]
-        loops = [d for d in sorted(self.axes) if d != self.shape.vector and self.p.space[d] > 1]
+        loops = [d for d in sorted(self.axes) if d != self.shape.vector and self.p.space[d] != 1]
         self._finish(index, vectors, self._accumulate(loops, index, vectors, states))
 
     def _accumulate(self, loops: list[int], index: list[Index], vectors: Vectors | None, states: States) -> States:
         """Run over the reduced dimensions, carrying the accumulators."""
         if loops:
             d = loops[0]
-            with self.f.loop(0, self.p.space[d], 1, _pack(states), runs=True) as loop:
+            with self.f.loop(0, self.p.space[d], 1, _pack(states)) as loop:
                 inner = [Index(loop.index) if i == d else place for i, place in enumerate(index)]
                 loop.next = _pack(self._accumulate(loops[1:], inner, vectors, _unpack(loop.carried, states)))
             return _unpack(loop.results, states)
@@ -209,7 +216,7 @@ class Nest:
         for var in self.p.kept:
             self.e.store_buffer(self.buffers[var], at, self.e.vector(var, at))
         for number in self.p.stores:
-            self.e.store(self.stores[number], at, self.e.vector(self.results[number], at))
+            self.stores[number].store(self.e, at, self.e.vector(self.results[number], at))
 
     # --- results of reductions ----------------------------------------------------------------
 

@@ -19,7 +19,7 @@ REDUCTIONS: Final = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax
 VIEWS: Final = frozenset({"broadcast_in_dim", "reshape", "transpose", "slice", "rev", "iota"})
 BLOCKS: Final = frozenset({"dot", "scan"})  # operations that read whole buffers and write one
 KEEP_WEIGHT: Final = 12  # instructions above which a value needed by two passes is kept
-KEEP_BYTES: Final = 1 << 19  # of one buffer; larger values are always computed again
+KEEP_BYTES: Final = 1 << 18  # of one kept value; larger ones are always computed again
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ def make_schedule(body: Program) -> Schedule:
     """
     definitions = {v: equation for equation in body.equations for v in equation.outputs}
     needed = _needed(body, definitions)
-    forced = _forced(body, needed)
+    forced = _forced(body, definitions, needed)
     ready = _ready_levels(body, forced)
     passes: list[Pass] = []
     for equation in body.equations:
@@ -135,7 +135,7 @@ def _needed(body: Program, definitions: dict[Var, Equation]) -> set[Var]:
     return found
 
 
-def _forced(body: Program, needed: set[Var]) -> set[Var]:
+def _forced(body: Program, definitions: dict[Var, Equation], needed: set[Var]) -> set[Var]:
     """Variables that have to be in a buffer, because they are read at another index or as a whole."""
     forced: set[Var] = set()
     for equation in body.equations:
@@ -149,8 +149,10 @@ def _forced(body: Program, needed: set[Var]) -> set[Var]:
                 fix="keep the operation outside of kernels",
                 where=equation.where,
             )
-        if name in BLOCKS or (name == "reshape" and not is_plain_reshape(equation)):
+        if name == "reshape" and not is_plain_reshape(equation):
             forced.update(equation.inputs)
+        if name in BLOCKS:  # which read tiles of arrays where they are
+            forced.update(v for v in equation.inputs if v in definitions and definitions[v].op.name != "iota")
     return forced
 
 

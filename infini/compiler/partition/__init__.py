@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from infini.compiler.partition import placement as p
 from infini.compiler.partition import structured as structured  # fills the table of `local`
-from infini.compiler.partition.local import Block, Local, LocalStaging
+from infini.compiler.partition.local import Block, Local
 from infini.compiler.partition.placement import Placement
 from infini.compiler.partition.prepare import prepare
 from infini.compiler.partition.propagate import Plan, fixed_placements
@@ -60,7 +60,7 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
             fixed[param] = p.from_spec(spec, param.type.ndim)
     plan = Plan(mesh, fixed)
     plan.run(flat)
-    staging = LocalStaging(None)
+    staging = trace.Staging(None)
     mover = Mover(mesh, staging)
     params = [staging.parameter(p.local_type(v.type, plan[v], mesh)) for v in flat.params]
     with trace.running(staging):

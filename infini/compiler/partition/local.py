@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.compiler.partition import partial, placement as p, prepare, reshard
+from infini.compiler.partition import partial, prepare, reshard
+from infini.compiler.partition import placement as p
 from infini.compiler.partition.factors import factors_of
 from infini.compiler.partition.placement import Axes, Dims, Placement, Split
 from infini.compiler.partition.propagate import Plan
-from infini.core import errors, ir, primitive, source, trace
+from infini.core import ir, primitive, trace
 from infini.core.ir import ArrayType, Equation, Program, Var
 from infini.core.value import Literal, Value
 from infini.lax import families
@@ -28,22 +29,6 @@ class Local:
 
     value: Value
     placement: Placement
-
-
-class LocalStaging(trace.Staging):
-    """Stages the per-device program; equations get the line of the global equation they stand for."""
-
-    def __init__(self, parent: trace.Interpreter | None) -> None:
-        super().__init__(parent)
-        self.where: source.Where | None = None
-
-    def process(
-        self, op: primitive.Primitive, args: Sequence[Value], attrs: ir.Attrs, out_types: tuple[ArrayType, ...]
-    ) -> tuple[Value, ...]:
-        """Write one equation."""
-        inputs = [self.var(a) for a in args]
-        outputs = self.builder.emit(op, inputs, attrs, where=self.where, via="partition", out_types=out_types)
-        return tuple(trace.StagedTracer(self, v, False) for v in outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +87,9 @@ class Block:
         """Results of the program, as they came; the caller moves them to where it wants them."""
         self.env.update(zip(self.program.params, arguments, strict=True))
         for equation in self.program.equations:
-            self._enter(equation.where)
-            self.env.update(zip(equation.outputs, self.apply(equation), strict=True))
-        self._enter(None)
+            with trace.at_line(equation.where):
+                self.env.update(zip(equation.outputs, self.apply(equation), strict=True))
         return [self.env[v] for v in self.program.results]
-
-    def _enter(self, where: source.Where | None) -> None:
-        current = trace.current()
-        assert isinstance(current, LocalStaging)
-        current.where = self.mover.where = where
 
     def apply(self, equation: Equation) -> list[Local]:
         """Local results of one equation."""
@@ -123,20 +102,47 @@ class Block:
         split = self._choose(equation, found)
         passed = self._passed(equation, split)
         operands = [
-            self.operand(var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}")
+            self.operand(
+                var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}",
+                counts_once=partial.counts_once(equation, passed, self.env[var].placement.partial, number),
+            )
             for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True))
         ]
         return self._compute(equation, found, split, passed, operands)
 
     def _choose(self, equation: Equation, found: Factors) -> Split:
-        """Axes over which each factor of an equation is split."""
-        split: Split = {}
+        """Axes over which each factor is split: what results should be or what operands are first, whichever moves less."""
+        mesh = self.mover.mesh
+        planned = [
+            wish
+            for v, dims in zip(equation.outputs, found.outputs, strict=True)
+            for wish in p.project(self.plan[v], dims, found.sizes, mesh)
+        ]
+        operands = sorted(zip(equation.inputs, found.inputs, strict=True), key=lambda pair: -pair[0].type.nbytes)
+        given = [
+            wish
+            for v, dims in operands
+            for wish in p.project(self.env[v].placement.dims, dims, found.sizes, mesh)
+        ]
+        candidates = []
+        for wishes in ([*planned, *p.leading_first(given, found)], [*given, *planned]):
+            split: Split = {}
+            p.merge(split, wishes)
+            candidates.append(p.contiguous(split, found, mesh))
+        if candidates[0] == candidates[1]:
+            return candidates[0]
+        return min(candidates, key=lambda split: self._traffic(equation, found, split))
+
+    def _traffic(self, equation: Equation, found: Factors, split: Split) -> float:
+        """Bytes that each device sends to compute an equation split so, and to bring its results where the plan wants them."""
+        mesh, total = self.mover.mesh, 0.0
+        for var, dims in zip(equation.inputs, found.inputs, strict=True):
+            now = self.env[var].placement
+            total += reshard.traffic(var.type, Placement(now.dims), p.expand(split, dims), mesh)
+        waiting = tuple(axis for name in found.reduced for axis in split.get(name, ()))
         for var, dims in zip(equation.outputs, found.outputs, strict=True):
-            p.merge(split, p.project(self.plan[var], dims, found.sizes, self.mover.mesh))
-        operands = zip(equation.inputs, found.inputs, strict=True)
-        for var, dims in sorted(operands, key=lambda pair: -pair[0].type.nbytes):
-            p.merge(split, p.project(self.env[var].placement.dims, dims, found.sizes, self.mover.mesh))
-        return p.contiguous(split, found, self.mover.mesh)
+            total += reshard.traffic(var.type, Placement(p.expand(split, dims), waiting), self.plan[var], mesh)
+        return total
 
     def _passed(self, equation: Equation, split: Split) -> Axes:
         """Axes over which operands may stay partial, because the equation is linear in them and nothing else uses them."""
@@ -147,8 +153,13 @@ class Block:
         used = {axis for axes in split.values() for axis in axes}
         return passed if used.isdisjoint(passed) else ()
 
-    def operand(self, var: Var, dims: Dims, passed: Axes, reason: str) -> Value:
+    def operand(self, var: Var, dims: Dims, passed: Axes, reason: str, *, counts_once: bool = False) -> Value:
+        """The local part of an operand, split as `dims`; partial over `passed` when that is not empty."""
         local = self.env[var]
+        if counts_once:
+            value = self.mover.reshard(local.value, local.placement, dims, reason)
+            is_first = families.bind_scalars(primitive.by_name("eq"), self.mover.axis_index(passed), 0)
+            return families.bind_scalars(primitive.by_name("select_n"), is_first, families.like(0, value), value)
         if local.placement == Placement(dims):
             return local.value
         if passed and local.placement.partial == passed:
@@ -213,8 +224,3 @@ def structured(name: str) -> Any:  # Any: a decorator
         return function
 
     return add
-
-
-def no_route(equation: Equation, what: str) -> errors.InfiniError:
-    """The error for an equation that cannot stand in a partitioned program."""
-    return errors.LoweringError(f"{equation.op.name!r} cannot be partitioned: {what}", where=equation.where)

@@ -32,6 +32,9 @@ _LINEAR: Final[dict[str, tuple[Literal["one", "all"], slice]]] = {
     "select_n": ("all", slice(1, 3)),
     "optimization_barrier": ("one", slice(0, 1)),
 }
+# An addition of few elements takes whole operands among partial ones: they count on the first device only. So the terms of a
+# norm over all gradients are added up once.
+_SMALL: Final = 64
 
 
 def passing(equation: Equation, partials: Sequence[Axes]) -> Axes:
@@ -46,10 +49,20 @@ def passing(equation: Equation, partials: Sequence[Axes]) -> Axes:
     if name == "convert_element_type" and not _widens(equation):
         return ()
     given = [axes for axes in mine if axes]
+    if mode == "all" and equation.output.type.size <= _SMALL and len(set(given)) == 1:
+        return given[0]
     if (len(given) != 1) if mode == "one" else (len(given) != len(mine) or len(set(given)) != 1):
         return ()
     largest = max(v.type.nbytes for v, axes in zip(equation.inputs, partials, strict=True) if axes)
     return given[0] if equation.output.type.nbytes <= largest * (len(mine) if name == "concatenate" else 1) else ()
+
+
+def counts_once(equation: Equation, passed: Axes, mine: Axes, number: int) -> bool:
+    """Whether a whole operand stands among partial ones that are added, so that only one device may add it."""
+    if not passed or mine:
+        return False
+    mode, where = _LINEAR[equation.op.name]
+    return mode == "all" and number in range(len(equation.inputs))[where]
 
 
 def _widens(equation: Equation) -> bool:

@@ -56,7 +56,7 @@ def from_spec(spec: Sequence[AxisEntry], ndim: int) -> Dims:
 
 def to_spec(dims: Dims) -> tuple[AxisEntry, ...]:
     """A `P` from axes per dimension."""
-    return tuple(None if not axes else axes[0] if len(axes) == 1 else axes for axes in dims)
+    return mesh_.trim(tuple(None if not axes else axes[0] if len(axes) == 1 else axes for axes in dims))
 
 
 def local_type(type_: ArrayType, dims: Dims, mesh: AbstractMesh) -> ArrayType:
@@ -100,6 +100,18 @@ def merge(split: Split, found: Iterable[tuple[str, Axes]]) -> None:
         if name not in split and used.isdisjoint(axes):
             split[name] = axes
             used.update(axes)
+
+
+def leading_first(found: Iterable[tuple[str, Axes]], factors: Factors) -> list[tuple[str, Axes]]:
+    """Splits of factors in the order in which they deserve an axis: leading dimensions of results, then reduced factors.
+
+    With the batch in front, as everyone writes it, this keeps activations split by batch and gathers weights instead.
+    """
+    order: dict[str, int] = {}
+    for dims in factors.outputs:
+        for name in (name for names in dims for name in names):
+            order.setdefault(name, len(order))
+    return sorted(found, key=lambda item: order.get(item[0], len(order)))
 
 
 def contiguous(split: Split, factors: Factors, mesh: AbstractMesh) -> Split:

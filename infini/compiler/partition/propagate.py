@@ -1,7 +1,7 @@
 """Propagation: from the placements that people asked for to one for every variable of a program.
 
 Sweeps go forwards and backwards through the equations until nothing changes. A placement, once there, stays; dimensions that
-are whole may still be split. Larger operands speak first. Values of a loop that are the same value in turn are *tied*.
+are whole may still be split. Values of a loop that are the same value in turn are *tied*.
 """
 
 from __future__ import annotations
@@ -78,12 +78,15 @@ class Plan:
 
     def _through(self, equation: Equation, *, is_forward: bool) -> None:
         found = factors_of(equation)
-        inputs = sorted(zip(equation.inputs, found.inputs, strict=True), key=lambda pair: -pair[0].type.nbytes)
+        inputs = list(zip(equation.inputs, found.inputs, strict=True))
         outputs = list(zip(equation.outputs, found.outputs, strict=True))
-        sources, targets = ([*inputs, *outputs], outputs) if is_forward else ([*outputs, *inputs], inputs)
+        sources, targets = ((inputs, outputs), outputs) if is_forward else ((outputs, inputs), inputs)
         split: p.Split = {}
-        for var, dims in sources:
-            p.merge(split, p.project(self[var], dims, found.sizes, self.mesh))
+        for side in sources:
+            wishes = [
+                wish for var, dims in side for wish in p.project(self[var], dims, found.sizes, self.mesh)
+            ]
+            p.merge(split, p.leading_first(wishes, found))
         split = p.contiguous(split, found, self.mesh)
         for var, dims in targets:
             self.suggest(var, p.expand(split, dims))

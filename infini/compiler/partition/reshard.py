@@ -45,7 +45,6 @@ class Mover:
         self.mesh = mesh
         self.outermost = outermost
         self.collectives: list[Collective] = []
-        self.where: source.Where | None = None
         self._indices: dict[Axes, Value] = {}
 
     def axis_index(self, axes: Axes) -> Value:
@@ -144,14 +143,35 @@ class Mover:
         return trace.bind1(primitive.by_name(name), x, axis_name=axis, size=self.mesh.shape[axis], **attrs)
 
     def _record(self, name: str, axes: Axes, x: Value, reason: str) -> None:
-        found = Collective(name, axes, x.type.nbytes, reason, self.where)
+        found = Collective(name, axes, x.type.nbytes, reason, trace.user_line())
         self.collectives.append(found)
         if name in ("all_gather", "all_to_all"):
             events.emit(
                 "reshard",
-                f"{name} of {found.nbytes} bytes over {', '.join(axes)} for {reason} at {self.where}",
-                level="debug", nbytes=found.nbytes, axes=axes, reason=reason, where=self.where,
+                f"{name} of {found.nbytes} bytes over {', '.join(axes)} for {reason} at {found.where}",
+                level="debug", nbytes=found.nbytes, axes=axes, reason=reason, where=found.where,
             )  # fmt: skip
+
+
+def traffic(type_: ArrayType, source_: Placement, target: Dims, mesh: AbstractMesh) -> float:
+    """About how many bytes each device sends when a value of `type_` is resharded by `Mover`, in rings."""
+    dims, total = list(source_.dims), 0.0
+    nbytes = type_.nbytes / math.prod(size_of(axes, mesh) for axes in dims)
+    for axis in source_.partial:
+        share = nbytes * (1 - 1 / mesh.shape[axis])
+        at = next((d for d, axes in enumerate(target) if axes == (*dims[d], axis)), None)
+        total += share if at is not None else 2 * share
+        if at is not None:
+            dims[at] = (*dims[at], axis)
+            nbytes /= mesh.shape[axis]
+    kept = {axis for now, then in zip(dims, target, strict=True) if then[: len(now)] == now for axis in now}
+    for axes in dims:
+        for axis in axes:
+            if axis in kept:
+                continue
+            moves_on = any(axis in then for then in target)
+            total += nbytes * (1 - 1 / mesh.shape[axis]) if moves_on else nbytes * (mesh.shape[axis] - 1)
+    return total
 
 
 def local_shapes(types: Sequence[ArrayType], all_dims: Sequence[Dims], mesh: AbstractMesh) -> tuple[tuple[int, ...], ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from infini.compiler.partition import placement as p
-from infini.compiler.partition.local import Block, Local, LocalStaging, structured
+from infini.compiler.partition.local import Block, Local, structured
 from infini.compiler.partition.placement import Dims, Placement
 from infini.core import primitive, trace
 from infini.core.ir import Equation, Program, Var
@@ -62,7 +62,7 @@ def stage_body(
     finish: Callable[[Block, list[Local]], tuple[list[Value], list[Placement]]],
 ) -> tuple[trace.Staged, list[Placement]]:
     """The local program of a body whose parameters are placed so, and the placements of its results."""
-    staging = LocalStaging(trace.current())
+    staging = trace.Staging(trace.current())
     mesh = block.mover.mesh
     params = [
         staging.parameter(p.local_type(v.type, dims, mesh))

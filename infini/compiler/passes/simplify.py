@@ -15,6 +15,7 @@ from infini.compiler.passes import rewrite
 from infini.compiler.passes.rewrite import Match, Rule
 from infini.core import dtypes, ir, primitive
 from infini.core.ir import Program, Var
+from infini.lax import reduction
 
 # --- arithmetic ------------------------------------------------------------------------------
 
@@ -241,6 +242,12 @@ def _reduce_nothing(match: Match) -> Var | None:
     return None
 
 
+def _reduce_of_empty(match: Match) -> Var | None:
+    if match.x.type.size or not match.out.size:
+        return None
+    return _filled(match, reduction.identity_of(match.equation.op, match.out.dtype))
+
+
 def _reduce_of_reduce(match: Match) -> Var | None:
     if match.equation.op.name == "reduce_sum":
         return None  # another order of additions would round differently
@@ -314,6 +321,10 @@ RULES: Final = (
     Rule("concatenate_one", "concatenate", _concatenate_one, "empty parts do not count"),
     *(
         Rule("reduce_nothing", op, _reduce_nothing, "a reduction over one element is the element")
+        for op in ("reduce_sum", "reduce_max", "reduce_min")
+    ),
+    *(
+        Rule("reduce_empty", op, _reduce_of_empty, "a reduction of nothing is its neutral element")
         for op in ("reduce_sum", "reduce_max", "reduce_min")
     ),
     *(Rule("reduce_reduce", op, _reduce_of_reduce, "extrema compose") for op in ("reduce_max", "reduce_min")),

@@ -18,7 +18,8 @@ from triton.runtime import interpreter
 from triton.runtime.jit import JITFunction, mangle_type
 
 from infini.compiler.triton.module import load_module
-from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.source import LANGUAGE_NAMES, SIGNATURE_NAMES, TritonSource
+from infini.core import dtypes
 from infini.core.ir import ArrayType
 
 Handle = Any  # Any: Triton has no types; the interpreter's TensorHandle
@@ -34,16 +35,22 @@ _FLOAT_UFUNCS: Final = frozenset({
 })  # fmt: skip
 
 
-class _Pointer:
-    """A NumPy array as the interpreter takes arguments: an address and the name of a dtype."""
+# Names of dtypes as the interpreter reads them off an argument, by their names in signatures.
+_ARGUMENT_DTYPES: Final = {SIGNATURE_NAMES[d]: name for d, name in LANGUAGE_NAMES.items() if d != dtypes.bool_}
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.dtype = "int8" if array.dtype == np.bool_ else array.dtype.name
+
+class _Pointer:
+    """Memory as the interpreter takes arguments: an address and the name of a dtype."""
+
+    def __init__(self, memory: np.ndarray | int, kind: str) -> None:
+        self.memory = memory
+        self.dtype = _ARGUMENT_DTYPES[kind.removeprefix("*")]
 
     def data_ptr(self) -> int:
         """Address of the first element."""
-        return int(self.array.__array_interface__["data"][0])
+        if isinstance(self.memory, int):
+            return self.memory
+        return int(self.memory.__array_interface__["data"][0])
 
 
 def interpret(
@@ -61,26 +68,36 @@ def interpret(
     """
     arrays = [np.ascontiguousarray(x).reshape(x.shape) for x in operands]
     results = tuple(np.zeros(t.shape, t.dtype) for t in outputs)
+    launch(source, [*arrays, *results])
+    return results
+
+
+def launch(source: TritonSource, arguments: Sequence[np.ndarray | int]) -> None:
+    """Run a kernel on memory, which it reads and writes in place.
+
+    Args:
+        source: the kernel.
+        arguments: one dense array, or one address, per parameter of the signature.
+    """
     if 0 in source.grid:
-        return results
+        return
+    pointers = [
+        _Pointer(x, kind) for x, (_, kind) in zip(arguments, source.signature, strict=True)
+    ]
     with _interpreting():
         functions = load_module(source.text)
         for name, value in list(functions.items()):
             if isinstance(value, JITFunction):
                 functions[name] = interpreter.InterpretedFunction(value.fn)
         with np.errstate(all="ignore"):
-            functions[source.function_name][source.grid](
-                *map(_Pointer, (*arrays, *results)), **dict(source.constexprs)
-            )
-    return results
+            functions[source.function_name][source.grid](*pointers, **dict(source.constexprs))
 
 
 @contextlib.contextmanager
 def _interpreting() -> Iterator[None]:
     """Make Triton's own library functions and builtins run in the interpreter; restore every attribute afterwards."""
-    mangle_type(
-        _Pointer(np.zeros(1, np.int8))
-    )  # its first use loads modules that copy what is replaced below
+    # Its first use loads modules that copy what is replaced below.
+    mangle_type(_Pointer(0, "*i8"))
     saved = [dict(vars(owner)) for owner in _PATCHED]
     try:
         for module in (tl, tl.standard):

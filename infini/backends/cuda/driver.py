@@ -1,0 +1,265 @@
+"""One GPU through CuPy: the only file that imports it, and only when a device is asked for.
+
+All work of a device goes to one stream, so memory of the pool can be given back while kernels still use it. Launches pack the
+parameters by the types of the Triton signature, then two pointers that Triton adds: global and profiling scratch memory.
+Written against CuPy 14 and Triton 3.6 to 3.9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from infini.compiler.triton.source import TritonSource
+from infini.core import dtypes, errors
+from infini.core.ir import ArrayType
+
+_WARP: Final = 32
+# Dynamic shared memory a kernel may have without asking, and the attribute by which it asks for more.
+_DEFAULT_SHARED_BYTES: Final = 48 << 10
+_MAX_DYNAMIC_SHARED_SIZE: Final = 8
+_NUMPY_BY_TYPE: Final[dict[str, np.dtype]] = {
+    "i1": dtypes.int32, "i8": dtypes.int8, "i16": dtypes.int16, "i32": dtypes.int32, "i64": dtypes.int64,
+    "u8": dtypes.uint8, "u16": dtypes.uint16, "u32": dtypes.uint32, "u64": dtypes.uint64,
+    "fp16": dtypes.float16, "bf16": dtypes.bfloat16, "fp32": dtypes.float32, "fp64": dtypes.float64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """CuPy, and what it says about this machine."""
+
+    cupy: Any  # Any: a module without types
+    num_devices: int
+    driver_version: int
+
+
+def load_runtime() -> tuple[Runtime | None, str | None]:
+    """CuPy with a usable device, or why there is none. Only `is_available` is asked first: it fails nowhere."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        return None, f"cupy cannot be loaded: {error}"
+    if not cupy.cuda.is_available():
+        version = cupy.cuda.runtime.driverGetVersion()
+        found = f"its CUDA version is {version}" if version else "no NVIDIA driver was found"
+        return None, f"cupy sees no GPU ({found}); install a driver that fits cupy {cupy.__version__}"
+    count = cupy.cuda.runtime.getDeviceCount()
+    return Runtime(cupy, count, cupy.cuda.runtime.driverGetVersion()), None
+
+
+@dataclass(slots=True, weakref_slot=True)
+class DeviceBuffer:
+    """Memory of a device; it goes back to the pool when the last reference goes."""
+
+    device: int
+    address: int
+    nbytes: int
+    memory: Any  # Any: CuPy's pointer, which owns the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A kernel loaded on a device."""
+
+    handle: Any  # Any: CuPy's function
+    parameters: tuple[str, ...]
+    threads: int
+    shared_bytes: int
+    scratch_bytes: int
+    scratch_alignment: int
+
+
+class Driver:
+    """Memory, launches, products and graphs of one device."""
+
+    def __init__(self, runtime: Runtime, number: int) -> None:
+        self.cupy = runtime.cupy
+        self.number = number
+        self.driver_version = runtime.driver_version
+        self.device = self.cupy.cuda.Device(number)
+        self.capability = int(self.device.compute_capability)
+        self._functions: dict[str, Function] = {}  # by key of the source; lives as long as the process
+        self._cublas: Any = None  # Any: CuPy's module
+        with self.device:
+            self.stream = self.cupy.cuda.Stream(non_blocking=True)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the device and its stream current, so that the pool orders memory by it."""
+        with self.device, self.stream:
+            yield
+
+    # --- memory -------------------------------------------------------------------------------
+
+    def allocate(self, nbytes: int) -> DeviceBuffer:
+        """Fresh memory; none at all for no bytes."""
+        if nbytes == 0:
+            return DeviceBuffer(self.number, 0, 0, None)
+        with self.current():
+            memory = self.cupy.cuda.alloc(nbytes)
+        return DeviceBuffer(self.number, int(memory.ptr), nbytes, memory)
+
+    def upload(self, host: np.ndarray) -> DeviceBuffer:
+        """A copy of a dense host array."""
+        buffer = self.allocate(host.nbytes)
+        if buffer.nbytes:
+            self._copy(host.__array_interface__["data"][0], buffer.address, host.nbytes, "memcpyHostToDevice")
+            self.synchronize()
+        return buffer
+
+    def download(self, buffer: DeviceBuffer, type_: ArrayType) -> np.ndarray:
+        """The contents as a host array."""
+        host = np.empty(type_.shape, type_.dtype)
+        if host.nbytes:
+            self._copy(buffer.address, host.__array_interface__["data"][0], host.nbytes, "memcpyDeviceToHost")
+            self.synchronize()
+        return host
+
+    def duplicate(self, buffer: DeviceBuffer) -> DeviceBuffer:
+        """A copy of a buffer of any device on this one."""
+        copied = self.allocate(buffer.nbytes)
+        self.move(buffer.address, copied.address, buffer.nbytes)
+        return copied
+
+    def move(self, source: int, target: int, nbytes: int) -> None:
+        """Copy bytes between addresses of devices, in the order of the stream."""
+        if nbytes and source != target:
+            self._copy(source, target, nbytes, "memcpyDeviceToDevice")
+
+    def read(self, address: int, dtype: np.dtype) -> np.ndarray:
+        """A scalar of the device; waits for it."""
+        return self.download(DeviceBuffer(self.number, address, dtype.itemsize, None), ArrayType((), dtype))
+
+    def _copy(self, source: int, target: int, nbytes: int, kind: str) -> None:
+        runtime = self.cupy.cuda.runtime
+        with self.device:
+            runtime.memcpyAsync(target, source, nbytes, getattr(runtime, kind), self.stream.ptr)
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        self.stream.synchronize()
+
+    def memory_stats(self) -> dict[str, int]:
+        """Bytes in use and kept by the pool."""
+        with self.device:
+            pool = self.cupy.get_default_memory_pool()
+            used, total = pool.used_bytes(), pool.total_bytes()
+        return {"bytes_in_use": used, "bytes_kept": total - used}
+
+    # --- kernels ------------------------------------------------------------------------------
+
+    def function(self, source: TritonSource) -> Function:
+        """The kernel of a source, compiled and loaded once per device."""
+        found = self._functions.get(source.key)
+        if found is None:
+            found = self._functions[source.key] = self._load(source)
+        return found
+
+    def _load(self, source: TritonSource) -> Function:
+        from infini.compiler.triton import compile as compile_  # Triton is loaded when a kernel is first needed
+
+        cubin = compile_.compile_source(source, self.capability, driver_version=self.driver_version)
+        if cubin.profile_bytes:
+            raise errors.LoweringError("kernels with Triton's profiler cannot be launched", got=cubin.function_name)
+        with self.device:
+            module = self.cupy.cuda.function.Module()
+            module.load(cubin.code)
+            handle = module.get_function(cubin.function_name)
+            if cubin.shared_bytes > _DEFAULT_SHARED_BYTES:
+                api = importlib.import_module("cupy_backends.cuda.api.driver")
+                api.funcSetAttribute(handle.ptr, _MAX_DYNAMIC_SHARED_SIZE, cubin.shared_bytes)
+        return Function(
+            handle,
+            cubin.parameters,
+            _WARP * cubin.num_warps,
+            cubin.shared_bytes,
+            cubin.scratch_bytes,
+            cubin.scratch_alignment,
+        )
+
+    def launch(self, function: Function, grid: Sequence[int], arguments: Sequence[float]) -> None:
+        """Start a kernel.
+
+        Args:
+            function: the kernel.
+            grid: number of programs along x, y and z; nothing happens when one is 0.
+            arguments: an address or a number per parameter.
+        """
+        if 0 in grid:
+            return
+        sizes = (*grid, 1, 1)[:3]
+        scratch = 0
+        if function.scratch_bytes:
+            padding = function.scratch_alignment
+            memory = self.allocate(function.scratch_bytes * sizes[0] * sizes[1] * sizes[2] + padding)
+            scratch = -(-memory.address // padding) * padding
+        packed = [pack(kind, value) for kind, value in zip(function.parameters, arguments, strict=True)]
+        packed += [np.uint64(scratch), np.uint64(0)]
+        with self.current():
+            function.handle(
+                sizes, (function.threads, 1, 1), packed, shared_mem=function.shared_bytes, stream=self.stream
+            )
+
+    # --- products -----------------------------------------------------------------------------
+
+    def cublas(self) -> Any:  # Any: CuPy's module
+        """CuPy's cuBLAS; None when the library is not installed."""
+        if self._cublas is None:
+            try:
+                self._cublas = importlib.import_module("cupy_backends.cuda.libs.cublas")
+            except ImportError:
+                self._cublas = False
+        return self._cublas or None
+
+    def gemm(self, numbers: Sequence[int], compute: int, scalar: np.dtype) -> None:
+        """`gemmStridedBatchedEx` on this device's stream.
+
+        Args:
+            numbers: transposes, sizes, then address, type, leading dimension and stride of each operand and the result, and
+                the number of products.
+            compute: type to compute in.
+            scalar: dtype of the factors 1 and 0.
+        """
+        transpose_a, transpose_b, m, n, k, *rest, count = numbers
+        a, b, c = rest[:4], rest[4:8], rest[8:]
+        one, zero = np.ones((), scalar), np.zeros((), scalar)
+        library = self.cublas()
+        with self.current():
+            handle = self.cupy.cuda.device.get_cublas_handle()
+            library.setStream(handle, self.stream.ptr)
+            library.gemmStridedBatchedEx(
+                handle, transpose_a, transpose_b, m, n, k, one.ctypes.data, *a, *b, zero.ctypes.data, *c,
+                count, compute, -1,
+            )  # fmt: skip
+
+    # --- graphs -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def capturing(self, captured: list[Any]) -> Iterator[None]:  # Any: CuPy's graphs
+        """Record the launches of the block instead of running them; the graph is appended to `captured`."""
+        with self.current():
+            self.stream.begin_capture()
+            try:
+                yield
+            finally:
+                graph = self.stream.end_capture()
+        captured.append(graph)
+
+    def replay(self, graph: Any) -> None:  # Any: CuPy's graph
+        """Run a recorded graph."""
+        with self.current():
+            graph.launch(self.stream)
+
+
+def pack(kind: str, value: float) -> np.generic | np.ndarray:
+    """A kernel parameter as an object whose bytes are those of its Triton type; CuPy itself checks nothing."""
+    if kind.startswith("*"):
+        return np.uint64(value)
+    dtype = _NUMPY_BY_TYPE[kind]
+    return np.array([value], dtype) if kind == "bf16" else dtype.type(value)

@@ -1,0 +1,379 @@
+"""Programs on a GPU: the host walks the steps and launches; from the second call on a captured graph is replayed where possible.
+
+Addresses come from the memory plan: one arena per call, results where the plan puts them, donated parameters in place.
+A loop that runs while a condition holds, a branch and a callback read from the device, so programs with one are not captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from infini.backends.cuda.driver import DeviceBuffer, Driver
+from infini.backends.cuda.lower import Launch, Product
+from infini.compiler import memory
+from infini.compiler.memory import Ends
+from infini.compiler.steps import (
+    Alias,
+    Block,
+    Branch,
+    Const,
+    HostCall,
+    Loop,
+    Parameter,
+    Phase,
+    Place,
+    Plan,
+    Result,
+    Step,
+)
+from infini.core import backend as backend_
+from infini.core import dtypes, errors, host, ir
+from infini.core.backend import CompileOptions
+from infini.core.ir import Var
+
+# Inputs up to this size are copied into a graph's own memory; larger ones must keep their address (design 4a.16).
+MAX_COPIED_BYTES: Final = 1 << 20
+MAX_GRAPHS: Final = 4
+# Fewer tasks than this are launched faster than a graph and its copies are.
+MIN_TASKS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Addresses of one run of a block."""
+
+    params: Sequence[int]
+    results: Sequence[int]
+    consts: Sequence[int]
+    arena: int
+
+    def address(self, place: Place) -> int:
+        """Where a place of the plan is."""
+        if isinstance(place, Parameter):
+            return self.params[place.number]
+        if isinstance(place, Result):
+            return self.results[place.number]
+        return self.consts[place.number] if isinstance(place, Const) else self.arena + place.offset
+
+
+@dataclass(slots=True)
+class _Captured:
+    """A graph and the memory that it uses."""
+
+    graph: Any  # Any: CuPy's graph
+    inputs: dict[int, DeviceBuffer]  # copies of small inputs, by number
+    results: dict[int, DeviceBuffer]  # by number
+    arena: DeviceBuffer
+    consts: dict[int, list[DeviceBuffer]]
+
+
+class CudaExecutable:
+    """A compiled program; see `core.backend.Executable`."""
+
+    def __init__(
+        self,
+        driver: Callable[[int], Driver],
+        program: ir.Program,
+        fused: ir.Program,
+        block: Block,
+        options: CompileOptions,
+    ) -> None:
+        self.driver = driver
+        self.program, self.fused, self.block, self.options = program, fused, block, options
+        self.plan = memory.plan(block, Ends(writable=frozenset(options.donated), is_free=True))
+        self.num_tasks = sum(1 for _ in _tasks(block))
+        self.can_capture = self.num_tasks >= MIN_TASKS and not _reads_back(block)
+        self.num_captures = 0
+        self.num_replays = 0
+        self._graphs: dict[tuple[int, ...], _Captured] = {}
+        self._consts: dict[int, dict[int, list[DeviceBuffer]]] = {}  # by device, then block
+        self._ran_on: set[int] = set()
+        unused = set(options.donated) - self.plan.donated
+        if options.donation == "require" and unused:
+            raise errors.DonationError(
+                f"donated parameters {sorted(unused)} cannot be reused for a result",
+                got=", ".join(str(program.params[i].type) for i in sorted(unused)),
+                expected="a result of the same size that is computed after their last use",
+            )
+
+    def __call__(self, inputs: Sequence[DeviceBuffer]) -> tuple[DeviceBuffer, ...]:
+        """Run on the device of the inputs; the results are ready in the order of its stream."""
+        number = inputs[0].device if inputs else _default_device()
+        driver = self.driver(number)
+        if self.can_capture and number in self._ran_on:
+            captured = self._captured(driver, inputs)
+            if captured is not None:
+                return self._replay(driver, captured, inputs)
+        self._ran_on.add(number)
+        results = {k: driver.allocate(n) for k, n in self._given_results()}
+        arena = driver.allocate(self.plan.nbytes)
+        consts = self._constants(driver)
+        self._run(driver, [b.address for b in inputs], results, arena, consts)
+        return self._collect(inputs, results)
+
+    def run_spmd(self, inputs: Sequence[Sequence[DeviceBuffer]]) -> list[tuple[DeviceBuffer, ...]]:
+        """Programs without collectives on several devices, one after another."""
+        return [self(row) for row in inputs]
+
+    def text(self, stage: str) -> str:
+        """Text of a stage: `program`, `kernels` or `triton`.
+
+        Raises:
+            ValueMismatchError: there is no such stage.
+        """
+        if stage == "program":
+            return repr(self.program)
+        if stage == "kernels":
+            return repr(self.fused)
+        if stage == "triton":
+            sources = (t.source if isinstance(t, Launch) else t.kernel for t in _tasks(self.block))
+            return "\n".join(dict.fromkeys(source.text for source in sources))
+        raise errors.ValueMismatchError(
+            f"the cuda backend has no stage {stage!r}", expected="program, kernels, triton"
+        )
+
+    def cost_analysis(self) -> dict[str, float]:
+        """Kernels and products of one run, bodies of loops counted once; graphs captured and replayed so far."""
+        return {
+            "kernels": float(self.num_tasks),
+            "graphs captured": float(self.num_captures),
+            "graphs replayed": float(self.num_replays),
+        }
+
+    def memory_analysis(self) -> dict[str, int]:
+        """Bytes of arguments, results, temporaries and donated arguments of the plan."""
+        types = self.program.in_types
+        return {
+            "argument bytes": sum(t.nbytes for t in types),
+            "output bytes": sum(t.nbytes for t in self.program.out_types),
+            "temporary bytes": self.plan.nbytes,
+            "alias bytes": sum(types[i].nbytes for i in self.plan.donated),
+        }
+
+    # --- one run ------------------------------------------------------------------------------
+
+    def _given_results(self) -> Iterator[tuple[int, int]]:
+        """Number and bytes of the results that need memory of their own."""
+        for k, place in enumerate(self.plan.results):
+            if isinstance(place, Result):
+                yield k, self.block.results[k].type.nbytes
+
+    def _run(
+        self,
+        driver: Driver,
+        params: Sequence[int],
+        results: dict[int, DeviceBuffer],
+        arena: DeviceBuffer,
+        consts: dict[int, list[DeviceBuffer]],
+    ) -> None:
+        given = [results[k].address if k in results else 0 for k in range(len(self.block.results))]
+        own = [b.address for b in consts[id(self.block)]]
+        _Walk(driver, consts).block(self.block, self.plan, _Frame(params, given, own, arena.address))
+
+    def _collect(
+        self, inputs: Sequence[DeviceBuffer], results: dict[int, DeviceBuffer]
+    ) -> tuple[DeviceBuffer, ...]:
+        return tuple(
+            inputs[place.number] if isinstance(place, Parameter) else results[k]
+            for k, place in enumerate(self.plan.results)
+        )
+
+    def _constants(self, driver: Driver) -> dict[int, list[DeviceBuffer]]:
+        """Constants of every block, put on the device once."""
+        if driver.number not in self._consts:
+            self._consts[driver.number] = {
+                id(block): [driver.upload(constant.array) for _, constant in block.consts]
+                for block in _blocks(self.block)
+            }
+        return self._consts[driver.number]
+
+    # --- graphs -------------------------------------------------------------------------------
+
+    def _captured(self, driver: Driver, inputs: Sequence[DeviceBuffer]) -> _Captured | None:
+        """The graph for these addresses; None when there are enough graphs already."""
+        key = (driver.number, *(b.address for b in inputs if b.nbytes > MAX_COPIED_BYTES))
+        found = self._graphs.get(key)
+        if found is None and len(self._graphs) < MAX_GRAPHS:
+            found = self._graphs[key] = self._capture(driver, inputs)
+        return found
+
+    def _capture(self, driver: Driver, inputs: Sequence[DeviceBuffer]) -> _Captured:
+        own = {i: driver.allocate(b.nbytes) for i, b in enumerate(inputs) if b.nbytes <= MAX_COPIED_BYTES}
+        results = {k: driver.allocate(n) for k, n in self._given_results()}
+        captured = _Captured(None, own, results, driver.allocate(self.plan.nbytes), self._constants(driver))
+        params = [own[i].address if i in own else b.address for i, b in enumerate(inputs)]
+        graphs: list[Any] = []  # Any: CuPy's graphs
+        with driver.capturing(graphs):
+            self._run(driver, params, results, captured.arena, captured.consts)
+        captured.graph = graphs[0]
+        self.num_captures += 1
+        return captured
+
+    def _replay(
+        self, driver: Driver, captured: _Captured, inputs: Sequence[DeviceBuffer]
+    ) -> tuple[DeviceBuffer, ...]:
+        for i, buffer in captured.inputs.items():
+            driver.move(inputs[i].address, buffer.address, buffer.nbytes)
+        driver.replay(captured.graph)
+        self.num_replays += 1
+        found = []
+        for k, place in enumerate(self.plan.results):
+            if isinstance(place, Parameter):
+                mine = captured.inputs.get(place.number)
+                found.append(inputs[place.number] if mine is None else driver.duplicate(mine))
+            else:
+                found.append(driver.duplicate(captured.results[k]))
+        return tuple(found)
+
+
+class _Walk:
+    """Runs blocks on a driver."""
+
+    def __init__(self, driver: Driver, consts: dict[int, list[DeviceBuffer]]) -> None:
+        self.driver = driver
+        self.consts = consts
+
+    def block(self, block: Block, plan: Plan, frame: _Frame) -> None:
+        """Run the steps, then bring the results where they belong."""
+
+        def at(var: Var) -> int:
+            return frame.address(plan.places[var])
+
+        for number, step in enumerate(block.steps):
+            scratch = frame.address(plan.scratch[number]) if number in plan.scratch else 0
+            if isinstance(step, Alias):
+                continue
+            reads, writes = [at(v) for v in step.reads], [at(v) for v in step.writes]
+            if isinstance(step, Phase):
+                self.start_updates(step, step.must_share, plan.shared.get(number, frozenset()), reads, writes)
+                for task in step.tasks:
+                    self.task(task, reads, writes, scratch)
+            elif isinstance(step, Loop):
+                first = step.num_condition_consts + step.num_consts
+                pairs = tuple((first + i, i) for i in range(step.num_carry))
+                self.start_updates(step, pairs, plan.shared.get(number, frozenset()), reads, writes)
+                self.loop(step, plan.inner[number], reads, writes, scratch)
+            elif isinstance(step, Branch):
+                self.branch(step, plan.inner[number], reads, writes, scratch)
+            else:
+                self.call(step, reads)
+        for copy in plan.copies:
+            self.driver.move(frame.address(copy.source), frame.address(copy.target), copy.nbytes)
+
+    def start_updates(
+        self,
+        step: Phase | Loop,
+        pairs: Sequence[tuple[int, int]],
+        shared: frozenset[tuple[int, int]],
+        reads: Sequence[int],
+        writes: Sequence[int],
+    ) -> None:
+        """Copy operands that outputs continue, where the two do not share memory."""
+        for operand, output in pairs:
+            if (operand, output) not in shared:
+                self.driver.move(reads[operand], writes[output], step.writes[output].type.nbytes)
+
+    def task(self, task: Any, reads: Sequence[int], writes: Sequence[int], scratch: int) -> None:
+        """Start a kernel or a product."""
+        if isinstance(task, Product):
+            if task.library is not None and self.driver.cublas() is not None:
+                numbers = task.library.numbers(reads[0], reads[1], writes[0])
+                self.driver.gemm(numbers, task.library.compute, task.library.scalar)
+                return
+            task = Launch(task.kernel)
+        names = {f"y{i}": address for i, address in enumerate(writes)} | {"scratch": scratch}
+        loads = [name for name, _ in task.source.signature if name[0] in "xn"]
+        if loads:
+            # Operands stand in order: those that are loaded, then run-time extents.
+            places = [int(name[1:]) if name[0] == "x" else -1 for name in loads]
+            num_loads = max(places) + 1
+            for name, place in zip(loads, places, strict=True):
+                names[name] = reads[place if place >= 0 else num_loads + int(name[1:])]
+        function = self.driver.function(task.source)
+        self.driver.launch(function, task.source.grid, [names[name] for name, _ in task.source.signature])
+
+    def loop(
+        self, step: Loop, plans: Sequence[Plan], reads: Sequence[int], writes: Sequence[int], scratch: int
+    ) -> None:
+        """A counted loop over slices, or one whose condition the host reads after every step."""
+        first = step.num_condition_consts
+        consts = reads[first : first + step.num_consts]
+        carry = list(writes[: step.num_carry])
+        xs = reads[first + step.num_consts + step.num_carry :]
+        if step.condition is not None:
+            condition = [*reads[:first], *carry]
+            while self.holds(step.condition, plans[0], condition, scratch):
+                self.inner(step.body, plans[1], [*consts, *carry], carry, scratch)
+            return
+        x_bytes = [v.type.nbytes for v in step.body.params[step.num_consts + step.num_carry :]]
+        y_bytes = [v.type.nbytes for v in step.body.results[step.num_carry :]]
+        for i in reversed(range(step.length)) if step.is_reversed else range(step.length):
+            slices = [x + i * n for x, n in zip(xs, x_bytes, strict=True)]
+            stacked = [y + i * n for y, n in zip(writes[step.num_carry :], y_bytes, strict=True)]
+            self.inner(step.body, plans[0], [*consts, *carry, *slices], [*carry, *stacked], scratch)
+
+    def holds(self, block: Block, plan: Plan, params: Sequence[int], scratch: int) -> bool:
+        """The condition of a loop, read by the host."""
+        flag = self.driver.allocate(dtypes.bool_.itemsize)
+        self.inner(block, plan, params, [flag.address], scratch)
+        return bool(self.driver.read(flag.address, dtypes.bool_))
+
+    def branch(
+        self, step: Branch, plans: Sequence[Plan], reads: Sequence[int], writes: Sequence[int], scratch: int
+    ) -> None:
+        """The block whose number the host reads."""
+        index = int(self.driver.read(reads[0], dtypes.int32))
+        chosen = min(max(index, 0), len(step.blocks) - 1)
+        self.inner(step.blocks[chosen], plans[chosen], reads[1:], writes, scratch)
+
+    def inner(
+        self, block: Block, plan: Plan, params: Sequence[int], results: Sequence[int], arena: int
+    ) -> None:
+        """A block inside a step."""
+        own = [b.address for b in self.consts[id(block)]]
+        self.block(block, plan, _Frame(params, results, own, arena))
+
+    def call(self, step: HostCall, reads: Sequence[int]) -> None:
+        """Call a Python function with copies of the operands."""
+        arrays = []
+        for var, address in zip(step.reads, reads, strict=True):
+            buffer = DeviceBuffer(self.driver.number, address, var.type.nbytes, None)
+            arrays.append(self.driver.download(buffer, var.type))
+        host.lookup(step.function)(*arrays)
+
+
+def _inner_blocks(step: Step) -> tuple[Block, ...]:
+    if isinstance(step, Loop):
+        return (step.body,) if step.condition is None else (step.condition, step.body)
+    return step.blocks if isinstance(step, Branch) else ()
+
+
+def _blocks(block: Block) -> Iterator[Block]:
+    yield block
+    for step in block.steps:
+        for inner in _inner_blocks(step):
+            yield from _blocks(inner)
+
+
+def _tasks(block: Block) -> Iterator[Any]:  # Any: Launch or Product
+    for each in _blocks(block):
+        for step in each.steps:
+            if isinstance(step, Phase):
+                yield from step.tasks
+
+
+def _reads_back(block: Block) -> bool:
+    """Whether the host needs a value of the device to go on."""
+    steps = [step for each in _blocks(block) for step in each.steps]
+    return any(
+        isinstance(step, (Branch, HostCall)) or (isinstance(step, Loop) and step.condition is not None)
+        for step in steps
+    )
+
+
+def _default_device() -> int:
+    """Number of the default device, for programs without inputs; 0 when the default is no GPU."""
+    device = backend_.default_device()
+    return device.id if device.platform == "cuda" else 0

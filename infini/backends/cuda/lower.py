@@ -1,0 +1,172 @@
+"""From a fused program to steps of launches: the CUDA counterpart of the CPU's table of routes.
+
+Tasks of a phase are `Launch`es and `Gemm`s. An operation that is neither in the table nor fusable is decomposed by the
+pipeline, and refused there when it has no decomposition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from infini.backends.cuda import gemm
+from infini.compiler.grouping import is_fusable
+from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
+from infini.compiler.triton import movement
+from infini.compiler.triton.emit import emit_triton
+from infini.compiler.triton.matmul import matmul_kernel
+from infini.compiler.triton.source import TritonSource
+from infini.core import ir
+from infini.core.ir import ArrayType, Attrs, Equation, Program
+from infini.lax import contraction
+from infini.tile.kernel import Kernel
+
+Route = Callable[[Equation], list[Step]]
+Sources = Callable[[Sequence[ArrayType], Attrs], tuple[TritonSource, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A kernel; parameters named x, n are operands in order, y results, `scratch` the phase's scratch memory."""
+
+    source: TritonSource
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A contraction: by cuBLAS when its layout allows and the library is there, by a kernel elsewhere."""
+
+    library: gemm.Gemm | None
+    kernel: TritonSource
+
+
+def has_route(equation: Equation) -> bool:
+    """Whether this backend lowers an equation itself, alone or inside a kernel."""
+    return (
+        equation.op.name in ROUTES or is_fusable(equation) or not any(v.type.size for v in equation.outputs)
+    )
+
+
+def lower(program: Program) -> Block:
+    """The steps of a program in which everything fusable has become kernels.
+
+    Raises:
+        LoweringError: a kernel has no Triton form.
+    """
+    found: list[Step] = []
+    for equation in program.equations:
+        if equation.outputs and not any(v.type.size for v in equation.outputs):
+            found.append(Phase(equation.op.name, (), equation.inputs, equation.outputs, where=equation.where))
+        else:
+            found += ROUTES[equation.op.name](equation)
+    return Block(program.params, program.consts, tuple(found), program.results)
+
+
+def _types(equation: Equation) -> tuple[ArrayType, ...]:
+    return tuple(v.type for v in equation.inputs)
+
+
+def _kernel(equation: Equation) -> list[Step]:
+    kernel: Kernel = equation.attrs["kernel"]
+    launch = Launch(emit_triton(kernel, _types(equation)))
+    pairs = _in_place(kernel, _types(equation))
+    return [Phase(kernel.name, (launch,), equation.inputs, equation.outputs, pairs, where=equation.where)]
+
+
+def _in_place(kernel: Kernel, types: Sequence[ArrayType]) -> tuple[tuple[int, int], ...]:
+    """Operands whose every element is read by the one program that writes that element of a result, before it does."""
+    pairs = []
+    for j, (store, out) in enumerate(zip(kernel.stores, kernel.outputs, strict=True)):
+        for i, (load, type_) in enumerate(zip(kernel.loads, types, strict=False)):
+            is_same_map = (load.tile, load.grid_strides, load.tile_strides, load.offsets) == (
+                store.tile, store.grid_strides, store.tile_strides, store.offsets,
+            )  # fmt: skip
+            is_same_size = type_.shape == out.shape and type_.dtype.itemsize == out.dtype.itemsize
+            if is_same_map and is_same_size and not load.levels:
+                pairs.append((i, j))
+    return tuple(pairs)
+
+
+def _dot(equation: Equation) -> list[Step]:
+    x, y = _types(equation)
+    spec, dtype = equation.attrs["spec"], equation.attrs["dtype"]
+    a, b, _ = contraction.parse_spec(spec)
+    assert x.ndim == len(a) and y.ndim == len(b), "the pass `contractions` gives loop dimensions letters"
+    kernel = matmul_kernel(x, y, spec, dtype)
+    task = Product(gemm.plan(x, y, spec, dtype), emit_triton(kernel, (x, y), name="matmul"))
+    return [Phase(f"dot {spec}", (task,), equation.inputs, equation.outputs, where=equation.where)]
+
+
+def _moved(sources: Sources, *, updates: bool = False) -> Route:
+    """Route of an operation that moves elements; with `updates` its result starts as its first operand."""
+
+    def route(equation: Equation) -> list[Step]:
+        types = _types(equation)
+        tasks = tuple(Launch(source) for source in sources(types, equation.attrs))
+        return [
+            Phase(
+                equation.op.name,
+                tasks,
+                equation.inputs,
+                equation.outputs,
+                must_share=((0, 0),) if updates else (),
+                scratch_bytes=movement.scratch_bytes(equation.op.name, types),
+                where=equation.where,
+            )
+        ]
+
+    return route
+
+
+def _aliases(equation: Equation) -> list[Step]:
+    return [Alias(x, y) for x, y in zip(equation.inputs, equation.outputs, strict=True)]
+
+
+def _scan(equation: Equation) -> list[Step]:
+    a = equation.attrs
+    return [
+        Loop(
+            "scan", None, lower(a["body"]), equation.inputs, equation.outputs, 0, a["num_consts"],
+            a["num_carry"], a["length"], a["reverse"], equation.where,
+        )
+    ]  # fmt: skip
+
+
+def _while(equation: Equation) -> list[Step]:
+    a = equation.attrs
+    return [
+        Loop(
+            "while", lower(a["cond"]), lower(a["body"]), equation.inputs, equation.outputs,
+            a["num_cond_consts"], a["num_body_consts"], len(equation.outputs), where=equation.where,
+        )
+    ]  # fmt: skip
+
+
+def _cond(equation: Equation) -> list[Step]:
+    blocks = tuple(lower(branch) for branch in equation.attrs["branches"])
+    return [Branch("cond", blocks, equation.inputs, equation.outputs, equation.where)]
+
+
+def _callback(equation: Equation) -> list[Step]:
+    function: ir.HostFunction = equation.attrs["callback"]
+    return [HostCall(function, equation.inputs, equation.outputs, equation.where)]
+
+
+ROUTES: Final[dict[str, Route]] = {
+    "kernel": _kernel,
+    "dot": _dot,
+    "reshape": _aliases,
+    "optimization_barrier": _aliases,
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+    "debug_callback": _callback,
+    "gather": _moved(movement.gather),
+    "scatter": _moved(movement.scatter, updates=True),
+    "scatter_add": _moved(movement.scatter_add, updates=True),
+    "dynamic_slice": _moved(movement.dynamic_slice),
+    "dynamic_update_slice": _moved(movement.dynamic_update_slice, updates=True),
+    "pad": _moved(movement.pad),
+}
+

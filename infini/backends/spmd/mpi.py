@@ -1,0 +1,163 @@
+"""Communication among processes by MPI, one device per process. mpi4py is imported when a job is looked for, never before.
+
+Groups become sub-communicators, made once by their members and kept. bfloat16 travels as bits; its sums, and those of float16,
+are taken in float32. Notes on mpi4py's buffers: https://mpi4py.readthedocs.io/en/stable/tutorial.html
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+
+from infini.core import comm, dtypes, errors
+from infini.core.comm import Groups, ReduceOp, Rows
+
+_FIX: Final = "install an MPI and its bindings with `pip install infini[mpi]`, and start with `mpirun -n 2 python ...`"
+
+
+def load() -> Any:  # Any: the module mpi4py.MPI
+    """The module `mpi4py.MPI`.
+
+    Raises:
+        DeviceError: mpi4py or the MPI library is missing.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise errors.DeviceError("MPI is not available", got=str(error), fix=_FIX) from error
+    return MPI
+
+
+class MpiLauncher:
+    """The processes of an MPI job."""
+
+    def __init__(self) -> None:
+        self._mpi = load()
+        self._world = self._mpi.COMM_WORLD
+        self._comms: dict[tuple[int, ...], MpiComm] = {}
+
+    @property
+    def index(self) -> int:
+        """Number of this process."""
+        return int(self._world.rank)
+
+    @property
+    def count(self) -> int:
+        """Number of processes."""
+        return int(self._world.size)
+
+    def comm(self, process_of_rank: tuple[int, ...]) -> MpiComm:
+        """Communication among ranks, one per process.
+
+        Raises:
+            DeviceError: a process holds several ranks, or this one holds none.
+        """
+        if len(set(process_of_rank)) != len(process_of_rank) or self.index not in process_of_rank:
+            raise errors.DeviceError(
+                "a mesh over several processes takes one device of each",
+                got=f"devices of the processes {process_of_rank}, in process {self.index}",
+                fix="unset INFINI_CPU_DEVICES under mpirun, and make the mesh of all devices",
+            )
+        if process_of_rank not in self._comms:
+            self._comms[process_of_rank] = MpiComm(self._mpi, process_of_rank)
+        return self._comms[process_of_rank]
+
+    def abort_on_errors(self) -> None:
+        """End the whole job when this process raises, so that the others do not wait for it for ever."""
+        previous = sys.excepthook
+
+        def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            previous(kind, error, trace)
+            sys.stderr.flush()
+            sys.stdout.flush()
+            self._world.Abort(1)
+
+        sys.excepthook = hook
+
+
+class MpiComm:
+    """One rank per process. Rows have one entry."""
+
+    def __init__(self, mpi: Any, process_of_rank: tuple[int, ...]) -> None:  # Any: the module mpi4py.MPI
+        self._mpi = mpi
+        self._process_of_rank = process_of_rank
+        self._rank = process_of_rank.index(mpi.COMM_WORLD.rank)
+        self.local_ranks: tuple[int, ...] = (self._rank,)
+        # Members of a group call this together, in program order, so the tag need not differ.
+        self._communicator = functools.cache(self._create)
+
+    def _create(self, group: tuple[int, ...]) -> Any:  # Any: a communicator
+        world = self._mpi.COMM_WORLD
+        return world.Create_group(world.group.Incl([self._process_of_rank[rank] for rank in group]))
+
+    def _mine(self, groups: Groups) -> tuple[Any, tuple[int, ...]]:
+        group = next(group for group in groups if self._rank in group)
+        return self._communicator(group), group
+
+    def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
+        """`MPI_Allreduce`; 16-bit floats go as float32, booleans as bytes."""
+        communicator, _ = self._mine(groups)
+        (row,) = rows
+        wide = np.ascontiguousarray(_reducible(row)).reshape(row.shape)
+        result = np.empty_like(wide)
+        communicator.Allreduce(wide, result, op={"sum": self._mpi.SUM, "max": self._mpi.MAX, "min": self._mpi.MIN}[op])
+        return [result.astype(row.dtype, copy=False)]
+
+    def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
+        """`MPI_Allgather` of bytes."""
+        communicator, group = self._mine(groups)
+        row = np.ascontiguousarray(rows[0]).reshape(rows[0].shape)
+        result = np.empty((len(group), *row.shape), row.dtype)
+        communicator.Allgather(self._bytes(row), self._bytes(result))
+        return [result]
+
+    def all_to_all(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
+        """`MPI_Alltoall` of bytes."""
+        communicator, _ = self._mine(groups)
+        row = np.ascontiguousarray(rows[0])
+        result = np.empty_like(row)
+        communicator.Alltoall(self._bytes(row), self._bytes(result))
+        return [result]
+
+    def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
+        """One message per pair."""
+        communicator, group = self._mine(groups)
+        row = np.ascontiguousarray(rows[0]).reshape(rows[0].shape)
+        here = group.index(self._rank)
+        result, requests = np.zeros_like(row), []
+        for origin, target in pairs:
+            if target == here:
+                requests.append(communicator.Irecv(self._bytes(result), source=origin))
+            if origin == here:
+                requests.append(communicator.Isend(self._bytes(row), dest=target))
+        self._mpi.Request.Waitall(requests)
+        return [result]
+
+    def barrier(self) -> None:
+        """`MPI_Barrier` of all ranks."""
+        self._communicator(tuple(range(len(self._process_of_rank)))).Barrier()
+
+    def _bytes(self, array: np.ndarray) -> list[Any]:  # Any: an MPI buffer specification
+        assert array.flags.c_contiguous, "buffers of backends are in C order"
+        return [array.reshape(-1).view(np.uint8), self._mpi.BYTE]
+
+
+def _reducible(row: np.ndarray) -> np.ndarray:
+    if row.dtype in dtypes.FLOATS and row.dtype.itemsize <= 2:
+        return row.astype(np.float32)
+    return row.view(np.uint8) if row.dtype == dtypes.bool_ else row
+
+
+def initialize() -> comm.Processes:
+    """Find the MPI job of this process and make it the job of the program."""
+    launcher = MpiLauncher()
+    found = comm.Processes(launcher.index, launcher.count, launcher)
+    comm.install_processes(found)
+    if launcher.count > 1:
+        launcher.abort_on_errors()
+    return found

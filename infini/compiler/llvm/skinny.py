@@ -1,0 +1,180 @@
+"""A few rows times a large matrix that lies in memory row by row: read once, in order, at the speed of memory.
+
+Each task walks whole rows of the matrix for a part of k, so its reads are one long run, and keeps its partial sums (rows by n)
+in the first-level cache; a second phase adds the partial sums in a fixed order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from infini.compiler.llvm import builder as b
+from infini.compiler.llvm import operations, registers
+from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.contraction import Problem
+from infini.compiler.llvm.target import Target
+from infini.compiler.llvm.task import TaskFunction
+
+MAX_ROWS = 8
+MIN_BYTES = 4 << 20  # of the matrix; a smaller one stays in the cache and needs no such care
+TASK_BYTES = 1 << 20
+MAX_PARTIAL_BYTES = 64 << 10
+GROUP = 4  # rows of the matrix per pass over the partial sums
+NS_PER_BYTE = 0.05
+
+
+def is_suited(problem: Problem, y_dtype: np.dtype) -> bool:
+    """Whether a contraction is a few rows times one large matrix in row-major order."""
+    (k,) = problem.k
+    partial = problem.m.size * problem.n.size * 4
+    is_row_major = problem.n.y == 1 and k.y >= problem.n.size and (k.x == 1 or k.size == 1)
+    return (
+        not problem.batch
+        and problem.m.size <= MAX_ROWS
+        and is_row_major
+        and k.size * problem.n.size * y_dtype.itemsize >= MIN_BYTES
+        and partial <= MAX_PARTIAL_BYTES
+    )
+
+
+def emit(
+    problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype, out_dtype: np.dtype, compute: np.dtype, target: Target
+) -> tuple[TaskFunction, ...]:
+    """Two phases, with `args` x, y, result and scratch."""
+    return _Emission(problem, x_dtype, y_dtype, out_dtype, compute, target.lanes * 4 // compute.itemsize).phases()
+
+
+@dataclass(frozen=True, slots=True)
+class _Emission:
+    problem: Problem
+    x_dtype: np.dtype
+    y_dtype: np.dtype
+    out_dtype: np.dtype
+    compute: np.dtype
+    lanes: int
+
+    @property
+    def depth(self) -> int:
+        """Rows of the matrix per task."""
+        row_bytes = self.problem.n.size * self.y_dtype.itemsize
+        return max(GROUP, TASK_BYTES // row_bytes // GROUP * GROUP)
+
+    @property
+    def num_parts(self) -> int:
+        """Tasks of the first phase."""
+        return -(-self.problem.k[0].size // self.depth)
+
+    @property
+    def columns(self) -> int:
+        """Columns of the partial sums, a multiple of the lanes."""
+        return -(-self.problem.n.size // self.lanes) * self.lanes
+
+    def phases(self) -> tuple[TaskFunction, ...]:
+        """Partial sums, and their sum."""
+        problem = self.problem
+        nbytes = problem.m.size * self.columns * self.compute.itemsize
+        read = problem.k[0].size * problem.n.size * self.y_dtype.itemsize
+        first = self._finish("stream", self._partial(), self.num_parts, read * NS_PER_BYTE)
+        blocks = -(-self.columns // (self.lanes * 16))
+        last = self._finish("join", self._join(), blocks, nbytes * self.num_parts * NS_PER_BYTE)
+        return (
+            TaskFunction(
+                first.name, first.text, first.declares, first.num_tasks, nbytes * self.num_parts, first.cost_ns
+            ),
+            last,
+        )
+
+    def _finish(self, kind: str, f: Function, num_tasks: int, cost_ns: float) -> TaskFunction:
+        text = f.finish()
+        name = f"{kind}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
+        return TaskFunction(name, text.replace("@TASK", f"@{name}"), frozenset(f.declares), num_tasks, 0, cost_ns)
+
+    def _start(self) -> tuple[Function, list[Value]]:
+        f = Function("TASK", [(b.PTR, "args"), (b.I64, "task")])
+        order = (1, 0, 2, 3) if self.problem.is_swapped else (0, 1, 2, 3)
+        return f, [f.load(f.at(f.parameters[0], i, "ptr"), b.PTR, is_invariant=True) for i in order]
+
+    # --- partial sums -----------------------------------------------------------------------
+
+    def _partial(self) -> Function:
+        f, (x, y, _, scratch) = self._start()
+        k = self.problem.k[0]
+        element = registers.memory_element(self.compute)
+        partial = f.at(scratch, f.mul(f.parameters[1], self.problem.m.size * self.columns), element)
+        zero = registers.constant(f, 0, self.compute, self.lanes)
+        with f.loop(0, self.problem.m.size * self.columns, self.lanes) as loop:
+            registers.store(f, zero, f.at(partial, loop.index, element), self.compute)
+        start = f.mul(f.parameters[1], self.depth)
+        stop = f.minimum(f.add(start, self.depth), k.size)
+        whole = f.add(start, f.mul(f.divide(f.sub(stop, start), GROUP)[0], GROUP))
+        with f.loop(start, whole, GROUP) as loop:
+            self._rows(f, x, y, partial, loop.index, GROUP)
+        with f.loop(whole, stop) as loop:
+            self._rows(f, x, y, partial, loop.index, 1)
+        return f
+
+    def _rows(self, f: Function, x: Value, y: Value, partial: Value, row: Int, count: int) -> None:
+        """Add `count` rows of the matrix, each times an element of every row of x."""
+        (k,), m = self.problem.k, self.problem.m
+        x_memory = registers.memory_element(self.x_dtype)
+        factors = []
+        for i in range(m.size):
+            for u in range(count):
+                place = f.at(x, f.add(f.mul(f.add(row, u), k.x), i * m.x), x_memory)
+                one = registers.load(f, place, self.x_dtype, 1, is_invariant=True)
+                factors.append(f.splat(operations.convert(f, self.x_dtype, one, new_dtype=self.compute), self.lanes))
+        y_row = f.at(y, f.mul(row, k.y), registers.memory_element(self.y_dtype))
+        whole = self.problem.n.size // self.lanes * self.lanes
+        with f.loop(0, whole, self.lanes) as loop:
+            self._column(f, y_row, partial, loop.index, count, factors, self.lanes)
+        if whole < self.problem.n.size:
+            self._column(f, y_row, partial, whole, count, factors, self.problem.n.size - whole)
+
+    def _column(
+        self, f: Function, y_row: Value, partial: Value, column: Int, count: int, factors: list[Value], active: int
+    ) -> None:
+        (k,) = self.problem.k
+        memory, element = registers.memory_element(self.y_dtype), registers.memory_element(self.compute)
+        here = f.at(y_row, column, memory)
+        values = []
+        for u in range(count):
+            place = f.at(here, u * k.y, memory)
+            if active == self.lanes:
+                value = registers.load(f, place, self.y_dtype, self.lanes)
+            else:
+                value = registers.masked_load(f, place, self.y_dtype, f.first_lanes(active, self.lanes), 0)
+            values.append(operations.convert(f, self.y_dtype, value, new_dtype=self.compute))
+        for i in range(self.problem.m.size):
+            place = f.at(f.at(partial, column, element), i * self.columns, element)
+            total = registers.load(f, place, self.compute, self.lanes)
+            for u, value in enumerate(values):
+                total = f.fma(value, factors[i * count + u], total)
+            registers.store(f, total, place, self.compute)
+
+    # --- the sum of the parts -----------------------------------------------------------------
+
+    def _join(self) -> Function:
+        f, (_, _, out, scratch) = self._start()
+        size, step = self.problem.n.size, self.lanes * 16
+        start = f.mul(f.parameters[1], step)
+        stop = f.minimum(f.add(start, step), size)
+        with f.loop(start, stop, self.lanes) as loop:
+            rest = f.sub(size, loop.index)
+            mask = None if size % self.lanes == 0 else f.first_lanes(rest, self.lanes)
+            for i in range(self.problem.m.size):
+                total = self._total(f, scratch, f.add(loop.index, i * self.columns))
+                place = f.at(f.at(out, loop.index, registers.memory_element(self.out_dtype)), i * self.problem.m.out,
+                             registers.memory_element(self.out_dtype))  # fmt: skip
+                registers.store(f, registers.rounded(f, total, self.out_dtype), place, self.out_dtype, mask)
+        return f
+
+    def _total(self, f: Function, scratch: Value, place: Int) -> Value:
+        element = registers.memory_element(self.compute)
+        zero = registers.constant(f, 0, self.compute, self.lanes)
+        with f.loop(0, self.num_parts, 1, [zero]) as loop:
+            part = f.at(scratch, f.add(f.mul(loop.index, self.problem.m.size * self.columns), place), element)
+            loop.next = [f.binary("fadd", loop.carried[0], registers.load(f, part, self.compute, self.lanes))]
+        return loop.results[0]

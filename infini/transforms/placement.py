@@ -1,0 +1,200 @@
+"""Where arrays live: `device_put`, arrays made of parts, and annotations on the arguments and results of a function."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from infini.core import array as array_
+from infini.core import backend, errors, execute, mesh, sharding, trace, tree
+from infini.core.array import Array
+from infini.core.ir import ArrayType
+from infini.core.sharding import NamedSharding, SingleDeviceSharding
+from infini.core.value import Value
+from infini.lax import placement
+from infini.transforms import flat
+
+
+def device_put(x: Any, device: Any = None) -> Any:  # Any: pytrees; a device, a placement, or a tree of these
+    """Put arrays on a device or spread them over a mesh, as `jax.device_put`. The results are committed there.
+
+    Args:
+        x: pytree of arrays, NumPy arrays and numbers.
+        device: `Device`, `NamedSharding`, `P` inside `with mesh:`, or a pytree of these that is a prefix of `x`;
+            None leaves everything where it is, uncommitted.
+
+    Returns:
+        The tree of arrays. Inside `jit` a sharding is a constraint, and a single device means nothing.
+
+    Raises:
+        ValueMismatchError: a sharding does not fit its array.
+
+    Example:
+        >>> import infini as inf, numpy as np
+        >>> inf.device_put(np.ones(2, np.float32), inf.devices("reference")[0]).committed
+        True
+    """
+    if device is None or isinstance(device, backend.Device) or placement.is_sharding(device):
+        return tree.map(lambda leaf: _put(leaf, device), x)
+    return tree.map(
+        lambda where, part: tree.map(lambda leaf: _put(leaf, where), part),
+        device,
+        x,
+        is_leaf=lambda d: isinstance(d, backend.Device) or placement.is_sharding(d),
+    )
+
+
+def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
+    (value,) = flat.values([leaf], "what device_put is given")
+    if isinstance(where, backend.Device):
+        where = SingleDeviceSharding(where)
+    if isinstance(where, mesh.PartitionSpec):
+        where = NamedSharding(*placement.mesh_and_spec(where, "device_put"))
+    if not trace.is_eager():
+        is_split = isinstance(where, NamedSharding)
+        return placement.constrain(value, where.mesh.abstract, where.spec) if is_split else value
+    array = trace.to_array(value)
+    if where is None:
+        return array
+    if isinstance(where, SingleDeviceSharding):
+        buffer = execute.on_device(array, where.device)
+        return Array(array.type, (buffer,), where, weak=array.weak, committed=True)
+    placement.check_spec(array.type, where.mesh.abstract, where.spec)
+    if isinstance(array.sharding, NamedSharding) and array.sharding.mesh == where.mesh:
+        return _respread(array, where)
+    return Array(array.type, execute.shards(array, where), where, weak=array.weak, committed=True)
+
+
+def _respread(x: Array, where: NamedSharding) -> Array:
+    """An array of a mesh in another placement there; its parts may lie in several processes, so a program moves them."""
+    staged = trace.stage(lambda v: [placement.constrain(v, where.mesh.abstract, where.spec)], [x.type])
+    options = backend.CompileOptions(mesh=where.mesh.abstract)
+    (moved,) = execute.run(staged.program, [x], options, where.mesh)
+    return moved.with_weak(x.weak)
+
+
+def make_array_from_callback(
+    shape: Sequence[int], sharding_: NamedSharding, data_callback: Callable[[tuple[slice, ...]], Any], dtype: Any = None
+) -> Array:  # Any: array data; a dtype
+    """An array each part of which comes from a function of its index, as `jax.make_array_from_callback`.
+
+    Args:
+        shape: global shape.
+        sharding_: how it is split.
+        data_callback: called with the index (a tuple of slices) of each part that this process holds.
+        dtype: dtype of the result; that of the data when absent.
+    """
+    size = tuple(int(n) for n in shape)
+    mesh_ = sharding_.mesh
+    hosts = []
+    for rank in mesh_.local_ranks:
+        data = data_callback(mesh.shard_index(size, sharding_.spec, mesh_.abstract, rank))
+        hosts.append(trace.to_array(trace.as_value(data)).to_host() if dtype is None else np.asarray(data, dtype))
+    devices = [mesh_.flat_devices[rank] for rank in mesh_.local_ranks]
+    expected = sharding_.shard_shape(size)
+    for host in hosts:
+        if host.shape != expected:
+            raise errors.TypeMismatchError(
+                "a part of an array has the wrong shape", got=str(host.shape), expected=str(expected)
+            )
+    buffers = [d.backend.put(host, d) for d, host in zip(devices, hosts, strict=True)]
+    return array_.Array(ArrayType(size, hosts[0].dtype), buffers, sharding_, committed=True)
+
+
+def make_array_from_process_local_data(
+    sharding_: NamedSharding, local_data: Any, global_shape: Sequence[int] | None = None
+) -> Array:  # Any: array data
+    """A global array from what each process has, as `jax.make_array_from_process_local_data`.
+
+    Args:
+        sharding_: how the global array is split.
+        local_data: the part that lies on the devices of this process, one block.
+        global_shape: shape of the whole; found from the parts when absent.
+    """
+    local = np.asarray(local_data)
+    shape = tuple(global_shape) if global_shape is not None else _global_shape(local.shape, sharding_)
+    indices = [
+        mesh.shard_index(shape, sharding_.spec, sharding_.mesh.abstract, rank) for rank in sharding_.mesh.local_ranks
+    ]
+    lowest = [min(index[d].start for index in indices) for d in range(len(shape))]
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        return local[tuple(slice(s.start - low, s.stop - low) for s, low in zip(index, lowest, strict=True))]
+
+    return make_array_from_callback(shape, sharding_, part)
+
+
+def _global_shape(local: tuple[int, ...], sharding_: NamedSharding) -> tuple[int, ...]:
+    """Shape of the whole when this process holds `local` elements: parts that it holds count once."""
+    mesh_, spec = sharding_.mesh, placement.full_spec(sharding_.spec, len(local))
+    shape = []
+    for size, entry in zip(local, spec, strict=True):
+        axes = mesh.entry_axes(entry)
+        held = {
+            tuple(mesh_.abstract.coordinates(rank)[axis] for axis in axes) for rank in mesh_.local_ranks
+        }
+        shape.append(size // len(held) * mesh_.abstract.size_of(entry))
+    return tuple(shape)
+
+
+# --- annotated functions ---------------------------------------------------------------------
+
+
+def constrained(
+    fun: Callable[..., Any], in_shardings: Any, out_shardings: Any, static_numbers: Collection[int] = ()
+) -> tuple[Callable[..., Any], sharding.Mesh | None]:  # Any: pytrees of placements
+    """A function whose arguments and results are constrained to placements, and the mesh they name.
+
+    Args:
+        fun: function of pytrees.
+        in_shardings: placement of every argument, or a tuple with one tree per dynamic positional argument.
+        out_shardings: placement, or tree of placements, of the result.
+        static_numbers: positions of arguments that are no arrays.
+
+    Raises:
+        ValueMismatchError: placements name two meshes.
+    """
+    given = tree.leaves((in_shardings, out_shardings), is_leaf=placement.is_sharding)
+    meshes = {placement.mesh_and_spec(s, "jit")[0] for s in given if not isinstance(s, SingleDeviceSharding)}
+    if len(meshes) > 1:
+        raise errors.ValueMismatchError("jit: placements name different meshes", got=", ".join(map(repr, meshes)))
+
+    @functools.wraps(fun)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        static = {n % len(args) for n in static_numbers} if args else set()
+        dynamic = tuple(a for n, a in enumerate(args) if n not in static)
+        moved = iter(_constrain_tree(dynamic, in_shardings, "in_shardings"))
+        placed = [a if n in static else next(moved) for n, a in enumerate(args)]
+        return _constrain_tree(fun(*placed, **kwargs), out_shardings, "out_shardings")
+
+    return run, next(iter(meshes), None)
+
+
+def _constrain_tree(x: Any, where: Any, what: str) -> Any:  # Any: pytrees
+    if where is None:
+        return x
+    if placement.is_sharding(where):
+        return tree.map(lambda leaf: _constrain_leaf(leaf, where), x)
+    prefix = list(where) if isinstance(x, tuple) and isinstance(where, list) else where
+
+    def one(sharding_: Any, part: Any) -> Any:
+        return part if sharding_ is None else tree.map(lambda leaf: _constrain_leaf(leaf, sharding_), part)
+
+    leaves, treedef = tree.flatten(prefix, is_leaf=lambda s: s is None or placement.is_sharding(s))
+    try:
+        parts = treedef.flatten_up_to(x)
+    except ValueError as error:
+        raise errors.ValueMismatchError(
+            f"{what} does not match the function", got=str(where), expected=f"a prefix of {tree.structure(x)}"
+        ) from error
+    return tree.unflatten(treedef, [one(s, part) for s, part in zip(leaves, parts, strict=True)])
+
+
+def _constrain_leaf(leaf: Any, where: Any) -> Any:  # Any: an operand; a placement
+    if isinstance(where, SingleDeviceSharding):
+        return leaf
+    found, spec = placement.mesh_and_spec(where, "jit")
+    return placement.constrain(leaf, found.abstract, spec)

@@ -1,0 +1,107 @@
+"""Contractions by native code against np.einsum: every route, edges of every block, strides, batches, dtypes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from infini.compiler.llvm import contraction, gemm
+from infini.compiler.llvm.target import host_target
+from infini.core import dtypes
+from infini.core.ir import ArrayType
+from tests.compiler import llvm_kernels as k
+
+TOLERANCES = {"float32": 2e-6, "float64": 1e-14, "bfloat16": 8e-3, "float16": 1e-3}
+FLOATS = [dtypes.float32, dtypes.float64, dtypes.bfloat16, dtypes.float16]
+
+
+def check(spec: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator) -> None:
+    if dtype in dtypes.FLOATS:
+        x, y = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, y_shape))
+    elif dtype == dtypes.bool_:
+        x, y = (rng.random(shape) < 0.2 for shape in (x_shape, y_shape))
+    else:
+        x, y = (rng.integers(-50, 50, shape).astype(dtype) for shape in (x_shape, y_shape))
+    wide = np.float64 if dtype in dtypes.FLOATS else dtype
+    a, b, out = contraction.contraction.parse_spec(spec)
+    wanted = np.einsum(f"...{a},...{b}->...{out}", x.astype(wide), y.astype(wide))
+    found = k.contract(spec, x, y).astype(wide)
+    scale = max(1.0, float(np.abs(wanted.astype(np.float64)).max(initial=0)))
+    difference = np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max(initial=0)
+    assert found.shape == wanted.shape
+    assert difference <= TOLERANCES.get(dtype.name, 0.0) * scale
+
+
+@pytest.mark.parametrize("m", [1, 4, 5, 12, 13, 97, 130])
+@pytest.mark.parametrize("n", [1, 4, 31, 32, 33, 100])
+@pytest.mark.parametrize("depth", [1, 3, 64, 70])
+def test_matrix_product_of_every_size(m: int, n: int, depth: int, rng: np.random.Generator) -> None:
+    check("mk,kn->mn", (m, depth), (depth, n), dtypes.float32, rng)
+
+
+@pytest.mark.parametrize("spec", ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->mn", "mk,kn->nm", "km,nk->nm"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_blocks_over_several_depths_and_columns(spec: str, dtype: np.dtype, rng: np.random.Generator) -> None:
+    sizes = {"m": 203, "k": 530, "n": 571}
+    a, b, _ = contraction.contraction.parse_spec(spec)
+    check(spec, tuple(sizes[c] for c in a), tuple(sizes[c] for c in b), dtype, rng)
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16, dtypes.int32], ids=str)
+@pytest.mark.parametrize("spec, x, y", [
+    ("mk,kn->mn", (3, 40, 20), (20, 50)),
+    ("mk,kn->mn", (40, 20), (3, 20, 50)),
+    ("mk,kn->mn", (2, 1, 9, 20), (5, 20, 33)),
+    ("bthd,bshd->bhts", (2, 33, 4, 32), (2, 40, 4, 32)),
+    ("bhts,bshd->bthd", (2, 4, 33, 40), (2, 40, 4, 32)),
+    ("bhts,bthd->bshd", (2, 4, 33, 40), (2, 33, 4, 32)),
+    ("mab,abn->mn", (31, 5, 6), (5, 6, 30)),
+    ("mab,ban->mn", (31, 5, 6), (6, 5, 30)),
+    ("abk,kn->nab", (6, 7, 40), (40, 50)),
+    ("ab,cd->abcd", (5, 6), (7, 8)),
+    ("k,k->", (100,), (100,)),
+    ("mk,k->m", (9, 50), (50,)),
+    ("bk,bk->b", (9, 50), (9, 50)),
+    ("bmk,bkn->mbn", (3, 20, 12), (3, 12, 40)),
+    ("bk,bkn->bn", (6, 20), (6, 20, 40)),
+    ("mk,kn->mn", (5, 1), (1, 7)),
+])  # fmt: skip
+def test_letters_and_loops(
+    spec: str, x: tuple[int, ...], y: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    check(spec, x, y, dtype, rng)
+
+
+@pytest.mark.parametrize("dtype", [dtypes.int8, dtypes.uint16, dtypes.int64, dtypes.bool_], ids=str)
+def test_integers_and_bool(dtype: np.dtype, rng: np.random.Generator) -> None:
+    check("mk,kn->mn", (9, 30), (30, 140), dtype, rng)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16], ids=str)
+def test_few_rows_times_a_large_matrix(rows: int, dtype: np.dtype, rng: np.random.Generator) -> None:
+    check("mk,kn->mn", (rows, 1030), (1030, 2050), dtype, rng)
+
+
+def test_result_of_another_dtype(rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((50, 64)), rng.standard_normal((64, 40))
+    found = k.contract("mk,kn->mn", x.astype(dtypes.bfloat16), y.astype(dtypes.bfloat16), np.float32)
+    wanted = x.astype(dtypes.bfloat16).astype(np.float64) @ y.astype(dtypes.bfloat16).astype(np.float64)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_contraction_over_nothing_is_zero() -> None:
+    found = k.contract("mk,kn->mn", np.zeros((3, 0), np.float32), np.zeros((0, 4), np.float32))
+    np.testing.assert_array_equal(found, np.zeros((3, 4)))
+
+
+def test_empty_result_has_no_tasks() -> None:
+    x, y = ArrayType((0, 4), dtypes.float32), ArrayType((4, 5), dtypes.float32)
+    phases = gemm.emit_contraction(x, y, spec="mk,kn->mn", dtype=dtypes.float32, target=host_target())
+    assert sum(p.num_tasks for p in phases) == 0
+
+
+def test_loops_shared_by_one_operand_join_its_rows() -> None:
+    x, y = ArrayType((8, 16, 32), dtypes.float32), ArrayType((32, 64), dtypes.float32)
+    problem = contraction.analyse(x, y, "mk,kn->mn")
+    assert (problem.batch, problem.m.size, problem.n.size) == ((), 128, 64)

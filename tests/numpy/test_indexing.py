@@ -1,0 +1,207 @@
+"""Indexing equals NumPy's inside the array; outside, reads are clamped and writes are dropped."""
+
+from __future__ import annotations
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import infini
+import infini.numpy as inp
+from infini.core import errors
+
+X = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+ROWS, COLUMNS = np.array([[1, 0], [0, 1]]), np.array([2, -1])
+INDICES = [
+    0, -1, (1, 2), (1, 2, 3), slice(None), slice(1, None), slice(None, None, -1), slice(None, None, 2), slice(5, 1, -2),
+    (slice(None), 1), (..., 0), (..., slice(1, 3)), (0, ..., -1), None, (None, 1), (slice(None), None, slice(0, 2)), (...,),
+    (slice(1, 1),), (slice(None), slice(None, None, -2), slice(1, 4, 2)), (1, None, ..., None),
+    ROWS, (ROWS, COLUMNS), (slice(None), COLUMNS), (slice(None), ROWS, COLUMNS), (ROWS, slice(None), COLUMNS),
+    (0, slice(None), COLUMNS), (0, COLUMNS), (slice(None), COLUMNS, 1), (ROWS, ..., COLUMNS), (None, ROWS, None, COLUMNS),
+    (slice(None), slice(0, 3, 2), COLUMNS), (slice(None, None, -1), COLUMNS), (..., COLUMNS), (ROWS, 1, COLUMNS),
+    (np.array(1), slice(1, 3)), (slice(None), np.array(-1)), (np.array([], np.int64),), (COLUMNS.astype(np.uint8) % 2,),
+]  # fmt: skip
+
+
+def show(index: object) -> str:
+    return str(index).replace("\n", "")
+
+
+@pytest.mark.parametrize("index", INDICES, ids=show)
+def test_reading_equals_numpy(index: object) -> None:
+    np.testing.assert_array_equal(np.asarray(inp.asarray(X)[index]), X[index])
+
+
+@pytest.mark.parametrize("index", INDICES, ids=show)
+def test_reading_under_jit_equals_numpy(index: object) -> None:
+    np.testing.assert_array_equal(np.asarray(infini.jit(lambda x: x[index])(X)), X[index])
+
+
+@pytest.mark.parametrize("index", INDICES, ids=show)
+def test_writing_equals_numpy(index: object) -> None:
+    expected = X.copy()
+    values = np.full(X[index].shape, -1, np.float32)
+    expected[index] = values
+    np.testing.assert_array_equal(np.asarray(inp.asarray(X).at[index].set(values)), expected)
+
+
+@pytest.mark.parametrize("index", INDICES, ids=show)
+def test_adding_equals_numpy(index: object) -> None:
+    expected = X.copy()
+    values = np.arange(X[index].size, dtype=np.float32).reshape(X[index].shape) + 1
+    np.add.at(expected, index, values)
+    np.testing.assert_array_equal(np.asarray(inp.asarray(X).at[index].add(values)), expected)
+
+
+@pytest.mark.parametrize("index", INDICES, ids=show)
+def test_writing_under_jit_equals_numpy(index: object) -> None:
+    expected = X.copy()
+    expected[index] = -1
+    np.testing.assert_array_equal(np.asarray(infini.jit(lambda x: x.at[index].set(-1))(X)), expected)
+
+
+@hypothesis.given(st.data())
+def test_any_index_equals_numpy(data: st.DataObject) -> None:
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=4, max_side=4))
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    basic = hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=True)
+    index = data.draw(st.one_of(basic, hnp.integer_array_indices(shape)))
+    np.testing.assert_array_equal(np.asarray(inp.asarray(x)[index]), x[index])
+
+
+@pytest.mark.parametrize("make", [lambda i: i, inp.asarray], ids=["host", "array"])
+def test_reads_outside_are_clamped(make) -> None:
+    x = inp.arange(3.0)
+    assert float(x[make(5)]) == 2
+    assert float(x[make(-7)]) == 0
+    assert np.asarray(x[inp.asarray([5, -7])]).tolist() == [2, 0]
+
+
+def test_writes_outside_are_dropped() -> None:
+    x = inp.arange(3.0)
+    assert x.at[5].set(9).tolist() == [0, 1, 2]
+    assert x.at[-4].add(9).tolist() == [0, 1, 2]
+    assert x.at[inp.asarray([5, -1])].set(9).tolist() == [0, 1, 9]
+    assert infini.jit(lambda x, i: x.at[i].set(9))(x, 7).tolist() == [0, 1, 2]
+
+
+def test_a_traced_scalar_index_reads_and_writes() -> None:
+    read = infini.jit(lambda x, i: x[:, i, 1:])
+    write = infini.jit(lambda x, i: x.at[:, i].set(0))
+    expected = X.copy()
+    expected[:, 2] = 0
+    np.testing.assert_array_equal(np.asarray(read(X, -1)), X[:, -1, 1:])
+    np.testing.assert_array_equal(np.asarray(write(X, 2)), expected)
+
+
+def test_masks_read_outside_tracing() -> None:
+    x = inp.asarray(X)
+    np.testing.assert_array_equal(np.asarray(x[x > 10]), X[X > 10])
+    np.testing.assert_array_equal(np.asarray(x[:, np.array([True, False, True])]), X[:, [True, False, True]])
+
+
+def test_scalars_are_written_under_masks_also_while_tracing() -> None:
+    expected = np.where(X > 10, 0, X)
+    np.testing.assert_array_equal(np.asarray(infini.jit(lambda x: x.at[x > 10].set(0))(X)), expected)
+
+
+def test_updates_by_other_operations() -> None:
+    x = inp.asarray([1.0, 2.0, 3.0])
+    assert x.at[1].multiply(5).tolist() == [1, 10, 3]
+    assert x.at[1:].divide(2).tolist() == [1, 1, 1.5]
+    assert x.at[:2].max(1.5).tolist() == [1.5, 2, 3]
+    assert x.at[::2].min(2).tolist() == [1, 2, 2]
+    assert x.at[1].subtract(1).tolist() == [1, 1, 3]
+    assert x.at[0].apply(inp.exp)[0] == inp.exp(x[0])
+
+
+def test_get_fills_outside_when_asked() -> None:
+    x = inp.arange(3.0)
+    assert np.isnan(np.asarray(x.at[inp.asarray([7])].get(mode="fill"))).all()
+    assert x.at[inp.asarray([7, 1])].get(mode="fill", fill_value=-1).tolist() == [-1, 1]
+
+
+def test_updates_keep_the_dtype_of_the_array() -> None:
+    assert inp.arange(3).at[0].set(1.5).tolist() == [1, 1, 2]
+
+
+def test_eager_integers_share_one_compiled_program() -> None:
+    from infini.core import execute
+
+    x = inp.arange(100.0)
+    x[3]
+    before = len(execute._executables)
+    for i in range(4, 50):
+        x[i]
+    assert len(execute._executables) == before
+
+
+@pytest.mark.parametrize(
+    ("index", "error"),
+    [
+        ((0, 0, 0, 0), IndexError), ((..., ...), IndexError), (1.0, TypeError), ("a", TypeError), ([0, 1], TypeError),
+        (np.array([0.5]), TypeError), ((ROWS, np.array([0, 1, 2])), IndexError), (True, TypeError),
+    ],
+    ids=show,
+)  # fmt: skip
+def test_wrong_indices_are_errors_in_four_parts(index: object, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        inp.asarray(X)[index]
+    assert isinstance(caught.value, errors.InfiniError)
+    assert caught.value.got
+
+
+def test_a_traced_mask_is_refused_with_the_way_out() -> None:
+    with pytest.raises(errors.ConcretizationError, match="where"):
+        infini.jit(lambda x: x[x > 1])(X)
+
+
+def test_traced_bounds_of_slices_are_refused_with_the_way_out() -> None:
+    with pytest.raises(errors.IndexOutOfRangeError, match="dynamic_slice"):
+        infini.jit(lambda x, i: x[i:])(X, 1)
+
+
+def test_assignment_is_refused_with_the_way_out() -> None:
+    with pytest.raises(TypeError, match=r"at\[index\]"):
+        inp.asarray(X)[0] = 1
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+def test_take_equals_numpy(axis: int | None) -> None:
+    np.testing.assert_array_equal(np.asarray(inp.take(X, ROWS, axis=axis)), np.take(X, ROWS, axis=axis))
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("clip", [2, 2]), ("wrap", [2, 1]), ("fill", [2, -1])])
+def test_take_outside(mode: str, expected: list[int]) -> None:
+    assert inp.take(inp.arange(3.0), inp.asarray([-1, 4]), mode=mode, fill_value=-1).tolist() == expected
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_take_along_axis_equals_numpy(axis: int) -> None:
+    order = np.argsort(-X, axis=axis)
+    np.testing.assert_array_equal(
+        np.asarray(inp.take_along_axis(X, order, axis)), np.take_along_axis(X, order, axis)
+    )
+
+
+def test_take_along_axis_broadcasts_other_dimensions() -> None:
+    at = np.array([[[1], [0], [3]]])
+    np.testing.assert_array_equal(
+        np.asarray(inp.take_along_axis(X, at, -1)), np.take_along_axis(X, np.broadcast_to(at, (2, 3, 1)), -1)
+    )
+
+
+def test_gradient_of_a_gather_adds_up_equal_indices() -> None:
+    at = np.array([1, 1, 0])
+    assert infini.grad(lambda x: (x[at] * inp.asarray([1.0, 2.0, 5.0])).sum())(inp.zeros(3)).tolist() == [5, 3, 0]
+
+
+def test_gradient_of_updates() -> None:
+    def loss(x, y):
+        return (x.at[1:3].set(y) * inp.arange(4.0)).sum()
+
+    of_x, of_y = infini.grad(loss, argnums=(0, 1))(inp.ones(4), inp.ones(2))
+    assert of_x.tolist() == [0, 0, 0, 3]
+    assert of_y.tolist() == [1, 2]
