@@ -3,6 +3,8 @@
 Importing it installs the operators of arrays (`infini.numpy._methods`) and loads no compiler and no device library.
 """
 
+from typing import TYPE_CHECKING
+
 from infini import (
     debug as debug,
     lax as lax,
@@ -13,8 +15,7 @@ from infini import (
     tree as tree,
     tree_util as tree_util,
 )
-from infini.core.array import Array as Array
-from infini.core.backend import devices as devices
+from infini.core.backend import devices as devices, local_devices as local_devices
 from infini.core.config import config as config
 from infini.core.errors import InfiniError as InfiniError
 from infini.core.execute import clear_caches as clear_caches
@@ -34,6 +35,12 @@ from infini.transforms.differentiate import (
     value_and_grad as value_and_grad,
     vjp as vjp,
 )
+from infini.transforms.placement import (
+    device_put as device_put,
+    make_array_from_callback as make_array_from_callback,
+    make_array_from_process_local_data as make_array_from_process_local_data,
+)
+from infini.transforms.shard import shard as shard, shard_map as shard_map
 from infini.transforms.staging import (
     ShapeDtypeStruct as ShapeDtypeStruct,
     block_until_ready as block_until_ready,
@@ -44,6 +51,12 @@ from infini.transforms.staging import (
     make_jaxpr as make_jaxpr,
     remat as remat,
 )
+
+if TYPE_CHECKING:
+    # Tracers take the place of arrays in transformed functions, so type checkers see what both have.
+    from infini.core.value import Value as Array
+else:
+    from infini.core.array import Array as Array
 
 __version__ = "0.1.0"
 

@@ -26,6 +26,17 @@ def blocks(path: Path) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, found.start(1)) + 1, found.group(1)) for found in BLOCK.finditer(text)]
 
 
+@pytest.fixture
+def declared() -> Iterator[None]:
+    """Operations that a page declares are forgotten after it."""
+    before = primitive.all_primitives()
+    yield
+    for name, op in primitive.all_primitives().items():
+        if name not in before:
+            primitive.unregister(op)
+
+
+@pytest.mark.usefixtures("declared")
 @pytest.mark.parametrize(
     "path", [p for p in PAGES if blocks(p)], ids=lambda path: str(path.relative_to(ROOT))
 )

@@ -59,6 +59,14 @@ def command(*arguments: str) -> Callable[[], str]:
     return run
 
 
+def layering() -> str:
+    """What breaks the layering, one fault per line."""
+    try:
+        return "\n".join(layers.faults())
+    except SyntaxError as error:
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+
+
 def doctest_paths() -> list[str]:
     """Folders with doctests that exist."""
     return [f"infini/{name}" for name in DOCTEST_FOLDERS if (layers.ROOT / "infini" / name).is_dir()]
@@ -67,7 +75,7 @@ def doctest_paths() -> list[str]:
 STEPS: Final = (
     Step("lint", command("ruff", "check", "--quiet", "--output-format=concise", *PATHS)),
     Step("format", command("ruff", "format", "--check", "--output-format=concise", *PATHS)),
-    Step("layers", lambda: "\n".join(layers.faults())),
+    Step("layers", layering),
     Step("types", command("mypy")),
     Step(
         "doctests",

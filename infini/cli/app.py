@@ -1,4 +1,4 @@
-"""The command's parts put together, and how it fails: one readable panel, and exit code 1, instead of a traceback.
+"""The command put together, and how it fails: one readable panel and exit code 1 instead of a traceback.
 
 Modules of ours are imported here; the heavy libraries behind them load when a command needs them.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -18,7 +17,7 @@ from infini.core import errors
 class _Group(TyperGroup):
     """A group whose commands report our errors as panels."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # Any: as click's
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # Any: as its base
         try:
             return super().invoke(ctx)
         except errors.InfiniError as error:
@@ -32,6 +31,7 @@ app = typer.Typer(
     help="infini: arrays, transformations and language models.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -13,7 +13,7 @@ from infini.llm import generate, sampling
 from infini.train import model_files
 
 
-def command(
+def command(  # noqa: PLR0917  # typer passes them by name
     model_dir: Annotated[Path, typer.Argument(help="Model folder.")],
     prompt: Annotated[
         str, typer.Option("--prompt", "-p", help="Text to continue; nothing starts a new document.")
@@ -41,7 +41,7 @@ def command(
 def continue_prompt(
     model: model_files.Model, prompt: str, *, max_new_tokens: int, how: sampling.Sampling, seed: int
 ) -> None:
-    """Write a prompt and what the model makes of it to standard output as it comes, then the speed to standard error."""
+    """Write a prompt and its continuation to standard output as it comes, the speed to standard error."""
     tokens = model.tokenizer
     ids = tokens.encode(prompt) or ([] if tokens.begin_id is None else [tokens.begin_id])
     if not ids:

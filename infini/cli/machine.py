@@ -14,7 +14,21 @@ import infini.numpy as inp
 from infini.cli import output
 from infini.core import backend, errors
 
-_PACKAGES = "numpy ml_dtypes optree llvmlite scipy-openblas64 sympy safetensors tokenizers typer rich triton cupy mpi4py".split()
+_PACKAGES = [
+    "numpy",
+    "ml_dtypes",
+    "optree",
+    "llvmlite",
+    "scipy-openblas64",
+    "sympy",
+    "safetensors",
+    "tokenizers",
+    "typer",
+    "rich",
+    "triton",
+    "cupy",
+    "mpi4py",
+]
 
 
 def devices() -> None:

@@ -1,4 +1,7 @@
-"""The progress bar of training: loss, tokens per second, time left, memory. Without a terminal, a line every tenth."""
+"""The progress bar of training: loss, tokens per second, time left, memory.
+
+Without a terminal it is a line for every tenth.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ Sizes = gpt.Config()
 Defaults = trainer.Settings(num_steps=1)
 
 
-def command(
+def command(  # noqa: PLR0913, PLR0917  # typer passes them by name
     data: Annotated[
         list[Path] | None,
         typer.Option(help="File or folder of text; may be repeated. Default: Python's standard library."),

@@ -38,17 +38,15 @@ def run(data: Sequence[Path], out: Path, config: gpt.Config, settings: trainer.S
     console = output.console(stderr=True)
     with console.status("reading text"):
         text = corpus.read(data)
-    console.print(
-        f"text: {len(text.train)} documents to train on, {len(text.held_out)} held out, {text.size / 1e6:.1f} M characters"
-    )
+    numbers = f"{len(text.train)} documents to train on, {len(text.held_out)} held out"
+    console.print(f"text: {numbers}, {text.size / 1e6:.1f} M characters")
     with console.status("training the tokenizer"):
         tokens = tokenizer.train((document.text for document in text.train), vocab_size=config.vocab_size)
         train_ids = tokens.encode_documents([document.text for document in text.train])
         held_out_ids = tokens.encode_documents([document.text for document in text.held_out])
     config = replace(config, vocab_size=tokens.vocab_size)
-    console.print(
-        f"tokens: {len(train_ids):,} to train on, {len(held_out_ids):,} held out, {tokens.vocab_size} different"
-    )
+    numbers = f"{len(train_ids):,} to train on, {len(held_out_ids):,} held out"
+    console.print(f"tokens: {numbers}, {tokens.vocab_size} different")
 
     metrics_file = out.with_name(f"{out.name}.metrics.jsonl")
     with progress.bar() as show:
@@ -71,9 +69,10 @@ def show_outcome(outcome: trainer.Outcome) -> None:
         ("unigram entropy of the held-out text", outcome.unigram_entropy),
         ("held-out loss after training", outcome.held_out_after),
     )
+    parameters = f"{step.num_parameters(outcome.params) / 1e6:.2f} M parameters"
+    steps = f"{outcome.num_steps} steps of {outcome.num_tokens // max(outcome.num_steps, 1)} tokens"
     output.show_table(
-        f"{step.num_parameters(outcome.params) / 1e6:.2f} M parameters, {outcome.num_steps} steps of "
-        f"{outcome.num_tokens // max(outcome.num_steps, 1)} tokens, {outcome.train_s:.0f} s, {outcome.tokens_per_s:,.0f} tokens/s",
+        f"{parameters}, {steps}, {outcome.train_s:.0f} s, {outcome.tokens_per_s:,.0f} tokens/s",
         [(name, f"{value:.3f}", f"{math.exp(value):,.0f}") for name, value in losses],
         header=("", "nats per token", "perplexity"),
     )

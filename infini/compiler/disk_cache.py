@@ -1,7 +1,8 @@
-"""Compiled objects on disk: whole files under a key, each with a checksum, written under another name and renamed.
+"""Compiled objects on disk: whole files under a key, each with a checksum, written under another name and
+renamed.
 
-An entry is never wrong, only missing: the key must hold everything that decides the content. A broken or unreadable entry
-counts as missing, and a folder that cannot be written is no reason to fail.
+An entry is never wrong, only missing: the key must hold everything that decides the content. A broken or
+unreadable entry counts as missing, and a folder that cannot be written is no reason to fail.
 """
 
 from __future__ import annotations

@@ -213,8 +213,12 @@ class Puller:
         if not piece.bounds:
             return inside
         # A load of the operand itself has these very bounds, so what it gives outside is the other value.
-        is_direct = isinstance(inside, Load) and inside.var is piece.operand
-        if is_direct and isinstance(outside, Number) and np.isfinite(outside.value):
+        if (
+            isinstance(inside, Load)
+            and inside.var is piece.operand
+            and isinstance(outside, Number)
+            and np.isfinite(outside.value)
+        ):
             fill = outside.value.item()
             return Load(inside.dtype, inside.axes, inside.var, inside.index, fill)
         condition: Node | None = None

@@ -20,10 +20,10 @@ from infini.compiler.passes import rewrite
 from infini.core import config, ir, primitive
 from infini.core.ir import Attrs, Equation, Program, Var
 from infini.core.primitive import Effect
-from infini.tile import kernel as kernel_
+from infini.tile import program as kernel_
 
-RECOMPUTE_WEIGHT: Final = 8.0
-MAX_RECOMPUTE_LOADS: Final = 2
+# Most work per element that is done twice rather than stored, by the number of large arrays it reads.
+RECOMPUTE_WEIGHTS: Final = (16.0, 16.0, 8.0)
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -93,10 +93,8 @@ class _Fuser:
 
     def _core(self, var: Var) -> Var:
         """The variable below reshapes, which are free for arrays."""
-        while (equation := self.grouping.definition.get(var)) is not None and is_fusable(equation):
-            if equation.op.name != "reshape":
-                break
-            (var,) = equation.inputs
+        while not self.grouping.is_array(var) and self.grouping.definition[var].op.name == "reshape":
+            (var,) = self.grouping.definition[var].inputs
         return var
 
     def _is_stored(self, var: Var) -> bool:
@@ -123,7 +121,7 @@ class _Fuser:
 
     def _is_recomputed(self, var: Var, group: Group, size: int) -> bool:
         """Whether to compute a member of another group again instead of storing it there and loading it here."""
-        if group.members[var] is Level.REDUCED or var.type.size * 2 <= size:
+        if group.members[var] is Level.REDUCED or var.type.size * 2 < size:
             return False
         loads: set[Var] = set()
         inside: dict[Var, None] = {}
@@ -143,7 +141,7 @@ class _Fuser:
             pending += equation.inputs
         if self._is_exclusive(var, inside):
             return True
-        return len(loads) <= MAX_RECOMPUTE_LOADS and weight <= RECOMPUTE_WEIGHT
+        return len(loads) < len(RECOMPUTE_WEIGHTS) and weight <= RECOMPUTE_WEIGHTS[len(loads)]
 
     def _is_exclusive(self, var: Var, inside: Iterable[Var]) -> bool:
         """Whether a member is used once and everything it needs serves it alone, so nothing is computed twice."""

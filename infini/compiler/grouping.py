@@ -55,6 +55,7 @@ class Grouping:
         self.group_of: dict[Var, Group] = {}
         self.cheap: dict[Var, float] = {}
         self.ancestors: dict[int, int] = {}  # of equations that are no member of a group
+        self.fusable = {v for e in program.equations if is_fusable(e) for v in e.outputs}
         self.constants = {var: constant for var, constant in program.consts}
         for i, equation in enumerate(program.equations):
             for var in equation.inputs:
@@ -70,13 +71,11 @@ class Grouping:
 
     def is_array(self, var: Var) -> bool:
         """Whether a variable is stored whatever is fused: parameters, constants and results of other operations."""
-        equation = self.definition.get(var)
-        return equation is None or not is_fusable(equation)
+        return var not in self.fusable
 
     def is_view(self, var: Var) -> bool:
         """Whether a variable is an index map of others."""
-        equation = self.definition.get(var)
-        return equation is not None and equation.op.name in views.PLAIN and is_fusable(equation)
+        return var in self.fusable and self.definition[var].op.name in views.PLAIN
 
     def leaves(self, var: Var) -> Iterator[Var]:
         """The arrays and members of groups that a variable is computed from when views and cheap ones are inlined."""
@@ -123,16 +122,15 @@ class Grouping:
         output = equation.outputs[0]
         leaves = list(dict.fromkeys(leaf for v in equation.inputs for leaf in self.leaves(v)))
         grouped = [leaf for leaf in leaves if leaf in self.group_of]
-        if not grouped:
-            weight = self._cheap_weight(equation, leaves)
-            if weight <= CHEAP_WEIGHT and not self.no_fuse:
-                self.cheap.update((v, weight) for v in equation.outputs)
-                return
         candidates = list(dict.fromkeys(self.group_of[leaf] for leaf in reversed(grouped)))
         for chosen in self._unions(candidates):
             level = self._level(equation, chosen)
             if level is not None and self._join(number, equation, chosen, level):
                 return
+        weight = self._cheap_weight(equation, leaves)
+        if weight <= CHEAP_WEIGHT and not self.no_fuse:
+            self.cheap.update((v, weight) for v in equation.outputs)
+            return
         self._join(number, equation, [], Level.FULL, Domain(output.type.size))
 
     def _cheap_weight(self, equation: Equation, leaves: Sequence[Var]) -> float:

@@ -18,7 +18,7 @@ from infini.compiler.affine import Affine
 from infini.compiler.expression import Compute, Load, Node, NotFusable, Number, Place, Reduce
 from infini.core import dtypes, ir, primitive
 from infini.core.ir import ArrayType, Var
-from infini.tile.kernel import Access, Kernel
+from infini.tile.program import Access, Kernel
 
 MAX_BLOCK: Final = 4096
 MIN_BLOCK: Final = 512

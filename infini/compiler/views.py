@@ -39,8 +39,37 @@ def _padded_dims(dims: Sequence[int], ndim: int) -> tuple[int, ...]:
 
 def _reshape(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Piece]:
     (x,) = equation.inputs
-    position = affine.linearize(index, equation.output.type.shape)
-    return [Piece(x, affine.delinearize(position, x.type.shape, sizes))]
+    shape = equation.output.type.shape
+    moved: list[Affine] = [affine.ZERO] * x.type.ndim
+    for sources, targets in _matching(x.type.shape, shape):
+        if len(sources) == len(targets) == 1:
+            # The index may lie outside here, where a position in memory would be another row's.
+            moved[sources[0]] = index[targets[0]]
+            continue
+        position = affine.linearize([index[d] for d in targets], tuple(shape[d] for d in targets))
+        found = affine.delinearize(position, tuple(x.type.shape[d] for d in sources), sizes)
+        for d, place in zip(sources, found, strict=True):
+            moved[d] = place
+    return [Piece(x, tuple(moved))]
+
+
+def _matching(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Dimensions of two shapes, those of size 1 left out, in the smallest groups that hold the same elements."""
+    ins = [d for d, n in enumerate(source) if n != 1]
+    outs = [d for d, n in enumerate(target) if n != 1]
+    groups = []
+    while ins or outs:
+        group_in, group_out = [ins.pop(0)], [outs.pop(0)]
+        a, b = source[group_in[0]], target[group_out[0]]
+        while a != b:
+            if a < b:
+                group_in.append(ins.pop(0))
+                a *= source[group_in[-1]]
+            else:
+                group_out.append(outs.pop(0))
+                b *= target[group_out[-1]]
+        groups.append((group_in, group_out))
+    return groups
 
 
 def _transpose(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Piece]:

@@ -64,7 +64,8 @@ class CompileOptions:
         extents: pairs (parameter, (parameter, dimension), ...): the int32 scalar that bounds these
             dimensions at run time.
         mesh: axes over which the program, written for global shapes, is split; None for one device.
-        in_specs: for each parameter how it is split over the mesh (a `P`), or None to let the partitioner choose.
+        in_specs: for each parameter how it is split over the mesh (a `P`), or None to let the
+            partitioner choose.
         deterministic: fixed reduction splits that do not depend on batch neighbours.
     """
 
@@ -77,7 +78,9 @@ class CompileOptions:
 
 
 class Executable(Protocol):
-    """A compiled program. One compiled for a mesh says in `in_specs` and `out_specs` how arrays are split over it."""
+    """A compiled program. One compiled for a mesh says in `in_specs` and `out_specs` how arrays are
+    split over it.
+    """
 
     in_specs: tuple[tuple[AxisEntry, ...], ...]
     out_specs: tuple[tuple[AxisEntry, ...], ...]
@@ -85,8 +88,12 @@ class Executable(Protocol):
     def __call__(self, inputs: Sequence[Buffer]) -> tuple[Buffer, ...]:
         """Run on one device; donated inputs must not be used by the caller afterwards."""
 
-    def run_spmd(self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]) -> list[tuple[Buffer, ...]]:
-        """Run on the devices of a mesh; one row of inputs and of results per device of this process, in mesh order."""
+    def run_spmd(
+        self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]
+    ) -> list[tuple[Buffer, ...]]:
+        """Run on the devices of a mesh; one row of inputs and of results per device of this process, in
+        mesh order.
+        """
 
     def text(self, stage: str) -> str:
         """Text of a stage: `program`, `kernels`, or a stage of this backend such as `llvm`."""

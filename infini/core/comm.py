@@ -1,8 +1,10 @@
-"""Communication between the devices of one program: the protocol that backends implement, and the processes of a job.
+"""Communication between the devices of one program: the protocol that backends implement, and the
+processes of a job.
 
-The collectives of a program are cut out by the backend and handed to a `Comm`, which knows ranks but no mesh. A call takes one
-array per device of this process (a *row* each) and gives one back, so that one protocol covers a process with many devices in
-lockstep, many processes with one device each, and anything between.
+The collectives of a program are cut out by the backend and handed to a `Comm`, which knows ranks but no
+mesh. A call takes one array per device of this process (a *row* each) and gives one back, so that one
+protocol covers a process with many devices in lockstep, many processes with one device each, and
+anything between.
 """
 
 from __future__ import annotations
@@ -17,26 +19,35 @@ from infini.core import errors
 
 ReduceOp: TypeAlias = Literal["sum", "max", "min"]
 Rows: TypeAlias = Sequence[np.ndarray]
-# Ranks that take part together, in the order of their index along the axis; groups are disjoint and cover all ranks.
+# Ranks that take part together, in the order of their index along the axis; groups are disjoint and
+# cover all ranks.
 Groups: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 class Comm(Protocol):
-    """Collectives among the ranks of one program. Calls are blocking, and every process makes the same ones in one order."""
+    """Collectives among the ranks of one program. Calls are blocking, and every process makes the same
+    ones in one order.
+    """
 
     local_ranks: tuple[int, ...]
 
     def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
-        """Elementwise reduction over each group, in the order of its members; 16-bit floats accumulate in float32."""
+        """Elementwise reduction over each group, in the order of its members; 16-bit floats accumulate
+        in float32.
+        """
 
     def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
         """Arrays of the group stacked along a fresh leading axis."""
 
     def all_to_all(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
-        """Block i of the leading axis goes to member i; blocks received are stacked in the order of the members."""
+        """Block i of the leading axis goes to member i; blocks received are stacked in the order of the
+        members.
+        """
 
     def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
-        """Send along (source, destination) pairs of group indices; a member that receives nothing gets zeros."""
+        """Send along (source, destination) pairs of group indices; a member that receives nothing gets
+        zeros.
+        """
 
     def barrier(self) -> None:
         """Wait for every rank."""
@@ -46,7 +57,9 @@ class Launcher(Protocol):
     """What knows the other processes of a job and can talk to them; there is one for MPI."""
 
     def comm(self, process_of_rank: tuple[int, ...]) -> Comm:
-        """Communication among ranks, given the process that holds each; called in the same order everywhere."""
+        """Communication among ranks, given the process that holds each; called in the same order
+        everywhere.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,16 @@ import dataclasses
 from collections.abc import Hashable, Sequence
 from typing import Final, Generic, TypeVar
 
-from infini.core import array as array_
-from infini.core import backend, config, errors, ir, primitive
-from infini.core import mesh as mesh_
-from infini.core import sharding as sharding_
+from infini.core import (
+    array as array_,
+    backend,
+    config,
+    errors,
+    ir,
+    mesh as mesh_,
+    primitive,
+    sharding as sharding_,
+)
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -140,10 +146,13 @@ def _run_on_mesh(
 ) -> tuple[array_.Array, ...]:
     mesh = _mesh_of(arrays, options, mesh)
     specs = tuple(
-        mesh_.trim(a.sharding.spec) if isinstance(a.sharding, sharding_.NamedSharding) else None for a in arrays
+        mesh_.trim(a.sharding.spec) if isinstance(a.sharding, sharding_.NamedSharding) else None
+        for a in arrays
     )
     devices = mesh.flat_devices
-    executable = compile(program, devices[0], dataclasses.replace(options, mesh=mesh.abstract, in_specs=specs))
+    executable = compile(
+        program, devices[0], dataclasses.replace(options, mesh=mesh.abstract, in_specs=specs)
+    )
     placed = [
         shards(array, sharding_.NamedSharding(mesh, mesh_.P(*spec)))
         for array, spec in zip(arrays, executable.in_specs, strict=True)
@@ -151,7 +160,9 @@ def _run_on_mesh(
     rows = executable.run_spmd(list(zip(*placed, strict=True)) or [()] * len(mesh.local_ranks), devices)
     return tuple(
         array_.Array(var.type, buffers, sharding_.NamedSharding(mesh, mesh_.P(*spec)), committed=True)
-        for var, buffers, spec in zip(program.results, zip(*rows, strict=True), executable.out_specs, strict=True)
+        for var, buffers, spec in zip(
+            program.results, zip(*rows, strict=True), executable.out_specs, strict=True
+        )
     )
 
 
@@ -180,7 +191,9 @@ def _mesh_of(
 
 
 def shards(array: array_.Array, target: sharding_.NamedSharding) -> list[backend.Buffer]:
-    """Buffers of an array on the devices of this process, split as `target` says; an array on one device is cut up."""
+    """Buffers of an array on the devices of this process, split as `target` says; an array on one device
+    is cut up.
+    """
     if isinstance(array.sharding, sharding_.NamedSharding):
         return list(array.buffers)
     host, mesh = array.to_host(), target.mesh

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
@@ -38,7 +39,7 @@ class ArrayType:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -291,6 +292,9 @@ class Program:
 
     def __repr__(self) -> str:
         return _print(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # Any: IPython's and hypothesis' pretty printer
+        printer.text(_print(self))
 
     def replace(self, **changes: Any) -> Program:  # Any: as dataclasses.replace
         """The same program with some fields changed."""

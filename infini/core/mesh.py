@@ -1,7 +1,8 @@
-"""Splits without devices: partition specs, abstract meshes, and which part of an array a rank holds. Imports `ir` only.
+"""Splits without devices: partition specs, abstract meshes, and which part of an array a rank holds.
+Imports `ir` only.
 
-A mesh is an array of devices with named axes; a `P` says for each dimension of an array over which mesh axes it is split.
-Programs hold the abstract mesh only (names and sizes), so they do not depend on devices.
+A mesh is an array of devices with named axes; a `P` says for each dimension of an array over which mesh
+axes it is split. Programs hold the abstract mesh only (names and sizes), so they do not depend on devices.
 """
 
 from __future__ import annotations

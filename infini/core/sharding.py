@@ -1,4 +1,6 @@
-"""Meshes and placements on devices, with JAX's names: `Mesh`, `P`, `NamedSharding`. What needs no devices is in `core.mesh`."""
+"""Meshes and placements on devices, with JAX's names: `Mesh`, `P`, `NamedSharding`. What needs no
+devices is in `core.mesh`.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,20 @@ from infini.core.mesh import (
 )
 
 __all__ = [
-    "AbstractMesh", "AxisEntry", "Mesh", "NamedSharding", "P", "PartitionSpec", "Sharding", "SingleDeviceSharding",
-    "current_mesh", "entry_axes", "make_mesh", "shard_index", "shard_shape",
-]  # fmt: skip
+    "AbstractMesh",
+    "AxisEntry",
+    "Mesh",
+    "NamedSharding",
+    "P",
+    "PartitionSpec",
+    "Sharding",
+    "SingleDeviceSharding",
+    "current_mesh",
+    "entry_axes",
+    "make_mesh",
+    "shard_index",
+    "shard_shape",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +142,8 @@ def make_mesh(
         raise errors.DeviceError(
             f"a mesh of shape {tuple(axis_shapes)} needs {count} devices",
             got=f"{len(pool)} devices",
-            fix=f"run with INFINI_CPU_DEVICES={count}, or under mpirun -n {count} with infini.parallel.initialize()",
+            fix=f"run with INFINI_CPU_DEVICES={count}, or under mpirun -n {count} after "
+            "infini.parallel.initialize()",
         )
     array = np.empty(count, dtype=object)
     array[:] = pool[:count]

@@ -4,9 +4,17 @@ values, never of types.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from infini.core import config, dtypes, errors, ir
+
+if TYPE_CHECKING:
+    Unary = Callable[["Value"], "Value"]
+    Binary = Callable[["Value", Any], "Value"]  # Any: whatever goes with an array
+    Method = Callable[..., "Value"]
 
 
 class Value:
@@ -53,6 +61,98 @@ class Value:
     def weak_type(self) -> bool:
         """Whether the dtype came from a Python scalar and yields to others."""
         return self.weak
+
+    if TYPE_CHECKING:
+        # What `infini.numpy._methods` installs; its test compares the two lists.
+        __add__: Binary
+        __radd__: Binary
+        __sub__: Binary
+        __rsub__: Binary
+        __mul__: Binary
+        __rmul__: Binary
+        __truediv__: Binary
+        __rtruediv__: Binary
+        __floordiv__: Binary
+        __rfloordiv__: Binary
+        __mod__: Binary
+        __rmod__: Binary
+        __divmod__: Callable[[Value, Any], tuple[Value, Value]]
+        __rdivmod__: Callable[[Value, Any], tuple[Value, Value]]
+        __pow__: Binary
+        __rpow__: Binary
+        __matmul__: Binary
+        __rmatmul__: Binary
+        __and__: Binary
+        __rand__: Binary
+        __or__: Binary
+        __ror__: Binary
+        __xor__: Binary
+        __rxor__: Binary
+        __lshift__: Binary
+        __rlshift__: Binary
+        __rshift__: Binary
+        __rrshift__: Binary
+        __eq__: Binary  # type: ignore[assignment]  # elementwise, where object's gives a bool
+        __ne__: Binary  # type: ignore[assignment]  # as __eq__
+        __lt__: Binary
+        __le__: Binary
+        __gt__: Binary
+        __ge__: Binary
+        __neg__: Unary
+        __pos__: Unary
+        __abs__: Unary
+        __invert__: Unary
+        __round__: Method
+        __getitem__: Binary
+        __setitem__: Callable[[Value, Any, Any], None]
+        __len__: Callable[[Value], int]
+        __iter__: Callable[[Value], Iterator[Value]]
+        __contains__: Callable[[Value, Any], bool]
+
+        def __bool__(self) -> bool: ...
+        def __int__(self) -> int: ...
+        def __float__(self) -> float: ...
+        def __index__(self) -> int: ...
+
+        all: Method
+        any: Method
+        argmax: Method
+        argmin: Method
+        argsort: Method
+        astype: Method
+        clip: Method
+        conj: Method
+        copy: Method
+        cumsum: Method
+        cumprod: Method
+        diagonal: Method
+        dot: Method
+        flatten: Method
+        max: Method
+        mean: Method
+        min: Method
+        nonzero: Callable[..., tuple[Value, ...]]
+        prod: Method
+        ptp: Method
+        ravel: Method
+        repeat: Method
+        reshape: Method
+        round: Method
+        sort: Method
+        squeeze: Method
+        std: Method
+        sum: Method
+        swapaxes: Method
+        take: Method
+        trace: Method
+        transpose: Method
+        view: Method
+        item: Callable[..., Any]  # a Python number
+        tolist: Callable[..., Any]  # a Python number or nested lists
+        T: Value
+        mT: Value  # noqa: N815  # NumPy's name
+        at: Any  # a helper that infini.numpy defines
+        real: Value
 
 
 class Literal(Value):

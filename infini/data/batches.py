@@ -1,4 +1,6 @@
-"""Batches of token windows from one flat array, chosen by (seed, step) alone, so a run can be resumed or replayed.
+"""Batches of token windows from one flat array.
+
+They are chosen by (seed, step) alone, so a run can be resumed or replayed.
 
 Imports nothing of ours but errors. Shapes: B windows of T inputs and the token after them.
 """
@@ -50,7 +52,7 @@ def spaced_windows(tokens: np.ndarray, *, count: int, length: int) -> np.ndarray
 
 
 def unigram_entropy(tokens: np.ndarray) -> float:
-    """Entropy of the tokens' own frequencies, in nats: what the best predictor without context would lose per token."""
+    """Entropy of the tokens' own frequencies in nats: the loss of the best predictor without context."""
     counts = np.bincount(tokens)
     shares = counts[counts > 0] / len(tokens)
     return float(-(shares * np.log(shares)).sum())

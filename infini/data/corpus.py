@@ -1,7 +1,7 @@
 """Text to train on: files of the user's choice, or the Python standard library found on the machine.
 
-The order of documents and the split into training and held-out text depend on the files' names and contents only, so
-two machines with the same files train on the same tokens. Imports nothing of ours but errors.
+The order of documents and the split into training and held-out text depend on the files' names and
+contents only, so two machines with the same files train on the same tokens.
 """
 
 from __future__ import annotations
@@ -17,10 +17,37 @@ from infini.core import errors
 
 # Tests, code tables and generated documentation would teach a small model little about how programs read.
 SKIPPED_FOLDERS: Final = frozenset(
-    "test tests idle_test test_data site-packages dist-packages encodings pydoc_data __pycache__".split()
+    [
+        "test",
+        "tests",
+        "idle_test",
+        "test_data",
+        "site-packages",
+        "dist-packages",
+        "encodings",
+        "pydoc_data",
+        "__pycache__",
+    ]
 )
 TEXT_SUFFIXES: Final = frozenset(
-    ".py .pyi .txt .md .rst .c .h .cpp .hpp .js .ts .java .rs .go .toml .json".split()
+    [
+        ".py",
+        ".pyi",
+        ".txt",
+        ".md",
+        ".rst",
+        ".c",
+        ".h",
+        ".cpp",
+        ".hpp",
+        ".js",
+        ".ts",
+        ".java",
+        ".rs",
+        ".go",
+        ".toml",
+        ".json",
+    ]
 )
 
 

@@ -1,7 +1,7 @@
 """Byte-level BPE: training, and the few calls that training and generation make.
 
-Every text can be encoded and comes back unchanged, because the alphabet is the 256 bytes. The library `tokenizers` is
-imported when the first tokenizer is made, so `import infini` does not pay for it.
+Every text can be encoded and comes back unchanged, because the alphabet is the 256 bytes. The library
+`tokenizers` is imported when the first tokenizer is made, so nothing else pays for it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Tokenizer:
 
         try:
             return cls(tokenizers.Tokenizer.from_str(text))
-        except Exception as error:  # noqa: BLE001  # the library raises nothing more specific than Exception
+        except Exception as error:  # the library raises nothing more specific than Exception
             raise errors.ValueMismatchError("tokenizer.json is not a tokenizer", got=str(error)) from error
 
     def to_json(self) -> str:
@@ -92,7 +92,8 @@ class Tokenizer:
             prompt: ids before them, which are context and are not part of the result.
 
         Returns:
-            One piece for each id, empty while a character is incomplete; at the end what was left incomplete, as U+FFFD.
+            One piece for each id, empty while a character is incomplete; at the end what was left incomplete,
+            as U+FFFD.
         """
         shown, pending = list(prompt[-_CONTEXT:]), []
         before = self.decode(shown)
@@ -109,7 +110,7 @@ class Tokenizer:
             yield self.decode(shown + pending)[len(before) :]
 
 
-# A character has at most four bytes, each of which is at most one token; decoders look back at most one token further.
+# A character has at most four bytes, each of which is at most one token; decoders look back one token more.
 _CONTEXT: Final = 6
 
 
@@ -129,8 +130,7 @@ def train(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
             got=str(vocab_size),
             expected=f"at least {MIN_VOCAB_SIZE}: 256 bytes, {BEGIN}, {END}",
         )
-    from tokenizers import Tokenizer as Inner
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Inner, decoders, models, pre_tokenizers, trainers
 
     inner = Inner(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

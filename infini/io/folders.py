@@ -21,7 +21,7 @@ def replacing_folder(path: Path | str, *, may_replace: Collection[str]) -> Itera
 
     Args:
         path: the folder to create, or to replace when it is there.
-        may_replace: names of the files that an existing folder may hold; with any other in it, it is left alone.
+        may_replace: names of the files that an existing folder may hold; one with others is left alone.
 
     Yields:
         An empty folder to write files into.

@@ -1,7 +1,7 @@
-"""Model folders in Hugging Face's layout: config.json, model.safetensors, tokenizer.json and their companions.
+"""Model folders in Hugging Face's layout: config.json, model.safetensors, tokenizer.json and companions.
 
-This file knows files, not models: what a configuration means is the business of the model that reads it. Numbers are read
-without pickle. References: https://huggingface.co/docs/safetensors, https://huggingface.co/docs/transformers.
+This file knows files, not models: what a configuration means is the business of the model that reads it.
+Nothing is unpickled. References: https://huggingface.co/docs/safetensors, https://huggingface.co/docs/transformers.
 """
 
 from __future__ import annotations

@@ -162,6 +162,11 @@ from infini.lax.loops import (
     while_loop as while_loop,
     while_p as while_p,
 )
+from infini.lax.manual import shard_map_p as shard_map_p
+from infini.lax.placement import (
+    sharding_constraint_p as sharding_constraint_p,
+    with_sharding_constraint as with_sharding_constraint,
+)
 from infini.lax.random_bits import (
     threefry2x32 as threefry2x32,
     threefry2x32_p as threefry2x32_p,

@@ -267,10 +267,7 @@ def bind_custom_linear(
 
 def _batch_custom_vjp(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple[Values, Flags]:
     forward, backward = host.lookup(attrs["forward"]), host.lookup(attrs["backward"])
-    moved = [
-        x if is_batched else families.broadcast_to(x, (ctx.size, *x.shape))
-        for x, is_batched in zip(args, batched, strict=True)
-    ]
+    moved = families.whole_batches(ctx.size, args, batched)
     body, out_flags = ctx.batch_program(attrs["body"], (True,) * len(args), force=True)
     size, axis_name = ctx.size, ctx.axis_name
 
@@ -325,10 +322,7 @@ def _transpose_custom(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs
 
 
 def _batch_custom_linear(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple[Values, Flags]:
-    moved = [
-        x if is_batched else families.broadcast_to(x, (ctx.size, *x.shape))
-        for x, is_batched in zip(args, batched, strict=True)
-    ]
+    moved = families.whole_batches(ctx.size, args, batched)
     backward, size, axis_name = host.lookup(attrs["backward"]), ctx.size, ctx.axis_name
 
     def batched_backward(residuals: Values, cts: Values) -> Values:
@@ -369,10 +363,7 @@ def _jvp_custom(
 
 def _batch_custom_jvp(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple[Values, Flags]:
     rule, size, axis_name = host.lookup(attrs["rule"]), ctx.size, ctx.axis_name
-    moved = [
-        x if is_batched else families.broadcast_to(x, (size, *x.shape))
-        for x, is_batched in zip(args, batched, strict=True)
-    ]
+    moved = families.whole_batches(size, args, batched)
     body, out_flags = ctx.batch_program(attrs["body"], (True,) * len(args), force=True)
 
     def batched_rule(primals: Values, tangents: Values) -> tuple[Values, Values]:

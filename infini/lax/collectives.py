@@ -17,8 +17,7 @@ from infini.core import dtypes, errors, primitive, trace, tree
 from infini.core.ir import ArrayType
 from infini.core.primitive import Effect, Primitive
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import families
+from infini.lax import elementwise as e, families
 
 AxisName = str | tuple[str, ...]
 

@@ -11,8 +11,7 @@ from infini.core import dtypes, errors, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import families
+from infini.lax import elementwise as e, families
 from infini.lax.calls import Context, Flags, MaybeValues, Values, check_operands, merge, nonzero
 from infini.lax.families import bind_scalars, is_linear
 

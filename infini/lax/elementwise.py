@@ -779,7 +779,11 @@ def bitcast_convert_type(operand: ArrayLike, new_dtype: Any) -> Value:
 
 
 stop_gradient_p: Primitive = elementwise(
-    "stop_gradient", dtypes.ALL, lambda x: x, decompose=lambda x: (x,), extra={primitive.REFERENCE: lambda x: x}
+    "stop_gradient",
+    dtypes.ALL,
+    lambda x: x,
+    decompose=lambda x: (x,),
+    extra={primitive.REFERENCE: lambda x: x},
 )
 
 

@@ -155,7 +155,9 @@ def _reference_gather(
 ) -> np.ndarray:
     dn = dimension_numbers
     positions, inside, window = _window_positions(indices, dn, operand.shape, slice_sizes, mode)
-    fill = np.asarray(families.default_fill(operand.dtype) if fill_value is None else fill_value).astype(operand.dtype)
+    fill = np.asarray(families.default_fill(operand.dtype) if fill_value is None else fill_value).astype(
+        operand.dtype
+    )
     if operand.size:
         found = (
             operand[tuple(np.where(inside, p, 0) for p in positions)]
@@ -396,10 +398,7 @@ def _transpose_scatter_add(
 
 def _batch_scatter(name: str) -> Any:  # Any: see transforms.batching
     def rule(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:
-        operand, indices, updates = (
-            x if is_batched else families.broadcast_to(x, (ctx.size, *x.shape))
-            for x, is_batched in zip(args, batched, strict=True)
-        )
+        operand, indices, updates = families.whole_batches(ctx.size, args, batched)
         dn: ScatterDimensionNumbers = attrs["dimension_numbers"]
         moved = ScatterDimensionNumbers(
             _shifted(dn.update_window_dims),
@@ -696,10 +695,7 @@ def _transpose_dynamic_update_slice(
 def _batch_dynamic_update_slice(
     ctx: Any, args: Any, batched: Any, attrs: Any
 ) -> Any:  # Any: see transforms.batching
-    operand, update = (
-        x if is_batched else families.broadcast_to(x, (ctx.size, *x.shape))
-        for x, is_batched in zip(args[:2], batched[:2], strict=True)
-    )
+    operand, update = families.whole_batches(ctx.size, args[:2], batched[:2])
     starts = args[2:]
     if not any(batched[2:]):
         return trace.bind(dynamic_update_slice_p, operand, update, 0, *starts), (True,)

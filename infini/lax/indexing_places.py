@@ -1,7 +1,8 @@
 """How gather and scatter are split over devices.
 
-Batch dimensions and whole windows are split as they are. An indexed dimension (the rows of an embedding table) is split too:
-each device shifts the indices by the first row it holds and reads or writes those that it has; parts of a gather add up.
+Batch dimensions and whole windows are split as they are. An indexed dimension (the rows of an embedding
+table) is split too: each device shifts the indices by the first row it holds and reads or writes those
+that it has; parts of a gather add up.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from infini.core.ir import Attrs, Shape
 from infini.core.value import Value
 from infini.lax import families
 from infini.lax.families import bind_scalars
-from infini.lax.places import WHOLE, Dimension, Factors, Part, Types
+from infini.lax.places import WHOLE, Dimension, Factors, Part, Reducer, Types
 
 Numbers = Any  # Any: the dimension numbers of a gather, or of a scatter seen as one
 
@@ -104,9 +105,12 @@ def _shifted(
     for number, d in enumerate(indexed):
         cut = (0,) * (rank - 1)
         column = trace.bind1(
-            primitive.by_name("slice"), indices, start=(*cut, number), limit=(*indices.shape[:-1], number + 1),
+            primitive.by_name("slice"),
+            indices,
+            start=(*cut, number),
+            limit=(*indices.shape[:-1], number + 1),
             strides=(1,) * rank,
-        )  # fmt: skip
+        )
         column = (
             column if column.dtype == dtypes.int32 else trace.bind1(convert, column, new_dtype=dtypes.int32)
         )
@@ -145,14 +149,16 @@ def place_scatter(
             name: n for (name, *_), n in zip([d or ("",) for d in own], operand.shape, strict=True) if name
         }
         sizes.update((f"b{i}", n) for i, n in enumerate(indices.shape[:-1]))
-        reduced = {name: "sum" for (name,) in filter(None, batch) if name not in kept}
-        return Factors((tuple(own), (*batch, WHOLE), moved), (tuple(own),), sizes, reduced)  # type: ignore[arg-type]  # "sum"
+        reduced: dict[str, Reducer] = {name: "sum" for (name,) in filter(None, batch) if name not in kept}
+        return Factors((tuple(own), (*batch, WHOLE), moved), (tuple(own),), sizes, reduced)
 
     return rule
 
 
 def partition_scatter(part: Part, operand: Value, indices: Value, updates: Value) -> tuple[Value]:
-    """PARTITION of scatter and scatter_add: write the rows this device has. What was there counts once in a sum."""
+    """PARTITION of scatter and scatter_add: write the rows this device has. What was there counts once
+    in a sum.
+    """
     attrs, numbers = part.attrs, part.attrs["dimension_numbers"]
     indexed = numbers.scatter_dims_to_operand_dims
     starts = _starts(part, indexed)

@@ -1,7 +1,8 @@
 """`shard_map`: a program over the local parts of arrays, with collectives written by hand.
 
-An operand is cut by its entry of `in_specs`; results are joined by `out_specs`. A result is taken to be equal on all devices
-along axes its spec does not name. The partitioner inlines the body, which is per-device already.
+An operand is cut by its entry of `in_specs`; results are joined by `out_specs`. A result is taken to be
+equal on all devices along axes its spec does not name. The partitioner inlines the body, which is
+per-device already.
 """
 
 from __future__ import annotations
@@ -32,11 +33,17 @@ def local_type(type_: ArrayType, spec: Spec, mesh_: AbstractMesh) -> ArrayType:
 def global_type(type_: ArrayType, spec: Spec, mesh_: AbstractMesh) -> ArrayType:
     """Type of the array whose parts have `type_`."""
     full = placement.full_spec(spec, type_.ndim)
-    return type_.update(shape=tuple(n * mesh_.size_of(entry) for n, entry in zip(type_.shape, full, strict=True)))
+    return type_.update(
+        shape=tuple(n * mesh_.size_of(entry) for n, entry in zip(type_.shape, full, strict=True))
+    )
 
 
 def _type(
-    *types: ArrayType, body: Program, mesh: AbstractMesh, in_specs: tuple[Spec, ...], out_specs: tuple[Spec, ...]
+    *types: ArrayType,
+    body: Program,
+    mesh: AbstractMesh,
+    in_specs: tuple[Spec, ...],
+    out_specs: tuple[Spec, ...],
 ) -> tuple[ArrayType, ...]:
     for type_, spec in zip(types, in_specs, strict=True):
         placement.check_spec(type_, mesh, spec)
@@ -47,7 +54,8 @@ def _type(
 def _reference(evaluate: Any, *arrays: np.ndarray, body: Program, mesh: AbstractMesh, **_: object) -> Any:
     if mesh.size != 1:
         raise errors.LoweringError(
-            "shard_map over several devices needs a backend with communication", fix="run it in a program over a mesh"
+            "shard_map over several devices needs a backend with communication",
+            fix="run it in a program over a mesh",
         )
     return evaluate(body, arrays)
 
@@ -76,11 +84,14 @@ def _where(flags: Flags, items: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(item for item, flag in zip(items, flags, strict=True) if flag)
 
 
-def _linearize(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> tuple[Values, MaybeValues]:
+def _linearize(
+    ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
+) -> tuple[Values, MaybeValues]:
     body, mesh_, flags = attrs["body"], attrs["mesh"], nonzero(tangents)
     count = len(body.results)
     parts = ctx.linearize_program(body, flags)
-    # Each device keeps its own residuals: they are stacked along a fresh leading dimension split over the whole mesh.
+    # Each device keeps its own residuals: they are stacked along a fresh leading dimension split over
+    # the whole mesh.
     stacked_spec = (mesh_.axis_names,)
     primal, linear = _stacking(parts.primal, count), _unstacking(parts.linear, parts.known)
     extra_specs = (stacked_spec,) * (len(primal.results) - count)
@@ -118,7 +129,8 @@ def _unstacking(program: Program, known: Sequence[int | None]) -> Program:
     """The program with parameters that are not `known` under a leading dimension of size 1."""
     stacked = [k is None for k in known] + [False] * (len(program.params) - len(known))
     types = [
-        t.update(shape=(1, *t.shape)) if flag else t for t, flag in zip(program.in_types, stacked, strict=True)
+        t.update(shape=(1, *t.shape)) if flag else t
+        for t, flag in zip(program.in_types, stacked, strict=True)
     ]
 
     def run(*args: Value) -> Sequence[Value]:
@@ -150,7 +162,9 @@ def _transpose(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: ir.At
 def _balanced(
     body: Program, ct_specs: Sequence[Spec], found_specs: Sequence[Spec], mesh_: AbstractMesh, num_known: int
 ) -> Program:
-    """The transposed body between specs: a value that was equal on devices is one value, so its cotangents share and add."""
+    """The transposed body between specs: a value that was equal on devices is one value, so its
+    cotangents share and add.
+    """
 
     def run(*args: Value) -> Sequence[Value]:
         shared = [

@@ -1,4 +1,6 @@
-"""`with_sharding_constraint`: the annotation from which the partitioner starts. It is the identity to every other transform."""
+"""`with_sharding_constraint`: the annotation from which the partitioner starts. It is the identity to
+every other transform.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,16 @@ def check_spec(type_: ArrayType, mesh_: AbstractMesh, spec: Sequence[AxisEntry])
     """Refuse a spec that does not fit an array.
 
     Raises:
-        ValueMismatchError: it has too many entries, names an axis the mesh has not, or does not divide a dimension.
+        ValueMismatchError: it has too many entries, names an axis the mesh has not, or does not divide a
+            dimension.
     """
     for entry in spec:
         for name in mesh.entry_axes(entry):
             if name not in mesh_.axis_names:
                 raise errors.ValueMismatchError(
-                    f"there is no mesh axis {name!r}", expected=", ".join(mesh_.axis_names), got=f"P{tuple(spec)}"
+                    f"there is no mesh axis {name!r}",
+                    expected=", ".join(mesh_.axis_names),
+                    got=f"P{tuple(spec)}",
                 )
     mesh.shard_shape(type_.shape, spec, mesh_)
 
@@ -82,7 +87,9 @@ def mesh_and_spec(where: Any, what: str) -> tuple[sharding.Mesh, PartitionSpec]:
     current = sharding.current_mesh()
     if current is None:
         raise errors.ValueMismatchError(
-            f"{what} was given a P outside of a mesh", got=repr(where), fix="use `with mesh:`, or pass NamedSharding(mesh, spec)"
+            f"{what} was given a P outside of a mesh",
+            got=repr(where),
+            fix="use `with mesh:`, or pass NamedSharding(mesh, spec)",
         )
     return current, where
 

@@ -1,9 +1,10 @@
 """How the dimensions of an operation correspond: what PLACE rules answer, and what PARTITION rules are told.
 
-A *factor* is a piece of a dimension that operands and results share: a loop dimension, a letter of a contraction, the leading
-part of a reshaped dimension. Splitting a factor over a mesh axis splits every dimension that contains it, so `Factors` is all
-the partitioner needs to know of an operation. A dimension without factors is never split.
-The idea of factors is Shardy's (https://openxla.org/shardy/propagation).
+A *factor* is a piece of a dimension that operands and results share: a loop dimension, a letter of a
+contraction, the leading part of a reshaped dimension. Splitting a factor over a mesh axis splits every
+dimension that contains it, so `Factors` is all the partitioner needs to know of an operation. A
+dimension without factors is never split. The idea of factors is Shardy's
+(https://openxla.org/shardy/propagation).
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ def loop_factors(
 
 
 def every_letter(reducer: Reducer | None = "sum") -> Any:  # Any: a PLACE rule
-    """PLACE of an operation that may be split along every letter of its signature; contracted ones combine by `reducer`."""
+    """PLACE of an operation that may be split along every letter of its signature; contracted ones
+    combine by `reducer`.
+    """
 
     def rule(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
         signature = op.signature_for(attrs)
@@ -121,7 +124,7 @@ def by_signature(
         tuple((*own, *core(group)) for own, group in zip(loops, signature.inputs, strict=True)),
         tuple((*out_loop, *core(group)) for group in signature.outputs),
         sizes,
-        {letter: reducer for letter in sorted(signature.contracted & splittable)},
+        dict.fromkeys(sorted(signature.contracted & splittable), reducer),
     )
 
 
@@ -141,7 +144,9 @@ def place_pad(op: primitive.Primitive, in_types: Types, out_types: Types, attrs:
 
 
 def place_axes(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of an operation along the negative `axes` or `axis`, which stay whole, as in rev, concatenate and sort."""
+    """PLACE of an operation along the negative `axes` or `axis`, which stay whole, as in rev,
+    concatenate and sort.
+    """
     axes = attrs["axes"] if "axes" in attrs else (attrs.get("axis", -1),)
     dims, sizes = same_dimensions(in_types[0])
     ndim = in_types[0].ndim
@@ -150,7 +155,9 @@ def place_axes(op: primitive.Primitive, in_types: Types, out_types: Types, attrs
 
 
 def place_slice(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of operations that cut one array: dimensions of unchanged size are split. Other operands are scalars."""
+    """PLACE of operations that cut one array: dimensions of unchanged size are split. Other operands are
+    scalars.
+    """
     dims, sizes = same_dimensions(in_types[0])
     kept = tuple(
         d if n == m else WHOLE for d, n, m in zip(dims, in_types[0].shape, out_types[0].shape, strict=True)
@@ -181,7 +188,9 @@ def partition_slice(part: Part, x: Value, *starts: Value) -> tuple[Value]:
 
 
 def place_reshape(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of reshape: dimensions that split or merge share the factors of their common refinement, the leading first."""
+    """PLACE of reshape: dimensions that split or merge share the factors of their common refinement, the
+    leading first.
+    """
     (x,), (y,) = in_types, out_types
     left: list[Dimension] = [WHOLE] * x.ndim
     right: list[Dimension] = [WHOLE] * y.ndim
@@ -251,7 +260,9 @@ def place_iota(op: primitive.Primitive, in_types: Types, out_types: Types, attrs
 
 
 def partition_iota(part: Part) -> tuple[Value]:
-    """PARTITION of iota: count from the first index of this device, so random streams do not depend on the mesh."""
+    """PARTITION of iota: count from the first index of this device, so random streams do not depend on
+    the mesh.
+    """
     attrs = part.attrs.replace(shape=part.local_shapes[0])
     count = trace.bind1(primitive.by_name("iota"), **attrs)
     start = part.start(f"d{attrs['dimension']}", attrs["dtype"])

@@ -12,8 +12,7 @@ import numpy as np
 from infini.core import dtypes, errors, primitive, trace
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import families, places
+from infini.lax import elementwise as e, families, places
 from infini.lax.families import bind_scalars
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -105,8 +104,12 @@ def _highest(dtype: np.dtype) -> Any:  # Any: a number of that dtype
     return np.inf if dtype in dtypes.FLOATS else np.iinfo(dtype).max
 
 
-reduce_max_p: Primitive = reduction("reduce_max", e.REAL | {dtypes.bool_}, _max, jvp=_jvp_extremum, combine="max")
-reduce_min_p: Primitive = reduction("reduce_min", e.REAL | {dtypes.bool_}, _min, jvp=_jvp_extremum, combine="min")
+reduce_max_p: Primitive = reduction(
+    "reduce_max", e.REAL | {dtypes.bool_}, _max, jvp=_jvp_extremum, combine="max"
+)
+reduce_min_p: Primitive = reduction(
+    "reduce_min", e.REAL | {dtypes.bool_}, _min, jvp=_jvp_extremum, combine="min"
+)
 
 
 def identity_of(op: Primitive, dtype: np.dtype) -> Any:  # Any: a number of that dtype

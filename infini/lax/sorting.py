@@ -64,10 +64,7 @@ def take_last(x: Value, order: Value) -> Value:
 
 
 def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
-    moved = [
-        x if is_batched else families.broadcast_to(x, (ctx.size, *x.shape))
-        for x, is_batched in zip(args, batched, strict=True)
-    ]
+    moved = families.whole_batches(ctx.size, args, batched)
     return trace.bind(sort_p, *moved, **attrs), (True,) * len(args)
 
 

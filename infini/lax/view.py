@@ -463,10 +463,7 @@ def _transpose_concatenate(ct: Value, *operands: Any, axis: int) -> tuple[Value 
 
 def _batch_concatenate(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
     size = ctx.size
-    moved = [
-        x if is_batched else families.broadcast_to(x, (size, *x.shape))
-        for x, is_batched in zip(args, batched, strict=True)
-    ]
+    moved = families.whole_batches(size, args, batched)
     return trace.bind(concatenate_p, *moved, **attrs), (True,)
 
 

@@ -1,6 +1,7 @@
 """Continuing a prompt token by token: one prefill, then a jitted step over a donated cache of fixed size.
 
-Prompts are padded to a multiple of `PROMPT_STEP` and caches to one of `CACHE_STEP`, so that few programs serve many requests.
+Prompts are padded to a multiple of `PROMPT_STEP` and caches to one of `CACHE_STEP`, so that few programs
+serve many requests.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def _prefill(
     sampling: sampling_.Sampling,
 ) -> tuple[Array, gpt.Cache]:
     """The token after the first `length` of `tokens` (1, T), and the cache that holds them."""
-    logits, cache = gpt.forward_cached(params, cache, tokens, np.int32(0), config)
+    logits, cache = gpt.forward_cached(params, cache, tokens, 0, config)
     last = lax.dynamic_slice_in_dim(logits, length - 1, 1, axis=1)[:, 0]
     return sampling_.sample(last, random.fold_in(key, length), sampling), cache
 

@@ -1,4 +1,5 @@
-"""Neural networks as functions: activations, attention, losses, and initial values of parameters, with JAX's names."""
+"""Neural networks as functions: activations, attention, losses, and initial values of parameters, with
+JAX's names."""
 
 from infini.nn import initializers as initializers, losses as losses
 from infini.nn.activations import (

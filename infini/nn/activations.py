@@ -1,4 +1,5 @@
-"""Activations: functions of each element with JAX's names, and softmax and its relatives over an axis. Integers become floats."""
+"""Activations: functions of each element with JAX's names, and softmax and its relatives over an axis.
+Integers become floats."""
 
 from __future__ import annotations
 
@@ -6,11 +7,18 @@ import math
 
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import families, view
+from infini.lax import elementwise as e, families, view
 from infini.lax.families import bind_scalars
-from infini.numpy import _axes, comparison, elementwise, reductions
-from infini.numpy._promotion import ArrayLike, Axis, DTypeLike, as_value, convert, inexact_operands, numeric_operands
+from infini.numpy import _axes, comparison, elementwise, reductions, transcendental
+from infini.numpy._promotion import (
+    ArrayLike,
+    Axis,
+    DTypeLike,
+    as_value,
+    convert,
+    inexact_operands,
+    numeric_operands,
+)
 
 
 def _float(name: str, x: ArrayLike) -> Value:
@@ -27,7 +35,9 @@ def relu(x: ArrayLike) -> Value:
     """`max(x, 0)`; its derivative at 0 is 0."""
     (value,) = numeric_operands("relu", x)
     # A choice instead of a maximum: the derivative of a maximum splits ties in two.
-    return trace.bind1(e.select_n_p, bind_scalars(e.le_p, value, 0), value, convert(0, value.dtype, value.weak))
+    return trace.bind1(
+        e.select_n_p, bind_scalars(e.le_p, value, 0), value, convert(0, value.dtype, value.weak)
+    )
 
 
 def relu6(x: ArrayLike) -> Value:
@@ -38,7 +48,9 @@ def relu6(x: ArrayLike) -> Value:
 def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 1e-2) -> Value:
     """`x` where it is positive, `negative_slope * x` elsewhere."""
     value = _float("leaky_relu", x)
-    return comparison.where(comparison.greater_equal(value, 0), value, elementwise.multiply(negative_slope, value))
+    return comparison.where(
+        comparison.greater_equal(value, 0), value, elementwise.multiply(negative_slope, value)
+    )
 
 
 def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Value:
@@ -47,18 +59,21 @@ def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Value:
     is_positive = bind_scalars(e.gt_p, value, 0)
     # The branch that is not taken must not overflow, or its derivative would be NaN.
     safe = comparison.where(is_positive, 0.0, value)
-    return comparison.where(is_positive, value, elementwise.multiply(alpha, elementwise.expm1(safe)))
+    return comparison.where(is_positive, value, elementwise.multiply(alpha, transcendental.expm1(safe)))
 
 
 def selu(x: ArrayLike) -> Value:
-    """Scaled `elu` that keeps mean 0 and variance 1. Source: Klambauer et al., https://arxiv.org/abs/1706.02515"""
+    """Scaled `elu` that keeps mean 0 and variance 1. Source: Klambauer et al.,
+    https://arxiv.org/abs/1706.02515"""
     return elementwise.multiply(1.0507009873554804934193349852946, elu(x, 1.6732632423543772848170429916717))
 
 
 def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Value:
     """`max(x, 0) + min(0, alpha * (exp(x / alpha) - 1))`."""
     value = _float("celu", x)
-    low = elementwise.multiply(alpha, elementwise.expm1(elementwise.true_divide(elementwise.minimum(value, 0.0), alpha)))
+    low = elementwise.multiply(
+        alpha, transcendental.expm1(elementwise.true_divide(elementwise.minimum(value, 0.0), alpha))
+    )
     return elementwise.add(elementwise.maximum(value, 0.0), low)
 
 
@@ -84,7 +99,7 @@ def mish(x: ArrayLike) -> Value:
 
 def tanh(x: ArrayLike) -> Value:
     """Hyperbolic tangent."""
-    return elementwise.tanh(x)
+    return transcendental.tanh(x)
 
 
 def soft_sign(x: ArrayLike) -> Value:
@@ -95,7 +110,7 @@ def soft_sign(x: ArrayLike) -> Value:
 
 def softplus(x: ArrayLike) -> Value:
     """`log(1 + exp(x))` without overflow."""
-    return elementwise.logaddexp(x, 0.0)
+    return transcendental.logaddexp(x, 0.0)
 
 
 def log_sigmoid(x: ArrayLike) -> Value:
@@ -106,7 +121,7 @@ def log_sigmoid(x: ArrayLike) -> Value:
 def squareplus(x: ArrayLike, b: ArrayLike = 4) -> Value:
     """`(x + sqrt(x**2 + b)) / 2`."""
     value = _float("squareplus", x)
-    root = elementwise.sqrt(elementwise.add(elementwise.square(value), b))
+    root = transcendental.sqrt(elementwise.add(elementwise.square(value), b))
     return elementwise.true_divide(elementwise.add(value, root), 2)
 
 
@@ -115,7 +130,8 @@ def gelu(x: ArrayLike, approximate: bool = True) -> Value:
 
     Args:
         x: array.
-        approximate: by tanh, within 1e-3 of the exact one; otherwise by erf. Source: https://arxiv.org/abs/1606.08415
+        approximate: by tanh, within 1e-3 of the exact one; otherwise by erf. Source:
+            https://arxiv.org/abs/1606.08415
     """
     value = _float("gelu", x)
     if approximate:
@@ -138,7 +154,9 @@ def glu(x: ArrayLike, axis: int = -1) -> Value:
     size = value.shape[place]
     if size % 2:
         raise errors.ValueMismatchError("glu needs an axis of even size", got=f"{value.type}, axis {axis}")
-    first, second = (view.slice_in_dim(value, start, start + size // 2, axis=place) for start in (0, size // 2))
+    first, second = (
+        view.slice_in_dim(value, start, start + size // 2, axis=place) for start in (0, size // 2)
+    )
     return trace.bind1(e.mul_p, first, sigmoid(second))
 
 
@@ -165,9 +183,10 @@ hard_swish = hard_silu
 
 
 def _largest(x: Value, axis: Axis, where: ArrayLike | None) -> Value:
-    """Maximum over an axis, kept with size 1, as a constant for derivatives: the results do not depend on it."""
+    """Maximum over an axis, kept with size 1, as a constant for derivatives: the results do not depend on
+    it."""
     lowest = -math.inf if where is not None else None
-    return e.stop_gradient(reductions.max(x, axis, keepdims=True, initial=lowest, where=where))  # type: ignore[no-any-return]  # pytrees
+    return e.stop_gradient(reductions.max(x, axis, keepdims=True, initial=lowest, where=where))
 
 
 def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> Value:
@@ -196,7 +215,11 @@ def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -
 
 
 def logsumexp(
-    a: ArrayLike, axis: Axis = None, b: ArrayLike | None = None, keepdims: bool = False, where: ArrayLike | None = None
+    a: ArrayLike,
+    axis: Axis = None,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    where: ArrayLike | None = None,
 ) -> Value:
     """`log(sum(b * exp(a)))` over axes, without overflow.
 
@@ -222,7 +245,9 @@ def logsumexp(
     return view.squeeze(result, _axes.several("logsumexp", axis, value.ndim))
 
 
-def logmeanexp(x: ArrayLike, axis: Axis = None, where: ArrayLike | None = None, keepdims: bool = False) -> Value:
+def logmeanexp(
+    x: ArrayLike, axis: Axis = None, where: ArrayLike | None = None, keepdims: bool = False
+) -> Value:
     """`log(mean(exp(x)))` over axes, without overflow."""
     value = _float("logmeanexp", x)
     total = logsumexp(value, axis, keepdims=keepdims, where=where)
@@ -231,7 +256,7 @@ def logmeanexp(x: ArrayLike, axis: Axis = None, where: ArrayLike | None = None, 
         return bind_scalars(e.sub_p, total, math.log(number))
     chosen = families.broadcast_to(comparison.as_bool("logmeanexp", where), value.shape)
     count = reductions.sum(chosen, axis, dtype=value.dtype, keepdims=keepdims)
-    return elementwise.subtract(total, elementwise.log(count))
+    return elementwise.subtract(total, transcendental.log(count))
 
 
 def standardize(
@@ -242,7 +267,8 @@ def standardize(
     epsilon: ArrayLike = 1e-5,
     where: ArrayLike | None = None,
 ) -> Value:
-    """`(x - mean) / sqrt(variance + epsilon)` over an axis; mean and variance are those of `x` when absent."""
+    """`(x - mean) / sqrt(variance + epsilon)` over an axis; mean and variance are those of `x` when
+    absent."""
     value = _float("standardize", x)
     center = reductions.mean(value, axis, keepdims=True, where=where) if mean is None else mean
     spread = reductions.var(value, axis, keepdims=True, where=where) if variance is None else variance
@@ -251,7 +277,8 @@ def standardize(
 
 
 def one_hot(x: ArrayLike, num_classes: int, *, dtype: DTypeLike | None = None, axis: int = -1) -> Value:
-    """A new axis with 1 at the place that each integer names and 0 elsewhere; integers outside give zeros only.
+    """A new axis with 1 at the place that each integer names and 0 elsewhere; integers outside give zeros
+    only.
 
     Args:
         x: integers.

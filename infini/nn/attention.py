@@ -1,4 +1,5 @@
-"""Scaled dot-product attention with JAX's signature. Shapes: B batch, T queries, S keys, N heads, K key heads, H head size."""
+"""Scaled dot-product attention with JAX's signature. Shapes: B batch, T queries, S keys, N heads, K key
+heads, H head size."""
 
 from __future__ import annotations
 
@@ -9,8 +10,7 @@ import ml_dtypes
 
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
-from infini.lax import contraction, view
-from infini.lax import elementwise as e
+from infini.lax import contraction, elementwise as e, view
 from infini.lax.families import bind_scalars
 from infini.nn import activations
 from infini.numpy._promotion import ArrayLike, as_value, convert
@@ -31,7 +31,8 @@ def dot_product_attention(
     implementation: Literal["xla"] | None = None,
     return_residual: Literal[False] = False,
 ) -> Value:
-    """Attention: softmax of scaled products of queries and keys, times the values. Scores and softmax are float32 or wider.
+    """Attention: softmax of scaled products of queries and keys, times the values. Scores and softmax are
+    float32 or wider.
 
     Args:
         query: (B, T, N, H), or (T, N, H).
@@ -75,7 +76,9 @@ def dot_product_attention(
     scores = bind_scalars(e.mul_p, scores, 1 / math.sqrt(size) if scale is None else scale)
     if bias is not None:
         scores = trace.bind1(e.add_p, scores, convert(as_value("dot_product_attention", bias), wide))
-    allowed = _allowed(mask, is_causal, query_seq_lengths, key_value_seq_lengths, local_window_size, queries, keys)
+    allowed = _allowed(
+        mask, is_causal, query_seq_lengths, key_value_seq_lengths, local_window_size, queries, keys
+    )
     for one in allowed:
         lowest = convert(-0.7 * float(ml_dtypes.finfo(wide).max), wide)
         scores = trace.bind1(e.select_n_p, one, lowest, scores)
@@ -91,8 +94,18 @@ def dot_product_attention(
 
 
 def _check(q: Value, k: Value, v: Value) -> None:
-    fits = q.ndim == k.ndim == v.ndim == 4 and k.shape == v.shape and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
-    if not fits or q.shape[2] % k.shape[2] or not q.dtype == k.dtype == v.dtype or q.dtype not in dtypes.FLOATS:
+    fits = (
+        q.ndim == k.ndim == v.ndim == 4
+        and k.shape == v.shape
+        and q.shape[0] == k.shape[0]
+        and q.shape[3] == k.shape[3]
+    )
+    if (
+        not fits
+        or q.shape[2] % k.shape[2]
+        or not q.dtype == k.dtype == v.dtype
+        or q.dtype not in dtypes.FLOATS
+    ):
         raise errors.TypeMismatchError(
             "dot_product_attention: query, key and value do not go together",
             got=f"{q.type}, {k.type}, {v.type}",
@@ -114,7 +127,11 @@ def _allowed(
     if mask is not None:
         given = as_value("dot_product_attention", mask)
         if given.dtype != dtypes.bool_:
-            raise errors.TypeMismatchError("dot_product_attention: the mask has to be boolean", got=str(given.type), fix="pass it as bias=")
+            raise errors.TypeMismatchError(
+                "dot_product_attention: the mask has to be boolean",
+                got=str(given.type),
+                fix="pass it as bias=",
+            )
         result.append(given)
     row = view.broadcasted_iota(dtypes.int32, (queries, 1), 0)
     column = view.broadcasted_iota(dtypes.int32, (1, keys), 1)
@@ -137,6 +154,8 @@ def _before(lengths: ArrayLike, size: int, name: str) -> Value:
     """Which of `size` places lie before each length, (B, size)."""
     ends = as_value("dot_product_attention", lengths)
     if ends.ndim != 1 or ends.dtype not in dtypes.INTEGERS:
-        raise errors.TypeMismatchError(f"dot_product_attention: {name} has to be a vector of integers", got=str(ends.type))
+        raise errors.TypeMismatchError(
+            f"dot_product_attention: {name} has to be a vector of integers", got=str(ends.type)
+        )
     places = view.broadcasted_iota(dtypes.int32, (1, size), 1)
     return trace.bind1(e.lt_p, places, view.expand_dims(convert(ends, dtypes.int32), (1,)))

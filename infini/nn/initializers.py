@@ -96,7 +96,8 @@ def variance_scaling(
         distribution: shape of the distribution.
         in_axis: axes that count inputs.
         out_axis: axes that count outputs.
-        batch_axis: axes that are left out of both counts; all other axes are the receptive field and multiply both.
+        batch_axis: axes that are left out of both counts; all other axes are the receptive field and
+            multiply both.
         dtype: dtype when the initializer is given none.
 
     Raises:
@@ -105,10 +106,16 @@ def variance_scaling(
     Source: K. He et al., https://arxiv.org/abs/1502.01852; X. Glorot and Y. Bengio, AISTATS 2010.
     """
     if mode not in ("fan_in", "fan_out", "fan_avg", "fan_geo_avg"):
-        raise errors.ValueMismatchError("variance_scaling: unknown mode", got=repr(mode), expected="fan_in, fan_out, fan_avg or fan_geo_avg")
+        raise errors.ValueMismatchError(
+            "variance_scaling: unknown mode",
+            got=repr(mode),
+            expected="fan_in, fan_out, fan_avg or fan_geo_avg",
+        )
     if distribution not in ("truncated_normal", "normal", "uniform"):
         raise errors.ValueMismatchError(
-            "variance_scaling: unknown distribution", got=repr(distribution), expected="truncated_normal, normal or uniform"
+            "variance_scaling: unknown distribution",
+            got=repr(distribution),
+            expected="truncated_normal, normal or uniform",
         )
 
     def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
@@ -137,7 +144,9 @@ def _fans(shape: tuple[int, ...], in_axis: Axes, out_axis: Axes, batch_axis: Axe
     """Numbers of inputs and outputs of one unit."""
     if len(shape) < 2:
         raise errors.ValueMismatchError(
-            "variance scaling needs at least two dimensions", got=f"shape {shape}", fix="use initializers.normal for vectors"
+            "variance scaling needs at least two dimensions",
+            got=f"shape {shape}",
+            fix="use initializers.normal for vectors",
         )
     inputs, outputs, batch = (
         math.prod(shape[a] for a in ((axes,) if isinstance(axes, int) else axes))
@@ -147,32 +156,44 @@ def _fans(shape: tuple[int, ...], in_axis: Axes, out_axis: Axes, batch_axis: Axe
     return inputs * field, outputs * field
 
 
-def glorot_uniform(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+def glorot_uniform(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
+) -> Initializer:
     """Variance 1 over the mean of inputs and outputs, uniform."""
     return variance_scaling(1.0, "fan_avg", "uniform", in_axis, out_axis, batch_axis, dtype)
 
 
-def glorot_normal(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+def glorot_normal(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
+) -> Initializer:
     """Variance 1 over the mean of inputs and outputs, normal cut at two deviations."""
     return variance_scaling(1.0, "fan_avg", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
 
 
-def lecun_uniform(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+def lecun_uniform(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
+) -> Initializer:
     """Variance 1 over the inputs, uniform."""
     return variance_scaling(1.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype)
 
 
-def lecun_normal(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+def lecun_normal(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
+) -> Initializer:
     """Variance 1 over the inputs, normal cut at two deviations."""
     return variance_scaling(1.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
 
 
-def he_uniform(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+def he_uniform(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
+) -> Initializer:
     """Variance 2 over the inputs, uniform."""
     return variance_scaling(2.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype)
 
 
-def he_normal(in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None) -> Initializer:
+def he_normal(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DTypeLike | None = None
+) -> Initializer:
     """Variance 2 over the inputs, normal cut at two deviations."""
     return variance_scaling(2.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import view
+from infini.lax import elementwise as e, view
 from infini.nn import activations
 from infini.numpy import indexing, reductions
 from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operands

@@ -1,12 +1,16 @@
-"""NumPy's functions with JAX's semantics: promotion with weak types, immutable arrays, clamped reads, dropped writes.
+"""NumPy's functions with JAX's semantics: promotion with weak types, immutable arrays, clamped reads,
+dropped writes.
 
-Functions promote their operands and bind the operations of `infini.lax`, which broadcast by themselves. The names, signatures
-and defaults are those of `jax.numpy`; where a function is missing here it is missing, never approximated.
+Functions promote their operands and bind the operations of `infini.lax`, which broadcast by themselves. The
+names, signatures and defaults are those of `jax.numpy`; where a function is missing here it is missing, never
+approximated.
 """
 
-from infini.core.value import Value as ndarray
-from infini.numpy._promotion import promote_types as promote_types
-from infini.numpy._promotion import result_type as result_type
+from infini.core import value as _value
+from infini.numpy._einsum import (
+    einsum as einsum,
+)
+from infini.numpy._promotion import promote_types as promote_types, result_type as result_type
 from infini.numpy.comparison import (
     bitwise_and as bitwise_and,
     bitwise_invert as bitwise_invert,
@@ -58,9 +62,6 @@ from infini.numpy.creation import (
     zeros as zeros,
     zeros_like as zeros_like,
 )
-from infini.numpy._einsum import (
-    einsum as einsum,
-)
 from infini.numpy.elementwise import (
     abs as abs,
     absolute as absolute,
@@ -71,26 +72,13 @@ from infini.numpy.elementwise import (
     clip as clip,
     conj as conj,
     conjugate as conjugate,
-    cos as cos,
-    cosh as cosh,
-    deg2rad as deg2rad,
-    degrees as degrees,
     divide as divide,
     divmod as divmod,
-    exp as exp,
-    exp2 as exp2,
-    expm1 as expm1,
     fabs as fabs,
     float_power as float_power,
     floor as floor,
     floor_divide as floor_divide,
     fmod as fmod,
-    hypot as hypot,
-    log as log,
-    log10 as log10,
-    log1p as log1p,
-    log2 as log2,
-    logaddexp as logaddexp,
     maximum as maximum,
     minimum as minimum,
     mod as mod,
@@ -99,21 +87,14 @@ from infini.numpy.elementwise import (
     positive as positive,
     pow as pow,
     power as power,
-    rad2deg as rad2deg,
-    radians as radians,
     real as real,
     reciprocal as reciprocal,
     remainder as remainder,
     rint as rint,
     round as round,
     sign as sign,
-    sin as sin,
-    sinh as sinh,
-    sqrt as sqrt,
     square as square,
     subtract as subtract,
-    tan as tan,
-    tanh as tanh,
     true_divide as true_divide,
     trunc as trunc,
 )
@@ -124,40 +105,42 @@ from infini.numpy.indexing import (
     take as take,
     take_along_axis as take_along_axis,
 )
+from infini.numpy.joining import (
+    append as append,
+    array_split as array_split,
+    concat as concat,
+    concatenate as concatenate,
+    flip as flip,
+    hstack as hstack,
+    pad as pad,
+    repeat as repeat,
+    roll as roll,
+    split as split,
+    stack as stack,
+    tile as tile,
+    unstack as unstack,
+    vstack as vstack,
+)
 from infini.numpy.manipulation import (
     allclose as allclose,
-    append as append,
     array_equal as array_equal,
-    array_split as array_split,
     atleast_1d as atleast_1d,
     atleast_2d as atleast_2d,
     broadcast_arrays as broadcast_arrays,
     broadcast_shapes as broadcast_shapes,
     broadcast_to as broadcast_to,
-    concat as concat,
-    concatenate as concatenate,
     expand_dims as expand_dims,
-    flip as flip,
-    hstack as hstack,
     matrix_transpose as matrix_transpose,
     moveaxis as moveaxis,
     ndim as ndim,
-    pad as pad,
     permute_dims as permute_dims,
     ravel as ravel,
-    repeat as repeat,
     reshape as reshape,
-    roll as roll,
     shape as shape,
     size as size,
-    split as split,
     squeeze as squeeze,
-    stack as stack,
     swapaxes as swapaxes,
-    tile as tile,
     transpose as transpose,
-    unstack as unstack,
-    vstack as vstack,
 )
 from infini.numpy.ordering import (
     argsort as argsort,
@@ -199,28 +182,28 @@ from infini.numpy.reductions import (
 from infini.numpy.scalars import (
     bfloat16 as bfloat16,
     bool_ as bool_,
-    complex128 as complex128,
     complex64 as complex64,
+    complex128 as complex128,
     complexfloating as complexfloating,
     dtype as dtype,
     e as e,
     euler_gamma as euler_gamma,
     finfo as finfo,
+    float8_e4m3fn as float8_e4m3fn,
+    float8_e5m2 as float8_e5m2,
     float16 as float16,
     float32 as float32,
     float64 as float64,
-    float8_e4m3fn as float8_e4m3fn,
-    float8_e5m2 as float8_e5m2,
     float_ as float_,
     floating as floating,
     generic as generic,
     iinfo as iinfo,
     inexact as inexact,
     inf as inf,
+    int8 as int8,
     int16 as int16,
     int32 as int32,
     int64 as int64,
-    int8 as int8,
     int_ as int_,
     integer as integer,
     isdtype as isdtype,
@@ -231,9 +214,34 @@ from infini.numpy.scalars import (
     pi as pi,
     signedinteger as signedinteger,
     uint as uint,
+    uint8 as uint8,
     uint16 as uint16,
     uint32 as uint32,
     uint64 as uint64,
-    uint8 as uint8,
     unsignedinteger as unsignedinteger,
 )
+from infini.numpy.transcendental import (
+    cos as cos,
+    cosh as cosh,
+    deg2rad as deg2rad,
+    degrees as degrees,
+    exp as exp,
+    exp2 as exp2,
+    expm1 as expm1,
+    hypot as hypot,
+    log as log,
+    log1p as log1p,
+    log2 as log2,
+    log10 as log10,
+    logaddexp as logaddexp,
+    rad2deg as rad2deg,
+    radians as radians,
+    sin as sin,
+    sinh as sinh,
+    sqrt as sqrt,
+    tan as tan,
+    tanh as tanh,
+)
+
+ndarray = _value.Value
+bool = bool_

@@ -44,7 +44,9 @@ def several(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim))
     axes = tuple(one(name, a, ndim) for a in (axis if isinstance(axis, (tuple, list)) else (axis,)))
     if len(set(axes)) != len(axes):
-        raise errors.ValueMismatchError(f"{name}: an axis occurs twice", got=str(axis), fix="name each axis once")
+        raise errors.ValueMismatchError(
+            f"{name}: an axis occurs twice", got=str(axis), fix="name each axis once"
+        )
     return tuple(sorted(axes))
 
 
@@ -57,14 +59,16 @@ def shape(name: str, sizes: Any) -> tuple[int, ...]:  # Any: an integer or a seq
     """
     items: Sequence[Any] = sizes if isinstance(sizes, (tuple, list)) else (sizes,)
     if isinstance(sizes, Value) and sizes.ndim == 1:
-        items = sizes.tolist()  # type: ignore[attr-defined]  # arrays and tracers have it
+        items = sizes.tolist()
     try:
         result = tuple(operator.index(size) for size in items)
     except TypeError as error:
         if isinstance(error, errors.InfiniError):
             raise
         raise errors.TypeMismatchError(
-            f"{name}: a shape has to be integers", got=repr(sizes), expected="an integer or a tuple of integers"
+            f"{name}: a shape has to be integers",
+            got=repr(sizes),
+            expected="an integer or a tuple of integers",
         ) from None
     if any(size < 0 for size in result):
         raise errors.ValueMismatchError(
@@ -79,7 +83,9 @@ def check_broadcasts(name: str, x: Value, target: tuple[int, ...]) -> None:
     Raises:
         ValueMismatchError: it does not.
     """
-    fits = x.ndim <= len(target) and all(n in (1, m) for n, m in zip(x.shape[::-1], target[::-1], strict=False))
+    fits = x.ndim <= len(target) and all(
+        n in (1, m) for n, m in zip(x.shape[::-1], target[::-1], strict=False)
+    )
     if not fits:
         raise errors.ValueMismatchError(
             f"{name}: the array does not broadcast to this shape",

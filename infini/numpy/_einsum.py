@@ -1,4 +1,5 @@
-"""`einsum`: two operands go to one contraction as they are written; more are contracted in pairs, smallest results first."""
+"""`einsum`: two operands go to one contraction as they are written; more are contracted in pairs, smallest
+results first."""
 
 from __future__ import annotations
 
@@ -27,11 +28,13 @@ def einsum(
     """Sum of products by letters, as `numpy.einsum`.
 
     Args:
-        subscripts: letters of every operand and, after `->`, of the result; `...` stands for dimensions that broadcast. Without
+        subscripts: letters of every operand and, after `->`, of the result; `...` stands for dimensions
+            that broadcast. Without
             `->` the result has the letters that occur once, in alphabetical order.
         *arrays: operands.
         out: accepted for NumPy's sake; only None.
-        optimize: accepted for NumPy's sake; the order of contractions is chosen by the size of intermediate results.
+        optimize: accepted for NumPy's sake; the order of contractions is chosen by the size of
+            intermediate results.
         precision: accepted for JAX's sake; infini always accumulates 16-bit floats in float32.
         preferred_element_type: dtype of the result; the common dtype when absent.
 
@@ -56,7 +59,10 @@ def einsum(
         others = [term for k, term in enumerate(terms) if k not in (i, j)]
         needed = set(result).union(*(letters for _, letters in others))
         is_last = not others
-        terms = [*others, _pair(terms[i], terms[j], result if is_last else None, needed, target if is_last else dtype)]
+        terms = [
+            *others,
+            _pair(terms[i], terms[j], result if is_last else None, needed, target if is_last else dtype),
+        ]
     value, letters = _sum_out(terms[0], set(result))
     value = view.transpose(value, [letters.index(letter) for letter in result if letter in letters])
     return convert(value, target, value.weak)
@@ -68,7 +74,8 @@ def _parse(subscripts: str, values: list[Value]) -> tuple[list[str], str]:
     parts = left.split(",")
     if len(parts) != len(values):
         raise errors.ValueMismatchError(
-            "einsum: the subscripts name another number of operands", got=f"{subscripts!r} and {len(values)} operands"
+            "einsum: the subscripts name another number of operands",
+            got=f"{subscripts!r} and {len(values)} operands",
         )
     unused = sorted(_LETTERS - set(subscripts), reverse=True)
     extra = [value.ndim - len(part.replace("...", "")) for part, value in zip(parts, values, strict=True)]
@@ -79,7 +86,9 @@ def _parse(subscripts: str, values: list[Value]) -> tuple[list[str], str]:
         letters = part.replace("...", ellipsis[longest - count :] if count > 0 else "")
         if not set(letters) <= _LETTERS or len(letters) != value.ndim or count < 0:
             raise errors.ValueMismatchError(
-                f"einsum: the subscripts {part!r} do not fit an operand", got=str(value.type), expected="one letter per dimension"
+                f"einsum: the subscripts {part!r} do not fit an operand",
+                got=str(value.type),
+                expected="one letter per dimension",
             )
         names.append(letters)
     joined = "".join(names)
@@ -143,7 +152,8 @@ def _cheapest(terms: list[tuple[Value, str]], result: str) -> tuple[int, int]:
 def _pair(
     a: tuple[Value, str], b: tuple[Value, str], result: str | None, needed: set[str], dtype: DTypeLike
 ) -> tuple[Value, str]:
-    """Contract two terms, keeping the letters that are needed later, in the order of `result` when it is the last pair."""
+    """Contract two terms, keeping the letters that are needed later, in the order of `result` when it is
+    the last pair."""
     x, x_letters = _sum_out(a, needed | set(b[1]))
     y, y_letters = _sum_out(b, needed | set(a[1]))
     both = list(dict.fromkeys(x_letters + y_letters))

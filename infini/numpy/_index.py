@@ -1,7 +1,10 @@
-"""Taking an index such as `x[1:, None, rows, ..., 0]` apart, by NumPy's rules, into what gather, scatter and slices need.
+"""Taking an index such as `x[1:, None, rows, ..., 0]` apart, by NumPy's rules, into what gather, scatter
+and slices need.
 
-An index without arrays is *basic*: bounds per dimension. With arrays it is *advanced*: integer arrays broadcast together and
-their dimensions stand where the first of them stood, or in front when something lies between them. Scalars count as arrays then.
+An index without arrays is *basic*: bounds per dimension. With arrays it is *advanced*: integer arrays
+broadcast together and
+their dimensions stand where the first of them stood, or in front when something lies between them. Scalars
+count as arrays then.
 """
 
 from __future__ import annotations
@@ -15,16 +18,15 @@ import numpy as np
 
 from infini.core import dtypes, errors, ir, trace
 from infini.core.value import Literal, Value
-from infini.lax import elementwise as e
-from infini.lax import indexing as lax_indexing
-from infini.lax import view
+from infini.lax import elementwise as e, indexing as lax_indexing, view
 from infini.lax.families import bind_scalars, broadcast_to
 from infini.numpy._promotion import convert
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A slice of one dimension: `size` elements from `start` in steps of `step`, all inside; `length` is the dimension's size."""
+    """A slice of one dimension: `size` elements from `start` in steps of `step`, all inside; `length` is
+    the dimension's size."""
 
     start: int
     size: int
@@ -41,7 +43,8 @@ Item: TypeAlias = int | Value | Range | None
 
 
 def items(index: Any, shape: ir.Shape) -> tuple[Item, ...]:  # Any: whatever stands in brackets
-    """The parts of an index, one or more per dimension: integers, scalar or array Values, Ranges, and None for new dimensions.
+    """The parts of an index, one or more per dimension: integers, scalar or array Values, Ranges, and None
+    for new dimensions.
 
     Raises:
         IndexOutOfRangeError: there are more parts than dimensions, or a part is a slice with traced bounds.
@@ -54,7 +57,8 @@ def items(index: Any, shape: ir.Shape) -> tuple[Item, ...]:  # Any: whatever sta
         raise errors.IndexOutOfRangeError("an index can only have one ellipsis", got=_show(index))
     if taken > len(shape):
         raise errors.IndexOutOfRangeError(
-            f"too many indices: {taken} for {len(shape)} dimensions", got=f"shape {shape}, index {_show(index)}"
+            f"too many indices: {taken} for {len(shape)} dimensions",
+            got=f"shape {shape}, index {_show(index)}",
         )
     if not any(part is Ellipsis for part in parts):
         parts = [*parts, Ellipsis]
@@ -67,7 +71,9 @@ def items(index: Any, shape: ir.Shape) -> tuple[Item, ...]:  # Any: whatever sta
 def _without_masks(parts: Sequence[Any], shape: ir.Shape) -> list[Any]:  # Any: as items
     result: list[Any] = []
     for part in parts:
-        is_mask = isinstance(part, (Value, np.ndarray, np.bool_)) and part.dtype == dtypes.bool_ or isinstance(part, bool)
+        is_mask = (
+            isinstance(part, (Value, np.ndarray, np.bool_)) and part.dtype == dtypes.bool_
+        ) or isinstance(part, bool)
         result.extend(np.nonzero(_known_mask(part)) if is_mask else [part])
     return result
 
@@ -75,14 +81,16 @@ def _without_masks(parts: Sequence[Any], shape: ir.Shape) -> list[Any]:  # Any: 
 def _known_mask(mask: Any) -> np.ndarray:  # Any: boolean array
     if isinstance(mask, trace.Tracer) and mask.concrete() is None:
         raise errors.ConcretizationError(
-            "a boolean mask that is being traced cannot be an index, since the size of the result depends on it",
+            "a traced boolean mask cannot be an index, since the size of the result depends on it",
             got=str(mask.type),
             fix="use infini.numpy.where(mask, x, fill), or index outside jit",
         )
     host = np.asarray(mask)
     if host.ndim == 0:
         raise errors.TypeMismatchError(
-            "a single boolean is no index", got=repr(mask), fix="use x[None] to add a dimension, or infini.numpy.where"
+            "a single boolean is no index",
+            got=repr(mask),
+            fix="use x[None] to add a dimension, or infini.numpy.where",
         )
     return host
 
@@ -103,19 +111,33 @@ def _item(part: Any, length: int) -> Item:  # Any: as items
         value = trace.as_value(part)
         return value if value.ndim or not isinstance(value, Literal) else int(value.host)
     if isinstance(part, (Value, np.ndarray, list, tuple, str, float, complex, bool, np.inexact)):
-        fix = "wrap it in infini.numpy.asarray" if isinstance(part, (list, tuple)) else "convert it to an integer first"
+        fix = (
+            "wrap it in infini.numpy.asarray"
+            if isinstance(part, (list, tuple))
+            else "convert it to an integer first"
+        )
         kind = str(part.type) if isinstance(part, Value) else f"{part!r} of type {type(part).__name__}"
-        raise errors.TypeMismatchError("this is not an index", got=kind, expected="integers, slices, None, ... or integer arrays", fix=fix)
+        raise errors.TypeMismatchError(
+            "this is not an index",
+            got=kind,
+            expected="integers, slices, None, ... or integer arrays",
+            fix=fix,
+        )
     try:
         return operator.index(part)
     except TypeError:
         raise errors.TypeMismatchError(
-            "this is not an index", got=f"{part!r} of type {type(part).__name__}", expected="integers, slices, None, ..."
+            "this is not an index",
+            got=f"{part!r} of type {type(part).__name__}",
+            expected="integers, slices, None, ...",
         ) from None
 
 
 def _show(index: Any) -> str:  # Any: as items
-    return ", ".join(str(part.type) if isinstance(part, Value) else repr(part) for part in (index if isinstance(index, tuple) else (index,)))
+    return ", ".join(
+        str(part.type) if isinstance(part, Value) else repr(part)
+        for part in (index if isinstance(index, tuple) else (index,))
+    )
 
 
 def is_basic(parts: Sequence[Item]) -> bool:
@@ -200,7 +222,9 @@ def plan(parts: Sequence[Item], shape: ir.Shape, *, wrap: bool = True) -> Plan:
         else:
             column = wrapped(part, length, wrap)
             columns[dimension] = _aligned(column, places[_BLOCK] + len(block) - column.ndim, len(batch))
-    stacked = [view.expand_dims(broadcast_to(column, tuple(batch)), (len(batch),)) for column in columns.values()]
+    stacked = [
+        view.expand_dims(broadcast_to(column, tuple(batch)), (len(batch),)) for column in columns.values()
+    ]
     indices = view.concatenate(stacked, len(batch))
     return Plan(indices, tuple(columns), tuple(window_dims), tuple(result), tuple(final))
 
@@ -249,3 +273,21 @@ def wrapped(part: int | Value, length: int, wrap: bool = True) -> Value:
 def _aligned(column: Value, place: int, rank: int) -> Value:
     """A column whose dimensions stand at `place` among `rank` batch dimensions."""
     return view.reshape(column, (1,) * place + column.shape + (1,) * (rank - place - column.ndim))
+
+
+def whole(length: int) -> Range:
+    """All of a dimension."""
+    return Range(0, length, 1, length)
+
+
+def by_dimension(parts: tuple[Item, ...], shape: tuple[int, ...]) -> list[tuple[Item, int]]:
+    """The parts that index a dimension, each with the size of its dimension."""
+    return list(zip([part for part in parts if part is not None], shape, strict=True))
+
+
+def clamped(part: Item, length: int) -> int | Value:
+    """A scalar index counted from 0; Python integers are clamped here, run-time ones by the dynamic slice."""
+    if isinstance(part, Value):
+        return wrapped(part, length)
+    assert isinstance(part, int)
+    return min(max(part + length if part < 0 else part, 0), max(length - 1, 0))

@@ -1,6 +1,8 @@
-"""The table of operators, methods and properties of arrays. `import infini` installs it on `core.value.Value`.
+"""The table of operators, methods and properties of arrays. `import infini` installs it on
+`core.value.Value`.
 
-Arrays and tracers share it, so `x @ y` means the same inside and outside a transformation. A test pins the table.
+Arrays and tracers share it, so `x @ y` means the same inside and outside a transformation. A test pins the
+table.
 """
 
 from __future__ import annotations
@@ -13,14 +15,27 @@ import numpy as np
 from infini.core import backend, dtypes, errors
 from infini.core.value import Value
 from infini.lax import elementwise as lax_elementwise
-from infini.numpy import comparison, creation, elementwise, indexing, manipulation, ordering, products, reductions
+from infini.numpy import (
+    comparison,
+    creation,
+    elementwise,
+    indexing,
+    joining,
+    manipulation,
+    ordering,
+    products,
+    reductions,
+    updates,
+)
 from infini.numpy._promotion import ArrayLike, DTypeLike
 
 Binary = Callable[[ArrayLike, ArrayLike], Any]  # Any: an array, or a pair for divmod
 
 
 def _accepts(other: object) -> bool:
-    return isinstance(other, (Value, int, float, complex, np.ndarray, np.generic)) or hasattr(other, "__infini_array__")
+    return isinstance(other, (Value, int, float, complex, np.ndarray, np.generic)) or hasattr(
+        other, "__infini_array__"
+    )
 
 
 def _operator(function: Binary) -> Callable[[Value, object], Any]:  # Any: as Binary
@@ -72,14 +87,16 @@ def _view(self: Value, dtype: DTypeLike | None = None) -> Value:
     return self if target == self.dtype else lax_elementwise.bitcast_convert_type(self, target)
 
 
-def _astype(self: Value, dtype: DTypeLike | None, copy: bool = False, device: backend.Device | None = None) -> Value:
+def _astype(
+    self: Value, dtype: DTypeLike | None, copy: bool = False, device: backend.Device | None = None
+) -> Value:
     """The array in another dtype, never weak."""
     return elementwise.astype(self, dtype)
 
 
-def _at(self: Value) -> indexing.IndexUpdateHelper:
+def _at(self: Value) -> updates.IndexUpdateHelper:
     """`x.at[index].set(y)` and its kind: copies with other elements at an index."""
-    return indexing.IndexUpdateHelper(self)
+    return updates.IndexUpdateHelper(self)
 
 
 def _len(self: Value) -> int:
@@ -90,7 +107,9 @@ def _len(self: Value) -> int:
 
 def _iterate(self: Value) -> Iterator[Value]:
     if self.ndim == 0:
-        raise errors.TypeMismatchError("an array without dimensions cannot be iterated over", got=str(self.type))
+        raise errors.TypeMismatchError(
+            "an array without dimensions cannot be iterated over", got=str(self.type)
+        )
     return (indexing.getitem(self, i) for i in range(self.shape[0]))
 
 
@@ -100,7 +119,9 @@ def _contains(self: Value, item: ArrayLike) -> bool:
 
 def _refuse_assignment(self: Value, index: Any, values: Any) -> None:  # Any: as in assignments
     raise errors.TypeMismatchError(
-        "arrays cannot be changed", got=str(self.type), fix="use y = x.at[index].set(values), a copy with other elements"
+        "arrays cannot be changed",
+        got=str(self.type),
+        fix="use y = x.at[index].set(values), a copy with other elements",
     )
 
 
@@ -173,7 +194,7 @@ METHODS: Final[dict[str, Callable[..., Any]]] = {  # Any: arrays, and lists of t
     "prod": reductions.prod,
     "ptp": reductions.ptp,
     "ravel": _ravel,
-    "repeat": manipulation.repeat,
+    "repeat": joining.repeat,
     "reshape": _reshape,
     "round": elementwise.round,
     "sort": ordering.sort,

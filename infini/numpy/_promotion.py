@@ -1,7 +1,10 @@
-"""Operands of `infini.numpy`: which values are accepted, and their common dtype by JAX's lattice, weak types included.
+"""Operands of `infini.numpy`: which values are accepted, and their common dtype by JAX's lattice, weak
+types included.
 
-Python numbers stay Python numbers until their dtype is known, so `uint32_array & 0xFFFFFFFF` fits and `bf16_array * 0.1` is
-rounded once. Everything here returns values of one dtype whose weak flags make the result weak exactly when JAX's is.
+Python numbers stay Python numbers until their dtype is known, so `uint32_array & 0xFFFFFFFF` fits and
+`bf16_array * 0.1` is
+rounded once. Everything here returns values of one dtype whose weak flags make the result weak exactly
+when JAX's is.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from infini.core.value import Literal, Value
 from infini.lax import elementwise
 
 ArrayLike: TypeAlias = Any  # Any: arrays, tracers, NumPy arrays and Python numbers
-DTypeLike: TypeAlias = Any  # Any: a dtype, its name, a scalar type of `infini.numpy` or NumPy, or a Python type
+DTypeLike: TypeAlias = (
+    Any  # Any: a dtype, its name, a scalar type of `infini.numpy` or NumPy, or a Python type
+)
 Axis: TypeAlias = int | Sequence[int] | None
 
 _PYTHON_SCALARS: Final = {
@@ -29,14 +34,19 @@ _FLOAT_OF: Final = {dtypes.int64: dtypes.float64, dtypes.uint64: dtypes.float64}
 
 
 def as_value(name: str, x: ArrayLike) -> Value:
-    """One operand of the function `name` as an array or tracer; host data become arrays on the default device.
+    """One operand of the function `name` as an array or tracer; host data become arrays on the default
+    device.
 
     Raises:
         TypeMismatchError: `x` is neither an array nor a number; lists need `asarray` first, as in JAX.
     """
     if isinstance(x, Value):
         return x
-    accepted = isinstance(x, (np.ndarray, np.generic)) or type(x) in _PYTHON_SCALARS or hasattr(x, "__infini_array__")
+    accepted = (
+        isinstance(x, (np.ndarray, np.generic))
+        or type(x) in _PYTHON_SCALARS
+        or hasattr(x, "__infini_array__")
+    )
     if not accepted:
         raise errors.TypeMismatchError(
             f"{name} needs arrays or numbers",
@@ -84,7 +94,11 @@ def convert(x: ArrayLike, dtype: np.dtype, weak: bool = False) -> Value:
         return Literal(_scalar(x, dtype), weak=weak)
     value = trace.as_value(x)
     if isinstance(value, Literal):
-        return value if value.dtype == dtype and value.weak == weak else Literal(value.host.astype(dtype), weak=weak)
+        return (
+            value
+            if value.dtype == dtype and value.weak == weak
+            else Literal(value.host.astype(dtype), weak=weak)
+        )
     if value.dtype != dtype:
         value = trace.bind1(elementwise.convert_element_type_p, value, new_dtype=dtype)
     return with_weak(value, weak)
@@ -96,7 +110,7 @@ def with_weak(x: Value, weak: bool) -> Value:
         return x
     if isinstance(x, Literal):
         return Literal(x.host, weak=weak)
-    return x.with_weak(weak)  # type: ignore[attr-defined, no-any-return]  # arrays and tracers have it
+    return x.with_weak(weak)  # type: ignore[attr-defined]  # arrays and tracers have it
 
 
 def result_type(*args: Any) -> np.dtype:  # Any: values, Python numbers, or dtypes
@@ -110,7 +124,9 @@ def result_type(*args: Any) -> np.dtype:  # Any: values, Python numbers, or dtyp
         >>> inp.result_type(inp.bfloat16, 2.0)
         dtype(bfloat16)
     """
-    dtype, _ = dtypes.promote(tuple(_kind(x) if _is_operand(x) else (dtypes.canonical(x), False) for x in args))
+    dtype, _ = dtypes.promote(
+        tuple(_kind(x) if _is_operand(x) else (dtypes.canonical(x), False) for x in args)
+    )
     return dtype
 
 

@@ -141,7 +141,8 @@ def where(condition: ArrayLike, x: ArrayLike, y: ArrayLike) -> Value:
         y: elements where it does not.
 
     Returns:
-        The common dtype of `x` and `y`. The one-argument form gives shapes that depend on data: use `nonzero` outside tracing.
+        The common dtype of `x` and `y`. The one-argument form gives shapes that depend on data: use
+        `nonzero` outside tracing.
     """
     chosen, on_true, on_false = as_bool("where", condition), *operands("where", x, y)
     return trace.bind1(e.select_n_p, chosen, on_false, on_true)
@@ -184,9 +185,7 @@ def signbit(x: ArrayLike, /) -> Value:
     value = as_value("signbit", x)
     if not dtypes.is_inexact(value.dtype):
         return less(value, 0)
-    bits = trace.bind1(
-        e.bitcast_convert_type_p, value, new_dtype=np.dtype(f"int{value.dtype.itemsize * 8}")
-    )
+    bits = trace.bind1(e.bitcast_convert_type_p, value, new_dtype=np.dtype(f"int{value.dtype.itemsize * 8}"))
     return bind_scalars(e.lt_p, bits, 0)
 
 
@@ -195,9 +194,14 @@ def _nothing(x: Value, answer: bool) -> Value:
 
 
 def nan_to_num(
-    x: ArrayLike, copy: bool = True, nan: ArrayLike = 0.0, posinf: ArrayLike | None = None, neginf: ArrayLike | None = None
+    x: ArrayLike,
+    copy: bool = True,
+    nan: ArrayLike = 0.0,
+    posinf: ArrayLike | None = None,
+    neginf: ArrayLike | None = None,
 ) -> Value:
-    """`x` with numbers in place of NaN and infinities (the largest finite ones when absent), as `numpy.nan_to_num`."""
+    """`x` with numbers in place of NaN and infinities (the largest finite ones when absent), as
+    `numpy.nan_to_num`."""
     value = as_value("nan_to_num", x)
     if not dtypes.is_inexact(value.dtype):
         return value

@@ -1,6 +1,7 @@
 """Making arrays: from host data, filled, ranges, and triangles.
 
-Host data become arrays on the default device at once, also while tracing; everything else is computed, so traced programs
+Host data become arrays on the default device at once, also while tracing; everything else is computed, so
+traced programs
 hold no constants for it.
 """
 
@@ -12,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import array as array_
-from infini.core import backend, dtypes, errors, trace, tree
+from infini.core import array as array_, backend, dtypes, errors, trace, tree
 from infini.core.value import Literal, Value, literal
 from infini.lax import elementwise, families, view
 from infini.numpy import _axes
@@ -82,7 +82,8 @@ def _stack_nested(a: Any, target: np.dtype | None) -> Value:  # Any: as in asarr
     shapes = {part.shape for part in parts}
     if len(shapes) > 1:
         raise errors.ValueMismatchError(
-            "asarray: parts of a nested sequence have different shapes", got=", ".join(map(str, sorted(shapes)))
+            "asarray: parts of a nested sequence have different shapes",
+            got=", ".join(map(str, sorted(shapes))),
         )
     kinds = tuple((part.dtype, part.weak) for part in parts)
     common = target if target is not None else dtypes.promote(kinds)[0]
@@ -139,7 +140,8 @@ def full_like(
     *,
     device: backend.Device | None = None,
 ) -> Value:
-    """An array with one value everywhere, with the shape, dtype and weak flag of `a` where they are not given."""
+    """An array with one value everywhere, with the shape, dtype and weak flag of `a` where they are not
+    given."""
     model = a if hasattr(a, "shape") and hasattr(a, "dtype") else as_value("full_like", a)
     target = dtypes.canonical(model.dtype if dtype is None else dtype)
     weak = dtype is None and getattr(model, "weak", False)
@@ -199,9 +201,14 @@ def arange(
     first, last, step = (_concrete_number(n) for n in (first, last, 1 if step is None else step))
     if step == 0:
         raise errors.ValueMismatchError("arange: step is 0", expected="a step that is not 0")
-    kinds = tuple((dtypes.float32 if isinstance(n, float) else dtypes.int32, False) for n in (first, last, step))
+    kinds = tuple(
+        (dtypes.float32 if isinstance(n, float) else dtypes.int32, False) for n in (first, last, step)
+    )
     target = dtypes.promote(kinds)[0] if dtype is None else dtypes.canonical(dtype)
-    if any(isinstance(n, float) for n in (first, last, step)) or target not in dtypes.INTEGERS | dtypes.FLOATS:
+    if (
+        any(isinstance(n, float) for n in (first, last, step))
+        or target not in dtypes.INTEGERS | dtypes.FLOATS
+    ):
         return array_.materialize(literal(np.arange(first, last, step), target), device)
     size = max(0, -(-(last - first) // step))
     result = view.iota(target, size)
@@ -248,11 +255,17 @@ def linspace(
     bind, count = trace.bind1, num - 1 if endpoint else num
     inner = np.broadcast_shapes(first.shape, last.shape)
     column = (num,) + (1,) * len(inner)
-    fraction = bind(elementwise.div_p, view.reshape(view.iota(compute, num), column), convert(max(count, 1), compute))
+    fraction = bind(
+        elementwise.div_p, view.reshape(view.iota(compute, num), column), convert(max(count, 1), compute)
+    )
     rest = bind(elementwise.sub_p, convert(1, compute), fraction)
-    points = bind(elementwise.add_p, bind(elementwise.mul_p, first, rest), bind(elementwise.mul_p, last, fraction))
+    points = bind(
+        elementwise.add_p, bind(elementwise.mul_p, first, rest), bind(elementwise.mul_p, last, fraction)
+    )
     if endpoint and num > 1:
-        at_end = bind(elementwise.eq_p, view.reshape(view.iota(dtypes.int32, num), column), convert(count, dtypes.int32))
+        at_end = bind(
+            elementwise.eq_p, view.reshape(view.iota(dtypes.int32, num), column), convert(count, dtypes.int32)
+        )
         points = bind(elementwise.select_n_p, at_end, points, last)
     points = families.broadcast_to(points, (num, *inner))
     place = _axes.one("linspace", axis, points.ndim)
@@ -260,7 +273,11 @@ def linspace(
     points = convert(view.transpose(points, order), compute if dtype is None else dtypes.canonical(dtype))
     if not retstep:
         return points
-    step = bind(elementwise.div_p, bind(elementwise.sub_p, last, first), convert(count if count else math.nan, compute))
+    step = bind(
+        elementwise.div_p,
+        bind(elementwise.sub_p, last, first),
+        convert(count if count else math.nan, compute),
+    )
     return points, step
 
 

@@ -1,13 +1,12 @@
-"""Arithmetic and mathematical functions of each element, with NumPy's names, broadcasting and JAX's promotion.
+"""Arithmetic and mathematical functions of each element, with NumPy's names, broadcasting and JAX's
+promotion.
 
-Each function promotes its operands and binds the operation, which broadcasts by itself. Unless a docstring says otherwise the
+Each function promotes its operands and binds the operation, which broadcasts by itself. Unless a docstring
+says otherwise the
 result has the common dtype of the operands; functions marked *inexact* give floats for integers.
 """
 
 from __future__ import annotations
-
-import math
-from typing import Final
 
 from infini.core import dtypes, errors, primitive, trace
 from infini.core.value import Literal, Value
@@ -59,7 +58,8 @@ divide = true_divide
 
 
 def floor_divide(x1: ArrayLike, x2: ArrayLike, /) -> Value:
-    """Quotient rounded down, as `numpy.floor_divide`; integer division by zero gives what the device gives."""
+    """Quotient rounded down, as `numpy.floor_divide`; integer division by zero gives what the device
+    gives."""
     x, y = numeric_operands("floor_divide", x1, x2)
     if x.dtype in dtypes.UNSIGNED:
         return _bind(e.div_p, x, y)
@@ -119,7 +119,8 @@ def _float_divmod(x: Value, y: Value) -> tuple[Value, Value]:
 def power(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """`x1` to the power `x2`, as `numpy.power`.
 
-    A Python integer becomes repeated multiplication; integer arrays to integer arrays multiply by the bits of the exponent.
+    A Python integer becomes repeated multiplication; integer arrays to integer arrays multiply by the bits
+    of the exponent.
 
     Raises:
         TypeMismatchError: an integer to a negative Python integer.
@@ -249,7 +250,9 @@ def trunc(x: ArrayLike, /) -> Value:
     value = as_value("trunc", x)
     if not dtypes.is_inexact(value.dtype):
         return value
-    return _bind(e.select_n_p, bind_scalars(e.lt_p, value, 0), _bind(e.floor_p, value), _bind(e.ceil_p, value))
+    return _bind(
+        e.select_n_p, bind_scalars(e.lt_p, value, 0), _bind(e.floor_p, value), _bind(e.ceil_p, value)
+    )
 
 
 def round(a: ArrayLike, decimals: int = 0) -> Value:
@@ -275,128 +278,6 @@ def round(a: ArrayLike, decimals: int = 0) -> Value:
 
 
 around = round
-
-
-# --- exponentials, roots, trigonometry ------------------------------------------------------
-
-_LN2: Final = math.log(2.0)
-
-
-def exp(x: ArrayLike, /) -> Value:
-    """Exponential; inexact."""
-    return _bind(e.exp_p, *inexact_operands("exp", x))
-
-
-def exp2(x: ArrayLike, /) -> Value:
-    """Two to the power of each element; inexact."""
-    (value,) = inexact_operands("exp2", x)
-    return _bind(e.exp_p, bind_scalars(e.mul_p, value, _LN2))
-
-
-def expm1(x: ArrayLike, /) -> Value:
-    """`exp(x) - 1`, accurate near zero; inexact."""
-    return _bind(e.expm1_p, *inexact_operands("expm1", x))
-
-
-def log(x: ArrayLike, /) -> Value:
-    """Natural logarithm; inexact."""
-    return _bind(e.log_p, *inexact_operands("log", x))
-
-
-def log2(x: ArrayLike, /) -> Value:
-    """Logarithm to base 2; inexact."""
-    (value,) = inexact_operands("log2", x)
-    return bind_scalars(e.div_p, _bind(e.log_p, value), _LN2)
-
-
-def log10(x: ArrayLike, /) -> Value:
-    """Logarithm to base 10; inexact."""
-    (value,) = inexact_operands("log10", x)
-    return bind_scalars(e.mul_p, _bind(e.log_p, value), 1 / math.log(10.0))
-
-
-def log1p(x: ArrayLike, /) -> Value:
-    """`log(1 + x)`, accurate near zero; inexact."""
-    return _bind(e.log1p_p, *inexact_operands("log1p", x))
-
-
-def logaddexp(x1: ArrayLike, x2: ArrayLike, /) -> Value:
-    """`log(exp(x1) + exp(x2))` without overflow, as `numpy.logaddexp`; inexact."""
-    x, y = inexact_operands("logaddexp", x1, x2)
-    largest, difference = _bind(e.max_p, x, y), _bind(e.sub_p, x, y)
-    # The difference of two equal infinities is NaN; their sum is the result then.
-    soft = _bind(e.add_p, largest, _bind(e.log1p_p, _bind(e.exp_p, _bind(e.neg_p, _bind(e.abs_p, difference)))))
-    return _bind(e.select_n_p, _bind(e.ne_p, difference, difference), soft, _bind(e.add_p, x, y))
-
-
-def sqrt(x: ArrayLike, /) -> Value:
-    """Square root; inexact."""
-    return _bind(e.sqrt_p, *inexact_operands("sqrt", x))
-
-
-def sin(x: ArrayLike, /) -> Value:
-    """Sine, in radians; inexact."""
-    return _bind(e.sin_p, *inexact_operands("sin", x))
-
-
-def cos(x: ArrayLike, /) -> Value:
-    """Cosine, in radians; inexact."""
-    return _bind(e.cos_p, *inexact_operands("cos", x))
-
-
-def tan(x: ArrayLike, /) -> Value:
-    """Tangent, in radians; inexact."""
-    (value,) = inexact_operands("tan", x)
-    return _bind(e.div_p, _bind(e.sin_p, value), _bind(e.cos_p, value))
-
-
-def tanh(x: ArrayLike, /) -> Value:
-    """Hyperbolic tangent; inexact."""
-    return _bind(e.tanh_p, *inexact_operands("tanh", x))
-
-
-def sinh(x: ArrayLike, /) -> Value:
-    """Hyperbolic sine, accurate near zero; inexact."""
-    (value,) = inexact_operands("sinh", x)
-    up, down = _bind(e.expm1_p, value), _bind(e.expm1_p, _bind(e.neg_p, value))
-    near = bind_scalars(e.mul_p, _bind(e.sub_p, up, down), 0.5)
-    # Far from zero one exponential is exact enough, and halved in the exponent it overflows only where the result does.
-    size = _bind(e.abs_p, value)
-    far = _bind(e.mul_p, _bind(e.sign_p, value), _bind(e.exp_p, bind_scalars(e.sub_p, size, _LN2)))
-    is_far = bind_scalars(e.gt_p, size, 10.0 if value.dtype == dtypes.float16 else 80.0)
-    return _bind(e.select_n_p, is_far, near, far)
-
-
-def cosh(x: ArrayLike, /) -> Value:
-    """Hyperbolic cosine; inexact."""
-    (value,) = inexact_operands("cosh", x)
-    # Halved in the exponent, so it overflows only where the result does.
-    up, down = bind_scalars(e.sub_p, value, _LN2), bind_scalars(e.sub_p, _bind(e.neg_p, value), _LN2)
-    return _bind(e.add_p, _bind(e.exp_p, up), _bind(e.exp_p, down))
-
-
-def deg2rad(x: ArrayLike, /) -> Value:
-    """Degrees as radians; inexact."""
-    (value,) = inexact_operands("deg2rad", x)
-    return bind_scalars(e.mul_p, value, math.pi / 180)
-
-
-def rad2deg(x: ArrayLike, /) -> Value:
-    """Radians as degrees; inexact."""
-    (value,) = inexact_operands("rad2deg", x)
-    return bind_scalars(e.mul_p, value, 180 / math.pi)
-
-
-radians, degrees = deg2rad, rad2deg
-
-
-def hypot(x1: ArrayLike, x2: ArrayLike, /) -> Value:
-    """`sqrt(x1**2 + x2**2)` without overflow; inexact."""
-    x, y = (_bind(e.abs_p, v) for v in inexact_operands("hypot", x1, x2))
-    large, small = _bind(e.max_p, x, y), _bind(e.min_p, x, y)
-    is_zero = bind_scalars(e.eq_p, large, 0)
-    ratio = _bind(e.div_p, small, _bind(e.select_n_p, is_zero, large, convert(1, large.dtype)))
-    return _bind(e.mul_p, large, _bind(e.sqrt_p, bind_scalars(e.add_p, _bind(e.mul_p, ratio, ratio), 1.0)))
 
 
 def real(x: ArrayLike, /) -> Value:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import sorting, view
+from infini.lax import elementwise as e, sorting, view
 from infini.numpy import _axes, reductions
 from infini.numpy._promotion import ArrayLike, as_value, operands, with_weak
 
@@ -17,11 +16,12 @@ def sort(a: ArrayLike, axis: int | None = -1, *, stable: bool = True, descending
         x, axis = view.reshape(x, (x.size,)), 0
     place = _axes.one("sort", axis, x.ndim)
     ordered = sorting.sort(x, place)
-    return view.rev(ordered, (place,)) if descending else ordered  # type: ignore[no-any-return]  # one operand, one result
+    return view.rev(ordered, (place,)) if descending else ordered
 
 
 def argsort(a: ArrayLike, axis: int | None = -1, *, stable: bool = True, descending: bool = False) -> Value:
-    """Positions that sort an axis (of the flattened array when None), int32, as `numpy.argsort`; ties keep their order."""
+    """Positions that sort an axis (of the flattened array when None), int32, as `numpy.argsort`; ties keep
+    their order."""
     x = with_weak(as_value("argsort", a), False)
     if axis is None:
         x, axis = view.reshape(x, (x.size,)), 0
@@ -32,7 +32,7 @@ def argsort(a: ArrayLike, axis: int | None = -1, *, stable: bool = True, descend
         _, order = sorting.sort([view.rev(x, (place,)), view.rev(positions, (place,))], place)
         return view.rev(order, (place,))
     _, order = sorting.sort([x, _positions(x, place)], place)
-    return order  # type: ignore[no-any-return]  # a pair of operands, a pair of results
+    return order
 
 
 def _positions(x: Value, axis: int) -> Value:
@@ -40,7 +40,8 @@ def _positions(x: Value, axis: int) -> Value:
 
 
 def searchsorted(a: ArrayLike, v: ArrayLike, side: str = "left") -> Value:
-    """Where elements of `v` would be inserted into sorted `a` to keep it sorted, int32, as `numpy.searchsorted`.
+    """Where elements of `v` would be inserted into sorted `a` to keep it sorted, int32, as
+    `numpy.searchsorted`.
 
     Compares every pair, so it takes `a.size * v.size` steps and no loop.
 

@@ -1,6 +1,8 @@
-"""Matrix products and contractions, with NumPy's names. All of them become `lax.contract`, whose attribute is an einsum.
+"""Matrix products and contractions, with NumPy's names. All of them become `lax.contract`, whose attribute
+is an einsum.
 
-Loop dimensions broadcast inside the contraction, so batched products need neither transposes nor explicit broadcasts. 16-bit
+Loop dimensions broadcast inside the contraction, so batched products need neither transposes nor explicit
+broadcasts. 16-bit
 floats accumulate in float32 and are rounded once.
 """
 
@@ -112,8 +114,8 @@ def vecdot(x1: ArrayLike, x2: ArrayLike, /, *, axis: int = -1) -> Value:
     for value in (x, y):
         place = _axes.one("vecdot", axis, value.ndim)
         rows.append(view.transpose(value, [d for d in range(value.ndim) if d != place] + [place]))
-    _check_sizes("vecdot", *rows, ((-1, -1),))
-    return _contract("k,k->", *rows)
+    _check_sizes("vecdot", rows[0], rows[1], ((-1, -1),))
+    return _contract("k,k->", rows[0], rows[1])
 
 
 def inner(a: ArrayLike, b: ArrayLike) -> Value:
@@ -130,13 +132,16 @@ def outer(a: ArrayLike, b: ArrayLike) -> Value:
     return _contract("m,n->mn", x, y)
 
 
-def tensordot(a: ArrayLike, b: ArrayLike, axes: Any = 2, *, preferred_element_type: DTypeLike | None = None) -> Value:
+def tensordot(
+    a: ArrayLike, b: ArrayLike, axes: Any = 2, *, preferred_element_type: DTypeLike | None = None
+) -> Value:
     """Contraction over pairs of axes, as `numpy.tensordot`.
 
     Args:
         a: left operand.
         b: right operand.
-        axes: a number n (the last n axes of `a` with the first n of `b`), or a pair of axes or sequences of axes.
+        axes: a number n (the last n axes of `a` with the first n of `b`), or a pair of axes or sequences
+            of axes.
         preferred_element_type: dtype of the result; the common dtype when absent.
 
     Raises:
@@ -149,7 +154,9 @@ def tensordot(a: ArrayLike, b: ArrayLike, axes: Any = 2, *, preferred_element_ty
     else:
         left, right = ([side] if isinstance(side, int) else list(side) for side in axes)
         if len(left) != len(right):
-            raise errors.ValueMismatchError("tensordot: operands name different numbers of axes", got=str(axes))
+            raise errors.ValueMismatchError(
+                "tensordot: operands name different numbers of axes", got=str(axes)
+            )
         pairs = list(zip(left, right, strict=True))
     pairs = [(_axes.one("tensordot", i, x.ndim), _axes.one("tensordot", j, y.ndim)) for i, j in pairs]
     _check_sizes("tensordot", x, y, pairs)

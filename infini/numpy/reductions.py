@@ -1,4 +1,5 @@
-"""Sums, means, extrema and running sums over axes, with NumPy's names and JAX's dtypes. Results are never weak, as JAX's.
+"""Sums, means, extrema and running sums over axes, with NumPy's names and JAX's dtypes. Results are never
+weak, as JAX's.
 
 16-bit floats are summed in float32 and rounded once.
 """
@@ -13,11 +14,19 @@ import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import reduction, sorting, view
+from infini.lax import elementwise as e, reduction, sorting, view
 from infini.lax.families import bind_scalars, broadcast_to
 from infini.numpy import _axes, comparison
-from infini.numpy._promotion import ArrayLike, Axis, DTypeLike, as_value, convert, inexact_operands, to_inexact, with_weak
+from infini.numpy._promotion import (
+    ArrayLike,
+    Axis,
+    DTypeLike,
+    as_value,
+    convert,
+    inexact_operands,
+    to_inexact,
+    with_weak,
+)
 
 
 def sum(
@@ -35,7 +44,8 @@ def sum(
     Args:
         a: array to sum.
         axis: axes to sum over; all of them when None.
-        dtype: dtype of the result; when absent, that of `a`, with integers of fewer than 32 bits and booleans widened to 32.
+        dtype: dtype of the result; when absent, that of `a`, with integers of fewer than 32 bits and
+            booleans widened to 32.
         out: accepted for NumPy's sake; only None.
         keepdims: keep the reduced axes with size 1.
         initial: number to start from.
@@ -57,7 +67,8 @@ def prod(
     where: ArrayLike | None = None,
     promote_integers: bool = True,
 ) -> Value:
-    """Product over axes, as `numpy.prod`; multiplied in pairs, so rounding grows with the logarithm of the count only."""
+    """Product over axes, as `numpy.prod`; multiplied in pairs, so rounding grows with the logarithm of the
+    count only."""
     x = _masked(_widened("prod", a, dtype, promote_integers), where, 1)
     axes = _axes.several("prod", axis, x.ndim)
     kept = [d for d in range(x.ndim) if d not in axes]
@@ -66,9 +77,15 @@ def prod(
     while line.shape[-1] > 1:
         half, is_odd = builtins.divmod(line.shape[-1], 2)
         pairs = trace.bind1(
-            e.mul_p, view.slice_in_dim(line, 0, half, axis=-1), view.slice_in_dim(line, half, 2 * half, axis=-1)
+            e.mul_p,
+            view.slice_in_dim(line, 0, half, axis=-1),
+            view.slice_in_dim(line, half, 2 * half, axis=-1),
         )
-        line = view.concatenate([pairs, view.slice_in_dim(line, 2 * half, None, axis=-1)], -1) if is_odd else pairs
+        line = (
+            view.concatenate([pairs, view.slice_in_dim(line, 2 * half, None, axis=-1)], -1)
+            if is_odd
+            else pairs
+        )
     result = convert(1, x.dtype) if count == 0 else line
     shape = tuple(1 if d in axes else n for d, n in enumerate(x.shape) if keepdims or d not in axes)
     result = broadcast_to(result, shape) if count == 0 else view.reshape(result, shape)
@@ -90,7 +107,13 @@ def _masked(x: Value, where: ArrayLike | None, neutral: Any) -> Value:  # Any: a
 
 
 def _reduce(
-    name: str, op: primitive.Primitive, x: Value, axis: Axis, keepdims: bool, where: ArrayLike | None, neutral: Any
+    name: str,
+    op: primitive.Primitive,
+    x: Value,
+    axis: Axis,
+    keepdims: bool,
+    where: ArrayLike | None,
+    neutral: Any,
 ) -> Value:  # Any: a number of the dtype of x
     x = _masked(x, where, neutral)
     axes = _axes.several(name, axis, x.ndim)
@@ -123,9 +146,13 @@ def _extremum(
 
 
 def max(
-    a: ArrayLike, axis: Axis = None, out: None = None, keepdims: bool = False, initial: ArrayLike | None = None,
+    a: ArrayLike,
+    axis: Axis = None,
+    out: None = None,
+    keepdims: bool = False,
+    initial: ArrayLike | None = None,
     where: ArrayLike | None = None,
-) -> Value:  # fmt: skip
+) -> Value:
     """Maximum over axes, as `numpy.max`; NaN wins.
 
     Raises:
@@ -135,9 +162,13 @@ def max(
 
 
 def min(
-    a: ArrayLike, axis: Axis = None, out: None = None, keepdims: bool = False, initial: ArrayLike | None = None,
+    a: ArrayLike,
+    axis: Axis = None,
+    out: None = None,
+    keepdims: bool = False,
+    initial: ArrayLike | None = None,
     where: ArrayLike | None = None,
-) -> Value:  # fmt: skip
+) -> Value:
     """Minimum over axes, as `numpy.min`; NaN wins.
 
     Raises:
@@ -155,14 +186,24 @@ def ptp(a: ArrayLike, axis: Axis = None, out: None = None, keepdims: bool = Fals
 
 
 def all(
-    a: ArrayLike, axis: Axis = None, out: None = None, keepdims: bool = False, *, where: ArrayLike | None = None
+    a: ArrayLike,
+    axis: Axis = None,
+    out: None = None,
+    keepdims: bool = False,
+    *,
+    where: ArrayLike | None = None,
 ) -> Value:
     """Whether every element over axes is true; true of nothing."""
     return _reduce("all", reduction.reduce_min_p, comparison.as_bool("all", a), axis, keepdims, where, True)
 
 
 def any(
-    a: ArrayLike, axis: Axis = None, out: None = None, keepdims: bool = False, *, where: ArrayLike | None = None
+    a: ArrayLike,
+    axis: Axis = None,
+    out: None = None,
+    keepdims: bool = False,
+    *,
+    where: ArrayLike | None = None,
 ) -> Value:
     """Whether an element over axes is true; false of nothing."""
     return _reduce("any", reduction.reduce_max_p, comparison.as_bool("any", a), axis, keepdims, where, False)
@@ -181,7 +222,9 @@ def _wide(dtype: np.dtype) -> np.dtype:
     return dtypes.float32 if dtype in dtypes.FLOATS and dtype.itemsize < 4 else dtype
 
 
-def _count(x: Value, axes: tuple[int, ...], where: ArrayLike | None, axis: Axis, keepdims: bool) -> Any:  # Any: number or array
+def _count(
+    x: Value, axes: tuple[int, ...], where: ArrayLike | None, axis: Axis, keepdims: bool
+) -> Any:  # Any: number or array
     if where is None:
         return math.prod(x.shape[d] for d in axes)
     chosen = broadcast_to(comparison.as_bool("where", where), x.shape)
@@ -238,7 +281,9 @@ def var(
     total = sum(trace.bind1(e.mul_p, offset, offset), axis, keepdims=keepdims, where=where)
     count = _count(wide, axes, where, axis, keepdims)
     less = ddof if correction is None else correction
-    divisor = bind_scalars(e.sub_p, count, less) if isinstance(count, Value) else builtins.max(count - less, 0)
+    divisor = (
+        bind_scalars(e.sub_p, count, less) if isinstance(count, Value) else builtins.max(count - less, 0)
+    )
     return convert(bind_scalars(e.div_p, total, divisor), target)
 
 
@@ -267,7 +312,9 @@ def _position(name: str, x: Value, axis: int | None, keepdims: bool) -> Value:
     else:
         line, place = x, _axes.one(name, axis, x.ndim)
     if line.shape[place] == 0:
-        raise errors.ValueMismatchError(f"{name} of an empty axis has no value", got=str(x.type), expected="at least one element")
+        raise errors.ValueMismatchError(
+            f"{name} of an empty axis has no value", got=str(x.type), expected="at least one element"
+        )
     found = trace.bind1(reduction.argmax_p, line, axis=place - line.ndim, index_dtype=dtypes.int32)
     if keepdims:
         found = view.reshape(found, shape or [1 if d == place else n for d, n in enumerate(x.shape)])
@@ -316,7 +363,8 @@ def _running(name: str, op: primitive.Primitive, x: Value, axis: int | None, neu
 def cumsum(a: ArrayLike, axis: int | None = None, dtype: DTypeLike | None = None, out: None = None) -> Value:
     """Running sums along an axis (of the flattened array when None), as `numpy.cumsum`.
 
-    Booleans are counted in int32; other dtypes stay. Sums are formed in pairs, so rounding grows with the logarithm of the length.
+    Booleans are counted in int32; other dtypes stay. Sums are formed in pairs, so rounding grows with the
+    logarithm of the length.
     """
     return _cumulative("cumsum", e.add_p, a, axis, dtype, 0)
 

@@ -1,4 +1,5 @@
-"""Names of dtypes and constants. A name such as `float32` is a dtype wherever one is expected, and makes arrays when called."""
+"""Names of dtypes and constants. A name such as `float32` is a dtype wherever one is expected, and makes
+arrays when called."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from infini.numpy._promotion import ArrayLike, DTypeLike
 
 
 class ScalarType:
-    """A dtype by name: `float32` is accepted as a dtype, `float32(1)` is an array of that dtype, never weak."""
+    """A dtype by name: `float32` is accepted as a dtype, `float32(1)` is an array of that dtype, never
+    weak."""
 
     __slots__ = ("dtype",)
 
@@ -106,7 +108,8 @@ floating, complexfloating = np.floating, np.complexfloating
 
 
 def issubdtype(arg1: DTypeLike, arg2: DTypeLike) -> bool:
-    """Whether a dtype is another one or belongs to an abstract class such as `floating`; bfloat16 is floating."""
+    """Whether a dtype is another one or belongs to an abstract class such as `floating`; bfloat16 is
+    floating."""
     group = _ABSTRACT.get(arg2) if isinstance(arg2, type) else None
     found = dtypes.canonical(arg1)
     return found in group if group is not None else found == dtypes.canonical(arg2)
@@ -117,4 +120,6 @@ def isdtype(dtype: DTypeLike, kind: Any) -> bool:  # Any: a dtype, a kind, or a 
     if isinstance(kind, tuple):
         return any(isdtype(dtype, one) for one in kind)
     found = dtypes.canonical(dtype)
-    return found in _KINDS[kind] if isinstance(kind, str) and kind in _KINDS else found == dtypes.canonical(kind)
+    return (
+        found in _KINDS[kind] if isinstance(kind, str) and kind in _KINDS else found == dtypes.canonical(kind)
+    )

@@ -11,9 +11,9 @@ from infini.optim.schedules import (
 )
 from infini.optim.transformations import (
     GradientTransformation,
-    add_decayed_weights,
     adam,
     adamw,
+    add_decayed_weights,
     apply_updates,
     chain,
     clip_by_global_norm,
@@ -26,9 +26,9 @@ from infini.optim.transformations import (
 
 __all__ = [
     "GradientTransformation",
-    "add_decayed_weights",
     "adam",
     "adamw",
+    "add_decayed_weights",
     "apply_updates",
     "chain",
     "clip_by_global_norm",

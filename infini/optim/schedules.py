@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step number, which may be traced. The names and arguments are optax's."""
+"""Learning rates as functions of the step number, which may be traced. Names and arguments are optax's."""
 
 from __future__ import annotations
 

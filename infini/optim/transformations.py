@@ -1,13 +1,16 @@
 """Gradient transformations: pairs of pure functions `init(params)` and `update(updates, state, params)`.
 
-`chain` applies several in turn; `apply_updates` adds the result to the parameters. A learning rate is a number, an array
-(also a traced one), or a schedule of the step number. States are tuples and dictionaries, so they are pytrees.
+`chain` applies several in turn; `apply_updates` adds the result to the parameters. A learning rate is a
+number, an array (also a traced one), or a schedule of the step number. States are tuples and dictionaries,
+so they are pytrees.
 
-References: Adam (arXiv:1412.6980), decoupled weight decay (arXiv:1711.05101), clipping by global norm (arXiv:1211.5063).
+References: Adam (arXiv:1412.6980), decoupled weight decay (arXiv:1711.05101), clipping by norm
+(arXiv:1211.5063).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -56,7 +59,7 @@ def apply_updates(params: Params, updates: Params) -> Params:
 def global_norm(updates: Params) -> Array:
     """Euclidean norm of all leaves together, in float32."""
     squares = [inp.sum(inp.square(leaf.astype(inp.float32))) for leaf in tree.leaves(updates)]
-    return inp.sqrt(sum(squares[1:], squares[0]))
+    return inp.sqrt(functools.reduce(inp.add, squares))
 
 
 def clip_by_global_norm(max_norm: float) -> GradientTransformation:
@@ -95,9 +98,10 @@ def scale_by_learning_rate(learning_rate: LearningRate) -> GradientTransformatio
 
 
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> GradientTransformation:
-    """Divide the running mean of updates by the root of the running mean of their squares, both corrected for their start.
+    """Divide the running mean of updates by the root of the running mean of their squares.
 
-    The two moments are float32 whatever the dtype of the parameters: bfloat16 would lose small changes.
+    Both are corrected for their start at zero. The two moments are float32 whatever the dtype of
+    the parameters: bfloat16 would lose small changes.
     """
 
     def init(params: Params) -> State:
@@ -158,7 +162,7 @@ def adamw(
         b2: decay of the running mean of squares.
         eps: added to the root, against division by zero.
         weight_decay: share of a parameter taken away per step, times the learning rate.
-        mask: function from parameters to a tree of bools that says which of them decay; all of them when absent.
+        mask: function from parameters to a tree of bools that says which of them decay; all when absent.
     """
     return chain(
         scale_by_adam(b1, b2, eps),

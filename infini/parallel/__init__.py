@@ -2,14 +2,19 @@
 
     mpirun -n 2 python train.py        # train.py calls infini.parallel.initialize() first
 
-A program is written for global arrays; see `infini.sharding` for meshes and `infini.shard` for annotated functions.
+A program is written for global arrays; see `infini.sharding` for meshes and `infini.shard` for annotated
+functions.
 """
 
 from infini.parallel.explain import explain_sharding as explain_sharding
-from infini.parallel.processes import initialize as initialize
-from infini.parallel.processes import process_count as process_count
-from infini.parallel.processes import process_index as process_index
-from infini.parallel.recipes import data_parallel as data_parallel
-from infini.parallel.recipes import fully_sharded as fully_sharded
-from infini.parallel.recipes import specs_by_name as specs_by_name
-from infini.parallel.recipes import tensor_parallel as tensor_parallel
+from infini.parallel.processes import (
+    initialize as initialize,
+    process_count as process_count,
+    process_index as process_index,
+)
+from infini.parallel.recipes import (
+    data_parallel as data_parallel,
+    fully_sharded as fully_sharded,
+    specs_by_name as specs_by_name,
+    tensor_parallel as tensor_parallel,
+)

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from infini.compiler import partition
-from infini.core import errors, ir, sharding, text, tree
-from infini.core import mesh as mesh_
+from infini.core import errors, ir, mesh as mesh_, sharding, text, tree
 from infini.core.array import Array
 from infini.transforms import staging
 
 
-def explain_sharding(f: Callable[..., Any], *args: Any, mesh: sharding.Mesh | None = None) -> str:  # Any: pytrees
-    """The placement of arguments and results, every collective with its bytes, reason and line, and the local program.
+def explain_sharding(
+    f: Callable[..., Any], *args: Any, mesh: sharding.Mesh | None = None
+) -> str:  # Any: pytrees
+    """The placement of arguments and results, every collective with its bytes, reason and line, and the
+    local program.
 
     Args:
         f: function, or a jitted or sharded one.
@@ -31,7 +33,9 @@ def explain_sharding(f: Callable[..., Any], *args: Any, mesh: sharding.Mesh | No
     found = next((s.mesh for s in placed if isinstance(s, sharding.NamedSharding)), mesh)
     axes = lowered.traced.options.mesh if found is None else found.abstract
     if axes is None:
-        raise errors.ValueMismatchError("explain_sharding needs a mesh", fix="pass mesh=, or put an argument on one")
+        raise errors.ValueMismatchError(
+            "explain_sharding needs a mesh", fix="pass mesh=, or put an argument on one"
+        )
     captured: list[mesh_.Spec | None] = [None] * (len(lowered.program.params) - len(leaves))
     specs = [s.spec if isinstance(s, sharding.NamedSharding) else None for s in placed]
     return describe(lowered.program, partition.partition(lowered.program, axes, [*captured, *specs]))
@@ -45,7 +49,9 @@ def describe(program: ir.Program, found: partition.Partitioned) -> str:
         ("argument", program.in_types, found.in_specs),
         ("result", program.out_types, found.out_specs),
     ):
-        lines += [f"  {title} {i}: {t} {mesh_.P(*s)!r}" for i, (t, s) in enumerate(zip(types, specs, strict=True))]
+        lines += [
+            f"  {title} {i}: {t} {mesh_.P(*s)!r}" for i, (t, s) in enumerate(zip(types, specs, strict=True))
+        ]
     totals = Counter((c.name, c.axes) for c in found.collectives)
     lines += [f"  {count} x {name} over {', '.join(axes)}" for (name, axes), count in sorted(totals.items())]
     lines += [

@@ -1,4 +1,6 @@
-"""The processes of a job under `mpirun`. Nothing is joined until `initialize` is called: importing has no side effects."""
+"""The processes of a job under `mpirun`. Nothing is joined until `initialize` is called: importing has
+no side effects.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,11 @@ from infini.core import backend, comm
 
 
 def initialize() -> None:
-    """Join the MPI job this process was started in; `infini.devices()` then lists the devices of all processes.
+    """Join the MPI job this process was started in; `infini.devices()` then lists the devices of all
+    processes.
 
-    Call it before anything else, in every process. Without `mpirun` it makes a job of one. When a process raises, the whole
-    job ends.
+    Call it before anything else, in every process. Without `mpirun` it makes a job of one. When a
+    process raises, the whole job ends.
 
     Raises:
         DeviceError: mpi4py or an MPI library is missing.

@@ -1,8 +1,10 @@
-"""Placements of parameters by their names: data parallel, tensor parallel, fully sharded. Trees of `P` to annotate with.
+"""Placements of parameters by their names: data parallel, tensor parallel, fully sharded. Trees of `P`
+to annotate with.
 
-Tensor parallelism splits the first of two products by columns and the second by rows, so one sum per pair is all that is
-communicated (Megatron, arXiv:1909.08053). Fully sharded parameters are gathered where they are used and their gradients
-scattered (ZeRO-3, arXiv:1910.02054); the partitioner finds both from these placements.
+Tensor parallelism splits the first of two products by columns and the second by rows, so one sum per
+pair is all that is communicated (Megatron, arXiv:1909.08053). Fully sharded parameters are gathered
+where they are used and their gradients scattered (ZeRO-3, arXiv:1910.02054); the partitioner finds both
+from these placements.
 """
 
 from __future__ import annotations
@@ -11,8 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from infini.core import mesh as mesh_
-from infini.core import tree
+from infini.core import mesh as mesh_, tree
 from infini.core.mesh import AbstractMesh, P
 
 Specs = Any  # Any: a pytree of P
@@ -22,7 +23,8 @@ ROWS: Final = r"(o|down)_proj|fc2|w2"
 
 
 def specs_by_name(params: Any, patterns: Mapping[str, P], default: P = P()) -> Specs:  # noqa: B008  # frozen
-    """A tree of `P` chosen by the first pattern that is found in the path of a leaf, such as `layers/0/mlp/up_proj`.
+    """A tree of `P` chosen by the first pattern that is found in the path of a leaf, such as
+    `layers/0/mlp/up_proj`.
 
     Args:
         params: pytree of arrays.
@@ -46,7 +48,8 @@ def data_parallel(params: Any) -> Specs:  # Any: a pytree of arrays
 def tensor_parallel(
     params: Any, axis: str = "model", *, columns: str = COLUMNS, rows: str = ROWS
 ) -> Specs:  # Any: a pytree of arrays
-    """Weights (out, in) of first products split by `out`, of second ones by `in`; everything else on every device.
+    """Weights (out, in) of first products split by `out`, of second ones by `in`; everything else on
+    every device.
 
     Args:
         params: pytree of arrays.

@@ -9,8 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infini.perf import core as core_suite
-from infini.perf import record
+from infini.perf import core as core_suite, record
 
 app = typer.Typer(help="Measurements of infini, with its peers beside it.", no_args_is_help=True)
 
@@ -54,7 +53,7 @@ def core(
 
 
 def _print(found: dict[str, Any], num_cpus: int) -> None:  # Any: JSON
-    table = Table("", "infini", "jax", "jax / infini", title=f"medians [quartiles], {num_cpus} CPUs each")
+    table = Table("", "infini", "jax", "jax / infini", title=f"medians (quartiles), {num_cpus} CPUs each")
     for item in core_suite.MEASURES:
         if item.name not in found:
             continue
@@ -62,14 +61,14 @@ def _print(found: dict[str, Any], num_cpus: int) -> None:  # Any: JSON
         cells = [_cell(row.get(name), item) for name in ("infini", "jax")]
         ratio = row.get("jax_over_infini")
         table.add_row(item.what, *cells, "" if ratio is None else f"{ratio:.2f}")
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=120).print(table)
 
 
 def _cell(summary: dict[str, float] | None, item: core_suite.Measure) -> str:
     if summary is None:
         return "-"
     median, low, high = (summary[key] * item.scale for key in ("median_s", "low_s", "high_s"))
-    return f"{median:.3g} {item.unit} [{low:.3g} .. {high:.3g}]"
+    return f"{median:.3g} {item.unit} ({low:.3g} .. {high:.3g})"
 
 
 if __name__ == "__main__":

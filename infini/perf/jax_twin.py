@@ -1,8 +1,8 @@
 """Our plain-function modules on JAX: the same source text with its imports changed.
 
-`load("train.gpt")` gives `infini/train/gpt.py` with `infini` replaced by `jax` in its import lines, as the module
-`infini_on_jax.train.gpt`. The parity tests and the benchmarks compare the two. Such a module may import only names that JAX
-has, and other modules of the folders in `PORTABLE`.
+`load("train.gpt")` gives `infini/train/gpt.py` with `infini` replaced by `jax` in its import lines, as the
+module `infini_on_jax.train.gpt`. The parity tests and the benchmarks compare the two. Such a module may
+import only names that JAX has, and other modules of the folders in `PORTABLE`.
 """
 
 from __future__ import annotations
@@ -39,15 +39,22 @@ def load(name: str) -> ModuleType:
 
 
 def rewritten(source: str) -> str:
-    """Source text with the imports of infini turned into those of JAX."""
+    """Source text with the imports of infini turned into those of JAX; lines keep their numbers."""
     portable = "|".join(PORTABLE)
     source = re.sub(
         rf"^(from|import) infini\.({portable})\b", rf"\1 {PACKAGE}.\2", source, flags=re.MULTILINE
     )
-    source = re.sub(
-        rf"^from infini import ({portable})$", rf"from {PACKAGE} import \1", source, flags=re.MULTILINE
-    )
+    source = re.sub(r"^from infini import ([\w, ]+)$", _split_names, source, flags=re.MULTILINE)
     return re.sub(r"^(from|import) infini\b", r"\1 jax", source, flags=re.MULTILINE)
+
+
+def _split_names(line: re.Match[str]) -> str:
+    """One import line as two on one line: what JAX has, and what is ours."""
+    names = line[1].split(", ")
+    ours = [name for name in names if name in PORTABLE]
+    theirs = [name for name in names if name not in PORTABLE]
+    parts = (("jax", theirs), (PACKAGE, ours))
+    return "; ".join(f"from {package} import {', '.join(found)}" for package, found in parts if found)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -72,8 +79,8 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Reads a file as JAX's; the root package is left empty, and nothing is cached beside our own byte code."""
+    """Reads a file as JAX's; the root package is left empty, and no byte code is cached."""
 
-    def get_code(self, fullname: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # as SourceLoader's
+    def get_code(self, fullname: str):  # noqa: ANN202  # as SourceLoader's
         text = "" if fullname == PACKAGE else rewritten(Path(self.path).read_text(encoding="utf-8"))
         return compile(text, self.path, "exec")

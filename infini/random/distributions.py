@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,13 +11,13 @@ import numpy as np
 
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import view
+from infini.lax import elementwise as e, view
 from infini.lax.families import bind_scalars
 from infini.numpy import _axes, elementwise, indexing, ordering, reductions
 from infini.numpy._promotion import ArrayLike, DTypeLike, as_value, convert
 from infini.random import keys, streams
 from infini.random.keys import KeyLike
+from infini.transforms import staging
 
 
 def normal(key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None) -> Value:  # Any: sizes
@@ -28,9 +29,13 @@ def normal(key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None) -> Val
         dtype: a float dtype, float32 when absent.
     """
     target = streams.float_dtype("normal", dtype)
-    minus_one = np.nextafter(np.array(-1.0, target), np.array(0.0, target))
-    low, high = (np.asarray(x, target) for x in (minus_one, 1.0))
-    uniform = streams.uniform_from(keys.raw(key, "normal"), _axes.shape("normal", shape), target, low, high)
+    return _normal(keys.raw(key, "normal"), _axes.shape("normal", shape), target)
+
+
+@functools.partial(staging.jit, static_argnums=(1, 2))
+def _normal(raw_key: Value, shape: tuple[int, ...], dtype: np.dtype) -> Value:
+    above_minus_one = np.nextafter(np.array(-1.0, dtype), np.array(0.0, dtype))
+    uniform = streams.uniform_from(raw_key, shape, dtype, above_minus_one, np.ones((), dtype))
     return _times_sqrt2(e.erf_inv(uniform))
 
 
@@ -51,15 +56,27 @@ def truncated_normal(
         dtype: a float dtype, float32 when absent.
     """
     target = streams.float_dtype("truncated_normal", dtype)
-    ends = [convert(x if type(x) in (int, float) else as_value("truncated_normal", x), target) for x in (lower, upper)]
-    sizes = np.broadcast_shapes(*(x.shape for x in ends)) if shape is None else _axes.shape("truncated_normal", shape)
-    root = convert(math.sqrt(2.0), target)
-    low, high = (e.erf(trace.bind1(e.div_p, x, root)) for x in ends)
+    ends = [
+        convert(x if type(x) in (int, float) else as_value("truncated_normal", x), target)
+        for x in (lower, upper)
+    ]
+    sizes = (
+        np.broadcast_shapes(*(x.shape for x in ends))
+        if shape is None
+        else _axes.shape("truncated_normal", shape)
+    )
     raw_key = keys.raw(key, "truncated_normal")
-    sample = _times_sqrt2(e.erf_inv(streams.uniform_from(raw_key, tuple(sizes), target, low, high)))
+    for end in ends:
+        streams.check_broadcasts("truncated_normal", end.shape, tuple(sizes))
+    return _truncated(raw_key, tuple(sizes), target, *ends)
+
+
+@functools.partial(staging.jit, static_argnums=(1, 2))
+def _truncated(raw_key: Value, shape: tuple[int, ...], dtype: np.dtype, lower: Value, upper: Value) -> Value:
+    low, high = (e.erf(trace.bind1(e.div_p, x, convert(math.sqrt(2.0), dtype))) for x in (lower, upper))
+    sample = _times_sqrt2(e.erf_inv(streams.scaled(raw_key, shape, dtype, low, high)))
     # Rounding must not leave the open interval.
-    inner_low, inner_high = next_after(ends[0], is_up=True), next_after(ends[1], is_up=False)
-    return elementwise.clip(sample, inner_low, inner_high)
+    return elementwise.clip(sample, next_after(lower, is_up=True), next_after(upper, is_up=False))
 
 
 def next_after(x: Value, *, is_up: bool) -> Value:
@@ -68,7 +85,11 @@ def next_after(x: Value, *, is_up: bool) -> Value:
     pattern = bind(e.bitcast_convert_type_p, x, new_dtype=signed)
     away = bind_scalars(e.gt_p if is_up else e.lt_p, x, 0)
     moved = bind(e.select_n_p, away, bind_scalars(e.sub_p, pattern, 1), bind_scalars(e.add_p, pattern, 1))
-    tiny = 1 if is_up else int(np.array(-float(ml_dtypes.finfo(x.dtype).smallest_subnormal), x.dtype).view(signed))
+    tiny = (
+        1
+        if is_up
+        else int(np.array(-float(ml_dtypes.finfo(x.dtype).smallest_subnormal), x.dtype).view(signed))
+    )
     moved = bind(e.select_n_p, bind_scalars(e.eq_p, x, 0), moved, convert(tiny, signed))
     end = bind_scalars(e.eq_p, x, math.inf if is_up else -math.inf)
     stays = bind(e.or_p, end, bind(e.ne_p, x, x))
@@ -101,26 +122,34 @@ def _unit(name: str, key: KeyLike, shape: Any, dtype: DTypeLike | None) -> Value
     return streams.uniform_from(keys.raw(key, name), _axes.shape(name, shape), target, 0.0, 1.0)
 
 
-def gumbel(key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None, mode: str | None = None) -> Value:  # Any: sizes
+def gumbel(
+    key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None, mode: str | None = None
+) -> Value:  # Any: sizes
     """Gumbel floats.
 
     Args:
         key: a key.
         shape: shape of the result.
         dtype: a float dtype, float32 when absent.
-        mode: `low` (the default) draws one number per sample; `high` draws two, for events rarer than 1e-7 in float32.
+        mode: `low` (the default) draws one number per sample; `high` draws two, for events rarer than 1e-7
+            in float32.
 
     Raises:
         ValueMismatchError: the mode is another one.
     """
     target, sizes = streams.float_dtype("gumbel", dtype), _axes.shape("gumbel", shape)
-    raw_key, finfo = keys.raw(key, "gumbel"), ml_dtypes.finfo(target)
     _check_mode("gumbel", mode)
-    if mode != "high":
-        uniform = streams.uniform_from(raw_key, sizes, target, float(finfo.tiny), 1.0)
+    return _gumbel(keys.raw(key, "gumbel"), sizes, target, mode == "high")
+
+
+@functools.partial(staging.jit, static_argnums=(1, 2, 3))
+def _gumbel(raw_key: Value, shape: tuple[int, ...], dtype: np.dtype, is_high: bool) -> Value:
+    finfo = ml_dtypes.finfo(dtype)
+    if not is_high:
+        uniform = streams.uniform_from(raw_key, shape, dtype, float(finfo.tiny), 1.0)
         return e.neg(e.log(e.neg(e.log(uniform))))
-    pair = streams.uniform_from(raw_key, (2, *sizes), target, 0.0, 1.0)
-    high, low = (view.reshape(view.slice_in_dim(pair, i, i + 1), sizes) for i in range(2))
+    pair = streams.uniform_from(raw_key, (2, *shape), dtype, 0.0, 1.0)
+    high, low = (view.reshape(view.slice_in_dim(pair, i, i + 1), shape) for i in range(2))
     fine = bind_scalars(e.add_p, high, bind_scalars(e.mul_p, low, 2.0 ** -int(finfo.nmant)))
     fine = bind_scalars(e.add_p, fine, float(finfo.tiny))
     chosen = trace.bind1(e.select_n_p, bind_scalars(e.ge_p, high, 0.5), fine, high)
@@ -129,7 +158,9 @@ def gumbel(key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None, mode: 
 
 def _check_mode(name: str, mode: str | None) -> None:
     if mode not in (None, "low", "high"):
-        raise errors.ValueMismatchError(f"random.{name}: unknown mode", got=repr(mode), expected="'low' or 'high'")
+        raise errors.ValueMismatchError(
+            f"random.{name}: unknown mode", got=repr(mode), expected="'low' or 'high'"
+        )
 
 
 def bernoulli(key: KeyLike, p: ArrayLike = 0.5, shape: Any = None, mode: str = "low") -> Value:  # Any: sizes
@@ -146,7 +177,9 @@ def bernoulli(key: KeyLike, p: ArrayLike = 0.5, shape: Any = None, mode: str = "
     """
     probability = as_value("bernoulli", p)
     if probability.dtype not in dtypes.FLOATS:
-        raise errors.TypeMismatchError("random.bernoulli: the probability has to be a float", got=str(probability.type))
+        raise errors.TypeMismatchError(
+            "random.bernoulli: the probability has to be a float", got=str(probability.type)
+        )
     _check_mode("bernoulli", mode)
     sizes = probability.shape if shape is None else _axes.shape("bernoulli", shape)
     chance = streams.bound("bernoulli", probability, sizes, probability.dtype)
@@ -185,7 +218,8 @@ def categorical(
         mode: as of `gumbel`.
 
     Raises:
-        ValueMismatchError: `shape` does not fit, or more samples than categories are asked for without replacement.
+        ValueMismatchError: `shape` does not fit, or more samples than categories are asked for without
+            replacement.
     """
     scores = as_value("categorical", logits)
     place = _axes.one("categorical", axis, scores.ndim)
@@ -200,7 +234,9 @@ def categorical(
     count = math.prod(prefix)
     if count > scores.shape[place]:
         raise errors.ValueMismatchError(
-            "random.categorical: more samples than categories", got=f"{count} of {scores.shape[place]}", fix="use replace=True"
+            "random.categorical: more samples than categories",
+            got=f"{count} of {scores.shape[place]}",
+            fix="use replace=True",
         )
     noisy = trace.bind1(e.add_p, scores, gumbel(key, scores.shape, scores.dtype, mode))
     order = ordering.argsort(noisy, place, descending=True)
@@ -233,11 +269,13 @@ def _whole_number(x: ArrayLike) -> int:
     return int(x)
 
 
+@functools.partial(staging.jit, static_argnums=(2,))
 def _shuffle(raw_key: Value, x: Value, axis: int) -> Value:
-    """Sort by random 32-bit keys, often enough that equal keys in every round are improbable (below size**-3)."""
+    """Sort by random 32-bit keys, often enough that equal keys in every round are improbable (below
+    size**-3)."""
     rounds = math.ceil(3 * math.log(max(1, x.size)) / math.log(np.iinfo(np.uint32).max))
     for _ in range(rounds):
-        both = keys.split(raw_key)
+        both = keys.split_words(raw_key, (2,))
         raw_key, subkey = (view.reshape(view.slice_in_dim(both, i, i + 1), (2,)) for i in range(2))
         order = ordering.argsort(streams.words(subkey, 32, x.shape), axis)
         x = indexing.take_along_axis(x, order, axis, mode="clip")
@@ -273,7 +311,9 @@ def choice(
     draws = math.prod(sizes)
     if draws and (population < 1 or (not replace and draws > population)):
         raise errors.ValueMismatchError(
-            "random.choice: there are not enough elements", got=f"{draws} draws of {population}", fix="use replace=True"
+            "random.choice: there are not enough elements",
+            got=f"{draws} draws of {population}",
+            fix="use replace=True",
         )
     picked = _pick(key, sizes, draws, population, replace, p, mode)
     if array.ndim == 0:
@@ -283,7 +323,13 @@ def choice(
 
 
 def _pick(
-    key: KeyLike, sizes: tuple[int, ...], draws: int, population: int, replace: bool, p: ArrayLike | None, mode: str | None
+    key: KeyLike,
+    sizes: tuple[int, ...],
+    draws: int,
+    population: int,
+    replace: bool,
+    p: ArrayLike | None,
+    mode: str | None,
 ) -> Value:
     if p is None:
         if replace:
@@ -292,7 +338,9 @@ def _pick(
     weights = as_value("choice", p)
     if weights.shape != (population,) or weights.dtype not in dtypes.FLOATS:
         raise errors.ValueMismatchError(
-            "random.choice: p is one float per element", got=str(weights.type), expected=f"shape ({population},)"
+            "random.choice: p is one float per element",
+            got=str(weights.type),
+            expected=f"shape ({population},)",
         )
     if replace:
         summed = reductions.cumsum(weights)
@@ -302,5 +350,3 @@ def _pick(
         return ordering.searchsorted(summed, at)
     noisy = trace.bind1(e.add_p, gumbel(key, (population,), weights.dtype, mode), e.log(weights))
     return view.slice_in_dim(ordering.argsort(noisy, descending=True), 0, draws)
-
-

@@ -1,31 +1,33 @@
 """Keys of random streams: raw uint32 arrays of shape (..., 2), and typed keys that wrap them.
 
-A key is split or folded, never changed, so equal keys give equal numbers on every device and mesh. The algorithms are those of
+A key is split or folded, never changed, so equal keys give equal numbers on every device and mesh. The
+algorithms are those of
 JAX with `jax_threefry_partitionable`, https://docs.jax.dev/en/latest/jep/263-prng.html
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from infini.core import array as array_
-from infini.core import dtypes, errors, trace, tree, value
+from infini.core import array as array_, dtypes, errors, trace, tree, value
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import random_bits, view
+from infini.lax import elementwise as e, random_bits, view
 from infini.lax.families import bind_scalars
 from infini.numpy import _axes, indexing
 from infini.numpy._promotion import convert
+from infini.transforms import staging
 
 IMPLEMENTATION = "threefry2x32"
 
 
 class KeyArray:
-    """Typed keys: an array whose elements are keys. A pytree of one leaf, the uint32 words of shape (..., 2)."""
+    """Typed keys: an array whose elements are keys. A pytree of one leaf, the uint32 words of shape (...,
+    2)."""
 
     __slots__ = ("words",)
 
@@ -58,11 +60,17 @@ class KeyArray:
         return KeyArray(view.reshape(self.words, (*sizes, 2)))
 
     def __getitem__(self, index: Any) -> KeyArray:  # Any: as of arrays
-        return KeyArray(indexing.getitem(self.words, (*(index if isinstance(index, tuple) else (index,)), ..., slice(None))))
+        return KeyArray(
+            indexing.getitem(
+                self.words, (*(index if isinstance(index, tuple) else (index,)), ..., slice(None))
+            )
+        )
 
     def __len__(self) -> int:
         if not self.shape:
-            raise errors.TypeMismatchError("a single key has no length", fix="split it with infini.random.split")
+            raise errors.TypeMismatchError(
+                "a single key has no length", fix="split it with infini.random.split"
+            )
         return self.shape[0]
 
     def __iter__(self) -> Iterator[KeyArray]:
@@ -77,7 +85,7 @@ tree.register_pytree_node(KeyArray, lambda key: ((key.words,), None), lambda _, 
 KeyLike: TypeAlias = Any  # Any: a typed key, or a raw uint32 array of shape (2,)
 
 
-def PRNGKey(seed: Any, *, impl: str | None = None) -> Value:  # noqa: N802  # Any: integer or array of one; JAX's name
+def PRNGKey(seed: Any, *, impl: str | None = None) -> Value:  # Any: integer or array of one; JAX's name
     """A raw key, uint32[2], from a seed.
 
     Args:
@@ -115,7 +123,9 @@ def key_data(keys: KeyLike) -> Value:
     return keys.words if isinstance(keys, KeyArray) else raw(keys, "key_data", is_single=False)
 
 
-def wrap_key_data(key_bits_array: Any, *, impl: str | None = None) -> KeyArray:  # Any: uint32 array of shape (..., 2)
+def wrap_key_data(
+    key_bits_array: Any, *, impl: str | None = None
+) -> KeyArray:  # Any: uint32 array of shape (..., 2)
     """Typed keys with these words."""
     _check_implementation(impl)
     return KeyArray(raw(key_bits_array, "wrap_key_data", is_single=False))
@@ -135,7 +145,9 @@ def clone(key: KeyLike) -> KeyLike:
 def _check_implementation(impl: str | None) -> None:
     if impl not in (None, IMPLEMENTATION):
         raise errors.ValueMismatchError(
-            f"there is no random generator {impl!r}", expected=f"{IMPLEMENTATION!r} or None", fix="leave out impl="
+            f"there is no random generator {impl!r}",
+            expected=f"{IMPLEMENTATION!r} or None",
+            fix="leave out impl=",
         )
 
 
@@ -157,7 +169,9 @@ def raw(key: KeyLike, name: str, *, is_single: bool = True) -> Value:
         )
     if is_single and words.ndim > 1:
         raise errors.ValueMismatchError(
-            f"random.{name} takes one key", got=f"keys of shape {words.shape[:-1]}", fix="map over the keys with infini.vmap"
+            f"random.{name} takes one key",
+            got=f"keys of shape {words.shape[:-1]}",
+            fix="map over the keys with infini.vmap",
         )
     return words
 
@@ -175,11 +189,12 @@ def encrypt(words: Value, shape: tuple[int, ...]) -> tuple[Value, Value]:
     size = math.prod(shape)
     if size >= 1 << 32:
         raise errors.ValueMismatchError(
-            "one call draws fewer than 2**32 numbers", got=f"shape {shape}", fix="split the key and draw in parts"
+            "one call draws fewer than 2**32 numbers",
+            got=f"shape {shape}",
+            fix="split the key and draw in parts",
         )
     counter = view.reshape(view.iota(dtypes.uint32, size), shape)
-    first, second = (view.reshape(view.slice(words, (i,), (i + 1,)), ()) for i in range(2))
-    return random_bits.threefry2x32(first, second, convert(0, dtypes.uint32), counter)
+    return random_bits.threefry2x32(_word(words, 0), _word(words, 1), convert(0, dtypes.uint32), counter)
 
 
 def split(key: KeyLike, num: int | tuple[int, ...] = 2) -> KeyLike:
@@ -192,9 +207,14 @@ def split(key: KeyLike, num: int | tuple[int, ...] = 2) -> KeyLike:
     Returns:
         Typed keys of shape `num`, or raw ones of shape (num..., 2), as the key was.
     """
-    shape = (num,) if isinstance(num, int) else tuple(num)
-    high, low = encrypt(raw(key, "split"), _axes.shape("split", shape))
-    return _like(key, view.concatenate([view.expand_dims(word, (word.ndim,)) for word in (high, low)], high.ndim))
+    return _like(key, split_words(raw(key, "split"), _axes.shape("split", num)))
+
+
+@functools.partial(staging.jit, static_argnums=(1,))
+def split_words(words: Value, shape: tuple[int, ...]) -> Value:
+    """Words of new keys, (shape..., 2), from those of one."""
+    pair = encrypt(words, shape)
+    return view.concatenate([view.expand_dims(word, (word.ndim,)) for word in pair], len(shape))
 
 
 def fold_in(key: KeyLike, data: Any) -> KeyLike:  # Any: integer or array of one
@@ -208,9 +228,14 @@ def fold_in(key: KeyLike, data: Any) -> KeyLike:  # Any: integer or array of one
     number = convert(data, dtypes.uint32) if type(data) is int else trace.as_value(data)
     if number.ndim or number.dtype not in dtypes.INTEGERS:
         raise errors.TypeMismatchError("fold_in takes one integer", got=str(number.type))
-    first, second = (view.reshape(view.slice(words, (i,), (i + 1,)), ()) for i in range(2))
-    zero, count = convert(0, dtypes.uint32), convert(number, dtypes.uint32)
-    mixed = random_bits.threefry2x32(first, second, zero, count)
-    return _like(key, view.concatenate([view.reshape(word, (1,)) for word in mixed], 0))
+    return _like(key, _folded(words, convert(number, dtypes.uint32)))
 
 
+@staging.jit
+def _folded(words: Value, count: Value) -> Value:
+    mixed = random_bits.threefry2x32(_word(words, 0), _word(words, 1), convert(0, dtypes.uint32), count)
+    return view.concatenate([view.reshape(word, (1,)) for word in mixed], 0)
+
+
+def _word(words: Value, i: int) -> Value:
+    return view.reshape(view.slice(words, (i,), (i + 1,)), ())

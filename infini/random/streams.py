@@ -1,7 +1,12 @@
-"""Random bits, uniform floats and integers: the samplers that all others are made of. Bit for bit those of JAX."""
+"""Random bits, uniform floats and integers: the samplers that all others are made of. Bit for bit those of
+JAX.
+
+Samplers are jitted inside, so a draw outside tracing is one program and makes one pass over the result.
+"""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final
 
 import ml_dtypes
@@ -9,17 +14,18 @@ import numpy as np
 
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import families, view
+from infini.lax import elementwise as e, families, view
 from infini.lax.families import bind_scalars
 from infini.numpy import _axes, elementwise
 from infini.numpy._promotion import ArrayLike, DTypeLike, as_value, convert
 from infini.random import keys
 from infini.random.keys import KeyLike
+from infini.transforms import staging
 
 _UNSIGNED: Final = {8: dtypes.uint8, 16: dtypes.uint16, 32: dtypes.uint32, 64: dtypes.uint64}
 
 
+@functools.partial(staging.jit, static_argnums=(1, 2))
 def words(raw_key: Value, bit_width: int, shape: tuple[int, ...]) -> Value:
     """Random bits of a raw key as unsigned integers of `bit_width` bits."""
     high, low = keys.encrypt(raw_key, shape)
@@ -58,13 +64,19 @@ def float_dtype(name: str, dtype: DTypeLike | None) -> np.dtype:
     target = dtypes.float32 if dtype is None else dtypes.canonical(dtype)
     if target not in dtypes.FLOATS or target.itemsize == 1:
         raise errors.ValueMismatchError(
-            f"random.{name} does not make this dtype", got=target.name, expected="float16, bfloat16, float32 or float64"
+            f"random.{name} does not make this dtype",
+            got=target.name,
+            expected="float16, bfloat16, float32 or float64",
         )
     return target
 
 
 def uniform(
-    key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None, minval: ArrayLike = 0.0, maxval: ArrayLike = 1.0
+    key: KeyLike,
+    shape: Any = (),
+    dtype: DTypeLike | None = None,
+    minval: ArrayLike = 0.0,
+    maxval: ArrayLike = 1.0,
 ) -> Value:  # Any: sizes
     """Uniform floats in [minval, maxval).
 
@@ -79,11 +91,19 @@ def uniform(
     return uniform_from(keys.raw(key, "uniform"), sizes, float_dtype("uniform", dtype), minval, maxval)
 
 
-def uniform_from(raw_key: Value, shape: tuple[int, ...], dtype: np.dtype, minval: ArrayLike, maxval: ArrayLike) -> Value:
-    """As `uniform`, for arguments that have been checked.
+def uniform_from(
+    raw_key: Value, shape: tuple[int, ...], dtype: np.dtype, minval: ArrayLike, maxval: ArrayLike
+) -> Value:
+    """As `uniform`, for arguments that have been checked."""
+    return scaled(
+        raw_key, shape, dtype, bound("uniform", minval, shape, dtype), bound("uniform", maxval, shape, dtype)
+    )
 
-    Random bits fill the mantissa under the exponent of 1, which gives [1, 2); then it is shifted and scaled.
-    """
+
+@functools.partial(staging.jit, static_argnums=(1, 2))
+def scaled(raw_key: Value, shape: tuple[int, ...], dtype: np.dtype, low: Value, high: Value) -> Value:
+    """Random bits fill the mantissa under the exponent of 1, which gives [1, 2); then it is shifted and
+    scaled."""
     width, mantissa = dtype.itemsize * 8, int(ml_dtypes.finfo(dtype).nmant)
     drawn = width if mantissa >= 8 else 8  # bfloat16 has 7 bits to fill, one byte is enough
     unsigned = _UNSIGNED[width]
@@ -91,9 +111,8 @@ def uniform_from(raw_key: Value, shape: tuple[int, ...], dtype: np.dtype, minval
     one = int(np.ones((), dtype).view(unsigned))
     filled = bind_scalars(e.or_p, bind_scalars(e.shift_right_logical_p, random, drawn - mantissa), one)
     floats = bind_scalars(e.sub_p, trace.bind1(e.bitcast_convert_type_p, filled, new_dtype=dtype), 1.0)
-    low, high = bound("uniform", minval, shape, dtype), bound("uniform", maxval, shape, dtype)
-    scaled = trace.bind1(e.add_p, trace.bind1(e.mul_p, floats, trace.bind1(e.sub_p, high, low)), low)
-    return trace.bind1(e.max_p, low, scaled)
+    spread = trace.bind1(e.mul_p, floats, trace.bind1(e.sub_p, high, low))
+    return trace.bind1(e.max_p, low, trace.bind1(e.add_p, spread, low))
 
 
 def bound(name: str, x: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Value:
@@ -113,7 +132,9 @@ def check_broadcasts(name: str, shape: tuple[int, ...], target: tuple[int, ...])
     Raises:
         ValueMismatchError: it does not.
     """
-    fits = len(shape) <= len(target) and all(n in (1, m) for n, m in zip(shape[::-1], target[::-1], strict=False))
+    fits = len(shape) <= len(target) and all(
+        n in (1, m) for n, m in zip(shape[::-1], target[::-1], strict=False)
+    )
     if not fits:
         raise errors.ValueMismatchError(
             f"random.{name}: a parameter does not broadcast to the shape of the result",
@@ -125,7 +146,8 @@ def check_broadcasts(name: str, shape: tuple[int, ...], target: tuple[int, ...])
 def randint(
     key: KeyLike, shape: Any, minval: ArrayLike, maxval: ArrayLike, dtype: DTypeLike | None = None
 ) -> Value:  # Any: sizes
-    """Integers in [minval, maxval), of nearly equal probability: twice the bits that the dtype has are reduced modulo the span.
+    """Integers in [minval, maxval), of nearly equal probability: twice the bits that the dtype has are
+    reduced modulo the span.
 
     Args:
         key: a key.
@@ -163,6 +185,7 @@ def _clipped(x: Value, dtype: np.dtype) -> Value:
     return convert(bind_scalars(e.min_p, bind_scalars(e.max_p, x, low), high), dtype)
 
 
+@functools.partial(staging.jit, static_argnums=(3, 4))
 def _integers(raw_key: Value, minval: Value, maxval: Value, shape: tuple[int, ...], dtype: np.dtype) -> Value:
     bind, num_bits = trace.bind1, dtype.itemsize * 8
     largest = min(int(np.iinfo(dtype).max), int(np.iinfo(maxval.dtype).max))
@@ -170,11 +193,12 @@ def _integers(raw_key: Value, minval: Value, maxval: Value, shape: tuple[int, ..
     low, high = _clipped(minval, dtype), _clipped(maxval, dtype)
     is_empty = bind(e.le_p, high, low)
     span = convert(bind(e.sub_p, high, low), _UNSIGNED[num_bits])
-    # An empty range gives minval; one that reaches past the largest value is one longer, and 0 stands for the whole range.
+    # An empty range gives minval; one that reaches past the largest value is one longer, and 0 stands for
+    # the whole range.
     span = bind(e.select_n_p, is_empty, span, convert(1, span.dtype))
     longer = bind(e.and_p, is_beyond, bind(e.not_p, is_empty))
     span = bind(e.select_n_p, longer, span, bind_scalars(e.add_p, span, 1))
-    both = keys.split(raw_key)
+    both = keys.split_words(raw_key, (2,))
     first, second = (
         words(view.reshape(view.slice_in_dim(both, i, i + 1), (2,)), num_bits, shape) for i in range(2)
     )

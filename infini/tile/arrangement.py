@@ -1,9 +1,10 @@
 """Symbolic tensors and the operations that cut them into levels of tiles.
 
-A `Tensor` is a list of levels, outermost first: level 0 is the grid of programs, the last one the elements of a tile, those
-between are walked by a loop. Every dimension of a level is a product of *factors*; one step of a factor moves a fixed
-distance in the array, so whatever these operations make is an affine map from (program, loop, element) to array index.
-Source of the idea, arrange and apply: https://github.com/InfiniTensor/ninetoothed (the arrangement there is the same notion).
+A `Tensor` is a list of levels, outermost first: level 0 is the grid of programs, the last one the elements of
+a tile, those between are walked by a loop. Every dimension of a level is a product of *factors*; one step of
+a factor moves a fixed distance in the array, so whatever these operations make is an affine map from
+(program, loop, element) to array index. Source of the idea, arrange and apply:
+https://github.com/InfiniTensor/ninetoothed (the arrangement there is the same notion).
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A dimension of `size` that tiles overrun up to `reach`: the elements between must lie outside the array."""
+    """A dimension of `size` that tiles overrun up to `reach`: the elements between must lie outside the
+    array.
+    """
 
     size: Size
     reach: Size
@@ -74,7 +77,8 @@ class Source:
 
 
 class Tensor:
-    """A symbolic array, to be arranged. Operations return another one and act on the outermost level unless told otherwise.
+    """A symbolic array, to be arranged. Operations return another one and act on the outermost level unless
+    told otherwise.
 
     Args:
         ndim: number of dimensions, whose sizes become symbols; 0 is a scalar that every program sees.
@@ -108,7 +112,7 @@ class Tensor:
                 "a Tensor needs ndim or shape", got=f"ndim={ndim}, shape={shape}", expected="one of them"
             )
         if shape is None:
-            sizes = [sympy.Dummy(f"{name}_{d}", integer=True, nonnegative=True) for d in range(ndim or 0)]
+            sizes = [symbols.fresh(f"{name}_{d}") for d in range(ndim or 0)]
         else:
             sizes = [symbols.size(n) for n in shape]
         rank = len(sizes)
@@ -143,7 +147,8 @@ class Tensor:
         floor_mode: bool = False,
         level: int = 0,
     ) -> Tensor:
-        """Cut a level into tiles: it becomes a level that counts tiles and, inside it, one of the elements of a tile.
+        """Cut a level into tiles: it becomes a level that counts tiles and, inside it, one of the elements of
+        a tile.
 
         Args:
             tile_shape: size of a tile per dimension; -1 takes the whole dimension.
@@ -153,14 +158,16 @@ class Tensor:
             level: the level to cut.
 
         Raises:
-            TypeMismatchError: the number of sizes is wrong, or a flattened dimension would be cut across its parts.
+            TypeMismatchError: the number of sizes is wrong, or a flattened dimension would be cut across its
+                parts.
         """
         dimensions = self._dimensions(level, tile_shape, "tile")
         stride_of = [-1] * len(dimensions) if strides is None else list(strides)
         dilation_of = [1] * len(dimensions) if dilation is None else list(dilation)
         outer, inner, guards = [], [], list(self.guards)
         for dimension, *numbers in zip(dimensions, tile_shape, stride_of, dilation_of, strict=True):
-            count, elements, guard = self._cut(dimension, *map(symbols.size, numbers), floor_mode)
+            size, stride, spacing = map(symbols.size, numbers)
+            count, elements, guard = self._cut(dimension, size, stride, spacing, floor_mode)
             outer.append(count)
             inner.append(elements)
             guards += [guard] if guard else []

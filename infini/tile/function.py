@@ -1,7 +1,8 @@
 """`@kernel`: an arrangement of symbolic tensors and an application on their tiles become one operation.
 
-The application is an ordinary function of tile values that uses `infini.lax` and returns tiles. It is traced once per
-combination of operand types, keyword arguments and block sizes; the result is a `Kernel`, bound as the op `kernel`.
+The application is an ordinary function of tile values that uses `infini.lax` and returns tiles. It is traced
+once per combination of operand types, keyword arguments and block sizes; the result is a `Kernel`, bound as
+the op `kernel`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from infini.core import dtypes, errors, execute, host, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Literal, Value
 from infini.lax import calls
 from infini.tile import blocks, lowering, symbols
 from infini.tile.arrangement import Tensor
-from infini.tile.kernel import Kernel, kernel_p
+from infini.tile.program import Kernel, kernel_p
 from infini.tile.symbols import Size
 
 Function = Callable[..., Any]  # Any: functions of the user's, of tiles or arrays
@@ -38,25 +41,29 @@ def kernel(
     """Decorator that makes a kernel of an application.
 
     Args:
-        arrangement: from the symbolic tensors to arranged ones, whose outermost levels agree: they are the grid.
-        tensors: the operands, then the results; shapes of results are given in terms of those of the operands.
+        arrangement: from the symbolic tensors to arranged ones, whose outermost levels agree: they are the
+            grid.
+        tensors: the operands, then the results; shapes of results are given in terms of those of the
+            operands.
         num_results: how many of the last tensors are results.
         vjp: `(forward, backward)` as of `custom_vjp`: `forward(*operands)` gives (results, residuals), and
             `backward(residuals, cotangents)` the cotangents of the operands.
-        definition: the same function on whole arrays, written with lax; its derivative is used, recomputed from the operands.
+        definition: the same function on whole arrays, written with lax; its derivative is used, recomputed
+            from the operands.
         name: name of the kernel, that of the application by default.
 
     Raises:
-        TypeMismatchError: the arrangement gives another number of tensors, or both `vjp` and `definition` are given.
+        TypeMismatchError: the arrangement gives another number of tensors, or both `vjp` and `definition` are
+            given.
 
     Example:
         >>> import numpy as np
         >>> from infini import lax
-        >>> from infini.tile import Tensor, block_size
-        >>> from infini.tile.function import kernel
+        >>> from infini.tile import Tensor, block_size, kernel
         >>> block = block_size(64, 1024)
         >>> x = Tensor(1)
-        >>> @kernel(lambda *ts: [t.tile((block,)) for t in ts], tensors=(x, Tensor(shape=x.shape), Tensor(shape=x.shape)))
+        >>> like_x = Tensor(shape=x.shape)
+        >>> @kernel(lambda *ts: [t.tile((block,)) for t in ts], tensors=(x, like_x, like_x))
         ... def add(x, y):
         ...     return lax.add(x, y)
         >>> add.specialize([ArrayType((1000,), dtypes.float32)] * 2).grid
@@ -65,14 +72,21 @@ def kernel(
 
     def decorate(application: Function) -> KernelFunction:
         return KernelFunction(
-            application, arrangement, tensors, num_results, vjp, definition, name or application.__name__
+            application,
+            arrangement,
+            tensors=tensors,
+            num_results=num_results,
+            vjp=vjp,
+            definition=definition,
+            name=name or application.__name__,
         )
 
     return decorate
 
 
 def program_id(axis: int) -> Value:
-    """Which program is running, along a dimension of the arrangement's grid: an int32 scalar; for applications only.
+    """Which program is running, along a dimension of the arrangement's grid: an int32 scalar; for
+    applications only.
 
     Raises:
         ValueMismatchError: no application is being traced, or the grid has no such dimension.
@@ -88,12 +102,15 @@ def program_id(axis: int) -> Value:
 
 
 class KernelFunction:
-    """A kernel that can be called on arrays and tracers. Keyword arguments are static: they go to the application as they are."""
+    """A kernel that can be called on arrays and tracers. Keyword arguments are static: they go to the
+    application as they are.
+    """
 
     def __init__(
         self,
         application: Function,
         arrangement: Callable[..., Sequence[Tensor]],
+        *,
         tensors: Sequence[Tensor],
         num_results: int,
         vjp: tuple[Function, Function] | None,
@@ -128,7 +145,8 @@ class KernelFunction:
         """The same kernel with some block sizes fixed, by the names they were given.
 
         Raises:
-            ValueMismatchError: there is no such block size, or the value is no power of two within its bounds.
+            ValueMismatchError: there is no such block size, or the value is no power of two within its
+                bounds.
         """
         known = {symbol.name: symbol for symbol in blocks.found_in(self.arranged)}
         for name, value in block_sizes.items():
@@ -146,12 +164,12 @@ class KernelFunction:
         return KernelFunction(
             self.application,
             self.arrangement,
-            self.tensors,
-            self.num_results,
-            self.vjp,
-            self.definition,
-            self.name,
-            merged,
+            tensors=self.tensors,
+            num_results=self.num_results,
+            vjp=self.vjp,
+            definition=self.definition,
+            name=self.name,
+            block_sizes=merged,
         )
 
     def __call__(
@@ -173,8 +191,8 @@ class KernelFunction:
         """The tile program at these operand types.
 
         Raises:
-            TypeMismatchError: the operands do not fit the tensors, the tensors disagree on the grid, or the application
-                returns other tiles than the results have.
+            TypeMismatchError: the operands do not fit the tensors, the tensors disagree on the grid, or the
+                application returns other tiles than the results have.
         """
         key = (tuple(types), tuple(sorted(static.items())))
         found = self._kernels.get(key)
@@ -213,7 +231,8 @@ class KernelFunction:
                 raise errors.TypeMismatchError(
                     f"{self.name}: operand {number} does not fit its tensor",
                     got=str(type_),
-                    expected=f"{len(tensor.source.shape)} dimensions{'' if dtype is None else f' of {dtypes.short(dtype)}'}",
+                    expected=f"{len(tensor.source.shape)} dimensions"
+                    + ("" if dtype is None else f" of {dtypes.short(dtype)}"),
                 )
             values |= {
                 s: n
@@ -233,7 +252,7 @@ class KernelFunction:
     def _body(
         self, types: Sequence[ArrayType], lowered: lowering.Lowered, static: Mapping[str, Any]
     ) -> Program:
-        """The application traced at the tiles; results take the shapes and dtypes of the tensors they go to."""
+        """The application traced at the tiles; results take shapes and dtypes of their tensors."""
         num_loads = len(types)
         tile_types = [ArrayType(a.tile, t.dtype) for a, t in zip(lowered.accesses, types, strict=False)]
         id_types = [ArrayType((), dtypes.int32)] * len(lowered.grid)
@@ -320,7 +339,9 @@ class KernelFunction:
 
 
 def _flat_rules(function: KernelFunction, static: Mapping[str, Any]) -> tuple[Function, Function]:
-    """The user's rules on flat lists, as `custom_vjp_call` wants them. They share the structure of the residuals."""
+    """The user's rules on flat lists, as `custom_vjp_call` wants them. They share the structure of the
+    residuals.
+    """
     assert function.vjp is not None
     user_forward, user_backward = function.vjp
     structure: list[tree.PyTreeDef] = []
@@ -351,7 +372,7 @@ def _running(lowered: lowering.Lowered, ids: Sequence[Value]) -> Iterator[None]:
     for parts in lowered.grid_parts:
         total = ids[parts[0]]
         for part in parts[1:]:
-            size = Literal(dtypes.int32.type(lowered.grid[part]), weak=False)  # type: ignore[arg-type]
+            size = Literal(np.asarray(lowered.grid[part], np.int32), weak=False)
             total = trace.bind1(primitive.by_name("mul"), total, size)
             total = trace.bind1(primitive.by_name("add"), total, ids[part])
         combined.append(total)

@@ -1,7 +1,7 @@
 """From arranged tensors and concrete sizes to a grid and affine accesses.
 
-Flattened dimensions of the grid stay apart: a grid dimension of one tensor made of 2 x 3 and one of size 6 elsewhere meet in
-the common refinement (2, 3), so no access ever needs a division.
+Flattened dimensions of the grid stay apart: a grid dimension of one tensor made of 2 x 3 and one of size 6
+elsewhere meet in the common refinement (2, 3), so no access ever needs a division.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from infini.core import errors, ir
 from infini.tile import symbols
 from infini.tile.arrangement import Dimension, Tensor
-from infini.tile.kernel import Access
+from infini.tile.program import Access
 from infini.tile.symbols import Size
 
 
@@ -32,7 +32,8 @@ class Lowered:
 
     Args:
         grid: number of programs per dimension of the refined grid.
-        grid_parts: per dimension of the arrangement's grid, which refined dimensions it is the product of, slowest first.
+        grid_parts: per dimension of the arrangement's grid, which refined dimensions it is the product of,
+            slowest first.
         accesses: one per tensor.
         tiles: shape of the tile that the application sees, per tensor.
     """
@@ -47,7 +48,8 @@ def lower(tensors: Sequence[Tensor], num_results: int, values: Mapping[Size, int
     """Accesses of arranged tensors, the last `num_results` of which are results.
 
     Raises:
-        TypeMismatchError: tensors disagree on the grid, an arrangement is no affine map, or tiles of a result overlap.
+        TypeMismatchError: tensors disagree on the grid, an arrangement is no affine map, or tiles of a result
+            overlap.
     """
     for number, tensor in enumerate(tensors):
         _check_requirements(number, tensor, values)
@@ -109,7 +111,7 @@ def _check_requirements(number: int, tensor: Tensor, values: Mapping[Size, int])
         is_outside = any(s > 0 and o + s * size >= n for s, o, n in zip(steps, offsets, shape, strict=True))
         if reach > size and any(steps) and not is_outside:
             raise errors.TypeMismatchError(
-                f"tensor {number} of the kernel: the last tile overruns its dimension into other elements of the array",
+                f"tensor {number} of the kernel: the last tile overruns its dimension into other elements",
                 got=f"{guard.size} = {size} elements, tiles reach to {reach}",
                 fix="choose tiles that divide the dimension, or floor_mode=True",
             )
@@ -215,7 +217,9 @@ def _access(
 
 
 def _tile_loops(number: int, inner: Sequence[Sequence[Sequence[Loop]]], rank: int) -> tuple[list[Loop], int]:
-    """Loops of the dimensions of a tile, and how many of them belong to levels that a loop of the application walks."""
+    """Loops of the dimensions of a tile, and how many of them belong to levels that a loop of the application
+    walks.
+    """
     tile: list[Loop] = []
     levels = 0
     for index, level in enumerate(inner):
@@ -224,7 +228,7 @@ def _tile_loops(number: int, inner: Sequence[Sequence[Sequence[Loop]]], rank: in
             found = list(loops) or [Loop(1, (0,) * rank)]
             if is_walked and len(found) > 1:
                 raise errors.TypeMismatchError(
-                    f"tensor {number} of the kernel: a flattened dimension of a level that is walked must lie evenly in the array",
+                    f"tensor {number} of the kernel: a flattened dimension that is walked must lie evenly",
                     got=" x ".join(str(loop.size) for loop in found),
                 )
             tile += found
@@ -233,7 +237,9 @@ def _tile_loops(number: int, inner: Sequence[Sequence[Sequence[Loop]]], rank: in
 
 
 def _check_disjoint(number: int, moves: Sequence[tuple[int, tuple[int, ...]]]) -> None:
-    """Refuse a result two of whose (program, element) pairs meet: sufficient is that steps are those of a mixed radix."""
+    """Refuse a result two of whose (program, element) pairs meet: sufficient is that steps are those of a
+    mixed radix.
+    """
     real = [(n, s) for n, s in moves if n > 1]
     for d in range(len(real[0][1]) if real else 0):
         reach = 0
@@ -245,6 +251,6 @@ def _check_disjoint(number: int, moves: Sequence[tuple[int, tuple[int, ...]]]) -
             reach += abs(s[d]) * (n - 1)
     if any(not any(s) for _, s in real):
         raise errors.TypeMismatchError(
-            f"tensor {number} of the kernel is a result and several programs or elements write the same place",
+            f"tensor {number} of the kernel is a result and its programs or elements write the same place",
             fix="do not expand results",
         )

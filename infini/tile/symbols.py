@@ -1,7 +1,7 @@
 """Sizes that are known when a kernel is called: SymPy integers, some of them block sizes with bounds.
 
-The only file of the kernel language that imports SymPy, and nothing outside the language imports it: `import infini` stays
-free of it. Symbols end where a kernel is specialised, so the IR holds ints only.
+The only file of the kernel language that imports SymPy, and nothing outside the language imports it: `import
+infini` stays free of it. Symbols end where a kernel is specialised, so the IR holds ints only.
 """
 
 from __future__ import annotations
@@ -19,16 +19,24 @@ DEFAULT_LOWER: Final = 16
 DEFAULT_UPPER: Final = 1024
 
 
-class BlockSize(sympy.Dummy):  # type: ignore[misc]  # SymPy has no types
-    """A power of two between `lower` and `upper` that a kernel may choose freely: results do not depend on it."""
+class _Fresh(sympy.Dummy):  # type: ignore[misc]  # SymPy has no types
+    """A symbol that equals itself alone and prints as its name."""
+
+    __slots__ = ()
+
+    def _sympystr(self, printer: Any) -> str:  # Any: SymPy's hook for printing
+        return str(self.name)
+
+
+class BlockSize(_Fresh):
+    """A power of two between `lower` and `upper` that a kernel may choose freely: results do not depend on
+    it.
+    """
 
     lower: int
     upper: int
 
     __slots__ = ("lower", "upper")
-
-    def _sympystr(self, printer: Any) -> str:  # Any: SymPy's hook for printing
-        return str(self.name)
 
 
 def Symbol(name: str) -> Size:  # noqa: N802  # a constructor
@@ -40,6 +48,11 @@ def Symbol(name: str) -> Size:  # noqa: N802  # a constructor
         2*n + 1
     """
     return sympy.Symbol(name, integer=True, nonnegative=True)
+
+
+def fresh(name: str) -> Size:
+    """A size symbol of its own, whatever others are called."""
+    return _Fresh(name, integer=True, nonnegative=True)
 
 
 def block_size(lower: int = DEFAULT_LOWER, upper: int = DEFAULT_UPPER, *, name: str = "BLOCK") -> Size:

@@ -1,11 +1,12 @@
-"""A decoder of LLaMA's family as pure functions of (params, tokens). Names and layouts are those of Hugging Face's files.
+"""A decoder of LLaMA's family as pure functions of (params, tokens), with the names of Hugging Face's files.
 
-Every name used is one JAX has too: with its imports changed this file runs on JAX, which is how it is tested. Weights have
-the layout (out, in); rotary embeddings pair the first half of a head with its second half.
+Every name used is one JAX has too: with its imports changed this file runs on JAX, which is how it is
+tested. Weights have the layout (out, in); rotary embeddings pair the first half of a head with its second.
 
-Shapes: B sequences, T tokens, S slots of the cache, M model width, H query heads, K key-value heads, G = H / K, D head width.
-References: LLaMA (arXiv:2302.13971), rotary embeddings (arXiv:2104.09864), grouped queries (arXiv:2305.13245),
-SwiGLU (arXiv:2002.05202), RMSNorm (arXiv:1910.07467).
+Shapes: B sequences, T tokens, S slots of the cache, M model width, H query heads, K key-value heads,
+G = H / K, D head width.
+References: LLaMA (arXiv:2302.13971), rotary embeddings (arXiv:2104.09864), grouped queries
+(arXiv:2305.13245), SwiGLU (arXiv:2002.05202), RMSNorm (arXiv:1910.07467).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Config:
 
 
 def init(key: Array, config: Config) -> Params:
-    """Random parameters: normal of deviation 0.02, less for projections that add to the residual stream; norms are 1.
+    """Random parameters: normal of deviation 0.02, less for projections onto the residual stream.
 
     Args:
         key: a key of `random.key` or `random.PRNGKey`.
@@ -156,7 +157,7 @@ def init_cache(
 
 
 def forward_cached(
-    params: Params, cache: Cache, tokens: Array, start: Array, config: Config
+    params: Params, cache: Cache, tokens: Array, start: Array | int, config: Config
 ) -> tuple[Array, Cache]:
     """Logits for new tokens that follow those in the cache, and the cache with the new ones in it.
 
@@ -166,7 +167,7 @@ def forward_cached(
         params: as `init` makes them.
         cache: as `init_cache` makes it; donate it, and it is updated in place.
         tokens: integers of shape (B, T).
-        start: number of tokens before them, an integer of shape ().
+        start: number of tokens before them, at most S - T.
         config: sizes.
 
     Returns:

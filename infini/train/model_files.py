@@ -1,6 +1,6 @@
 """The model as a Hugging Face folder: its configuration and its weights by their names there.
 
-Reads what it writes, and any LLaMA folder of that kind which needs nothing `gpt.py` lacks; what it lacks is named.
+Reads what it writes, and every LLaMA folder that needs nothing `gpt.py` lacks; what it lacks is named.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def load(path: Path | str) -> Model:
 
 
 def to_json(config: gpt.Config) -> dict[str, Any]:  # Any: whatever JSON holds
-    """The contents of config.json; the base of the rotary frequencies stands where transformers 4 and 5 look for it."""
+    """The contents of config.json; the rotary base stands where transformers 4 and where 5 look for it."""
     return _BUILT_IN | {
         "architectures": ["LlamaForCausalLM"],
         "vocab_size": config.vocab_size,

@@ -1,4 +1,7 @@
-"""One training step as a pure function of (state, batch, learning rate). Runs on JAX with its imports changed, as `gpt.py` does."""
+"""One training step as a pure function of (state, batch, learning rate).
+
+Runs on JAX with its imports changed, as `gpt.py` does.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import infini as inf
-from infini import Array, tree
-from infini import optim
+from infini import Array, optim, tree
 from infini.train import gpt
 
 State: TypeAlias = dict[str, Any]  # Any: a pytree of arrays

@@ -1,7 +1,7 @@
-"""The loop around the step: batches, learning rate, budget, measurements, and a clean end when it is interrupted.
+"""The loop around the step: batches, learning rate, budget, measurements, and a clean end on Ctrl-C.
 
-It prints nothing: each step is reported to a callback and, when asked, to a file of JSON lines that names everything needed to
-repeat the run (`{"event": "start" | "step" | "end", ...}`).
+It prints nothing: each step is reported to a callback and, when asked, to a file of JSON lines that names
+everything needed to repeat the run (`{"event": "start" | "step" | "end", ...}`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ import infini as inf
 from infini import random
 from infini.core import errors
 from infini.data import batches
-from infini.train import gpt
-from infini.train import step as step_
+from infini.train import gpt, step as step_
 
 StoppedBy = Literal["budget", "interrupt"]
 _EVALUATION_BATCH = 4
@@ -150,7 +149,8 @@ def train(
         metrics_file: where to write JSON lines; replaced when it exists.
 
     Returns:
-        Parameters and measurements. After Ctrl-C, those of the steps taken until then; a second Ctrl-C ends the program.
+        Parameters and measurements. After Ctrl-C, those of the steps taken until then; a second one ends
+        the program.
 
     Raises:
         NonFiniteLossError: the loss is no longer finite.
@@ -258,7 +258,7 @@ class _Clock:
 
 
 def _mean_loss(measure: Callable[..., inf.Array], params: gpt.Params, windows: np.ndarray) -> float:
-    """Mean loss over windows, in batches of one shape; windows that do not fill the last batch count on their own."""
+    """Mean loss over windows, in batches of one shape; those that do not fill the last one go one by one."""
     whole = len(windows) - len(windows) % _EVALUATION_BATCH
     parts = [windows[at : at + _EVALUATION_BATCH] for at in range(0, whole, _EVALUATION_BATCH)]
     parts += [windows[at : at + 1] for at in range(whole, len(windows))]
@@ -281,7 +281,7 @@ def _not_finite(loss: float, step: int, rate: float, last_finite: float | None) 
 
 @contextlib.contextmanager
 def _interrupt() -> Iterator[Callable[[], bool]]:
-    """Within the block, the first Ctrl-C only raises a flag; a step that was cut off would leave donated buffers behind."""
+    """Within the block the first Ctrl-C only raises a flag: a step cut off would lose its donated state."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag.is_set  # signals reach the main thread only

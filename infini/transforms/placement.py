@@ -1,4 +1,6 @@
-"""Where arrays live: `device_put`, arrays made of parts, and annotations on the arguments and results of a function."""
+"""Where arrays live: `device_put`, arrays made of parts, and annotations on the arguments and results of
+a function.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import array as array_
-from infini.core import backend, errors, execute, mesh, sharding, trace, tree
+from infini.core import array as array_, backend, errors, execute, mesh, sharding, trace, tree
 from infini.core.array import Array
 from infini.core.ir import ArrayType
 from infini.core.sharding import NamedSharding, SingleDeviceSharding
@@ -19,12 +20,13 @@ from infini.transforms import flat
 
 
 def device_put(x: Any, device: Any = None) -> Any:  # Any: pytrees; a device, a placement, or a tree of these
-    """Put arrays on a device or spread them over a mesh, as `jax.device_put`. The results are committed there.
+    """Put arrays on a device or spread them over a mesh, as `jax.device_put`. The results are committed
+    there.
 
     Args:
         x: pytree of arrays, NumPy arrays and numbers.
-        device: `Device`, `NamedSharding`, `P` inside `with mesh:`, or a pytree of these that is a prefix of `x`;
-            None leaves everything where it is, uncommitted.
+        device: `Device`, `NamedSharding`, `P` inside `with mesh:`, or a pytree of these that is a prefix
+            of `x`; None leaves everything where it is, uncommitted.
 
     Returns:
         The tree of arrays. Inside `jit` a sharding is a constraint, and a single device means nothing.
@@ -69,7 +71,9 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
 
 
 def _respread(x: Array, where: NamedSharding) -> Array:
-    """An array of a mesh in another placement there; its parts may lie in several processes, so a program moves them."""
+    """An array of a mesh in another placement there; its parts may lie in several processes, so a
+    program moves them.
+    """
     staged = trace.stage(lambda v: [placement.constrain(v, where.mesh.abstract, where.spec)], [x.type])
     options = backend.CompileOptions(mesh=where.mesh.abstract)
     (moved,) = execute.run(staged.program, [x], options, where.mesh)
@@ -77,7 +81,10 @@ def _respread(x: Array, where: NamedSharding) -> Array:
 
 
 def make_array_from_callback(
-    shape: Sequence[int], sharding_: NamedSharding, data_callback: Callable[[tuple[slice, ...]], Any], dtype: Any = None
+    shape: Sequence[int],
+    sharding_: NamedSharding,
+    data_callback: Callable[[tuple[slice, ...]], Any],
+    dtype: Any = None,
 ) -> Array:  # Any: array data; a dtype
     """An array each part of which comes from a function of its index, as `jax.make_array_from_callback`.
 
@@ -92,7 +99,9 @@ def make_array_from_callback(
     hosts = []
     for rank in mesh_.local_ranks:
         data = data_callback(mesh.shard_index(size, sharding_.spec, mesh_.abstract, rank))
-        hosts.append(trace.to_array(trace.as_value(data)).to_host() if dtype is None else np.asarray(data, dtype))
+        hosts.append(
+            trace.to_array(trace.as_value(data)).to_host() if dtype is None else np.asarray(data, dtype)
+        )
     devices = [mesh_.flat_devices[rank] for rank in mesh_.local_ranks]
     expected = sharding_.shard_shape(size)
     for host in hosts:
@@ -117,7 +126,8 @@ def make_array_from_process_local_data(
     local = np.asarray(local_data)
     shape = tuple(global_shape) if global_shape is not None else _global_shape(local.shape, sharding_)
     indices = [
-        mesh.shard_index(shape, sharding_.spec, sharding_.mesh.abstract, rank) for rank in sharding_.mesh.local_ranks
+        mesh.shard_index(shape, sharding_.spec, sharding_.mesh.abstract, rank)
+        for rank in sharding_.mesh.local_ranks
     ]
     lowest = [min(index[d].start for index in indices) for d in range(len(shape))]
 
@@ -133,9 +143,7 @@ def _global_shape(local: tuple[int, ...], sharding_: NamedSharding) -> tuple[int
     shape = []
     for size, entry in zip(local, spec, strict=True):
         axes = mesh.entry_axes(entry)
-        held = {
-            tuple(mesh_.abstract.coordinates(rank)[axis] for axis in axes) for rank in mesh_.local_ranks
-        }
+        held = {tuple(mesh_.abstract.coordinates(rank)[axis] for axis in axes) for rank in mesh_.local_ranks}
         shape.append(size // len(held) * mesh_.abstract.size_of(entry))
     return tuple(shape)
 
@@ -160,7 +168,9 @@ def constrained(
     given = tree.leaves((in_shardings, out_shardings), is_leaf=placement.is_sharding)
     meshes = {placement.mesh_and_spec(s, "jit")[0] for s in given if not isinstance(s, SingleDeviceSharding)}
     if len(meshes) > 1:
-        raise errors.ValueMismatchError("jit: placements name different meshes", got=", ".join(map(repr, meshes)))
+        raise errors.ValueMismatchError(
+            "jit: placements name different meshes", got=", ".join(map(repr, meshes))
+        )
 
     @functools.wraps(fun)
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,6 @@
-"""`shard` annotates a function and lets the partitioner do the rest; `shard_map` runs it on local parts, collectives by hand."""
+"""`shard` annotates a function and lets the partitioner do the rest; `shard_map` runs it on local parts,
+collectives by hand.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,20 @@ Specs = Any  # Any: a P, or a pytree of P and None
 
 
 def shard(
-    fun: Callable[..., Any], *, mesh: sharding.Mesh, in_specs: Specs = None, out_specs: Specs = None, **options: Any
+    fun: Callable[..., Any],
+    *,
+    mesh: sharding.Mesh,
+    in_specs: Specs = None,
+    out_specs: Specs = None,
+    **options: Any,
 ) -> Any:  # Any: a jitted function; options of jit
     """A jitted function split over a mesh: as annotated where it is, as the partitioner likes elsewhere.
 
     Args:
         fun: function of arrays and pytrees, written for global shapes.
         mesh: devices with named axes.
-        in_specs: a `P` for every argument, or a tuple with one tree of `P` (a prefix) per argument; None leaves the choice
-            to the partitioner, which takes arrays that are on the mesh already as they are.
+        in_specs: a `P` for every argument, or a tuple with one tree of `P` (a prefix) per argument; None
+            leaves the choice to the partitioner, which takes arrays that are on the mesh already as they are.
         out_specs: the same for the result.
         **options: options of `jit`.
 
@@ -61,8 +68,8 @@ def shard_map(
         f: function of local parts; collectives such as `lax.psum(x, "data")` are available inside.
         mesh: devices with named axes; the one of `with mesh:` when absent.
         in_specs: a `P` for every argument, or a tuple with one tree of `P` (a prefix) per argument.
-        out_specs: a `P`, or a tree of them: how results are joined. Along axes a spec does not name, results must be
-            equal on all devices.
+        out_specs: a `P`, or a tree of them: how results are joined. Along axes a spec does not name,
+            results must be equal on all devices.
         check_vma: accepted for JAX's sake; nothing is checked.
 
     Returns:
@@ -80,7 +87,9 @@ def shard_map(
     def run(*args: Any) -> Any:
         where = mesh if mesh is not None else sharding.current_mesh()
         if where is None:
-            raise errors.ValueMismatchError("shard_map needs a mesh", fix="pass mesh=, or call it inside `with mesh:`")
+            raise errors.ValueMismatchError(
+                "shard_map needs a mesh", fix="pass mesh=, or call it inside `with mesh:`"
+            )
         return _apply(f, where, in_specs, out_specs, args)
 
     return run

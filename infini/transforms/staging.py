@@ -219,7 +219,7 @@ def _mesh_in(program: ir.Program) -> sharding.AbstractMesh | None:
         for inner in equation.programs:
             found = found or _mesh_in(inner)
         if found is not None:
-            return found  # type: ignore[no-any-return]  # an attribute
+            return found
     return None
 
 
@@ -337,8 +337,9 @@ def jit(
         donation: `require` makes it an error when a donated buffer cannot be reused.
         keep_unused: accepted for JAX's sake; unused arguments cost nothing.
         inline: accepted for JAX's sake; nested calls are always inlined by the compiler.
-        in_shardings: how arguments are split over a mesh: a placement, or a tuple with one tree of placements (a
-            prefix of the argument) per dynamic positional argument; None where the partitioner chooses.
+        in_shardings: how arguments are split over a mesh: a placement, or a tuple with one tree of
+            placements (a prefix of the argument) per dynamic positional argument; None where the
+            partitioner chooses.
         out_shardings: the same for the result.
 
     Returns:

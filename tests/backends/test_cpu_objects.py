@@ -17,7 +17,9 @@ TARGET = host_target()
 
 
 def text_of(name: str, body: str, declares: str = "") -> str:
-    return f'target triple = "{TARGET.triple}"\n{declares}\ndefine i64 @{name}(i64 %x) nounwind {{\n{body}\n}}\n'
+    return (
+        f'target triple = "{TARGET.triple}"\n{declares}\ndefine i64 @{name}(i64 %x) nounwind {{\n{body}\n}}\n'
+    )
 
 
 def call(address: int, number: int) -> int:

@@ -1,4 +1,4 @@
-"""The thread pool of the CPU backend: every task runs once, whatever the threads do, and results do not depend on them."""
+"""The thread pool of the CPU backend: every task runs once, and results do not depend on the threads."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def test_more_tasks_than_a_byte_counts(is_native: bool, count: int) -> None:
     pool.stop()
 
 
-def test_results_are_equal_bit_by_bit_for_any_number_of_threads(is_native: bool, rng: np.random.Generator) -> None:
+def test_results_are_equal_bit_by_bit_for_any_number_of_threads(
+    is_native: bool, rng: np.random.Generator
+) -> None:
     x, y = (rng.standard_normal((300, 257)).astype(np.float32) for _ in range(2))
     kernel = k.blocks(lambda a, b: e.mul(e.tanh(a), b), x.size, 512, dtypes.float32, dtypes.float32)
     phase = kernels.emit_kernel(kernel, [t.update(shape=(x.size,)) for t in k.types(x, y)], host_target())
@@ -165,7 +167,9 @@ def test_native_pool_elsewhere_is_refused() -> None:
 
 
 @pytest.mark.parametrize("triple, platform", [
-    ("aarch64-unknown-linux-gnu", "linux"), ("arm64-apple-darwin", "darwin"), ("x86_64-pc-windows-msvc", "win32"),
+    ("aarch64-unknown-linux-gnu", "linux"),
+    ("arm64-apple-darwin", "darwin"),
+    ("x86_64-pc-windows-msvc", "win32"),
 ])  # fmt: skip
 def test_runtime_compiles_for_other_systems(triple: str, platform: str) -> None:
     from infini.compiler.llvm.target import make_target

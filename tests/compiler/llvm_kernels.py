@@ -16,8 +16,8 @@ from infini.compiler.llvm.task import TaskFunction
 from infini.core import config, dtypes, ir, trace
 from infini.core.ir import ArrayType
 from infini.lax import contraction
-from infini.tile import kernel as kernel_
-from infini.tile.kernel import Access, Kernel
+from infini.tile import program as kernel_
+from infini.tile.program import Access, Kernel
 
 GUARD = 64  # bytes before and after each result that nothing may write
 
@@ -93,7 +93,7 @@ def run_phases(
 ) -> list[np.ndarray]:
     """Run phases on this thread, and check that nothing outside the results was written."""
     found = [guarded(t) for t in outputs]
-    scratch = np.empty(max([p.scratch_bytes for p in phases]) + 64, np.uint8)
+    scratch = np.empty(max((p.scratch_bytes for p in phases), default=0) + 64, np.uint8)
     operands = [np.ascontiguousarray(x) for x in operands]
     addresses = [x.ctypes.data for x in (*operands, *(out for out, _ in found))]
     args = (ctypes.c_void_p * (len(addresses) + 1))(*addresses, -(-scratch.ctypes.data // 64) * 64)

@@ -1,4 +1,4 @@
-"""Contractions by native code against np.einsum: every route, edges of every block, strides, batches, dtypes."""
+"""Contractions by native code against np.einsum: every route, edges of blocks, strides, batches, dtypes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ TOLERANCES = {"float32": 2e-6, "float64": 1e-14, "bfloat16": 8e-3, "float16": 1e
 FLOATS = [dtypes.float32, dtypes.float64, dtypes.bfloat16, dtypes.float16]
 
 
-def check(spec: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator) -> None:
+def check(
+    spec: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator
+) -> None:
     if dtype in dtypes.FLOATS:
         x, y = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, y_shape))
     elif dtype == dtypes.bool_:
@@ -39,7 +41,9 @@ def test_matrix_product_of_every_size(m: int, n: int, depth: int, rng: np.random
     check("mk,kn->mn", (m, depth), (depth, n), dtypes.float32, rng)
 
 
-@pytest.mark.parametrize("spec", ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->mn", "mk,kn->nm", "km,nk->nm"])
+@pytest.mark.parametrize(
+    "spec", ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->mn", "mk,kn->nm", "km,nk->nm"]
+)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_blocks_over_several_depths_and_columns(spec: str, dtype: np.dtype, rng: np.random.Generator) -> None:
     sizes = {"m": 203, "k": 530, "n": 571}

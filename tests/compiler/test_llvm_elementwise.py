@@ -17,6 +17,33 @@ from tests.compiler import llvm_kernels as k
 SIZE = 41  # two vectors and a tail
 # Relative to the value or 1; measured bounds of single functions are in test_llvm_math.
 TOLERANCES = {"float32": 2e-6, "float64": 1e-13, "bfloat16": 8e-3, "float16": 1e-3}
+NAMES_OF_SPECIAL = [
+    "add",
+    "mul",
+    "div",
+    "max",
+    "min",
+    "abs",
+    "neg",
+    "sign",
+    "floor",
+    "ceil",
+    "round_even",
+    "is_finite",
+    "exp",
+    "log",
+    "log1p",
+    "expm1",
+    "tanh",
+    "logistic",
+    "sqrt",
+    "rsqrt",
+    "erf",
+    "eq",
+    "lt",
+    "ge",
+    "ne",
+]
 SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-30, 3e38, 0.5, 1.5, 2.5]
 
 
@@ -53,10 +80,7 @@ def test_elementwise_operation(name: str, dtype: np.dtype, rng: np.random.Genera
 
 
 @pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64], ids=str)
-@pytest.mark.parametrize(
-    "name", ["add", "mul", "div", "max", "min", "abs", "neg", "sign", "floor", "ceil", "round_even", "is_finite",
-             "exp", "log", "log1p", "expm1", "tanh", "logistic", "sqrt", "rsqrt", "erf", "eq", "lt", "ge", "ne"]
-)  # fmt: skip
+@pytest.mark.parametrize("name", NAMES_OF_SPECIAL)
 def test_special_values(name: str, dtype: np.dtype) -> None:
     op = primitive.by_name(name)
     a, b = np.meshgrid(np.array(SPECIAL, dtype), np.array(SPECIAL, dtype))
@@ -85,12 +109,15 @@ def test_conversions(source: np.dtype, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize(
-    "source, target", [("f32", "i32"), ("i32", "f32"), ("f16", "u16"), ("i16", "bf16"), ("f64", "u64"), ("bf16", "f16")]
+    "source, target",
+    [("f32", "i32"), ("i32", "f32"), ("f16", "u16"), ("i16", "bf16"), ("f64", "u64"), ("bf16", "f16")],
 )
 def test_bitcast(source: str, target: str, rng: np.random.Generator) -> None:
     a, b = dtypes.BY_SHORT_NAME[source], dtypes.BY_SHORT_NAME[target]
     x = rng.uniform(1, 100, SIZE).astype(a)
-    kernel = k.on_tiles(lambda x: trace.bind1(e.bitcast_convert_type_p, x, new_dtype=b), ArrayType(x.shape, a))
+    kernel = k.on_tiles(
+        lambda x: trace.bind1(e.bitcast_convert_type_p, x, new_dtype=b), ArrayType(x.shape, a)
+    )
     (found,) = k.run(kernel, x)
     np.testing.assert_array_equal(found.view(np.uint8), x.view(np.uint8))
 

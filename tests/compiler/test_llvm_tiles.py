@@ -1,7 +1,8 @@
-"""Reductions, views, rows, columns, edges and grids of emitted kernels by native code, against the NumPy oracle."""
+"""Reductions, views, rows, columns, edges and grids of kernels by native code, against the oracle."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from typing import Any
 
@@ -12,13 +13,21 @@ from infini.compiler.llvm import kernels
 from infini.compiler.llvm.target import Target, host_target, make_target
 from infini.core import dtypes, errors, ir, trace
 from infini.core.ir import ArrayType
-from infini.lax import elementwise as e
-from infini.lax import contraction, families, loops, reduction, sorting, view
+from infini.lax import contraction, elementwise as e, families, loops, reduction, sorting, view
 from infini.lax.families import bind_scalars
-from infini.tile.kernel import Access, Kernel
+from infini.tile.program import Access, Kernel
 from tests.compiler import llvm_kernels as k
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3, "float64": 1e-12}
+DOTS = [
+    ("mk,kn->mn", (7, 9), (9, 37)),
+    ("mk,nk->mn", (4, 8), (5, 8)),
+    ("k,k->", (9,), (9,)),
+    ("k,kn->n", (9,), (9, 20)),
+    ("bmk,bkn->bmn", (3, 5, 6), (3, 6, 4)),
+    ("mk,kn->mn", (2, 1, 3, 4), (5, 4, 6)),
+    ("mk,kn->nm", (7, 9), (9, 3)),
+]
 REDUCTIONS = [reduction.reduce_sum_p, reduction.reduce_max_p, reduction.reduce_min_p]
 
 
@@ -133,7 +142,9 @@ def test_constant_array(rng: np.random.Generator) -> None:
 # --- shapes of the fuser -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size, block", [(1, 1), (7, 16), (100, 64), (4096, 512), (10_007, 1024), (70_000, 4096)])
+@pytest.mark.parametrize(
+    "size, block", [(1, 1), (7, 16), (100, 64), (4096, 512), (10_007, 1024), (70_000, 4096)]
+)
 @pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16, dtypes.int8], ids=str)
 def test_blocks_of_a_vector(size: int, block: int, dtype: np.dtype, rng: np.random.Generator) -> None:
     x, y = numbers(rng, (size,), dtype), numbers(rng, (size,), dtype)
@@ -187,7 +198,9 @@ def test_columns_centred_by_their_mean(rng: np.random.Generator) -> None:
 def test_program_ids_are_operands_of_the_body(rng: np.random.Generator) -> None:
     x = numbers(rng, (3, 4, 5), dtypes.int32)
     body = k.body_of(
-        lambda x, i, j: e.add(x, families.broadcast_to(bind_scalars(e.add_p, bind_scalars(e.mul_p, i, 100), j), (5,))),
+        lambda x, i, j: e.add(
+            x, families.broadcast_to(bind_scalars(e.add_p, bind_scalars(e.mul_p, i, 100), j), (5,))
+        ),
         [ArrayType((5,), dtypes.int32)],
         2,
     )
@@ -248,16 +261,17 @@ def test_empty_grid_writes_nothing() -> None:
 # --- products and scans of tiles -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64, dtypes.bfloat16, dtypes.int32, dtypes.bool_], ids=str)
-@pytest.mark.parametrize("spec, x, y", [
-    ("mk,kn->mn", (7, 9), (9, 37)), ("mk,nk->mn", (4, 8), (5, 8)), ("k,k->", (9,), (9,)), ("k,kn->n", (9,), (9, 20)),
-    ("bmk,bkn->bmn", (3, 5, 6), (3, 6, 4)), ("mk,kn->mn", (2, 1, 3, 4), (5, 4, 6)), ("mk,kn->nm", (7, 9), (9, 3)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "dtype", [dtypes.float32, dtypes.float64, dtypes.bfloat16, dtypes.int32, dtypes.bool_], ids=str
+)
+@pytest.mark.parametrize("spec, x, y", DOTS)
 def test_dot_of_tiles(
     spec: str, x: tuple[int, ...], y: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator
 ) -> None:
     a, b = numbers(rng, x, dtype), numbers(rng, y, dtype)
-    kernel = k.on_tiles(lambda a, b: trace.bind1(contraction.dot_p, a, b, spec=spec, dtype=dtype), *k.types(a, b))
+    kernel = k.on_tiles(
+        lambda a, b: trace.bind1(contraction.dot_p, a, b, spec=spec, dtype=dtype), *k.types(a, b)
+    )
     k.check(kernel, a, b, tolerance=TOLERANCES.get(dtype.name, 0.0))
 
 
@@ -311,7 +325,9 @@ def test_matrix_product_that_walks_over_a_level(rng: np.random.Generator) -> Non
 def test_equal_kernels_have_one_symbol() -> None:
     first, second = (k.rows(softmax, 4, ArrayType((4, 64), dtypes.float32)) for _ in range(2))
     types = [ArrayType((4, 64), dtypes.float32)]
-    assert kernels.emit_kernel(first, types, host_target()) == kernels.emit_kernel(second, types, host_target())
+    assert kernels.emit_kernel(first, types, host_target()) == kernels.emit_kernel(
+        second, types, host_target()
+    )
 
 
 def test_large_kernels_have_many_tasks_and_small_ones_one() -> None:
@@ -328,7 +344,9 @@ def test_unknown_operation_is_refused_with_its_name() -> None:
     body = ir.Builder()
     params = [ir.Var(x), ir.Var(ArrayType((), dtypes.int32))]
     results = body.emit(sorting.sort_p, params[:1], ir.Attrs({"num_keys": 1, "is_stable": True}))
-    kernel = Kernel((1,), (Access.whole((8,), 1),), (Access.whole((8,), 1),), (x,), body.build(params, results))
+    kernel = Kernel(
+        (1,), (Access.whole((8,), 1),), (Access.whole((8,), 1),), (x,), body.build(params, results)
+    )
     with pytest.raises(errors.LoweringError, match="sort"):
         kernels.emit_kernel(kernel, [x], host_target())
 
@@ -348,3 +366,39 @@ def test_code_for_other_processors_compiles(triple: str, features: str, lanes: i
     text = "\n".join([f'target triple = "{triple}"', *sorted(phase.declares), phase.text])
     assert target.lanes == lanes
     assert len(objects.compile_module(text, target)) > 500
+
+
+# --- sharing memory ------------------------------------------------------------------------------
+
+
+def in_place(kernel: Kernel, *types: ArrayType) -> tuple[tuple[int, int], ...]:
+    return kernels.in_place_pairs(kernel, types)
+
+
+def test_results_may_take_the_memory_of_operands_read_before() -> None:
+    x = ArrayType((64,), dtypes.float32)
+    assert in_place(k.blocks(lambda a, b: e.mul(a, b), 64, 16, x.dtype, x.dtype), x, x) == ((0, 0), (1, 0))
+    rows = ArrayType((4, 64), dtypes.float32)
+    assert in_place(k.rows(softmax, 4, rows), rows) == ((0, 0),)
+
+
+def test_results_may_not_take_the_memory_of_operands_read_later() -> None:
+    rows = ArrayType((4, 64), dtypes.float32)
+    kernel = k.rows(lambda x: (e.add(x, 1.0), softmax(x)), 4, rows)
+    assert in_place(kernel, rows) == ((0, 1),)
+
+
+def test_results_may_not_take_the_memory_of_operands_read_elsewhere() -> None:
+    x = ArrayType((64,), dtypes.float32)
+    assert in_place(k.on_tiles(lambda a: e.add(a, view.rev(a, (0,))), x), x) == ()
+
+
+def test_softmax_in_place_is_right(rng: np.random.Generator) -> None:
+    x = numbers(rng, (6, 300), dtypes.float32)
+    kernel = k.rows(softmax, 6, *k.types(x))
+    (wanted,) = k.run(kernel, x)
+    phase = kernels.emit_kernel(kernel, k.types(x), host_target())
+    (address,) = k.load([phase])
+    args = (ctypes.c_void_p * 2)(x.ctypes.data, x.ctypes.data)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address)(ctypes.addressof(args), 0)
+    np.testing.assert_array_equal(x, wanted)

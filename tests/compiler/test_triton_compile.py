@@ -1,4 +1,6 @@
-"""Ahead-of-time compilation for GPUs that are not here: the machine code exists, uses the right instructions, and is cached."""
+"""Ahead-of-time compilation for GPUs that are not here: the machine code exists, uses the right instructions,
+and is cached.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,11 @@ from tests.compiler import triton_kernels as k
 from tests.tile import kernels
 
 pytest.importorskip("triton")
-from infini.compiler.triton import compile as compile_  # noqa: E402  # after the skip
-from infini.compiler.triton import emit, interpret  # noqa: E402
+from infini.compiler.triton import (
+    compile as compile_,  # after the skip
+    emit,
+    interpret,
+)
 
 CAPABILITIES = [80, 90]
 
@@ -79,8 +84,8 @@ def test_every_scalar_rule_compiles() -> None:
         return total
 
     compile_names = [
-        "abs", "ceil", "cos", "div", "erf", "erf_inv", "exp", "expm1", "floor", "log", "log1p", "logistic", "max",
-        "min", "neg", "pow", "rem", "round_even", "rsqrt", "sign", "sin", "sqrt", "tanh",
+        "abs", "ceil", "cos", "div", "erf", "erf_inv", "exp", "expm1", "floor", "log", "log1p", "logistic",
+        "max", "min", "neg", "pow", "rem", "round_even", "rsqrt", "sign", "sin", "sqrt", "tanh",
     ]  # fmt: skip
     for dtype in (dtypes.float32, dtypes.bfloat16):
         x = ArrayType((256,), dtype)

@@ -22,7 +22,8 @@ _DTYPES = [
     dtypes.float32, dtypes.bfloat16, dtypes.float16, dtypes.float64,
     dtypes.int32, dtypes.int8, dtypes.int64, dtypes.uint32, dtypes.uint8, dtypes.bool_,
 ]  # fmt: skip
-# Differences from NumPy in float32: its functions and those of the helpers are good to a few units in the last place.
+# Differences from NumPy in float32: its functions and those of the helpers are good to a few units in the
+# last place.
 _TOLERANCES = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 1e-2, "float64": 1e-12}
 
 
@@ -126,6 +127,8 @@ def test_bfloat16_is_rounded_after_every_operation(rng: np.random.Generator) -> 
 
 def test_operands_broadcast_as_numpy_does(rng: np.random.Generator) -> None:
     x, y, z = (k.numbers(rng, shape, dtypes.float32) for shape in ((5, 1), (24,), ()))
-    kernel = k.on_tiles(lambda x, y, z: trace.bind1(e.mul_p, trace.bind1(e.add_p, x, y), z), *k.types(x, y, z))
+    kernel = k.on_tiles(
+        lambda x, y, z: trace.bind1(e.mul_p, trace.bind1(e.add_p, x, y), z), *k.types(x, y, z)
+    )
     assert kernel.outputs == (ArrayType((5, 24), dtypes.float32),)
     k.check(kernel, x, y, z, tolerance=1e-6)

@@ -1,4 +1,6 @@
-"""Kernels of the language through the Triton emitter: the interpreter against NumPy, and the text where its form matters."""
+"""Kernels of the language through the Triton emitter: the interpreter against NumPy, and the text where its
+form matters.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 from infini.compiler.triton import scalar
 from infini.core import dtypes
 from infini.core.ir import ArrayType
-from infini.tile import kernel as kernel_
+from infini.tile import program as kernel_
 from tests.compiler import triton_kernels as k
 from tests.tile import kernels
 
@@ -107,17 +109,22 @@ def test_source_says_how_to_compile_and_launch_it(rng: Any) -> None:
 
 # What tl of Triton 3.0 has among the names that the emitter writes; forks of vendors are based on it.
 _TRITON_3_0 = {
-    "PropagateNan", "abs", "arange", "argmax", "broadcast_to", "ceil", "constexpr", "cos", "div_rn", "dot", "erf",
-    "exp", "exp2", "floor", "fma", "full", "load", "log", "log2", "max", "maximum", "min", "minimum", "permute",
-    "program_id", "reduce", "reshape", "rsqrt", "sin", "sqrt", "sqrt_rn", "store", "sum", "trans", "where", "zeros",
+    "PropagateNan", "abs", "arange", "argmax", "atomic_add", "broadcast_to", "ceil", "constexpr", "cos",
+    "div_rn", "dot", "erf", "exp", "exp2", "floor", "fma", "full", "load", "log", "log2", "max", "maximum",
+    "min", "minimum", "permute", "program_id", "reduce", "reshape", "rsqrt", "sin", "sqrt", "sqrt_rn",
+    "store", "sum", "trans", "where", "zeros",
 }  # fmt: skip
-_DTYPES = {"float32", "float16", "bfloat16", "float64", "int1"} | {f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)}
+_DTYPES = {"float32", "float16", "bfloat16", "float64", "int1"} | {
+    f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)
+}
 
 
 def test_only_names_of_triton_3_0_are_written() -> None:
-    from infini.compiler.triton import body, emit, products, reductions, shapes
+    from infini.compiler.triton import body, emit, movement, products, reductions, shapes
 
-    texts = [inspect.getsource(module) for module in (body, emit, products, reductions, shapes, scalar)]
+    texts = [
+        inspect.getsource(module) for module in (body, emit, movement, products, reductions, shapes, scalar)
+    ]
     names = set(re.findall(r"\btl\.(\w+)", "\n".join(texts))) - {"uint"}
     assert names <= _TRITON_3_0 | _DTYPES
 

@@ -1,4 +1,6 @@
-"""Sources of operations that move elements, and of contractions, under Triton's interpreter, against their REFERENCE rules."""
+"""Sources of operations that move elements, and of contractions, under Triton's interpreter, against their
+REFERENCE rules.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from infini.lax.indexing import GatherDimensionNumbers, ScatterDimensionNumbers
 from tests.compiler import triton_kernels as k
 
 pytest.importorskip("triton")
-from infini.compiler.triton import interpret, matmul, movement  # noqa: E402  # after the skip
+from infini.compiler.triton import interpret, matmul, movement  # after the skip
 
 SOURCES = {
     "dynamic_slice": movement.dynamic_slice,
@@ -29,7 +31,7 @@ UPDATES = {"dynamic_update_slice", "scatter", "scatter_add"}
 
 
 def check(function: Any, *arrays: np.ndarray) -> None:
-    """The one equation of a traced function gives the same through its sources as through its REFERENCE rule."""
+    """The one equation of a traced function gives the same by its sources as by its REFERENCE rule."""
     program = trace.stage(lambda *xs: [function(*xs)], k.types(*arrays)).program
     (equation,) = program.equations
     env = dict(zip(program.params, arrays, strict=True)) | {v: c.array for v, c in program.consts}
@@ -40,7 +42,10 @@ def check(function: Any, *arrays: np.ndarray) -> None:
     scratch = np.zeros(movement.scratch_bytes(name, types), np.uint8)
     memory = {f"x{i}": x for i, x in enumerate(operands)} | {"y0": result, "scratch": scratch}
     for source in SOURCES[name](types, equation.attrs):
-        interpret.launch(source, [np.ascontiguousarray(memory[p]) if p[0] == "x" else memory[p] for p, _ in source.signature])
+        interpret.launch(
+            source,
+            [np.ascontiguousarray(memory[p]) if p[0] == "x" else memory[p] for p, _ in source.signature],
+        )
     expected = equation.op.rule(primitive.REFERENCE)(*operands, **equation.attrs)
     np.testing.assert_array_equal(result.astype(np.float64), np.asarray(expected).astype(np.float64))
 
@@ -68,7 +73,9 @@ BATCHED = GatherDimensionNumbers((1,), (1,), (1,), (0,), (0,))
 
 
 @pytest.mark.parametrize("mode", ["clip", "fill"])
-@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16, dtypes.int32, dtypes.uint8, dtypes.bool_], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [dtypes.float32, dtypes.bfloat16, dtypes.int32, dtypes.uint8, dtypes.bool_], ids=str
+)
 def test_gather_of_rows(dtype: np.dtype, mode: str) -> None:
     table = (np.arange(28).reshape(7, 4) % 3).astype(dtype)
     indices = np.array([[3], [0], [-1], [7], [6]], np.int32)
@@ -97,7 +104,10 @@ def test_scatter_add_sums_repeated_rows(dtype: np.dtype, rng: Any) -> None:
     indices = np.array([[3], [0], [3], [7], [6]], np.int32)
     op = primitive.by_name("scatter_add")
     check(
-        lambda x, i, u: trace.bind1(op, x, i, u, dimension_numbers=SCATTER_ROWS, mode="fill"), x, indices, updates
+        lambda x, i, u: trace.bind1(op, x, i, u, dimension_numbers=SCATTER_ROWS, mode="fill"),
+        x,
+        indices,
+        updates,
     )
 
 
@@ -113,7 +123,10 @@ def test_scatter_writes_rows(rng: Any) -> None:
     indices = np.array([[5], [0], [9]], np.int32)
     op = primitive.by_name("scatter")
     check(
-        lambda x, i, u: trace.bind1(op, x, i, u, dimension_numbers=SCATTER_ROWS, mode="fill"), x, indices, updates
+        lambda x, i, u: trace.bind1(op, x, i, u, dimension_numbers=SCATTER_ROWS, mode="fill"),
+        x,
+        indices,
+        updates,
     )
 
 

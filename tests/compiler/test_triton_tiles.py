@@ -10,9 +10,8 @@ import pytest
 
 from infini.core import dtypes, errors, ir, trace
 from infini.core.ir import ArrayType
-from infini.lax import contraction, loops, reduction, view
-from infini.lax import elementwise as e
-from infini.tile.kernel import Access, Kernel
+from infini.lax import contraction, elementwise as e, loops, reduction, view
+from infini.tile.program import Access, Kernel
 from tests.compiler import triton_kernels as k
 
 pytest.importorskip("triton")
@@ -43,7 +42,9 @@ def test_nan_wins_in_extrema(op: Any) -> None:
 
 def test_extrema_of_booleans(rng: Any) -> None:
     x = k.numbers(rng, (4, 3), dtypes.bool_)
-    k.check(k.on_tiles(lambda x: (reduction.reduce_max(x, (1,)), reduction.reduce_min(x, (1,))), *k.types(x)), x)
+    k.check(
+        k.on_tiles(lambda x: (reduction.reduce_max(x, (1,)), reduction.reduce_min(x, (1,))), *k.types(x)), x
+    )
 
 
 def test_argmax_takes_the_first_of_equal_elements_and_any_nan() -> None:

@@ -1,4 +1,6 @@
-"""Kernels of one operation, and the comparison of Triton's interpreter with the NumPy oracle, for the tests of the emitter."""
+"""Kernels of one operation, and the comparison of Triton's interpreter with the NumPy oracle, for the tests
+of the emitter.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from infini.compiler.triton.emit import emit_triton
 from infini.compiler.triton.source import TritonSource
 from infini.core import dtypes, ir, trace
 from infini.core.ir import ArrayType
-from infini.tile import kernel as kernel_
+from infini.tile import program as kernel_
 
 
-def on_tiles(function: Callable[..., Any], *shapes: ArrayType, grid: tuple[int, ...] = (1,)) -> kernel_.Kernel:
+def on_tiles(
+    function: Callable[..., Any], *shapes: ArrayType, grid: tuple[int, ...] = (1,)
+) -> kernel_.Kernel:
     """The kernel whose every program applies `function` to whole arrays as tiles."""
 
     def run(*args: Any) -> Sequence[Any]:
@@ -70,7 +74,9 @@ def check(kernel: kernel_.Kernel, *arrays: np.ndarray, tolerance: float = 0.0) -
             np.testing.assert_array_equal(got, wanted)
 
 
-def numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, span: Any = None) -> np.ndarray:
+def numbers(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, span: Any = None
+) -> np.ndarray:
     """Random operands: uniform in a span for floats, everything a few bits hold for the others."""
     if dtype == dtypes.bool_:
         return rng.integers(0, 2, shape).astype(bool)

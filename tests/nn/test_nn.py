@@ -11,7 +11,7 @@ import infini
 import infini.numpy as inp
 from infini import nn
 from infini.core import errors
-from infini.testing import tolerance
+from infini.testing import tolerances
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((3, 7)).astype(np.float32)
@@ -24,8 +24,8 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_softmax_and_its_logarithm(axis: int) -> None:
-    tolerance.assert_close(nn.softmax(X * 50, axis), softmax(X * 50, axis))
-    tolerance.assert_close(nn.log_softmax(X, axis), np.log(softmax(X, axis)))
+    tolerances.assert_close(nn.softmax(X * 50, axis), softmax(X * 50, axis))
+    tolerances.assert_close(nn.log_softmax(X, axis), np.log(softmax(X, axis)))
 
 
 def test_logsumexp_neither_overflows_nor_turns_infinities_into_nan() -> None:
@@ -58,7 +58,7 @@ def test_one_hot_of_numbers_outside_is_zero() -> None:
 def test_cross_entropy() -> None:
     labels = np.array([0, 6, 3])
     expected = -np.log(softmax(X))[np.arange(3), labels]
-    tolerance.assert_close(nn.losses.cross_entropy(X, labels), expected)
+    tolerances.assert_close(nn.losses.cross_entropy(X, labels), expected)
 
 
 def test_cross_entropy_of_16_bit_logits_is_computed_in_float32() -> None:
@@ -69,7 +69,7 @@ def test_cross_entropy_of_16_bit_logits_is_computed_in_float32() -> None:
 def test_gradient_of_cross_entropy_is_probabilities_less_one_hot() -> None:
     labels = np.array([0, 6, 3])
     found = infini.grad(lambda x: nn.losses.cross_entropy(x, labels).sum())(inp.asarray(X))
-    tolerance.assert_close(found, softmax(X) - np.eye(7, dtype=np.float32)[labels], "reduction")
+    tolerances.assert_close(found, softmax(X) - np.eye(7, dtype=np.float32)[labels], "reduction")
 
 
 def test_cross_entropy_refuses_labels_that_do_not_fit() -> None:
@@ -80,7 +80,7 @@ def test_cross_entropy_refuses_labels_that_do_not_fit() -> None:
 
 
 def test_mse() -> None:
-    tolerance.assert_close(nn.losses.mse(X, np.zeros_like(X)), (X**2).mean(-1), "reduction")
+    tolerances.assert_close(nn.losses.mse(X, np.zeros_like(X)), (X**2).mean(-1), "reduction")
 
 
 # --- attention: B 2, T 5, S 6, N 4, K 2, H 8 ---
@@ -92,7 +92,9 @@ MASK = RNG.integers(0, 2, (2, 1, 5, 6)).astype(bool)
 MASK[..., 0] = True
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: object = 0.0, mask: object = True) -> np.ndarray:
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: object = 0.0, mask: object = True
+) -> np.ndarray:
     k, v = (np.repeat(x, q.shape[2] // x.shape[2], 2) for x in (k, v))
     scores = np.einsum("btnh,bsnh->bnts", q, k) / math.sqrt(q.shape[-1]) + bias
     return np.einsum("bnts,bsnh->btnh", softmax(np.where(mask, scores, -np.inf)), v)
@@ -111,16 +113,21 @@ BAND = (np.arange(5)[:, None] - np.arange(6) <= 1) & (np.arange(6) - np.arange(5
         ({"is_causal": True}, {"mask": CAUSAL}),
         ({"is_causal": True, "mask": MASK}, {"mask": CAUSAL & MASK}),
         ({"local_window_size": (1, 2)}, {"mask": BAND}),
-        ({"key_value_seq_lengths": np.array([6, 3])}, {"mask": np.arange(6) < np.array([6, 3])[:, None, None, None]}),
+        (
+            {"key_value_seq_lengths": np.array([6, 3])},
+            {"mask": np.arange(6) < np.array([6, 3])[:, None, None, None]},
+        ),
     ],
     ids=str,
 )
 def test_attention(options: dict, oracle: dict) -> None:
-    tolerance.assert_close(nn.dot_product_attention(Q, K, V, **options), attention(Q, K, V, **oracle), "contraction")
+    tolerances.assert_close(
+        nn.dot_product_attention(Q, K, V, **options), attention(Q, K, V, **oracle), "contraction"
+    )
 
 
 def test_attention_without_a_batch_dimension() -> None:
-    tolerance.assert_close(nn.dot_product_attention(Q[0], K[0], V[0]), attention(Q, K, V)[0], "contraction")
+    tolerances.assert_close(nn.dot_product_attention(Q[0], K[0], V[0]), attention(Q, K, V)[0], "contraction")
 
 
 def test_attention_gives_zeros_beyond_the_queries() -> None:
@@ -136,7 +143,11 @@ def test_attention_of_16_bit_floats_is_close_to_that_of_32() -> None:
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [({"implementation": "cudnn"}, ValueError), ({"mask": BIAS}, TypeError), ({"local_window_size": -1}, ValueError)],
+    [
+        ({"implementation": "cudnn"}, ValueError),
+        ({"mask": BIAS}, TypeError),
+        ({"local_window_size": -1}, ValueError),
+    ],
     ids=str,
 )
 def test_attention_refuses_what_it_does_not_know(options: dict, error: type[Exception]) -> None:

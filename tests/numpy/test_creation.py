@@ -13,9 +13,9 @@ from infini.core import errors
 @pytest.mark.parametrize(
     ("data", "dtype"),
     [
-        (1, "int32"), (1.0, "float32"), (True, "bool"), ([1, 2], "int32"), ([1.5], "float32"), (np.ones(2), "float32"),
-        (np.arange(2), "int32"), (np.float64(1), "float32"), (np.ones(2, np.float16), "float16"), ([], "float32"),
-        (np.ones(2, ">f4"), "float32"),
+        (1, "int32"), (1.0, "float32"), (True, "bool"), ([1, 2], "int32"), ([1.5], "float32"),
+        (np.ones(2), "float32"), (np.arange(2), "int32"), (np.float64(1), "float32"),
+        (np.ones(2, np.float16), "float16"), ([], "float32"), (np.ones(2, ">f4"), "float32"),
     ],
     ids=str,
 )  # fmt: skip
@@ -95,11 +95,20 @@ def test_numpy_reads_arrays() -> None:
 
 
 def test_results_are_arrays_even_of_numbers() -> None:
-    for result in (inp.sum(1.0), inp.abs(True), inp.reshape(1.0, ()), inp.full((), 1), inp.asarray(2.0) ** 0, inp.squeeze(3)):
+    for result in (
+        inp.sum(1.0),
+        inp.abs(True),
+        inp.reshape(1.0, ()),
+        inp.full((), 1),
+        inp.asarray(2.0) ** 0,
+        inp.squeeze(3),
+    ):
         assert isinstance(result, infini.Array)
 
 
-@pytest.mark.parametrize("bad", ["a", None, object(), [[1], [1, 2]]], ids=str)
+@pytest.mark.parametrize(
+    "bad", ["a", None, object(), [[1], [1, 2]]], ids=["text", "none", "object", "ragged"]
+)
 def test_what_is_not_numeric_is_refused(bad: object) -> None:
     with pytest.raises((errors.InfiniError, ValueError)):
         inp.asarray(bad)

@@ -15,13 +15,16 @@ from infini.core import errors
 X = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
 ROWS, COLUMNS = np.array([[1, 0], [0, 1]]), np.array([2, -1])
 INDICES = [
-    0, -1, (1, 2), (1, 2, 3), slice(None), slice(1, None), slice(None, None, -1), slice(None, None, 2), slice(5, 1, -2),
-    (slice(None), 1), (..., 0), (..., slice(1, 3)), (0, ..., -1), None, (None, 1), (slice(None), None, slice(0, 2)), (...,),
-    (slice(1, 1),), (slice(None), slice(None, None, -2), slice(1, 4, 2)), (1, None, ..., None),
-    ROWS, (ROWS, COLUMNS), (slice(None), COLUMNS), (slice(None), ROWS, COLUMNS), (ROWS, slice(None), COLUMNS),
-    (0, slice(None), COLUMNS), (0, COLUMNS), (slice(None), COLUMNS, 1), (ROWS, ..., COLUMNS), (None, ROWS, None, COLUMNS),
-    (slice(None), slice(0, 3, 2), COLUMNS), (slice(None, None, -1), COLUMNS), (..., COLUMNS), (ROWS, 1, COLUMNS),
-    (np.array(1), slice(1, 3)), (slice(None), np.array(-1)), (np.array([], np.int64),), (COLUMNS.astype(np.uint8) % 2,),
+    0, -1, (1, 2), (1, 2, 3), slice(None), slice(1, None), slice(None, None, -1), slice(None, None, 2),
+    slice(5, 1, -2), (slice(None), 1), (..., 0), (..., slice(1, 3)), (0, ..., -1), None, (None, 1),
+    (slice(None), None, slice(0, 2)), (...,), (slice(1, 1),),
+    (slice(None), slice(None, None, -2), slice(1, 4, 2)), (1, None, ..., None), ROWS, (ROWS, COLUMNS),
+    (slice(None), COLUMNS), (slice(None), ROWS, COLUMNS), (ROWS, slice(None), COLUMNS),
+    (0, slice(None), COLUMNS), (0, COLUMNS), (slice(None), COLUMNS, 1), (ROWS, ..., COLUMNS),
+    (None, ROWS, None, COLUMNS), (slice(None), slice(0, 3, 2), COLUMNS), (slice(None, None, -1), COLUMNS),
+    (..., COLUMNS), (ROWS, 1, COLUMNS), (np.array(1), slice(1, 3)), (slice(None), np.array(-1)),
+    (np.array([], np.int64),), (COLUMNS.astype(np.uint8) % 2,),
+
 ]  # fmt: skip
 
 
@@ -141,8 +144,9 @@ def test_eager_integers_share_one_compiled_program() -> None:
 @pytest.mark.parametrize(
     ("index", "error"),
     [
-        ((0, 0, 0, 0), IndexError), ((..., ...), IndexError), (1.0, TypeError), ("a", TypeError), ([0, 1], TypeError),
-        (np.array([0.5]), TypeError), ((ROWS, np.array([0, 1, 2])), IndexError), (True, TypeError),
+        ((0, 0, 0, 0), IndexError), ((..., ...), IndexError), (1.0, TypeError), ("a", TypeError),
+        ([0, 1], TypeError), (np.array([0.5]), TypeError), ((ROWS, np.array([0, 1, 2])), IndexError),
+        (True, TypeError),
     ],
     ids=show,
 )  # fmt: skip
@@ -195,7 +199,11 @@ def test_take_along_axis_broadcasts_other_dimensions() -> None:
 
 def test_gradient_of_a_gather_adds_up_equal_indices() -> None:
     at = np.array([1, 1, 0])
-    assert infini.grad(lambda x: (x[at] * inp.asarray([1.0, 2.0, 5.0])).sum())(inp.zeros(3)).tolist() == [5, 3, 0]
+    assert infini.grad(lambda x: (x[at] * inp.asarray([1.0, 2.0, 5.0])).sum())(inp.zeros(3)).tolist() == [
+        5,
+        3,
+        0,
+    ]
 
 
 def test_gradient_of_updates() -> None:

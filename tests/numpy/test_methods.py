@@ -16,7 +16,9 @@ from infini.numpy import _methods
 
 def test_the_table_is_pinned(golden: Callable[[str, str], None]) -> None:
     groups = {"operators": _methods.OPERATORS, "methods": _methods.METHODS, "properties": _methods.PROPERTIES}
-    golden("array_methods.txt", "\n".join(f"{kind}: {' '.join(sorted(table))}" for kind, table in groups.items()))
+    golden(
+        "array_methods.txt", "\n".join(f"{kind}: {' '.join(sorted(table))}" for kind, table in groups.items())
+    )
 
 
 @pytest.mark.parametrize("name", [*_methods.OPERATORS, *_methods.METHODS, *_methods.PROPERTIES])

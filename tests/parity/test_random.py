@@ -1,4 +1,5 @@
-"""Random streams are JAX's, bit for bit; samples that go through logarithms or erf_inv agree within a few ulp."""
+"""Random streams are JAX's, bit for bit; samples that go through logarithms or erf_inv agree within a few
+ulp."""
 
 from __future__ import annotations
 
@@ -86,8 +87,12 @@ EXACT: dict[str, Case] = {
     "bernoulli high": lambda r, k, n: r.bernoulli(k, 0.3, (100,), mode="high"),
     "rademacher": lambda r, k, n: r.rademacher(k, (20,)),
     "categorical": lambda r, k, n: r.categorical(k, n.asarray(LOGITS)),
-    "categorical over another axis": lambda r, k, n: r.categorical(k, n.asarray(LOGITS), axis=0, shape=(4, 17)),
-    "categorical without replacement": lambda r, k, n: r.categorical(k, n.asarray(LOGITS), shape=(3, 5), replace=False),
+    "categorical over another axis": lambda r, k, n: r.categorical(
+        k, n.asarray(LOGITS), axis=0, shape=(4, 17)
+    ),
+    "categorical without replacement": lambda r, k, n: r.categorical(
+        k, n.asarray(LOGITS), shape=(3, 5), replace=False
+    ),
     "permutation of a number": lambda r, k, n: r.permutation(k, 100),
     "permutation of rows": lambda r, k, n: r.permutation(k, n.asarray(M)),
     "permutation of each row": lambda r, k, n: r.permutation(k, n.asarray(M), 1, True),
@@ -95,8 +100,12 @@ EXACT: dict[str, Case] = {
     "choice of rows": lambda r, k, n: r.choice(k, n.asarray(M), (5,), axis=1),
     "choice without replacement": lambda r, k, n: r.choice(k, 10, (4,), replace=False),
     "choice by probability": lambda r, k, n: r.choice(k, 4, (30,), p=n.asarray(P)),
-    "choice by probability without replacement": lambda r, k, n: r.choice(k, 4, (2,), replace=False, p=n.asarray(P)),
-    "uniform integers of arrays": lambda r, k, n: r.randint(k, (2, 3), n.asarray([0, 5, 9]), n.asarray([1, 50, 90])),
+    "choice by probability without replacement": lambda r, k, n: r.choice(
+        k, 4, (2,), replace=False, p=n.asarray(P)
+    ),
+    "uniform integers of arrays": lambda r, k, n: r.randint(
+        k, (2, 3), n.asarray([0, 5, 9]), n.asarray([1, 50, 90])
+    ),
 }
 
 
@@ -107,7 +116,8 @@ def test_discrete_samples(name: str) -> None:
         assert distance(ours, EXACT[name](jax.random, jax.random.PRNGKey(seed), jnp)) == 0
 
 
-# Logarithms and erf_inv of different implementations, and JAX's CPU compiler fuses multiplications into additions.
+# Logarithms and erf_inv of different implementations, and JAX's CPU compiler fuses multiplications into
+# additions.
 CLOSE: dict[str, tuple[Case, int]] = {
     "normal": (lambda r, k, n: r.normal(k, (1000,)), 3),
     "normal bfloat16": (lambda r, k, n: r.normal(k, (1000,), "bfloat16"), 1),
@@ -120,7 +130,10 @@ CLOSE: dict[str, tuple[Case, int]] = {
 def test_continuous_samples(name: str) -> None:
     case, ulp = CLOSE[name]
     for seed in SEEDS[:3]:
-        ours, theirs = case(random, random.PRNGKey(seed), inp), case(jax.random, jax.random.PRNGKey(seed), jnp)
+        ours, theirs = (
+            case(random, random.PRNGKey(seed), inp),
+            case(jax.random, jax.random.PRNGKey(seed), jnp),
+        )
         assert distance(ours, theirs) <= ulp
 
 
@@ -132,7 +145,9 @@ CANCELLING: dict[str, Case] = {
     "laplace": lambda r, k, n: r.laplace(k, (1000,)),
     "logistic": lambda r, k, n: r.logistic(k, (1000,)),
     "truncated normal": lambda r, k, n: r.truncated_normal(k, -2.0, 2.0, (1000,)),
-    "truncated normal of arrays": lambda r, k, n: r.truncated_normal(k, n.asarray([-1.0, 0.0]), n.asarray([0.0, 3.0])),
+    "truncated normal of arrays": lambda r, k, n: r.truncated_normal(
+        k, n.asarray([-1.0, 0.0]), n.asarray([0.0, 3.0])
+    ),
 }
 
 
@@ -155,9 +170,11 @@ def test_samples_under_jit_and_vmap() -> None:
 
 
 INITIALIZERS = [
-    "normal()", "uniform(0.3)", "truncated_normal(0.5)", "zeros", "ones", "constant(3.0)", "glorot_uniform()", "glorot_normal()",
-    "lecun_normal()", "lecun_uniform()", "he_normal()", "he_uniform()", "variance_scaling(2.0, 'fan_out', 'normal', in_axis=0)",
+    "normal()", "uniform(0.3)", "truncated_normal(0.5)", "zeros", "ones", "constant(3.0)",
+    "glorot_uniform()", "glorot_normal()", "lecun_normal()", "lecun_uniform()", "he_normal()",
+    "he_uniform()", "variance_scaling(2.0, 'fan_out', 'normal', in_axis=0)",
     "variance_scaling(1.0, 'fan_geo_avg', 'uniform')",
+
 ]  # fmt: skip
 
 
@@ -172,4 +189,6 @@ def test_initial_values(text: str, dtype: str) -> None:
     wanted = np.asarray(theirs(jax.random.PRNGKey(5), (3, 8, 16), dtype))
     assert found.dtype == wanted.dtype
     bound = 1e-5 if dtype == "float32" else 1e-2
-    np.testing.assert_allclose(found.astype(np.float32), wanted.astype(np.float32), rtol=bound, atol=bound * 1e-2)
+    np.testing.assert_allclose(
+        found.astype(np.float32), wanted.astype(np.float32), rtol=bound, atol=bound * 1e-2
+    )

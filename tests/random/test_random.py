@@ -1,4 +1,5 @@
-"""Keys and samplers by themselves: known bits, moments, ranges, and refusals. The streams are compared in tests/parity."""
+"""Keys and samplers by themselves: known bits, moments, ranges, and refusals. The streams are compared in
+tests/parity."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from infini.core import errors
 
 
 def test_the_cipher_gives_the_published_words() -> None:
-    """Known answers of Threefry-2x32 with 20 rounds, from the authors' Random123 distribution (kat_vectors)."""
+    """Known answers of Threefry-2x32 with 20 rounds, from the authors' Random123 distribution
+    (kat_vectors)."""
     from infini.lax import random_bits
 
     rows = [
@@ -77,7 +79,8 @@ def test_moments_of_the_normal_distribution(dtype: str) -> None:
     x = np.asarray(random.normal(random.PRNGKey(1), (100, 300), dtype)).astype(np.float64)
     assert abs(x.mean()) < 0.02
     assert abs(x.std() - 1) < 0.02
-    assert abs((x**4).mean() - 3) < 0.15
+    # A uniform bfloat16 is one of 128 numbers, so its tails end early.
+    assert abs((x**4).mean() - 3) < (0.15 if dtype == "float32" else 0.3)
     assert np.isfinite(x).all()
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from infini import lax
-from infini.tile import function
-from infini.tile.arrangement import Tensor
-from infini.tile.symbols import block_size
+from infini import lax, tile
+from infini.tile import Tensor, block_size
 
 Tile = Any  # Any: traced tiles and arrays
 
@@ -18,7 +16,7 @@ BLOCK = block_size(64, 1024)
 _x = Tensor(1, name="x")
 
 
-@function.kernel(
+@tile.kernel(
     lambda *tensors: [t.tile((BLOCK,)) for t in tensors],
     tensors=(_x, Tensor(shape=_x.shape), Tensor(shape=_x.shape)),
 )
@@ -40,7 +38,7 @@ def _like(row: Tile, scalar: Tile) -> Tile:
     return lax.broadcast_in_dim(scalar, row.shape, ())
 
 
-@function.kernel(lambda x, y: (_row(x), _row(y)), tensors=(_rows, Tensor(shape=_rows.shape)))
+@tile.kernel(lambda x, y: (_row(x), _row(y)), tensors=(_rows, Tensor(shape=_rows.shape)))
 def softmax(row: Tile) -> Tile:
     p = lax.exp(lax.sub(row, _like(row, lax.reduce_max(row, (0,)))))
     return lax.div(p, _like(row, lax.reduce_sum(p, (0,))))
@@ -59,7 +57,7 @@ def _matmul_arrangement(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor
     return a, b, c
 
 
-@function.kernel(_matmul_arrangement, tensors=(_a, _b, Tensor(shape=(_a.shape[0], _b.shape[1]))))
+@tile.kernel(_matmul_arrangement, tensors=(_a, _b, Tensor(shape=(_a.shape[0], _b.shape[1]))))
 def matmul(a: Tile, b: Tile) -> Tile:
     def step(total: Tile, blocks: tuple[Tile, Tile]) -> tuple[Tile, None]:
         return lax.add(total, lax.dot(*blocks, preferred_element_type="float32")), None
@@ -108,9 +106,9 @@ def _norm_backward(residuals: tuple[Tile, ...], g: Tile, *, eps: float = 1e-6) -
 
 
 _norm_tensors = (_h, _w, Tensor(shape=_h.shape))
-rms_norm = function.kernel(
+rms_norm = tile.kernel(
     _norm_arrangement, tensors=_norm_tensors, vjp=(_norm_forward, _norm_backward), name="rms_norm"
 )(_norm)
-rms_norm_by_definition = function.kernel(
+rms_norm_by_definition = tile.kernel(
     _norm_arrangement, tensors=_norm_tensors, definition=norm_definition, name="rms_norm_by_definition"
 )(_norm)

@@ -11,7 +11,7 @@ import pytest
 from infini.core import errors
 from infini.tile import lowering
 from infini.tile.arrangement import Tensor
-from infini.tile.kernel import Access, load
+from infini.tile.program import Access, load
 from infini.tile.symbols import Symbol, block_size
 
 

@@ -9,23 +9,20 @@ import numpy as np
 import pytest
 
 import infini as inf
-from infini import lax
+from infini import lax, tile
 from infini.backends.reference.interpreter import evaluate
 from infini.core import check, dtypes, errors, ir, text, trace
 from infini.core.ir import ArrayType
-from infini.tile import function
-from infini.tile import kernel as kernel_
-from infini.tile.arrangement import Tensor
-from infini.tile.symbols import block_size
+from infini.tile import Tensor, block_size, program as kernel_
 from tests.tile import kernels
 
 F32 = dtypes.float32
 
 
 @pytest.fixture(autouse=True)
-def on_reference() -> Any:
-    """The oracle backend: these tests are about the language, not about an emitter."""
-    with inf.config(device="reference"):
+def on_backend(backend_name: str) -> Any:
+    """Every test runs on the oracle and on the CPU."""
+    with inf.config(device=backend_name):
         yield
 
 
@@ -70,12 +67,12 @@ def test_bfloat16_kernel(rng: Any) -> None:
 def test_program_id_is_along_the_grid_of_the_arrangement() -> None:
     x = Tensor(3)
 
-    @function.kernel(
+    @tile.kernel(
         lambda x, y: (x.tile((1, 1, -1)).squeeze(2).flatten().squeeze((0, 1), level=1), y),
         tensors=(x, Tensor(shape=(x.shape[0] * x.shape[1],))),
     )
     def number(row: Any) -> Any:
-        return function.program_id(0)
+        return tile.program_id(0)
 
     np.testing.assert_array_equal(number(np.zeros((3, 4, 5), np.float32)), np.arange(12))
 
@@ -84,7 +81,7 @@ def test_several_results_have_their_own_dtypes(rng: Any) -> None:
     x = Tensor(1)
     results = (Tensor(shape=x.shape, dtype="float32"), Tensor(shape=x.shape, dtype="int32"))
 
-    @function.kernel(
+    @tile.kernel(
         lambda *ts: [t.tile((block_size(16, 64),)) for t in ts], tensors=(x, *results), num_results=2
     )
     def split(x: Any) -> Any:
@@ -100,7 +97,7 @@ def test_several_results_have_their_own_dtypes(rng: Any) -> None:
 def test_a_python_number_takes_the_dtype_of_a_scalar_tensor() -> None:
     x = Tensor(1)
 
-    @function.kernel(
+    @tile.kernel(
         lambda x, a, y: (x.tile((8,)), a, y.tile((8,))),
         tensors=(x, Tensor(0, dtype="bfloat16"), Tensor(shape=x.shape)),
     )
@@ -133,7 +130,9 @@ def test_block_sizes_bound_the_largest_tile() -> None:
 def test_results_do_not_depend_on_block_sizes(rng: Any) -> None:
     x, y = normal(rng, 40, 64), normal(rng, 64, 24)
     first = kernels.matmul.configure(BM=16, BN=16, BK=64)(x, y)
-    np.testing.assert_allclose(kernels.matmul.configure(BM=64, BN=32, BK=64)(x, y), first, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        kernels.matmul.configure(BM=64, BN=32, BK=64)(x, y), first, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("choice", [{"BM": 8}, {"BM": 24}, {"BX": 16}], ids=str)
@@ -164,28 +163,28 @@ def test_operands_whose_shared_sizes_differ_are_refused() -> None:
 
 def test_an_unknown_result_shape_says_what_to_give() -> None:
     x = Tensor(1)
-    copy = function.kernel(lambda x, y: (x.tile((4,)), y.tile((4,))), tensors=(x, Tensor(1)))(lambda x: x)
+    copy = tile.kernel(lambda x, y: (x.tile((4,)), y.tile((4,))), tensors=(x, Tensor(1)))(lambda x: x)
     with pytest.raises(errors.TypeMismatchError, match="shape="):
         copy(np.zeros(8, np.float32))
 
 
 def test_a_tile_of_the_wrong_shape_is_refused() -> None:
     x = Tensor(1)
-    total = function.kernel(lambda x, y: (x.tile((4,)), y.tile((4,))), tensors=(x, Tensor(shape=x.shape)))
+    total = tile.kernel(lambda x, y: (x.tile((4,)), y.tile((4,))), tensors=(x, Tensor(shape=x.shape)))
     with pytest.raises(errors.TypeMismatchError, match="another shape"):
         total(lambda x: lax.reduce_sum(x, (0,)))(np.zeros(8, np.float32))
 
 
 def test_captured_arrays_are_refused() -> None:
     x, table = Tensor(1), inf.numpy.arange(100)
-    wrong = function.kernel(lambda x, y: (x.tile((4,)), y.tile((4,))), tensors=(x, Tensor(shape=x.shape)))
+    wrong = tile.kernel(lambda x, y: (x.tile((4,)), y.tile((4,))), tensors=(x, Tensor(shape=x.shape)))
     with pytest.raises(errors.TypeMismatchError, match="from outside"):
         wrong(lambda x: lax.add(x, table[:4]))(np.zeros(8, np.int32))
 
 
 def test_program_id_outside_an_application_is_refused() -> None:
     with pytest.raises(errors.ValueMismatchError, match="program_id"):
-        function.program_id(0)
+        tile.program_id(0)
 
 
 # --- transforms ------------------------------------------------------------------------------
@@ -215,7 +214,9 @@ def test_vmap_of_a_kernel_is_one_kernel() -> None:
     np.testing.assert_allclose(found, [kernels.softmax(row) for row in x], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kernel", [kernels.rms_norm, kernels.rms_norm_by_definition], ids=["vjp", "definition"])
+@pytest.mark.parametrize(
+    "kernel", [kernels.rms_norm, kernels.rms_norm_by_definition], ids=["vjp", "definition"]
+)
 def test_grad_equals_that_of_the_definition(kernel: Any, rng: Any) -> None:
     x, w, g = normal(rng, 6, 20), normal(rng, 20), normal(rng, 6, 20)
     loss = lambda f: lambda x, w: lax.reduce_sum(lax.mul(f(x, w), g), (0, 1))  # noqa: E731
@@ -225,7 +226,9 @@ def test_grad_equals_that_of_the_definition(kernel: Any, rng: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", [kernels.rms_norm, kernels.rms_norm_by_definition], ids=["vjp", "definition"])
+@pytest.mark.parametrize(
+    "kernel", [kernels.rms_norm, kernels.rms_norm_by_definition], ids=["vjp", "definition"]
+)
 def test_grad_under_jit_and_vmap(kernel: Any, rng: Any) -> None:
     x, w = normal(rng, 3, 2, 8), normal(rng, 8)
 
@@ -254,7 +257,7 @@ def test_a_kernel_without_a_derivative_says_how_to_give_one(rng: Any) -> None:
 def test_both_vjp_and_definition_are_refused() -> None:
     x = Tensor(1)
     with pytest.raises(errors.TypeMismatchError, match="not both"):
-        function.kernel(lambda x, y: (x, y), tensors=(x, x), vjp=(len, len), definition=len)(lambda x: x)
+        tile.kernel(lambda x, y: (x, y), tensors=(x, x), vjp=(len, len), definition=len)(lambda x: x)
 
 
 def test_a_kernel_stages_one_equation() -> None:

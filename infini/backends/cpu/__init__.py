@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from infini.backends import spmd
 from infini.backends.cpu.executable import CpuExecutable
+from infini.backends.spmd import executable as spmd_executable
 from infini.compiler import memory, pipeline, steps
-from infini.compiler.llvm import lower
-from infini.compiler.llvm import target as target_
+from infini.compiler.llvm import lower, target as target_
 from infini.compiler.steps import Block, Plan
-from infini.core import backend as backend_
-from infini.core import config, errors, events, ir
-from infini.core.backend import CompileOptions, Device
+from infini.core import backend as backend_, errors, events, ir
+from infini.core.backend import CompileOptions, Device, Executable
 from infini.core.memory import HOST, HostBuffer
 
 
@@ -28,11 +28,11 @@ class CpuBackend:
 
     def devices(self) -> tuple[Device, ...]:
         """The host, as often as the knob `cpu_devices` says."""
-        return tuple(Device(self.name, i) for i in range(config.get("cpu_devices")))
+        return spmd.host_devices(self.name)
 
     def owns(self, device: Device) -> bool:
         """Whether this process holds the device."""
-        return device.platform == self.name and device.process_index == 0
+        return spmd.owns(device)
 
     def why_unavailable(self) -> str | None:
         """It always has a device."""
@@ -42,6 +42,10 @@ class CpuBackend:
         """A copy in C order."""
         return HostBuffer.copy_of(host)
 
+    def adopt(self, host: np.ndarray, device: Device) -> HostBuffer:
+        """The memory of the array itself."""
+        return HostBuffer.adopt(host)
+
     def get(self, buffer: HostBuffer, type: ir.ArrayType) -> np.ndarray:
         """The memory itself; the buffer is not reused while the array is alive."""
         return buffer.view(type.shape, type.dtype)
@@ -50,13 +54,15 @@ class CpuBackend:
         """A copy of the contents."""
         return HostBuffer.copy_of(buffer.view(type.shape, type.dtype))
 
-    def compile(self, program: ir.Program, options: CompileOptions) -> CpuExecutable:
-        """Machine code for a program.
+    def compile(self, program: ir.Program, options: CompileOptions) -> Executable:
+        """Machine code for a program; one for a mesh is partitioned first, and its pieces are compiled.
 
         Raises:
             LoweringError: an operation has no route.
             DonationError: `donation="require"` and a donated parameter cannot be reused.
         """
+        if options.mesh is not None:
+            return spmd_executable.compile(self, program, options)
         fused, block, plan = build(program, options, target_.host_target())
         return CpuExecutable(program, fused, block, plan, options, target_.host_target())
 

@@ -36,7 +36,7 @@ class Callback:
         return 0
 
 
-def _copied(address: int | None, type_: ir.ArrayType) -> np.ndarray:
+def _copied(address: int, type_: ir.ArrayType) -> np.ndarray:
     array = np.empty(type_.shape, type_.dtype)
     if type_.nbytes:
         ctypes.memmove(array.ctypes.data, address, type_.nbytes)

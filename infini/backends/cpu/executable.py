@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from infini.backends.cpu import callbacks, link, pool
+from infini.backends.cpu import callbacks, link, objects, pool
 from infini.compiler import cost
 from infini.compiler.llvm import program as program_
+from infini.compiler.llvm import target as target_
 from infini.compiler.llvm.program import ProgramText
 from infini.compiler.llvm.target import Target
-from infini.compiler.steps import Block, Parameter, Plan
+from infini.compiler.llvm.task import TaskFunction
+from infini.compiler.steps import Alias, Block, Parameter, Phase, Place, Plan
 from infini.core import errors, events, ir
-from infini.core.backend import CompileOptions
+from infini.core.backend import CompileOptions, Device
 from infini.core.memory import HostBuffer
 from infini.core.source import Where
 
 WAKE_NS: Final = 200_000.0  # a program that is worth waking parked workers
-POOL_NS: Final = 8_000.0  # a program that is worth telling the pool about
 
 _Entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 _Begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32)
@@ -50,6 +51,9 @@ class CpuExecutable:
         target: processor it is made for.
     """
 
+    in_specs: tuple[tuple[AxisEntry, ...], ...] = ()
+    out_specs: tuple[tuple[AxisEntry, ...], ...] = ()
+
     def __init__(
         self,
         source: ir.Program,
@@ -69,7 +73,13 @@ class CpuExecutable:
 
     def _load(self, native: ProgramText) -> None:
         externs = link.functions(native.functions, self.target)
-        self._entry = _Entry(link.program(native.name, native.text, externs, self.target))
+        only = None if native.timed else _only_task(self.block, self.plan)
+        if only is not None:
+            # One task over exactly the table: it needs no program around it.
+            self._entry = _Entry(externs[only.name])
+        else:
+            self._entry = _Entry(link.program(native.name, native.text, externs, self.target))
+        self._is_single = only is not None
         self._consts = [HostBuffer.copy_of(constant.array) for constant in native.consts]
         self._callbacks = [callbacks.Callback(function, types) for function, types in native.callbacks]
         tail = [buffer.address for buffer in self._consts] + [c.address for c in self._callbacks]
@@ -79,14 +89,14 @@ class CpuExecutable:
         self._tail = tail
         self._tables: list[Any] = []  # Any: ctypes arrays not in use
         self._wakes = native.cost_ns >= WAKE_NS
-        self._uses_pool = native.cost_ns >= POOL_NS
+        self._is_serial = all(task.num_tasks <= 1 for task in native.functions.values())
 
     # --- running --------------------------------------------------------------------------------
 
     def __call__(self, inputs: Sequence[HostBuffer]) -> tuple[HostBuffer, ...]:
         """Run; donated inputs are overwritten or handed back as results."""
         table = self._tables.pop() if self._tables else self._new_table()
-        inputs = self._owned(inputs) if self.plan.donated else inputs
+        inputs = self._owned(inputs) if self.options.donated else inputs
         n = 0
         for buffer in inputs:
             table[n] = buffer.address
@@ -114,7 +124,7 @@ class CpuExecutable:
     def _owned(self, inputs: Sequence[HostBuffer]) -> list[HostBuffer]:
         """Inputs of which the donated ones may be overwritten: those that the host sees are copied (design 4a.9)."""
         owned = list(inputs)
-        for i in self.plan.donated:
+        for i in self.options.donated:
             if inputs[i].has_views:
                 type_ = self.block.params[i].type
                 events.emit("donation-copied", f"a donated array of type {type_} is visible to NumPy and was copied")
@@ -122,10 +132,13 @@ class CpuExecutable:
         return owned
 
     def _run(self, table: Any) -> None:  # Any: a ctypes array
-        threads = pool.shared()
-        if not self._uses_pool:
-            self._entry(threads.memory, ctypes.addressof(table))
+        if self._is_single:
+            self._entry(ctypes.addressof(table), None)
             return
+        if self._is_serial:
+            self._entry(None, ctypes.addressof(table))
+            return
+        threads = pool.shared()
         if self._wakes:
             threads.wake()
         begin, end = _runtime()
@@ -135,8 +148,10 @@ class CpuExecutable:
         finally:
             end(threads.memory)
 
-    def run_spmd(self, inputs: Sequence[Sequence[HostBuffer]]) -> list[tuple[HostBuffer, ...]]:
-        """Run on several devices; programs without collectives run one after another."""
+    def run_spmd(
+        self, inputs: Sequence[Sequence[HostBuffer]], devices: Sequence[Device]
+    ) -> list[tuple[HostBuffer, ...]]:
+        """Run on several devices, one after another: a program that was not compiled for a mesh talks to nobody."""
         return [self(row) for row in inputs]
 
     # --- looking at it --------------------------------------------------------------------------
@@ -168,6 +183,21 @@ class CpuExecutable:
     def profile(self, inputs: Sequence[HostBuffer]) -> list[PhaseTime]:
         """Run once with a clock around every phase; phases inside loops are added up. Donated inputs are not overwritten."""
         return _Profiled(self).run(inputs)
+
+
+def _only_task(block: Block, plan: Plan) -> TaskFunction | None:
+    """The task function whose arguments are the parameters and results in order, when the program is nothing else."""
+    phases = [step for step in block.steps if not isinstance(step, Alias)]
+    if len(phases) != 1 or plan.copies or plan.scratch:
+        return None
+    (phase,) = phases
+    if not isinstance(phase, Phase) or phase.must_share or len(phase.tasks) != 1 or phase.tasks[0].num_tasks != 1:
+        return None
+    # A result in the memory of a donated parameter is the same address in two entries of the table.
+    given: list[Place] = [*(Parameter(i) for i in range(len(block.params))), *plan.results]
+    found = [plan.places[v] for v in (*phase.reads, *phase.writes)]
+    task: TaskFunction = phase.tasks[0]
+    return task if found == given else None
 
 
 def memory_analysis(block: Block, plan: Plan) -> dict[str, int]:
@@ -217,10 +247,7 @@ def _cycles_per_ns() -> float:
         "define i64 @infini_cycles() nounwind {\n"
         "  %now = call i64 @llvm.readcyclecounter()\n  ret i64 %now\n}\n"
     )
-    from infini.backends.cpu import objects
-    from infini.compiler.llvm import target
-
-    library = objects.load([objects.compile_module(text, target.host_target())])
+    library = objects.load([objects.compile_module(text, target_.host_target())])
     read = ctypes.CFUNCTYPE(ctypes.c_int64)(library["infini_cycles"])
     first, start = read(), time.perf_counter_ns()
     while time.perf_counter_ns() - start < 5_000_000:

@@ -6,7 +6,7 @@ Names hold a hash of the text, so equal kernels of different programs are one fu
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from infini.backends.cpu import objects, pool
@@ -26,7 +26,7 @@ def functions(tasks: Mapping[str, TaskFunction], target: Target) -> dict[str, in
     with _lock:
         missing = [task for name, task in tasks.items() if name not in _addresses]
         if missing:
-            _add([(task.name, module_text(task, target)) for task in missing], target, {})
+            _add(missing, target)
         return {name: _addresses[name] for name in tasks}
 
 
@@ -34,7 +34,9 @@ def program(name: str, text: str, externs: Mapping[str, int], target: Target) ->
     """Address of the entry function of a program whose task functions are linked."""
     with _lock:
         if name not in _addresses:
-            _add([(name, text)], target, {**externs, **pool.shared().symbols})
+            # It only hands pointers to phases, and may be long: the least effort is right for it.
+            code = objects.compile_module(text, target, level=0)
+            _keep([code], [name], {**externs, **pool.shared().symbols})
         return _addresses[name]
 
 
@@ -43,10 +45,13 @@ def module_text(task: TaskFunction, target: Target) -> str:
     return "\n".join([f'target triple = "{target.triple}"', *sorted(task.declares), task.text])
 
 
-def _add(modules: Iterable[tuple[str, str]], target: Target, externs: Mapping[str, int]) -> None:
-    items = list(modules)
-    num_threads = (config.get("num_threads") or pool.num_cores()) if len(items) >= _PARALLEL else 1
-    code = objects.compile_modules([text for _, text in items], target, num_threads)
+def _add(tasks: Sequence[TaskFunction], target: Target) -> None:
+    num_threads = (config.get("num_threads") or pool.num_cores()) if len(tasks) >= _PARALLEL else 1
+    code = objects.compile_modules([module_text(task, target) for task in tasks], target, num_threads)
+    _keep(code, [task.name for task in tasks], {})
+
+
+def _keep(code: Sequence[bytes], names: Sequence[str], externs: Mapping[str, int]) -> None:
     library = objects.load(code, externs)
     _libraries.append(library)
-    _addresses.update((name, library[name]) for name, _ in items)
+    _addresses.update((name, library[name]) for name in names)

@@ -1,8 +1,9 @@
 """Object files: compile LLVM IR, keep the result on disk, load it into this process.
 
-The disk cache is keyed by the text, the processor and the versions that decide the machine code, so an entry is never wrong, only
-missing; entries carry a checksum, are written under another name and renamed, and a broken one is compiled again.
-No IR passes run: the emitters write code as it should be, and only the code generator works on it (level 2).
+The disk cache is keyed by the text, the processor and the versions that decide the machine code, so an
+entry is never wrong, only missing; entries carry a checksum, are written under another name and renamed,
+and a broken one is compiled again. No IR passes run: the emitters write code as it should be, and only the
+code generator works on it (level 2).
 """
 
 from __future__ import annotations
@@ -28,26 +29,27 @@ from infini.core import config, errors
 EMITTER_VERSION: Final = 1  # raise when compiled code changes meaning without its text changing
 _MAGIC: Final = b"infini-object-1\n"
 _DIGEST_SIZE: Final = 20
-_CODE_LEVEL: Final = 2
+CODE_LEVEL: Final = 2  # effort of the code generator, LLVM's -O
 
 
-def compile_module(text: str, target: Target) -> bytes:
+def compile_module(text: str, target: Target, *, level: int = CODE_LEVEL) -> bytes:
     """The object file of a module, from the disk cache when it is there.
 
     Args:
         text: LLVM IR.
         target: processor to make code for.
+        level: effort of the code generator; 0 for code whose speed does not matter, made ten times faster.
 
     Raises:
         LoweringError: LLVM refuses the text.
     """
-    key = object_key(text, target)
+    key = object_key(text, target, level)
     path = None if config.get("no_cache") else cache_folder() / key[:2] / f"{key}.o"
     if path is not None:
         found = _read(path)
         if found is not None:
             return found
-    code = _generate(text, target)
+    code = _generate(text, target, level)
     if path is not None:
         _write(path, code)
     return code
@@ -67,9 +69,16 @@ def compile_modules(texts: Sequence[str], target: Target, num_threads: int = 1) 
         return list(threads.map(one, texts))
 
 
-def object_key(text: str, target: Target) -> str:
+def object_key(text: str, target: Target, level: int = CODE_LEVEL) -> str:
     """What identifies machine code: the text and everything else that decides it."""
-    parts = (text, target.triple, target.cpu, target.features, str(llvm.llvm_version_info), str(EMITTER_VERSION))
+    parts = (
+        text,
+        target.triple,
+        target.cpu,
+        target.features,
+        str(llvm.llvm_version_info),
+        f"{EMITTER_VERSION}.{level}",
+    )
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=_DIGEST_SIZE).hexdigest()
 
 
@@ -116,33 +125,33 @@ class _Compilers(threading.local):
     """One LLVM context and one code generator per Python thread and processor: neither may be shared."""
 
     def __init__(self) -> None:
-        self.machines: dict[Target, llvm.TargetMachine] = {}
+        self.machines: dict[tuple[Target, int], llvm.TargetMachine] = {}
 
-    def machine(self, target: Target) -> llvm.TargetMachine:
-        if target not in self.machines:
-            self.machines[target] = new_machine(target)
-        return self.machines[target]
+    def machine(self, target: Target, level: int) -> llvm.TargetMachine:
+        if (target, level) not in self.machines:
+            self.machines[target, level] = new_machine(target, level)
+        return self.machines[target, level]
 
 
 _COMPILERS = _Compilers()
 
 
-def new_machine(target: Target) -> llvm.TargetMachine:
+def new_machine(target: Target, level: int = CODE_LEVEL) -> llvm.TargetMachine:
     """A code generator for a processor."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=_CODE_LEVEL, reloc="pic", codemodel="default"
+        cpu=target.cpu, features=target.features, opt=level, reloc="pic", codemodel="default"
     )
 
 
-def _generate(text: str, target: Target) -> bytes:
+def _generate(text: str, target: Target, level: int) -> bytes:
     context = llvm.create_context()
     try:
         module = llvm.parse_assembly(text, context)
     except RuntimeError as error:
         raise errors.LoweringError("LLVM refuses the text of a kernel", got=str(error)) from None
-    return bytes(_COMPILERS.machine(target).emit_object(module))
+    return bytes(_COMPILERS.machine(target, level).emit_object(module))
 
 
 class Library:

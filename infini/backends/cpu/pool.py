@@ -1,25 +1,29 @@
-"""The thread pool of the CPU backend: persistent native threads that claim the tasks of one phase after another.
+"""The thread pool: persistent native threads that claim the tasks of one phase after another.
 
-Two kinds with one interface and the same claiming code: `native` threads park on a futex (Linux); `portable` ones are Python threads
-that enter the native work loop with the interpreter lock released and park in Python. Results never depend on the kind or
-on the number of threads. Memory and code are never unmapped, because a worker may still be looking at them.
+Two kinds with one interface and the same claiming code: `native` threads park on a futex (Linux);
+`portable` ones are Python threads that enter the native work loop with the interpreter lock released and
+park in Python. Results never depend on the kind or on the number of threads. Memory and code are never
+unmapped, because a worker may still be looking at them.
 
 The native functions, called by compiled programs:
 
-    void infini_begin(ptr pool, i32 wake)   this thread starts a program; with wake, workers are woken and kept awake
+    void infini_begin(ptr pool, i32 wake)   this thread starts a program; with wake, workers stay awake
     void infini_phase(ptr pool, ptr function, ptr args, i64 num_tasks)   function(args, task) for every task
     void infini_end(ptr pool)
 
-Begin and end nest. While a program of another thread runs on the pool, phases run on the calling thread alone. Tasks run in the
-caller's floating-point mode, so subnormal numbers and rounding are those NumPy would use in that thread.
+Begin and end nest. While a program of another thread runs on the pool, phases run on the calling thread
+alone. Tasks run in the caller's floating-point mode, so subnormal numbers and rounding are those NumPy
+would use in that thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import mmap
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -203,6 +207,7 @@ def shared() -> Pool:
     return found
 
 
+@functools.cache
 def num_cores() -> int:
     """Physical cores this process may use; hardware threads of one core count once where the system tells."""
     if not hasattr(os, "sched_getaffinity"):
@@ -210,9 +215,11 @@ def num_cores() -> int:
     allowed = os.sched_getaffinity(0)
     cores = set()
     for cpu in allowed:
-        with contextlib.suppress(OSError):
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
-                cores.add(file.read().strip())
+        with (
+            contextlib.suppress(OSError),
+            pathlib.Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").open() as file,
+        ):
+            cores.add(file.read().strip())
     return len(cores) or len(allowed)
 
 

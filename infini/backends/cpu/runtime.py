@@ -1,9 +1,10 @@
-"""The native part of the thread pool, as LLVM IR: claiming tasks, waiting, waking, keeping workers off the caller's processor.
+"""The native part of the thread pool, as LLVM IR: claiming tasks, waiting, waking, placing the workers.
 
-Only the caller walks the program. A phase is published as one 64-bit word {generation:24 | number of tasks:20 | next:20} that
-every thread claims from by fetch-and-add. Whoever gets a number below the number of tasks has read both of the same
-job, and the job's fields cannot change before that task is counted as done: a late worker can never mix two jobs.
-The caller never waits for a worker that has not claimed a task, so an absent worker costs nothing.
+Only the caller walks the program. A phase is published as one 64-bit word {generation:24 | number of tasks:20
+| next:20} that every thread claims from by fetch-and-add. Whoever gets a number below the number of tasks has
+read both of the same job, and its fields cannot change before that task is counted as done: a late worker
+can never mix two jobs. The caller waits only for workers that have claimed a task, so an absent one costs
+nothing.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ end:
   ret void
 }
 
-; Begin a program: this thread becomes the owner unless another one is; with `wake` workers are woken and kept awake.
+; Begin a program: this thread becomes the owner unless another one is; with `wake` workers are woken.
 define void @infini_begin(ptr %pool, i32 %wake) nounwind {
 entry:
   %owner.p = getelementptr i8, ptr %pool, i64 $OWNER
@@ -243,8 +244,8 @@ declare i32 @$YIELD()
 $DECLARES
 """
 
-# Linux: workers are threads of ours that park on a futex, and are kept off the processor of the caller, where the
-# kernel likes to put a thread it wakes (it would halve the speed of both).
+# Linux: workers are threads of ours that park on a futex, and are kept off the processor of the caller, where
+# the kernel likes to put a thread it wakes (it would halve the speed of both).
 _LINUX: Final = """
 declare i64 @syscall(i64, ...)
 declare i32 @sched_getcpu()
@@ -266,7 +267,7 @@ look:
 wake:
   %epoch.p = getelementptr i8, ptr %pool, i64 $EPOCH
   %old = atomicrmw add ptr %epoch.p, i32 1 seq_cst
-  %woken = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %epoch.p, i32 129, i32 2147483647, ptr null, ptr null, i32 0)
+  %woken = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %epoch.p, i32 129, i32 2147483647, $NONE)
   br label %end
 end:
   ret void
@@ -350,7 +351,7 @@ park:
   %open = icmp ult i64 %next, %tasks
   br i1 %open, label %leave, label %sleep
 sleep:
-  %slept = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %epoch.p, i32 128, i32 %epoch, ptr null, ptr null, i32 0)
+  %slept = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %epoch.p, i32 128, i32 %epoch, $NONE)
   br label %leave
 leave:
   %count.left = atomicrmw sub ptr %parked.p, i32 1 seq_cst
@@ -376,14 +377,17 @@ def runtime_text(target: Target, platform: str, *, is_native: bool) -> str:
         is_native: whether workers are threads of ours that park on a futex (Linux), or enter from Python.
     """
     windows = platform == "win32"
-    values = {name: str(value) for name, value in globals().items() if name.isupper() and isinstance(value, int)}
+    values = {
+        name: str(value) for name, value in globals().items() if name.isupper() and isinstance(value, int)
+    }
     is_arm = target.triple.startswith(("aarch64", "arm64"))
     values |= {
-        "PAUSE": "call void @llvm.x86.sse2.pause()" if target.is_x86 else 'call void asm sideeffect "", ""()',
+        "PAUSE": "call void @llvm.x86.sse2.pause()" if target.is_x86 else "",
         "THREAD_SELF": "GetCurrentThreadId" if windows else "pthread_self",
         "YIELD": "SwitchToThread" if windows else "sched_yield",
         "FUTEX": "98" if is_arm else "202",
         "GETTID": "178" if is_arm else "186",
+        "NONE": "ptr null, ptr null, i32 0",  # no timeout, no second futex
         "WAKE_PARKED": "call void @wake_parked(ptr %pool)" if is_native else "",
         "PLACE_WORKERS": "call void @place_workers(ptr %pool)" if is_native else "",
         "DECLARES": _X86_MODE if target.is_x86 else "",
@@ -391,7 +395,8 @@ def runtime_text(target: Target, platform: str, *, is_native: bool) -> str:
         "GET_FLOAT_MODE": "",
     }
     if is_arm:
-        values["PAUSE"] = 'call void asm sideeffect "yield", ""()'
+        values["PAUSE"] = "call void @llvm.aarch64.hint(i32 1)"  # yield
+        values["DECLARES"] = "declare void @llvm.aarch64.hint(i32)"
     if target.is_x86:
         # Bits 0 to 5 are flags of what has happened; they are not the caller's mode.
         values["GET_FLOAT_MODE"] = (

@@ -1,8 +1,9 @@
-"""NVIDIA GPUs: memory, streams and launches by CuPy, kernels by Triton compiled ahead of time, products by cuBLAS.
+"""NVIDIA GPUs: memory, streams and launches by CuPy, kernels by Triton compiled ahead of time, products by
+cuBLAS.
 
-A program becomes the same steps and the same memory plan as on the CPU; `executable` walks them on the host, or replays them as
-a CUDA graph. What has run on hardware and what has not is said in `docs/design` and by `bench/gpu.sh`: this code is tested with
-a stand-in for CuPy whose launches go through Triton's interpreter.
+A program becomes the same steps and the same memory plan as on the CPU; `executable` walks them on the host,
+or replays them as a CUDA graph. What has run on hardware and what has not is said in `docs/design` and by
+`bench/gpu.sh`: this code is tested with a stand-in for CuPy whose launches go through Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from infini.backends.cuda.driver import Driver, DeviceBuffer, Runtime, load_runtime
+from infini.backends.cuda.driver import DeviceBuffer, Driver, Runtime, load_runtime
 from infini.backends.cuda.executable import CudaExecutable
 from infini.backends.cuda.lower import has_route, lower
 from infini.compiler import pipeline
-from infini.core import backend as backend_
-from infini.core import errors, ir
+from infini.core import backend as backend_, errors, ir
 from infini.core.backend import CompileOptions, Device
 
 _INSTALL = "pip install 'infini[cuda12]' or 'infini[cuda13]', by the version of the driver"
@@ -70,6 +70,10 @@ class CudaBackend:
         """A copy in C order on a device."""
         return self.driver(device.id).upload(np.ascontiguousarray(host))
 
+    def adopt(self, host: np.ndarray, device: Device) -> DeviceBuffer:
+        """A copy: a GPU does not compute on the host's memory."""
+        return self.put(host, device)
+
     def get(self, buffer: DeviceBuffer, type: ir.ArrayType) -> np.ndarray:
         """A copy of the contents on the host; waits for the work that fills them."""
         return self.driver(buffer.device).download(buffer, type)
@@ -90,11 +94,14 @@ class CudaBackend:
         """Steps for a program; machine code is made when it first runs.
 
         Raises:
-            LoweringError: an operation has no route, or the program is one of several (SPMD), which is not built yet.
+            LoweringError: an operation has no route, or the program is split over a mesh, which is not built
+                yet.
         """
-        if options.axes:
+        if options.mesh is not None:
             raise errors.LoweringError(
-                "programs over several GPUs are not built yet", got=str(options.axes), fix="use the backend cpu"
+                "programs over several GPUs are not built yet",
+                got=str(options.mesh),
+                fix="use the backend cpu",
             )
         fused = pipeline.run(program, has_route, backend=self.name)
         return CudaExecutable(self.driver, program, fused, lower(fused), options)

@@ -1,8 +1,8 @@
 """One GPU through CuPy: the only file that imports it, and only when a device is asked for.
 
-All work of a device goes to one stream, so memory of the pool can be given back while kernels still use it. Launches pack the
-parameters by the types of the Triton signature, then two pointers that Triton adds: global and profiling scratch memory.
-Written against CuPy 14 and Triton 3.6 to 3.9.
+All work of a device goes to one stream, so memory of the pool can be given back while kernels still use it.
+Launches pack the parameters by the types of the Triton signature, then two pointers that Triton adds: global
+and profiling scratch memory. Written against CuPy 14 and Triton 3.6 to 3.9.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Runtime:
 
 
 def load_runtime() -> tuple[Runtime | None, str | None]:
-    """CuPy with a usable device, or why there is none. Only `is_available` is asked first: it fails nowhere."""
+    """CuPy with a usable device, or why there is none. `is_available` is asked first: it fails nowhere."""
     try:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
@@ -162,11 +162,15 @@ class Driver:
         return found
 
     def _load(self, source: TritonSource) -> Function:
-        from infini.compiler.triton import compile as compile_  # Triton is loaded when a kernel is first needed
+        from infini.compiler.triton import (
+            compile as compile_,
+        )  # Triton is loaded when a kernel is first needed
 
         cubin = compile_.compile_source(source, self.capability, driver_version=self.driver_version)
         if cubin.profile_bytes:
-            raise errors.LoweringError("kernels with Triton's profiler cannot be launched", got=cubin.function_name)
+            raise errors.LoweringError(
+                "kernels with Triton's profiler cannot be launched", got=cubin.function_name
+            )
         with self.device:
             module = self.cupy.cuda.function.Module()
             module.load(cubin.code)
@@ -221,8 +225,8 @@ class Driver:
         """`gemmStridedBatchedEx` on this device's stream.
 
         Args:
-            numbers: transposes, sizes, then address, type, leading dimension and stride of each operand and the result, and
-                the number of products.
+            numbers: transposes, sizes, then address, type, leading dimension and stride of each operand and
+                the result, and the number of products.
             compute: type to compute in.
             scalar: dtype of the factors 1 and 0.
         """
@@ -258,7 +262,7 @@ class Driver:
 
 
 def pack(kind: str, value: float) -> np.generic | np.ndarray:
-    """A kernel parameter as an object whose bytes are those of its Triton type; CuPy itself checks nothing."""
+    """A kernel parameter as an object with the bytes of its Triton type; CuPy itself checks nothing."""
     if kind.startswith("*"):
         return np.uint64(value)
     dtype = _NUMPY_BY_TYPE[kind]

@@ -1,7 +1,9 @@
-"""Programs on a GPU: the host walks the steps and launches; from the second call on a captured graph is replayed where possible.
+"""Programs on a GPU: the host walks the steps and launches; from the second call on a captured graph is
+replayed where possible.
 
-Addresses come from the memory plan: one arena per call, results where the plan puts them, donated parameters in place.
-A loop that runs while a condition holds, a branch and a callback read from the device, so programs with one are not captured.
+Addresses come from the memory plan: one arena per call, results where the plan puts them, donated parameters
+in place. A loop that runs while a condition holds, a branch and a callback read from the device, so programs
+with one are not captured.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from infini.compiler.steps import (
     Result,
     Step,
 )
-from infini.core import backend as backend_
-from infini.core import dtypes, errors, host, ir
+from infini.core import backend as backend_, dtypes, errors, host, ir
 from infini.core.backend import CompileOptions
 from infini.core.ir import Var
 
-# Inputs up to this size are copied into a graph's own memory; larger ones must keep their address (design 4a.16).
+# Inputs up to this size are copied into a graph's own memory; larger ones must keep their address (design
+# 4a.16).
 MAX_COPIED_BYTES: Final = 1 << 20
 MAX_GRAPHS: Final = 4
 # Fewer tasks than this are launched faster than a graph and its copies are.
@@ -71,6 +73,9 @@ class _Captured:
 
 class CudaExecutable:
     """A compiled program; see `core.backend.Executable`."""
+
+    in_specs: tuple[Any, ...] = ()  # Any: programs for a mesh have them
+    out_specs: tuple[Any, ...] = ()
 
     def __init__(
         self,
@@ -113,9 +118,17 @@ class CudaExecutable:
         self._run(driver, [b.address for b in inputs], results, arena, consts)
         return self._collect(inputs, results)
 
-    def run_spmd(self, inputs: Sequence[Sequence[DeviceBuffer]]) -> list[tuple[DeviceBuffer, ...]]:
-        """Programs without collectives on several devices, one after another."""
-        return [self(row) for row in inputs]
+    def run_spmd(
+        self, inputs: Sequence[Sequence[DeviceBuffer]], devices: Sequence[backend_.Device]
+    ) -> list[tuple[DeviceBuffer, ...]]:
+        """Programs for a mesh are refused when they are compiled.
+
+        Raises:
+            LoweringError: always.
+        """
+        raise errors.LoweringError(
+            "programs over several GPUs are not built yet", got=f"{len(devices)} devices"
+        )
 
     def text(self, stage: str) -> str:
         """Text of a stage: `program`, `kernels` or `triton`.
@@ -135,7 +148,7 @@ class CudaExecutable:
         )
 
     def cost_analysis(self) -> dict[str, float]:
-        """Kernels and products of one run, bodies of loops counted once; graphs captured and replayed so far."""
+        """Kernels and products of one run, bodies of loops counted once; graphs captured and replayed."""
         return {
             "kernels": float(self.num_tasks),
             "graphs captured": float(self.num_captures),

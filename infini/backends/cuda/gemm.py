@@ -1,11 +1,14 @@
-"""Contractions that cuBLAS takes as they lie: every group of letters walks memory evenly, one of each matrix's steps is 1.
+"""Contractions that cuBLAS takes as they lie: every group of letters walks memory evenly, one of each
+matrix's steps is 1.
 
-Nothing is transposed or copied: the order of dimensions becomes transposes, leading dimensions and strides. cuBLAS counts
-columns first, so a row-major result is computed as the transposed product with its operands exchanged.
+Nothing is transposed or copied: the order of dimensions becomes transposes, leading dimensions and strides.
+cuBLAS counts columns first, so a row-major result is computed as the transposed product with its operands
+exchanged.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,13 +56,17 @@ class Gemm:
         """Arguments of `Driver.gemm` at these addresses."""
         addresses = (y, x, out) if self.swaps else (x, y, out)
         found = [*self.transposes, *self.sizes]
-        for address, type_, leading, stride in zip(addresses, self.types, self.leading, self.strides, strict=True):
+        for address, type_, leading, stride in zip(
+            addresses, self.types, self.leading, self.strides, strict=True
+        ):
             found += [address, type_, leading, stride]
         return [*found, self.count]
 
 
 def plan(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype) -> Gemm | None:
-    """The cuBLAS call of a contraction without loop dimensions; None when its layout or dtypes do not allow one."""
+    """The cuBLAS call of a contraction without loop dimensions; None when its layout or dtypes do not allow
+    one.
+    """
     if x.dtype != y.dtype or x.dtype not in _DATA_TYPES or dtype not in (x.dtype, _widened(x.dtype)):
         return None
     a, b, out = contraction.parse_spec(spec)
@@ -73,7 +80,10 @@ def plan(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype) -> Gemm | None:
     if not set(groups["m"] + groups["n"]) <= set(out) or not groups["k"] or 0 in result.shape:
         return None
     # The letters of a group follow their order in the result; those summed away, in the left operand.
-    order = {**{name: [c for c in out if c in groups[name]] for name in ("batch", "m", "n")}, "k": groups["k"]}
+    order = {
+        **{name: [c for c in out if c in groups[name]] for name in ("batch", "m", "n")},
+        "k": groups["k"],
+    }
     left, right, target = (_Matrices.of(letters, t, order) for letters, t in ((a, x), (b, y), (out, result)))
     if left is None or right is None or target is None:
         return None
@@ -92,8 +102,8 @@ def plan(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype) -> Gemm | None:
         swaps,
         (flags[0], flags[1]),
         (sizes[m], sizes[n], sizes["k"]),
-        leading,  # type: ignore[arg-type]  # three of them
-        tuple(part.step("batch", sizes) if sizes["batch"] > 1 else 0 for part in (first, second, target)),  # type: ignore[arg-type]
+        (leading[0], leading[1], leading[2]),
+        (first.batch_step(sizes), second.batch_step(sizes), target.batch_step(sizes)),
         (_DATA_TYPES[x.dtype], _DATA_TYPES[x.dtype], _DATA_TYPES[dtype]),
         sizes["batch"],
         _COMPUTE_64F if is_double else _COMPUTE_32F,
@@ -115,7 +125,7 @@ class _Matrices:
         steps = {}
         for name, group in order.items():
             present = [c for c in group if c in strides and sizes[c] != 1]
-            if any(strides[p] != strides[q] * sizes[q] for p, q in zip(present, present[1:], strict=False)):
+            if any(strides[p] != strides[q] * sizes[q] for p, q in itertools.pairwise(present)):
                 return None
             steps[name] = strides[present[-1]] if present else 0
         return cls(steps)
@@ -124,8 +134,14 @@ class _Matrices:
         """Elements from one index of a group to the next; a group of size 1 counts as lying closest."""
         return self.steps[name] if sizes[name] > 1 else 1
 
+    def batch_step(self, sizes: dict[str, int]) -> int:
+        """Elements from one matrix to the next; 0 for a single one."""
+        return self.steps["batch"] if sizes["batch"] > 1 else 0
+
     def operand(self, rows: str, columns: str, sizes: dict[str, int]) -> tuple[int, int] | None:
-        """(transpose, leading dimension) of a matrix with column-major rows and columns; None when no step is 1."""
+        """(transpose, leading dimension) of a matrix with column-major rows and columns; None when no step is
+        1.
+        """
         for flag, near, far in ((0, rows, columns), (1, columns, rows)):
             leading = self.steps[far] if sizes[far] > 1 else sizes[near]
             if self.step(near, sizes) == 1 and leading >= sizes[near]:

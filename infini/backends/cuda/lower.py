@@ -1,7 +1,7 @@
 """From a fused program to steps of launches: the CUDA counterpart of the CPU's table of routes.
 
-Tasks of a phase are `Launch`es and `Gemm`s. An operation that is neither in the table nor fusable is decomposed by the
-pipeline, and refused there when it has no decomposition.
+Tasks of a phase are `Launch`es and `Gemm`s. An operation that is neither in the table nor fusable is
+decomposed by the pipeline, and refused there when it has no decomposition.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from infini.compiler.triton.source import TritonSource
 from infini.core import ir
 from infini.core.ir import ArrayType, Attrs, Equation, Program
 from infini.lax import contraction
-from infini.tile.kernel import Kernel
+from infini.tile.program import Kernel
 
 Route = Callable[[Equation], list[Step]]
 Sources = Callable[[Sequence[ArrayType], Attrs], tuple[TritonSource, ...]]
@@ -28,7 +28,7 @@ Sources = Callable[[Sequence[ArrayType], Attrs], tuple[TritonSource, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A kernel; parameters named x, n are operands in order, y results, `scratch` the phase's scratch memory."""
+    """A kernel; parameters x, n are operands in order, y results, `scratch` the phase's scratch memory."""
 
     source: TritonSource
 
@@ -75,7 +75,9 @@ def _kernel(equation: Equation) -> list[Step]:
 
 
 def _in_place(kernel: Kernel, types: Sequence[ArrayType]) -> tuple[tuple[int, int], ...]:
-    """Operands whose every element is read by the one program that writes that element of a result, before it does."""
+    """Operands whose every element is read by the one program that writes that element of a result, before it
+    does.
+    """
     pairs = []
     for j, (store, out) in enumerate(zip(kernel.stores, kernel.outputs, strict=True)):
         for i, (load, type_) in enumerate(zip(kernel.loads, types, strict=False)):
@@ -169,4 +171,3 @@ ROUTES: Final[dict[str, Route]] = {
     "dynamic_update_slice": _moved(movement.dynamic_update_slice, updates=True),
     "pad": _moved(movement.pad),
 }
-

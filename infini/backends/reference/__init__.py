@@ -1,7 +1,8 @@
-"""The oracle: every program interpreted with NumPy, equation by equation, through the REFERENCE rules. Slow and exact.
+"""The oracle: every program interpreted with NumPy, equation by equation, through the REFERENCE rules.
+Slow and exact.
 
-A buffer is a read-only NumPy array in C order. Higher-order operations get an evaluator for their programs as the first
-argument of their rule; `backends.spmd` runs programs over several devices.
+A buffer is a read-only NumPy array in C order. Higher-order operations get an evaluator for their
+programs as the first argument of their rule; `backends.spmd` runs programs over several devices.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import numpy as np
 from infini.backends import spmd
 from infini.backends.reference import interpreter
 from infini.backends.spmd import executable
-from infini.core import backend as backend_
-from infini.core import errors, ir, mesh, primitive
+from infini.core import backend as backend_, errors, ir, mesh, primitive
 from infini.core.backend import CompileOptions, Device
 
 
@@ -46,7 +46,9 @@ class ReferenceExecutable:
             ValueMismatchError: another stage was asked for.
         """
         if stage != "program":
-            raise errors.ValueMismatchError(f"the reference backend has no stage {stage!r}", expected="program")
+            raise errors.ValueMismatchError(
+                f"the reference backend has no stage {stage!r}", expected="program"
+            )
         return repr(self.program)
 
     def cost_analysis(self) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Evaluation of programs on NumPy arrays, equation by equation.
 
-A first-order operation is `rule(*arrays, **attrs)`; a higher-order one is `rule(evaluate, *arrays, **attrs)` where
-`evaluate(program, arrays)` gives the list of results. Operations without a rule are replaced by their DECOMPOSE.
+A first-order operation is `rule(*arrays, **attrs)`; a higher-order one is `rule(evaluate, *arrays,
+**attrs)` where `evaluate(program, arrays)` gives the list of results. Operations without a rule are
+replaced by their DECOMPOSE.
 """
 
 from __future__ import annotations
@@ -48,11 +49,17 @@ def apply(equation: ir.Equation, operands: Sequence[np.ndarray], evaluate: Evalu
     if not op.has(primitive.REFERENCE):
         return evaluate(decomposition(op, tuple(v.type for v in equation.inputs), equation.attrs), operands)
     rule = op.rule(primitive.REFERENCE)
-    found = rule(evaluate, *operands, **equation.attrs) if op.is_higher_order else rule(*operands, **equation.attrs)
+    found = (
+        rule(evaluate, *operands, **equation.attrs)
+        if op.is_higher_order
+        else rule(*operands, **equation.attrs)
+    )
     return typed(found, equation)
 
 
-def typed(found: Any, equation: ir.Equation) -> list[np.ndarray]:  # Any: what a rule returns, an array or several
+def typed(
+    found: Any, equation: ir.Equation
+) -> list[np.ndarray]:  # Any: what a rule returns, an array or several
     """The results of a rule as a list of arrays of the types the equation declares."""
     results = list(found) if isinstance(found, (tuple, list)) else [found] if equation.outputs else []
     arrays = [np.asarray(x) for x in results]
@@ -64,9 +71,7 @@ def typed(found: Any, equation: ir.Equation) -> list[np.ndarray]:  # Any: what a
 
 
 @functools.lru_cache(maxsize=1024)
-def decomposition(
-    op: primitive.Primitive, in_types: tuple[ir.ArrayType, ...], attrs: ir.Attrs
-) -> ir.Program:
+def decomposition(op: primitive.Primitive, in_types: tuple[ir.ArrayType, ...], attrs: ir.Attrs) -> ir.Program:
     """The program that the DECOMPOSE rule of an operation stages at these types."""
     rule = op.rule(primitive.DECOMPOSE)
     return trace.stage(lambda *xs: rule(*xs, **attrs), in_types, name=op.name).program

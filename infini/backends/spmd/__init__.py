@@ -1,4 +1,5 @@
-"""One program on many devices: cut at its collectives, pieces compiled by a backend, data exchanged by a `Comm`.
+"""One program on many devices: cut at its collectives, pieces compiled by a backend, data exchanged by a
+`Comm`.
 
     schedule     the cut
     executable   the walk over the steps, shared by all backends
@@ -6,8 +7,8 @@
     lockstep     the comm of devices in one process
     mpi          the comm of a job under mpirun
 
-A backend calls `executable.compile(self, program, options)` when `options.mesh` is set, and offers `host_devices(name)`.
+A backend calls `executable.compile(self, program, options)` when `options.mesh` is set, and offers
+`host_devices(name)`.
 """
 
-from infini.backends.spmd.devices import host_devices as host_devices
-from infini.backends.spmd.devices import owns as owns
+from infini.backends.spmd.devices import host_devices as host_devices, owns as owns

@@ -1,4 +1,6 @@
-"""Collective equations on rows of host arrays: which ranks take part, and how blocks are cut and joined around a `Comm`."""
+"""Collective equations on rows of host arrays: which ranks take part, and how blocks are cut and joined
+around a `Comm`.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,12 @@ def _all_reduce(op: Any) -> Callable[..., list[np.ndarray]]:  # Any: a ReduceOp
     return reduce
 
 
-def _all_gather(rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int, dimension: int) -> list[np.ndarray]:
+def _all_gather(
+    rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int, dimension: int
+) -> list[np.ndarray]:
     return [
-        np.concatenate(list(stacked), axis=dimension) for stacked in comm.all_gather(rows, mesh.groups((axis_name,)))
+        np.concatenate(list(stacked), axis=dimension)
+        for stacked in comm.all_gather(rows, mesh.groups((axis_name,)))
     ]
 
 
@@ -53,7 +58,9 @@ def _blocks(row: np.ndarray, size: int, dimension: int) -> np.ndarray:
     return np.stack(np.split(row, size, axis=dimension))
 
 
-def _psum_scatter(rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int, dimension: int) -> list[np.ndarray]:
+def _psum_scatter(
+    rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int, dimension: int
+) -> list[np.ndarray]:
     blocks = [_blocks(row, size, dimension) for row in rows]
     return [reduce_rows(list(found), "sum") for found in comm.all_to_all(blocks, mesh.groups((axis_name,)))]
 

@@ -1,4 +1,6 @@
-"""Devices of backends that compute on the host: as many per process as the knob `cpu_devices` says, numbered over the job."""
+"""Devices of backends that compute on the host: as many per process as the knob `cpu_devices` says,
+numbered over the job.
+"""
 
 from __future__ import annotations
 

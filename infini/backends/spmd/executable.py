@@ -1,7 +1,8 @@
 """Runs a per-device program on all devices of a mesh that this process holds, step by step.
 
-A piece runs on one device after another; an exchange takes the rows of all devices to a `Comm` and brings results back. The
-same walk serves simulated devices, where the comm is arithmetic, and MPI, where there is one row and the comm talks.
+A piece runs on one device after another; an exchange takes the rows of all devices to a `Comm` and
+brings results back. The same walk serves simulated devices, where the comm is arithmetic, and MPI, where
+there is one row and the comm talks.
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from infini.backends.spmd import collectives
-from infini.backends.spmd import schedule as s
+from infini.backends.spmd import collectives, schedule as s
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.compiler import partition
-from infini.core import comm as comm_
-from infini.core import errors
+from infini.core import comm as comm_, errors
 from infini.core.backend import Backend, Buffer, CompileOptions, Device, Executable
 from infini.core.ir import ArrayType, Program, Var
 from infini.core.mesh import AxisEntry
@@ -61,7 +60,9 @@ class SpmdExecutable:
             DeviceError: always, unless the mesh has one device.
         """
         if self.partitioned.mesh.size != 1:
-            raise errors.DeviceError("a program for a mesh cannot run on one device", got=str(self.partitioned.mesh.shape))
+            raise errors.DeviceError(
+                "a program for a mesh cannot run on one device", got=str(self.partitioned.mesh.shape)
+            )
         return self._run([inputs], (0,), LockstepComm(1), [None])[0]
 
     def run_spmd(self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]) -> list[Row]:
@@ -77,9 +78,15 @@ class SpmdExecutable:
         return self._run(inputs, ranks, comm, [devices[rank] for rank in ranks])
 
     def _run(
-        self, inputs: Sequence[Sequence[Buffer]], ranks: tuple[int, ...], comm: comm_.Comm, devices: Sequence[Any]
+        self,
+        inputs: Sequence[Sequence[Buffer]],
+        ranks: tuple[int, ...],
+        comm: comm_.Comm,
+        devices: Sequence[Any],
     ) -> list[Row]:
-        walk = _Walk(self._backend, self._pieces, collectives.Mesh(self.partitioned.mesh, ranks), comm, devices)
+        walk = _Walk(
+            self._backend, self._pieces, collectives.Mesh(self.partitioned.mesh, ranks), comm, devices
+        )
         columns = [list(column) for column in zip(*inputs, strict=True)]
         results = walk.run(self.schedule, columns)
         return [tuple(column[i] for column in results) for i in range(len(ranks))]
@@ -143,8 +150,8 @@ class _Walk:
             rows = [execute([column[i] for column in operands]) for i in range(len(self.devices))]
             return [list(column) for column in zip(*rows, strict=True)]
         if isinstance(step, s.Exchange):
-            rows = [self.get(column, v.type) for column, v in zip(operands, step.inputs, strict=True)]
-            found = collectives.run(step.equation, rows[0] if rows else [], self.mesh, self.comm)
+            hosts = [self.get(column, v.type) for column, v in zip(operands, step.inputs, strict=True)]
+            found = collectives.run(step.equation, hosts[0] if hosts else [], self.mesh, self.comm)
             return [self.put(found)]
         return STRUCTURED[step.equation.op.name](self, step, operands)
 
@@ -154,7 +161,9 @@ class _Walk:
 
     def put(self, rows: Sequence[np.ndarray]) -> list[Buffer]:
         """Host arrays, one per device, as buffers."""
-        return [self.backend.put(np.asarray(row), device) for row, device in zip(rows, self.devices, strict=True)]
+        return [
+            self.backend.put(np.asarray(row), device) for row, device in zip(rows, self.devices, strict=True)
+        ]
 
 
 # --- loops and branches with communication inside ----------------------------------------------

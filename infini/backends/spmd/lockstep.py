@@ -1,4 +1,6 @@
-"""Communication inside one process: every rank is local, so a collective is arithmetic over the rows. Deterministic."""
+"""Communication inside one process: every rank is local, so a collective is arithmetic over the rows.
+Deterministic.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ class LockstepComm:
         return self._by_group(
             groups,
             lambda group: [
-                rows[group[source[i]]] if i in source else np.zeros_like(rows[rank]) for i, rank in enumerate(group)
+                rows[group[source[i]]] if i in source else np.zeros_like(rows[rank])
+                for i, rank in enumerate(group)
             ],
         )
 

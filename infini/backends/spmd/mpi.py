@@ -1,7 +1,9 @@
-"""Communication among processes by MPI, one device per process. mpi4py is imported when a job is looked for, never before.
+"""Communication among processes by MPI, one device per process. mpi4py is imported when a job is looked
+for, never before.
 
-Groups become sub-communicators, made once by their members and kept. bfloat16 travels as bits; its sums, and those of float16,
-are taken in float32. Notes on mpi4py's buffers: https://mpi4py.readthedocs.io/en/stable/tutorial.html
+Groups become sub-communicators, made once by their members and kept. bfloat16 travels as bits; its sums,
+and those of float16, are taken in float32. Notes on mpi4py's buffers:
+https://mpi4py.readthedocs.io/en/stable/tutorial.html
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import numpy as np
 from infini.core import comm, dtypes, errors
 from infini.core.comm import Groups, ReduceOp, Rows
 
-_FIX: Final = "install an MPI and its bindings with `pip install infini[mpi]`, and start with `mpirun -n 2 python ...`"
+_FIX: Final = (
+    "install an MPI and its bindings with `pip install infini[mpi]`, and start with `mpirun -n 2 python ...`"
+)
 
 
 def load() -> Any:  # Any: the module mpi4py.MPI
@@ -105,7 +109,9 @@ class MpiComm:
         (row,) = rows
         wide = np.ascontiguousarray(_reducible(row)).reshape(row.shape)
         result = np.empty_like(wide)
-        communicator.Allreduce(wide, result, op={"sum": self._mpi.SUM, "max": self._mpi.MAX, "min": self._mpi.MIN}[op])
+        communicator.Allreduce(
+            wide, result, op={"sum": self._mpi.SUM, "max": self._mpi.MAX, "min": self._mpi.MIN}[op]
+        )
         return [result.astype(row.dtype, copy=False)]
 
     def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:

@@ -1,7 +1,9 @@
-"""A per-device program cut at its collectives: pieces without communication, exchanges between them, loops around both.
+"""A per-device program cut at its collectives: pieces without communication, exchanges between them,
+loops around both.
 
-Everything that needs the same number of exchanges before it goes into one piece, so independent work is not cut apart and
-exchanges of one stage follow each other. Devices that run the same schedule meet in the same order, and nothing blocks.
+Everything that needs the same number of exchanges before it goes into one piece, so independent work is
+not cut apart and exchanges of one stage follow each other. Devices that run the same schedule meet in
+the same order, and nothing blocks.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Structured:
-    """A loop or branch with communication inside; each body is a schedule, in the order of `equation.programs`."""
+    """A loop or branch with communication inside; each body is a schedule, in the order of
+    `equation.programs`.
+    """
 
     equation: Equation
     bodies: tuple[Schedule, ...]
@@ -140,5 +144,3 @@ def count(schedule: Schedule) -> dict[str, int]:
             for key, number in count(body).items():
                 found[key] = found.get(key, 0) + number
     return found
-
-

@@ -1,6 +1,7 @@
 """Accumulators of reductions: how they start, take a value, are joined, and what comes out.
 
-The state is a tuple of vectors, so an argmax (value and place) is one as a sum is. 16-bit floats accumulate in float32.
+The state is a tuple of vectors, so an argmax (value and place) is one as a sum is. 16-bit floats accumulate
+in float32.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TypeAlias
 import numpy as np
 
 from infini.compiler.llvm import operations, registers
-from infini.compiler.llvm.builder import Function, Value, vector
+from infini.compiler.llvm.builder import Function, Value
+from infini.compiler.llvm.types import vector
 from infini.core import dtypes
 from infini.core.ir import Equation
 from infini.lax import reduction

@@ -1,8 +1,8 @@
 """Operations that are loops of their own inside a kernel: products of tiles, and scans.
 
-The operands of a product are read at the index where they are needed, so a tile of an array is not copied first. A scan keeps its
-carry in two buffers that change places each step, and runs the passes of its body inside one loop; operands it walks over are
-loaded step by step.
+The operands of a product are read at the index where they are needed, so a tile of an array is not copied
+first. A scan keeps its carry in two buffers that change places each step, and runs the passes of its body
+inside one loop; operands it walks over are loaded step by step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 from infini.compiler.llvm import operations, registers, schedule
 from infini.compiler.llvm.builder import Value
-from infini.compiler.llvm.evaluate import ZERO, Buffer, Evaluator, Index
+from infini.compiler.llvm.evaluate import Buffer, Evaluator
+from infini.compiler.llvm.indexing import ZERO, Index
 from infini.core import dtypes, ir
 from infini.core.ir import ArrayType, Equation, Var
 from infini.lax import contraction, families
@@ -45,7 +46,7 @@ def emit_dot(evaluator: Evaluator, equation: Equation, lanes: int) -> None:
 
 
 class _Dot:
-    """A contraction of two tiles: rows by vectors of accumulators, all of the contracted dimensions inside."""
+    """A contraction of two tiles: rows by vectors of accumulators, the contracted dimensions inside."""
 
     def __init__(self, evaluator: Evaluator, equation: Equation, lanes: int) -> None:
         self.e, self.f, self.equation = evaluator, evaluator.f, equation
@@ -113,7 +114,11 @@ class _Dot:
         mask: Value | None,
     ) -> None:
         """Some rows by some vectors of the result."""
-        cells = [{**places, **({row: r} if row else {}), **({column: v} if column else {})} for r in rows for v in vectors]
+        cells = [
+            {**places, **({row: r} if row else {}), **({column: v} if column else {})}
+            for r in rows
+            for v in vectors
+        ]
         self.e.mask = mask
         zero = registers.constant(self.f, 0, self.compute, self.lanes)
         totals = self._sum(self.depth, cells, [zero] * len(cells))
@@ -163,7 +168,9 @@ class _Alias:
 class ScanEvaluator(Evaluator):
     """Evaluates the body of a scan: what it does not compute itself comes from outside."""
 
-    def __init__(self, outer: Evaluator, definitions: Mapping[Var, Equation], constants: Mapping[Var, ir.Constant]) -> None:
+    def __init__(
+        self, outer: Evaluator, definitions: Mapping[Var, Equation], constants: Mapping[Var, ir.Constant]
+    ) -> None:
         super().__init__(
             outer.f, definitions, outer.grid, outer.program_ids, {}, constants, allocate=outer.allocate
         )

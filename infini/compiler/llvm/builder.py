@@ -1,72 +1,29 @@
 """A builder of LLVM functions as text, with loops as scopes.
 
-An instruction without side effects is put into the outermost scope in which its operands are known, and equal instructions of a
-scope are one: loop-invariant code motion and common subexpressions by construction, so no IR passes run afterwards. Text
-is an order of magnitude faster to make than objects of llvmlite.ir. Integer operands may be Python ints, which fold.
+An instruction without side effects is put into the outermost scope in which its operands are known, and
+equal instructions of a scope are one: loop-invariant code motion and common subexpressions by construction,
+so no IR passes run afterwards. Text is an order of magnitude faster to make than objects of llvmlite.ir.
+Integer operands may be Python ints, which fold.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-
-class Type:
-    """A scalar or vector type; made by `scalar` and `vector` only, so equal types are identical."""
-
-    __slots__ = ("element", "lanes", "text")
-
-    def __init__(self, element: str, lanes: int) -> None:
-        self.element = element
-        self.lanes = lanes
-        self.text = element if lanes == 1 else f"<{lanes} x {element}>"
-
-    def __str__(self) -> str:
-        return self.text
-
-    __repr__ = __str__
-
-    @property
-    def is_float(self) -> bool:
-        """Whether elements are floating point."""
-        return self.element in FLOAT_BITS
-
-    @property
-    def bits(self) -> int:
-        """Bits of an element."""
-        return FLOAT_BITS[self.element] if self.is_float else int(self.element[1:])
-
-    def with_element(self, element: str) -> Type:
-        """As many lanes of another element."""
-        return vector(element, self.lanes)
-
-    def with_lanes(self, lanes: int) -> Type:
-        """Another number of lanes."""
-        return vector(self.element, lanes)
-
-
-FLOAT_BITS: Final = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
-BYTES: Final = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2, "float": 4, "double": 8, "ptr": 8}
-
-
-@functools.cache
-def vector(element: str, lanes: int) -> Type:
-    """The type of `lanes` elements; with one lane a scalar."""
-    return Type(element, lanes)
-
-
-def scalar(element: str) -> Type:
-    """The type of one element."""
-    return vector(element, 1)
-
-
-I1, I8, I16, I32, I64, F32, F64, PTR = (
-    scalar(element) for element in ("i1", "i8", "i16", "i32", "i64", "float", "double", "ptr")
+from infini.compiler.llvm.types import (
+    BYTES,
+    I1 as I1,
+    I32 as I32,
+    I64 as I64,
+    PTR as PTR,
+    Type,
+    scalar as scalar,
+    vector,
 )
 
 
@@ -377,7 +334,9 @@ class Function:
         place = self.integer(offset)
         return self.pure(f"getelementptr {element}, ptr {pointer}, i64 {place}", PTR, pointer, place)
 
-    def load(self, pointer: Value, type: Type, *, is_invariant: bool = False, align: int | None = None) -> Value:
+    def load(
+        self, pointer: Value, type: Type, *, is_invariant: bool = False, align: int | None = None
+    ) -> Value:
         """A load; an invariant one may move to where its address is known."""
         text = f"load {type}, ptr {pointer}, align {align or BYTES[type.element]}"
         return self.pure(text, type, pointer) if is_invariant else self.here(text, type)
@@ -399,11 +358,11 @@ class Function:
 
     def masked_store(self, value: Value, pointer: Value, mask: Value) -> None:
         """Store the lanes of the mask; nothing else is written."""
-        type = value.type
+        type, align = value.type, BYTES[value.type.element]
         suffix = f"v{type.lanes}{'f' if type.is_float else 'i'}{type.bits}"
         self.declare(f"declare void @llvm.masked.store.{suffix}.p0({type}, ptr, i32, {mask.type})")
         self.do(
-            f"call void @llvm.masked.store.{suffix}.p0({type} {value}, ptr {pointer}, i32 {BYTES[type.element]}, "
+            f"call void @llvm.masked.store.{suffix}.p0({type} {value}, ptr {pointer}, i32 {align}, "
             f"{mask.type} {mask})"
         )
 
@@ -441,7 +400,10 @@ class Function:
         inner_lines.append(f"{head}:")
         phis: list[object] = []
         inner_lines.extend((phis, inner.lines))
-        state = Loop(Value(f"%{self.fresh('i')}", I64, inner), [Value(f"%{self.fresh('c')}", v.type, inner) for v in carried])
+        state = Loop(
+            Value(f"%{self.fresh('i')}", I64, inner),
+            [Value(f"%{self.fresh('c')}", v.type, inner) for v in carried],
+        )
         self.scope = inner
         yield state
         following = self.here(f"add nsw i64 {state.index}, {step}", I64)

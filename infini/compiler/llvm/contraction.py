@@ -1,7 +1,9 @@
-"""What a contraction is for the machine: sizes and strides of batch, m, n and k, whatever letters the spec has.
+"""What a contraction is for the machine: sizes and strides of batch, m, n and k, whatever letters the spec
+has.
 
-Dimensions that lie one after the other in every array are joined. Loop dimensions that one operand repeats count as free
-dimensions of the other, so a stack of activations times one weight is a single matrix product.
+Dimensions that lie one after the other in every array are joined. Loop dimensions that one operand repeats
+count as free dimensions of the other, so a stack of activations times one weight is a single matrix
+product.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm.evaluate import c_strides
+from infini.compiler.llvm.indexing import c_strides
 from infini.core import ir
 from infini.core.ir import ArrayType
 from infini.lax import contraction, families
@@ -40,7 +42,8 @@ class Problem:
     """A batch of matrix products.
 
     Args:
-        batch: dimensions of the batch; m and n dimensions that do not join are among them, with stride 0 in one operand.
+        batch: dimensions of the batch; m and n dimensions that do not join are among them, with stride 0 in
+            one operand.
         m: free dimension of x.
         n: free dimension of y; where possible the one along which the result is contiguous.
         k: contracted dimensions, usually one.
@@ -131,7 +134,8 @@ def _joined(dimensions: Sequence[Dimension]) -> list[Dimension]:
 
 
 def _largest(dimensions: list[Dimension], batch: list[Dimension]) -> Dimension:
-    """The dimension to be m or n: contiguous in the result if one is, else the largest. The others join the batch."""
+    """The dimension to be m or n: contiguous in the result if one is, else the largest. The others join the
+    batch."""
     if not dimensions:
         return ONE
     chosen = max(dimensions, key=lambda d: (d.out == 1, d.size))

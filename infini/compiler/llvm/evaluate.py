@@ -1,7 +1,7 @@
 """The value of a tile expression at an index: elementwise operations compute, views only change the index.
 
-An index has one entry per dimension, `base + lane * stride`. What does not depend on the lane is computed once as a scalar;
-the builder moves what does not depend on a loop out of it.
+An index has one entry per dimension, `base + lane * stride`. What does not depend on the lane is computed
+once as a scalar; the builder moves what does not depend on a loop out of it.
 """
 
 from __future__ import annotations
@@ -12,27 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from infini.compiler.llvm import operations, registers, schedule
-from infini.compiler.llvm import builder as b
-from infini.compiler.llvm.builder import Function, Int, Value, vector
-from infini.core import dtypes, errors, ir
+from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.indexing import Index, broadcast_index, c_strides, view_index
+from infini.compiler.llvm.types import BYTES, Type, scalar, vector
+from infini.core import dtypes, ir
 from infini.core.ir import ArrayType, Equation, Var
-from infini.tile.kernel import Access
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """Place along one dimension: `base + lane * stride`."""
-
-    base: Int
-    stride: int = 0
-
-
-ZERO = Index(0)
+from infini.tile.program import Access
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A range check of an access that the loop's range already guarantees: (size, offset, grid strides, tile strides)."""
+    """A range check of an access that the loop's range already guarantees: (size, offset, grid strides,
+    tile strides)."""
 
     size: int
     offset: int
@@ -82,6 +73,7 @@ class Evaluator:
         program_ids: Sequence[Int],
         operands: Mapping[Var, Operand],
         constants: Mapping[Var, ir.Constant],
+        *,
         allocate: Callable[[int], Value],
     ) -> None:
         self.f = f
@@ -128,7 +120,9 @@ class Evaluator:
         equation = self.definitions[var]
         if equation.op.name in schedule.VIEWS:
             return self._view(equation, index)
-        values = [self.value(v, broadcast_index(index, v.type.shape, var.type.shape)) for v in equation.inputs]
+        values = [
+            self.value(v, broadcast_index(index, v.type.shape, var.type.shape)) for v in equation.inputs
+        ]
         lanes = max(v.type.lanes for v in values)
         return operations.emit(
             self.f,
@@ -171,7 +165,7 @@ class Evaluator:
         """The index along one dimension in every lane; a scalar when it is the same in all."""
         f = self.f
         element = f"i{dtype.itemsize * 8}"
-        base = f.convert("trunc", f.integer(place.base), b.scalar(element))
+        base = f.convert("trunc", f.integer(place.base), scalar(element))
         if place.stride == 0 or self.lanes == 1:
             return base
         numbers = f.lane_numbers(vector(element, self.lanes))
@@ -193,7 +187,9 @@ class Evaluator:
 
     def _buffer_place(self, buffer: Buffer, index: Sequence[Index]) -> tuple[Value, int]:
         factors = c_strides(buffer.type.shape)
-        pointer = self._address(buffer.pointer, buffer.type.dtype, [(i.base, n) for i, n in zip(index, factors, strict=True)])
+        pointer = self._address(
+            buffer.pointer, buffer.type.dtype, [(i.base, n) for i, n in zip(index, factors, strict=True)]
+        )
         return pointer, sum(i.stride * n for i, n in zip(index, factors, strict=True))
 
     def load(self, operand: Operand, index: Sequence[Index]) -> Value:
@@ -226,7 +222,14 @@ class Evaluator:
         self._store_lanes(x, pointer, operand.type.dtype, stride, mask)
 
     def _load_lanes(
-        self, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None, fill: complex, *, is_invariant: bool
+        self,
+        pointer: Value,
+        dtype: np.dtype,
+        stride: int,
+        mask: Value | None,
+        fill: complex,
+        *,
+        is_invariant: bool,
     ) -> Value:
         f = self.f
         if self.lanes == 1 or (stride == 0 and (mask is None or mask is self.mask)):
@@ -237,45 +240,46 @@ class Evaluator:
             return registers.masked_load(f, pointer, dtype, mask, fill)
         return self._gather(pointer, dtype, stride, mask, fill)
 
-    def _gather(self, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None, fill: complex) -> Value:
+    def _gather(
+        self, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None, fill: complex
+    ) -> Value:
         f = self.f
         memory = vector(registers.memory_element(dtype), self.lanes)
         bits = np.asarray(fill).astype(dtype)
         if memory.element != registers.register_type(dtype).element:
             bits = bits.view(np.dtype(f"int{8 * dtype.itemsize}"))
-        places = self._lane_pointers(pointer, memory.element, stride)
-        suffix = f"v{memory.lanes}{'f' if memory.is_float else 'i'}{memory.bits}.v{memory.lanes}p0"
-        active = mask if mask is not None else f.constant(True, vector("i1", self.lanes))
-        f.declare(
-            f"declare {memory} @llvm.masked.gather.{suffix}(<{memory.lanes} x ptr>, i32, {active.type}, {memory})"
-        )
         passthrough = f.constant(bits.item(), memory)
-        loaded = f.here(
-            f"call {memory} @llvm.masked.gather.{suffix}(<{memory.lanes} x ptr> {places}, i32 {b.BYTES[memory.element]}, "
-            f"{active.type} {active}, {memory} {passthrough})",
-            memory,
-        )
+        places = self._lane_pointers(pointer, memory.element, stride)
+        active = mask if mask is not None else f.constant(True, vector("i1", self.lanes))
+        name = f"@llvm.masked.gather.{_suffix(memory)}.v{memory.lanes}p0"
+        f.declare(f"declare {memory} {name}({places.type}, i32, {active.type}, {memory})")
+        arguments = f"{active.type} {active}, {memory} {passthrough}"
+        align = BYTES[memory.element]
+        loaded = f.here(f"call {memory} {name}({places.type} {places}, i32 {align}, {arguments})", memory)
         return registers.from_memory(f, loaded, dtype)
 
     def _lane_pointers(self, pointer: Value, element: str, stride: int) -> Value:
         offsets = ", ".join(f"i64 {lane * stride}" for lane in range(self.lanes))
         type_ = vector("ptr", self.lanes)
-        return self.f.pure(f"getelementptr {element}, ptr {pointer}, <{self.lanes} x i64> <{offsets}>", type_, pointer)
+        return self.f.pure(
+            f"getelementptr {element}, ptr {pointer}, <{self.lanes} x i64> <{offsets}>", type_, pointer
+        )
 
-    def _store_lanes(self, x: Value, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None) -> None:
+    def _store_lanes(
+        self, x: Value, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None
+    ) -> None:
         f = self.f
         if x.type.lanes == 1 or stride == 1:
             registers.store(f, x, pointer, dtype, mask)
             return
         bits = registers.to_memory(f, x, dtype)
-        suffix = f"v{bits.type.lanes}{'f' if bits.type.is_float else 'i'}{bits.type.bits}.v{bits.type.lanes}p0"
-        active = mask if mask is not None else f.constant(True, vector("i1", self.lanes))
-        f.declare(f"declare void @llvm.masked.scatter.{suffix}({bits.type}, <{bits.type.lanes} x ptr>, i32, {active.type})")
         places = self._lane_pointers(pointer, bits.type.element, stride)
-        f.do(
-            f"call void @llvm.masked.scatter.{suffix}({bits.type} {bits}, <{bits.type.lanes} x ptr> {places}, "
-            f"i32 {b.BYTES[bits.type.element]}, {active.type} {active})"
-        )
+        active = mask if mask is not None else f.constant(True, vector("i1", self.lanes))
+        name = f"@llvm.masked.scatter.{_suffix(bits.type)}.v{bits.type.lanes}p0"
+        f.declare(f"declare void {name}({bits.type}, {places.type}, i32, {active.type})")
+        align = BYTES[bits.type.element]
+        arguments = f"{places.type} {places}, i32 {align}, {active.type} {active}"
+        f.do(f"call void {name}({bits.type} {bits}, {arguments})")
 
     # --- addresses ------------------------------------------------------------------------
 
@@ -285,7 +289,9 @@ class Evaluator:
         strides = c_strides(operand.type.shape)
         terms: list[tuple[Int, int]] = [(1, sum(s * o for s, o in zip(strides, access.offsets, strict=True)))]
         for j, number in enumerate(self.program_ids):
-            terms.append((number, sum(s * row[j] for s, row in zip(strides, access.grid_strides, strict=True))))
+            terms.append(
+                (number, sum(s * row[j] for s, row in zip(strides, access.grid_strides, strict=True)))
+            )
         stride = 0
         for t, place in enumerate(index):
             factor = sum(s * row[t] for s, row in zip(strides, access.tile_strides, strict=True))
@@ -340,78 +346,16 @@ class Evaluator:
     def _range(self, access: Access, d: int) -> tuple[int, int]:
         """Least and largest index along one array dimension over all programs and tile elements."""
         low = high = access.offsets[d]
-        sizes = [*zip(access.grid_strides[d], self.grid, strict=True), *zip(access.tile_strides[d], access.tile, strict=True)]
+        sizes = [
+            *zip(access.grid_strides[d], self.grid, strict=True),
+            *zip(access.tile_strides[d], access.tile, strict=True),
+        ]
         for factor, size in sizes:
             reach = factor * (size - 1)
             low, high = low + min(reach, 0), high + max(reach, 0)
         return low, high
 
 
-def c_strides(shape: ir.Shape) -> tuple[int, ...]:
-    """Elements from one index to the next along each dimension of a dense array."""
-    strides = [1] * len(shape)
-    for d in range(len(shape) - 2, -1, -1):
-        strides[d] = strides[d + 1] * shape[d + 1]
-    return tuple(strides)
-
-
-def broadcast_index(index: tuple[Index, ...], shape: ir.Shape, out_shape: ir.Shape) -> tuple[Index, ...]:
-    """Index of an operand that broadcasts by NumPy's rule to a result."""
-    if shape == out_shape:
-        return index
-    skipped = len(out_shape) - len(shape)
-    return tuple(
-        ZERO if n == 1 and out_shape[skipped + d] != 1 else index[skipped + d] for d, n in enumerate(shape)
-    )
-
-
-def view_index(f: Function, equation: Equation, index: tuple[Index, ...]) -> tuple[Index, ...]:
-    """Index of the operand of a view that is read at `index`."""
-    attrs, operand = equation.attrs, equation.inputs[0]
-    name, rank = equation.op.name, operand.type.ndim
-    if name == "broadcast_in_dim":
-        loops = rank - len(attrs["dims"])
-        return index[:loops] + tuple(index[len(index) + d] for d in attrs["dims"])
-    if name == "transpose":
-        core = len(attrs["permutation"])
-        order = [*range(rank - core), *(p + rank for p in attrs["permutation"])]
-        places = {p: index[i] for i, p in enumerate(order)}
-        return tuple(places[d] for d in range(rank))
-    if name == "slice":
-        core = len(attrs["start"])
-        moved = tuple(
-            Index(f.add(f.mul(i.base, k), s), i.stride * k)
-            for i, s, k in zip(index[rank - core :], attrs["start"], attrs["strides"], strict=True)
-        )
-        return index[: rank - core] + moved
-    if name == "rev":
-        axes = {axis % rank for axis in attrs["axes"]}
-        return tuple(
-            Index(f.sub(operand.type.shape[d] - 1, i.base), -i.stride) if d in axes else i for d, i in enumerate(index)
-        )
-    if name == "reshape":
-        return _reshape_index(f, equation, index)
-    raise errors.LoweringError(f"the LLVM emitter has no code for the view {name!r}")
-
-
-def _reshape_index(f: Function, equation: Equation, index: tuple[Index, ...]) -> tuple[Index, ...]:
-    source, target = equation.inputs[0].type.shape, equation.output.type.shape
-    places = [ZERO] * len(source)
-    for group_in, group_out in schedule.reshape_groups(equation):
-        linear = linear_index(f, [index[d] for d in group_out], [target[d] for d in group_out])
-        if len(group_in) > 1:
-            # The operand is in a buffer, dense and in C order: its last dimension may run over all of them.
-            places[group_in[-1]] = linear
-        else:
-            places[group_in[0]] = linear
-    return tuple(places)
-
-
-def linear_index(f: Function, index: Sequence[Index], shape: Sequence[int]) -> Index:
-    """Index into the dimensions joined to one."""
-    base: Int = 0
-    stride = 0
-    for place, n in zip(index, c_strides(tuple(shape)), strict=True):
-        base = f.add(base, f.mul(place.base, n))
-        stride += place.stride * n
-    return Index(base, stride)
+def _suffix(type_: Type) -> str:
+    """How the names of intrinsics spell a vector type."""
+    return f"v{type_.lanes}{'f' if type_.is_float else 'i'}{type_.bits}"

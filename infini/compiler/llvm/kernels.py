@@ -1,7 +1,8 @@
 """From a kernel to native code: tasks, the loop over programs of a task, and the passes of the body.
 
-The grid is folded where that is free: a kernel whose body only computes elementwise over a rank-1 tile runs as one long loop
-per task. The number of programs per task follows from the estimated cost, so it depends on shapes only.
+The grid is folded where that is free: a kernel whose body only computes elementwise over a rank-1 tile runs
+as one long loop per task. The number of programs per task follows from the estimated cost, so it depends on
+shapes only.
 """
 
 from __future__ import annotations
@@ -14,22 +15,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infini.compiler.llvm import blocks, nests, schedule
-from infini.compiler.llvm import builder as b
 from infini.compiler.llvm.builder import Function, Int, Value
-from infini.compiler.llvm.evaluate import Bound, Evaluator, Operand, c_strides
+from infini.compiler.llvm.evaluate import Bound, Evaluator, Operand
+from infini.compiler.llvm.indexing import c_strides
 from infini.compiler.llvm.schedule import Schedule
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
+from infini.compiler.llvm.types import I32, I64, PTR
 from infini.core import dtypes
 from infini.core.ir import ArrayType
-from infini.tile.kernel import Access, Kernel
+from infini.tile.program import Access, Kernel
 
 TASK_NS = 20_000.0  # aimed at per task
 ALONE_NS = 8_000.0  # below this one task does everything
 MAX_TASKS = 1 << 16
 MAX_STACK_BYTES = 384 << 10  # of buffers; a thread of the system may have half a megabyte
 INSTRUCTION_NS = 0.3  # of one vector instruction
-BYTE_NS = 0.03  # of memory traffic, between the last-level cache and memory
+BYTE_NS = 0.02  # of memory traffic, between the last-level cache and memory
 PROGRAM_NS = 4.0
 
 
@@ -54,7 +56,35 @@ def emit_kernel(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -
     name = f"{_symbol(kernel.name)}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
     scratch = emission.slot_bytes * layout.num_tasks
     declares = frozenset(emission.f.declares)
-    return TaskFunction(name, text.replace("@NAME@", name), declares, layout.num_tasks, scratch, layout.cost_ns)
+    return TaskFunction(
+        name, text.replace("@NAME@", name), declares, layout.num_tasks, scratch, layout.cost_ns
+    )
+
+
+def in_place_pairs(kernel: Kernel, in_types: Sequence[ArrayType]) -> tuple[tuple[int, int], ...]:
+    """Pairs (operand, result) that may share memory.
+
+    Each program reads every element of the operand that it overwrites before it does, and no other program
+    reads it. That holds for the array as this operand; whoever passes one array as several operands must
+    not share it.
+    """
+    plan = schedule.make_schedule(kernel.body)
+    moved = schedule.moved_params(plan)
+    last_read: dict[int, int] = {}
+    written: dict[int, int] = {}
+    for number, p in enumerate(plan.passes):
+        reads = schedule.read_params(p, plan)
+        last_read.update((i, number) for i, param in enumerate(kernel.body.params) if param in reads)
+        written.update(dict.fromkeys(p.stores, number))
+    pairs = []
+    for i, (load, type_) in enumerate(zip(kernel.loads, in_types, strict=False)):
+        for j, (store, out) in enumerate(zip(kernel.stores, kernel.outputs, strict=True)):
+            is_same_map = dataclasses.replace(load, fill=None) == dataclasses.replace(store, fill=None)
+            is_same_memory = type_.shape == out.shape and type_.dtype.itemsize == out.dtype.itemsize
+            is_read_first = last_read.get(i, -1) <= written[j] and kernel.body.params[i] not in moved
+            if is_same_map and is_same_memory and is_read_first:
+                pairs.append((i, j))
+    return tuple(pairs)
 
 
 def _symbol(name: str) -> str:
@@ -65,7 +95,8 @@ def _symbol(name: str) -> str:
 class _Layout:
     """A kernel with its tasks: task `t` runs programs from `t * programs_per_task` on.
 
-    `chunked` is the length of the whole first tile dimension when it was folded, so the last chunk may be shorter.
+    `chunked` is the length of the whole first tile dimension when it was folded, so the last chunk may be
+    shorter.
     """
 
     kernel: Kernel
@@ -96,20 +127,27 @@ def _program_cost(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule,
             cost += size * 64 * INSTRUCTION_NS / target.lanes
         else:
             cost += (weight + 2) * max(1.0, size / target.lanes) * INSTRUCTION_NS
-    for access, type_ in zip((*kernel.loads, *kernel.stores), (*in_types[: len(kernel.loads)], *kernel.outputs), strict=True):
-        cost += ArrayType(access.tile, type_.dtype).nbytes * BYTE_NS
+    arrays = (*in_types[: len(kernel.loads)], *kernel.outputs)
+    for access, type_ in zip((*kernel.loads, *kernel.stores), arrays, strict=True):
+        # A tile that is the same for every program stays in the cache.
+        is_shared = not any(any(row) for row in access.grid_strides)
+        cost += 0.0 if is_shared else ArrayType(access.tile, type_.dtype).nbytes * BYTE_NS
     return cost
 
 
 def _can_fold(kernel: Kernel, plan: Schedule) -> bool:
-    """Whether programs along the last grid dimension continue each other's tile, so together they are one longer tile."""
+    """Whether programs along the last grid dimension continue each other's tile, so together they are one
+    longer tile."""
     if len(plan.passes) != 1 or kernel.extents or not kernel.grid:
         return False
     only = plan.passes[0]
     if len(only.space) != 1 or only.reductions or only.block is not None or only.kept:
         return False
     ids = set(kernel.body.params[len(kernel.loads) :])
-    if any(e.op.name in schedule.VIEWS - {"broadcast_in_dim"} or ids & set(e.inputs) for e in kernel.body.equations):
+    if any(
+        e.op.name in schedule.VIEWS - {"broadcast_in_dim"} or ids & set(e.inputs)
+        for e in kernel.body.equations
+    ):
         return False
     if any(not v.type.shape and v in ids for v in kernel.body.results):
         return False
@@ -154,18 +192,22 @@ def _fold(kernel: Kernel, total_ns: float, target: Target) -> _Layout:
     )
     programs = num_outer * chunks
     per_chunk = total_ns / programs
-    per_task = programs if total_ns < ALONE_NS else max(1, round(TASK_NS / per_chunk), -(-programs // MAX_TASKS))
+    per_task = (
+        programs if total_ns < ALONE_NS else max(1, round(TASK_NS / per_chunk), -(-programs // MAX_TASKS))
+    )
     return _Layout(folded, -(-programs // per_task), per_task, total_ns, length)
 
 
 class _Emission:
     """Writes the function of a kernel."""
 
-    def __init__(self, layout: _Layout, in_types: Sequence[ArrayType], plan: Schedule, target: Target) -> None:
+    def __init__(
+        self, layout: _Layout, in_types: Sequence[ArrayType], plan: Schedule, target: Target
+    ) -> None:
         self.layout, self.plan, self.target = layout, plan, target
         self.kernel = layout.kernel
         self.in_types = in_types
-        self.f = Function("@NAME@", [(b.PTR, "args"), (b.I64, "task")])
+        self.f = Function("@NAME@", [(PTR, "args"), (I64, "task")])
         self.stack_bytes = 0
         self.slot_bytes = 0  # of scratch memory that each task has for itself
 
@@ -175,10 +217,13 @@ class _Emission:
         if layout.num_tasks == 0:
             return f.finish()
         arrays = [*self.in_types, *kernel.outputs]
-        pointers = [f.load(f.at(f.parameters[0], i, "ptr"), b.PTR, is_invariant=True) for i in range(len(arrays))]
+        pointers = [
+            f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in range(len(arrays))
+        ]
         loads = [Operand(*item) for item in zip(pointers, self.in_types, kernel.loads, strict=False)]
         stores = [
-            Operand(*item) for item in zip(pointers[len(self.in_types) :], kernel.outputs, kernel.stores, strict=True)
+            Operand(*item)
+            for item in zip(pointers[len(self.in_types) :], kernel.outputs, kernel.stores, strict=True)
         ]
         per_task, programs = layout.programs_per_task, kernel.num_programs
         with contextlib.ExitStack() as regions:
@@ -191,15 +236,16 @@ class _Emission:
                 program = regions.enter_context(f.loop(first, stop, runs=True)).index
             ids = self._program_ids(program)
             for dimension, rows, operand in kernel.extents:
-                extent = f.load(pointers[operand], b.I32, is_invariant=True)
+                extent = f.load(pointers[operand], I32, is_invariant=True)
                 start = f.mul(ids[dimension], rows)
-                wide = f.convert("sext", extent, b.I64)
+                wide = f.convert("sext", extent, I64)
                 regions.enter_context(f.when(f.compare("slt", f.integer(start), wide)))
             self._body(ids, loads, stores)
         return f.finish().replace("@SLOT@", str(self.slot_bytes))
 
     def _allocate(self, nbytes: int) -> Value:
-        """Memory of a task: on the stack while it is small, then a part of the task's slot in the scratch memory."""
+        """Memory of a task: on the stack while it is small, then a part of the task's slot in the scratch
+        memory."""
         rounded = -(-nbytes // 64) * 64
         if self.stack_bytes + rounded <= MAX_STACK_BYTES:
             self.stack_bytes += rounded
@@ -207,8 +253,8 @@ class _Emission:
         f = self.f
         offset, self.slot_bytes = self.slot_bytes, self.slot_bytes + rounded
         number = len(self.in_types) + len(self.kernel.outputs)
-        scratch = f.load(f.at(f.parameters[0], number, "ptr"), b.PTR, is_invariant=True)
-        slot = f.pure(f"mul i64 {f.parameters[1]}, @SLOT@", b.I64, f.parameters[1])
+        scratch = f.load(f.at(f.parameters[0], number, "ptr"), PTR, is_invariant=True)
+        slot = f.pure(f"mul i64 {f.parameters[1]}, @SLOT@", I64, f.parameters[1])
         return f.at(f.at(scratch, slot, "i8"), offset, "i8")
 
     def _program_ids(self, program: Int) -> list[Int]:
@@ -226,13 +272,19 @@ class _Emission:
         params = kernel.body.params
         operands = dict(zip(params, loads, strict=False))
         constants = dict(kernel.body.consts)
-        evaluator = Evaluator(f, self.plan.definitions, kernel.grid, ids, operands, constants, self._allocate)
+        evaluator = Evaluator(
+            f, self.plan.definitions, kernel.grid, ids, operands, constants, allocate=self._allocate
+        )
         for var, number in zip(params[len(loads) :], ids, strict=True):
-            evaluator.registers[var] = f.convert("trunc", f.integer(number), b.I32)
+            evaluator.registers[var] = f.convert("trunc", f.integer(number), I32)
         self._passes(evaluator, self.plan, stores, self._limit(ids, evaluator))
 
     def _passes(
-        self, evaluator: Evaluator, plan: Schedule, stores: Sequence[nests.StoreTarget], limit: Int | None = None
+        self,
+        evaluator: Evaluator,
+        plan: Schedule,
+        stores: Sequence[nests.StoreTarget],
+        limit: Int | None = None,
     ) -> None:
         """Write the passes of a schedule one after the other."""
         for p, weight in zip(plan.passes, plan.weights, strict=True):
@@ -247,7 +299,7 @@ class _Emission:
                 nests.Nest(evaluator, p, shape, stores, plan.body.results, limit).emit()
 
     def _limit(self, ids: list[Int], evaluator: Evaluator) -> Int | None:
-        """Elements of a folded tile that are there: up to the end of the last chunk and inside every store."""
+        """Elements of a folded tile that are there: before the end of the last chunk, inside every store."""
         layout, kernel, f = self.layout, self.kernel, self.f
         if layout.chunked is None:
             return None
@@ -265,7 +317,7 @@ class _Emission:
         return limit
 
     def _common_bounds(self) -> list[Bound]:
-        """Upper bounds of contiguous dimensions that every store has, so nothing beyond them is ever needed."""
+        """Upper bounds of contiguous dimensions that every store has: nothing beyond them is needed."""
         common: set[Bound] | None = None
         for access, type_ in zip(self.kernel.stores, self.kernel.outputs, strict=True):
             if access.fill is None:
@@ -283,9 +335,14 @@ class _Emission:
     def _contiguity(self, p: schedule.Pass, d: int) -> int:
         """How many accesses of the shape of a pass are contiguous or constant along one of its dimensions."""
         score = 0
-        arrays = [*zip(self.kernel.loads, self.in_types, strict=False), *zip(self.kernel.stores, self.kernel.outputs, strict=True)]
+        arrays = [
+            *zip(self.kernel.loads, self.in_types, strict=False),
+            *zip(self.kernel.stores, self.kernel.outputs, strict=True),
+        ]
         for access, type_ in arrays:
             if access.tile == p.space:
-                factor = sum(s * row[d] for s, row in zip(c_strides(type_.shape), access.tile_strides, strict=True))
+                factor = sum(
+                    s * row[d] for s, row in zip(c_strides(type_.shape), access.tile_strides, strict=True)
+                )
                 score += 2 if factor == 1 else 1 if factor == 0 else 0
         return score

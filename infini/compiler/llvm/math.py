@@ -1,8 +1,10 @@
-"""Transcendental functions as straight-line vector code: polynomials for float32, the C library for float64.
+"""Transcendental functions as straight-line vector code: polynomials for float32, the C library for
+float64.
 
-Every function is exact for NaN and infinities, keeps subnormal results, and states its largest error in units in the last place
-(ulp), measured against float64 by `tests/compiler/test_llvm_math.py` over the range given. Coefficients of exp, log, sin and
-cos are those of Cephes (S. Moshier, https://www.netlib.org/cephes), of tanh and erf the minimax rationals of Eigen
+Every function is exact for NaN and infinities, keeps subnormal results, and states its largest error in
+units in the last place (ulp), measured against float64 by `tests/compiler/test_llvm_math.py` over the range
+given. Coefficients of exp, log, sin and cos are those of Cephes (S. Moshier,
+https://www.netlib.org/cephes), of tanh and erf the minimax rationals of Eigen
 (https://eigen.tuxfamily.org); the code around them is ours.
 """
 
@@ -179,7 +181,7 @@ def erf_f32(f: Function, x: Value) -> Value:
 
 
 def _sin_or_cos_f32(f: Function, x: Value, quarter: int) -> Value:
-    # The reduction by pi/2 is done in float64 with pi/2 in two parts: its error is below 2**-30 ulp for |x| < 2**30.
+    # Reduced by pi/2 in float64, with pi/2 in two parts: the error is far below an ulp for |x| < 2**30.
     wide = f.convert("fpext", x, x.type.with_element("double"))
     is_finite = f.compare("olt", f.intrinsic("fabs", wide), f.constant(2.0**50, wide.type))
     wide = f.select(is_finite, wide, f.constant(0.0, wide.type))

@@ -1,7 +1,8 @@
 """The innermost part of a matrix product: a block of rows times one packed panel, kept in registers.
 
-The block is `rows` by `vectors` registers. Elements of A are broadcast from memory, so A may be laid out by rows or by
-columns; the panel of B is dense. LLVM allocates the registers without a spill when `block_size` chose the block.
+The block is `rows` by `vectors` registers. Elements of A are broadcast from memory, so A may be laid out by
+rows or by columns; the panel of B is dense. LLVM allocates the registers without a spill when `block_size`
+chose the block.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import builder as b
 from infini.compiler.llvm import registers
-from infini.compiler.llvm.builder import Function, Value, vector
+from infini.compiler.llvm.builder import Function, Value
 from infini.compiler.llvm.target import Target
+from infini.compiler.llvm.types import I1, I64, PTR, scalar, vector
 
 UNROLL = 4  # steps of k per turn
 
@@ -57,7 +58,8 @@ def block_size(target: Target, num_rows: int, compute: np.dtype) -> tuple[int, i
 
 
 def emit_block(name: str, block: Block, *, has_tail: bool) -> Function:
-    """`void name(ptr A, ptr B, ptr C, i64 depth, i64 is_later)`: C = A B, or C += A B when `is_later` is not 0.
+    """`void name(ptr A, ptr B, ptr C, i64 depth, i64 is_later)`: C = A B, or C += A B when `is_later` is
+    not 0.
 
     Args:
         name: symbol.
@@ -66,7 +68,7 @@ def emit_block(name: str, block: Block, *, has_tail: bool) -> Function:
     """
     f = Function(
         name,
-        [(b.PTR, "A"), (b.PTR, "B"), (b.PTR, "C"), (b.I64, "depth"), (b.I64, "is_later")],
+        [(PTR, "A"), (PTR, "B"), (PTR, "C"), (I64, "depth"), (I64, "is_later")],
         linkage="internal",
         attributes="nounwind noinline",
     )
@@ -78,33 +80,34 @@ def emit_block(name: str, block: Block, *, has_tail: bool) -> Function:
     acc = [f.constant(0, type_)] * (block.rows * block.vectors)
     whole = f.mul(f.divide(depth, UNROLL)[0], UNROLL) if has_tail else depth
     with f.loop(0, whole, UNROLL, acc, runs=not has_tail) as loop:
-        loop.next = _steps(f, block, type_, a, panel, loop.index, loop.carried, UNROLL)
+        loop.next = _steps(f, block, a, panel, start=loop.index, acc=loop.carried, count=UNROLL)
     acc = loop.results
     if has_tail:
         with f.loop(whole, depth, 1, acc) as loop:
-            loop.next = _steps(f, block, type_, a, panel, loop.index, loop.carried, 1)
+            loop.next = _steps(f, block, a, panel, start=loop.index, acc=loop.carried, count=1)
         acc = loop.results
     later = f.compare("ne", is_later, f.integer(0))
     with f.when(later):
         _write(f, block, c, acc, adds=True)
-    with f.when(f.binary("xor", later, f.constant(True, b.I1))):
+    with f.when(f.binary("xor", later, f.constant(True, I1))):
         _write(f, block, c, acc, adds=False)
     return f
 
 
 def _steps(
-    f: Function, block: Block, type_: b.Type, a: Value, panel: Value, start: Value, acc: list[Value], count: int
+    f: Function, block: Block, a: Value, panel: Value, *, start: Value, acc: list[Value], count: int
 ) -> list[Value]:
-    acc = list(acc)
+    acc, type_ = list(acc), acc[0].type
     a_here = f.at(a, f.mul(start, block.a_depth), type_.element)
     b_here = f.at(panel, f.mul(start, block.panel), type_.element)
     for u in range(count):
         row_of_b = [
-            f.load(f.at(b_here, u * block.panel + j * block.lanes, type_.element), type_) for j in range(block.vectors)
+            f.load(f.at(b_here, u * block.panel + j * block.lanes, type_.element), type_)
+            for j in range(block.vectors)
         ]
         for i in range(block.rows):
             place = f.at(a_here, i * block.a_row + u * block.a_depth, type_.element)
-            x = f.splat(f.load(place, b.scalar(type_.element)), block.lanes)
+            x = f.splat(f.load(place, scalar(type_.element)), block.lanes)
             for j in range(block.vectors):
                 acc[i * block.vectors + j] = f.fma(x, row_of_b[j], acc[i * block.vectors + j])
     return acc

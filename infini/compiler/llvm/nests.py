@@ -1,8 +1,8 @@
 """Loop nests of passes: which dimension is the vector, unrolling, tails, and accumulators of reductions.
 
-Kept dimensions are the outer loops, reduced ones the inner. When the vector dimension is kept, its vectors stay in registers
-while the reduced dimensions stream by; when it is reduced, several accumulators hide the latency and are joined at the end in a
-fixed order, so results depend on shapes only.
+Kept dimensions are the outer loops, reduced ones the inner. When the vector dimension is kept, its vectors
+stay in registers while the reduced dimensions stream by; when it is reduced, several accumulators hide the
+latency and are joined at the end in a fixed order, so results depend on shapes only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Protocol, TypeAlias
 from infini.compiler.llvm import accumulators
 from infini.compiler.llvm.accumulators import State
 from infini.compiler.llvm.builder import Int, Value
-from infini.compiler.llvm.evaluate import ZERO, Buffer, Evaluator, Index
+from infini.compiler.llvm.evaluate import Buffer, Evaluator
+from infini.compiler.llvm.indexing import ZERO, Index
 from infini.compiler.llvm.schedule import Pass
 from infini.core import ir
 from infini.core.ir import Equation
@@ -102,7 +103,9 @@ class Nest:
         buffers = {var: Buffer(self.e.allocate(var.type.nbytes), var.type) for var in self.p.kept}
         for equation in self.p.reductions:
             if equation.output.type.size > 1:
-                buffers[equation.output] = Buffer(self.e.allocate(equation.output.type.nbytes), equation.output.type)
+                buffers[equation.output] = Buffer(
+                    self.e.allocate(equation.output.type.nbytes), equation.output.type
+                )
         self.buffers = buffers
         kept = [d for d in range(len(self.p.space)) if d not in self.axes and d != self.shape.vector]
         with contextlib.ExitStack() as loops:
@@ -130,7 +133,9 @@ class Nest:
         loops = [d for d in sorted(self.axes) if d != self.shape.vector and self.p.space[d] != 1]
         self._finish(index, vectors, self._accumulate(loops, index, vectors, states))
 
-    def _accumulate(self, loops: list[int], index: list[Index], vectors: Vectors | None, states: States) -> States:
+    def _accumulate(
+        self, loops: list[int], index: list[Index], vectors: Vectors | None, states: States
+    ) -> States:
         """Run over the reduced dimensions, carrying the accumulators."""
         if loops:
             d = loops[0]
@@ -152,7 +157,9 @@ class Nest:
         if turns > STRAIGHT_LINE:
             start = turns * step
             with f.loop(0, start, step, _pack(states), runs=True) as loop:
-                lanes = [Lane(Index(f.add(loop.index, u * self.shape.lanes), 1)) for u in range(self.shape.unroll)]
+                lanes = [
+                    Lane(Index(f.add(loop.index, u * self.shape.lanes), 1)) for u in range(self.shape.unroll)
+                ]
                 loop.next = _pack(self._point(index, (d, lanes), _unpack(loop.carried, states)))
             states = _unpack(loop.results, states)
         while start < size:
@@ -177,7 +184,10 @@ class Nest:
             if turns > STRAIGHT_LINE:
                 start = turns * step
                 with f.loop(0, start, step, runs=True) as loop:
-                    yield [Lane(Index(f.add(loop.index, u * self.shape.lanes), 1)) for u in range(self.shape.unroll)]
+                    yield [
+                        Lane(Index(f.add(loop.index, u * self.shape.lanes), 1))
+                        for u in range(self.shape.unroll)
+                    ]
             while start < size:
                 yield self._static_lanes(start, min(size, start + step))
                 start += step
@@ -198,9 +208,11 @@ class Nest:
         for u, lane in enumerate(lanes):
             at = tuple(lane.place if i == d else place for i, place in enumerate(index))
             self.e.mask = lane.mask
-            self._write(at)
-            for state, equation, kind in zip(states, self.p.reductions, self.kinds, strict=True):
-                x = self.e.vector(equation.inputs[0], at)
+            # All is read before anything is written: a result may take the memory of an operand.
+            operands = [self.e.vector(equation.inputs[0], at) for equation in self.p.reductions]
+            written = [self.e.vector(var, at) for var in self._written()]
+            self._write(at, written)
+            for state, equation, kind, x in zip(states, self.p.reductions, self.kinds, operands, strict=True):
                 state[u] = kind.step(self.f, state[u], x, self._reduced_place(equation, at), lane.mask)
         self.e.mask = None
         return states
@@ -212,11 +224,15 @@ class Nest:
         place = at[equation.attrs["axis"] % len(at)]
         return self.f.splat(self.e.lane_places(place), self.shape.lanes)
 
-    def _write(self, at: tuple[Index, ...]) -> None:
-        for var in self.p.kept:
-            self.e.store_buffer(self.buffers[var], at, self.e.vector(var, at))
-        for number in self.p.stores:
-            self.stores[number].store(self.e, at, self.e.vector(self.results[number], at))
+    def _written(self) -> list[ir.Var]:
+        return [*self.p.kept, *(self.results[number] for number in self.p.stores)]
+
+    def _write(self, at: tuple[Index, ...], values: Sequence[Value]) -> None:
+        count = len(self.p.kept)
+        for var, value in zip(self.p.kept, values[:count], strict=True):
+            self.e.store_buffer(self.buffers[var], at, value)
+        for number, value in zip(self.p.stores, values[count:], strict=True):
+            self.stores[number].store(self.e, at, value)
 
     # --- results of reductions ----------------------------------------------------------------
 

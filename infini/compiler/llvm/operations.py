@@ -1,7 +1,8 @@
-"""What each elementwise operation is in LLVM: one table entry per operation, from register values to a register value.
+"""What each elementwise operation is in LLVM: one table entry per operation, from register values to a
+register value.
 
-Entries are given values in the register form of `registers` and the dtype of the first operand. `weight` is a rough number of
-instructions, used to choose unrolling, tasks, and what is worth keeping.
+Entries are given values in the register form of `registers` and the dtype of the first operand. `weight` is
+a rough number of instructions, used to choose unrolling, tasks, and what is worth keeping.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def _rsqrt(f: Function, dtype: np.dtype, x: Value) -> Value:
     return f.binary("fdiv", f.constant(1.0, x.type), f.intrinsic("sqrt", x))
 
 
-# Single-precision inverse error function, M. Giles, "Approximating the erfinv function" (GPU Computing Gems, 2011).
+# Single-precision inverse error function, M. Giles, "Approximating the erfinv function" (GPU Computing Gems,
+# 2011).
 _ERFINV_CENTRAL = (
     2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
     -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
@@ -150,7 +152,8 @@ def _not(f: Function, dtype: np.dtype, x: Value) -> Value:
 
 
 def convert(f: Function, source: np.dtype, x: Value, *, new_dtype: np.dtype) -> Value:
-    """Convert between dtypes as `lax.convert_element_type` does: floats to integers towards zero, saturating, NaN to 0."""
+    """Convert between dtypes as `lax.convert_element_type` does: floats to integers towards zero,
+    saturating, NaN to 0."""
     target = registers.register_type(new_dtype, x.type.lanes)
     if source == new_dtype:
         return x
@@ -273,6 +276,8 @@ def emit(
         LoweringError: there is no entry for it.
     """
     if name not in _TABLE:
-        raise errors.LoweringError(f"the LLVM emitter has no code for {name!r}", expected=", ".join(sorted(_TABLE)))
+        raise errors.LoweringError(
+            f"the LLVM emitter has no code for {name!r}", expected=", ".join(sorted(_TABLE))
+        )
     result = _TABLE[name][0](f, operand_dtypes[0], *operands, **attrs)
     return result if name in _EXACT else registers.rounded(f, result, out_dtype)

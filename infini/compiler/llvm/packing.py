@@ -1,7 +1,8 @@
-"""Copies of operands in the order in which the inner loops of a matrix product read them, converted to the compute dtype.
+"""Copies of operands in the order in which a matrix product reads them, converted to the dtype it computes
+in.
 
-A panel of B holds `width` columns, row by row, with zeros beyond the edge. Where k is the contiguous dimension of the source,
-square blocks are transposed in registers.
+A panel holds some columns, row by row, with zeros beyond the edge. Where k is the contiguous dimension of
+the source, square blocks are transposed in registers.
 """
 
 from __future__ import annotations
@@ -16,87 +17,113 @@ from infini.compiler.llvm.builder import Function, Int, Value
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A matrix in memory: dtype and elements from one index to the next along depth (k) and width (m or n)."""
+    """A matrix in memory: dtype, and elements from one index to the next along k and along m or n."""
 
     dtype: np.dtype
     depth: int
     width: int
 
 
-def pack_panel(
-    f: Function, source: Source, pointer: Value, target: Value, depth: Int, width: int, panel: int, lanes: int, compute: np.dtype
-) -> None:
-    """Copy `depth` rows of `width` columns into rows of `panel` elements; columns beyond `width` become 0.
+@dataclass(frozen=True, slots=True)
+class Packer:
+    """Copies pieces of one matrix.
 
     Args:
-        f: function under construction.
         source: layout of the matrix.
-        pointer: its first element.
-        target: where the panel goes.
-        depth: rows.
-        width: columns that exist, at most `panel`.
-        panel: elements of a row of the panel, a multiple of `lanes`.
+        row: elements of a row of the copy, a multiple of `lanes`.
         lanes: elements of a register.
-        compute: dtype of the panel.
+        compute: dtype of the copy.
     """
-    if source.depth == 1 and source.width != 1:
-        _pack_transposed(f, source, pointer, target, depth, width, panel, lanes, compute)
-        return
-    element, memory = registers.memory_element(compute), registers.memory_element(source.dtype)
-    with f.loop(0, depth) as row:
-        here = f.at(pointer, f.mul(row.index, source.depth), memory)
-        there = f.at(target, f.mul(row.index, panel), element)
-        for start in range(0, panel, lanes):
-            count = min(lanes, width - start)
-            x = _load_row(f, source, f.at(here, start * source.width, memory), count, lanes, compute)
-            registers.store(f, x, f.at(there, start, element), compute)
 
+    source: Source
+    row: int
+    lanes: int
+    compute: np.dtype
 
-def _load_row(f: Function, source: Source, pointer: Value, count: int, lanes: int, compute: np.dtype) -> Value:
-    """`count` elements along the width, and zeros."""
-    if count <= 0:
-        return registers.constant(f, 0, compute, lanes)
-    if source.width == 1:
-        if count == lanes:
-            x = registers.load(f, pointer, source.dtype, lanes)
-        else:
-            x = registers.masked_load(f, pointer, source.dtype, f.first_lanes(count, lanes), 0)
-        return operations.convert(f, source.dtype, x, new_dtype=compute)
-    memory = registers.memory_element(source.dtype)
-    result = registers.constant(f, 0, compute, lanes)
-    for lane in range(count):
-        one = registers.load(f, f.at(pointer, lane * source.width, memory), source.dtype, 1)
-        one = operations.convert(f, source.dtype, one, new_dtype=compute)
-        text = f"insertelement {result.type} {result}, {one.type} {one}, i64 {lane}"
-        result = f.pure(text, result.type, result, one)
-    return result
+    @property
+    def element(self) -> str:
+        """LLVM's name of an element of the copy."""
+        return registers.memory_element(self.compute)
 
+    @property
+    def memory(self) -> str:
+        """LLVM's name of an element of the matrix."""
+        return registers.memory_element(self.source.dtype)
 
-def _pack_transposed(
-    f: Function, source: Source, pointer: Value, target: Value, depth: Int, width: int, panel: int, lanes: int, compute: np.dtype
-) -> None:
-    """The panel of a matrix whose depth is contiguous: blocks of lanes by lanes, and the rest row by row."""
-    element, memory = registers.memory_element(compute), registers.memory_element(source.dtype)
-    whole = f.mul(f.divide(depth, lanes)[0], lanes)
-    with f.loop(0, whole, lanes) as row:
-        here = f.at(pointer, row.index, memory)
-        there = f.at(target, f.mul(row.index, panel), element)
-        for start in range(0, panel, lanes):
-            columns = []
-            for lane in range(lanes):
-                if start + lane < width:
-                    x = registers.load(f, f.at(here, (start + lane) * source.width, memory), source.dtype, lanes)
-                    columns.append(operations.convert(f, source.dtype, x, new_dtype=compute))
-                else:
-                    columns.append(registers.constant(f, 0, compute, lanes))
-            for i, x in enumerate(transpose(f, columns)):
-                registers.store(f, x, f.at(there, i * panel + start, element), compute)
-    with f.loop(whole, depth) as row:
-        here = f.at(pointer, row.index, memory)
-        there = f.at(target, f.mul(row.index, panel), element)
-        for start in range(0, panel, lanes):
-            x = _load_row(f, source, f.at(here, start * source.width, memory), min(lanes, width - start), lanes, compute)
-            registers.store(f, x, f.at(there, start, element), compute)
+    def panel(self, f: Function, pointer: Value, target: Value, depth: Int, width: int) -> None:
+        """Copy `depth` rows of `width` columns; columns of the copy beyond `width` become 0."""
+        if self.source.depth == 1 and self.source.width != 1:
+            self._transposed(f, pointer, target, depth, width)
+            return
+        with f.loop(0, depth) as loop:
+            here = f.at(pointer, f.mul(loop.index, self.source.depth), self.memory)
+            self._row(f, here, f.at(target, f.mul(loop.index, self.row), self.element), width)
+
+    def rows(self, f: Function, pointer: Value, target: Value, count: Int, depth: int) -> None:
+        """Copy `count` rows of `depth` contiguous elements, one row of the copy each."""
+        with f.loop(0, count) as loop:
+            here = f.at(pointer, f.mul(loop.index, self.source.width), self.memory)
+            there = f.at(target, f.mul(loop.index, self.row), self.element)
+            step = 4 * self.lanes
+            whole = depth // step * step
+            with f.loop(0, whole, step) as column:
+                for u in range(4):
+                    self._move(f, here, there, f.add(column.index, u * self.lanes), self.lanes)
+            for start in range(whole, depth, self.lanes):
+                self._move(f, here, there, start, min(self.lanes, depth - start))
+
+    def _move(self, f: Function, here: Value, there: Value, place: Int, count: int) -> None:
+        x = self._load(f, f.at(here, place, self.memory), count, stride=1)
+        mask = None if count == self.lanes else f.first_lanes(count, self.lanes)
+        registers.store(f, x, f.at(there, place, self.element), self.compute, mask)
+
+    def _row(self, f: Function, here: Value, there: Value, width: int) -> None:
+        for start in range(0, self.row, self.lanes):
+            place = f.at(here, start * self.source.width, self.memory)
+            x = self._load(f, place, min(self.lanes, width - start), stride=self.source.width)
+            registers.store(f, x, f.at(there, start, self.element), self.compute)
+
+    def _load(self, f: Function, pointer: Value, count: int, *, stride: int) -> Value:
+        """`count` elements in the compute dtype, and zeros."""
+        source, zero = self.source.dtype, registers.constant(f, 0, self.compute, self.lanes)
+        if count <= 0:
+            return zero
+        if stride == 1 and count == self.lanes:
+            return self._converted(f, registers.load(f, pointer, source, self.lanes))
+        if stride == 1:
+            mask = f.first_lanes(count, self.lanes)
+            return self._converted(f, registers.masked_load(f, pointer, source, mask, 0))
+        result = zero
+        for lane in range(count):
+            one = self._converted(f, registers.load(f, f.at(pointer, lane * stride, self.memory), source, 1))
+            text = f"insertelement {result.type} {result}, {one.type} {one}, i64 {lane}"
+            result = f.pure(text, result.type, result, one)
+        return result
+
+    def _converted(self, f: Function, x: Value) -> Value:
+        return operations.convert(f, self.source.dtype, x, new_dtype=self.compute)
+
+    def _transposed(self, f: Function, pointer: Value, target: Value, depth: Int, width: int) -> None:
+        """A panel of a matrix whose depth is contiguous: square blocks, and the rest row by row."""
+        whole = f.mul(f.divide(depth, self.lanes)[0], self.lanes)
+        with f.loop(0, whole, self.lanes) as loop:
+            here = f.at(pointer, loop.index, self.memory)
+            there = f.at(target, f.mul(loop.index, self.row), self.element)
+            for start in range(0, self.row, self.lanes):
+                columns = [
+                    self._load(
+                        f,
+                        f.at(here, (start + lane) * self.source.width, self.memory),
+                        self.lanes if start + lane < width else 0,
+                        stride=1,
+                    )
+                    for lane in range(self.lanes)
+                ]
+                for i, x in enumerate(transpose(f, columns)):
+                    registers.store(f, x, f.at(there, i * self.row + start, self.element), self.compute)
+        with f.loop(whole, depth) as loop:
+            here = f.at(pointer, loop.index, self.memory)
+            self._row(f, here, f.at(target, f.mul(loop.index, self.row), self.element), width)
 
 
 def transpose(f: Function, rows: list[Value]) -> list[Value]:
@@ -114,25 +141,3 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
             swapped[i], swapped[i + distance] = f.shuffle(a, b, low), f.shuffle(a, b, high)
         rows, distance = swapped, distance * 2
     return rows
-
-
-def copy_rows(
-    f: Function, source: Source, pointer: Value, target: Value, rows: Int, depth: int, row_size: int, lanes: int, compute: np.dtype
-) -> None:
-    """Copy rows of `depth` contiguous elements into rows of `row_size` elements, converted."""
-    element, memory = registers.memory_element(compute), registers.memory_element(source.dtype)
-    with f.loop(0, rows) as row:
-        here = f.at(pointer, f.mul(row.index, source.width), memory)
-        there = f.at(target, f.mul(row.index, row_size), element)
-
-        def move(place: Int, count: int, here: Value = here, there: Value = there) -> None:
-            x = _load_row(f, Source(source.dtype, 0, 1), f.at(here, place, memory), count, lanes, compute)
-            mask = None if count == lanes else f.first_lanes(count, lanes)
-            registers.store(f, x, f.at(there, place, element), compute, mask)
-
-        whole = depth // (4 * lanes) * 4 * lanes
-        with f.loop(0, whole, 4 * lanes) as column:
-            for u in range(4):
-                move(f.add(column.index, u * lanes), lanes)
-        for start in range(whole, depth, lanes):
-            move(start, min(lanes, depth - start))

@@ -1,7 +1,8 @@
 """How elements of each dtype look in memory and in registers, and the way between.
 
-In registers bool is i1 and the 16-bit floats are float32 that is rounded after every operation, so results equal those of an
-interpreter that computes in float32 and rounds. In memory bool is a byte and a 16-bit float its bits.
+In registers bool is i1 and the 16-bit floats are float32 that is rounded after every operation, so results
+equal those of an interpreter that computes in float32 and rounds. In memory bool is a byte and a 16-bit
+float its bits.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler.llvm import builder as b
-from infini.compiler.llvm.builder import Function, Type, Value, vector
+from infini.compiler.llvm.builder import Function, Value
+from infini.compiler.llvm.types import Type, vector
 from infini.core import dtypes, errors
 
 _REGISTER: Final = {
@@ -78,7 +79,9 @@ def to_memory(f: Function, x: Value, dtype: np.dtype) -> Value:
         return f.convert("zext", x, x.type.with_element("i8"))
     if dtype == dtypes.bfloat16:
         bits = f.bitcast(x, "i32")
-        return f.convert("trunc", f.binary("lshr", bits, f.constant(16, bits.type)), x.type.with_element("i16"))
+        return f.convert(
+            "trunc", f.binary("lshr", bits, f.constant(16, bits.type)), x.type.with_element("i16")
+        )
     if dtype == dtypes.float16:
         return f.bitcast(f.convert("fptrunc", x, x.type.with_element("half")), "i16")
     return x
@@ -105,7 +108,9 @@ def rounded(f: Function, x: Value, dtype: np.dtype) -> Value:
 
 def load(f: Function, pointer: Value, dtype: np.dtype, lanes: int, *, is_invariant: bool = False) -> Value:
     """Consecutive elements from memory."""
-    return from_memory(f, f.load(pointer, vector(memory_element(dtype), lanes), is_invariant=is_invariant), dtype)
+    return from_memory(
+        f, f.load(pointer, vector(memory_element(dtype), lanes), is_invariant=is_invariant), dtype
+    )
 
 
 def masked_load(f: Function, pointer: Value, dtype: np.dtype, mask: Value, fill: complex) -> Value:
@@ -127,8 +132,3 @@ def store(f: Function, x: Value, pointer: Value, dtype: np.dtype, mask: Value | 
     else:
         with f.when(mask):
             f.store(bits, pointer)
-
-
-def scalar_element_bytes(dtype: np.dtype) -> int:
-    """Bytes of an element in memory."""
-    return b.BYTES[memory_element(dtype)]

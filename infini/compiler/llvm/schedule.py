@@ -1,13 +1,14 @@
 """How the body of a kernel is cut into passes over tiles.
 
-A pass is one loop nest over a shape. Elementwise operations and views are never passes: they are evaluated at the index where
-they are needed. Reductions, and values that are read at another index than they are made, end a pass; values that are dear and
-needed by several passes are kept in a buffer by the first, cheap ones are computed again.
+A pass is one loop nest over a shape. Elementwise operations and views are never passes: they are evaluated
+at the index where they are needed. Reductions, and values that are read at another index than they are
+made, end a pass; values that are dear and needed by several passes are kept in a buffer by the first, cheap
+ones are computed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -101,7 +102,9 @@ def make_schedule(body: Program) -> Schedule:
             continue
         if equation.op.name in REDUCTIONS:
             operand = equation.inputs[0]
-            _join(passes, ready[operand], operand.type.shape, _reduced_axes(equation)).reductions.append(equation)
+            _join(passes, ready[operand], operand.type.shape, _reduced_axes(equation)).reductions.append(
+                equation
+            )
         elif equation.op.name in BLOCKS:
             level = max(ready[v] + (v in forced) for v in equation.inputs)
             passes.append(Pass(level, equation.outputs[0].type.shape, block=equation))
@@ -177,12 +180,12 @@ def _reduced_axes(equation: Equation) -> frozenset[int]:
 
 
 def _join(passes: list[Pass], level: int, space: ir.Shape, axes: frozenset[int] | None) -> Pass:
-    """The pass of that level and shape, made if there is none; reductions share one only over the same axes."""
+    """The pass of that level and shape, made if there is none; reductions in it run over the same axes."""
     for found in passes:
-        if found.block is None and found.level == level and found.space == space:
-            if axes is None or found.axes is None or axes == found.axes:
-                found.axes = found.axes if axes is None else axes
-                return found
+        is_like = found.block is None and found.level == level and found.space == space
+        if is_like and (axes is None or found.axes is None or axes == found.axes):
+            found.axes = found.axes if axes is None else axes
+            return found
     passes.append(Pass(level, space, axes))
     return passes[-1]
 
@@ -203,15 +206,45 @@ def _inline_users(roots: Iterable[Var], definitions: dict[Var, Equation], kept: 
     return found
 
 
-def _weight(roots: Iterable[Var], definitions: dict[Var, Equation], kept: set[Var]) -> int:
-    """Rough number of instructions to evaluate the roots at one index."""
+def _weight(roots: Sequence[Var], definitions: dict[Var, Equation], kept: set[Var]) -> int:
+    """Rough number of instructions to evaluate the roots at one index of the largest of them."""
     inline = _inline_users([v for v in roots if v not in kept], definitions, kept)
-    total = 0
+    size = max([v.type.size for v in roots], default=1)
+    total = 0.0
     for var in inline:
         equation = definitions[var]
-        dtype = equation.inputs[0].type.dtype if equation.inputs else var.type.dtype
-        total += operations.weight(equation.op.name, dtype) if equation.op.name in operations.NAMES else 0
-    return total
+        if equation.op.name in operations.NAMES:
+            # What is smaller than the nest leaves its inner loops.
+            total += operations.weight(equation.op.name, equation.inputs[0].type.dtype) * min(
+                1.0, var.type.size / max(size, 1)
+            )
+    return round(total)
+
+
+def read_params(p: Pass, plan: Schedule) -> set[Var]:
+    """Parameters of the body that a pass reads from their arrays."""
+    kept = {v for other in plan.passes if other.level < p.level for v in other.kept}
+    roots = [v for v in p.roots(plan.body) if v not in kept] if p.block is None else list(p.block.inputs)
+    inline = _inline_users(roots, plan.definitions, kept)
+    used = {v for var in inline for v in plan.definitions[var].inputs} | set(roots)
+    return used & set(plan.body.params)
+
+
+def moved_params(plan: Schedule) -> set[Var]:
+    """Parameters that are read at another index than that of the result they take part in."""
+    origins: dict[Var, set[Var]] = {param: {param} for param in plan.body.params}
+    moved: set[Var] = set()
+    for equation in plan.body.equations:
+        below: set[Var] = set()
+        for var in equation.inputs:
+            found = origins.get(var, set())
+            below |= found
+            is_same_place = equation.op.name in REDUCTIONS or var.type.shape == equation.outputs[0].type.shape
+            if equation.op.name in VIEWS | BLOCKS or not is_same_place:
+                moved |= found
+        ends = equation.op.name in REDUCTIONS
+        origins.update((v, set() if ends else below) for v in equation.outputs)
+    return moved
 
 
 def _keep_dear_values(

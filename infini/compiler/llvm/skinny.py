@@ -1,7 +1,8 @@
-"""A few rows times a large matrix that lies in memory row by row: read once, in order, at the speed of memory.
+"""A few rows times a large matrix that lies in memory row by row: read once, in order, at the speed of
+memory.
 
-Each task walks whole rows of the matrix for a part of k, so its reads are one long run, and keeps its partial sums (rows by n)
-in the first-level cache; a second phase adds the partial sums in a fixed order.
+Each task walks whole rows of the matrix for a part of k, so its reads are one long run, and keeps its
+partial sums (rows by n) in the first-level cache; a second phase adds the partial sums in a fixed order.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import builder as b
 from infini.compiler.llvm import operations, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.contraction import Problem
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
+from infini.compiler.llvm.types import I64, PTR
 
 MAX_ROWS = 8
 MIN_BYTES = 4 << 20  # of the matrix; a smaller one stays in the cache and needs no such care
@@ -41,10 +42,17 @@ def is_suited(problem: Problem, y_dtype: np.dtype) -> bool:
 
 
 def emit(
-    problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype, out_dtype: np.dtype, compute: np.dtype, target: Target
+    problem: Problem,
+    x_dtype: np.dtype,
+    y_dtype: np.dtype,
+    out_dtype: np.dtype,
+    compute: np.dtype,
+    target: Target,
 ) -> tuple[TaskFunction, ...]:
     """Two phases, with `args` x, y, result and scratch."""
-    return _Emission(problem, x_dtype, y_dtype, out_dtype, compute, target.lanes * 4 // compute.itemsize).phases()
+    return _Emission(
+        problem, x_dtype, y_dtype, out_dtype, compute, target.lanes * 4 // compute.itemsize
+    ).phases()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,12 @@ class _Emission:
         last = self._finish("join", self._join(), blocks, nbytes * self.num_parts * NS_PER_BYTE)
         return (
             TaskFunction(
-                first.name, first.text, first.declares, first.num_tasks, nbytes * self.num_parts, first.cost_ns
+                first.name,
+                first.text,
+                first.declares,
+                first.num_tasks,
+                nbytes * self.num_parts,
+                first.cost_ns,
             ),
             last,
         )
@@ -90,12 +103,14 @@ class _Emission:
     def _finish(self, kind: str, f: Function, num_tasks: int, cost_ns: float) -> TaskFunction:
         text = f.finish()
         name = f"{kind}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
-        return TaskFunction(name, text.replace("@TASK", f"@{name}"), frozenset(f.declares), num_tasks, 0, cost_ns)
+        return TaskFunction(
+            name, text.replace("@TASK", f"@{name}"), frozenset(f.declares), num_tasks, 0, cost_ns
+        )
 
     def _start(self) -> tuple[Function, list[Value]]:
-        f = Function("TASK", [(b.PTR, "args"), (b.I64, "task")])
+        f = Function("TASK", [(PTR, "args"), (I64, "task")])
         order = (1, 0, 2, 3) if self.problem.is_swapped else (0, 1, 2, 3)
-        return f, [f.load(f.at(f.parameters[0], i, "ptr"), b.PTR, is_invariant=True) for i in order]
+        return f, [f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in order]
 
     # --- partial sums -----------------------------------------------------------------------
 
@@ -118,40 +133,51 @@ class _Emission:
 
     def _rows(self, f: Function, x: Value, y: Value, partial: Value, row: Int, count: int) -> None:
         """Add `count` rows of the matrix, each times an element of every row of x."""
-        (k,), m = self.problem.k, self.problem.m
+        (k,), m, size = self.problem.k, self.problem.m, self.problem.n.size
         x_memory = registers.memory_element(self.x_dtype)
-        factors = []
+        factors: list[list[Value]] = []  # of each row of x, for each row of the matrix
         for i in range(m.size):
-            for u in range(count):
-                place = f.at(x, f.add(f.mul(f.add(row, u), k.x), i * m.x), x_memory)
-                one = registers.load(f, place, self.x_dtype, 1, is_invariant=True)
-                factors.append(f.splat(operations.convert(f, self.x_dtype, one, new_dtype=self.compute), self.lanes))
+            places = [f.at(x, f.add(f.mul(f.add(row, u), k.x), i * m.x), x_memory) for u in range(count)]
+            loaded = [registers.load(f, place, self.x_dtype, 1, is_invariant=True) for place in places]
+            factors.append([f.splat(self._wide(f, self.x_dtype, one), self.lanes) for one in loaded])
         y_row = f.at(y, f.mul(row, k.y), registers.memory_element(self.y_dtype))
-        whole = self.problem.n.size // self.lanes * self.lanes
+        whole = size // self.lanes * self.lanes
         with f.loop(0, whole, self.lanes) as loop:
-            self._column(f, y_row, partial, loop.index, count, factors, self.lanes)
-        if whole < self.problem.n.size:
-            self._column(f, y_row, partial, whole, count, factors, self.problem.n.size - whole)
+            self._column(f, y_row, partial, loop.index, factors=factors, mask=None)
+        if whole < size:
+            mask = f.first_lanes(size - whole, self.lanes)
+            self._column(f, y_row, partial, whole, factors=factors, mask=mask)
+
+    def _wide(self, f: Function, dtype: np.dtype, x: Value) -> Value:
+        return operations.convert(f, dtype, x, new_dtype=self.compute)
 
     def _column(
-        self, f: Function, y_row: Value, partial: Value, column: Int, count: int, factors: list[Value], active: int
+        self,
+        f: Function,
+        y_row: Value,
+        partial: Value,
+        column: Int,
+        *,
+        factors: list[list[Value]],
+        mask: Value | None,
     ) -> None:
+        """One vector of the partial sums; the rows of the matrix are read in the lanes of the mask."""
         (k,) = self.problem.k
         memory, element = registers.memory_element(self.y_dtype), registers.memory_element(self.compute)
         here = f.at(y_row, column, memory)
         values = []
-        for u in range(count):
+        for u in range(len(factors[0])):
             place = f.at(here, u * k.y, memory)
-            if active == self.lanes:
+            if mask is None:
                 value = registers.load(f, place, self.y_dtype, self.lanes)
             else:
-                value = registers.masked_load(f, place, self.y_dtype, f.first_lanes(active, self.lanes), 0)
-            values.append(operations.convert(f, self.y_dtype, value, new_dtype=self.compute))
-        for i in range(self.problem.m.size):
+                value = registers.masked_load(f, place, self.y_dtype, mask, 0)
+            values.append(self._wide(f, self.y_dtype, value))
+        for i, row_factors in enumerate(factors):
             place = f.at(f.at(partial, column, element), i * self.columns, element)
             total = registers.load(f, place, self.compute, self.lanes)
-            for u, value in enumerate(values):
-                total = f.fma(value, factors[i * count + u], total)
+            for value, factor in zip(values, row_factors, strict=True):
+                total = f.fma(value, factor, total)
             registers.store(f, total, place, self.compute)
 
     # --- the sum of the parts -----------------------------------------------------------------
@@ -166,8 +192,8 @@ class _Emission:
             mask = None if size % self.lanes == 0 else f.first_lanes(rest, self.lanes)
             for i in range(self.problem.m.size):
                 total = self._total(f, scratch, f.add(loop.index, i * self.columns))
-                place = f.at(f.at(out, loop.index, registers.memory_element(self.out_dtype)), i * self.problem.m.out,
-                             registers.memory_element(self.out_dtype))  # fmt: skip
+                memory = registers.memory_element(self.out_dtype)
+                place = f.at(f.at(out, loop.index, memory), i * self.problem.m.out, memory)
                 registers.store(f, registers.rounded(f, total, self.out_dtype), place, self.out_dtype, mask)
         return f
 

@@ -1,7 +1,8 @@
-"""Contractions in which nothing is reused enough to be packed: vectors times matrices, integers, unusual strides.
+"""Contractions in which nothing is reused enough to be packed: vectors times matrices, integers, unusual
+strides.
 
-They are written as a kernel (products, summed over the contracted dimensions) and go through the emitter of kernels, which
-chooses the contiguous dimension as the vector.
+They are written as a kernel (products, summed over the contracted dimensions) and go through the emitter of
+kernels, which chooses the contiguous dimension as the vector.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from infini.compiler.llvm.task import TaskFunction
 from infini.core import dtypes, ir
 from infini.core.ir import ArrayType, Var
 from infini.lax import contraction, elementwise, families, reduction, view
-from infini.tile.kernel import Access, Kernel
+from infini.tile.program import Access, Kernel
 
 COLUMNS = 128  # of the result per program
 
@@ -27,9 +28,11 @@ def emit(
 
 
 def as_kernel(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype, compute: np.dtype) -> Kernel:
-    """A contraction as a kernel: one program per element of the result but for its last dimension, which is cut into tiles.
+    """A contraction as a kernel: one program per element of the result but for its last dimension, which is
+    cut into tiles.
 
-    The grid runs over blocks of the last dimension before it runs over the others, so neighbouring programs share a block of y.
+    The grid runs over blocks of the last dimension before it runs over the others, so neighbouring programs
+    share a block of y.
     """
     a, b, out = contraction.parse_spec(spec)
     loops = families.loop_shape("dot", [x, y], [len(a), len(b)])
@@ -78,7 +81,9 @@ def as_kernel(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype, compute: n
     total = builder.emit1(elementwise.and_p if is_bool else elementwise.mul_p, factors)
     if depth:
         axes = tuple(range(-len(shape), -len(columns)))
-        total = builder.emit1(reduction.reduce_max_p if is_bool else reduction.reduce_sum_p, [total], axes=axes)
+        total = builder.emit1(
+            reduction.reduce_max_p if is_bool else reduction.reduce_sum_p, [total], axes=axes
+        )
     ids = [Var(ArrayType((), dtypes.int32)) for _ in grid]
     body = builder.build([*params, *ids], [_convert(builder, total, dtype)])
     return Kernel(grid, loads, (store,), (result,), body, name="dot")

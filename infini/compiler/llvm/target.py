@@ -1,6 +1,8 @@
-"""The processor code is made for: triple, model, features, and how many float32 lanes a vector register holds.
+"""The processor code is made for: triple, model, features, and how many float32 lanes a vector register
+holds.
 
-Everything an emitter asks about the machine is a field of `Target`, so the text for another one can be made anywhere.
+Everything an emitter asks about the machine is a field of `Target`, so the text for another one can be made
+anywhere.
 """
 
 from __future__ import annotations

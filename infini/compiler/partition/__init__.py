@@ -4,8 +4,8 @@
     propagate  placements that people asked for spread over every variable (`Plan`)
     local      each equation on local parts, with collectives where placements differ (`Block`)
 
-What an operation allows stands in its PLACE and PARTITION rules, or follows from its signature. Propagation over factors is
-after Shardy (https://openxla.org/shardy) and GSPMD (arXiv:2105.04663).
+What an operation allows stands in its PLACE and PARTITION rules, or follows from its signature.
+Propagation over factors is after Shardy (https://openxla.org/shardy) and GSPMD (arXiv:2105.04663).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infini.compiler.partition import placement as p
-from infini.compiler.partition import structured as structured  # fills the table of `local`
+from infini.compiler.partition import (
+    placement as p,
+    structured as structured,  # fills the table of `local`
+)
 from infini.compiler.partition.local import Block, Local
 from infini.compiler.partition.placement import Placement
 from infini.compiler.partition.prepare import prepare
@@ -29,7 +31,9 @@ Spec = tuple[AxisEntry, ...]
 
 @dataclass(frozen=True, slots=True)
 class Partitioned:
-    """A per-device program, how its parameters and results are split, and the collectives that were inserted."""
+    """A per-device program, how its parameters and results are split, and the collectives that were
+    inserted.
+    """
 
     program: Program
     mesh: AbstractMesh
@@ -72,11 +76,15 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
             value = mover.reshard(local.value, local.placement, target, "a result")
             results.append((staging.var(value), p.to_spec(target)))
     staging.is_closed = True
-    local = staging.builder.build([x.var for x in params], [v for v, _ in results], name=program.name)
+    per_device = staging.builder.build([x.var for x in params], [v for v, _ in results], name=program.name)
     if config.get("check"):
-        check.check(local)
+        check.check(per_device)
     return Partitioned(
-        local, mesh, tuple(p.to_spec(plan[v]) for v in flat.params), tuple(s for _, s in results), tuple(mover.collectives)
+        per_device,
+        mesh,
+        tuple(p.to_spec(plan[v]) for v in flat.params),
+        tuple(spec for _, spec in results),
+        tuple(mover.collectives),
     )
 
 
@@ -85,8 +93,10 @@ def _check_meshes(program: Program, mesh: AbstractMesh) -> None:
         named = equation.attrs.get("mesh")
         if named is not None and named != mesh:
             raise errors.LoweringError(
-                "one program uses two meshes", got=f"{named.shape} in {equation.op.name}, {mesh.shape} for its arguments",
-                fix="use one mesh for arguments, constraints and shard_map", where=equation.where,
-            )  # fmt: skip
+                "one program uses two meshes",
+                got=f"{named.shape} in {equation.op.name}, {mesh.shape} for its arguments",
+                fix="use one mesh for arguments, constraints and shard_map",
+                where=equation.where,
+            )
         for inner in equation.programs:
             _check_meshes(inner, mesh)

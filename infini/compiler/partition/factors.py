@@ -11,8 +11,8 @@ from infini.lax.places import Factors
 def factors_of(equation: ir.Equation) -> Factors:
     """How the dimensions of an equation correspond.
 
-    Without a PLACE rule, loop dimensions of the signature may be split, and contracted letters of linear operations, whose
-    parts add up. Without a signature nothing may be split.
+    Without a PLACE rule, loop dimensions of the signature may be split, and contracted letters of linear
+    operations, whose parts add up. Without a signature nothing may be split.
     """
     op = equation.op
     in_types = tuple(v.type for v in equation.inputs)

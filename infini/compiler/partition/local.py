@@ -1,8 +1,8 @@
 """The rewrite: from a program over global arrays to the one that each device runs.
 
-It walks the equations once. For each it decides how to split the factors (what the plan wants of the results first, then what
-the operands have), brings the operands there, and applies the operation to the local parts by its PARTITION rule. Sums that
-devices hold in parts stay so until something needs their value.
+It walks the equations once. For each it decides how to split the factors (what the plan wants of the
+results first, then what the operands have), brings the operands there, and applies the operation to the
+local parts by its PARTITION rule. Sums that devices hold in parts stay so until something needs their value.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.compiler.partition import partial, prepare, reshard
-from infini.compiler.partition import placement as p
+from infini.compiler.partition import partial, placement as p, prepare, reshard
 from infini.compiler.partition.factors import factors_of
 from infini.compiler.partition.placement import Axes, Dims, Placement, Split
 from infini.compiler.partition.propagate import Plan
@@ -59,7 +58,9 @@ class EquationPart:
     def is_first(self, *factors: str) -> Value | None:
         """Whether this device is the first along all of these factors; None when none is split."""
         axes = tuple(axis for factor in factors for axis in self.split.get(factor, ()))
-        return families.bind_scalars(primitive.by_name("eq"), self.mover.axis_index(axes), 0) if axes else None
+        return (
+            families.bind_scalars(primitive.by_name("eq"), self.mover.axis_index(axes), 0) if axes else None
+        )
 
     def is_zero(self, operand: int) -> bool:
         """Whether an operand is known to be zero everywhere."""
@@ -80,6 +81,8 @@ class Block:
         self.env: dict[Var, Local] = {}
         self.uses = prepare.uses(program)
         self.zeros = prepare.zeros(program)
+        # Parameters that something partial is added to, once, and over which axes: running sums of a loop.
+        self.accumulators: dict[Var, Axes] = {}
         for var, constant in program.consts:
             self.env[var] = Local(Literal(constant.array, weak=False), Placement(p.whole(var.type.ndim)))
 
@@ -103,7 +106,10 @@ class Block:
         passed = self._passed(equation, split)
         operands = [
             self.operand(
-                var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}",
+                var,
+                p.expand(split, dims),
+                passed,
+                f"{equation.op.name}, operand {number}",
                 counts_once=partial.counts_once(equation, passed, self.env[var].placement.partial, number),
             )
             for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True))
@@ -111,14 +117,18 @@ class Block:
         return self._compute(equation, found, split, passed, operands)
 
     def _choose(self, equation: Equation, found: Factors) -> Split:
-        """Axes over which each factor is split: what results should be or what operands are first, whichever moves less."""
+        """Axes over which each factor is split: what results should be or what operands are first,
+        whichever moves less.
+        """
         mesh = self.mover.mesh
         planned = [
             wish
             for v, dims in zip(equation.outputs, found.outputs, strict=True)
             for wish in p.project(self.plan[v], dims, found.sizes, mesh)
         ]
-        operands = sorted(zip(equation.inputs, found.inputs, strict=True), key=lambda pair: -pair[0].type.nbytes)
+        operands = sorted(
+            zip(equation.inputs, found.inputs, strict=True), key=lambda pair: -pair[0].type.nbytes
+        )
         given = [
             wish
             for v, dims in operands
@@ -134,24 +144,38 @@ class Block:
         return min(candidates, key=lambda split: self._traffic(equation, found, split))
 
     def _traffic(self, equation: Equation, found: Factors, split: Split) -> float:
-        """Bytes that each device sends to compute an equation split so, and to bring its results where the plan wants them."""
+        """Bytes that each device sends to compute an equation split so, and to bring its results where
+        the plan wants them.
+        """
         mesh, total = self.mover.mesh, 0.0
         for var, dims in zip(equation.inputs, found.inputs, strict=True):
             now = self.env[var].placement
             total += reshard.traffic(var.type, Placement(now.dims), p.expand(split, dims), mesh)
         waiting = tuple(axis for name in found.reduced for axis in split.get(name, ()))
         for var, dims in zip(equation.outputs, found.outputs, strict=True):
-            total += reshard.traffic(var.type, Placement(p.expand(split, dims), waiting), self.plan[var], mesh)
+            total += reshard.traffic(
+                var.type, Placement(p.expand(split, dims), waiting), self.plan[var], mesh
+            )
         return total
 
     def _passed(self, equation: Equation, split: Split) -> Axes:
-        """Axes over which operands may stay partial, because the equation is linear in them and nothing else uses them."""
+        """Axes over which operands may stay partial, because the equation is linear in them and nothing
+        else uses them.
+        """
         partials = [self.env[v].placement.partial for v in equation.inputs]
         if any(axes and self.uses[v] > 1 for v, axes in zip(equation.inputs, partials, strict=True)):
             return ()
         passed = partial.passing(equation, partials)
         used = {axis for axes in split.values() for axis in axes}
+        if equation.op.name == "add":
+            self._note_accumulator(equation, partials, used)
         return passed if used.isdisjoint(passed) else ()
+
+    def _note_accumulator(self, equation: Equation, partials: Sequence[Axes], used: set[str]) -> None:
+        for i, var in enumerate(equation.inputs):
+            waiting = partials[1 - i]
+            if var in self.program.params and self.uses[var] == 1 and waiting and used.isdisjoint(waiting):
+                self.accumulators[var] = waiting
 
     def operand(self, var: Var, dims: Dims, passed: Axes, reason: str, *, counts_once: bool = False) -> Value:
         """The local part of an operand, split as `dims`; partial over `passed` when that is not empty."""
@@ -159,7 +183,9 @@ class Block:
         if counts_once:
             value = self.mover.reshard(local.value, local.placement, dims, reason)
             is_first = families.bind_scalars(primitive.by_name("eq"), self.mover.axis_index(passed), 0)
-            return families.bind_scalars(primitive.by_name("select_n"), is_first, families.like(0, value), value)
+            return families.bind_scalars(
+                primitive.by_name("select_n"), is_first, families.like(0, value), value
+            )
         if local.placement == Placement(dims):
             return local.value
         if passed and local.placement.partial == passed:
@@ -181,14 +207,21 @@ class Block:
     ) -> list[Local]:
         mesh, op = self.mover.mesh, equation.op
         out_dims = [p.expand(split, dims) for dims in found.outputs]
-        in_types = tuple(v.type for v in equation.inputs)
         out_types = tuple(v.type for v in equation.outputs)
         reduced = tuple(name for name in found.reduced if split.get(name))
         if op.has(primitive.PARTITION):
             part = EquationPart(
-                op, equation.attrs, in_types, out_types, reshard.local_shapes(out_types, out_dims, mesh), reduced, split,
-                found.sizes, tuple(v in self.zeros for v in equation.inputs), self.mover,
-            )  # fmt: skip
+                op=op,
+                attrs=equation.attrs,
+                in_types=tuple(v.type for v in equation.inputs),
+                out_types=out_types,
+                local_shapes=reshard.local_shapes(out_types, out_dims, mesh),
+                reduced=reduced,
+                split=split,
+                sizes=found.sizes,
+                zeros=tuple(v in self.zeros for v in equation.inputs),
+                mover=self.mover,
+            )
             results = op.rule(primitive.PARTITION)(part, *operands)
         else:
             results = trace.bind_attrs(op, operands, equation.attrs)
@@ -199,14 +232,13 @@ class Block:
                 waiting += split[name]
             else:
                 results = [self.mover.combine(r, reducer, split[name], op.name) for r in results]
-        return [
-            Local(r, Placement(dims, waiting)) for r, dims in zip(results, out_dims, strict=True)
-        ]
+        return [Local(r, Placement(dims, waiting)) for r, dims in zip(results, out_dims, strict=True)]
 
     def _on_whole_arrays(self, equation: Equation) -> list[Local]:
         """An operation that says nothing about splitting runs on every device, on whole arrays."""
         operands = [
-            self.operand(v, p.whole(v.type.ndim), (), f"{equation.op.name}, which cannot be split") for v in equation.inputs
+            self.operand(v, p.whole(v.type.ndim), (), f"{equation.op.name}, which cannot be split")
+            for v in equation.inputs
         ]
         results = trace.bind_attrs(equation.op, operands, equation.attrs)
         return [Local(r, Placement(p.whole(r.ndim))) for r in results]

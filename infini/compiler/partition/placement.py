@@ -1,7 +1,8 @@
-"""How a value is spread over a mesh: which axes split each dimension, and over which axes its parts still have to be added.
+"""How a value is spread over a mesh: which axes split each dimension, and over which axes its parts
+still have to be added.
 
-Placements of the arrays of one equation are compared through factors (`lax.places`): `project` reads off which axes split each
-factor, `expand` says what a split of the factors means for an array.
+Placements of the arrays of one equation are compared through factors (`lax.places`): `project` reads off
+which axes split each factor, `expand` says what a split of the factors means for an array.
 """
 
 from __future__ import annotations
@@ -103,9 +104,11 @@ def merge(split: Split, found: Iterable[tuple[str, Axes]]) -> None:
 
 
 def leading_first(found: Iterable[tuple[str, Axes]], factors: Factors) -> list[tuple[str, Axes]]:
-    """Splits of factors in the order in which they deserve an axis: leading dimensions of results, then reduced factors.
+    """Splits of factors in the order in which they deserve an axis: leading dimensions of results, then
+    reduced factors.
 
-    With the batch in front, as everyone writes it, this keeps activations split by batch and gathers weights instead.
+    With the batch in front, as everyone writes it, this keeps activations split by batch and gathers
+    weights instead.
     """
     order: dict[str, int] = {}
     for dims in factors.outputs:

@@ -1,6 +1,8 @@
-"""The program as the partitioner wants it: calls inlined, no repeated work, and every variable of every body its own.
+"""The program as the partitioner wants it: calls inlined, no repeated work, and every variable of every
+body its own.
 
-Placements are a table keyed by variables. A body that two loops share would have one placement for both, so bodies are copied.
+Placements are a table keyed by variables. A body that two loops share would have one placement for both,
+so bodies are copied.
 """
 
 from __future__ import annotations
@@ -21,9 +23,7 @@ def prepare(program: Program) -> Program:
 
 def _is_kept(equation: Equation) -> bool:
     op = equation.op
-    return (
-        factors.can_split(op) or op.name == "sharding_constraint" or not op.has(primitive.DECOMPOSE)
-    )
+    return factors.can_split(op) or op.name == "sharding_constraint" or not op.has(primitive.DECOMPOSE)
 
 
 def _with_own_bodies(equation: Equation) -> Equation:
@@ -72,5 +72,6 @@ def zeros(program: Program) -> set[Var]:
     return found
 
 
-_KEEPS_ZERO = frozenset({"broadcast_in_dim", "reshape", "transpose", "convert_element_type", "sharding_constraint"})
-
+_KEEPS_ZERO = frozenset(
+    {"broadcast_in_dim", "reshape", "transpose", "convert_element_type", "sharding_constraint"}
+)

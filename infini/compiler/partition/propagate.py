@@ -1,7 +1,8 @@
 """Propagation: from the placements that people asked for to one for every variable of a program.
 
-Sweeps go forwards and backwards through the equations until nothing changes. A placement, once there, stays; dimensions that
-are whole may still be split. Values of a loop that are the same value in turn are *tied*.
+Sweeps go forwards and backwards through the equations until nothing changes. A placement, once there,
+stays; dimensions that are whole may still be split. Values of a loop that are the same value in turn are
+*tied*.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from infini.compiler.partition.factors import factors_of
 from infini.compiler.partition.placement import Dims
 from infini.core.ir import Equation, Program, Var
 from infini.core.mesh import AbstractMesh
-
 
 _MAX_SWEEPS: Final = 8
 # One dimension, the number of steps, stands in front of `xs` and `ys` outside of a scan; it is never split.
@@ -45,7 +45,12 @@ class Plan:
         now = list(self[var])
         used = {axis for axes in now for axis in axes}
         for i, axes in enumerate(dims):
-            if axes and not now[i] and used.isdisjoint(axes) and var.type.shape[i] % p.size_of(axes, self.mesh) == 0:
+            if (
+                axes
+                and not now[i]
+                and used.isdisjoint(axes)
+                and var.type.shape[i] % p.size_of(axes, self.mesh) == 0
+            ):
                 now[i] = axes
                 used.update(axes)
         if tuple(now) != self[var]:

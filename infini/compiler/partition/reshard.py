@@ -1,8 +1,8 @@
 """Moving a value from one placement to another, with as little communication as the two allow.
 
-Partial sums become sums (`psum`) or, when the target splits a dimension over their axis, parts of sums (`psum_scatter`). Then
-dimensions are cut where the target is finer (free), exchanged where an axis changes its dimension (`all_to_all`), and gathered
-where the target is coarser.
+Partial sums become sums (`psum`) or, when the target splits a dimension over their axis, parts of sums
+(`psum_scatter`). Then dimensions are cut where the target is finer (free), exchanged where an axis
+changes its dimension (`all_to_all`), and gathered where the target is coarser.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Mover:
 
     Args:
         mesh: the mesh.
-        outermost: the interpreter that stages the program itself; device indices are computed there, outside of loops.
+        outermost: the interpreter that stages the program itself; device indices are computed there,
+            outside of loops.
     """
 
     def __init__(self, mesh: AbstractMesh, outermost: trace.Interpreter) -> None:
@@ -71,11 +72,17 @@ class Mover:
         """The local part of a value under another placement, without partial sums."""
         x, dims = self.add_up(x, source_, target, reason)
         while dims != target:
-            x, dims = self._cut(x, dims, target) or self._exchange(x, dims, target, reason) or self._gather(x, dims, target, reason)
+            x, dims = (
+                self._cut(x, dims, target)
+                or self._exchange(x, dims, target, reason)
+                or self._gather(x, dims, target, reason)
+            )
         return x
 
     def add_up(self, x: Value, source_: Placement, target: Dims, reason: str) -> tuple[Value, Dims]:
-        """Resolve partial sums; scatters them along dimensions that the target splits over their axis next."""
+        """Resolve partial sums; scatters them along dimensions that the target splits over their axis
+        next.
+        """
         dims, summed = list(source_.dims), []
         for axis in source_.partial:
             at = next((d for d, axes in enumerate(target) if axes == (*dims[d], axis)), None)
@@ -131,13 +138,17 @@ class Mover:
 
     def _gather(self, x: Value, dims: Dims, target: Dims, reason: str) -> tuple[Value, Dims]:
         """Join the parts of one dimension along its least significant axis."""
-        at = next(d for d, (now, then) in enumerate(zip(dims, target, strict=True)) if then[: len(now)] != now)
+        at = next(
+            d for d, (now, then) in enumerate(zip(dims, target, strict=True)) if then[: len(now)] != now
+        )
         gathered = self._emit("all_gather", dims[at][-1:], reason, x, dimension=at - x.ndim)
         after = list(dims)
         after[at] = dims[at][:-1]
         return gathered, tuple(after)
 
-    def _emit(self, name: str, axes: Axes, reason: str, x: Value, **attrs: Any) -> Value:  # Any: attributes by op
+    def _emit(
+        self, name: str, axes: Axes, reason: str, x: Value, **attrs: Any
+    ) -> Value:  # Any: attributes by op
         self._record(name, axes, x, reason)
         (axis,) = axes
         return trace.bind1(primitive.by_name(name), x, axis_name=axis, size=self.mesh.shape[axis], **attrs)
@@ -174,7 +185,9 @@ def traffic(type_: ArrayType, source_: Placement, target: Dims, mesh: AbstractMe
     return total
 
 
-def local_shapes(types: Sequence[ArrayType], all_dims: Sequence[Dims], mesh: AbstractMesh) -> tuple[tuple[int, ...], ...]:
+def local_shapes(
+    types: Sequence[ArrayType], all_dims: Sequence[Dims], mesh: AbstractMesh
+) -> tuple[tuple[int, ...], ...]:
     """Shapes of the parts of some arrays."""
     return tuple(
         tuple(n // math.prod(mesh.shape[a] for a in axes) for n, axes in zip(t.shape, dims, strict=True))

@@ -1,6 +1,7 @@
 """Operations that factors cannot describe: constraints, loops, branches, shard_map, host calls.
 
-Bodies become local programs of their own. A carry has one placement, that of the plan, before, during and after its loop.
+Bodies become local programs of their own. A carry has one placement, that of the plan, before, during
+and after its loop.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from collections.abc import Callable, Sequence
 
 from infini.compiler.partition import placement as p
 from infini.compiler.partition.local import Block, Local, structured
-from infini.compiler.partition.placement import Dims, Placement
+from infini.compiler.partition.placement import Axes, Dims, Placement
 from infini.core import primitive, trace
 from infini.core.ir import Equation, Program, Var
 from infini.core.value import Value
-from infini.lax import cond as cond_
+from infini.lax.cond import cond_p, unify_captures
 
 
 @structured("sharding_constraint")
@@ -33,7 +34,9 @@ def _barrier(block: Block, equation: Equation) -> list[Local]:
 def _shard_map(block: Block, equation: Equation) -> list[Local]:
     attrs = equation.attrs
     specs = [p.from_spec(s, v.type.ndim) for s, v in zip(attrs["in_specs"], equation.inputs, strict=True)]
-    operands = [block.operand(v, dims, (), "shard_map") for v, dims in zip(equation.inputs, specs, strict=True)]
+    operands = [
+        block.operand(v, dims, (), "shard_map") for v, dims in zip(equation.inputs, specs, strict=True)
+    ]
     results = trace.evaluate(attrs["body"], operands)
     return [Local(r, Placement(block.plan[v])) for r, v in zip(results, equation.outputs, strict=True)]
 
@@ -51,26 +54,26 @@ def _host_call(block: Block, equation: Equation) -> list[Local]:
     index = block.mover.axis_index(mesh.axis_names)
     is_first = trace.bind1(primitive.by_name("eq"), index, trace.as_value(0))
     number = trace.bind1(primitive.by_name("convert_element_type"), is_first, new_dtype=index.dtype)
-    trace.bind(cond_.cond_p, number, *operands, branches=bodies)
+    trace.bind(cond_p, number, *operands, branches=bodies)
     return []
 
 
 def stage_body(
     block: Block,
     body: Program,
-    placements: Sequence[Dims],
+    placements: Sequence[Placement],
     finish: Callable[[Block, list[Local]], tuple[list[Value], list[Placement]]],
 ) -> tuple[trace.Staged, list[Placement]]:
     """The local program of a body whose parameters are placed so, and the placements of its results."""
     staging = trace.Staging(trace.current())
     mesh = block.mover.mesh
     params = [
-        staging.parameter(p.local_type(v.type, dims, mesh))
-        for v, dims in zip(body.params, placements, strict=True)
+        staging.parameter(p.local_type(v.type, placement.dims, mesh))
+        for v, placement in zip(body.params, placements, strict=True)
     ]
     with trace.running(staging):
         inner = Block(body, block.plan, block.mover)
-        found = inner.run([Local(x, Placement(dims)) for x, dims in zip(params, placements, strict=True)])
+        found = inner.run([Local(x, placement) for x, placement in zip(params, placements, strict=True)])
         values, placed = finish(inner, found)
         results = [staging.var(trace.as_value(v)) for v in values]
     staging.is_closed = True
@@ -96,6 +99,10 @@ def _planned(block: Block, variables: Sequence[Var]) -> list[Dims]:
     return [block.plan[v] for v in variables]
 
 
+def _whole_sums(dims: Sequence[Dims]) -> list[Placement]:
+    return [Placement(d) for d in dims]
+
+
 @structured("scan")
 def _scan(block: Block, equation: Equation) -> list[Local]:
     attrs, body = equation.attrs, equation.attrs["body"]
@@ -104,24 +111,55 @@ def _scan(block: Block, equation: Equation) -> list[Local]:
     num_fixed = num_consts + num_carry
     carry_dims = inside[num_consts:num_fixed]
     outside = [*inside[:num_fixed], *(((), *dims) for dims in inside[num_fixed:])]
-    operands = [
-        block.operand(v, dims, (), "scan") for v, dims in zip(equation.inputs, outside, strict=True)
-    ]
+    operands = [block.operand(v, dims, (), "scan") for v, dims in zip(equation.inputs, outside, strict=True)]
 
     def finish(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
-        carry = _moved(inner, found[:num_carry], carry_dims, "the carry of scan")
+        carry = [
+            inner.mover.reshard(
+                local.value,
+                Placement(local.placement.dims, () if partial else local.placement.partial),
+                dims,
+                "the carry of scan",
+            )
+            for local, dims, partial in zip(found[:num_carry], carry_dims, partials, strict=True)
+        ]
+        sums.update(_running_sums(inner, num_consts, num_carry))
         ys = found[num_carry:]
-        placed = [Placement(dims) for dims in carry_dims] + [y.placement for y in ys]
-        return [*carry, *(y.value for y in ys)], placed
+        return [*carry, *(y.value for y in ys)], [y.placement for y in ys]
 
-    staged, placed = stage_body(block, body, inside, finish)
+    # A running sum that starts from zero may stay partial until the loop is over. What is one shows when the
+    # body has been partitioned; then it is done again.
+    partials: list[Axes] = [()] * num_carry
+    sums: dict[int, Axes] = {}
+    num_before = len(block.mover.collectives)
+    staged, ys = stage_body(block, body, _whole_sums(inside), finish)
+    partials = [
+        sums.get(i, ()) if equation.inputs[num_consts + i] in block.zeros else () for i in range(num_carry)
+    ]
+    if any(partials):
+        del block.mover.collectives[num_before:]
+        placed = _whole_sums(inside)
+        placed[num_consts:num_fixed] = [Placement(*item) for item in zip(carry_dims, partials, strict=True)]
+        staged, ys = stage_body(block, body, placed, finish)
     changed = attrs.replace(body=staged.program, num_consts=len(staged.captures) + num_consts)
     results = trace.bind(equation.op, *staged.captures, *operands, **changed)
     stacked = [
-        *placed[:num_carry],
-        *(Placement(((), *y.dims), y.partial) for y in placed[num_carry:]),
+        *(Placement(*item) for item in zip(carry_dims, partials, strict=True)),
+        *(Placement(((), *y.dims), y.partial) for y in ys),
     ]
     return [Local(r, placement) for r, placement in zip(results, stacked, strict=True)]
+
+
+def _running_sums(inner: Block, num_consts: int, num_carry: int) -> dict[int, Axes]:
+    """Carries to which the body adds something partial and does nothing else, with the axes of the sum."""
+    body, found = inner.program, {}
+    made_by = {v: e for e in body.equations for v in e.outputs}
+    for i in range(num_carry):
+        param, result = body.params[num_consts + i], body.results[i]
+        is_sum = result in made_by and param in made_by[result].inputs and inner.uses[result] == 1
+        if is_sum and param in inner.accumulators:
+            found[i] = inner.accumulators[param]
+    return found
 
 
 @structured("cond")
@@ -136,8 +174,8 @@ def _cond(block: Block, equation: Equation) -> list[Local]:
     def finish(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
         return _moved(inner, found, after, "a result of cond"), []
 
-    staged = [stage_body(block, branch, inside, finish)[0] for branch in branches]
-    programs, captures = cond_.unify_captures(staged)
+    staged = [stage_body(block, branch, _whole_sums(inside), finish)[0] for branch in branches]
+    programs, captures = unify_captures(staged)
     results = trace.bind(equation.op, index, *captures, *operands, branches=tuple(programs))
     return _placed(results, after)
 
@@ -151,9 +189,7 @@ def _while(block: Block, equation: Equation) -> list[Local]:
     carry_dims = inside[second:]
     cond_inside = [*_planned(block, condition.params[:first]), *carry_dims]
     outside = [*cond_inside[:first], *inside]
-    operands = [
-        block.operand(v, dims, (), "while") for v, dims in zip(equation.inputs, outside, strict=True)
-    ]
+    operands = [block.operand(v, dims, (), "while") for v, dims in zip(equation.inputs, outside, strict=True)]
 
     def predicate(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
         return _moved(inner, found, [()], "the condition of while"), []
@@ -161,13 +197,11 @@ def _while(block: Block, equation: Equation) -> list[Local]:
     def carry(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
         return _moved(inner, found, carry_dims, "the carry of while"), []
 
-    local_cond, _ = stage_body(block, condition, cond_inside, predicate)
-    local_body, _ = stage_body(block, body, inside, carry)
+    local_cond, _ = stage_body(block, condition, _whole_sums(cond_inside), predicate)
+    local_body, _ = stage_body(block, body, _whole_sums(inside), carry)
     results = trace.bind(
         equation.op, *local_cond.captures, *operands[:first], *local_body.captures, *operands[first:],
         cond=local_cond.program, body=local_body.program,
         num_cond_consts=len(local_cond.captures) + first, num_body_consts=len(local_body.captures) + second,
     )  # fmt: skip
     return _placed(results, carry_dims)
-
-

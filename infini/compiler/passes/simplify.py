@@ -237,9 +237,13 @@ def _reduce_nothing(match: Match) -> Var | None:
     axes = match.attrs["axes"]
     if not axes:
         return match.x
-    if all(match.x.type.shape[a] == 1 for a in axes):
-        return match.emit("reshape", match.x, shape=match.out.shape, ndim=match.x.type.ndim)
-    return None
+    if not all(match.x.type.shape[a] == 1 for a in axes):
+        return None
+    element = match.emit("reshape", match.x, shape=match.out.shape, ndim=match.x.type.ndim)
+    if match.equation.op.name == "reduce_sum" and match.out.dtype in dtypes.INEXACT:
+        # A sum starts from +0, which turns -0 into +0.
+        return match.emit("add", element, match.literal(np.zeros((), match.out.dtype)))
+    return element
 
 
 def _reduce_of_empty(match: Match) -> Var | None:

@@ -1,7 +1,7 @@
 """Affine accesses as Triton pointer expressions: offsets, and masks where an index can leave the array.
 
-Arrays are dense in C order and their sizes are known, so every factor is a constant. A tile dimension along which the array
-index does not move is loaded once, with size 1.
+Arrays are dense in C order and their sizes are known, so every factor is a constant. A tile dimension along
+which the array index does not move is loaded once, with size 1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from infini.compiler.triton.source import padded
 from infini.core.ir import Shape
-from infini.tile.kernel import Access
+from infini.tile.program import Access
 
 _INT32_MAX = (1 << 31) - 1
 
@@ -112,7 +112,9 @@ def _array_conditions(terms: Sequence[_Term], shape: Shape, offsets: Sequence[in
 
 
 def _is_cut_by_array(access: Access, t: int, shape: Shape, terms: Sequence[_Term]) -> bool:
-    """Whether the array ends where tile dimension `t` does in the last program, so that its mask covers the padding too."""
+    """Whether the array ends where tile dimension `t` does in the last program, so that its mask covers the
+    padding too.
+    """
     if access.fill is None:
         return False
     for d, row in enumerate(access.tile_strides):
@@ -133,7 +135,7 @@ def _span(terms: Sequence[_Term], strides: Sequence[int], offsets: Sequence[int]
 def _linear(
     terms: Sequence[_Term], weights: Sequence[int], offsets: Sequence[int], *, is_long: bool, keep_lanes: bool
 ) -> str:
-    """Weighted sum of the array indices; `keep_lanes` keeps lanes whose factor is 0, for the shape they give."""
+    """Weighted sum of the array indices; `keep_lanes` keeps lanes of factor 0, for their shape."""
     parts = []
     for term in terms:
         factor = _dot(weights, term.steps)

@@ -1,8 +1,9 @@
-"""The body of a kernel as Triton statements: values, elementwise operations, calls and loops. Other families have their own files.
+"""The body of a kernel as Triton statements: values, elementwise operations, calls and loops. Other families
+have their own files.
 
-Blocks are padded, and what stands in the padding is unspecified unless a `Tile` says so: rules that look across elements
-(reductions, products) put an identity there first. 16-bit floats are stored as such and computed in float32, rounded after
-every operation, exactly as the oracle does.
+Blocks are padded, and what stands in the padding is unspecified unless a `Tile` says so: rules that look
+across elements (reductions, products) put an identity there first. 16-bit floats are stored as such and
+computed in float32, rounded after every operation, exactly as the oracle does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _CALLS: Final = frozenset({"call", "checkpoint", "custom_vjp_call", "custom_jvp_
 
 
 class Body:
-    """Emits programs into a writer. `load` turns a walked operand into a tile, `rules` has the families besides elementwise."""
+    """Emits programs into a writer. `load` turns a walked operand into a tile, `rules` has the families
+    besides elementwise.
+    """
 
     def __init__(self, writer: Writer, load: Callable[[Walked], Tile], rules: Mapping[str, Rule]) -> None:
         self.writer = writer

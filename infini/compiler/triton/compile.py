@@ -1,8 +1,9 @@
-"""Ahead-of-time compilation of Triton sources to cubins, without a GPU and without PyTorch. Imported only where it is used.
+"""Ahead-of-time compilation of Triton sources to cubins, without a GPU and without PyTorch. Imported only
+where it is used.
 
-Compiled for compute capability 8.0 and 9.0 here; below 8.0 Triton's products are slow and nothing is promised.
-The cubin and what a launch needs to know are kept in the disk cache as one msgpack file, under a key of our own: Triton's
-cache holds absolute paths and cannot be moved.
+Compiled for compute capability 8.0 and 9.0 here; below 8.0 Triton's products are slow and nothing is
+promised. The cubin and what a launch needs to know are kept in the disk cache as one msgpack file, under a
+key of our own: Triton's cache holds absolute paths and cannot be moved.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Cubin:
         code: the cubin.
         ptx: its PTX text.
         function_name: symbol of the kernel in `code`.
-        parameters: Triton types of the parameters, compile-time ones left out; two hidden pointers follow them.
+        parameters: Triton types of the parameters, compile-time ones left out; two hidden pointers follow
+            them.
         shared_bytes: dynamic shared memory.
         num_warps: warps per program.
         scratch_bytes: global scratch memory per program.
@@ -65,7 +67,8 @@ def compile_source(source: TritonSource, capability: int, *, driver_version: int
     Args:
         source: what `emit_triton` gave.
         capability: compute capability times ten, such as 80 or 90.
-        driver_version: CUDA version of the driver as its API gives it, such as 12040; 0 when nothing will be launched here.
+        driver_version: CUDA version of the driver as its API gives it, such as 12040; 0 when nothing will be
+            launched here.
 
     Raises:
         LoweringError: Triton refuses the source, or the capability is below 8.0.
@@ -96,7 +99,8 @@ def _compile(source: TritonSource, capability: int, assembler: str) -> Cubin:
         constexprs=dict(source.constexprs),
         attrs={(position[name],): [["tt.divisibility", 16]] for name in source.divisibility},
     )
-    # Fusing a product and a sum into one rounding is wanted; the default of it differs between versions of Triton.
+    # Fusing a product and a sum into one rounding is wanted; the default of it differs between versions of
+    # Triton.
     options = {"num_warps": source.num_warps, "num_stages": source.num_stages, "enable_fp_fusion": True}
     try:
         with _environment({"TRITON_PTXAS_BLACKWELL_PATH": assembler} if assembler else {}):

@@ -1,7 +1,8 @@
 """From a kernel to the text of one Triton function.
 
-The grid is folded into one dimension, tiles are padded to powers of two, accesses become pointers and masks (`access`), the
-body is emitted equation by equation (`body`). Sizes are constants of the text. Language: Triton 3.0, so forks can compile it.
+The grid is folded into one dimension, tiles are padded to powers of two, accesses become pointers and masks
+(`access`), the body is emitted equation by equation (`body`). Sizes are constants of the text. Language:
+Triton 3.0, so forks can compile it.
 """
 
 from __future__ import annotations
@@ -12,17 +13,16 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler.triton import access as access_
-from infini.compiler.triton import body as body_
-from infini.compiler.triton import products, reductions, shapes
+from infini.compiler.triton import access as access_, body as body_, products, reductions, shapes
 from infini.compiler.triton.scalar import HELPERS
 from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, language_name, literal
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
 from infini.core import dtypes, errors, ir
 from infini.core.ir import ArrayType
-from infini.tile.kernel import Access, Kernel, check_kernel
+from infini.tile.program import Access, Kernel, check_kernel
 
-# Programs of this many rows of the grid run column by column, so that tiles of both operands stay in the L2 cache.
+# Programs of this many rows of the grid run column by column, so that tiles of both operands stay in the L2
+# cache.
 _GROUP: Final = 8
 _ELEMENTS_PER_WARP: Final = 256
 _LARGE_PRODUCT: Final = 1 << 14
@@ -66,7 +66,9 @@ def emit_triton(kernel: Kernel, in_types: Sequence[ArrayType], *, name: str | No
 
 
 def _num_warps(writer: Writer) -> int:
-    """Warps per program: one per 256 elements of the largest tile, from 1 to 16; with products 4, or 8 for large ones."""
+    """Warps per program: one per 256 elements of the largest tile, from 1 to 16; with products 4, or 8 for
+    large ones.
+    """
     if writer.has_dot:
         return 8 if writer.largest >= _LARGE_PRODUCT else 4
     return min(1 << max(0, (writer.largest // _ELEMENTS_PER_WARP).bit_length() - 1), 16)

@@ -1,8 +1,10 @@
-"""Run emitted kernels under Triton's interpreter on NumPy arrays: the test of the emitter where there is no GPU.
+"""Run emitted kernels under Triton's interpreter on NumPy arrays: the test of the emitter where there is no
+GPU.
 
-The interpreter is entered for one launch and left without a trace, so compilation in the same process is not disturbed and
-`TRITON_INTERPRET` plays no part. What it gets wrong is corrected meanwhile: bfloat16, which it computes on as if its bits were
-integers, and NaN in reductions. Interpreter: https://triton-lang.org/main/programming-guide/chapter-3/debugging.html
+The interpreter is entered for one launch and left without a trace, so compilation in the same process is not
+disturbed and `TRITON_INTERPRET` plays no part. What it gets wrong is corrected meanwhile: bfloat16, which it
+computes on as if its bits were integers, and NaN in reductions. Interpreter:
+https://triton-lang.org/main/programming-guide/chapter-3/debugging.html
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ _FLOAT_UFUNCS: Final = frozenset({
 
 
 # Names of dtypes as the interpreter reads them off an argument, by their names in signatures.
-_ARGUMENT_DTYPES: Final = {SIGNATURE_NAMES[d]: name for d, name in LANGUAGE_NAMES.items() if d != dtypes.bool_}
+_ARGUMENT_DTYPES: Final = {
+    SIGNATURE_NAMES[d]: name for d, name in LANGUAGE_NAMES.items() if d != dtypes.bool_
+}
 
 
 class _Pointer:
@@ -81,9 +85,7 @@ def launch(source: TritonSource, arguments: Sequence[np.ndarray | int]) -> None:
     """
     if 0 in source.grid:
         return
-    pointers = [
-        _Pointer(x, kind) for x, (_, kind) in zip(arguments, source.signature, strict=True)
-    ]
+    pointers = [_Pointer(x, kind) for x, (_, kind) in zip(arguments, source.signature, strict=True)]
     with _interpreting():
         functions = load_module(source.text)
         for name, value in list(functions.items()):
@@ -95,7 +97,9 @@ def launch(source: TritonSource, arguments: Sequence[np.ndarray | int]) -> None:
 
 @contextlib.contextmanager
 def _interpreting() -> Iterator[None]:
-    """Make Triton's own library functions and builtins run in the interpreter; restore every attribute afterwards."""
+    """Make Triton's own library functions and builtins run in the interpreter; restore every attribute
+    afterwards.
+    """
     # Its first use loads modules that copy what is replaced below.
     mangle_type(_Pointer(0, "*i8"))
     saved = [dict(vars(owner)) for owner in _PATCHED]

@@ -1,6 +1,8 @@
-"""A contraction as a kernel: tiles of two free dimensions, loops over all contracted ones, everything else on the grid.
+"""A contraction as a kernel: tiles of two free dimensions, loops over all contracted ones, everything else on
+the grid.
 
-It takes operands in any order of dimensions, so it is the route where a library does not take the layout, or is not there.
+It takes operands in any order of dimensions, so it is the route where a library does not take the layout, or
+is not there.
 """
 
 from __future__ import annotations
@@ -13,9 +15,8 @@ import numpy as np
 
 from infini.core import dtypes, trace
 from infini.core.ir import ArrayType
-from infini.lax import contraction, loops, view
-from infini.lax import elementwise as e
-from infini.tile.kernel import Access, Kernel
+from infini.lax import contraction, elementwise as e, loops, view
+from infini.tile.program import Access, Kernel
 
 _LARGE, _SMALL, _DEPTH = 64, 16, 32
 _MATRIX_UNITS: Final = frozenset({dtypes.float32, dtypes.float16, dtypes.bfloat16})
@@ -61,8 +62,11 @@ def matmul_kernel(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype) -> Ker
     # Letters of one operand alone that are summed away are walked in that operand only, as its own levels.
     x_tile = [*rows[-1:], *summed[-1:]] if summed and summed[-1] in a else rows[-1:]
     y_tile = [*summed[-1:], *columns[-1:]] if summed and summed[-1] in b else columns[-1:]
-    loads = (access(a, x_tile, [c for c in summed if c in a]), access(b, y_tile, [c for c in summed if c in b]))
-    out_tile = [c for c in (*rows[-1:], *columns[-1:])]
+    loads = (
+        access(a, x_tile, [c for c in summed if c in a]),
+        access(b, y_tile, [c for c in summed if c in b]),
+    )
+    out_tile = [*rows[-1:], *columns[-1:]]
     store = access(out, out_tile, ())
     compute = dtypes.float32 if dtype in dtypes.FLOATS and dtype.itemsize <= 4 else dtype
     product = f"{''.join(x_tile)},{''.join(y_tile)}->{''.join(out_tile)}"

@@ -1,4 +1,6 @@
-"""Triton functions from text in memory: Triton reads the source of a function through `linecache`, so it is put there."""
+"""Triton functions from text in memory: Triton reads the source of a function through `linecache`, so it is
+put there.
+"""
 
 from __future__ import annotations
 

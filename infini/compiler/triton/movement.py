@@ -1,8 +1,10 @@
-"""Triton sources of operations that move elements by run-time indices: dynamic slices, gather, scatter, interior padding.
+"""Triton sources of operations that move elements by run-time indices: dynamic slices, gather, scatter,
+interior padding.
 
-One program handles a block of elements of the result (of the updates, for scatters), takes its position apart by constant
-divisions and computes where the element comes from. Parameters are x0, x1 ... for operands and y0 for the result; the result
-of an update starts as a copy of its first operand. Scatter-add of 16-bit floats sums in float32 in the memory `scratch`.
+One program handles a block of elements of the result (of the updates, for scatters), takes its position apart
+by constant divisions and computes where the element comes from. Parameters are x0, x1 ... for operands and y0
+for the result; the result of an update starts as a copy of its first operand. Scatter-add of 16-bit floats
+sums in float32 in the memory `scratch`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from infini.lax import families
 from infini.lax.indexing import GatherDimensionNumbers, scatter_slice_sizes
 
 _BLOCK = 1024
-_ATOMIC = frozenset({dtypes.float32, dtypes.float64, dtypes.int32, dtypes.int64, dtypes.uint32, dtypes.uint64})
+_ATOMIC = frozenset(
+    {dtypes.float32, dtypes.float64, dtypes.int32, dtypes.int64, dtypes.uint32, dtypes.uint64}
+)
 
 
 class _Text:
@@ -29,7 +33,10 @@ class _Text:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.size = math.prod(shape)
-        self.lines = ["i = tl.program_id(0).to(tl.int64) * 1024 + tl.arange(0, 1024)", f"inside = i < {self.size}"]
+        self.lines = [
+            "i = tl.program_id(0).to(tl.int64) * 1024 + tl.arange(0, 1024)",
+            f"inside = i < {self.size}",
+        ]
 
     def line(self, text: str) -> None:
         """Append a line."""
@@ -47,7 +54,9 @@ class _Text:
     def source(self, name: str, parameters: Sequence[tuple[str, ArrayType]]) -> TritonSource:
         """The finished source."""
         names = [p for p, _ in parameters]
-        head = f"import triton\nimport triton.language as tl\n\n\n@triton.jit\ndef {name}({', '.join(names)}):\n"
+        head = (
+            f"import triton\nimport triton.language as tl\n\n\n@triton.jit\ndef {name}({', '.join(names)}):\n"
+        )
         return TritonSource(
             text=head + "".join(f"    {line}\n" for line in self.lines),
             function_name=name,
@@ -62,7 +71,7 @@ class _Text:
 
 def dynamic_slice(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
     """A slice at run-time starts, which are clamped."""
-    operand, *starts = types
+    operand = types[0]
     out = operand.update(shape=attrs["slice_sizes"])
     text = _Text(out.shape)
     at = _clamped_starts(text, operand.shape, out.shape, 1)
@@ -125,7 +134,11 @@ def scatter_add(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource,
     add = text.source("scatter_add", [*parameters, ("scratch", wide)] if is_small else parameters)
     if not is_small:
         return (add,)
-    return (_converted("widen", "y0", operand, "scratch", wide), add, _converted("round", "scratch", wide, "y0", operand))
+    return (
+        _converted("widen", "y0", operand, "scratch", wide),
+        add,
+        _converted("round", "scratch", wide, "y0", operand),
+    )
 
 
 def pad(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:

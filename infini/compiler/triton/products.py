@@ -67,7 +67,9 @@ def dot(body: Body, equation: Equation, operands: Sequence[Operand]) -> Tile:
 
 
 def arranged(body: Body, tile: Tile, letters: str, order: Sequence[str], contracted: Sequence[str]) -> str:
-    """An operand of a product with zeros in the padding of contracted dimensions, its dimensions in this order."""
+    """An operand of a product with zeros in the padding of contracted dimensions, its dimensions in this
+    order.
+    """
     axes = [letters.index(x) for x in contracted]
     cut = [i for i in axes if tile.shape[i] != tile.type.shape[i]]
     if cut and tile.padding != 0:

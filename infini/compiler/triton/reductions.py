@@ -1,4 +1,4 @@
-"""Reductions of tiles. Padding along reduced axes is filled with the identity first; NaN wins, as in NumPy."""
+"""Reductions of tiles. Padding along reduced axes gets the identity first; NaN wins, as in NumPy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Elementwise operations as Triton expressions.
 
-Rules get operand expressions whose 16-bit floats were widened to float32; the caller rounds the result once, as the oracle
-does. Only names of Triton 3.0's `tl` are used, so what that language lacks (tanh, rounding, fmod, pow) is a helper below.
+Rules get operand expressions whose 16-bit floats were widened to float32; the caller rounds the result once,
+as the oracle does. Only names of Triton 3.0's `tl` are used, so what that language lacks (tanh, rounding,
+fmod, pow) is a helper below.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def max_with_nan(x, y):
 def min_with_nan(x, y):
     return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
 """,
-    # Below 0.625 the odd polynomial of https://www.netlib.org/cephes (tanhf), at most 2 ulp there; above it 1 - 2 / (exp(2 |x|) + 1).
+    # Below 0.625 the odd polynomial of https://www.netlib.org/cephes (tanhf), at most 2 ulp there;
+    # above it 1 - 2 / (exp(2 |x|) + 1).
     "tanh": """\
 @triton.jit
 def tanh(x):
@@ -69,7 +71,8 @@ def round_even_64(x):
     rounded = (size + 4503599627370496.0) - 4503599627370496.0
     return tl.where(size < 4503599627370496.0, tl.where(x < 0.0, -rounded, rounded), x)
 """,
-    # Exact while the quotient has no more bits than the significand: one correction undoes the rounding of the quotient.
+    # Exact while the quotient has no more bits than the significand: one correction undoes the rounding
+    # of the quotient.
     "float_rem": """\
 @triton.jit
 def float_rem(x, y):
@@ -133,8 +136,9 @@ def _is_double(types: Sequence[np.dtype]) -> bool:
 def _div(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
     if types[0] in dtypes.INTEGERS:
         one = literal(1, types[0])
-        minus_one = f"tl.full((), {np.array(-1).astype(types[0])}, {language_name(types[0])})"
-        return f"tl.where({y} == 0, {minus_one}, {x} // tl.where({y} == 0, {one}, {y}).to({language_name(types[0])}))"
+        name = language_name(types[0])
+        minus_one = f"tl.full((), {np.array(-1).astype(types[0])}, {name})"
+        return f"tl.where({y} == 0, {minus_one}, {x} // tl.where({y} == 0, {one}, {y}).to({name}))"
     return f"({x} / {y})" if types[0] != dtypes.float32 else f"tl.div_rn({x}, {y})"
 
 

@@ -1,4 +1,6 @@
-"""Operations that move elements of tiles, where Triton can: broadcasts, dimensions of size 1, permutations, positions of levels."""
+"""Operations that move elements of tiles, where Triton can: broadcasts, dimensions of size 1, permutations,
+positions of levels.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Text under construction: lines with indentation, fresh names, and the values of a kernel's body as Triton sees them."""
+"""Text under construction: lines with indentation, fresh names, and the values of a kernel's body as Triton
+sees them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """An operand whose levels are loaded step by step: the first positions are known, the rest is not loaded yet."""
+    """An operand whose levels are loaded step by step: the first positions are known, the rest is not loaded
+    yet.
+    """
 
     operand: int
     positions: tuple[str, ...]

@@ -17,8 +17,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import elementwise as e
-from infini.lax import families, reduction
+from infini.lax import elementwise as e, families, reduction
 from infini.lax.families import bind_scalars
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers

@@ -1,4 +1,5 @@
-"""The one table of tolerances: by dtype of the result and class of operation. A test that loosens it says why.
+"""The one table of tolerances: by dtype of the result and class of operation. A test that loosens it says
+why.
 
 Bounds are in units of the dtype's machine epsilon, so one row serves every width.
 """
@@ -31,8 +32,11 @@ def tolerance(dtype: np.dtype, kind: Kind) -> float:
     return EPSILONS[kind] * float(ml_dtypes.finfo(dtype).eps) if dtype in dtypes.FLOATS else 0.0
 
 
-def assert_close(actual: Any, expected: Any, kind: Kind = "elementwise") -> None:  # Any: arrays of any library
-    """Assert that two arrays have the same shape and, within the table's tolerance for the dtype of `actual`, elements.
+def assert_close(
+    actual: Any, expected: Any, kind: Kind = "elementwise"
+) -> None:  # Any: arrays of any library
+    """Assert that two arrays have the same shape and, within the table's tolerance for the dtype of
+    `actual`, elements.
 
     Args:
         actual: array under test.

@@ -1,7 +1,8 @@
-"""The kernel (tile program): a grid, how each array is cut into tiles, and a body over tiles that is an ordinary Program.
+"""The kernel (tile program): a grid, how each array is cut into tiles, and a body over tiles that is an
+ordinary Program.
 
-Both the fuser and the kernel language make it; the LLVM emitter, the Triton emitter and the NumPy interpreter below consume
-it. The grid is logical: programs are independent and an emitter may fold or reorder them.
+Both the fuser and the kernel language make it; the LLVM emitter, the Triton emitter and the NumPy interpreter
+below consume it. The grid is logical: programs are independent and an emitter may fold or reorder them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Access:
         tile_strides: per array dimension, a factor per tile dimension.
         offsets: per array dimension, a constant.
         fill: what a load gives outside the array (a store skips there); None when no index is ever outside.
-        levels: how many leading tile dimensions are walked by a `scan` of the body; such a tile is loaded step by step.
+        levels: how many leading tile dimensions are walked by a `scan` of the body; such a tile is loaded
+            step by step.
     """
 
     tile: Shape
@@ -60,9 +62,11 @@ class Kernel:
         loads: one access per array operand.
         stores: one access per result; programs never store to the same element.
         outputs: types of the results.
-        body: from the tiles of the loads, then one int32 program id per grid dimension, to the tiles of the stores.
-        extents: (grid dimension, rows per program, operand): the int32 scalar operand, which stands after the loads, bounds
-            the grid dimension to `ceil(extent / rows)` at run time; results beyond it are unspecified.
+        body: from the tiles of the loads, then one int32 program id per grid dimension, to the tiles of the
+            stores.
+        extents: (grid dimension, rows per program, operand): the int32 scalar operand, which stands after the
+            loads, bounds the grid dimension to `ceil(extent / rows)` at run time; results beyond it are
+            unspecified.
         name: for people and generated symbols.
     """
 
@@ -176,7 +180,9 @@ def load(access: Access, array: np.ndarray, program: Sequence[int]) -> np.ndarra
 
 
 def batch_kernel(kernel: Kernel, batched: Sequence[bool], size: int) -> Kernel:
-    """The kernel over a leading batch dimension of the operands marked in `batched`: it becomes the first grid dimension."""
+    """The kernel over a leading batch dimension of the operands marked in `batched`: it becomes the first
+    grid dimension.
+    """
 
     def widen(access: Access, is_batched: bool) -> Access:
         grid = tuple((0, *row) for row in access.grid_strides)
@@ -206,7 +212,8 @@ def batch_kernel(kernel: Kernel, batched: Sequence[bool], size: int) -> Kernel:
 
 
 # --- the operation ----------------------------------------------------------------------------
-# Attributes: the kernel, and optionally the same function as a program on whole arrays, whose derivative stands for the kernel's.
+# Attributes: the kernel, and optionally the same function as a program on whole arrays, whose derivative
+# stands for the kernel's.
 
 
 def _reference(

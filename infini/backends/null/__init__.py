@@ -1,0 +1,123 @@
+"""No device at all: the whole CPU compiler pipeline runs, programs do not. For counting kernels, bytes and copies in tests.
+
+Results are buffers of zeros, so programs of any size run in the time it takes to make them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from infini.backends import cpu, spmd
+from infini.backends.cpu.executable import memory_analysis
+from infini.backends.spmd import executable as spmd_executable
+from infini.compiler import cost
+from infini.compiler.llvm import program as program_
+from infini.compiler.llvm import target as target_
+from infini.core import backend as backend_
+from infini.core import errors, ir
+from infini.core.backend import CompileOptions, Device, Executable
+from infini.core.memory import HostBuffer
+
+
+class NullExecutable:
+    """A compiled program that computes nothing."""
+
+    in_specs: tuple[tuple[AxisEntry, ...], ...] = ()
+    out_specs: tuple[tuple[AxisEntry, ...], ...] = ()
+
+    def __init__(self, program: ir.Program, options: CompileOptions) -> None:
+        target = target_.host_target()
+        self.program, self.options = program, options
+        self.fused, self.block, self.plan = cpu.build(program, options, target)
+        self.native = program_.write(self.block, self.plan, target)
+
+    def __call__(self, inputs: Sequence[HostBuffer]) -> tuple[HostBuffer, ...]:
+        """Buffers of zeros."""
+        return tuple(HostBuffer.copy_of(np.zeros(v.type.shape, v.type.dtype)) for v in self.program.results)
+
+    def run_spmd(
+        self, inputs: Sequence[Sequence[HostBuffer]], devices: Sequence[Device]
+    ) -> list[tuple[HostBuffer, ...]]:
+        """Buffers of zeros for every device."""
+        return [self(row) for row in inputs]
+
+    def text(self, stage: str) -> str:
+        """Text of a stage: `program`, `kernels` or `llvm`.
+
+        Raises:
+            ValueMismatchError: there is no such stage.
+        """
+        stages = {
+            "program": lambda: repr(self.program),
+            "kernels": lambda: repr(self.fused),
+            "llvm": lambda: self.native.text,
+        }
+        if stage not in stages:
+            raise errors.ValueMismatchError(f"the null backend has no stage {stage!r}", expected=", ".join(stages))
+        return stages[stage]()
+
+    def cost_analysis(self) -> dict[str, float]:
+        """Counts of the compiled program, see `compiler.cost`."""
+        return {**cost.analyse(self.program, self.fused), "copied bytes": self.native.copied_bytes}
+
+    def memory_analysis(self) -> dict[str, int]:
+        """Bytes of arguments, results, aliases and temporaries of the plan."""
+        return memory_analysis(self.block, self.plan)
+
+
+class NullBackend:
+    """Compiles for the CPU and runs nothing."""
+
+    name = "null"
+
+    def devices(self) -> tuple[Device, ...]:
+        """As many as the knob `cpu_devices` says."""
+        return spmd.host_devices(self.name)
+
+    def owns(self, device: Device) -> bool:
+        """Whether this process holds the device."""
+        return spmd.owns(device)
+
+    def why_unavailable(self) -> str | None:
+        """It always has a device."""
+        return None
+
+    def put(self, host: np.ndarray, device: Device) -> HostBuffer:
+        """A copy in C order."""
+        return HostBuffer.copy_of(host)
+
+    def adopt(self, host: np.ndarray, device: Device) -> HostBuffer:
+        """The memory of the array itself."""
+        return HostBuffer.adopt(host)
+
+    def get(self, buffer: HostBuffer, type: ir.ArrayType) -> np.ndarray:
+        """The memory itself."""
+        return buffer.view(type.shape, type.dtype)
+
+    def copy(self, buffer: HostBuffer, type: ir.ArrayType, device: Device) -> HostBuffer:
+        """A copy of the contents."""
+        return HostBuffer.copy_of(buffer.view(type.shape, type.dtype))
+
+    def compile(self, program: ir.Program, options: CompileOptions) -> Executable:
+        """Everything but machine code.
+
+        Raises:
+            LoweringError: an operation has no route.
+            DonationError: `donation="require"` and a donated parameter cannot be reused.
+        """
+        if options.mesh is not None:
+            return spmd_executable.compile(self, program, options)
+        return NullExecutable(program, options)
+
+    def memory_stats(self, device: Device) -> dict[str, int]:
+        """Nothing is counted."""
+        return {"bytes_in_use": 0, "peak_bytes_in_use": 0, "bytes_kept": 0}
+
+
+@functools.cache
+def backend() -> backend_.Backend:
+    """The backend of this module, for the registry."""
+    return NullBackend()

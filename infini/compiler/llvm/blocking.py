@@ -1,0 +1,171 @@
+"""How a matrix product is cut into blocks, from its sizes alone: register blocks, panels, tiles, tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from infini.compiler.llvm import microkernel
+from infini.compiler.llvm.contraction import Dimension, Problem
+from infini.compiler.llvm.target import Target
+from infini.core import dtypes
+
+TILE_DEPTH = 64  # rows of B that a task packs at once when nobody else needs them
+DEPTH_BLOCK = 256  # rows of a packed panel, so that it stays in the first-level cache
+ROW_BLOCK = 96  # rows of A per task
+COLUMN_BLOCK = 512  # columns per task, so that DEPTH_BLOCK rows of B stay in the second-level cache
+LOCAL_BYTES = 128 << 10  # largest B that a task packs on its stack
+LOCAL_FLOPS = 2e7  # largest product that is one task
+SMALL_FLOPS = 1.5e6  # a single product below this is one task
+TASK_FLOPS = 2e6
+STAGED_COLUMNS = 256  # per task when the sums of a tile are kept aside
+MIN_TILES = 16  # so that several threads get equal shares
+
+
+def compute_dtype(dtype: np.dtype) -> np.dtype:
+    """Dtype of products and sums for a result of `dtype`."""
+    return dtypes.float32 if dtypes.is_float(dtype) and dtype.itemsize <= 2 else dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Blocking of a product: sizes of blocks, how A is laid out, and who packs B."""
+
+    problem: Problem
+    x_dtype: np.dtype
+    y_dtype: np.dtype
+    out_dtype: np.dtype
+    compute: np.dtype
+    rows: int  # of a register block
+    vectors: int
+    lanes: int
+    depth: int  # of a packed panel
+    row_block: int
+    column_block: int
+    a_layout: str  # "direct", "rows" or "panels"
+    packs: str  # who packs B: an own "phase", each "task" a whole matrix, or each "tile" what it needs
+    batches_per_task: int
+
+    @property
+    def panel(self) -> int:
+        """Columns of a packed panel."""
+        return self.vectors * self.lanes
+
+    @property
+    def num_panels(self) -> int:
+        """Panels of one matrix."""
+        return -(-self.problem.n.size // self.panel)
+
+    @property
+    def k(self) -> Dimension:
+        """The contracted dimension."""
+        return self.problem.k[0]
+
+    @property
+    def num_row_blocks(self) -> int:
+        """Blocks along m."""
+        return -(-self.problem.m.size // self.row_block)
+
+    @property
+    def num_column_blocks(self) -> int:
+        """Blocks along n."""
+        return -(-self.problem.n.size // self.column_block)
+
+    @property
+    def packed_size(self) -> int:
+        """Elements of one packed matrix."""
+        return self.k.size * self.num_panels * self.panel
+
+    @property
+    def y_batch(self) -> tuple[Dimension, ...]:
+        """Batch dimensions along which B changes."""
+        return tuple(d for d in self.problem.batch if d.y)
+
+    @property
+    def copied_row(self) -> int:
+        """Elements of a row of the copy of A: of a row of A, or of a column when it is copied in panels."""
+        if self.a_layout == "panels":
+            return -(-self.rows // self.lanes) * self.lanes
+        # Not a power of two, so that rows do not share cache sets.
+        return -(-self.depth // 16) * 16 + 16
+
+    @property
+    def copied_size(self) -> int:
+        """Elements of the copy of the rows of A that a tile needs."""
+        if self.a_layout == "panels":
+            return self.row_block // self.rows * self.depth * self.copied_row
+        return self.row_block * self.copied_row
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether sums over several depth blocks are kept aside, because the result cannot hold them."""
+        return self.out_dtype != self.compute and self.num_depth_blocks > 1
+
+    @property
+    def out_row(self) -> int:
+        """Elements from row to row of where the register blocks store."""
+        return self.column_block if self.is_staged else self.problem.m.out
+
+    @property
+    def num_packed(self) -> int:
+        """Different matrices B."""
+        return int(np.prod([d.size for d in self.y_batch], dtype=np.int64))
+
+    @property
+    def num_depth_blocks(self) -> int:
+        """Blocks along k."""
+        return -(-self.k.size // self.depth)
+
+
+def make_plan(
+    problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype, out_dtype: np.dtype, target: Target
+) -> Plan:
+    """Choose the blocks of a product."""
+    compute = compute_dtype(out_dtype)
+    m, (k,) = problem.m.size, problem.k
+    rows, vectors, lanes = microkernel.block_size(target, m, compute)
+    panel = vectors * lanes
+    padded = -(-problem.n.size // panel) * panel
+    one = problem.flops / problem.num_batches
+    packs = "tile" if m <= ROW_BLOCK else "phase"
+    if padded * k.size * compute.itemsize <= LOCAL_BYTES and (
+        problem.flops <= SMALL_FLOPS or (problem.num_batches >= 4 and one <= LOCAL_FLOPS)
+    ):
+        packs = "task"
+    depth = _even_block(k.size, TILE_DEPTH if packs == "tile" else DEPTH_BLOCK, microkernel.UNROLL)
+    row_block = _even_block(m, ROW_BLOCK, rows)
+    column_block = padded if packs == "task" else _even_block(padded, COLUMN_BLOCK, panel)
+    if out_dtype != compute:  # the sums of a tile stay on the stack
+        column_block = (
+            padded if packs == "task" and k.size <= depth else _even_block(padded, STAGED_COLUMNS, panel)
+        )
+    if packs != "task":
+        wanted = min(MIN_TILES, problem.flops / TASK_FLOPS)
+        while column_block >= 8 * panel and _tiles(problem, row_block, column_block) < wanted:
+            column_block = _even_block(padded, column_block // 2, panel)
+        while row_block >= 4 * rows and _tiles(problem, row_block, column_block) < wanted:
+            row_block = _even_block(m, row_block // 2, rows)
+    is_direct = x_dtype == compute and k.x == 1 and k.size <= 512 and (problem.m.x * compute.itemsize) % 2048
+    a_layout = "direct" if is_direct else "rows" if k.x == 1 else "panels"
+    batches = max(1, round(TASK_FLOPS / one)) if packs == "task" else 1
+    if problem.flops <= SMALL_FLOPS and packs == "task":
+        batches = problem.num_batches
+    return Plan(
+        problem, x_dtype, y_dtype, out_dtype, compute, rows, vectors, lanes, depth, row_block, column_block,
+        a_layout, packs, batches,
+    )  # fmt: skip
+
+
+def _tiles(problem: Problem, row_block: int, column_block: int) -> int:
+    return problem.num_batches * -(-problem.m.size // row_block) * -(-problem.n.size // column_block)
+
+
+def _even_block(size: int, largest: int, unit: int) -> int:
+    """A block size of at most about `largest`, a multiple of `unit`, that cuts `size` into equal parts."""
+    parts = _ceil_div(size, max(largest, unit))
+    return _ceil_div(_ceil_div(size, parts), unit) * unit
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

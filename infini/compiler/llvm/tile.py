@@ -1,0 +1,240 @@
+"""One tile of a matrix product over all of k: the loops between a task and the register block.
+
+Per depth block the rows of A are copied if their layout wants it, B is packed unless another phase has done
+it, and register blocks run over the tile. A result in 16 bits is added up in float32 and rounded at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from infini.compiler.llvm import microkernel, registers
+from infini.compiler.llvm.blocking import Plan
+from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.microkernel import Block
+from infini.compiler.llvm.packing import Packer, Source
+from infini.compiler.llvm.types import I1
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of a tile: the first of them in A, and how many there are."""
+
+    first: Int
+    count: Int
+
+
+@dataclass(frozen=True, slots=True)
+class _DepthBlock:
+    """A piece of k: where it starts, and its length."""
+
+    start: Int
+    depth: Int
+
+
+class TileWriter:
+    """Writes tiles of a product, and collects the micro-kernels they call."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.element = registers.memory_element(plan.compute)
+        self.x_memory = registers.memory_element(plan.x_dtype)
+        self.y_memory = registers.memory_element(plan.y_dtype)
+        self.out_memory = registers.memory_element(plan.out_dtype)
+        x_source = Source(plan.x_dtype, plan.k.x, plan.problem.m.x)
+        y_source = Source(plan.y_dtype, plan.k.y, plan.problem.n.y)
+        self.pack_x = Packer(x_source, plan.copied_row, plan.lanes, plan.compute)
+        self.pack_y = Packer(y_source, plan.panel, plan.lanes, plan.compute)
+        self.helpers: dict[tuple[int, int], Function] = {}
+
+    # --- packing B ------------------------------------------------------------------------------
+
+    def pack_depth_block(
+        self, f: Function, y: Value, packed: Value, start: Int, panels: tuple[Int, Int]
+    ) -> None:
+        """Pack some panels of the depth block at `start` into their place in a packed matrix."""
+        block = f.at(packed, f.mul(start, self.plan.num_panels * self.plan.panel), self.element)
+        self._pack_panels(f, y, block, self._depth_block(f, start), panels, origin=0)
+
+    def _pack_panels(
+        self, f: Function, y: Value, block: Value, part: _DepthBlock, panels: tuple[Int, Int], *, origin: Int
+    ) -> None:
+        """Pack panels; panel `origin` is the first in `block`."""
+        plan = self.plan
+        y = f.at(y, f.mul(part.start, plan.k.y), self.y_memory)
+        with f.loop(*panels) as loop:
+            source = f.at(y, f.mul(loop.index, plan.panel * plan.problem.n.y), self.y_memory)
+            place = f.mul(f.sub(loop.index, origin), f.mul(part.depth, plan.panel))
+            for width in self._widths(f, loop.index):
+                self.pack_y.panel(f, source, f.at(block, place, self.element), part.depth, width)
+
+    def _depth_block(self, f: Function, start: Int) -> _DepthBlock:
+        plan = self.plan
+        if plan.num_depth_blocks == 1:
+            return _DepthBlock(start, plan.k.size)
+        if plan.k.size % plan.depth == 0:
+            return _DepthBlock(start, plan.depth)
+        return _DepthBlock(start, f.minimum(f.sub(plan.k.size, start), plan.depth))
+
+    # --- the tile -------------------------------------------------------------------------------
+
+    def write(
+        self, f: Function, matrices: tuple[Value, Value, Value, Value], row_block: Int, column_block: Int
+    ) -> None:
+        """One tile of the result; `matrices` are x, y, packed y and the result."""
+        plan, m = self.plan, self.plan.problem.m
+        x, y, packed, out = matrices
+        first = f.mul(row_block, plan.row_block)
+        count: Int = min(m.size, plan.row_block)
+        if plan.num_row_blocks > 1 and m.size % plan.row_block:
+            count = f.minimum(f.sub(m.size, first), plan.row_block)
+        rows = _Rows(first, count)
+        per_tile = plan.column_block // plan.panel
+        first_panel = f.mul(column_block, per_tile)
+        stop_panel: Int = f.add(first_panel, per_tile)
+        if plan.num_panels % per_tile:
+            stop_panel = f.minimum(stop_panel, plan.num_panels)
+        x = f.at(x, f.mul(first, m.x), self.x_memory)
+        out = f.at(out, f.mul(first, m.out), self.out_memory)
+        copy = f.allocate(plan.copied_size * plan.compute.itemsize) if plan.a_layout != "direct" else None
+        sums = (
+            f.allocate(plan.row_block * plan.column_block * plan.compute.itemsize) if plan.is_staged else None
+        )
+        with f.loop(0, plan.num_depth_blocks) as loop:
+            part = self._depth_block(f, f.mul(loop.index, plan.depth))
+            a = f.at(x, f.mul(part.start, plan.k.x), self.x_memory)
+            if copy is not None:
+                self._copy_a(f, a, copy, rows, part)
+                a = copy
+            if plan.packs == "tile":
+                self._pack_panels(f, y, packed, part, (first_panel, stop_panel), origin=first_panel)
+                base, origin = packed, first_panel
+            else:
+                base, origin = f.at(packed, f.mul(part.start, plan.num_panels * plan.panel), self.element), 0
+            with f.loop(first_panel, stop_panel) as panels:
+                place = f.mul(f.sub(panels.index, origin), f.mul(part.depth, plan.panel))
+                panel = f.at(base, place, self.element)
+                c = self._result_panel(f, out, sums, panels.index, first_panel)
+                for width in self._widths(f, panels.index):
+                    self._blocks(f, (a, panel, c), rows, part, width)
+        if sums is not None:
+            self._convert(f, sums, out, rows, (first_panel, stop_panel))
+
+    def _result_panel(self, f: Function, out: Value, sums: Value | None, panel: Int, first: Int) -> Value:
+        if sums is None:
+            return f.at(out, f.mul(panel, self.plan.panel), self.out_memory)
+        return f.at(sums, f.mul(f.sub(panel, first), self.plan.panel), self.element)
+
+    def _copy_a(self, f: Function, a: Value, copy: Value, rows: _Rows, part: _DepthBlock) -> None:
+        """The rows of A that a tile needs, of one depth block."""
+        plan = self.plan
+        if plan.a_layout == "rows":
+            for depth in self._depths(f, part.depth):
+                self.pack_x.rows(f, a, copy, rows.count, depth)
+            return
+        with f.loop(0, rows.count, plan.rows) as loop:
+            source = f.at(a, f.mul(loop.index, plan.problem.m.x), self.x_memory)
+            target = f.at(copy, self._a_place(f, loop.index), self.element)
+            for count in self._heights(f, f.add(rows.first, loop.index)):
+                self.pack_x.panel(f, source, target, part.depth, count)
+
+    def _a_place(self, f: Function, row: Int) -> Int:
+        """Elements to a block of rows in the copy of A, or in A itself."""
+        plan = self.plan
+        if plan.a_layout == "direct":
+            return f.mul(row, plan.problem.m.x)
+        if plan.a_layout == "rows":
+            return f.mul(row, plan.copied_row)
+        number, _ = f.divide(row, plan.rows)
+        return f.mul(number, plan.depth * plan.copied_row)
+
+    def _blocks(
+        self, f: Function, matrices: tuple[Value, Value, Value], rows: _Rows, part: _DepthBlock, width: int
+    ) -> None:
+        """Call the micro-kernel for every block of rows; `matrices`: A, panels of B and of the result."""
+        a, panel, c = matrices
+        memory = self.element if self.plan.is_staged else self.out_memory
+        with f.loop(0, rows.count, self.plan.rows) as loop:
+            here = f.at(a, self._a_place(f, loop.index), self.element)
+            there = f.at(c, f.mul(loop.index, self.plan.out_row), memory)
+            numbers = f"i64 {f.integer(part.depth)}, i64 {f.integer(part.start)}"
+            for height in self._heights(f, f.add(rows.first, loop.index)):
+                name = self._helper(height, width)
+                f.do(f"call void @{name}(ptr {here}, ptr {panel}, ptr {there}, {numbers})")
+
+    def _helper(self, height: int, width: int) -> str:
+        """The micro-kernel for a block of this size."""
+        plan = self.plan
+        name = f"TASK_{height}x{width}"
+        if (height, width) not in self.helpers:
+            a_row, a_depth = {
+                "direct": (plan.problem.m.x, 1), "rows": (plan.copied_row, 1), "panels": (1, plan.copied_row)
+            }[plan.a_layout]  # fmt: skip
+            block = Block(
+                rows=height,
+                lanes=plan.lanes,
+                vectors=-(-width // plan.lanes),  # a narrow edge needs fewer registers per row
+                width=plan.panel if plan.is_staged else width,
+                a_row=a_row,
+                a_depth=a_depth,
+                panel=plan.panel,
+                out_row=plan.out_row,
+                compute=plan.compute,
+                out=plan.compute if plan.is_staged else plan.out_dtype,
+            )
+            depths = {plan.depth, plan.k.size % plan.depth} if plan.num_depth_blocks > 1 else {plan.k.size}
+            has_tail = any(depth % microkernel.UNROLL for depth in depths)
+            self.helpers[height, width] = microkernel.emit_block(name, block, has_tail=has_tail)
+        return name
+
+    def _convert(self, f: Function, sums: Value, out: Value, rows: _Rows, panels: tuple[Int, Int]) -> None:
+        """Round the sums of a tile into the result."""
+        plan = self.plan
+        with f.loop(0, rows.count) as row, f.loop(*panels) as panel:
+            here = f.at(sums, f.mul(row.index, plan.out_row), self.element)
+            here = f.at(here, f.mul(f.sub(panel.index, panels[0]), plan.panel), self.element)
+            there = f.at(out, f.mul(row.index, plan.problem.m.out), self.out_memory)
+            there = f.at(there, f.mul(panel.index, plan.panel), self.out_memory)
+            for width in self._widths(f, panel.index):
+                for start in range(0, width, plan.lanes):
+                    x = registers.load(f, f.at(here, start, self.element), plan.compute, plan.lanes)
+                    active = min(plan.lanes, width - start)
+                    mask = None if active == plan.lanes else f.first_lanes(active, plan.lanes)
+                    place = f.at(there, start, self.out_memory)
+                    registers.store(f, registers.rounded(f, x, plan.out_dtype), place, plan.out_dtype, mask)
+
+    # --- edges: each size is yielded inside the branch that is taken for it ---------------------
+
+    def _widths(self, f: Function, panel: Int) -> Iterator[int]:
+        """Widths a panel may have."""
+        plan = self.plan
+        yield from _sizes(f, panel, plan.num_panels, plan.panel, plan.problem.n.size % plan.panel)
+
+    def _heights(self, f: Function, row: Int) -> Iterator[int]:
+        """Numbers of rows that the register block at a row may have."""
+        plan, size = self.plan, self.plan.problem.m.size
+        number, _ = f.divide(row, plan.rows)
+        yield from _sizes(f, number, -(-size // plan.rows), plan.rows, size % plan.rows)
+
+    def _depths(self, f: Function, depth: Int) -> Iterator[int]:
+        """Lengths that a depth block may have."""
+        if isinstance(depth, int):
+            yield depth
+            return
+        number = f.convert("zext", f.compare("ne", depth, f.integer(self.plan.depth)), depth.type)
+        yield from _sizes(f, number, 2, self.plan.depth, self.plan.k.size % self.plan.depth)
+
+
+def _sizes(f: Function, number: Int, count: int, usual: int, rest: int) -> Iterator[int]:
+    """The sizes of block `number` of `count`, of which the last has `rest` elements unless that is 0."""
+    if rest == 0:
+        yield usual
+    elif count == 1:
+        yield rest
+    else:
+        is_last = f.compare("eq", f.integer(number), f.integer(count - 1))
+        with f.when(f.binary("xor", is_last, f.constant(True, I1))):
+            yield usual
+        with f.when(is_last):
+            yield rest

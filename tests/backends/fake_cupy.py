@@ -1,0 +1,267 @@
+"""A stand-in for CuPy whose device memory is host memory: launches are checked, recorded, and run by Triton's
+interpreter.
+
+It has the names that `infini.backends.cuda.driver` uses and nothing else. Memory is filled with junk when it
+is allocated, so that reading what nothing wrote shows. Inside a capture, work is recorded and runs when the
+graph is launched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from infini.compiler.triton import compile as compile_, interpret
+from infini.compiler.triton.source import TritonSource
+from infini.core import dtypes
+
+_JUNK = 0xCD
+_BYTES = {"i8": 1, "u8": 1, "i16": 2, "u16": 2, "fp16": 2, "bf16": 2, "i64": 8, "u64": 8, "fp64": 8}
+_GEMM_DTYPES = {0: dtypes.float32, 1: dtypes.float64, 2: dtypes.float16, 14: dtypes.bfloat16}
+
+
+def memory_at(address: int, nbytes: int) -> np.ndarray:
+    """Bytes at an address."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+
+
+class Machine:
+    """What the fake device has been asked to do."""
+
+    def __init__(self) -> None:
+        self.sources: dict[bytes, TritonSource] = {}
+        self.events: list[tuple[Any, ...]] = []
+        self.recording: list[Callable[[], None]] | None = None
+        self.shared_limits: dict[str, int] = {}
+        self.shared_bytes = 0
+        self.scratch_bytes = 0
+        self.has_cublas = True
+
+    def count(self, kind: str) -> int:
+        """How many events of a kind there were."""
+        return sum(event[0] == kind for event in self.events)
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Run work now, or record it."""
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
+    def compile_source(
+        self, source: TritonSource, capability: int, *, driver_version: int = 0
+    ) -> compile_.Cubin:
+        """A cubin that names its source."""
+        code = source.key.encode()
+        self.sources[code] = source
+        return compile_.Cubin(
+            code=code,
+            ptx="",
+            function_name=source.function_name,
+            parameters=tuple(kind for _, kind in source.signature),
+            shared_bytes=self.shared_bytes,
+            num_warps=source.num_warps,
+            scratch_bytes=self.scratch_bytes,
+            scratch_alignment=128,
+            profile_bytes=0,
+        )
+
+    def modules(self) -> dict[str, types.ModuleType]:
+        """The modules to put into `sys.modules`."""
+        cupy = _module("cupy")
+        cupy.__version__ = "14.2.0"
+        cupy.cuda = _Cuda(self)
+        cupy.get_default_memory_pool = lambda: types.SimpleNamespace(
+            used_bytes=lambda: 256, total_bytes=lambda: 1024
+        )
+        cublas, driver = _module("cupy_backends.cuda.libs.cublas"), _module("cupy_backends.cuda.api.driver")
+        cublas.setStream = lambda handle, stream: None
+        cublas.gemmStridedBatchedEx = self._gemm
+        driver.funcSetAttribute = self._set_attribute
+        found = {"cupy": cupy, "cupy_backends.cuda.api.driver": driver}
+        for name in (
+            "cupy_backends",
+            "cupy_backends.cuda",
+            "cupy_backends.cuda.api",
+            "cupy_backends.cuda.libs",
+        ):
+            found[name] = _module(name)
+        if self.has_cublas:
+            found["cupy_backends.cuda.libs.cublas"] = cublas
+        return found
+
+    def _set_attribute(self, function: str, attribute: int, value: int) -> None:
+        assert attribute == 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self.shared_limits[function] = value
+
+    def _gemm(self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, *rest: int) -> None:
+        a, a_type, lda, a_step, b, b_type, ldb, b_step, beta, c, c_type, ldc, c_step, count, compute, _ = rest
+        self.events.append(("gemm", m, n, k, count))
+        scalar = np.float64 if compute == 70 else np.float32
+        assert memory_at(alpha, np.dtype(scalar).itemsize).view(scalar) == 1
+        assert memory_at(beta, np.dtype(scalar).itemsize).view(scalar) == 0
+
+        def matrix(address: int, type_: int, rows: int, columns: int, leading: int) -> np.ndarray:
+            dtype = _GEMM_DTYPES[type_]
+            assert leading >= rows
+            size = leading * (columns - 1) + rows
+            flat = memory_at(address, size * dtype.itemsize).view(dtype)
+            strides = (dtype.itemsize, leading * dtype.itemsize)
+            return np.lib.stride_tricks.as_strided(flat, (rows, columns), strides)
+
+        def work() -> None:
+            for i in range(count):
+                at = [
+                    p + i * s * _GEMM_DTYPES[t].itemsize
+                    for p, s, t in ((a, a_step, a_type), (b, b_step, b_type), (c, c_step, c_type))
+                ]
+                left = matrix(at[0], a_type, *((k, m) if ta else (m, k)), lda)
+                right = matrix(at[1], b_type, *((n, k) if tb else (k, n)), ldb)
+                left, right = (left.T if ta else left), (right.T if tb else right)
+                out = matrix(at[2], c_type, m, n, ldc)
+                out[...] = (left.astype(scalar) @ right.astype(scalar)).astype(out.dtype)
+
+        self.do(work)
+
+
+class _Cuda:
+    def __init__(self, machine: Machine) -> None:
+        self.is_available = lambda: True
+        self.runtime = _Runtime(machine)
+        self.Device = _Device
+        self.Stream = lambda non_blocking: _Stream(machine, non_blocking)
+        self.alloc = _alloc
+        self.function = types.SimpleNamespace(Module=lambda: _Module(machine))
+        self.device = types.SimpleNamespace(get_cublas_handle=lambda: 1)
+        self.Event = _Event
+        self.get_elapsed_time = lambda start, end: 1.0
+
+
+class _Runtime:
+    memcpyHostToDevice, memcpyDeviceToHost, memcpyDeviceToDevice = 1, 2, 3  # noqa: N815  # CuPy's names
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def getDeviceCount(self) -> int:
+        return 2
+
+    def driverGetVersion(self) -> int:
+        return 13000
+
+    def memcpyAsync(self, target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
+        assert stream == 7 and nbytes > 0
+        self.machine.events.append(("copy", kind, nbytes))
+        self.machine.do(lambda: ctypes.memmove(target, source, nbytes))
+
+
+class _Device:
+    compute_capability = "90"
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> _Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Stream:
+    ptr = 7
+
+    def __init__(self, machine: Machine, non_blocking: bool) -> None:
+        assert non_blocking
+        self.machine = machine
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        assert self.machine.recording is None, "a capture cannot wait"
+
+    def begin_capture(self) -> None:
+        self.machine.recording = []
+
+    def end_capture(self) -> Any:
+        work, self.machine.recording = self.machine.recording, None
+        self.machine.events.append(("capture", len(work or [])))
+
+        def launch(stream: _Stream) -> None:
+            self.machine.events.append(("replay",))
+            for each in work or []:
+                each()
+
+        return types.SimpleNamespace(launch=launch)
+
+
+class _Event:
+    def record(self, stream: _Stream) -> None:
+        assert stream.ptr == 7
+
+    def synchronize(self) -> None:
+        pass
+
+
+def _alloc(nbytes: int) -> Any:
+    block = np.full(nbytes + 256, _JUNK, np.uint8)
+    start = block.__array_interface__["data"][0]
+    return types.SimpleNamespace(ptr=-(-start // 256) * 256, block=block)
+
+
+class _Module:
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def load(self, code: bytes) -> None:
+        self.source = self.machine.sources[code]
+
+    def get_function(self, name: str) -> Any:
+        assert name == self.source.function_name
+        return _Function(self.machine, self.source)
+
+
+class _Function:
+    def __init__(self, machine: Machine, source: TritonSource) -> None:
+        self.machine, self.source = machine, source
+        self.ptr = source.function_name
+
+    def __call__(
+        self,
+        grid: Sequence[int],
+        block: Sequence[int],
+        arguments: Sequence[Any],
+        *,
+        shared_mem: int,
+        stream: Any,
+    ) -> None:
+        kinds = [kind for _, kind in self.source.signature]
+        assert len(arguments) == len(kinds) + 2, "two hidden pointers follow the parameters"
+        for kind, argument in zip([*kinds, "*", "*"], arguments, strict=True):
+            expected = 8 if kind.startswith("*") else _BYTES.get(kind, 4)
+            assert argument.nbytes == expected, f"{kind} is packed as {argument.nbytes} bytes"
+        assert tuple(grid) == (*self.source.grid, 1, 1)[:3] and tuple(block) == (
+            32 * self.source.num_warps,
+            1,
+            1,
+        )
+        assert stream.ptr == 7 and shared_mem == self.machine.shared_bytes
+        assert (int(arguments[-2]) != 0) == (self.machine.scratch_bytes > 0)
+        self.machine.events.append(("launch", self.source.function_name, tuple(grid)))
+        addresses = [int(a) for a in arguments[: len(kinds)]]
+        self.machine.do(lambda: interpret.launch(self.source, addresses))
+
+
+def _module(name: str) -> Any:
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    return module

@@ -1,0 +1,198 @@
+"""Fused programs compute what unfused ones do, in the number of kernels the fuser promises."""
+
+import numpy as np
+import pytest
+
+import infini
+import infini.numpy as inp
+from infini import lax
+from infini.compiler import affine, fuse, pipeline
+from infini.core import check, dtypes
+from tests.compiler import programs
+from tests.compiler.programs import evaluate, f32, i32, inputs_for, kernels, program_of
+
+B, T, H, D = 2, 6, 3, 8
+
+
+def fused(f, *types):
+    """The fused program, after checking that it gives the same numbers as the traced one."""
+    before = program_of(f, *types)
+    after = check.check(pipeline.run(before, pipeline.basis_route, backend="test"))
+    inputs = [np.abs(x) if x.dtype.kind == "f" else x for x in inputs_for(types)]
+    for a, b in zip(evaluate(after, inputs), evaluate(before, inputs), strict=True):
+        assert a.dtype == b.dtype
+        tolerance = 1e-2 if a.dtype == dtypes.bfloat16 else 2e-5
+        np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), rtol=tolerance, atol=tolerance)
+    return after
+
+
+ONE_KERNEL = {
+    "chain": (lambda x, y: inp.tanh(x * y + 1.0) * x, [f32(7, 9), f32(7, 9)]),
+    "broadcast": (lambda x, y, z: x * y + z, [f32(5, 7), f32(7), f32()]),
+    "softmax": (programs.softmax, [f32(4, 6, 16)]),
+    "layer_norm": (programs.layer_norm, [f32(4, 6, 16), f32(16), f32(16)]),
+    "adam": (programs.adam, [*[f32(12, 5)] * 4, f32()]),
+    "rope": (programs.rope, [f32(B, T, H, D), f32(T, D // 2), f32(T, D // 2)]),
+    "column_sum": (lambda x, y: (x * y).sum(axis=(0, 1)) * 2.0, [f32(4, 6, 80), f32(4, 6, 80)]),
+    "middle_sum": (lambda x: inp.exp(x.sum(axis=1)), [f32(4, 6, 8)]),
+    "column_softmax": (lambda x: inp.exp(x) / inp.exp(x).sum(axis=0), [f32(6, 10)]),
+    "transposed_input": (lambda x, y: x.T + y, [f32(5, 7), f32(7, 5)]),
+    "transposed_chain": (lambda x, y: inp.exp(x).T + y, [f32(5, 7), f32(7, 5)]),
+    "slices": (lambda x: x[1:, ::2] * x[:-1, ::2], [f32(5, 8)]),
+    "pad": (lambda x: inp.pad(x, ((1, 2), (0, 3))) * 2.0, [f32(3, 4)]),
+    "concatenate": (lambda x, y: inp.concatenate([x, y * 2.0]) + 1.0, [f32(3, 4), f32(2, 4)]),
+    "flip": (lambda x: lax.rev(x, (1,)) + x, [f32(3, 4)]),
+    "iota_mask": (lambda x: inp.where(inp.arange(8) > inp.arange(8)[:, None], x, 0.0), [f32(8, 8)]),
+    "argmax": (lambda x: inp.argmax(x * 2.0, axis=-1), [f32(4, 9)]),
+    "casts": (lambda x, y: (x.astype("float32") * y).astype("bfloat16"), [f32(4, 9).update(dtype=dtypes.bfloat16), f32(4, 9)]),
+    "heads": (lambda x: inp.exp(x).reshape(B, T, H, D) * 2.0, [f32(B, T, H * D)]),
+    "swapped_heads": (lambda x: inp.swapaxes(inp.exp(x).reshape(B, T, H, D), 1, 2), [f32(B, T, H * D)]),
+    "column_bias": (lambda x, b: programs.softmax(x + b[:, None]), [f32(6, 8), f32(6)]),
+    "one_element": (lambda x: x * 2.0 + 1.0, [f32()]),
+    "prime": (lambda x: x * 2.0, [f32(10007)]),
+    "causal": (
+        lambda s: programs.softmax(inp.where(inp.arange(6)[:, None] >= inp.arange(6), s, -1e30)), [f32(2, 3, 6, 6)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_KERNEL)
+def test_one_kernel_is_enough(name):
+    f, types = ONE_KERNEL[name]
+    program = fused(f, *types)
+    assert len(kernels(program)) == 1
+    assert {e.op.name for e in program.equations} <= {"kernel", "reshape"}
+
+
+COUNTS = {
+    "cross_entropy": (programs.cross_entropy, [f32(12, 40), i32(12)], 2),
+    "full_sum_of_many": (lambda x: (x * x).sum(), [f32(1 << 16)], 2),
+    "scattered_sum": (lambda x: x.sum(axis=(0, 2)), [f32(3, 4, 5)], 2),
+    "rows_then_columns": (lambda x: programs.softmax(x).sum(axis=0), [f32(16, 40)], 2),
+    "around_a_product": (lambda x, y: inp.tanh(inp.exp(x) @ y) + 1.0, [f32(4, 5), f32(5, 6)], 2),
+    "residual_and_norm": (
+        lambda x, y, w: (x + y, programs.layer_norm(x + y, w, w)), [f32(4, 16), f32(4, 16), f32(16)], 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_number_of_kernels(name):
+    f, types, expected = COUNTS[name]
+    assert len(kernels(fused(f, *types))) == expected
+
+
+def test_gradient_of_a_norm_recomputes_instead_of_storing():
+    def loss(x, w, b):
+        return (programs.layer_norm(x, w, b) ** 2).sum()
+
+    program = fused(infini.grad(loss, argnums=(0, 1, 2)), f32(8, 32), f32(32), f32(32))
+    stored = [v for e in kernels(program) for v in e.outputs if v.type.size == 8 * 32]
+    # The gradient of x, the forward result, and nothing else of that size.
+    assert len(stored) <= 2
+
+
+def test_results_used_by_a_product_and_by_elementwise_work_share_a_kernel():
+    program = fused(lambda x, y: (x * y, (x * y) @ y.T), f32(6, 5), f32(6, 5))
+    assert len(kernels(program)) == 1
+
+
+def test_a_group_never_depends_on_itself_through_a_product():
+    def f(x, w):
+        a = inp.exp(x)
+        return a + (a @ w) * a
+
+    program = fused(f, f32(5, 5), f32(5, 5))
+    assert [e.op.name for e in program.equations if e.op.name != "reshape"].count("dot") == 1
+
+
+def test_bodies_of_loops_are_fused():
+    program = fused(lambda x: lax.scan(lambda c, r: (inp.tanh(c * r + 1.0), c.sum()), x[0], x), f32(5, 8))
+    (scan,) = [e for e in program.equations if e.op.name == "scan"]
+    assert len(kernels(scan.attrs["body"])) == 2 or len(kernels(scan.attrs["body"])) == 1
+
+
+def test_no_fuse_gives_one_kernel_per_equation():
+    with infini.config(no_fuse=True):
+        program = fused(programs.softmax, f32(4, 16))
+    assert all(
+        sum(e.op.name not in ("reshape", "broadcast_in_dim") for e in k.attrs["kernel"].body.equations) <= 1
+        for k in kernels(program)
+    )
+
+
+def test_random_bits_are_one_kernel():
+    key = infini.random.key(0)
+    f = lambda: infini.random.bits(key, (50,))  # noqa: E731
+    assert len(kernels(fused(f))) <= 3
+
+
+def test_equal_kernels_of_equal_layers_are_equal():
+    def f(x, a, b):
+        return programs.layer_norm(programs.layer_norm(x, a, a) @ inp.eye(8), b, b)
+
+    first, *_, last = [e.attrs["kernel"] for e in kernels(fused(f, f32(4, 8), f32(8), f32(8)))]
+    assert first.body == last.body or len({first, last}) == 2
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (2, 3, 4), (24,), (3, 8)])
+def test_delinearize_undoes_linearize(shape):
+    sizes = list(shape)
+    index = tuple(affine.axis(i) for i in range(len(shape)))
+    assert affine.delinearize(affine.linearize(index, shape), shape, sizes) == index
+
+
+def test_delinearize_asks_for_a_finer_axis():
+    with pytest.raises(affine.SplitAxis) as request:
+        affine.delinearize(affine.axis(0), (3, 8), [24])
+    assert affine.split([24], request.value) == [3, 8]
+
+
+def test_delinearize_refuses_what_is_not_affine():
+    with pytest.raises(affine.NotAffine):
+        affine.delinearize(affine.flat([0, 1], [2, 5]).shifted(3), (4, 5), [2, 5])
+
+
+def test_refinement_is_the_coarsest_common_one():
+    assert affine.refinement([(6, 4), (2, 12)]) == [2, 3, 4]
+    assert affine.refinement([(6, 4), (4, 6)]) is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_programs(seed):
+    fused(random_function(seed), f32(4, 6), f32(6), f32(4, 6))
+
+
+def random_function(seed):
+    """A function of three arrays made of random elementwise operations, views, reductions and products."""
+
+    def f(*arrays):
+        rng = np.random.default_rng(seed)
+        values = [*arrays]
+        for _ in range(14):
+            x, y = (values[i] for i in rng.integers(0, len(values), 2))
+            choice = rng.integers(0, 9)
+            if choice == 0:
+                values.append(inp.tanh(x))
+            elif choice <= 2 and (x.shape == y.shape or y.shape == x.shape[-1:]):
+                values.append(x * 0.5 + y)
+            elif choice == 3 and x.ndim:
+                values.append(x.sum(axis=int(rng.integers(0, x.ndim))))
+            elif choice == 4 and x.ndim:
+                values.append(x - x.max(axis=-1, keepdims=True))
+            elif choice == 5 and x.ndim == 2:
+                values.append(x.T)
+            elif choice == 6 and x.ndim == 2:
+                values.append(x.reshape(-1))
+            elif choice == 7 and x.ndim == 1:
+                values.append(inp.broadcast_to(x[:, None], (x.shape[0], 3)))
+            elif choice == 8 and x.ndim == 2 and y.ndim == 2 and x.shape[1] == y.shape[0]:
+                values.append(x @ y * 0.1)
+        return values[3:]
+
+    return f
+
+
+def test_fuse_keeps_programs_without_fusable_equations():
+    program = program_of(lambda x: x, f32(3))
+    assert fuse.fuse(program) == program
