@@ -35,7 +35,7 @@ DEFAULT_BACKENDS: Final = "reference,cpu"
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("night", max_examples=5000, deadline=None)
-hypothesis.settings.load_profile("dev")
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

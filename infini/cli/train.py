@@ -58,6 +58,7 @@ def command(  # noqa: PLR0913, PLR0917  # typer passes them by name
         batch_size=batch_size,
         length=seq_len,
         learning_rate=lr,
+        warmup_steps=Defaults.warmup_steps if steps is None else min(Defaults.warmup_steps, steps // 5),
         seed=seed,
     )
     training.run(data or [], out, config, settings)

@@ -34,6 +34,7 @@ def run(data: Sequence[Path], out: Path, config: gpt.Config, settings: trainer.S
     Raises:
         InfiniError: there is no text, the folder holds other files, the loss is not finite, ...
     """
+    trainer.check(config, settings)
     check_replaceable(out, hugging_face.FILES)
     console = output.console(stderr=True)
     with console.status("reading text"):

@@ -1,11 +1,13 @@
 """Affine index maps: where an element of an array lies, as a function of the axes of an iteration domain.
 
-A domain is a list of axis sizes, row-major. An `Affine` is `offset + sum coefficient * axis`; a map has one per array dimension.
-Reshapes stay affine when the axes are fine enough; `SplitAxis` asks for a finer axis, `NotAffine` says that none exists.
+A domain is a list of axis sizes, row-major. An `Affine` is `offset + sum coefficient * axis`; a map has one
+per array dimension. Reshapes stay affine when the axes are fine enough; `SplitAxis` asks for a finer axis,
+`NotAffine` says that none exists.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -107,7 +109,9 @@ def delinearize(position: Affine, shape: Shape, sizes: Sequence[int]) -> IndexMa
             continue
         if coefficient < 0:
             raise NotAffine
-        dimension = next((d for d, stride in enumerate(strides) if stride <= coefficient and shape[d] > 1), None)
+        dimension = next(
+            (d for d, stride in enumerate(strides) if stride <= coefficient and shape[d] > 1), None
+        )
         if dimension is None or coefficient % strides[dimension]:
             raise NotAffine
         limit = strides[dimension] * shape[dimension]
@@ -126,14 +130,17 @@ def delinearize(position: Affine, shape: Shape, sizes: Sequence[int]) -> IndexMa
 
 
 def refinement(shapes: Sequence[Shape]) -> list[int] | None:
-    """Sizes of the coarsest axes of which the dimensions of all `shapes` are products; None when there are none."""
+    """Sizes of the coarsest axes of which the dimensions of all `shapes` are products; None when there are
+    none.
+    """
     steps = {1}
     for shape in shapes:
         steps.update(stride * size for stride, size in zip(row_major(shape), shape, strict=True))
     ordered = sorted(steps)
-    if any(b % a for a, b in zip(ordered, ordered[1:], strict=False)):
+    steps_up = list(itertools.pairwise(ordered))
+    if any(b % a for a, b in steps_up):
         return None
-    return [b // a for a, b in reversed(list(zip(ordered, ordered[1:], strict=False)))] or [1]
+    return [b // a for a, b in reversed(steps_up)] or [1]
 
 
 def split(sizes: Sequence[int], request: SplitAxis) -> list[int]:

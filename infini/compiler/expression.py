@@ -1,7 +1,9 @@
-"""What one kernel computes, as a graph of nodes over the axes of its iteration domain, pulled from its results.
+"""What one kernel computes, as a graph of nodes over the axes of its iteration domain, pulled from its
+results.
 
-Each result asks for its element at the current point; elementwise operations ask their operands, views change the index, a
-reduction adds the reduced axes, and materialised arrays become loads. A value asked for twice at one index is one node.
+Each result asks for its element at the current point; elementwise operations ask their operands, views change
+the index, a reduction adds the reduced axes, and materialised arrays become loads. A value asked for twice at
+one index is one node.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from infini.compiler import affine, views
 from infini.compiler.affine import Affine, IndexMap
 from infini.core import dtypes, ir, primitive
 from infini.core.ir import Attrs, Equation, Var
-
 
 REDUCTIONS: Final = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax"})
 
@@ -137,7 +138,9 @@ class Puller:
         return self._pull_equation(equation, var, index, False) if equation else self.pull(var, index)
 
     def pull(self, var: Var, index: IndexMap, guarded: bool = False) -> Node:
-        """The element of `var` at an index; `guarded` when the index may lie outside and the result is then not used."""
+        """The element of `var` at an index; `guarded` when the index may lie outside and the result is then
+        not used.
+        """
         key = (var, index, guarded)
         if key not in self._memo:
             equation = self.definition(var)
@@ -153,7 +156,7 @@ class Puller:
             return Number(var.type.dtype, frozenset(), number.reshape(-1)[:1].reshape(()))
         used = frozenset(a for place in index for a, _ in place.terms)
         is_outside = guarded and not all(
-            0 <= low and high < size
+            low >= 0 and high < size
             for (low, high), size in zip((p.range(self.sizes) for p in index), var.type.shape, strict=True)
         )
         return Load(var.type.dtype, used, var, index, 0 if is_outside else None)
@@ -176,7 +179,12 @@ class Puller:
         return self.compute(op, equation.attrs, operands, var.type.dtype, equation.outputs.index(var))
 
     def compute(
-        self, op: primitive.Primitive, attrs: Attrs, operands: tuple[Node, ...], dtype: np.dtype, output: int = 0
+        self,
+        op: primitive.Primitive,
+        attrs: Attrs,
+        operands: tuple[Node, ...],
+        dtype: np.dtype,
+        output: int = 0,
     ) -> Node:
         """The node of an elementwise operation."""
         key = (op, attrs, operands, output)
@@ -194,7 +202,9 @@ class Puller:
     def _converted(self, node: Node, dtype: np.dtype) -> Node:
         if node.dtype == dtype:
             return node
-        return self.compute(primitive.by_name("convert_element_type"), Attrs({"new_dtype": dtype}), (node,), dtype)
+        return self.compute(
+            primitive.by_name("convert_element_type"), Attrs({"new_dtype": dtype}), (node,), dtype
+        )
 
     def _view(self, equation: Equation, index: IndexMap, guarded: bool) -> Node:
         try:
@@ -252,7 +262,11 @@ class Puller:
         dims = [a + x.type.ndim for a in reduced_axes(equation)]
         shape = tuple(x.type.shape[d] for d in dims)
         used = {a for place in index for a, _ in place.terms}
-        if math.prod(shape) != math.prod(self.sizes[a] for a in self.reduced) or used & set(self.reduced) or guarded:
+        if (
+            math.prod(shape) != math.prod(self.sizes[a] for a in self.reduced)
+            or used & set(self.reduced)
+            or guarded
+        ):
             raise NotFusable(equation.output)
         try:
             inside = affine.delinearize(affine.flat(self.reduced, self.sizes), shape, self.sizes)

@@ -1,7 +1,8 @@
 """The fuser: groups of elementwise operations, views and reductions become `kernel` equations.
 
-`grouping` says what may share a kernel; here it is decided what becomes an array and what is computed again where it is used,
-and each group is pulled into nodes (`expression`) and tiled (`tiling`). Reshapes of arrays stay equations: they cost nothing.
+`grouping` says what may share a kernel; here it is decided what becomes an array and what is computed again
+where it is used, and each group is pulled into nodes (`expression`) and tiled (`tiling`). Reshapes of arrays
+stay equations: they cost nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler import affine, cost, tiling
+from infini.compiler import affine, cost, extents, tiling
 from infini.compiler.expression import Compute, Domain, NotFusable, Puller, Reduce
 from infini.compiler.grouping import Group, Grouping, Level, is_fusable, split_axes
 from infini.compiler.passes import rewrite
@@ -36,20 +37,26 @@ class Unit:
     built: tiling.Built | None = None
 
 
-def fuse(program: Program) -> Program:
-    """The program, and those inside it, with kernels in place of everything that kernels can compute."""
+def fuse(program: Program, declared: extents.Declared = ()) -> Program:
+    """The program, and those inside it, with kernels in place of everything that kernels can compute.
+
+    Args:
+        program: program to fuse.
+        declared: run-time extents of its parameters.
+    """
     equations = tuple(
         equation
         if equation.op is kernel_.kernel_p
         else dataclasses.replace(equation, attrs=rewrite.map_programs(equation.attrs, fuse))
         for equation in program.equations
     )
-    return _Fuser(program.replace(equations=equations)).run()
+    program = program.replace(equations=equations)
+    return _Fuser(program, extents.bounded_dimensions(program, declared)).run()
 
 
 class _Fuser:
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, bounds: extents.Bounds) -> None:
+        self.program, self.bounds = program, bounds
         self.no_fuse = bool(config.get("no_fuse"))
         self.grouping = Grouping(program, no_fuse=self.no_fuse)
         self.arrays: set[Var] = set()  # variables of fusable equations that are stored
@@ -101,7 +108,9 @@ class _Fuser:
         return var in self.arrays or self.grouping.is_array(var)
 
     def _crossings(self, root: Var) -> list[Var]:
-        """Members of other groups that the kernel of `root` needs as arrays; the others are computed again there."""
+        """Members of other groups that the kernel of `root` needs as arrays; the others are computed again
+        there.
+        """
         home = self.grouping.group_of.get(root)
         size = home.domain.size if home is not None else root.type.size
         found: list[Var] = []
@@ -120,7 +129,7 @@ class _Fuser:
         return found
 
     def _is_recomputed(self, var: Var, group: Group, size: int) -> bool:
-        """Whether to compute a member of another group again instead of storing it there and loading it here."""
+        """Whether to compute a member of another group again here instead of storing it there."""
         if group.members[var] is Level.REDUCED or var.type.size * 2 < size:
             return False
         loads: set[Var] = set()
@@ -144,12 +153,16 @@ class _Fuser:
         return len(loads) < len(RECOMPUTE_WEIGHTS) and weight <= RECOMPUTE_WEIGHTS[len(loads)]
 
     def _is_exclusive(self, var: Var, inside: Iterable[Var]) -> bool:
-        """Whether a member is used once and everything it needs serves it alone, so nothing is computed twice."""
+        """Whether a member is used once and everything it needs serves it alone, so nothing is computed
+        twice.
+        """
         if len(self.grouping.uses.get(var, ())) != 1:
             return False
         positions = {self.grouping.position[v] for v in inside}
         return all(
-            set(self.grouping.uses.get(v, ())) <= positions for v in inside if v is not var and v in self.grouping.group_of
+            set(self.grouping.uses.get(v, ())) <= positions
+            for v in inside
+            if v is not var and v in self.grouping.group_of
         )
 
     def _store(self, var: Var) -> None:
@@ -227,16 +240,32 @@ class _Fuser:
             axes = {Level.FULL: [*outer, *reduced, *inner], Level.REDUCED: [*outer, *inner]}
             try:
                 nodes = [
-                    tiling.Root(var, puller.root(var, axes[level]), tuple(axes[level])) for var, level in unit.roots
+                    tiling.Root(var, puller.root(var, axes[level]), tuple(axes[level]))
+                    for var, level in unit.roots
                 ]
                 break
             except affine.SplitAxis as split:
                 sizes = affine.split(sizes, split)
-        unit.built = tiling.build(nodes, sizes, reduced, _name(nodes))
+        unit.built = tiling.build(nodes, sizes, reduced, self._bounded(nodes, sizes), _name(nodes))
+
+    def _bounded(self, roots: Sequence[tiling.Root], sizes: Sequence[int]) -> dict[int, Var]:
+        """Axes of which every result of a kernel wants only the points below one extent."""
+        common: dict[int, Var] | None = None
+        for root in roots:
+            if not self.bounds.get(root.var):
+                return {}
+            index = affine.delinearize(affine.flat(root.axes, sizes), root.var.type.shape, sizes)
+            mine = {
+                index[d].terms[0][0]: extent
+                for d, extent in self.bounds[root.var].items()
+                if len(index[d].terms) == 1
+            }
+            common = mine if common is None else {a: e for a, e in common.items() if mine.get(a) is e}
+        return common or {}
 
     def _axes(self, unit: Unit) -> list[int]:
         domain = unit.domain
-        shapes = [(domain.outer, domain.reduced, domain.inner)]
+        shapes: list[tuple[int, ...]] = [(domain.outer, domain.reduced, domain.inner)]
         shapes += [var.type.shape for var, level in unit.roots if level is Level.FULL]
         sizes = affine.refinement(shapes) or affine.refinement(shapes[:1])
         assert sizes is not None
@@ -276,7 +305,7 @@ def _ordered(
     grouping: Grouping,
     core: Callable[[Var], Var],
 ) -> list[Equation | Unit]:
-    """Steps in an order in which everything is made before its use, as close to program order as that allows."""
+    """Steps in an order that makes everything before its use, close to program order."""
     maker: dict[Var, int] = {}
     for number, (_, step) in enumerate(steps):
         outputs = [v for v, _ in step.roots] if isinstance(step, Unit) else step.outputs
@@ -286,7 +315,7 @@ def _ordered(
     for number, (_, step) in enumerate(steps):
         if isinstance(step, Unit):
             assert step.built is not None
-            inputs: Iterable[Var] = step.built.operands
+            inputs: Iterable[Var] = (*step.built.operands, *step.built.extents)
         else:
             inputs = [core(v) for v in step.inputs]
         needs = {maker[v] for v in inputs if v in maker}
@@ -345,9 +374,15 @@ class _Writer:
             self._reshaped(self.env[v], (v.type.size,)) if is_flat else self.env[v]
             for v, is_flat in zip(built.operands, built.flat, strict=True)
         ]
+        operands += [self.env[v] for v in built.extents]
         where = grouping.definition[unit.roots[-1][0]].where
         outputs = self.builder.emit(
-            kernel_.kernel_p, operands, Attrs({"kernel": built.kernel}), where=where, via="fuse", out_types=built.kernel.outputs
+            kernel_.kernel_p,
+            operands,
+            Attrs({"kernel": built.kernel}),
+            where=where,
+            via="fuse",
+            out_types=built.kernel.outputs,
         )
         for (var, _), output in zip(unit.roots, outputs, strict=True):
             self.shaped[output, var.type.shape] = shaped = self._reshaped(output, var.type.shape)

@@ -1,8 +1,9 @@
 """Which equations become one kernel: a walk in program order that lets each join the kernel of its operands.
 
-A group has a `Domain`; its variables are *full* (one element per point) or *reduced* (one per point of the other axes). Views
-are never members: they are index maps, inlined wherever they are used. Equations over at most one large array that cost little
-are *cheap*: they too are inlined everywhere. A union of groups must not make a cycle through equations outside.
+A group has a `Domain`; its variables are *full* (one element per point) or *reduced* (one per point of the
+other axes). Views are never members: they are index maps, inlined wherever they are used. Equations over at
+most one large array that cost little are *cheap*: they too are inlined everywhere. A union of groups must not
+make a cycle through equations outside.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Grouping:
         self.cheap: dict[Var, float] = {}
         self.ancestors: dict[int, int] = {}  # of equations that are no member of a group
         self.fusable = {v for e in program.equations if is_fusable(e) for v in e.outputs}
-        self.constants = {var: constant for var, constant in program.consts}
+        self.constants = dict(program.consts)
         for i, equation in enumerate(program.equations):
             for var in equation.inputs:
                 self.uses.setdefault(var, []).append(i)
@@ -70,7 +71,9 @@ class Grouping:
     # --- classes of variables -----------------------------------------------------------------
 
     def is_array(self, var: Var) -> bool:
-        """Whether a variable is stored whatever is fused: parameters, constants and results of other operations."""
+        """Whether a variable is stored whatever is fused: parameters, constants and results of other
+        operations.
+        """
         return var not in self.fusable
 
     def is_view(self, var: Var) -> bool:
@@ -78,7 +81,9 @@ class Grouping:
         return var in self.fusable and self.definition[var].op.name in views.PLAIN
 
     def leaves(self, var: Var) -> Iterator[Var]:
-        """The arrays and members of groups that a variable is computed from when views and cheap ones are inlined."""
+        """The arrays and members of groups that a variable is computed from when views and cheap ones are
+        inlined.
+        """
         if self.is_array(var) or var in self.group_of:
             yield var
             return
@@ -168,7 +173,9 @@ class Grouping:
             level = Level.REDUCED
         else:
             return None
-        if not members or not all(self._fits(x, equation.outputs[0], groups, domain, level) for x in equation.inputs):
+        if not members or not all(
+            self._fits(x, equation.outputs[0], groups, domain, level) for x in equation.inputs
+        ):
             return None
         uses_reduced = level is Level.FULL and any(self._group_level(v) is Level.REDUCED for v in members)
         if uses_reduced and domain.inner > 1 and min(domain.inner, 64) * domain.reduced > MAX_COLUMN_TILE:
@@ -191,7 +198,7 @@ class Grouping:
         return level is Level.FULL and self._reaches(operand, output, set(reached), domain)
 
     def _reaches(self, operand: Var, output: Var, members: set[Var], domain: Domain) -> bool:
-        """Follow index maps from a point of the domain to each member and compare with where the member lies."""
+        """Follow index maps from a point of the domain to each member, and compare with where it lies."""
         sizes = affine.refinement([output.type.shape, (domain.outer, domain.reduced, domain.inner)])
         while sizes is not None:
             try:
@@ -239,12 +246,17 @@ class Grouping:
     def _place_reduction(self, number: int, equation: Equation) -> None:
         domain = reduction_domain(equation)
         assert domain is not None, "reductions over scattered axes are decomposed before"
-        groups = list(dict.fromkeys(self.group_of[v] for v in self.leaves(equation.inputs[0]) if v in self.group_of))
+        groups = list(
+            dict.fromkeys(self.group_of[v] for v in self.leaves(equation.inputs[0]) if v in self.group_of)
+        )
         if len(groups) == 1 and not self.no_fuse:
             united = _united([groups[0].domain, domain])
-            if united == domain and self._fits(equation.inputs[0], equation.inputs[0], groups, domain, Level.FULL):
-                if self._join(number, equation, groups, Level.REDUCED, domain):
-                    return
+            if (
+                united == domain
+                and self._fits(equation.inputs[0], equation.inputs[0], groups, domain, Level.FULL)
+                and self._join(number, equation, groups, Level.REDUCED, domain)
+            ):
+                return
         self._join(number, equation, [], Level.REDUCED, domain)
 
     # --- unions -------------------------------------------------------------------------------
@@ -252,7 +264,9 @@ class Grouping:
     def _join(
         self, number: int, equation: Equation, groups: list[Group], level: Level, domain: Domain | None = None
     ) -> bool:
-        """Make an equation a member of the union of some groups, unless that makes a cycle or too large a kernel."""
+        """Make an equation a member of the union of some groups, unless that makes a cycle or too large a
+        kernel.
+        """
         mask = 1 << number
         producers = self._producers(equation.inputs)
         for group in groups:
@@ -290,7 +304,7 @@ class Grouping:
 
 
 def is_fusable(equation: Equation) -> bool:
-    """Whether kernels can compute an equation: elementwise operations, views and reductions of known dtypes."""
+    """Whether kernels can compute an equation: elementwise operations, views and reductions."""
     op = equation.op
     if any(v.type.size == 0 or v.type.dtype in _UNSUPPORTED for v in (*equation.inputs, *equation.outputs)):
         return False
@@ -309,7 +323,9 @@ def reduction_domain(equation: Equation) -> Domain | None:
     between = [d for d in range(dims[0], dims[-1] + 1) if shape[d] != 1] if dims else []
     if not dims or dims != between:
         return None
-    return Domain(math.prod(shape[: dims[0]]), math.prod(shape[d] for d in dims), math.prod(shape[dims[-1] + 1 :]))
+    return Domain(
+        math.prod(shape[: dims[0]]), math.prod(shape[d] for d in dims), math.prod(shape[dims[-1] + 1 :])
+    )
 
 
 def _united(domains: Sequence[Domain]) -> Domain | None:
@@ -329,4 +345,3 @@ def split_axes(sizes: Sequence[int], domain: Domain) -> tuple[list[int], list[in
         step //= size
         parts[0 if step >= limits[0] else 1 if step >= limits[1] else 2].append(a)
     return parts
-

@@ -1,8 +1,9 @@
 """The memory plan: where every variable of a block lives.
 
-Variables that share memory (aliases, updates in place) are one `Storage` with a lifetime. Storages of parameters and constants
-are where the caller put them, those of results where the caller wants them, the rest share one arena by best fit. A donated
-parameter, or the carry of a loop, is memory that a result may take when the parameter is dead.
+Variables that share memory (aliases, updates in place) are one `Storage` with a lifetime. Storages of
+parameters and constants are where the caller put them, those of results where the caller wants them, the rest
+share one arena by best fit. A donated parameter, or the carry of a loop, is memory that a result may take
+when the parameter is dead.
 """
 
 from __future__ import annotations
@@ -12,8 +13,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from infini.compiler import steps as steps_
-from infini.compiler.steps import Alias, Block, Branch, Const, Copy, Loop, Parameter, Phase, Place, Plan, Result
-from infini.compiler.steps import Temporary, align
+from infini.compiler.steps import (
+    Alias,
+    Block,
+    Branch,
+    Const,
+    Copy,
+    Loop,
+    Parameter,
+    Phase,
+    Place,
+    Plan,
+    Result,
+    Temporary,
+    align,
+)
 from infini.core.ir import Var
 
 
@@ -95,7 +109,11 @@ class _Planner:
             tuple(self.copies),
             results,
             arena.nbytes,
-            frozenset(p.number for k, p in enumerate(results) if isinstance(p, Parameter) and k not in self.ends.required),
+            frozenset(
+                p.number
+                for k, p in enumerate(results)
+                if isinstance(p, Parameter) and k not in self.ends.required
+            ),
         )
 
     def _storages(self) -> list[Storage]:
@@ -134,10 +152,18 @@ class _Planner:
         elif isinstance(step, Branch):
             self._branch(number, step)
 
-    def _share(self, number: int, step: steps_.Step, pairs: Iterable[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+    def _share(
+        self, number: int, step: steps_.Step, pairs: Iterable[tuple[int, int]]
+    ) -> frozenset[tuple[int, int]]:
         """Let outputs take the memory of operands that die here, donated memory first."""
         reads, writes = steps_.reads_of(step), steps_.writes_of(step)
-        must = set(step.must_share) if isinstance(step, Phase) else set(pairs) if isinstance(step, Loop) else set()
+        must = (
+            set(step.must_share)
+            if isinstance(step, Phase)
+            else set(pairs)
+            if isinstance(step, Loop)
+            else set()
+        )
         found: set[tuple[int, int]] = set()
         done: set[int] = set()
 
@@ -146,7 +172,9 @@ class _Planner:
 
         for operand, output in sorted(pairs, key=order):
             source, target = self.storage[reads[operand]], self.storage[writes[output]]
-            if output in done or not self._may_take(number, reads, operand, source, target, (operand, output) in must):
+            if output in done or not self._may_take(
+                number, reads, operand, source, target, (operand, output) in must
+            ):
                 continue
             self._unite(source, target)
             done.add(output)
@@ -155,7 +183,13 @@ class _Planner:
         return frozenset(found)
 
     def _may_take(
-        self, number: int, reads: Sequence[Var], operand: int, source: Storage, target: Storage, is_update: bool
+        self,
+        number: int,
+        reads: Sequence[Var],
+        operand: int,
+        source: Storage,
+        target: Storage,
+        is_update: bool,
     ) -> bool:
         if source is target or source.last != number or source.nbytes != target.nbytes or source.results:
             return False
@@ -166,7 +200,8 @@ class _Planner:
             return True
         if parameter not in self.ends.writable:
             return False
-        # A temporary in the memory of a parameter would keep out the result that belongs there; an update is worth it.
+        # A temporary in the memory of a parameter would keep out the result that belongs there; an update is
+        # worth it.
         return is_update or any(self.ends.allows(k, parameter) for k in target.results)
 
     def _unite(self, source: Storage, target: Storage) -> None:
@@ -197,7 +232,9 @@ class _Planner:
         self._inner_arena(number, plans)
 
     def _slices(self, number: int, step: Loop, first_x: int) -> dict[int, int]:
-        """Results filled slice by slice that may overwrite an operand taken slice by slice: result -> body parameter."""
+        """Results filled slice by slice that may overwrite an operand taken slice by slice: result -> body
+        parameter.
+        """
         found: dict[int, int] = {}
         used: set[int] = set()
         for k in range(step.num_carry, len(step.writes)):
@@ -259,9 +296,14 @@ class _Planner:
                         break
 
     def _free_parameter(self, k: int, storage: Storage) -> int | None:
-        """A writable parameter that a result may be left in and whose memory is free while the result is alive."""
+        """A writable parameter that a result may be left in and whose memory is free while the result is
+        alive.
+        """
         for parameter, others in self.taken.items():
-            if not self.ends.allows(k, parameter) or self.block.params[parameter].type.nbytes != storage.nbytes:
+            if (
+                not self.ends.allows(k, parameter)
+                or self.block.params[parameter].type.nbytes != storage.nbytes
+            ):
                 continue
             if all(other.last < storage.first for other in others):
                 return parameter
@@ -274,7 +316,9 @@ class _Planner:
         for k, var in enumerate(self.block.results):
             here = _placed(self.storage[var])
             stays = isinstance(here, Parameter) and self._stays(k, here.number, final)
-            target: Place = here if stays else Parameter(self.ends.required[k]) if k in self.ends.required else Result(k)
+            target: Place = (
+                here if stays else Parameter(self.ends.required[k]) if k in self.ends.required else Result(k)
+            )
             final.append(target)
             if target != here:
                 moves.append(Copy(here, target, var.type.nbytes))
@@ -334,7 +378,11 @@ class _Arena:
         return offset
 
     def _take(self, size: int) -> int:
-        best = min((i for i, (_, n) in enumerate(self._free) if n >= size), key=lambda i: self._free[i][1], default=None)
+        best = min(
+            (i for i, (_, n) in enumerate(self._free) if n >= size),
+            key=lambda i: self._free[i][1],
+            default=None,
+        )
         if best is not None:
             offset, n = self._free.pop(best)
             if n > size:

@@ -1,6 +1,7 @@
 """The passes in order, from a traced program to kernels and the operations that have a route of their own.
 
-Between passes the program is checked when `INFINI_CHECK` is 1 or more, and written when `INFINI_DUMP` names the pass.
+Between passes the program is checked when `INFINI_CHECK` is 1 or more, and written when `INFINI_DUMP` names
+the pass.
 """
 
 from __future__ import annotations
@@ -9,9 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from infini.compiler import fuse
+from infini.compiler import extents, fuse
 from infini.compiler.grouping import is_fusable
-from infini.compiler.passes import contractions, cse, dead_code, decompose, inline, reductions, simplify
+from infini.compiler.passes import (
+    contractions,
+    cse,
+    dead_code,
+    decompose,
+    inline,
+    one_hot,
+    reductions,
+    simplify,
+)
 from infini.core import check, config, primitive, text
 from infini.core.ir import Equation, Program
 
@@ -24,8 +34,12 @@ class Pass:
     run: Callable[[Program], Program]
 
 
-def passes(has_route: Callable[[Equation], bool], *, backend: str) -> tuple[Pass, ...]:
-    """The pipeline for a backend that lowers the equations `has_route` accepts."""
+def passes(
+    has_route: Callable[[Equation], bool], *, backend: str, declared: extents.Declared = ()
+) -> tuple[Pass, ...]:
+    """The pipeline for a backend that lowers the equations `has_route` accepts, with the declared run-time
+    extents.
+    """
     return (
         Pass("inline", inline.inline_calls),
         Pass("simplify", simplify.simplify),
@@ -34,9 +48,10 @@ def passes(has_route: Callable[[Equation], bool], *, backend: str) -> tuple[Pass
         Pass("simplify_again", lambda program: inline.inline_calls(simplify.simplify(program))),
         Pass("cse", cse.eliminate_common),
         Pass("dead_code", dead_code.eliminate_dead),
+        Pass("one_hot", one_hot.one_per_row),
         Pass("reductions", reductions.canonical_reductions),
         Pass("dead_code_again", dead_code.eliminate_dead),
-        Pass("fuse", fuse.fuse),
+        Pass("fuse", lambda program: fuse.fuse(program, declared)),
     )
 
 
@@ -54,15 +69,23 @@ def trace_passes(
         yield step.name, program
 
 
-def run(program: Program, has_route: Callable[[Equation], bool], *, backend: str) -> Program:
+def run(
+    program: Program, has_route: Callable[[Equation], bool], *, backend: str, declared: extents.Declared = ()
+) -> Program:
     """Apply every pass.
+
+    Args:
+        program: program to compile.
+        has_route: whether the backend lowers an equation itself.
+        backend: name of the backend, for errors.
+        declared: run-time extents of the parameters, as `CompileOptions.extents`.
 
     Raises:
         LoweringError: an operation has no route.
         CheckError: a pass made a malformed program (only looked for when `INFINI_CHECK` is set).
     """
     is_checked, dumped = config.get("check") >= 1, config.get("dump")
-    for step in passes(has_route, backend=backend):
+    for step in passes(has_route, backend=backend, declared=declared):
         before, program = program, step.run(program)
         if is_checked:
             check.check(program)

@@ -1,11 +1,11 @@
-"""What a backend with one flat memory runs: blocks of steps over variables, before and after memory is planned.
+"""What a backend with one flat memory runs: blocks of steps over variables, before and after memory is
+planned.
 
-A step says which variables it reads and writes, which outputs may take the memory of which operands, and what memory it needs
-meanwhile. The planner asks nothing else, so it serves every such backend.
+A step says which variables it reads and writes, which outputs may take the memory of which operands, and what
+memory it needs meanwhile. The planner asks nothing else, so it serves every such backend.
 """
 
 from __future__ import annotations
-
 
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -52,8 +52,9 @@ class Alias:
 class Loop:
     """A counted loop (`condition` is None) or one that runs while a condition holds.
 
-    Operands are the constants of the condition, those of the body, the carry, then arrays that the body takes slice by slice;
-    outputs are the carry, then arrays that the body fills slice by slice. Body parameters: constants, carry, slices.
+    Operands are the constants of the condition, those of the body, the carry, then arrays that the body takes
+    slice by slice; outputs are the carry, then arrays that the body fills slice by slice. Body parameters:
+    constants, carry, slices.
     """
 
     name: str
@@ -162,10 +163,11 @@ class Plan:
 
     Args:
         places: of every variable of the block.
-        scratch: place of the memory that a step needs meanwhile, by number of the step: scratch, or the arena of its blocks.
+        scratch: place of the memory that a step needs meanwhile, by number of the step: scratch, or the arena
+            of its blocks.
         inner: plans of the blocks of a step, by number of the step: condition and body of a loop, branches.
-        shared: outputs of a step that start in the memory of an operand, as (operand, output); other outputs that continue an
-            operand are copied first.
+        shared: outputs of a step that start in the memory of an operand, as (operand, output); other outputs
+            that continue an operand are copied first.
         copies: moves after the last step, in order.
         results: where each result is in the end.
         nbytes: size of the arena.
@@ -185,5 +187,3 @@ class Plan:
 def align(nbytes: int, alignment: int = 64) -> int:
     """The next multiple of the alignment."""
     return -(-nbytes // alignment) * alignment
-
-

@@ -1,13 +1,14 @@
 """From nodes to a Kernel: merge axes, choose grid and tile, and write accesses and body.
 
-Shapes of kernels: pointwise `(n,)` over the last axis or a block of it; rows `(C,)` for reductions of the last axis, one
-program per row; columns `(R, BC)` for reductions of other axes, one program per block of columns.
+Shapes of kernels: pointwise `(n,)` over the last axis or a block of it; rows `(C,)` for reductions of the
+last axis, one program per row; columns `(R, BC)` for reductions of other axes, one program per block of
+columns.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,11 +28,14 @@ COLUMN_BLOCK: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A kernel and the arrays it takes: `flat` says which of them are passed as one dimension."""
+    """A kernel and what it takes: arrays, of which `flat` says whether they are passed as one dimension, and
+    extents.
+    """
 
     kernel: Kernel
     operands: tuple[Var, ...]
     flat: tuple[bool, ...]
+    extents: tuple[Var, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,13 @@ def nodes_of(roots: Iterable[Node]) -> list[Node]:
     def visit(node: Node) -> None:
         if node in found:
             return
-        for operand in node.operands if isinstance(node, Compute) else (node.operand,) if isinstance(node, Reduce) else ():
+        for operand in (
+            node.operands
+            if isinstance(node, Compute)
+            else (node.operand,)
+            if isinstance(node, Reduce)
+            else ()
+        ):
             visit(operand)
         found[node] = None
 
@@ -59,15 +69,24 @@ def nodes_of(roots: Iterable[Node]) -> list[Node]:
     return list(found)
 
 
-def build(roots: Sequence[Root], sizes: Sequence[int], reduced: Sequence[int], name: str) -> Built:
+def build(
+    roots: Sequence[Root], sizes: Sequence[int], reduced: Sequence[int], bounded: Mapping[int, Var], name: str
+) -> Built:
     """The kernel that computes `roots` over a domain.
+
+    Args:
+        roots: results.
+        sizes: sizes of the axes of the domain.
+        reduced: axes that reductions run over.
+        bounded: axes of which only the points below a run-time extent are wanted.
+        name: name of the kernel.
 
     Raises:
         NotFusable: the reduced axes cannot be walked as one; names an array to store in another order first.
     """
     nodes = nodes_of(root.node for root in roots)
-    merged = _merge_axes(nodes, roots, sizes, reduced)
-    return _Emitter(nodes, roots, sizes, merged, _tile(merged), name).run()
+    merged = _merge_axes(nodes, roots, sizes, reduced, bounded)
+    return _Emitter(nodes, roots, sizes, merged, _tile(merged), name).run(bounded)
 
 
 # --- axes --------------------------------------------------------------------------------------
@@ -102,7 +121,11 @@ def _vectors(nodes: Sequence[Node], roots: Sequence[Root], sizes: Sequence[int])
 
 
 def _merge_axes(
-    nodes: Sequence[Node], roots: Sequence[Root], sizes: Sequence[int], reduced: Sequence[int]
+    nodes: Sequence[Node],
+    roots: Sequence[Root],
+    sizes: Sequence[int],
+    reduced: Sequence[int],
+    bounded: Mapping[int, Var],
 ) -> list[MergedAxis]:
     vectors = [dict(v.terms) for v in _vectors(nodes, roots, sizes)]
     merged: list[MergedAxis] = []
@@ -110,6 +133,7 @@ def _merge_axes(
         last = merged[-1] if merged else None
         if (
             last is not None
+            and not bounded.keys() & {last.innermost, a}
             and last.is_reduced == (a in reduced)
             and all(v.get(last.innermost, 0) == v.get(a, 0) * size for v in vectors)
         ):
@@ -124,7 +148,8 @@ def _merge_axes(
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The axes inside a tile, outermost first, by position in the list of merged axes; `block` cuts the last one.
+    """The axes inside a tile, outermost first, by position in the list of merged axes; `block` cuts the last
+    one.
 
     `has_tail` says that the last block is not full, which only a domain of a single axis has.
     """
@@ -171,7 +196,14 @@ class _Emitter:
         tile: Tile,
         name: str,
     ) -> None:
-        self.nodes, self.roots, self.sizes, self.merged, self.tile, self.name = nodes, roots, sizes, merged, tile, name
+        self.nodes, self.roots, self.sizes, self.merged, self.tile, self.name = (
+            nodes,
+            roots,
+            sizes,
+            merged,
+            tile,
+            name,
+        )
         self.grid_axes = [i for i in range(len(merged)) if i not in tile.axes]
         last = tile.axes[-1]
         num_blocks = -(-merged[last].size // tile.block)
@@ -179,37 +211,59 @@ class _Emitter:
         self.is_blocked = num_blocks > 1
         if not self.grid:
             self.grid = (1,)
-        self.tile_shape = tuple(merged[i].size for i in tile.axes[:-1]) + (tile.block,)
+        self.tile_shape = (*(merged[i].size for i in tile.axes[:-1]), tile.block)
         self.builder = ir.Builder()
         self.pids = [Var(ArrayType((), dtypes.int32)) for _ in self.grid]
 
-    def run(self) -> Built:
+    def run(self, bounded: Mapping[int, Var]) -> Built:
         """The kernel."""
-        loads = [node for node in self.nodes if isinstance(node, Load)]
+        loads: list[Load] = [node for node in self.nodes if isinstance(node, Load)]
         env: dict[Node, Var] = {}
         params, accesses, flat = [], [], []
-        for node in loads:
-            is_flat = node.fill is None
-            access = self._access(self._index(node), node, self._fill(node))
+        for load in loads:
+            access = self._access(self._index(load), load, self._fill(load))
             accesses.append(access)
-            flat.append(is_flat)
-            env[node] = Var(ArrayType(access.tile, node.dtype))
-            params.append(env[node])
+            flat.append(load.fill is None)
+            env[load] = Var(ArrayType(access.tile, load.dtype))
+            params.append(env[load])
         for node in self.nodes:
             if node not in env:
                 env[node] = self._node(node, env)
         stores, results = [], []
         for root in self.roots:
-            access = self._access([affine.flat(root.axes, self.sizes)], None, 0 if self.tile.has_tail else None, root.axes)
+            access = self._access(
+                [affine.flat(root.axes, self.sizes)], None, 0 if self.tile.has_tail else None, root.axes
+            )
             stores.append(access)
             results.append(self._broadcast(env[root.node], access.tile))
         outputs = tuple(ArrayType((root.var.type.size,), root.var.type.dtype) for root in self.roots)
         body = self.builder.build([*params, *self.pids], results, name=self.name)
-        kernel = Kernel(self.grid, tuple(accesses), tuple(stores), outputs, body, name=self.name)
-        return Built(kernel, tuple(node.var for node in loads), tuple(flat))
+        extents, operands = self._extents(bounded, len(loads))
+        kernel = Kernel(self.grid, tuple(accesses), tuple(stores), outputs, body, extents, self.name)
+        return Built(kernel, tuple(node.var for node in loads), tuple(flat), operands)
+
+    def _extents(
+        self, bounded: Mapping[int, Var], num_loads: int
+    ) -> tuple[tuple[tuple[int, int, int], ...], tuple[Var, ...]]:
+        """Bounds of grid dimensions, as (grid dimension, points per program, operand), and the extents as
+        operands.
+        """
+        found: list[tuple[int, int, int]] = []
+        operands: dict[Var, int] = {}
+        places = [(i, 1) for i in self.grid_axes] + (
+            [(self.tile.axes[-1], self.tile.block)] if self.is_blocked else []
+        )
+        for dimension, (position, rows) in enumerate(places):
+            extent = bounded.get(self.merged[position].innermost)
+            if extent is not None:
+                operands.setdefault(extent, num_loads + len(operands))
+                found.append((dimension, rows, operands[extent]))
+        return tuple(found), tuple(operands)
 
     def _fill(self, node: Load) -> complex | None:
-        """What the load gives outside; only the tail of a domain of one axis lies outside when the index never does."""
+        """What the load gives outside; only the tail of a domain of one axis lies outside when the index
+        never does.
+        """
         return 0 if node.fill is None and self.tile.has_tail and node.axes else node.fill
 
     def _index(self, node: Load) -> list[Affine]:
@@ -224,13 +278,17 @@ class _Emitter:
         return tuple(grid) or (0,), tuple(tile)
 
     def _shape(self, used: Iterable[int]) -> tuple[int, ...]:
-        """Shape of a tile that depends on some axes of the domain: NumPy broadcasting puts it together with others."""
+        """Shape of a tile that depends on some axes of the domain: NumPy broadcasting puts it together with
+        others.
+        """
         touched = set(used)
         present = [bool(touched & set(self.merged[i].members)) for i in self.tile.axes]
         if not any(present):
             return ()
         first = present.index(True)
-        return tuple(n if here else 1 for n, here in zip(self.tile_shape[first:], present[first:], strict=True))
+        return tuple(
+            n if here else 1 for n, here in zip(self.tile_shape[first:], present[first:], strict=True)
+        )
 
     def _access(
         self, index: Sequence[Affine], node: Load | None, fill: complex | None, axes: Sequence[int] = ()
@@ -251,10 +309,15 @@ class _Emitter:
             return var
         kept = tuple(
             i - len(shape)
-            for i, (n, m) in enumerate(zip(var.type.shape, shape[len(shape) - var.type.ndim :], strict=True), len(shape) - var.type.ndim)
+            for i, (n, m) in enumerate(
+                zip(var.type.shape, shape[len(shape) - var.type.ndim :], strict=True),
+                len(shape) - var.type.ndim,
+            )
             if n == m
         )
-        squeezed = tuple(n for n, m in zip(var.type.shape, shape[len(shape) - var.type.ndim :], strict=True) if n == m)
+        squeezed = tuple(
+            n for n, m in zip(var.type.shape, shape[len(shape) - var.type.ndim :], strict=True) if n == m
+        )
         if squeezed != var.type.shape:
             var = self.builder.emit1(primitive.by_name("reshape"), [var], shape=squeezed, ndim=var.type.ndim)
         return self.builder.emit1(primitive.by_name("broadcast_in_dim"), [var], shape=shape, dims=kept)
@@ -289,7 +352,9 @@ class _Emitter:
         for position, factor in enumerate(tile):
             if factor:
                 shape = tuple(n if i == position else 1 for i, n in enumerate(self.tile_shape))[position:]
-                line = self.builder.emit1(primitive.by_name("iota"), [], shape=shape, dimension=0, dtype=dtypes.int32)
+                line = self.builder.emit1(
+                    primitive.by_name("iota"), [], shape=shape, dimension=0, dtype=dtypes.int32
+                )
                 total = self._sum(total, self._product(line, factor))
         return total if total is not None else self._number(0)
 
@@ -297,7 +362,9 @@ class _Emitter:
         return self.builder.constant(np.asarray(value, np.int32))
 
     def _product(self, var: Var, factor: int) -> Var:
-        return var if factor == 1 else self.builder.emit1(primitive.by_name("mul"), [var, self._number(factor)])
+        return (
+            var if factor == 1 else self.builder.emit1(primitive.by_name("mul"), [var, self._number(factor)])
+        )
 
     def _sum(self, total: Var | None, term: Var) -> Var:
         return term if total is None else self.builder.emit1(primitive.by_name("add"), [total, term])

@@ -1,6 +1,8 @@
-"""Operations that only move elements, as index maps: which element of which operand is element `index` of the result.
+"""Operations that only move elements, as index maps: which element of which operand is element `index` of the
+result.
 
-A `Piece` with bounds is valid where its bounds hold; elsewhere the next piece applies, or for `pad` the padding value.
+A `Piece` with bounds is valid where its bounds hold; elsewhere the next piece applies, or for `pad` the
+padding value.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def _reshape(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[
     (x,) = equation.inputs
     shape = equation.output.type.shape
     moved: list[Affine] = [affine.ZERO] * x.type.ndim
-    for sources, targets in _matching(x.type.shape, shape):
+    for sources, targets in matching(x.type.shape, shape):
         if len(sources) == len(targets) == 1:
             # The index may lie outside here, where a position in memory would be another row's.
             moved[sources[0]] = index[targets[0]]
@@ -53,8 +55,8 @@ def _reshape(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[
     return [Piece(x, tuple(moved))]
 
 
-def _matching(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Dimensions of two shapes, those of size 1 left out, in the smallest groups that hold the same elements."""
+def matching(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Dimensions of two shapes, without those of size 1, in the smallest groups of equal size."""
     ins = [d for d, n in enumerate(source) if n != 1]
     outs = [d for d, n in enumerate(target) if n != 1]
     groups = []
@@ -130,7 +132,9 @@ def _concatenate(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> l
     return pieces
 
 
-def _needed_bounds(places: Iterable[tuple[Affine, int]], sizes: Sequence[int]) -> tuple[tuple[Affine, int], ...]:
+def _needed_bounds(
+    places: Iterable[tuple[Affine, int]], sizes: Sequence[int]
+) -> tuple[tuple[Affine, int], ...]:
     found = []
     for place, size in places:
         low, high = place.range(sizes)
@@ -165,6 +169,4 @@ def pieces(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Pi
 def operand_index(index: IndexMap, operand_shape: Sequence[int], shape: Sequence[int]) -> IndexMap:
     """Index of an operand of an elementwise operation, which broadcasts as NumPy does."""
     missing = len(shape) - len(operand_shape)
-    return tuple(
-        affine.ZERO if size == 1 else index[missing + d] for d, size in enumerate(operand_shape)
-    )
+    return tuple(affine.ZERO if size == 1 else index[missing + d] for d, size in enumerate(operand_shape))

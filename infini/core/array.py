@@ -307,7 +307,7 @@ def materialize(item: value.Literal, device: backend.Device | None = None) -> Ar
     return Array(
         item.type,
         (buffer,),
-        sharding_.SingleDeviceSharding(target),
+        sharding_.on_one(target),
         weak=item.weak,
         committed=device is not None,
     )
@@ -336,5 +336,5 @@ def from_dlpack(data: Any, *, copy: bool | None = None) -> Array:  # Any: an obj
     if copy is False and host.flags.c_contiguous:
         target = backend.default_device()
         type_ = ir.ArrayType(tuple(host.shape), dtypes.canonical(host.dtype))
-        return Array(type_, (target.backend.adopt(host, target),), sharding_.SingleDeviceSharding(target))
+        return Array(type_, (target.backend.adopt(host, target),), sharding_.on_one(target))
     return from_host(host, keep_dtype=True)

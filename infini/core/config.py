@@ -123,19 +123,31 @@ def _from_environment() -> dict[str, Any]:  # Any: knobs have different types
     return values
 
 
-_BASE: Final[Mapping[str, Any]] = _from_environment()
-_scope: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("infini_config", default=_BASE)
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Values of all knobs, and of those that are part of cache keys."""
+
+    values: Mapping[str, Any]  # Any: knobs have different types
+    key: tuple[object, ...]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Scope:
+        """The scope with these values."""
+        return cls(values, tuple(values[knob.name] for knob in KNOBS.values() if knob.in_key))
+
+
+_BASE: Final = Scope.of(_from_environment())
+_scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("infini_config", default=_BASE)
 
 
 def get(name: str) -> Any:  # Any: knobs have different types
     """The current value of a knob."""
-    return _scope.get()[name]
+    return _scope.get().values[name]
 
 
 def cache_key() -> tuple[object, ...]:
     """Values of the knobs that change results, for cache keys."""
-    scope = _scope.get()
-    return tuple(scope[knob.name] for knob in KNOBS.values() if knob.in_key)
+    return _scope.get().key
 
 
 @contextlib.contextmanager
@@ -163,7 +175,7 @@ def config(**changes: Any) -> Iterator[None]:  # Any: knobs have different types
                 raise errors.ValueMismatchError(
                     f"the knob {name!r} has a wrong value", got=repr(value), expected=str(error)
                 ) from None
-    token = _scope.set({**_scope.get(), **changes})
+    token = _scope.set(Scope.of({**_scope.get().values, **changes}))
     try:
         yield
     finally:

@@ -33,6 +33,7 @@ class BoundedCache(Generic[K, V]):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._items: dict[K, V] = {}
+        self.num_clears = 0
 
     def get(self, key: K) -> V | None:
         """The entry, or None."""
@@ -48,13 +49,14 @@ class BoundedCache(Generic[K, V]):
     def clear(self) -> None:
         """Forget everything."""
         self._items.clear()
+        self.num_clears += 1
 
     def __len__(self) -> int:
         return len(self._items)
 
 
 _executables: BoundedCache[Hashable, backend.Executable] = BoundedCache(4096)
-_equations: BoundedCache[Hashable, tuple[ir.Program, backend.CompileOptions]] = BoundedCache(8192)
+_equations: BoundedCache[Hashable, Runner] = BoundedCache(8192)
 _PLAIN: Final = backend.CompileOptions()
 
 
@@ -79,6 +81,13 @@ def common_sharding(arrays: Sequence[array_.Array]) -> tuple[sharding_.Sharding,
     Raises:
         DeviceError: two committed arguments live in different places.
     """
+    if arrays:
+        first = arrays[0].sharding
+        if type(first) is sharding_.SingleDeviceSharding and all(a.sharding is first for a in arrays):
+            if any(a.committed for a in arrays):
+                return first, True
+            if first.device == backend.default_device():
+                return first, False
     chosen: array_.Array | None = None
     for array in arrays:
         if not array.committed:
@@ -96,7 +105,7 @@ def common_sharding(arrays: Sequence[array_.Array]) -> tuple[sharding_.Sharding,
     for array in arrays:
         if len(array.sharding.devices) > 1:
             return array.sharding, False
-    return sharding_.SingleDeviceSharding(backend.default_device()), False
+    return sharding_.on_one(backend.default_device()), False
 
 
 def on_device(array: array_.Array, device: backend.Device) -> backend.Buffer:
@@ -111,31 +120,54 @@ def on_device(array: array_.Array, device: backend.Device) -> backend.Buffer:
     return device.backend.put(array.to_host(), device)
 
 
+class Runner:
+    """A program ready to run: remembers its executable per backend and knobs, so a call does not hash the program.
+
+    Args:
+        program: program to run.
+        options: what the backend must know besides.
+        mesh: devices for a program that names a mesh, when no argument says which.
+    """
+
+    __slots__ = ("_executables", "_types", "mesh", "options", "program")
+
+    def __init__(
+        self,
+        program: ir.Program,
+        options: backend.CompileOptions = _PLAIN,
+        mesh: sharding_.Mesh | None = None,
+    ) -> None:
+        self.program, self.options, self.mesh = program, options, mesh
+        self._types = program.out_types
+        self._executables: dict[Hashable, backend.Executable] = {}
+
+    def __call__(self, arrays: Sequence[array_.Array]) -> tuple[array_.Array, ...]:
+        """Run on one device, or on a mesh when an argument or the program names one."""
+        placement, committed = common_sharding(arrays)
+        if self.options.mesh is not None or type(placement) is not sharding_.SingleDeviceSharding:
+            return _run_on_mesh(self.program, arrays, self.options, self.mesh)
+        device = placement.device
+        key = (device.platform, config.cache_key(), _executables.num_clears)
+        executable = self._executables.get(key)
+        if executable is None:
+            executable = self._executables[key] = compile(self.program, device, self.options)
+        inputs = [a.buffers[0] if a.sharding is placement else on_device(a, device) for a in arrays]
+        return tuple(
+            [
+                array_.Array(type_, (buffer,), placement, committed=committed)
+                for type_, buffer in zip(self._types, executable(inputs), strict=True)
+            ]
+        )
+
+
 def run(
     program: ir.Program,
     arrays: Sequence[array_.Array],
     options: backend.CompileOptions = _PLAIN,
     mesh: sharding_.Mesh | None = None,
 ) -> tuple[array_.Array, ...]:
-    """Run a program on one device, or on a mesh when an argument or the program names one.
-
-    Args:
-        program: program to run.
-        arrays: its arguments.
-        options: what the backend must know besides.
-        mesh: devices for a program that names a mesh, when no argument says which.
-    """
-    sharding, committed = common_sharding(arrays)
-    if options.mesh is not None or type(sharding) is sharding_.NamedSharding:
-        return _run_on_mesh(program, arrays, options, mesh)
-    device = sharding.devices[0]
-    executable = compile(program, device, options)
-    results = executable([on_device(array, device) for array in arrays])
-    placement = sharding_.SingleDeviceSharding(device)
-    return tuple(
-        array_.Array(var.type, (buffer,), placement, committed=committed)
-        for var, buffer in zip(program.results, results, strict=True)
-    )
+    """Run a program once; see `Runner`."""
+    return Runner(program, options, mesh)(arrays)
 
 
 def _run_on_mesh(
@@ -214,5 +246,5 @@ def run_equation(
     found = _equations.get(key)
     if found is None:
         program = ir.single_equation(op, types, attrs)
-        found = _equations.put(key, (program, backend.CompileOptions(mesh=attrs.get("mesh"))))
-    return run(found[0], arrays, found[1])
+        found = _equations.put(key, Runner(program, backend.CompileOptions(mesh=attrs.get("mesh"))))
+    return found(arrays)

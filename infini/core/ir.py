@@ -24,12 +24,21 @@ from infini.core import dtypes, errors, primitive, source
 Shape: TypeAlias = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ArrayType:
     """Shape and dtype of an array, nothing else."""
 
     shape: Shape
     dtype: np.dtype
+
+    # Written out because every call of a jitted function hashes and compares the types of its arguments.
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            type(other) is ArrayType and self.shape == other.shape and self.dtype == other.dtype
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.shape)
 
     @property
     def ndim(self) -> int:
@@ -293,7 +302,9 @@ class Program:
     def __repr__(self) -> str:
         return _print(self)
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # Any: IPython's and hypothesis' pretty printer
+    def _repr_pretty_(
+        self, printer: Any, cycle: bool
+    ) -> None:  # Any: IPython's and hypothesis' pretty printer
         printer.text(_print(self))
 
     def replace(self, **changes: Any) -> Program:  # Any: as dataclasses.replace
@@ -318,9 +329,16 @@ def _canonical_text(program: Program) -> str:
 
 
 def infer_types(
-    op: primitive.Primitive, in_types: Sequence[ArrayType], attrs: Mapping[str, Any]
+    op: primitive.Primitive, in_types: Sequence[ArrayType], attrs: Attrs
 ) -> tuple[ArrayType, ...]:
     """Types of the results of an operation, by its TYPE rule."""
+    return _infer_types(op, tuple(in_types), attrs)
+
+
+@functools.lru_cache(maxsize=65536)
+def _infer_types(
+    op: primitive.Primitive, in_types: tuple[ArrayType, ...], attrs: Attrs
+) -> tuple[ArrayType, ...]:
     return tuple(op.rule(primitive.TYPE)(*in_types, **attrs))
 
 

@@ -8,10 +8,11 @@ to the free list only when nothing else refers to it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import sys
 import threading
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -20,6 +21,10 @@ HUGE_PAGE: Final = 2 << 20
 _MAX_FREE_BYTES: Final = 1 << 30
 
 
+Block: TypeAlias = tuple[np.ndarray, int]  # the owner of the memory, and an aligned address in it
+
+
+@functools.lru_cache(maxsize=4096)
 def size_class(nbytes: int) -> int:
     """Bytes a block for `nbytes` really has: powers of two up to 4 KiB, then eighths of a power of two."""
     if nbytes <= ALIGNMENT:
@@ -30,14 +35,21 @@ def size_class(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-def _new_block(nbytes: int) -> np.ndarray:
-    if nbytes >= HUGE_PAGE:
-        mapping = mmap.mmap(-1, nbytes + HUGE_PAGE)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):
-                mapping.madvise(mmap.MADV_HUGEPAGE)
-        return np.frombuffer(mapping, np.uint8)
-    return np.empty(nbytes + ALIGNMENT, np.uint8)
+def _new_block(nbytes: int) -> Block:
+    if nbytes < HUGE_PAGE:
+        block = np.empty(nbytes + ALIGNMENT, np.uint8)
+        return block, _aligned(block, ALIGNMENT)
+    mapping = mmap.mmap(-1, nbytes + HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    block = np.frombuffer(mapping, np.uint8)
+    return block, _aligned(block, HUGE_PAGE)
+
+
+def _aligned(block: np.ndarray, alignment: int) -> int:
+    base = int(block.__array_interface__["data"][0])
+    return -(-base // alignment) * alignment
 
 
 class HostAllocator:
@@ -46,25 +58,25 @@ class HostAllocator:
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, list[np.ndarray]] = {}
+        self._free: dict[int, list[Block]] = {}
         self._free_bytes = 0
-        self._lock = threading.Lock()
+        # Reentrant: a collection inside `take` may run the `__del__` of a buffer, which gives its block back.
+        self._lock = threading.RLock()
         self.used_bytes = 0
         self.peak_bytes = 0
 
-    def take(self, nbytes: int) -> tuple[np.ndarray, int]:
-        """A block of at least `nbytes`, and its size class."""
-        size = size_class(nbytes)
+    def take(self, size: int) -> Block:
+        """A block of a size class and its aligned address."""
         with self._lock:
             self.used_bytes += size
             self.peak_bytes = max(self.peak_bytes, self.used_bytes)
             blocks = self._free.get(size)
             if blocks:
                 self._free_bytes -= size
-                return blocks.pop(), size
-        return _new_block(size), size
+                return blocks.pop()
+        return _new_block(size)
 
-    def give(self, block: np.ndarray | None, size: int) -> None:
+    def give(self, block: Block | None, size: int) -> None:
         """Take back a block; None when a view still uses its memory, which is then dropped instead of
         kept.
         """
@@ -101,13 +113,9 @@ class HostBuffer:
     __slots__ = ("__weakref__", "_block", "_references", "_size", "address", "nbytes")
 
     def __init__(self, nbytes: int) -> None:
-        block, self._size = HOST.take(nbytes)
-        self._block: np.ndarray = block
+        self._size = size_class(nbytes)
+        self._block, self.address = HOST.take(self._size)
         self.nbytes = nbytes
-        base = block.__array_interface__["data"][0]
-        alignment = HUGE_PAGE if self._size >= HUGE_PAGE else ALIGNMENT
-        self.address = -(-base // alignment) * alignment
-        del block
         self._references = sys.getrefcount(self._block)
 
     @classmethod
@@ -148,4 +156,5 @@ class HostBuffer:
     def __del__(self) -> None:
         if getattr(self, "_size", 0) and HOST is not None:  # None while the interpreter shuts down
             # The test of `has_views`, with the reference the expression itself holds.
-            HOST.give(None if sys.getrefcount(self._block) > self._references else self._block, self._size)
+            is_shared = sys.getrefcount(self._block) > self._references
+            HOST.give(None if is_shared else (self._block, self.address), self._size)

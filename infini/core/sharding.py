@@ -171,6 +171,12 @@ class SingleDeviceSharding:
         return shape
 
 
+@functools.cache
+def on_one(device: backend.Device) -> SingleDeviceSharding:
+    """The placement of whole arrays on a device; always the same object, so placements compare by identity."""
+    return SingleDeviceSharding(device)
+
+
 @dataclass(frozen=True, slots=True)
 class NamedSharding:
     """An array split over a mesh as `spec` says; dimensions beyond `spec` are whole.

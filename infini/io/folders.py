@@ -43,10 +43,13 @@ def replacing_folder(path: Path | str, *, may_replace: Collection[str]) -> Itera
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     try:
         yield temporary
+        # Temporary folders and some writers keep others out; a finished folder has the usual permissions.
+        mask = _umask()
         for file in temporary.iterdir():
+            file.chmod(0o666 & ~mask)
             _sync(file)
+        temporary.chmod(0o777 & ~mask)
         _sync(temporary)
-        temporary.chmod(0o777 & ~_umask())
         _swap(temporary, target)
         _sync(target.parent)
     finally:

@@ -127,7 +127,9 @@ def loop_shape(name: str, types: Sequence[ArrayType], ranks: Sequence[int]) -> i
     Raises:
         TypeMismatchError: they do not broadcast.
     """
-    loops = [t.shape[: t.ndim - rank] for t, rank in zip(types, ranks, strict=True)]
+    loops = [t.shape[: len(t.shape) - rank] for t, rank in zip(types, ranks, strict=True)]
+    if all(loop == loops[0] for loop in loops):
+        return loops[0] if loops else ()
     try:
         return tuple(int(n) for n in np.broadcast_shapes(*loops))
     except ValueError:

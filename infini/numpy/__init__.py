@@ -2,8 +2,8 @@
 dropped writes.
 
 Functions promote their operands and bind the operations of `infini.lax`, which broadcast by themselves. The
-names, signatures and defaults are those of `jax.numpy`; where a function is missing here it is missing, never
-approximated.
+names, signatures and defaults are those of `jax.numpy`; where a function is missing here it is missing,
+never approximated.
 """
 
 from infini.core import value as _value

@@ -2,9 +2,8 @@
 and slices need.
 
 An index without arrays is *basic*: bounds per dimension. With arrays it is *advanced*: integer arrays
-broadcast together and
-their dimensions stand where the first of them stood, or in front when something lies between them. Scalars
-count as arrays then.
+broadcast together and their dimensions stand where the first of them stood, or in front when something lies
+between them. Scalars count as arrays then.
 """
 
 from __future__ import annotations
@@ -184,13 +183,12 @@ class Plan:
 _BLOCK = -1  # stands for the dimensions that all arrays of an index share, where parts are listed by number
 
 
-def plan(parts: Sequence[Item], shape: ir.Shape, *, wrap: bool = True) -> Plan:
+def plan(parts: Sequence[Item], shape: ir.Shape) -> Plan:
     """The plan of an index with scalars or arrays; slices that are not whole become columns of positions.
 
     Args:
         parts: what `items` returned.
         shape: shape of the indexed array.
-        wrap: whether negative numbers count from the end.
 
     Raises:
         IndexOutOfRangeError: the arrays do not broadcast.
@@ -220,7 +218,7 @@ def plan(parts: Sequence[Item], shape: ir.Shape, *, wrap: bool = True) -> Plan:
             if not part.is_whole:
                 columns[dimension] = _aligned(_positions(part), places[number], len(batch))
         else:
-            column = wrapped(part, length, wrap)
+            column = wrapped(part, length)
             columns[dimension] = _aligned(column, places[_BLOCK] + len(block) - column.ndim, len(batch))
     stacked = [
         view.expand_dims(broadcast_to(column, tuple(batch)), (len(batch),)) for column in columns.values()
@@ -257,15 +255,15 @@ def _positions(part: Range) -> Value:
     return bind_scalars(e.add_p, scaled, part.start) if part.start else scaled
 
 
-def wrapped(part: int | Value, length: int, wrap: bool = True) -> Value:
+def wrapped(part: int | Value, length: int) -> Value:
     """An index as int32, negative numbers counted from the end."""
     if isinstance(part, int):
-        return Literal(np.asarray(part + length if part < 0 and wrap else part, np.int32), weak=False)
+        return Literal(np.asarray(part + length if part < 0 else part, np.int32), weak=False)
     if isinstance(part, Literal):
         host = part.host.astype(np.int64)
-        return Literal(np.where((host < 0) & wrap, host + length, host).astype(np.int32), weak=False)
+        return Literal(np.where(host < 0, host + length, host).astype(np.int32), weak=False)
     wide = convert(part, dtypes.int32)
-    if part.dtype in dtypes.UNSIGNED or not wrap:
+    if part.dtype in dtypes.UNSIGNED:
         return wide
     return trace.bind1(e.select_n_p, bind_scalars(e.lt_p, wide, 0), wide, bind_scalars(e.add_p, wide, length))
 
@@ -278,6 +276,13 @@ def _aligned(column: Value, place: int, rank: int) -> Value:
 def whole(length: int) -> Range:
     """All of a dimension."""
     return Range(0, length, 1, length)
+
+
+def basic_shape(parts: Sequence[Item]) -> ir.Shape:
+    """Shape of the result of an index without arrays."""
+    return tuple(
+        1 if part is None else part.size for part in parts if part is None or isinstance(part, Range)
+    )
 
 
 def by_dimension(parts: tuple[Item, ...], shape: tuple[int, ...]) -> list[tuple[Item, int]]:

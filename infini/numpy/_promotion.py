@@ -2,9 +2,8 @@
 types included.
 
 Python numbers stay Python numbers until their dtype is known, so `uint32_array & 0xFFFFFFFF` fits and
-`bf16_array * 0.1` is
-rounded once. Everything here returns values of one dtype whose weak flags make the result weak exactly
-when JAX's is.
+`bf16_array * 0.1` is rounded once. Everything here returns values of one dtype whose weak flags make the
+result weak exactly when JAX's is.
 """
 
 from __future__ import annotations

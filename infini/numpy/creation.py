@@ -1,8 +1,7 @@
 """Making arrays: from host data, filled, ranges, and triangles.
 
 Host data become arrays on the default device at once, also while tracing; everything else is computed, so
-traced programs
-hold no constants for it.
+traced programs hold no constants for it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 promotion.
 
 Each function promotes its operands and binds the operation, which broadcasts by itself. Unless a docstring
-says otherwise the
-result has the common dtype of the operands; functions marked *inexact* give floats for integers.
+says otherwise the result has the common dtype of the operands; functions marked *inexact* give floats for
+integers.
 """
 
 from __future__ import annotations

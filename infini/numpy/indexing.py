@@ -1,8 +1,7 @@
-"""Reading and updating by index: `x[...]`, `x.at[...]`, `take`, `take_along_axis`.
+"""Reading by index: `x[...]`, `take`, `take_along_axis`, and positions of elements.
 
-As in JAX, reads outside the array are clamped and writes there are dropped. A basic index becomes a slice;
-run outside tracing
-its integers are operands of a dynamic slice, so a loop over `x[i]` compiles once.
+As in JAX, `x[...]` clamps indices outside the array. A basic index becomes a slice; run outside tracing its
+integers are operands of a dynamic slice, so a loop over `x[i]` compiles once.
 """
 
 from __future__ import annotations
@@ -39,9 +38,7 @@ def getitem(x: Value, index: Index, *, mode: str | None = None, fill_value: Arra
     )
     parts = tuple(Range(0, p.size, 1, p.size) if isinstance(p, Range) else p for p in parts)
     if all(isinstance(p, Range) or p is None for p in parts):
-        return view.reshape(
-            narrow, tuple(1 if p is None else p.size for p in parts if p is None or isinstance(p, Range))
-        )
+        return view.reshape(narrow, _index.basic_shape(parts))
     plan = _index.plan(parts, narrow.shape)
     found = lax_indexing.gather(
         narrow, plan.indices, plan.gather_numbers(), plan.slice_sizes(narrow.shape),
@@ -80,9 +77,7 @@ def _read_basic(x: Value, parts: tuple[Item, ...]) -> Value:
         else:
             stops = [int(s) + n for s, n in zip(starts, window, strict=True)]
             result = view.slice(x, starts, stops)  # type: ignore[arg-type]  # all are ints
-    result = _strided(result, parts, steps)
-    shape = tuple(1 if p is None else p.size for p in parts if p is None or isinstance(p, Range))
-    return view.reshape(result, shape)
+    return view.reshape(_strided(result, parts, steps), _index.basic_shape(parts))
 
 
 def _strided(x: Value, parts: tuple[Item, ...], steps: list[tuple[int, int]]) -> Value:

@@ -1,5 +1,5 @@
-"""Changing shapes, joining, splitting, repeating and ordering, with NumPy's names. Dtypes and weak flags
-of single operands stay."""
+"""Changing shapes, joining, splitting, repeating and ordering, with NumPy's names. Dtypes and weak flags of
+single operands stay."""
 
 from __future__ import annotations
 

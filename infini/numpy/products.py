@@ -2,8 +2,7 @@
 is an einsum.
 
 Loop dimensions broadcast inside the contraction, so batched products need neither transposes nor explicit
-broadcasts. 16-bit
-floats accumulate in float32 and are rounded once.
+broadcasts. 16-bit floats accumulate in float32 and are rounded once.
 """
 
 from __future__ import annotations

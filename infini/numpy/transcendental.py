@@ -2,8 +2,7 @@
 inexact.
 
 Inexact functions compute in the common floating dtype of their operands: integers become float32, or
-float64 when they have
-64 bits, and results are weak where every operand is.
+float64 when they have 64 bits, and results are weak where every operand is.
 """
 
 from __future__ import annotations

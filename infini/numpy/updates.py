@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from infini.core import dtypes, errors, trace
-from infini.core.value import Literal, Value
+from infini.core.value import Value
 from infini.lax import elementwise as e, indexing as lax_indexing, view
 from infini.lax.families import broadcast_to
 from infini.numpy import _index, indexing
@@ -207,13 +207,12 @@ def _masked_update(
 def _update_slice(
     x: Value, parts: tuple[Item, ...], update: Value, op: Any
 ) -> Value:  # Any: an operation or None
-    starts, window, shape = [], [], []
+    starts, window = [], []
     for part, length in _index.by_dimension(parts, x.shape):
         starts.append(part.start if isinstance(part, Range) else _index.clamped(part, length))
         window.append(part.size if isinstance(part, Range) else 1)
-    shape = [1 if p is None else p.size for p in parts if p is None or isinstance(p, Range)]
-    new = view.reshape(_fitted(update, tuple(shape)), window)
-    operands = [s if isinstance(s, Value) else Literal(np.asarray(s, np.int32), weak=False) for s in starts]
+    new = view.reshape(_fitted(update, _index.basic_shape(parts)), window)
+    operands = [convert(start, dtypes.int32) for start in starts]
     if op is not None:
         old = trace.bind1(lax_indexing.dynamic_slice_p, x, *operands, slice_sizes=tuple(window))
         new = trace.bind1(op, old, new)
@@ -227,9 +226,8 @@ def _update_strided(
 ) -> Value:  # Any: an operation
     # A scatter needs an indexed dimension: index a new leading dimension of size 1 at 0.
     wide = view.expand_dims(x, (0,))
-    shape = tuple(1 if p is None else p.size for p in parts if p is None or isinstance(p, Range))
     plan = _index.plan((0, *parts), wide.shape)
-    window = view.reshape(_fitted(update, shape), plan.shape)
+    window = view.reshape(_fitted(update, _index.basic_shape(parts)), plan.shape)
     result = trace.bind1(
         scatter, wide, plan.indices, window, dimension_numbers=plan.scatter_numbers(), mode="fill"
     )

@@ -31,7 +31,7 @@ def explain_sharding(
     leaves = tree.leaves(args)
     placed = [x.sharding if isinstance(x, Array) else None for x in leaves]
     found = next((s.mesh for s in placed if isinstance(s, sharding.NamedSharding)), mesh)
-    axes = lowered.traced.options.mesh if found is None else found.abstract
+    axes = lowered.traced.runner.options.mesh if found is None else found.abstract
     if axes is None:
         raise errors.ValueMismatchError(
             "explain_sharding needs a mesh", fix="pass mesh=, or put an argument on one"

@@ -28,7 +28,7 @@ def core(
         list[str] | None, typer.Option(help="Take this measure; may be given several times.")
     ] = None,
     peers: Annotated[bool, typer.Option(help="Measure JAX too when it is installed.")] = True,
-    layers: Annotated[int, typer.Option(help="Layers of the model.", min=1)] = 6,
+    layers: Annotated[int, typer.Option(help="Layers of the model.", min=1)] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     save: Annotated[bool, typer.Option(help="Append the run to bench/results/.")] = True,
 ) -> None:

@@ -57,7 +57,7 @@ class ModelSize:
     vocab_size: int = 4096
     hidden_size: int = 256
     intermediate_size: int = 768
-    num_layers: int = 6
+    num_layers: int = 4
     batch_size: int = 4
     length: int = 256
 

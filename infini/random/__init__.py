@@ -1,8 +1,7 @@
 """Random numbers by keys: JAX's API over its default generator, Threefry-2x32 with partitionable streams.
 
 Equal keys give the bits that `jax.random` gives, on every backend, mesh and thread count. Raw uint32[2]
-keys and typed keys
-work everywhere.
+keys and typed keys work everywhere.
 """
 
 from infini.random.distributions import (

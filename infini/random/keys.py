@@ -1,8 +1,8 @@
 """Keys of random streams: raw uint32 arrays of shape (..., 2), and typed keys that wrap them.
 
 A key is split or folded, never changed, so equal keys give equal numbers on every device and mesh. The
-algorithms are those of
-JAX with `jax_threefry_partitionable`, https://docs.jax.dev/en/latest/jep/263-prng.html
+algorithms are those of JAX with `jax_threefry_partitionable`,
+https://docs.jax.dev/en/latest/jep/263-prng.html
 """
 
 from __future__ import annotations

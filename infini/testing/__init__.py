@@ -1,5 +1,5 @@
-"""What tests of infini and of programs written with it need: tolerances, finite differences, counts,
-random programs.
+"""What tests of infini and of programs written with it need: tolerances, finite differences, counts, random
+programs.
 
 `infini.testing.programs` needs hypothesis and is imported by itself.
 """

@@ -1,5 +1,4 @@
-"""Derivatives against finite differences: `check_grads`, with the signature of
-`jax.test_util.check_grads`."""
+"""Derivatives against finite differences: `check_grads`, with the signature of `jax.test_util`'s."""
 
 from __future__ import annotations
 

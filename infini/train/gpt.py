@@ -42,14 +42,14 @@ class Config:
     vocab_size: int = 4096
     hidden_size: int = 256
     intermediate_size: int = 768
-    num_layers: int = 6
+    num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
     head_dim: int = 64
     max_length: int = 512
     rope_theta: float = 10000.0
     norm_epsilon: float = 1e-5
-    tie_embeddings: bool = True
+    tie_embeddings: bool = False
 
 
 def init(key: Array, config: Config) -> Params:

@@ -55,8 +55,8 @@ class Settings:
     budget_s: float | None = None
     batch_size: int = 4
     length: int = 256
-    learning_rate: float = 3e-3
-    warmup_steps: int = 20
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 40
     final_share: float = 0.05
     hyper: step_.Hyperparameters = field(default_factory=step_.Hyperparameters)
     seed: int = 0
@@ -154,14 +154,9 @@ def train(
 
     Raises:
         NonFiniteLossError: the loss is no longer finite.
-        ValueMismatchError: the text is too short, or the sequence is longer than the model was made for.
+        ValueMismatchError: the text is too short, or as for `check`.
     """
-    if settings.length > config.max_length:
-        raise errors.ValueMismatchError(
-            "the sequence is longer than the model",
-            got=str(settings.length),
-            expected=f"at most {config.max_length}",
-        )
+    check(config, settings)
     windows = batches.spaced_windows(held_out, count=settings.num_evaluation_windows, length=settings.length)
     run_step = inf.jit(functools.partial(step_.step, config=config, hyper=settings.hyper), donate_argnums=0)
     measure = inf.jit(functools.partial(gpt.loss, config=config))
@@ -222,6 +217,22 @@ def train(
             }
         )
     return outcome
+
+
+def check(config: gpt.Config, settings: Settings) -> None:
+    """Refuse a model that cannot be trained so.
+
+    Raises:
+        ValueMismatchError: sizes do not go together.
+    """
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    for is_right, got, expected in (
+        (settings.length <= config.max_length, f"sequences of {settings.length}", f"at most {config.max_length}"),
+        (config.head_dim > 0 and config.head_dim % 2 == 0, f"heads of width {config.head_dim}", "an even width"),
+        (heads % kv_heads == 0, f"{heads} query and {kv_heads} key-value heads", "a multiple as many query heads"),
+    ):
+        if not is_right:
+            raise errors.ValueMismatchError("sizes of the model do not go together", got=got, expected=expected)
 
 
 class _Clock:

@@ -17,6 +17,9 @@ def values(leaves: Sequence[Any], what: str) -> list[Value]:
     """
     found = []
     for leaf in leaves:
+        if isinstance(leaf, Value):
+            found.append(leaf)
+            continue
         try:
             found.append(trace.as_value(leaf))
         except errors.TypeMismatchError as error:

@@ -52,7 +52,7 @@ def device_put(x: Any, device: Any = None) -> Any:  # Any: pytrees; a device, a 
 def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
     (value,) = flat.values([leaf], "what device_put is given")
     if isinstance(where, backend.Device):
-        where = SingleDeviceSharding(where)
+        where = sharding.on_one(where)
     if isinstance(where, mesh.PartitionSpec):
         where = NamedSharding(*placement.mesh_and_spec(where, "device_put"))
     if not trace.is_eager():

@@ -29,8 +29,7 @@ class Traced:
 
     staged: trace.Staged
     out_tree: tree.PyTreeDef
-    options: backend.CompileOptions
-    mesh: sharding.Mesh | None
+    runner: execute.Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +178,8 @@ class Jitted:
             donation=self._donation,  # type: ignore[arg-type]  # checked by jit
             mesh=_mesh_in(staged.program),
         )
-        return Traced(staged, f.out_tree, options, self._mesh or sharding.current_mesh())
+        mesh = self._mesh or sharding.current_mesh()
+        return Traced(staged, f.out_tree, execute.Runner(staged.program, options, mesh))
 
     def _donated_parameters(
         self, args: Sequence[Any], kwargs: dict[str, Any], static: set[int], num_captures: int
@@ -229,8 +229,10 @@ def run_donating(traced: Traced, arrays: Sequence[array.Array], name: str) -> tu
     Raises:
         DonationError: an array is donated and passed a second time.
     """
-    options = traced.options
-    counts = Counter(map(id, arrays)) if options.donated else {}
+    options = traced.runner.options
+    if not options.donated:
+        return traced.runner(arrays)
+    counts = Counter(map(id, arrays))
     for number in options.donated:
         if counts[id(arrays[number])] > 1:
             raise errors.DonationError(
@@ -238,7 +240,7 @@ def run_donating(traced: Traced, arrays: Sequence[array.Array], name: str) -> tu
                 got=str(arrays[number].type),
                 fix="pass a copy, or leave the argument out of donate_argnums",
             )
-    results = execute.run(traced.staged.program, arrays, options, traced.mesh)
+    results = traced.runner(arrays)
     for number in options.donated:
         arrays[number].delete()
     return results
@@ -273,7 +275,7 @@ class Lowered:
     def compile(self) -> Compiled:
         """Machine code for the default device."""
         device = backend.default_device()
-        return Compiled(self, execute.compile(self.program, device, self.traced.options))
+        return Compiled(self, execute.compile(self.program, device, self.traced.runner.options))
 
 
 @dataclass(frozen=True, slots=True)

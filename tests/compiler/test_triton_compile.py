@@ -72,6 +72,15 @@ def test_float32_products_do_not_use_tf32() -> None:
     assert "tf32" not in compiled(function, 80, *[of((64, 64), dtypes.float32)] * 2).ptx
 
 
+def test_products_of_bytes_compile() -> None:
+    from infini.lax import contraction
+
+    for depth in (16, 32):
+        x, y = ArrayType((16, depth), dtypes.int8), ArrayType((depth, 16), dtypes.int8)
+        dot = lambda x, y: contraction.contract("mk,kn->mn", x, y, preferred_element_type="int32")  # noqa: E731
+        assert compile_.compile_source(emit.emit_triton(k.on_tiles(dot, x, y), [x, y]), 90).code
+
+
 def test_every_scalar_rule_compiles() -> None:
     from infini.core import primitive, trace
 

@@ -108,6 +108,12 @@ def test_negative_numbers_to_whole_powers() -> None:
     k.check(k.on_tiles(functools.partial(trace.bind1, e.pow_p), *k.types(x, y)), x, y, tolerance=1e-6)
 
 
+def test_a_constant_to_the_power_of_a_tile() -> None:
+    y = np.arange(8, dtype=np.float32)
+    kernel = k.on_tiles(lambda y: trace.bind1(e.pow_p, np.float32(10.0), y), *k.types(y))
+    k.check(kernel, y, tolerance=1e-5)
+
+
 def test_integer_division_by_zero_gives_minus_one_and_remainder_keeps_the_dividend() -> None:
     x, y = np.array([7, -7, 0, 9], np.int32), np.array([0, 2, 0, -4], np.int32)
     k.check(k.on_tiles(lambda x, y: (e.div(x, y), e.rem(x, y)), *k.types(x, y)), x, y)

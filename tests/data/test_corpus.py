@@ -30,7 +30,9 @@ def test_split_does_not_depend_on_where_the_files_are(tmp_path: Path) -> None:
 
 
 def test_copies_of_a_file_stay_on_one_side(tmp_path: Path) -> None:
-    found = corpus.read([_write(tmp_path, **{f"m{i}": f"x = {i % 5}\n" for i in range(40)})], held_out_share=0.3)
+    found = corpus.read(
+        [_write(tmp_path, **{f"m{i}": f"x = {i % 5}\n" for i in range(40)})], held_out_share=0.3
+    )
     assert not {d.text for d in found.train} & {d.text for d in found.held_out}
 
 

@@ -56,15 +56,18 @@ def test_a_failed_rename_brings_the_old_folder_back(tmp_path: Path, monkeypatch:
     assert _contents(tmp_path / "model") == dict.fromkeys(NAMES, "old")
 
 
-def test_a_first_folder_is_readable_by_others(tmp_path: Path) -> None:
-    _write(tmp_path / "model", "new")
+def test_folder_and_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    with folders.replacing_folder(tmp_path / "model", may_replace=NAMES) as folder:
+        (folder / "a.txt").touch(mode=0o600)
     (tmp_path / "plain").mkdir()
-    assert (tmp_path / "model").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "plain" / "a.txt").touch()
+    for name in (".", "a.txt"):
+        assert (tmp_path / "model" / name).stat().st_mode == (tmp_path / "plain" / name).stat().st_mode
 
 
 def test_other_files_are_never_deleted(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("mine")
-    with pytest.raises(errors.ValueMismatchError, match="it holds notes.md"):
+    with pytest.raises(errors.ValueMismatchError, match=r"it holds notes\.md"):
         _write(tmp_path, "new")
     assert _contents(tmp_path) == {"notes.md": "mine"}
 

@@ -14,7 +14,7 @@ from infini.perf import jax_twin
         ("import infini.numpy as inp", "import jax.numpy as inp"),
         ("from infini import Array, lax", "from jax import Array, lax"),
         ("from infini import optim", "from infini_on_jax import optim"),
-        ("from infini import Array, optim", "from infini_on_jax import optim; from jax import Array"),
+        ("from infini import Array, optim", "from jax import Array; from infini_on_jax import optim"),
         ("from infini.train import gpt", "from infini_on_jax.train import gpt"),
         ("    infini = 1  # import infini", "    infini = 1  # import infini"),
     ],

@@ -15,7 +15,13 @@ from infini.data import tokenizer
 from infini.train import gpt, model_files
 
 CONFIG = gpt.Config(
-    vocab_size=260, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8
+    vocab_size=260,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
 )
 
 

@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,15 @@ from infini.core import errors
 from infini.train import gpt, trainer
 
 CONFIG = gpt.Config(
-    vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8,
+    vocab_size=32,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
     max_length=32,
-)  # fmt: skip
+)
 TOKENS = np.tile(np.arange(32, dtype=np.uint16), 40)
 
 
@@ -43,7 +50,11 @@ def test_equal_seeds_give_equal_runs() -> None:
     losses: list[list[float]] = [[], []]
     for run in losses:
         trainer.train(
-            CONFIG, _settings(num_steps=3), TOKENS, TOKENS, on_step=lambda report, run=run: run.append(report.loss)
+            CONFIG,
+            _settings(num_steps=3),
+            TOKENS,
+            TOKENS,
+            on_step=lambda report, run=run: run.append(report.loss),
         )
     assert losses[0] == losses[1]
 
@@ -134,6 +145,7 @@ def test_settings_refuse_what_is_not_positive() -> None:
         _settings(num_steps=1, learning_rate=0.0)
 
 
-def test_a_sequence_longer_than_the_model_is_an_error() -> None:
-    with pytest.raises(errors.ValueMismatchError, match="longer than the model"):
-        trainer.train(CONFIG, _settings(num_steps=1, length=64), TOKENS, TOKENS)
+@pytest.mark.parametrize("sizes", [{"max_length": 8}, {"head_dim": 7}, {"num_kv_heads": 3}])
+def test_sizes_that_do_not_go_together_are_an_error(sizes: dict) -> None:
+    with pytest.raises(errors.ValueMismatchError, match="do not go together"):
+        trainer.train(replace(CONFIG, **sizes), _settings(num_steps=1), TOKENS, TOKENS)

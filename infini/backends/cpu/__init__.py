@@ -1,4 +1,5 @@
-"""The CPU backend: programs become machine code by LLVM and run on a pool of native threads; buffers are host memory.
+"""The CPU backend: programs become machine code by LLVM and run on a pool of native threads; buffers are host
+memory.
 
 With the knob `cpu_devices` one process looks like several devices that share memory.
 """
@@ -6,7 +7,6 @@ With the knob `cpu_devices` one process looks like several devices that share me
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def build(
     program: ir.Program, options: CompileOptions, target: target_.Target
 ) -> tuple[ir.Program, Block, Plan]:
     """Everything but machine code: the program in kernels, its steps, and their memory."""
-    fused = pipeline.run(program, lower.has_route, backend="cpu")
+    fused = pipeline.run(program, lower.has_route, backend="cpu", declared=options.extents)
     block = lower.lower(fused, target)
     donated = frozenset(options.donated)
     plan = memory.plan(block, memory.Ends(writable=donated, is_free=True))
@@ -126,7 +126,6 @@ def _why_unused(block: Block, number: int) -> str:
     name = getattr(last, "name", "host call")
     where = getattr(last, "where", None)
     return f"parameter {number} ({param.type}) is still read by {name!r}" + (f" at {where}" if where else "")
-
 
 
 @functools.cache

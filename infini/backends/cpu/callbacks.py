@@ -1,6 +1,8 @@
-"""Host callbacks of compiled programs: a C function pointer per callback that calls Python with copies of the operands.
+"""Host callbacks of compiled programs: a C function pointer per callback that calls Python with copies of the
+operands.
 
-An exception cannot cross native code: it is kept, the program ends early, and whoever called the program raises it.
+An exception cannot cross native code: it is kept, the program ends early, and whoever called the program
+raises it.
 """
 
 from __future__ import annotations

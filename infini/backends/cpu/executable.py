@@ -1,4 +1,6 @@
-"""A compiled program of the CPU backend: fill a table of pointers, call one native function, wrap the results."""
+"""A compiled program of the CPU backend: fill a table of pointers, call one native function, wrap the
+results.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,7 @@ from typing import Any, Final
 
 from infini.backends.cpu import callbacks, link, objects, pool
 from infini.compiler import cost
-from infini.compiler.llvm import program as program_
-from infini.compiler.llvm import target as target_
+from infini.compiler.llvm import program as program_, target as target_
 from infini.compiler.llvm.program import ProgramText
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
@@ -20,6 +21,7 @@ from infini.compiler.steps import Alias, Block, Parameter, Phase, Place, Plan
 from infini.core import errors, events, ir
 from infini.core.backend import CompileOptions, Device
 from infini.core.memory import HostBuffer
+from infini.core.mesh import AxisEntry
 from infini.core.source import Where
 
 WAKE_NS: Final = 200_000.0  # a program that is worth waking parked workers
@@ -122,12 +124,16 @@ class CpuExecutable:
         return table
 
     def _owned(self, inputs: Sequence[HostBuffer]) -> list[HostBuffer]:
-        """Inputs of which the donated ones may be overwritten: those that the host sees are copied (design 4a.9)."""
+        """Inputs of which the donated ones may be overwritten: those that the host sees are copied (design
+        4a.9).
+        """
         owned = list(inputs)
         for i in self.options.donated:
             if inputs[i].has_views:
                 type_ = self.block.params[i].type
-                events.emit("donation-copied", f"a donated array of type {type_} is visible to NumPy and was copied")
+                events.emit(
+                    "donation-copied", f"a donated array of type {type_} is visible to NumPy and was copied"
+                )
                 owned[i] = HostBuffer.copy_of(inputs[i].view(type_.shape, type_.dtype))
         return owned
 
@@ -151,13 +157,16 @@ class CpuExecutable:
     def run_spmd(
         self, inputs: Sequence[Sequence[HostBuffer]], devices: Sequence[Device]
     ) -> list[tuple[HostBuffer, ...]]:
-        """Run on several devices, one after another: a program that was not compiled for a mesh talks to nobody."""
+        """Run on several devices, one after another: a program that was not compiled for a mesh talks to
+        nobody.
+        """
         return [self(row) for row in inputs]
 
     # --- looking at it --------------------------------------------------------------------------
 
     def text(self, stage: str) -> str:
-        """Text of a stage: `program`, `kernels`, `llvm` (the whole program's module), `tasks` (every kernel's).
+        """Text of a stage: `program`, `kernels`, `llvm` (the whole program's module), `tasks` (every
+        kernel's).
 
         Raises:
             ValueMismatchError: there is no such stage.
@@ -169,7 +178,9 @@ class CpuExecutable:
             "tasks": lambda: "\n".join(task.text for task in self.native.functions.values()),
         }
         if stage not in stages:
-            raise errors.ValueMismatchError(f"the cpu backend has no stage {stage!r}", expected=", ".join(stages))
+            raise errors.ValueMismatchError(
+                f"the cpu backend has no stage {stage!r}", expected=", ".join(stages)
+            )
         return stages[stage]()
 
     def cost_analysis(self) -> dict[str, float]:
@@ -181,17 +192,26 @@ class CpuExecutable:
         return memory_analysis(self.block, self.plan)
 
     def profile(self, inputs: Sequence[HostBuffer]) -> list[PhaseTime]:
-        """Run once with a clock around every phase; phases inside loops are added up. Donated inputs are not overwritten."""
+        """Run once with a clock around every phase; phases inside loops are added up. Donated inputs are not
+        overwritten.
+        """
         return _Profiled(self).run(inputs)
 
 
 def _only_task(block: Block, plan: Plan) -> TaskFunction | None:
-    """The task function whose arguments are the parameters and results in order, when the program is nothing else."""
+    """The task function whose arguments are the parameters and results in order, when the program is nothing
+    else.
+    """
     phases = [step for step in block.steps if not isinstance(step, Alias)]
     if len(phases) != 1 or plan.copies or plan.scratch:
         return None
     (phase,) = phases
-    if not isinstance(phase, Phase) or phase.must_share or len(phase.tasks) != 1 or phase.tasks[0].num_tasks != 1:
+    if (
+        not isinstance(phase, Phase)
+        or phase.must_share
+        or len(phase.tasks) != 1
+        or phase.tasks[0].num_tasks != 1
+    ):
         return None
     # A result in the memory of a donated parameter is the same address in two entries of the table.
     given: list[Place] = [*(Parameter(i) for i in range(len(block.params))), *plan.results]
@@ -204,7 +224,9 @@ def memory_analysis(block: Block, plan: Plan) -> dict[str, int]:
     """Bytes of arguments, results, aliases and temporaries of a plan."""
     arguments = sum(v.type.nbytes for v in block.params)
     outputs = sum(v.type.nbytes for v in block.results)
-    aliased = sum(v.type.nbytes for v, p in zip(block.results, plan.results, strict=True) if isinstance(p, Parameter))
+    aliased = sum(
+        v.type.nbytes for v, p in zip(block.results, plan.results, strict=True) if isinstance(p, Parameter)
+    )
     return {
         "argument bytes": arguments,
         "output bytes": outputs,
@@ -227,9 +249,15 @@ class _Profiled(CpuExecutable):
     def run(self, inputs: Sequence[HostBuffer]) -> list[PhaseTime]:
         """Times of the second of two runs; cycles become time by the length of that run."""
         copies = [
-            HostBuffer.copy_of(b.view(v.type.shape, v.type.dtype)) for b, v in zip(inputs, self.block.params, strict=True)
+            HostBuffer.copy_of(b.view(v.type.shape, v.type.dtype))
+            for b, v in zip(inputs, self.block.params, strict=True)
         ]
-        self([HostBuffer.copy_of(b.view(v.type.shape, v.type.dtype)) for b, v in zip(copies, self.block.params, strict=True)])
+        self(
+            [
+                HostBuffer.copy_of(b.view(v.type.shape, v.type.dtype))
+                for b, v in zip(copies, self.block.params, strict=True)
+            ]
+        )
         ctypes.memset(self._counters, 0, ctypes.sizeof(self._counters))
         rate = _cycles_per_ns()
         self(copies)

@@ -1,6 +1,8 @@
-"""Linking: task functions are compiled once per process, whichever programs use them, and found again by name.
+"""Linking: task functions are compiled once per process, whichever programs use them, and found again by
+name.
 
-Names hold a hash of the text, so equal kernels of different programs are one function. New ones are compiled in parallel.
+Names hold a hash of the text, so equal kernels of different programs are one function. New ones are compiled
+in parallel.
 """
 
 from __future__ import annotations

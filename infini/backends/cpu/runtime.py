@@ -33,6 +33,8 @@ KERNEL_IDS: Final = 1024  # i32 per worker, Linux's thread ids
 CPU_MASK: Final = 2048  # 128 bytes, the processors this process may use
 MEMORY_BYTES: Final = 4096
 
+YIELD_AFTER: Final = 200  # pauses of a thread that waits before it offers its processor to others
+
 MAX_WORKERS: Final = 255
 MAX_TASKS: Final = (1 << 20) - 1024  # claims beyond the end must not reach the neighbouring field
 
@@ -94,7 +96,7 @@ entry:
   %limit = load i32, ptr %spin.p, align 4
   br label %look
 look:
-  %idle = phi i32 [ 0, %entry ], [ %idle.next, %wait ]
+  %idle = phi i32 [ 0, %entry ], [ %idle.next, %wait ], [ %idle.next, %yield ]
   %ran = call i64 @run_tasks(ptr %pool)
   %busy = icmp ne i64 %ran, 0
   %idle.now = select i1 %busy, i32 0, i32 %idle
@@ -106,6 +108,12 @@ look:
 wait:
   $PAUSE
   %idle.next = add i32 %idle.now, 1
+  %rest = urem i32 %idle.next, $YIELD_AFTER
+  %rested = icmp eq i32 %rest, 0
+  br i1 %rested, label %yield, label %look
+yield:
+  ; Somebody else may have work while this thread only waits.
+  %yielded = call i32 @$YIELD()
   br label %look
 done:
   ret void
@@ -160,7 +168,7 @@ wait:
   %complete = icmp sge i64 %done, %num_tasks
   br i1 %complete, label %end, label %wait.more
 wait.more:
-  %long = icmp sgt i32 %spins, 20000
+  %long = icmp sgt i32 %spins, $YIELD_AFTER
   br i1 %long, label %yield, label %pause
 pause:
   $PAUSE

@@ -1,4 +1,5 @@
-"""No device at all: the whole CPU compiler pipeline runs, programs do not. For counting kernels, bytes and copies in tests.
+"""No device at all: the whole CPU compiler pipeline runs, programs do not. For counting kernels, bytes and
+copies in tests.
 
 Results are buffers of zeros, so programs of any size run in the time it takes to make them.
 """
@@ -14,12 +15,11 @@ from infini.backends import cpu, spmd
 from infini.backends.cpu.executable import memory_analysis
 from infini.backends.spmd import executable as spmd_executable
 from infini.compiler import cost
-from infini.compiler.llvm import program as program_
-from infini.compiler.llvm import target as target_
-from infini.core import backend as backend_
-from infini.core import errors, ir
+from infini.compiler.llvm import program as program_, target as target_
+from infini.core import backend as backend_, errors, ir
 from infini.core.backend import CompileOptions, Device, Executable
 from infini.core.memory import HostBuffer
+from infini.core.mesh import AxisEntry
 
 
 class NullExecutable:
@@ -56,7 +56,9 @@ class NullExecutable:
             "llvm": lambda: self.native.text,
         }
         if stage not in stages:
-            raise errors.ValueMismatchError(f"the null backend has no stage {stage!r}", expected=", ".join(stages))
+            raise errors.ValueMismatchError(
+                f"the null backend has no stage {stage!r}", expected=", ".join(stages)
+            )
         return stages[stage]()
 
     def cost_analysis(self) -> dict[str, float]:

@@ -65,7 +65,8 @@ def typed(
     arrays = [np.asarray(x) for x in results]
     for array, var in zip(arrays, equation.outputs, strict=True):
         assert array.shape == var.type.shape and array.dtype == var.type.dtype, (
-            f"the REFERENCE rule of {equation.op.name!r} gave {array.dtype}{list(array.shape)}, its type is {var.type}"
+            f"the REFERENCE rule of {equation.op.name!r} gave {array.dtype}{list(array.shape)}, "
+            f"its type is {var.type}"
         )
     return arrays
 

@@ -1,6 +1,7 @@
 """From a fused program to steps: each equation by its route, kernels and contractions through their emitters.
 
-`ROUTES` is the table of operations with a route of their own; elementwise operations, views and reductions arrive as kernels.
+`ROUTES` is the table of operations with a route of their own; elementwise operations, views and reductions
+arrive as kernels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable
-from infini.compiler.llvm import gemm, kernels, movement, operations, registers, schedule, sorting
+from infini.compiler.llvm import gemm, kernels, movement, operations, registers, schedule, sorting, windows
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
@@ -92,7 +93,9 @@ def _kernel(equation: Equation, target: Target) -> list[Step]:
 
 
 def in_place_pairs(kernel: Kernel, in_types: Sequence[ArrayType]) -> tuple[tuple[int, int], ...]:
-    """Loads and stores of which every program reads an element last in the pass that writes it, and it alone writes it."""
+    """Loads and stores of which every program reads an element last in the pass that writes it, and it alone
+    writes it.
+    """
     pairs = []
     last_read, stored = _passes_of(kernel)
     for j, (store, out) in enumerate(zip(kernel.stores, kernel.outputs, strict=True)):
@@ -134,11 +137,13 @@ def _dot(equation: Equation, target: Target) -> list[Step]:
     spec, dtype = equation.attrs["spec"], equation.attrs["dtype"]
     tasks = _contraction_tasks(x.type, y.type, spec, dtype, target)
     scratch = max((t.scratch_bytes for t in tasks), default=0)
-    return [Phase(f"dot {spec}", tasks, (x, y), equation.outputs, scratch_bytes=scratch, where=equation.where)]
+    return [
+        Phase(f"dot {spec}", tasks, (x, y), equation.outputs, scratch_bytes=scratch, where=equation.where)
+    ]
 
 
 def _moved(emit: Callable[..., tuple[TaskFunction, ...]], *, updates: bool = False) -> Route:
-    """Route of an operation whose tasks `emit` makes; with `updates` its result starts as its first operand."""
+    """Route of an operation whose tasks `emit` makes; with `updates` its result starts as the operand."""
 
     def route(equation: Equation, target: Target) -> list[Step]:
         tasks = _task(emit, tuple(v.type for v in equation.inputs), equation.attrs, target)
@@ -146,8 +151,8 @@ def _moved(emit: Callable[..., tuple[TaskFunction, ...]], *, updates: bool = Fal
         scratch = max((t.scratch_bytes for t in tasks), default=0)
         return [
             Phase(
-                equation.op.name, tasks, equation.inputs, equation.outputs, must_share=shared, scratch_bytes=scratch,
-                where=equation.where,
+                equation.op.name, tasks, equation.inputs, equation.outputs, must_share=shared,
+                scratch_bytes=scratch, where=equation.where,
             )
         ]  # fmt: skip
 
@@ -192,7 +197,6 @@ def _callback(equation: Equation, target: Target) -> list[Step]:
     return [HostCall(function, equation.inputs, equation.outputs, equation.where)]
 
 
-
 ROUTES: Final[dict[str, Route]] = {
     "kernel": _kernel,
     "dot": _dot,
@@ -202,9 +206,9 @@ ROUTES: Final[dict[str, Route]] = {
     "while": _while,
     "cond": _cond,
     "debug_callback": _callback,
-    "gather": _moved(movement.gather),
-    "scatter": _moved(movement.scatter, updates=True),
-    "scatter_add": _moved(movement.scatter_add, updates=True),
+    "gather": _moved(windows.gather),
+    "scatter": _moved(windows.scatter, updates=True),
+    "scatter_add": _moved(windows.scatter_add, updates=True),
     "dynamic_slice": _moved(movement.dynamic_slice),
     "dynamic_update_slice": _moved(movement.dynamic_update_slice, updates=True),
     "pad": _moved(movement.pad),

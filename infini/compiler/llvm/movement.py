@@ -1,7 +1,6 @@
-"""Native code for moves at places known at run time: gather, scatter, dynamic slices, and what kernels leave over.
+"""Native code for moves at places known at run time: dynamic slices, and what kernels leave over.
 
-Elements move as bits of their width, runs that lie together by `memcpy`. A scatter is cut where its windows cannot meet: along
-batching dimensions, else along the windows' last dimension, so results depend neither on threads nor on timing.
+Elements move as bits of their width, runs that lie together by `memcpy`. Gather and scatter are in `windows`.
 """
 
 from __future__ import annotations
@@ -11,22 +10,21 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from infini.compiler.affine import row_major
-from infini.compiler.llvm import builder as b
-from infini.compiler.llvm import registers
+from infini.compiler.llvm import builder as b, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.core import dtypes, primitive
+from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs
-from infini.lax import families, indexing
 
-TASK_BYTES = 256 << 10
-_BYTE_NS = 0.06
-_RUN_NS = 4.0
+TASK_BYTES: Final = 256 << 10  # moved by one task
+BYTE_NS: Final = 0.06  # of memory traffic
+RUN_NS: Final = 4.0  # of starting a run
 
 
 def bits_of(dtype: np.dtype) -> str:
@@ -35,7 +33,11 @@ def bits_of(dtype: np.dtype) -> str:
 
 
 def make_task(
-    name: str, num_arrays: int, num_tasks: int, cost_ns: float, write: Callable[[Function, list[Value], Value], None]
+    name: str,
+    num_arrays: int,
+    num_tasks: int,
+    cost_ns: float,
+    write: Callable[[Function, list[Value], Value], None],
 ) -> TaskFunction:
     """A task function; `write(f, pointers, task)` writes its body."""
     f = Function("@NAME@", [(b.PTR, "args"), (b.I64, "task")])
@@ -43,7 +45,9 @@ def make_task(
     write(f, pointers, f.parameters[1])
     text = f.finish()
     symbol = f"{name}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
-    return TaskFunction(symbol, text.replace("@NAME@", symbol), frozenset(f.declares), num_tasks, cost_ns=cost_ns)
+    return TaskFunction(
+        symbol, text.replace("@NAME@", symbol), frozenset(f.declares), num_tasks, cost_ns=cost_ns
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,259 +128,6 @@ def clamp(f: Function, value: Value, high: int) -> Value:
     return f.minimum(f.maximum(value, 0), high)
 
 
-# --- windows: what gather and scatter have in common ---------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """Windows of an array at run-time starts, and the dense array that holds them one after another.
-
-    Args:
-        operand: type of the array.
-        indices: type of the starts; the last dimension has one number per indexed dimension.
-        dense: type of the array of windows.
-        numbers: dimension numbers of the gather, or of the gather a scatter undoes.
-        sizes: size of a window along each dimension of the operand.
-        mode: what happens outside.
-    """
-
-    operand: ArrayType
-    indices: ArrayType
-    dense: ArrayType
-    numbers: indexing.GatherDimensionNumbers
-    sizes: tuple[int, ...]
-    mode: str
-
-    @property
-    def batch(self) -> tuple[int, ...]:
-        """Shape of the starts."""
-        return self.indices.shape[:-1]
-
-    @property
-    def window_dims(self) -> list[int]:
-        """Dimensions of the operand that windows extend over."""
-        dropped = {*self.numbers.collapsed_slice_dims, *self.numbers.operand_batching_dims}
-        return [d for d in range(self.operand.ndim) if d not in dropped]
-
-    @property
-    def window(self) -> tuple[int, ...]:
-        """Shape of a window."""
-        return tuple(self.sizes[d] for d in self.window_dims)
-
-    @property
-    def window_strides(self) -> tuple[list[int], list[int]]:
-        """Strides of the window's dimensions in the operand and in the dense array."""
-        operand, dense = row_major(self.operand.shape), row_major(self.dense.shape)
-        return [operand[d] for d in self.window_dims], [dense[d] for d in self.numbers.offset_dims]
-
-    @property
-    def batch_strides(self) -> list[int]:
-        """Strides of the starts' dimensions in the dense array."""
-        dense = row_major(self.dense.shape)
-        return [dense[d] for d in range(self.dense.ndim) if d not in self.numbers.offset_dims]
-
-    @property
-    def run(self) -> tuple[int, int]:
-        """How many trailing dimensions of the window lie together in both arrays, and their size."""
-        operand, dense = self.window_strides
-        count, size = 0, 1
-        for n, s, t in zip(reversed(self.window), reversed(operand), reversed(dense), strict=True):
-            if n != 1 and not s == t == size:
-                break
-            count, size = count + 1, size * n
-        return count, size
-
-    def start(self, f: Function, pointer: Value, point: Int, batch: Sequence[Int]) -> tuple[Int, Value | None]:
-        """Position in the operand of the window of a point, and whether it lies inside (None: it always does)."""
-        strides = row_major(self.operand.shape)
-        limits = [n - s for n, s in zip(self.operand.shape, self.sizes, strict=True)]
-        position: Int = 0
-        inside: Value | None = None
-        columns = self.indices.shape[-1]
-        for column, d in enumerate(self.numbers.start_index_map):
-            place = load_integer(f, pointer, f.add(f.mul(point, columns), column), self.indices.dtype)
-            if self.mode == "fill":
-                fits = f.compare("ule", place, f.integer(limits[d]))
-                inside = fits if inside is None else f.binary("and", inside, fits)
-            elif self.mode == "clip":
-                place = clamp(f, place, limits[d])
-            position = f.add(position, f.mul(place, strides[d]))
-        for d, where in zip(self.numbers.operand_batching_dims, self.numbers.start_indices_batching_dims, strict=True):
-            position = f.add(position, f.mul(batch[where], strides[d]))
-        return position, inside
-
-
-def gather(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
-    """The operation `gather`."""
-    operand, indices = types
-    (dense,) = indexing.gather_p.rule(primitive.TYPE)(*types, **attrs)
-    w = Windows(operand, indices, dense, attrs["dimension_numbers"], attrs["slice_sizes"], attrs["mode"])
-    element = bits_of(operand.dtype)
-    fill = attrs["fill_value"]
-    number = np.asarray(families.default_fill(operand.dtype) if fill is None else fill).astype(operand.dtype)
-    size = math.prod(w.window)
-    chunks = Chunks.of(math.prod(w.batch), size * operand.dtype.itemsize + 16)
-
-    def write(f: Function, pointers: list[Value], task: Value) -> None:
-        source, starts, out = pointers
-        with chunks.loop(f, task) as point:
-            batch = coordinates(f, point, w.batch)
-            to = f.at(out, dot(f, batch, w.batch_strides), element)
-            position, inside = w.start(f, starts, point, batch)
-            if inside is None:
-                _copy_window(f, w, to, f.at(source, position, element))
-                return
-            with f.when(inside):
-                _copy_window(f, w, to, f.at(source, position, element))
-            with f.when(f.binary("xor", inside, f.constant(True, b.I1))):
-                bits = _constant_bits(f, number)
-                with _window_rows(f, w) as (_, place, count):
-                    fill_run(f, f.at(to, place, element), bits, count, target.lanes)
-
-    cost = chunks.count * (_RUN_NS + size * operand.dtype.itemsize * _BYTE_NS)
-    return (make_task("gather", 3, chunks.num_tasks, cost, write),)
-
-
-def _constant_bits(f: Function, number: np.ndarray) -> Value:
-    raw = int.from_bytes(number.tobytes(), "little")
-    return f.constant(raw, b.scalar(bits_of(number.dtype))) if number.dtype.itemsize <= 8 else Value(
-        str(raw), b.scalar(bits_of(number.dtype)), f.root
-    )
-
-
-def _copy_window(f: Function, w: Windows, to: Value, source: Value) -> None:
-    element = bits_of(w.operand.dtype)
-    with _window_rows(f, w) as (here, there, count):
-        copy_bytes(f, f.at(to, there, element), f.at(source, here, element), count * w.operand.dtype.itemsize)
-
-
-@contextlib.contextmanager
-def _window_rows(f: Function, w: Windows) -> Iterator[tuple[Int, Int, int]]:
-    """Loops over the runs of a window: offset in the operand, offset in the dense array, elements of a run."""
-    run_dims, count = w.run
-    outer = len(w.window) - run_dims
-    operand, dense = w.window_strides
-    with contextlib.ExitStack() as loops:
-        index = [loops.enter_context(f.loop(0, n)).index if n > 1 else 0 for n in w.window[:outer]]
-        yield dot(f, index, operand[:outer]), dot(f, index, dense[:outer]), count
-
-
-# --- scatter ---------------------------------------------------------------------------------------
-
-
-def scatter(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
-    """The operation `scatter`: the result starts as the operand, later windows overwrite earlier ones."""
-    element = bits_of(types[0].dtype)
-
-    def move(f: Function, to: Value, source: Value, count: int) -> None:
-        copy_bytes(f, to, source, count * types[0].dtype.itemsize)
-
-    return _scatter("scatter", types, attrs, element, move)
-
-
-def scatter_add(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
-    """The operation `scatter_add`: the result starts as the operand, windows are added in their order."""
-    dtype = types[0].dtype
-    element = registers.memory_element(dtype)
-
-    def move(f: Function, to: Value, source: Value, count: int) -> None:
-        start = 0
-        lanes = target.lanes
-        while lanes:
-            whole = (count - start) // lanes
-            if whole:
-                with f.loop(start, start + whole * lanes, lanes) as loop:
-                    _add_run(f, f.at(to, loop.index, element), f.at(source, loop.index, element), dtype, lanes)
-                start += whole * lanes
-            lanes //= 2
-
-    return _scatter("scatter_add", types, attrs, element, move)
-
-
-def _add_run(f: Function, to: Value, source: Value, dtype: np.dtype, lanes: int) -> None:
-    x, y = registers.load(f, to, dtype, lanes), registers.load(f, source, dtype, lanes)
-    total = f.binary("fadd" if x.type.is_float else "add", x, y)
-    registers.store(f, registers.rounded(f, total, dtype), to, dtype)
-
-
-def _scatter(
-    name: str,
-    types: tuple[ArrayType, ...],
-    attrs: Attrs,
-    element: str,
-    move: Callable[[Function, Value, Value, int], None],
-) -> tuple[TaskFunction, ...]:
-    operand, indices, updates = types
-    numbers = attrs["dimension_numbers"]
-    as_gather = indexing.GatherDimensionNumbers(
-        numbers.update_window_dims,
-        numbers.inserted_window_dims,
-        numbers.scatter_dims_to_operand_dims,
-        numbers.operand_batching_dims,
-        numbers.scatter_indices_batching_dims,
-    )
-    sizes = indexing.scatter_slice_sizes(operand, updates, numbers)
-    w = Windows(operand, indices, updates, as_gather, sizes, attrs["mode"])
-    points, window = math.prod(w.batch), math.prod(w.window)
-    nbytes = points * (window * operand.dtype.itemsize + 16)
-    parts = _Parts.of(w, nbytes)
-
-    def write(f: Function, pointers: list[Value], task: Value) -> None:
-        _, starts, source, out = pointers
-        with parts.points(f, task) as point:
-            batch = coordinates(f, point, w.batch)
-            position, inside = w.start(f, starts, point, batch)
-            with contextlib.ExitStack() as guard:
-                if inside is not None:
-                    guard.enter_context(f.when(inside))
-                to = f.at(out, position, element)
-                given = f.at(source, dot(f, batch, w.batch_strides), element)
-                with _window_rows(f, w) as (here, there, count):
-                    first = f.mul(task, parts.columns) if parts.columns < count else 0
-                    move(
-                        f,
-                        f.at(to, f.add(here, first), element),
-                        f.at(given, f.add(there, first), element),
-                        min(parts.columns, count),
-                    )
-
-    cost = points * _RUN_NS * parts.num_tasks + nbytes * _BYTE_NS * 2
-    return (make_task(name, 4, parts.num_tasks, cost, write),)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """How a scatter is cut into tasks that never write the same element.
-
-    Either every task takes `columns` elements of each run of all points, or the points of some values of the leading
-    dimension of the starts, which is a batching dimension.
-    """
-
-    num_tasks: int
-    columns: int
-    num_points: int
-    by_point: bool
-
-    @classmethod
-    def of(cls, w: Windows, nbytes: int) -> _Parts:
-        """Cut by batching dimension where there is one, else by column."""
-        points, (_, run) = math.prod(w.batch), w.run
-        wanted = max(1, min(16, nbytes // TASK_BYTES))
-        if 0 in w.numbers.start_indices_batching_dims and w.batch[0] > 1 and wanted > 1:
-            return cls(w.batch[0], run, points, True)
-        smallest = max(1, 64 // w.operand.dtype.itemsize)
-        count = next((n for n in range(wanted, 0, -1) if run % n == 0 and run // n >= smallest), 1)
-        return cls(count, run // count, points, False)
-
-    @contextlib.contextmanager
-    def points(self, f: Function, task: Value) -> Iterator[Int]:
-        """A loop over the points of a task, in order."""
-        each = self.num_points // self.num_tasks if self.by_point else self.num_points
-        first = f.mul(task, each) if self.by_point else 0
-        with f.loop(first, f.add(first, each), runs=each > 0) as loop:
-            yield loop.index
-
-
 # --- dynamic slices ----------------------------------------------------------------------------------
 
 
@@ -387,7 +138,9 @@ def dynamic_slice(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) ->
     return (_moved_slice("dynamic_slice", operand, out, starts, writes_slice=False),)
 
 
-def dynamic_update_slice(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
+def dynamic_update_slice(
+    types: tuple[ArrayType, ...], attrs: Attrs, target: Target
+) -> tuple[TaskFunction, ...]:
     """The operation `dynamic_update_slice`: the result starts as the operand."""
     operand, update, *starts = types
     return (_moved_slice("dynamic_update_slice", operand, update, starts, writes_slice=True),)
@@ -433,7 +186,7 @@ def _moved_slice(
             to, at = (big, small) if writes_slice else (small, big)
             copy_bytes(f, f.at(out, to, element), f.at(source, at, element), nbytes // pieces)
 
-    cost = chunks.count * _RUN_NS + part.nbytes * _BYTE_NS
+    cost = chunks.count * RUN_NS + part.nbytes * BYTE_NS
     return make_task(name, len(starts) + 2 + writes_slice, chunks.num_tasks, cost, write)
 
 
@@ -453,7 +206,9 @@ def pad(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[Tas
     rank = len(low)
     loops = operand.ndim - rank
     core = operand.shape[loops:]
-    grown = tuple(lo + hi + n + max(n - 1, 0) * k for lo, hi, k, n in zip(low, high, interior, core, strict=True))
+    grown = tuple(
+        lo + hi + n + max(n - 1, 0) * k for lo, hi, k, n in zip(low, high, interior, core, strict=True)
+    )
     out = operand.update(shape=operand.shape[:loops] + grown)
     element = bits_of(operand.dtype)
     strides, from_strides = row_major(out.shape), row_major(operand.shape)
@@ -478,12 +233,15 @@ def pad(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[Tas
             shifted = [*index[:loops], *(f.add(x, s) for x, s in zip(index[loops:], first, strict=True))]
             placed = [
                 *index[:loops],
-                *(f.add(f.mul(x, k + 1), lo) for x, k, lo in zip(shifted[loops:], interior, low, strict=True)),
+                *(
+                    f.add(f.mul(x, k + 1), lo)
+                    for x, k, lo in zip(shifted[loops:], interior, low, strict=True)
+                ),
             ]
             bits = f.load(f.at(source, dot(f, shifted, from_strides), element), b.scalar(element))
             f.store(bits, f.at(to, dot(f, placed, strides), element))
 
-    tasks = [make_task("pad_fill", 3, fill_chunks.num_tasks, out.nbytes * _BYTE_NS, write_fill)]
+    tasks = [make_task("pad_fill", 3, fill_chunks.num_tasks, out.nbytes * BYTE_NS, write_fill)]
     if chunks.count:
         tasks.append(make_task("pad_place", 3, chunks.num_tasks, operand.size * 1.0, write_elements))
     return tuple(tasks)
@@ -497,25 +255,26 @@ def concatenate(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> t
     runs = [math.prod(t.shape[axis:]) * itemsize for t in types]
     starts = [sum(runs[:i]) for i in range(len(runs))]
     total = sum(runs)
-    tasks = []
-    for i, (run, start) in enumerate(zip(runs, starts, strict=True)):
-        if not run * outer:
-            continue
-        pieces = _run_pieces(outer, run, 1)
-        chunks = Chunks.of(outer * pieces, run / pieces)
+    return tuple(
+        _part(i, run, start, total, outer, len(types))
+        for i, (run, start) in enumerate(zip(runs, starts, strict=True))
+        if run * outer
+    )
 
-        def write(
-            f: Function, pointers: list[Value], task: Value, i: int = i, run: int = run, start: int = start,
-            pieces: int = pieces, chunks: Chunks = chunks,
-        ) -> None:  # fmt: skip
-            with chunks.loop(f, task) as item:
-                row, piece = f.divide(item, pieces)
-                within = f.mul(piece, run // pieces)
-                to = f.at(pointers[-1], f.add(f.add(f.mul(row, total), start), within), "i8")
-                copy_bytes(f, to, f.at(pointers[i], f.add(f.mul(row, run), within), "i8"), run // pieces)
 
-        tasks.append(make_task("concatenate", len(types) + 1, chunks.num_tasks, outer * run * _BYTE_NS, write))
-    return tuple(tasks)
+def _part(number: int, run: int, start: int, total: int, outer: int, num_operands: int) -> TaskFunction:
+    """One operand of a concatenation: `run` bytes at `start` of each of `outer` rows of `total` bytes."""
+    pieces = _run_pieces(outer, run, 1)
+    chunks = Chunks.of(outer * pieces, run / pieces)
+
+    def write(f: Function, pointers: list[Value], task: Value) -> None:
+        with chunks.loop(f, task) as item:
+            row, piece = f.divide(item, pieces)
+            within = f.mul(piece, run // pieces)
+            to = f.at(pointers[-1], f.add(f.add(f.mul(row, total), start), within), "i8")
+            copy_bytes(f, to, f.at(pointers[number], f.add(f.mul(row, run), within), "i8"), run // pieces)
+
+    return make_task("concatenate", num_operands + 1, chunks.num_tasks, outer * run * BYTE_NS, write)
 
 
 def copy(nbytes: int) -> TaskFunction:
@@ -528,4 +287,4 @@ def copy(nbytes: int) -> TaskFunction:
             place = f.mul(piece, nbytes // pieces)
             copy_bytes(f, f.at(pointers[1], place, "i8"), f.at(pointers[0], place, "i8"), nbytes // pieces)
 
-    return make_task("copy", 2, chunks.num_tasks, nbytes * _BYTE_NS, write)
+    return make_task("copy", 2, chunks.num_tasks, nbytes * BYTE_NS, write)

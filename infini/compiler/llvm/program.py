@@ -1,9 +1,10 @@
 """A planned block as native code: `void program(ptr pool, ptr table)`, called once per invocation.
 
-The table holds pointers: parameters, results, the arena, constants, host callbacks, and counters when profiling. Every block is a
-function `i32 block(ptr pool, ptr table, ptr frame, ptr arena)` whose frame holds pointers to its parameters and results;
-loops and branches call the functions of their blocks. A block returns 1 when a host callback failed, which ends the program.
-Only the calling thread is ever here: workers see the tasks of one phase at a time.
+The table holds pointers: parameters, results, the arena, constants, host callbacks, and counters when
+profiling. Every block is a function `i32 block(ptr pool, ptr table, ptr frame, ptr arena)` whose frame holds
+pointers to its parameters and results; loops and branches call the functions of their blocks. A block returns
+1 when a host callback failed, which ends the program. Only the calling thread is ever here: workers see the
+tasks of one phase at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
-
 
 from infini.compiler.llvm import movement
 from infini.compiler.llvm.target import Target
@@ -36,6 +36,7 @@ from infini.core.ir import Var
 from infini.core.source import Where
 
 INLINE_COPY_BYTES: Final = 64 << 10
+_BLOCK_PARAMETERS: Final = "ptr %pool, ptr %table, ptr %frame, ptr %arena"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +150,7 @@ class _Program:
         writer = _BlockWriter(self, block, plan)
         body = writer.write()
         name = f"block{len(self.bodies)}"
-        self.bodies.append(
-            f"define internal i32 @{name}(ptr %pool, ptr %table, ptr %frame, ptr %arena) nounwind {{\n{body}}}\n"
-        )
+        self.bodies.append(f"define internal i32 @{name}({_BLOCK_PARAMETERS}) nounwind {{\n{body}}}\n")
         return _Written(name, writer.cost_ns, writer.copied_bytes)
 
 
@@ -322,13 +321,21 @@ class _BlockWriter:
         frame = self._frame(len(step.body.params) + len(step.body.results))
         self._fill(frame, [*consts, *carry])
         if step.condition is None:
-            self._counted(step, frame, arena, body_name, len(consts) + len(carry), xs, ys)
+            self._counted(step, frame, arena, body_name, first=len(consts) + len(carry), xs=xs, ys=ys)
         else:
             condition_consts = [self._of(v) for v in step.reads[: step.num_condition_consts]]
             self._conditional(step, number, frame, arena, body_name, [*condition_consts, *carry])
 
     def _counted(
-        self, step: Loop, frame: str, arena: str, body: str, first: int, xs: Sequence[str], ys: Sequence[str]
+        self,
+        step: Loop,
+        frame: str,
+        arena: str,
+        body: str,
+        *,
+        first: int,
+        xs: Sequence[str],
+        ys: Sequence[str],
     ) -> None:
         if step.length == 0:
             return
@@ -404,7 +411,9 @@ class _BlockWriter:
         for label, block, plan in zip(labels, step.blocks, self.plan.inner[number], strict=True):
             name = self._inner(block, plan)
             self._label(label)
-            self._stop_if_failed(self._let(f"call i32 @{name}(ptr %pool, ptr %table, ptr {frame}, ptr {arena})"))
+            self._stop_if_failed(
+                self._let(f"call i32 @{name}(ptr %pool, ptr %table, ptr {frame}, ptr {arena})")
+            )
             self._do(f"br label %{after}")
         self._label(after)
 
@@ -413,5 +422,3 @@ class _BlockWriter:
         self._fill("%args", [self._of(v) for v in step.reads])
         callback = self._slot("%table", self.program.callback_slot(step))
         self._stop_if_failed(self._let(f"call i32 {callback}(ptr %args)"))
-
-

@@ -1,6 +1,7 @@
 """Native code of `sort`: a stable merge sort of row positions, one row after another, rows spread over tasks.
 
-The order of the keys is that of numbers, with NaN last and zeros of both signs equal; operands follow their positions.
+The order of the keys is that of numbers, with NaN last and zeros of both signs equal; operands follow their
+positions.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from infini.compiler.llvm import builder as b
-from infini.compiler.llvm import movement, registers
+from infini.compiler.llvm import builder as b, movement, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
@@ -37,16 +37,24 @@ def sort(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[Ta
         second = f.at(first, length, "i32")
         with chunks.loop(f, task) as row:
             start = f.mul(row, length)
-            at = [f.at(p, start, registers.memory_element(t.dtype)) for p, t in zip(operands, types, strict=True)]
+            at = [
+                f.at(p, start, registers.memory_element(t.dtype))
+                for p, t in zip(operands, types, strict=True)
+            ]
             order = _merge_sort(f, at[: len(keys)], [t.dtype for t in keys], length, first, second)
             for source, out, type_ in zip(at, outputs, types, strict=True):
                 element = b.scalar(registers.memory_element(type_.dtype))
                 to = f.at(out, start, element.element)
                 with f.loop(0, length) as loop:
                     place = f.convert("zext", f.load(f.at(order, loop.index, "i32"), b.I32), b.I64)
-                    f.store(f.load(f.at(source, place, element.element), element), f.at(to, loop.index, element.element))
+                    f.store(
+                        f.load(f.at(source, place, element.element), element),
+                        f.at(to, loop.index, element.element),
+                    )
 
-    task = movement.make_task("sort", 2 * len(types) + 1, chunks.num_tasks, rows * steps * _NS_PER_STEP, write)
+    task = movement.make_task(
+        "sort", 2 * len(types) + 1, chunks.num_tasks, rows * steps * _NS_PER_STEP, write
+    )
     return (dataclasses.replace(task, scratch_bytes=chunks.num_tasks * row_bytes),)
 
 

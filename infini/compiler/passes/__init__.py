@@ -1,1 +1,1 @@
-"""Passes: functions from Program to Program, each in its own file. `compiler.pipeline` lists them in order."""
+"""Passes: functions from Program to Program, each in its own file; `compiler.pipeline` lists them."""

@@ -1,4 +1,5 @@
-"""Contractions in canonical form: every dimension has a letter, and transposes and reshapes of operands are in the spec.
+"""Contractions in canonical form: every dimension has a letter, and transposes and reshapes of operands are
+in the spec.
 
 A backend then sees one kind of `dot`: batch, free and contracted letters in any order, no loop dimensions.
 """
@@ -27,10 +28,16 @@ def _loop_letters(match: Match) -> Var | None:
     kept = [n for n in names if n in x_letters + y_letters]
     spec = f"{x_letters},{y_letters}->{''.join(kept)}{out}"
     result = match.emit("dot", x, y, spec=spec, dtype=match.attrs["dtype"])
-    return result if result.type == match.out else match.emit("reshape", result, shape=match.out.shape, ndim=result.type.ndim)
+    return (
+        result
+        if result.type == match.out
+        else match.emit("reshape", result, shape=match.out.shape, ndim=result.type.ndim)
+    )
 
 
-def _lettered(match: Match, var: Var, letters: str, names: list[str], out_shape: tuple[int, ...]) -> tuple[Var, str]:
+def _lettered(
+    match: Match, var: Var, letters: str, names: list[str], out_shape: tuple[int, ...]
+) -> tuple[Var, str]:
     loops = var.type.ndim - len(letters)
     mine = names[len(names) - loops :]
     sizes = out_shape[len(names) - loops : len(names)]
@@ -76,7 +83,11 @@ def _unit_letters(match: Match) -> Var | None:
         sides.append(kept)
     kept_out = "".join(letter for letter in out if letter not in unit)
     result = match.emit("dot", *inputs, spec=f"{sides[0]},{sides[1]}->{kept_out}", dtype=match.attrs["dtype"])
-    return result if result.type == match.out else match.emit("reshape", result, shape=match.out.shape, ndim=len(kept_out))
+    return (
+        result
+        if result.type == match.out
+        else match.emit("reshape", result, shape=match.out.shape, ndim=len(kept_out))
+    )
 
 
 def _transposed_result(match: Match) -> Var | None:
@@ -95,7 +106,9 @@ RULES: Final = (
     Rule("loop_letters", "dot", _loop_letters, "loop dimensions are batch or free letters"),
     Rule("unit_letters", "dot", _unit_letters, "dimensions of size 1 are reshapes"),
     Rule("transposed_operand", "dot", _transposed_operand, "a transpose of an operand permutes its letters"),
-    Rule("transposed_result", "transpose", _transposed_result, "a transpose of the result permutes its letters"),
+    Rule(
+        "transposed_result", "transpose", _transposed_result, "a transpose of the result permutes its letters"
+    ),
 )
 
 

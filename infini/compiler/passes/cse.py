@@ -1,7 +1,7 @@
 """Common subexpressions: equal equations on equal operands become one.
 
-Operations with effects are never merged. `optimization_barrier` makes values nothing equals, so work that is repeated behind
-one (rematerialisation) stays repeated.
+Operations with effects are never merged. `optimization_barrier` makes values nothing equals, so work that is
+repeated behind one (rematerialisation) stays repeated.
 """
 
 from __future__ import annotations

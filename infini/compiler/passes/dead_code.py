@@ -1,4 +1,6 @@
-"""Dead code: equations whose results nothing uses. Effects are kept. Loops and calls lose what only they carried."""
+"""Dead code: equations whose results nothing uses. Effects are kept. Loops and calls lose what only they
+carried.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,7 @@ def _trim_scan(equation: Equation, used: set[Var]) -> Equation:
     """A scan without the stacked results and the inputs that nobody needs; the carry stays whole."""
     body = eliminate_dead(equation.attrs["body"])
     num_consts, num_carry = equation.attrs["num_consts"], equation.attrs["num_carry"]
-    kept_ys = [
-        i for i in range(num_carry, len(body.results)) if equation.outputs[i] in used
-    ]
+    kept_ys = [i for i in range(num_carry, len(body.results)) if equation.outputs[i] in used]
     outputs = equation.outputs[:num_carry] + tuple(equation.outputs[i] for i in kept_ys)
     body = eliminate_dead(
         body.replace(results=body.results[:num_carry] + tuple(body.results[i] for i in kept_ys))

@@ -58,7 +58,9 @@ def _mark(builder: ir.Builder, start: int, cause: Equation) -> None:
     """Give the equations from `start` on the line of the operation they stand for."""
     for i in range(start, len(builder.equations)):
         e = builder.equations[i]
-        builder.equations[i] = Equation(e.op, e.inputs, e.attrs, e.outputs, cause.where, f"decompose/{cause.op.name}")
+        builder.equations[i] = Equation(
+            e.op, e.inputs, e.attrs, e.outputs, cause.where, f"decompose/{cause.op.name}"
+        )
 
 
 def definition(equation: Equation, backend: str) -> Program:
@@ -72,7 +74,7 @@ def definition(equation: Equation, backend: str) -> Program:
         raise errors.LoweringError(
             f"the {backend} backend has no route for {equation.op.name!r}",
             got=f"operands {types}",
-            expected="a lowering of its own, a scalar function of its family, or a DECOMPOSE rule; there is none of these",
+            expected="a lowering of its own, a scalar function of its family, or a DECOMPOSE rule",
             fix=primitive.DECOMPOSE.hint,
             where=equation.where,
         )

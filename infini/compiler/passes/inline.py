@@ -1,4 +1,6 @@
-"""Inlining of calls: nested jit, checkpoint and custom rules have done their part once differentiation is over."""
+"""Inlining of calls: nested jit, checkpoint and custom rules have done their part once differentiation is
+over.
+"""
 
 from __future__ import annotations
 

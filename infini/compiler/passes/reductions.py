@@ -1,6 +1,8 @@
-"""Reductions in a form kernels can compute in parallel: over adjacent axes, and in two stages where results are few.
+"""Reductions in a form kernels can compute in parallel: over adjacent axes, and in two stages where results
+are few.
 
-The stages are fixed by shape, so results do not depend on threads. 16-bit sums stay in float32 between the stages.
+The stages are fixed by shape, so results do not depend on threads. 16-bit sums stay in float32 between the
+stages.
 """
 
 from __future__ import annotations
@@ -26,7 +28,16 @@ def _in_stages(match: Match, first: tuple[int, ...], shape: tuple[int, ...] | No
     is_narrow = dtype in dtypes.FLOATS and dtype.itemsize <= 2
     axes = match.attrs["axes"]
     if shape is not None:
-        axes = tuple(sorted({*(a for a in axes if a > first[0]), first[0], first[0] - 1, *(a - 1 for a in axes if a < first[0])}))
+        axes = tuple(
+            sorted(
+                {
+                    *(a for a in axes if a > first[0]),
+                    first[0],
+                    first[0] - 1,
+                    *(a - 1 for a in axes if a < first[0]),
+                }
+            )
+        )
         x = match.emit("reshape", x, shape=shape, ndim=x.type.ndim)
     if is_narrow:
         x = match.emit("convert_element_type", x, new_dtype=dtypes.float32)

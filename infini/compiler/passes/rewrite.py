@@ -1,7 +1,8 @@
 """Rewriting: a rule is a row of data, and one driver applies a table of them in a single walk.
 
-A rule looks at one equation whose operands are already rewritten and gives the variables that replace its outputs, or None.
-What it emits is rewritten again, up to a bound that names the rules that fight. Rules are exact: no result changes in a bit.
+A rule looks at one equation whose operands are already rewritten and gives the variables that replace its
+outputs, or None. What it emits is rewritten again, up to a bound that names the rules that fight. Rules are
+exact: no result changes in a bit.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ class Rewriter:
         env: dict[Var, Var] = {param: param for param in program.params}
         uses = collections.Counter(v for equation in program.equations for v in equation.inputs)
         uses.update(program.results)
+        self.uses.update({param: uses[param] for param in program.params})
         for var, constant in program.consts:
             env[var] = self.literal(constant.array)
         for equation in program.equations:

@@ -1,7 +1,7 @@
 """Algebraic identities, one row each. Only exact ones: signs of zero, NaN and rounding are kept.
 
-`x + 0 = x` is false for floats (`-0 + 0` is `+0`), so the neutral element of addition there is `-0`; `x * 0 = 0` holds for
-integers alone. Constants are folded where every IEEE implementation gives the same bits.
+`x + 0 = x` is false for floats (`-0 + 0` is `+0`), so the neutral element of addition there is `-0`; `x * 0 =
+0` holds for integers alone. Constants are folded where every IEEE implementation gives the same bits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _mul_zero(match: Match) -> Var | None:
 
 def _filled(match: Match, number: float) -> Var:
     scalar = match.literal(np.asarray(number).astype(match.out.dtype))
-    return match.emit("broadcast_in_dim", scalar, shape=match.out.shape, dims=()) if match.out.shape else scalar
+    return (
+        match.emit("broadcast_in_dim", scalar, shape=match.out.shape, dims=()) if match.out.shape else scalar
+    )
 
 
 def _add_neg(match: Match) -> Var | None:
@@ -97,7 +99,12 @@ def _is_lossless(source: np.dtype, target: np.dtype) -> bool:
     if source in dtypes.FLOATS and target in dtypes.FLOATS:
         return target.itemsize > source.itemsize and source.itemsize >= 2
     same_sign = (source in dtypes.SIGNED) == (target in dtypes.SIGNED)
-    return source in dtypes.INTEGERS and target in dtypes.INTEGERS and same_sign and target.itemsize > source.itemsize
+    return (
+        source in dtypes.INTEGERS
+        and target in dtypes.INTEGERS
+        and same_sign
+        and target.itemsize > source.itemsize
+    )
 
 
 def _convert(match: Match) -> Var | None:
@@ -107,7 +114,11 @@ def _convert(match: Match) -> Var | None:
     inner = match.defined_by(match.x, "convert_element_type")
     if inner and _is_lossless(inner.inputs[0].type.dtype, match.x.type.dtype):
         source = inner.inputs[0]
-        return source if source.type.dtype == target else match.emit("convert_element_type", source, new_dtype=target)
+        return (
+            source
+            if source.type.dtype == target
+            else match.emit("convert_element_type", source, new_dtype=target)
+        )
     return None
 
 
@@ -140,7 +151,11 @@ def _view_of_filled(match: Match) -> Var | None:
     inner = match.defined_by(match.x, "broadcast_in_dim")
     if inner is None or inner.inputs[0].type.shape:
         return None
-    return match.emit("broadcast_in_dim", inner.inputs[0], shape=match.out.shape, dims=()) if match.out.shape else None
+    return (
+        match.emit("broadcast_in_dim", inner.inputs[0], shape=match.out.shape, dims=())
+        if match.out.shape
+        else None
+    )
 
 
 def full_permutation(ndim: int, permutation: Sequence[int]) -> tuple[int, ...]:
@@ -185,14 +200,21 @@ def _slice(match: Match) -> Var | None:
     if inner is None or len(inner.attrs["start"]) != len(match.attrs["start"]):
         return None
     rows = zip(
-        inner.attrs["start"], inner.attrs["strides"], *(match.attrs[k] for k in ("start", "limit", "strides")), strict=True
+        inner.attrs["start"],
+        inner.attrs["strides"],
+        *(match.attrs[k] for k in ("start", "limit", "strides")),
+        strict=True,
     )
     start, limit, strides = [], [], []
     for inner_start, inner_stride, outer_start, outer_limit, outer_stride in rows:
         start.append(inner_start + inner_stride * outer_start)
-        limit.append(inner_start + inner_stride * (outer_limit - 1) + 1 if outer_limit > outer_start else start[-1])
+        limit.append(
+            inner_start + inner_stride * (outer_limit - 1) + 1 if outer_limit > outer_start else start[-1]
+        )
         strides.append(inner_stride * outer_stride)
-    return match.emit("slice", inner.inputs[0], start=tuple(start), limit=tuple(limit), strides=tuple(strides))
+    return match.emit(
+        "slice", inner.inputs[0], start=tuple(start), limit=tuple(limit), strides=tuple(strides)
+    )
 
 
 def _slice_of_concatenate(match: Match) -> Var | None:
@@ -203,7 +225,11 @@ def _slice_of_concatenate(match: Match) -> Var | None:
     if len(start) < -axis or any(k != 1 for k in match.attrs["strides"]):
         return None
     whole = match.x.type.shape[match.x.type.ndim - len(start) :]
-    if any(s != 0 or e != n for i, (s, e, n) in enumerate(zip(start, limit, whole, strict=True)) if i - len(start) != axis):
+    if any(
+        s != 0 or e != n
+        for i, (s, e, n) in enumerate(zip(start, limit, whole, strict=True))
+        if i - len(start) != axis
+    ):
         return None
     position = 0
     for operand in inner.inputs:
@@ -267,10 +293,10 @@ def _reduce_of_reduce(match: Match) -> Var | None:
 # --- constants ---------------------------------------------------------------------------------
 
 _EXACT: Final = (
-    "add", "sub", "mul", "div", "rem", "neg", "abs", "sign", "max", "min", "floor", "ceil", "round_even", "sqrt",
-    "and", "or", "xor", "not", "shift_left", "shift_right_logical",
-    "eq", "ne", "lt", "le", "gt", "ge", "is_finite", "select_n", "convert_element_type", "bitcast_convert_type",
-    "reshape", "transpose", "slice", "concatenate", "rev",
+    "add", "sub", "mul", "div", "rem", "neg", "abs", "sign", "max", "min", "floor", "ceil", "round_even",
+    "sqrt", "and", "or", "xor", "not", "shift_left", "shift_right_logical",
+    "eq", "ne", "lt", "le", "gt", "ge", "is_finite", "select_n", "convert_element_type",
+    "bitcast_convert_type", "reshape", "transpose", "slice", "concatenate", "rev",
 )  # fmt: skip
 
 
@@ -310,11 +336,15 @@ RULES: Final = (
     Rule("and_self", "and", _idempotent, "x and x = x"),
     Rule("or_self", "or", _idempotent, "x or x = x"),
     Rule("select_known", "select_n", _select, "select(true, f, t) = t; select(p, x, x) = x"),
-    Rule("convert_convert", "convert_element_type", _convert, "convert after a lossless convert is one convert"),
+    Rule(
+        "convert_convert", "convert_element_type", _convert, "convert after a lossless convert is one convert"
+    ),
     Rule("convert_broadcast", "convert_element_type", _convert_of_broadcast, "convert before repeating"),
     Rule("reshape_reshape", "reshape", _reshape, "the last shape wins"),
     Rule("reshape_filled", "reshape", _view_of_filled, "a reshape of one repeated number repeats it"),
-    Rule("transpose_transpose", "transpose", _transpose, "permutations compose; moving sizes of 1 is a reshape"),
+    Rule(
+        "transpose_transpose", "transpose", _transpose, "permutations compose; moving sizes of 1 is a reshape"
+    ),
     Rule("transpose_filled", "transpose", _view_of_filled, "a transpose of one repeated number repeats it"),
     Rule("slice_filled", "slice", _view_of_filled, "a slice of one repeated number repeats it"),
     Rule("broadcast_broadcast", "broadcast_in_dim", _broadcast, "repetitions compose"),

@@ -33,6 +33,16 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Tail:
+    """One chunk of a walked tile dimension: elements from `position * chunk` on, of `size`, along `axis`."""
+
+    position: str
+    chunk: int
+    size: int
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Term:
     """A variable of the map: its expression, how many values it takes, and its factor per array dimension."""
 
@@ -43,7 +53,13 @@ class _Term:
 
 
 def place(
-    access: Access, shape: Shape, grid: Sequence[int], programs: Sequence[str], walked: Sequence[str] = ()
+    access: Access,
+    shape: Shape,
+    grid: Sequence[int],
+    programs: Sequence[str],
+    walked: Sequence[str] = (),
+    *,
+    tail: Tail | None = None,
 ) -> Place:
     """Where a tile lies.
 
@@ -53,7 +69,10 @@ def place(
         grid: number of programs per dimension.
         programs: expression of each program id.
         walked: expressions of the positions along the leading dimensions of the tile that loops have reached.
+        tail: the chunk of one dimension to take; without walked dimensions.
     """
+    if tail is not None:
+        access, walked = _chunked(access, tail), (tail.position,)
     lead, strides = len(walked), c_strides(shape)
     tile = access.tile[lead:]
     sizes = tuple(
@@ -81,7 +100,17 @@ def place(
     for t, n in enumerate(tile):
         if sizes[t] > n and not _is_cut_by_array(access, lead + t, shape, terms):
             conditions.append(f"({lane(sizes, t)} < {n})")
+    if tail is not None and tail.size % tail.chunk and sizes[tail.axis] > 1:
+        conditions.append(f"({tail.position} * {tail.chunk} + {lane(sizes, tail.axis)} < {tail.size})")
     return Place(offset, " & ".join(conditions), sizes)
+
+
+def _chunked(access: Access, tail: Tail) -> Access:
+    """The access with one dimension cut into a walked one and chunks."""
+    tile = tuple(tail.chunk if t == tail.axis else n for t, n in enumerate(access.tile))
+    strides = tuple((tail.chunk * row[tail.axis], *row) for row in access.tile_strides)
+    count = -(-tail.size // tail.chunk)
+    return Access((count, *tile), access.grid_strides, strides, access.offsets, access.fill, 1)
 
 
 def lane(shape: Shape, axis: int) -> str:

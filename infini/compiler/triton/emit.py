@@ -13,7 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler.triton import access as access_, body as body_, products, reductions, shapes
+from infini.compiler.triton import access as access_, body as body_, products, reductions, shapes, streaming
+from infini.compiler.triton.access import Place, Tail
 from infini.compiler.triton.scalar import HELPERS
 from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, language_name, literal
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
@@ -100,13 +101,19 @@ class _Emitter:
         num_loads = len(kernel.loads)
         self.write_grid()
         self.write_extents()
-        values: list[Operand] = []
-        for number, (access, type_) in enumerate(zip(kernel.loads, self.in_types, strict=False)):
-            walked = Walked(number, (), ArrayType(access.tile, type_.dtype))
-            values.append(walked if access.levels else self.load(walked))
+        body = body_.Body(writer, self.load, _RULES)
+        streamed = streaming.plan(kernel)
+        values: list[Operand | None] = []
+        for number, (access, var) in enumerate(zip(kernel.loads, kernel.body.params, strict=False)):
+            walked = Walked(number, (), var.type)
+            is_later = streamed is not None and var in streamed.axes
+            values.append(None if is_later else walked if access.levels else self.load(walked))
         for var, program in zip(kernel.body.params[num_loads:], self.programs, strict=True):
             values.append(Tile(program, var.type))
-        results = body_.Body(writer, self.load, _RULES).run(kernel.body, values)
+        if streamed is not None:
+            streaming.Stream(body, kernel, streamed, self.load_chunk, self.store).run(values)
+            return writer.lines
+        results = body.run(kernel.body, [v for v in values if v is not None])
         for number, result in enumerate(results):
             self.store(number, self.loaded(result))
         return writer.lines
@@ -140,8 +147,19 @@ class _Emitter:
 
     def load(self, walked: Walked) -> Tile:
         """Load what is left of an operand after the positions that loops have reached."""
+        access, shape = self.kernel.loads[walked.operand], self.in_types[walked.operand].shape
+        place = access_.place(access, shape, self.kernel.grid, self.programs, walked.positions)
+        return self.load_at(place, walked)
+
+    def load_chunk(self, operand: int, tail: Tail, type_: ArrayType) -> Tile:
+        """Load one chunk of an operand."""
+        access, shape = self.kernel.loads[operand], self.in_types[operand].shape
+        place = access_.place(access, shape, self.kernel.grid, self.programs, tail=tail)
+        return self.load_at(place, Walked(operand, (), type_))
+
+    def load_at(self, place: Place, walked: Walked) -> Tile:
+        """Load a tile from where it lies."""
         access, type_ = self.kernel.loads[walked.operand], self.in_types[walked.operand]
-        place = access_.place(access, type_.shape, self.kernel.grid, self.programs, walked.positions)
         pointer = f"x{walked.operand} + {place.offset}" if place.offset != "0" else f"x{walked.operand}"
         fill = 0 if access.fill is None else access.fill
         text = f"tl.load({pointer})"
@@ -161,11 +179,11 @@ class _Emitter:
             return self.writer.tile(body_.counter(value.type), value.type)
         return value
 
-    def store(self, number: int, tile: Tile) -> None:
-        """Store the tile of a result."""
+    def store(self, number: int, tile: Tile, tail: Tail | None = None) -> None:
+        """Store the tile of a result, or one chunk of it."""
         access: Access = self.kernel.stores[number]
         type_ = self.kernel.outputs[number]
-        place = access_.place(access, type_.shape, self.kernel.grid, self.programs)
+        place = access_.place(access, type_.shape, self.kernel.grid, self.programs, tail=tail)
         if place.shape != tile.shape:
             raise errors.LoweringError(
                 f"kernel {self.kernel.name}: several elements of a result tile are one element of the array"

@@ -1,9 +1,8 @@
-"""Run emitted kernels under Triton's interpreter on NumPy arrays: the test of the emitter where there is no
-GPU.
+"""Run emitted kernels under Triton's interpreter on NumPy arrays: how the emitter is tested without a GPU.
 
 The interpreter is entered for one launch and left without a trace, so compilation in the same process is not
 disturbed and `TRITON_INTERPRET` plays no part. What it gets wrong is corrected meanwhile: bfloat16, which it
-computes on as if its bits were integers, and NaN in reductions. Interpreter:
+computes on as if its bits were integers, NaN in reductions, and comparisons of scalars. Interpreter:
 https://triton-lang.org/main/programming-guide/chapter-3/debugging.html
 """
 
@@ -31,10 +30,12 @@ _PATCHED: Final = (
     tl, tl.core, tl.math, tl.standard, tl.core.tensor, tl.core.dtype, tl.core.tensor_descriptor_base,
     interpreter.InterpreterBuilder, interpreter.GridExecutor, interpreter.ReduceOps,
 )  # fmt: skip
-_FLOAT_UFUNCS: Final = frozenset({
+_COMPARISONS: Final = frozenset(
+    {np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal}
+)
+_FLOAT_UFUNCS: Final = _COMPARISONS | {
     np.add, np.subtract, np.multiply, np.divide, np.fmod, np.maximum, np.minimum, np.fmax, np.fmin,
-    np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal,
-})  # fmt: skip
+}  # fmt: skip
 
 
 # Names of dtypes as the interpreter reads them off an argument, by their names in signatures.
@@ -161,7 +162,9 @@ def _with_bfloat16_casts(cast: Callable[..., Handle]) -> Callable[..., Handle]:
 def _with_bfloat16_binary(binary: Callable[..., Handle]) -> Callable[..., Handle]:
     def corrected(self: Any, left: Handle, right: Handle, op: Any) -> Handle:  # Any: Triton's
         if not (_is_bfloat16(left) and _is_bfloat16(right) and op in _FLOAT_UFUNCS):
-            return binary(self, left, right, op)
+            found = binary(self, left, right, op)
+            # A comparison keeps the dtype of its operands there, which breaks when it is repeated over a block.
+            return interpreter.TensorHandle(found.data, tl.int1) if op in _COMPARISONS else found
         result = op(_widened(left).data, _widened(right).data)
         return interpreter.TensorHandle(result, tl.int1) if result.dtype == np.bool_ else _rounded(result)
 

@@ -18,8 +18,9 @@ from infini.core import dtypes
 from infini.core.ir import ArrayType, Equation
 from infini.lax import contraction
 
-# Smallest sizes that Triton's dot takes.
+# Smallest sizes that Triton's dot takes; contracted dimensions of bytes are longer.
 _MIN_DOT: Final = 16
+_MIN_DOT_BYTES: Final = 32
 # Elements of the product space above which a small contraction is refused instead of multiplied out.
 _MAX_OUTER: Final = 1 << 16
 _DOT_RESULTS: Final[dict[np.dtype, np.dtype]] = {
@@ -43,7 +44,9 @@ def dot(body: Body, equation: Equation, operands: Sequence[Operand]) -> Tile:
     dtype = tiles[0].type.dtype
     fits = len(m) == len(n) == len(k) == 1 and len(batch) <= 1 and set(m + n) <= set(out)
     sizes = [dict(zip(s, t.shape, strict=True)) for s, t in zip((a, b), tiles, strict=True)]
-    fits = fits and dtype in _DOT_RESULTS and min(sizes[0][m[0]], sizes[0][k[0]], sizes[1][n[0]]) >= _MIN_DOT
+    least = _MIN_DOT_BYTES if dtype.itemsize == 1 else _MIN_DOT
+    fits = fits and dtype in _DOT_RESULTS and min(sizes[0][m[0]], sizes[1][n[0]]) >= _MIN_DOT
+    fits = fits and sizes[0][k[0]] >= least
     if not fits:
         return multiplied_out(body, equation, tiles, a, b, out)
     left = arranged(body, tiles[0], a, batch + m + k, k)

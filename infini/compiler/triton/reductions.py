@@ -23,7 +23,7 @@ def reduce(body: Body, equation: Equation, operands: Sequence[Operand]) -> Tile:
     text = body.filled(tile, axes, reduction.identity_of(equation.op, dtype))
     is_bool = dtype == dtypes.bool_
     for axis in axes:
-        text = _reduced(equation.op.name, f"{text}.to(tl.int32)" if is_bool else text, axis, dtype)
+        text = reduced(equation.op.name, f"{text}.to(tl.int32)" if is_bool else text, axis, dtype)
     if dtype in dtypes.INTEGERS:
         text = f"{text}.to({language_name(dtype)})"
     return body.rounded(f"({text} != 0)" if is_bool else text, equation.output.type)
@@ -48,7 +48,8 @@ def argmax(body: Body, equation: Equation, operands: Sequence[Operand]) -> Tile:
     return body.writer.tile(f"{found}.to({language_name(type_.dtype)})", type_)
 
 
-def _reduced(name: str, text: str, axis: int, dtype: np.dtype) -> str:
+def reduced(name: str, text: str, axis: int, dtype: np.dtype) -> str:
+    """A reduction of an expression along one axis."""
     if name == "reduce_sum":
         return f"tl.sum({text}, {axis})"
     if dtype in dtypes.FLOATS:
