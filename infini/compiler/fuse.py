@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler import affine, cost, extents, tiling
+from infini.compiler import affine, cost, extents, tiling, views
 from infini.compiler.expression import Compute, Domain, NotFusable, Puller, Reduce
 from infini.compiler.grouping import Group, Grouping, Level, is_fusable, split_axes
 from infini.compiler.passes import rewrite
@@ -134,7 +134,6 @@ class _Fuser:
             return False
         loads: set[Var] = set()
         inside: dict[Var, None] = {}
-        weight = 0.0
         pending = [var]
         while pending:
             v = pending.pop()
@@ -145,12 +144,31 @@ class _Fuser:
                     loads.add(v)
                 continue
             inside[v] = None
-            equation = self.grouping.definition[v]
-            weight += 0.0 if self.grouping.is_view(v) else cost.op_weight(equation.op.name)
-            pending += equation.inputs
-        if self._is_exclusive(var, inside):
+            pending += self.grouping.definition[v].inputs
+        evaluations = self._evaluations(var, inside)
+        weight = sum(
+            evaluations[v] * cost.op_weight(self.grouping.definition[v].op.name)
+            for v in inside
+            if not self.grouping.is_view(v)
+        )
+        if self._is_exclusive(var, inside) and max(evaluations.values()) == 1:
             return True
         return len(loads) < len(RECOMPUTE_WEIGHTS) and weight <= RECOMPUTE_WEIGHTS[len(loads)]
+
+    def _evaluations(self, var: Var, inside: Iterable[Var]) -> dict[Var, int]:
+        """How often each of these is computed for one element of `var`. Elementwise users read an operand at one
+        index and share it; each view reads it at an index of its own.
+        """
+        shared, apart = dict.fromkeys(inside, 0), dict.fromkeys(inside, 0)
+        shared[var] = 1
+        for v in sorted(shared, key=self.grouping.position.__getitem__, reverse=True):
+            equation, count = self.grouping.definition[v], shared[v] + apart[v]
+            for operand in shared.keys() & set(equation.inputs):
+                if equation.op.name in views.RULES:
+                    apart[operand] += count
+                else:
+                    shared[operand] = max(shared[operand], count)
+        return {v: shared[v] + apart[v] for v in shared}
 
     def _is_exclusive(self, var: Var, inside: Iterable[Var]) -> bool:
         """Whether a member is used once and everything it needs serves it alone, so nothing is computed

@@ -20,7 +20,7 @@ from infini import lax
 from infini.backends import cuda
 from infini.backends.cuda import driver, executable, gemm
 from infini.backends.reference import interpreter
-from infini.compiler.triton import compile as compile_
+from infini.compiler.triton import compile as compile_, streaming
 from infini.core import (
     backend as backend_,
     dtypes,
@@ -216,6 +216,23 @@ def test_a_donated_parameter_is_updated_in_place(backend: Any, rng: Any) -> None
     (result,) = found([buffer])
     assert result is buffer and found.memory_analysis()["alias bytes"] == x.nbytes
     np.testing.assert_array_equal(backend.get(result, found.program.out_types[0]), x + 1)
+
+
+def test_a_result_does_not_overwrite_what_a_later_pass_reads(
+    backend: Any, rng: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(streaming, "MAX_TILE", 64)
+    monkeypatch.setattr(streaming, "CHUNK", 32)
+    x = normal(rng, 2, 100)
+
+    def function(x: Any) -> Any:
+        mean = lax.broadcast_in_dim(lax.reduce_sum(x, (1,)), x.shape, (0,))
+        return lax.mul(x, 2.0), lax.sub(x, mean)
+
+    found = compiled(backend, function, [x], donated=(0,))
+    wanted = interpreter.evaluate(found.program, [x])
+    for got, want in zip(run(backend, found, [x]), wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_a_cache_is_written_without_a_copy(backend: Any, machine: Machine, rng: Any) -> None:

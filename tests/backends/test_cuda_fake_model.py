@@ -1,4 +1,4 @@
-"""A small language model on the stand-in for a GPU: training steps and cached decoding give what the oracle gives."""
+"""A small language model on the stand-in for a GPU: training and cached decoding against the oracle."""
 
 from __future__ import annotations
 

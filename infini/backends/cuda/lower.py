@@ -78,6 +78,8 @@ def _in_place(kernel: Kernel, types: Sequence[ArrayType]) -> tuple[tuple[int, in
     """Operands whose every element is read by the one program that writes that element of a result, before it
     does.
     """
+    if len(kernel.stores) > 1 and any(e.op.name.startswith("reduce_") for e in kernel.body.equations):
+        return ()  # in a kernel of several passes one result may be stored before the next pass reads
     pairs = []
     for j, (store, out) in enumerate(zip(kernel.stores, kernel.outputs, strict=True)):
         for i, (load, type_) in enumerate(zip(kernel.loads, types, strict=False)):

@@ -163,7 +163,7 @@ def _with_bfloat16_binary(binary: Callable[..., Handle]) -> Callable[..., Handle
     def corrected(self: Any, left: Handle, right: Handle, op: Any) -> Handle:  # Any: Triton's
         if not (_is_bfloat16(left) and _is_bfloat16(right) and op in _FLOAT_UFUNCS):
             found = binary(self, left, right, op)
-            # A comparison keeps the dtype of its operands there, which breaks when it is repeated over a block.
+            # A comparison keeps the dtype of its operands there, which breaks when a block is made of it.
             return interpreter.TensorHandle(found.data, tl.int1) if op in _COMPARISONS else found
         result = op(_widened(left).data, _widened(right).data)
         return interpreter.TensorHandle(result, tl.int1) if result.dtype == np.bool_ else _rounded(result)
