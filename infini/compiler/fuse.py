@@ -61,7 +61,8 @@ class _Fuser:
         self.grouping = Grouping(program, no_fuse=self.no_fuse)
         self.arrays: set[Var] = set()  # variables of fusable equations that are stored
         self.units: list[Unit] = []
-        self.alone: set[Var] = set()  # members that must not share a kernel with what uses them
+        self.aliases: set[Var] = set()  # reshapes of arrays that kernels take instead of following the index
+        self.alone: set[Var] = set()  # stored variables that have had a kernel of their own from the start
 
     def run(self) -> Program:
         """The fused program."""
@@ -73,7 +74,7 @@ class _Fuser:
                     self._build(unit)
                 break
             except NotFusable as problem:
-                self._store(problem.var)
+                self._avoid(problem.var)
         return self._assemble()
 
     # --- what becomes an array ------------------------------------------------------------------
@@ -105,7 +106,7 @@ class _Fuser:
         return var
 
     def _is_stored(self, var: Var) -> bool:
-        return var in self.arrays or self.grouping.is_array(var)
+        return var in self.arrays or var in self.aliases or self.grouping.is_array(var)
 
     def _crossings(self, root: Var) -> list[Var]:
         """Members of other groups that the kernel of `root` needs as arrays; the others are computed again
@@ -156,8 +157,8 @@ class _Fuser:
         return len(loads) < len(RECOMPUTE_WEIGHTS) and weight <= RECOMPUTE_WEIGHTS[len(loads)]
 
     def _evaluations(self, var: Var, inside: Iterable[Var]) -> dict[Var, int]:
-        """How often each of these is computed for one element of `var`. Elementwise users read an operand at one
-        index and share it; each view reads it at an index of its own.
+        """How often each of these is computed for one element of `var`. Elementwise users read an operand at
+        one index and share it; each view reads it at an index of its own.
         """
         shared, apart = dict.fromkeys(inside, 0), dict.fromkeys(inside, 0)
         shared[var] = 1
@@ -182,6 +183,16 @@ class _Fuser:
             for v in inside
             if v is not var and v in self.grouping.group_of
         )
+
+    def _avoid(self, var: Var) -> None:
+        """Make a variable that a kernel cannot compute something it can load."""
+        if self.grouping.definition[var].op.name == "reshape":
+            # As an array its operand has the new shape for free, however the elements are cut into dimensions.
+            self.aliases.add(var)
+            var = self._core(var)
+            if self._is_stored(var):
+                return
+        self._store(var)
 
     def _store(self, var: Var) -> None:
         """Make a variable an array whose kernel does not contain what uses it."""
@@ -243,7 +254,7 @@ class _Fuser:
         roots = {var for var, _ in unit.roots}
 
         def definition(var: Var) -> Equation | None:
-            if self.grouping.is_array(var) or (var in self.arrays and var not in roots):
+            if self._is_stored(var) and var not in roots:
                 return None
             return self.grouping.definition[var]
 
@@ -335,8 +346,8 @@ def _ordered(
             assert step.built is not None
             inputs: Iterable[Var] = (*step.built.operands, *step.built.extents)
         else:
-            inputs = [core(v) for v in step.inputs]
-        needs = {maker[v] for v in inputs if v in maker}
+            inputs = step.inputs
+        needs = {maker[v] for v in map(core, inputs) if v in maker}
         if isinstance(step, Equation) and step.effect is not Effect.NONE:
             needs |= {last_effect} if last_effect is not None else set()
             last_effect = number
@@ -389,7 +400,7 @@ class _Writer:
         built = unit.built
         assert built is not None
         operands = [
-            self._reshaped(self.env[v], (v.type.size,)) if is_flat else self.env[v]
+            self._reshaped(self.env[self.core(v)], (v.type.size,)) if is_flat else self.array(v)
             for v, is_flat in zip(built.operands, built.flat, strict=True)
         ]
         operands += [self.env[v] for v in built.extents]

@@ -163,7 +163,7 @@ class Grouping:
     def _level(self, equation: Equation, groups: list[Group]) -> Level | None:
         """Level at which an elementwise equation fits the union of some groups, if it does."""
         domain = _united([g.domain for g in groups])
-        # A pad or concatenation reads its operands at other indices than its own: it is no point of their domain.
+        # A pad or concatenation reads its operands at other indices than its own.
         if domain is None or self.no_fuse or equation.op.name in views.RULES:
             return None
         size = equation.outputs[0].type.size

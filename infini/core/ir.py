@@ -329,10 +329,10 @@ def _canonical_text(program: Program) -> str:
 
 
 def infer_types(
-    op: primitive.Primitive, in_types: Sequence[ArrayType], attrs: Attrs
+    op: primitive.Primitive, in_types: Sequence[ArrayType], attrs: Mapping[str, Any]
 ) -> tuple[ArrayType, ...]:
     """Types of the results of an operation, by its TYPE rule."""
-    return _infer_types(op, tuple(in_types), attrs)
+    return _infer_types(op, tuple(in_types), attrs if isinstance(attrs, Attrs) else Attrs(attrs))
 
 
 @functools.lru_cache(maxsize=65536)

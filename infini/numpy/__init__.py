@@ -7,6 +7,7 @@ never approximated.
 """
 
 from infini.core import value as _value
+from infini.core.array import from_dlpack as from_dlpack
 from infini.numpy._einsum import (
     einsum as einsum,
 )

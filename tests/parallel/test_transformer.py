@@ -16,7 +16,14 @@ from infini.sharding import P, make_mesh
 from infini.train import gpt, step
 
 CONFIG = gpt.Config(
-    vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4
+    tie_embeddings=True,
+    vocab_size=64,
+    hidden_size=16,
+    intermediate_size=32,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
 )
 HYPER = step.Hyperparameters()
 
