@@ -3,8 +3,6 @@
 Importing it installs the operators of arrays (`infini.numpy._methods`) and loads no compiler and no device library.
 """
 
-from typing import TYPE_CHECKING
-
 from infini import (
     debug as debug,
     lax as lax,
@@ -20,6 +18,7 @@ from infini.core.config import config as config
 from infini.core.errors import InfiniError as InfiniError
 from infini.core.execute import clear_caches as clear_caches
 from infini.core.sharding import make_mesh as make_mesh
+from infini.core.value import Value as Array  # tracers are Arrays too, as in JAX
 from infini.numpy import _methods
 from infini.transforms.batching import vmap as vmap
 from infini.transforms.custom import custom_jvp as custom_jvp, custom_vjp as custom_vjp
@@ -51,12 +50,6 @@ from infini.transforms.staging import (
     make_jaxpr as make_jaxpr,
     remat as remat,
 )
-
-if TYPE_CHECKING:
-    # Tracers take the place of arrays in transformed functions, so type checkers see what both have.
-    from infini.core.value import Value as Array
-else:
-    from infini.core.array import Array as Array
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -22,16 +22,21 @@ from tools import layers
 PATHS: Final = ("infini", "tests", "tools")
 # The doctests import every module of these folders; the other folders need extras or start work at import.
 DOCTEST_FOLDERS: Final = (
+    "core", "lax", "transforms", "tile", "numpy", "random", "nn", "optim", "parallel", "debug",
+)  # fmt: skip
+# Folders of tests that a change is likely to break and that take seconds; `make test` runs all of them.
+FAST_TESTS: Final = (
+    "tiny",
     "core",
     "lax",
     "transforms",
-    "tile",
+    "semantics",
     "numpy",
     "random",
     "nn",
     "optim",
-    "parallel",
-    "debug",
+    "tile",
+    "perf",
 )
 
 
@@ -67,9 +72,15 @@ def layering() -> str:
         return f"{error.filename}:{error.lineno}: {error.msg}"
 
 
-def doctest_paths() -> list[str]:
-    """Folders with doctests that exist."""
-    return [f"infini/{name}" for name in DOCTEST_FOLDERS if (layers.ROOT / "infini" / name).is_dir()]
+def existing(parent: str, names: Iterable[str]) -> list[str]:
+    """Paths of the folders that exist."""
+    return [f"{parent}/{name}" for name in names if (layers.ROOT / parent / name).is_dir()]
+
+
+def fast_tests() -> list[str]:
+    """The files beside the folders, and the fast folders."""
+    files = sorted(path.name for path in (layers.ROOT / "tests").glob("test_*.py"))
+    return [*(f"tests/{name}" for name in files), *existing("tests", FAST_TESTS)]
 
 
 STEPS: Final = (
@@ -79,21 +90,12 @@ STEPS: Final = (
     Step("types", command("mypy")),
     Step(
         "doctests",
-        command("pytest", "-q", "--doctest-modules", "-p", "no:randomly", *doctest_paths()),
+        command("pytest", "-q", "--doctest-modules", *existing("infini", DOCTEST_FOLDERS)),
         is_test=True,
     ),
     Step(
         "fast tests",
-        command(
-            "pytest",
-            "-q",
-            "-n",
-            "2",
-            "tests",
-            "--ignore=tests/parity",
-            "-m",
-            "not slow and not night and not multi",
-        ),
+        command("pytest", "-q", "-n", "2", "-m", "not slow and not night and not multi", *fast_tests()),
         is_test=True,
     ),
 )

@@ -161,14 +161,14 @@ def promote(operands: tuple[tuple[np.dtype, bool], ...]) -> tuple[np.dtype, bool
     """Common (dtype, weak) of operands given as (dtype, weak), by JAX's lattice.
 
     Raises:
-        TypeMismatchError: there is none, as for the 8-bit floats with other floats.
+        PromotionError: there is none, as for the 8-bit floats with other floats.
     """
     nodes = [_node(dtype, weak) for dtype, weak in operands]
     result: str | None = nodes[0]
     for node in nodes[1:]:
         result = _join(result, node) if result else None
     if result is None:
-        raise errors.TypeMismatchError(
+        raise errors.PromotionError(
             "these dtypes have no common type",
             got=", ".join(SHORT_NAMES[dtype] for dtype, _ in operands),
             expected="dtypes that promote implicitly; the 8-bit floats do not",

@@ -49,6 +49,10 @@ class TypeMismatchError(InfiniError, TypeError):
     """Shapes or dtypes of operands do not go together, or an argument has the wrong kind."""
 
 
+class PromotionError(InfiniError, TypeError, ValueError):
+    """Dtypes of operands have no common type."""
+
+
 class ValueMismatchError(InfiniError, ValueError):
     """An argument has the right kind and a wrong value."""
 

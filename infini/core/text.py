@@ -1,6 +1,6 @@
 """Programs as text: printer and parser, with `parse(print(p)) == p`.
 
-    program @main(%0: f32[2,3]) -> (f32[2]) {
+    program @main(%0: f32[2,3]) {
       %1: f32[2,3] = exp(%0)                       # train.py:41
       %2: f32[2] = reduce_sum(%1) {axes=(-1,)}     # train.py:42
       return %2

@@ -99,7 +99,9 @@ class Generation:
             self.decode_s += seconds
 
 
-@functools.partial(inf.jit, static_argnames=("config", "sampling"), donate_argnames=("cache",))
+@functools.partial(
+    inf.jit, static_argnames=("config", "sampling"), donate_argnames=("cache",), donation="require"
+)
 def _prefill(
     params: gpt.Params,
     cache: gpt.Cache,
@@ -116,7 +118,9 @@ def _prefill(
     return sampling_.sample(last, random.fold_in(key, length), sampling), cache
 
 
-@functools.partial(inf.jit, static_argnames=("config", "sampling"), donate_argnames=("cache",))
+@functools.partial(
+    inf.jit, static_argnames=("config", "sampling"), donate_argnames=("cache",), donation="require"
+)
 def _decode(
     params: gpt.Params,
     cache: gpt.Cache,

@@ -24,16 +24,17 @@ def cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def machine() -> dict[str, str | int]:
-    """The machine in a few facts."""
+def machine() -> dict[str, str | int | float]:
+    """The machine in a few facts; `load` is how many threads wanted to run in the last minute, on average."""
     model = ""
-    with_info = Path("/proc/cpuinfo")
-    if with_info.exists():
-        lines = with_info.read_text(encoding="utf-8").splitlines()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return {
         "cpu": model or platform.processor() or platform.machine(),
         "num_cpus": len(cpus()),
+        **({"load": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }

@@ -19,7 +19,7 @@ DEFAULT_LOWER: Final = 16
 DEFAULT_UPPER: Final = 1024
 
 
-class _Fresh(sympy.Dummy):  # type: ignore[misc]  # SymPy has no types
+class _Fresh(sympy.Dummy):
     """A symbol that equals itself alone and prints as its name."""
 
     __slots__ = ()

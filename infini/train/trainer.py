@@ -158,11 +158,10 @@ def train(
     """
     check(config, settings)
     windows = batches.spaced_windows(held_out, count=settings.num_evaluation_windows, length=settings.length)
-    run_step = inf.jit(functools.partial(step_.step, config=config, hyper=settings.hyper), donate_argnums=0)
+    options = {"config": config, "hyper": settings.hyper}
+    run_step = inf.jit(functools.partial(step_.step, **options), donate_argnums=0, donation="require")
     measure = inf.jit(functools.partial(gpt.loss, config=config))
-    state = inf.jit(functools.partial(step_.init_state, config=config, hyper=settings.hyper))(
-        random.PRNGKey(settings.seed)
-    )
+    state = inf.jit(functools.partial(step_.init_state, **options))(random.PRNGKey(settings.seed))
 
     with _metrics(metrics_file) as write, _interrupt() as is_interrupted:
         before = _mean_loss(measure, state["params"], windows)
@@ -227,12 +226,26 @@ def check(config: gpt.Config, settings: Settings) -> None:
     """
     heads, kv_heads = config.num_heads, config.num_kv_heads
     for is_right, got, expected in (
-        (settings.length <= config.max_length, f"sequences of {settings.length}", f"at most {config.max_length}"),
-        (config.head_dim > 0 and config.head_dim % 2 == 0, f"heads of width {config.head_dim}", "an even width"),
-        (heads % kv_heads == 0, f"{heads} query and {kv_heads} key-value heads", "a multiple as many query heads"),
+        (
+            settings.length <= config.max_length,
+            f"sequences of {settings.length}",
+            f"at most {config.max_length}",
+        ),
+        (
+            config.head_dim > 0 and config.head_dim % 2 == 0,
+            f"heads of width {config.head_dim}",
+            "an even width",
+        ),
+        (
+            heads % kv_heads == 0,
+            f"{heads} query and {kv_heads} key-value heads",
+            "a multiple as many query heads",
+        ),
     ):
         if not is_right:
-            raise errors.ValueMismatchError("sizes of the model do not go together", got=got, expected=expected)
+            raise errors.ValueMismatchError(
+                "sizes of the model do not go together", got=got, expected=expected
+            )
 
 
 class _Clock:

@@ -24,7 +24,7 @@ def test_promotion(operands, expected):
 
 
 def test_eight_bit_floats_do_not_promote_implicitly():
-    with pytest.raises(errors.TypeMismatchError, match="no common type"):
+    with pytest.raises(errors.PromotionError, match="no common type"):
         dtypes.promote(((dtypes.float8_e4m3fn, False), (dtypes.float32, False)))
 
 

@@ -84,12 +84,12 @@ def build(
 
 
 def check_donation(program: ir.Program, block: Block, plan: Plan, options: CompileOptions) -> None:
-    """Say which donated parameters no result could reuse.
+    """Say which donated parameters no result could reuse; scalars are not worth a word.
 
     Raises:
         DonationError: there is one, and the options require donation.
     """
-    unused = [i for i in options.donated if i not in plan.donated]
+    unused = [i for i in options.donated if i not in plan.donated and block.params[i].type.size > 1]
     if not unused:
         return
     reasons = [_why_unused(block, i) for i in unused]
