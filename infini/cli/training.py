@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infini.cli import output, progress
-from infini.data import corpus, tokenizer
+from infini.data import corpus, tokens
 from infini.io import hugging_face
 from infini.io.folders import check_replaceable
 from infini.train import gpt, model_files, step, trainer
@@ -42,19 +42,17 @@ def run(data: Sequence[Path], out: Path, config: gpt.Config, settings: trainer.S
     numbers = f"{len(text.train)} documents to train on, {len(text.held_out)} held out"
     console.print(f"text: {numbers}, {text.size / 1e6:.1f} M characters")
     with console.status("training the tokenizer"):
-        tokens = tokenizer.train((document.text for document in text.train), vocab_size=config.vocab_size)
-        train_ids = tokens.encode_documents([document.text for document in text.train])
-        held_out_ids = tokens.encode_documents([document.text for document in text.held_out])
-    config = replace(config, vocab_size=tokens.vocab_size)
-    numbers = f"{len(train_ids):,} to train on, {len(held_out_ids):,} held out"
-    console.print(f"tokens: {numbers}, {tokens.vocab_size} different")
+        ids = tokens.tokenize(text, vocab_size=config.vocab_size)
+    config = replace(config, vocab_size=ids.tokenizer.vocab_size)
+    numbers = f"{len(ids.train):,} to train on, {len(ids.held_out):,} held out"
+    console.print(f"tokens: {numbers}, {config.vocab_size} different")
 
     metrics_file = out.with_name(f"{out.name}.metrics.jsonl")
     with progress.bar() as show:
         outcome = trainer.train(
-            config, settings, train_ids, held_out_ids, on_step=show, metrics_file=metrics_file
+            config, settings, ids.train, ids.held_out, on_step=show, metrics_file=metrics_file
         )
-    model = model_files.Model(config, outcome.params, tokens)
+    model = model_files.Model(config, outcome.params, ids.tokenizer)
     model_files.save(out, model)
     if outcome.stopped_by == "interrupt":
         console.print(f"interrupted after {outcome.num_steps} steps; what there is was saved")

@@ -19,6 +19,9 @@ from infini.core import errors
 from infini.llm import sampling as sampling_
 from infini.train import gpt
 
+_jit = functools.partial(
+    inf.jit, static_argnames=("config", "sampling"), donate_argnames=("cache",), donation="require"
+)
 PROMPT_STEP = 32
 CACHE_STEP = 64
 Finished = Literal["length", "end"]
@@ -99,9 +102,7 @@ class Generation:
             self.decode_s += seconds
 
 
-@functools.partial(
-    inf.jit, static_argnames=("config", "sampling"), donate_argnames=("cache",), donation="require"
-)
+@_jit
 def _prefill(
     params: gpt.Params,
     cache: gpt.Cache,
@@ -118,9 +119,7 @@ def _prefill(
     return sampling_.sample(last, random.fold_in(key, length), sampling), cache
 
 
-@functools.partial(
-    inf.jit, static_argnames=("config", "sampling"), donate_argnames=("cache",), donation="require"
-)
+@_jit
 def _decode(
     params: gpt.Params,
     cache: gpt.Cache,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from infini.perf import core as core_suite, record
+from infini.perf import core as core_suite, record, replay as replay_run
 
 app = typer.Typer(help="Measurements of infini, with its peers beside it.", no_args_is_help=True)
 
@@ -49,6 +50,24 @@ def core(
     if save:
         options = {"rounds": rounds, "cpus": num_cpus, "layers": layers}
         path = record.append("core", {"options": options, "measures": found})
+        typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
+
+
+@app.command()
+def replay(
+    metrics_file: Annotated[Path, typer.Argument(help="The .metrics.jsonl that `infini train` wrote.")],
+    *,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="The files and folders that the run was given.")
+    ] = None,
+    save: Annotated[bool, typer.Option(help="Append the result to bench/results/.")] = True,
+) -> None:
+    """Repeat a training run in JAX, and compare the losses."""
+    found = replay_run.replay(metrics_file, data or [])
+    for name, value in found.items():
+        typer.echo(f"{name:24}{value:.6g}")
+    if save:
+        path = record.append("replay", {"measures": found})
         typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
 
 

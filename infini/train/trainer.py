@@ -16,14 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 import infini as inf
 from infini import random
 from infini.core import errors
-from infini.data import batches
+from infini.data import batches, tokens as tokens_
 from infini.train import gpt, step as step_
 
 StoppedBy = Literal["budget", "interrupt"]
@@ -158,7 +158,7 @@ def train(
     """
     check(config, settings)
     windows = batches.spaced_windows(held_out, count=settings.num_evaluation_windows, length=settings.length)
-    options = {"config": config, "hyper": settings.hyper}
+    options: dict[str, Any] = {"config": config, "hyper": settings.hyper}  # Any: keyword arguments
     run_step = inf.jit(functools.partial(step_.step, **options), donate_argnums=0, donation="require")
     measure = inf.jit(functools.partial(gpt.loss, config=config))
     state = inf.jit(functools.partial(step_.init_state, **options))(random.PRNGKey(settings.seed))
@@ -170,6 +170,7 @@ def train(
                 "event": "start",
                 "config": asdict(config),
                 "settings": asdict(settings),
+                "tokens": tokens_.fingerprint(tokens, held_out),
                 "held_out_loss": before,
             }
         )
@@ -225,27 +226,15 @@ def check(config: gpt.Config, settings: Settings) -> None:
         ValueMismatchError: sizes do not go together.
     """
     heads, kv_heads = config.num_heads, config.num_kv_heads
-    for is_right, got, expected in (
-        (
-            settings.length <= config.max_length,
-            f"sequences of {settings.length}",
-            f"at most {config.max_length}",
-        ),
-        (
-            config.head_dim > 0 and config.head_dim % 2 == 0,
-            f"heads of width {config.head_dim}",
-            "an even width",
-        ),
-        (
-            heads % kv_heads == 0,
-            f"{heads} query and {kv_heads} key-value heads",
-            "a multiple as many query heads",
-        ),
-    ):
-        if not is_right:
-            raise errors.ValueMismatchError(
-                "sizes of the model do not go together", got=got, expected=expected
-            )
+    if settings.length > config.max_length:
+        got, expected = f"sequences of {settings.length} tokens", f"at most {config.max_length}"
+    elif config.head_dim < 2 or config.head_dim % 2:
+        got, expected = f"heads of width {config.head_dim}", "an even width"
+    elif heads % kv_heads:
+        got, expected = f"{heads} query heads for {kv_heads} key-value heads", "a multiple"
+    else:
+        return
+    raise errors.ValueMismatchError("sizes of the model do not go together", got=got, expected=expected)
 
 
 class _Clock:

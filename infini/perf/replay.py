@@ -1,0 +1,113 @@
+"""A training run of infini repeated in JAX, step by step, from the file of measurements that the run wrote.
+
+Both take the same batches, learning rates and initial parameters; what differs is who computes. Equal text is
+needed, and checked: the file names the ids that the run saw.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infini.core import errors
+from infini.data import batches, tokens
+from infini.perf import jax_twin
+
+# Single steps are noisy; curves are compared as means over this many.
+WINDOW = 20
+
+
+def replay(
+    metrics_file: Path, data: Sequence[Path] = (), *, max_steps: int | None = None
+) -> dict[str, float]:
+    """Train in JAX as a file of measurements says infini did.
+
+    Args:
+        metrics_file: what `infini train` or `infini demo` wrote beside the model.
+        data: the files and folders that the run was given; none for Python's standard library.
+        max_steps: stop after so many steps; the held-out loss is then left out.
+
+    Returns:
+        `num_steps`; `curve_difference`, the largest difference of the smoothed losses; `step_difference`, the largest
+        of single losses; and, for whole runs, `held_out_loss` of both and their difference. All in nats.
+
+    Raises:
+        ValueMismatchError: the file holds no run, or the text is not the one that the run saw.
+    """
+    start, steps, end = _read(metrics_file)
+    found = tokens.read(data, vocab_size=start["config"]["vocab_size"])
+    if tokens.fingerprint(found.train, found.held_out) != start["tokens"]:
+        raise errors.ValueMismatchError(
+            "the text is not the one that the run saw",
+            fix="name the same files, on a machine with the same Python",
+        )
+    steps = steps[:max_steps]
+    losses, held_out_loss = _train_in_jax(start, steps, found)
+    ours = np.array([step["loss"] for step in steps])
+    result = {
+        "num_steps": float(len(steps)),
+        "curve_difference": float(np.abs(_smooth(ours) - _smooth(losses)).max()),
+        "step_difference": float(np.abs(ours - losses).max()),
+    }
+    if end is not None and len(steps) == end["num_steps"]:
+        result |= {
+            "held_out_loss": end["held_out_loss"],
+            "held_out_loss_in_jax": held_out_loss,
+            "held_out_difference": abs(held_out_loss - end["held_out_loss"]),
+        }
+    return result
+
+
+def _read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]:  # Any: JSON
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, json.JSONDecodeError) as error:
+        raise errors.ValueMismatchError(f"{file} cannot be read", got=str(error)) from error
+    by_event = {line["event"]: line for line in lines}
+    steps = [line for line in lines if line["event"] == "step"]
+    if "start" not in by_event or not steps:
+        raise errors.ValueMismatchError(
+            f"{file} holds no run", expected="the .metrics.jsonl of `infini train`"
+        )
+    return by_event["start"], steps, by_event.get("end")
+
+
+def _train_in_jax(
+    start: dict[str, Any], steps: list[dict[str, Any]], found: tokens.TokenizedCorpus
+) -> tuple[np.ndarray, float]:
+    """Losses of the steps and the held-out loss after them."""
+    import jax
+
+    gpt, step = jax_twin.load("train.gpt"), jax_twin.load("train.step")
+    settings = start["settings"]
+    config = gpt.Config(**start["config"])
+    options = {"config": config, "hyper": step.Hyperparameters(**settings["hyper"])}
+    state = jax.jit(functools.partial(step.init_state, **options))(jax.random.PRNGKey(settings["seed"]))
+    run = jax.jit(functools.partial(step.step, **options), donate_argnums=0)
+    losses = []
+    for record in steps:
+        windows = batches.random_windows(
+            found.train,
+            batch_size=settings["batch_size"],
+            length=settings["length"],
+            seed=settings["seed"],
+            step=record["step"],
+        )
+        state, metrics = run(state, windows, np.float32(record["learning_rate"]))
+        losses.append(float(metrics["loss"]))
+    measure = jax.jit(functools.partial(gpt.loss, config=config))
+    windows = batches.spaced_windows(
+        found.held_out, count=settings["num_evaluation_windows"], length=settings["length"]
+    )
+    held_out = [float(measure(state["params"], window[None])) for window in windows]
+    return np.array(losses), float(np.mean(held_out))
+
+
+def _smooth(losses: np.ndarray) -> np.ndarray:
+    width = min(WINDOW, len(losses))
+    return np.convolve(losses, np.full(width, 1.0 / width), mode="valid")
