@@ -1,6 +1,8 @@
-"""infini: a functional array framework. Names and semantics are JAX's; see https://docs.jax.dev for the model.
+"""infini: a functional array framework. Names and semantics are JAX's; see https://docs.jax.dev for the
+model.
 
-Importing it installs the operators of arrays (`infini.numpy._methods`) and loads no compiler and no device library.
+Importing it installs the operators of arrays (`infini.numpy._methods`) and loads no compiler and no
+device library.
 """
 
 from infini import (
@@ -18,7 +20,7 @@ from infini.core.config import config as config
 from infini.core.errors import InfiniError as InfiniError
 from infini.core.execute import clear_caches as clear_caches
 from infini.core.sharding import make_mesh as make_mesh
-from infini.core.value import Value as Array  # tracers are Arrays too, as in JAX
+from infini.core.value import Value
 from infini.numpy import _methods
 from infini.transforms.batching import vmap as vmap
 from infini.transforms.custom import custom_jvp as custom_jvp, custom_vjp as custom_vjp
@@ -51,6 +53,7 @@ from infini.transforms.staging import (
     remat as remat,
 )
 
+Array = Value  # tracers are arrays too, as in JAX
 __version__ = "0.1.0"
 
 _methods.install()

@@ -187,7 +187,8 @@ class _Fuser:
     def _avoid(self, var: Var) -> None:
         """Make a variable that a kernel cannot compute something it can load."""
         if self.grouping.definition[var].op.name == "reshape":
-            # As an array its operand has the new shape for free, however the elements are cut into dimensions.
+            # As an array its operand has the new shape for free, however the elements are cut into
+            # dimensions.
             self.aliases.add(var)
             var = self._core(var)
             if self._is_stored(var):

@@ -85,7 +85,8 @@ def build(
         NotFusable: the reduced axes cannot be walked as one; names an array to store in another order first.
     """
     nodes = nodes_of(root.node for root in roots)
-    if not any(isinstance(node, Reduce) for node in nodes) and all(set(reduced) <= set(r.axes) for r in roots):
+    has_reduction = any(isinstance(node, Reduce) for node in nodes)
+    if not has_reduction and all(set(reduced) <= set(root.axes) for root in roots):
         # What is left of a group that was cut before its reduction: every axis is kept.
         reduced = ()
     merged = _merge_axes(nodes, roots, sizes, reduced, bounded)

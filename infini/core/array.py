@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from infini.core import backend, dtypes, errors, ir, value
-from infini.core import sharding as sharding_
+from infini.core import backend, dtypes, errors, ir, sharding as sharding_, value
 
 
 class ReadyEvent(Protocol):
@@ -331,7 +330,7 @@ def from_dlpack(data: Any, *, copy: bool | None = None) -> Array:  # Any: an obj
         raise errors.TypeMismatchError(
             "this object cannot be imported by DLPack",
             got=f"{type(data).__name__}: {error}",
-            fix="exchange a bit view for bfloat16, for example tensor.view(torch.uint16); copy to the CPU first",
+            fix="copy to the CPU first; exchange bfloat16 as bits, for example tensor.view(torch.uint16)",
         ) from error
     if copy is False and host.flags.c_contiguous:
         target = backend.default_device()

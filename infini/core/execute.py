@@ -121,7 +121,8 @@ def on_device(array: array_.Array, device: backend.Device) -> backend.Buffer:
 
 
 class Runner:
-    """A program ready to run: remembers its executable per backend and knobs, so a call does not hash the program.
+    """A program ready to run: remembers its executable per backend and knobs, so a call does not hash the
+    program.
 
     Args:
         program: program to run.

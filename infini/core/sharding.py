@@ -173,7 +173,9 @@ class SingleDeviceSharding:
 
 @functools.cache
 def on_one(device: backend.Device) -> SingleDeviceSharding:
-    """The placement of whole arrays on a device; always the same object, so placements compare by identity."""
+    """The placement of whole arrays on a device; always the same object, so placements compare by
+    identity.
+    """
     return SingleDeviceSharding(device)
 
 

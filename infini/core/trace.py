@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import array as array_
-from infini.core import errors, execute, ir, primitive, source, value
+from infini.core import array as array_, errors, execute, ir, primitive, source, value
 
 
 class Interpreter:

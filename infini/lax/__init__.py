@@ -1,4 +1,6 @@
-"""The operations, under JAX's names. Each is declared in the module it is imported from: one op, one place."""
+"""The operations, under JAX's names. Each is declared in the module it is imported from: one op, one
+place.
+"""
 
 from infini.lax.calls import (
     call_p as call_p,

@@ -114,7 +114,9 @@ def sum_to(x: Value, shape: ir.Shape) -> Value:
 
 
 def whole_batches(size: int, args: Sequence[Value], batched: Sequence[bool]) -> list[Value]:
-    """Operands with their batch in front, repeated where they do not depend on it; for BATCH rules that need all of them."""
+    """Operands with their batch in front, repeated where they do not depend on it; for BATCH rules that
+    need all of them.
+    """
     return [x if flag else broadcast_to(x, (size, *x.shape)) for x, flag in zip(args, batched, strict=True)]
 
 

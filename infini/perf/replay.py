@@ -33,8 +33,8 @@ def replay(
         max_steps: stop after so many steps; the held-out loss is then left out.
 
     Returns:
-        `num_steps`; `curve_difference`, the largest difference of the smoothed losses; `step_difference`, the largest
-        of single losses; and, for whole runs, `held_out_loss` of both and their difference. All in nats.
+        `num_steps`; `curve_difference`, the largest difference of the smoothed losses; `step_difference`, the
+        largest of single losses; and, for whole runs, `held_out_loss` of both and their difference. In nats.
 
     Raises:
         ValueMismatchError: the file holds no run, or the text is not the one that the run saw.

@@ -40,7 +40,9 @@ def test_pickle_and_deepcopy(dtype):
 
 
 def test_numpy_arrays_leave_operators_to_us():
-    assert isinstance(X * inp.asarray(X), infini.Array) and isinstance(np.float32(2) * inp.asarray(X), infini.Array)
+    assert isinstance(X * inp.asarray(X), infini.Array) and isinstance(
+        np.float32(2) * inp.asarray(X), infini.Array
+    )
 
 
 def test_numpy_functions_take_arrays():

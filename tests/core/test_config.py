@@ -27,10 +27,15 @@ def test_wrong_values_are_refused():
         pass
 
 
-@pytest.mark.parametrize(("name", "text"), [("INFINI_CHECK", "lots"), ("INFINI_COLOUR", "1"), ("INFINI_POOL", "x")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("INFINI_CHECK", "lots"), ("INFINI_COLOUR", "1"), ("INFINI_POOL", "x")]
+)
 def test_broken_environment_raises_at_import(name, text):
     done = subprocess.run(
-        [sys.executable, "-c", "import infini"], env={**os.environ, name: text}, capture_output=True, text=True
+        [sys.executable, "-c", "import infini"],
+        env={**os.environ, name: text},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode != 0 and name in done.stderr
 

@@ -28,7 +28,9 @@ def test_eight_bit_floats_do_not_promote_implicitly():
         dtypes.promote(((dtypes.float8_e4m3fn, False), (dtypes.float32, False)))
 
 
-@pytest.mark.parametrize(("host", "narrow"), [(np.float64, "float32"), (np.int64, "int32"), (np.complex128, "complex64")])
+@pytest.mark.parametrize(
+    ("host", "narrow"), [(np.float64, "float32"), (np.int64, "int32"), (np.complex128, "complex64")]
+)
 def test_host_data_of_64_bits_become_the_default(host, narrow):
     assert value.literal(np.ones(2, host)).dtype.name == narrow
 

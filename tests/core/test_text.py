@@ -14,7 +14,9 @@ def staged(f, *types):
 
 
 def test_parse_of_print_is_equal():
-    program = staged(lambda x: [reduction.reduce_sum(elementwise.mul(elementwise.tanh(x), 2.5), (0,))], VECTOR)
+    program = staged(
+        lambda x: [reduction.reduce_sum(elementwise.mul(elementwise.tanh(x), 2.5), (0,))], VECTOR
+    )
     assert text.parse(repr(program)) == program
 
 
@@ -101,7 +103,9 @@ def test_what_is_no_program_is_a_named_error(bad):
 def test_checker_shows_the_neighbourhood_and_the_line():
     program = staged(lambda x: [elementwise.sin(elementwise.cos(x))], VECTOR)
     first, second = program.equations
-    wrong = ir.Equation(second.op, second.inputs, second.attrs, (ir.Var(VECTOR.update(shape=(5,))),), second.where)
+    wrong = ir.Equation(
+        second.op, second.inputs, second.attrs, (ir.Var(VECTOR.update(shape=(5,))),), second.where
+    )
     broken = program.replace(equations=(first, wrong), results=wrong.outputs)
     with pytest.raises(errors.CheckError, match=r"(?s)--> .*sin.*at: +test_text.py:\d+"):
         check.check(broken)

@@ -1,4 +1,6 @@
-"""Every transform against JAX: the same function runs on both by changing the namespaces, and all results agree."""
+"""Every transform against JAX: the same function runs on both by changing the namespaces, and all results
+agree.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +110,12 @@ def cond_under_every_transform(api, lax, np_):
     x, batch = np.float32(2.0), np.array([2.0, 3.0], np.float32)
     found = []
     for p in (np.float32(0.5), np.float32(1.5)):
-        found += [f(p, x), api.grad(f, 1)(p, x), api.jit(api.grad(f, 1))(p, x), api.grad(api.grad(f, 1), 1)(p, x)]
+        found += [
+            f(p, x),
+            api.grad(f, 1)(p, x),
+            api.jit(api.grad(f, 1))(p, x),
+            api.grad(api.grad(f, 1), 1)(p, x),
+        ]
     predicates = np.array([0.5, 1.5], np.float32)
     return found, api.vmap(f)(predicates, batch), api.vmap(api.grad(f, 1))(predicates, batch)
 
@@ -273,7 +280,11 @@ def auxiliary_outputs(api, lax, np_):
     def f(x):
         return (x * x).sum(), {"doubled": x * 2}
 
-    return api.grad(f, has_aux=True)(X), api.value_and_grad(f, has_aux=True)(X), api.vjp(f, X, has_aux=True)[2]
+    return (
+        api.grad(f, has_aux=True)(X),
+        api.value_and_grad(f, has_aux=True)(X),
+        api.vjp(f, X, has_aux=True)[2],
+    )
 
 
 @program

@@ -1,4 +1,6 @@
-"""Design 4a.3: programs with host functions print and parse unbound; captured arrays are hidden parameters by identity."""
+"""Design 4a.3: programs with host functions print and parse unbound; captured arrays are hidden
+parameters by identity.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,10 @@ def test_an_unbound_host_function_is_a_named_error():
 def test_a_large_captured_array_is_one_hidden_parameter():
     captured = inp.asarray(CAPTURED)
     program = infini.make_jaxpr(lambda x: (captured * x + captured).sum())(2.0)
-    assert program.in_types == (ir.ArrayType((100,), np.dtype(np.float32)), ir.ArrayType((), np.dtype(np.float32)))
+    assert program.in_types == (
+        ir.ArrayType((100,), np.dtype(np.float32)),
+        ir.ArrayType((), np.dtype(np.float32)),
+    )
 
 
 def test_a_small_captured_array_is_a_constant():

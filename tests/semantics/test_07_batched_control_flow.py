@@ -1,4 +1,6 @@
-"""Design 4a.7: a batched predicate makes cond a select and runs while masked; ordered effects inside are refused."""
+"""Design 4a.7: a batched predicate makes cond a select and runs while masked; ordered effects inside are
+refused.
+"""
 
 import numpy as np
 import pytest

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
+import infini.numpy as inp
 from infini.core import backend, execute, trace
 from infini.lax import elementwise, reduction
-
-import infini.numpy as inp
 
 ROWS, WIDTH = 64, 32
 
@@ -14,7 +13,8 @@ ROWS, WIDTH = 64, 32
 def program():
     x, n = inp.ones((ROWS, WIDTH)), inp.asarray(5, dtype="int32")
     staged = trace.stage(
-        lambda x, n: [elementwise.tanh(elementwise.mul(x, 2.0)), reduction.reduce_sum(x, (1,))], [x.type, n.type]
+        lambda x, n: [elementwise.tanh(elementwise.mul(x, 2.0)), reduction.reduce_sum(x, (1,))],
+        [x.type, n.type],
     )
     return staged.program
 

@@ -1,4 +1,6 @@
-"""Design 4a.13: uncommitted values follow committed ones; two committed placements that differ are an error."""
+"""Design 4a.13: uncommitted values follow committed ones; two committed placements that differ are an
+error.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""Sentence 2: an operation declared here, in one block, is typed, mapped, jitted, differentiated, sharded and compiled."""
+"""Sentence 2: an operation declared here, in one block, is typed, mapped, jitted, differentiated, sharded
+and compiled.
+"""
 
 import numpy as np
 import pytest
@@ -6,8 +8,7 @@ import pytest
 import infini
 import infini.numpy as inp
 from infini.core import dtypes, primitive, trace
-from infini.lax import elementwise as e
-from infini.lax import families
+from infini.lax import elementwise as e, families
 from infini.sharding import NamedSharding, P
 
 
