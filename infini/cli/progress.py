@@ -30,7 +30,7 @@ def bar() -> Iterator[Callable[[trainer.StepReport], None]]:
         return
     columns = (
         TextColumn("training"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         TaskProgressColumn(),
         TextColumn("{task.fields[text]}"),
         TimeRemainingColumn(),
@@ -60,7 +60,9 @@ def _lines(recent: deque[trainer.StepReport]) -> Callable[[trainer.StepReport], 
 
 def _summary(recent: deque[trainer.StepReport]) -> str:
     loss = sum(report.loss for report in recent) / len(recent)
-    speed = len(recent) / sum(1.0 / report.tokens_per_s for report in recent)
+    # The first step compiles, which says nothing about speed.
+    timed = [report for report in recent if report.step > 0] or recent
+    speed = len(timed) / sum(1.0 / report.tokens_per_s for report in timed)
     return f"step {recent[-1].step + 1}  loss {loss:.3f}  {speed:,.0f} tokens/s  {_memory_text()}"
 
 

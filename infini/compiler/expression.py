@@ -125,6 +125,7 @@ class Puller:
     ) -> None:
         self.definition, self.constant = definition, constant
         self.sizes, self.reduced = tuple(sizes), tuple(reduced)
+        self.computed: set[Var] = set()  # variables that are computed here and not loaded
         self._memo: dict[tuple[Var, IndexMap, bool], Node] = {}
         self._computed: dict[object, Node] = {}
 
@@ -162,6 +163,7 @@ class Puller:
         return Load(var.type.dtype, used, var, index, 0 if is_outside else None)
 
     def _pull_equation(self, equation: Equation, var: Var, index: IndexMap, guarded: bool) -> Node:
+        self.computed.add(var)
         op = equation.op
         if op.name in views.RULES:
             return self._view(equation, index, guarded)

@@ -8,33 +8,22 @@ stay equations: they cost nothing.
 from __future__ import annotations
 
 import dataclasses
-import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
 
-from infini.compiler import affine, cost, extents, tiling, views
+from infini.compiler import affine, assemble, cost, extents, tiling, views
+from infini.compiler.assemble import Unit
 from infini.compiler.expression import Compute, Domain, NotFusable, Puller, Reduce
 from infini.compiler.grouping import Group, Grouping, Level, is_fusable, split_axes
 from infini.compiler.passes import rewrite
-from infini.core import config, ir, primitive
-from infini.core.ir import Attrs, Equation, Program, Var
-from infini.core.primitive import Effect
+from infini.core import config
+from infini.core.ir import Equation, Program, Var
 from infini.tile import program as kernel_
 
 # Most work per element that is done twice rather than stored, by the number of large arrays it reads.
 RECOMPUTE_WEIGHTS: Final = (16.0, 16.0, 8.0)
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class Unit:
-    """What becomes one kernel: its results, and the domain they share."""
-
-    roots: list[tuple[Var, Level]]
-    domain: Domain
-    position: int
-    built: tiling.Built | None = None
 
 
 def fuse(program: Program, declared: extents.Declared = ()) -> Program:
@@ -61,21 +50,27 @@ class _Fuser:
         self.grouping = Grouping(program, no_fuse=self.no_fuse)
         self.arrays: set[Var] = set()  # variables of fusable equations that are stored
         self.units: list[Unit] = []
+        self.finished: dict[
+            tuple[Var, ...], tuple[tiling.Built, set[Var]]
+        ] = {}  # by results; with what was pulled
         self.aliases: set[Var] = set()  # reshapes of arrays that kernels take instead of following the index
         self.alone: set[Var] = set()  # stored variables that have had a kernel of their own from the start
 
     def run(self) -> Program:
         """The fused program."""
         self._choose_arrays()
-        while True:
+        is_done = False
+        while not is_done:
             self.units = self._make_units()
-            try:
-                for unit in self.units:
+            is_done = True
+            for unit in self.units:
+                try:
                     self._build(unit)
-                break
-            except NotFusable as problem:
-                self._avoid(problem.var)
-        return self._assemble()
+                except NotFusable as problem:
+                    self._avoid(problem.var, unit)
+                    is_done = False
+                    break
+        return assemble.assemble(self.grouping, self.units, self._core)
 
     # --- what becomes an array ------------------------------------------------------------------
 
@@ -88,12 +83,7 @@ class _Fuser:
                 if is_fusable(equation) and equation.op.name != "reshape":
                     self.arrays.update(equation.outputs)
             return
-        pending = list(self.arrays)
-        while pending:
-            root = pending.pop()
-            found = self._crossings(root)
-            pending += [v for v in found if v not in self.arrays]
-            self.arrays.update(found)
+        self._add_crossings(self.arrays)
 
     def _need(self, var: Var) -> None:
         if not self.grouping.is_array(var):
@@ -184,27 +174,43 @@ class _Fuser:
             if v is not var and v in self.grouping.group_of
         )
 
-    def _avoid(self, var: Var) -> None:
-        """Make a variable that a kernel cannot compute something it can load."""
-        if self.grouping.definition[var].op.name == "reshape":
+    def _avoid(self, var: Var, unit: Unit) -> None:
+        """Make a variable that a kernel cannot compute something it can load; failing that, take the kernel
+        apart.
+        """
+        if self.grouping.definition[var].op.name == "reshape" and var not in self.aliases:
             # As an array its operand has the new shape for free, however the elements are cut into
             # dimensions.
             self.aliases.add(var)
-            var = self._core(var)
-            if self._is_stored(var):
-                return
-        self._store(var)
+            if (core := self._core(var)) not in self.alone and not self.grouping.is_array(core):
+                self._store(core)
+        elif var in self.alone:
+            self._dissolve(unit)
+        else:
+            self._store(var)
 
     def _store(self, var: Var) -> None:
         """Make a variable an array whose kernel does not contain what uses it."""
-        assert var not in self.alone, f"{self.grouping.definition[var].op.name} has no kernel of its own"
+        self.alone.add(var)
         self.arrays.add(var)
         group = self.grouping.group_of.get(var)
         if group is not None:
             self._cut(group, var)
-        else:
-            self.alone.add(var)
-        pending = [var]
+        self._add_crossings([var])
+
+    def _dissolve(self, unit: Unit) -> None:
+        """Give every member of a kernel that cannot be made a kernel of its own."""
+        group = self.grouping.group_of[unit.roots[0][0]]
+        assert len(group.members) > 1, "an equation alone is always a kernel"
+        members = dict(group.members)
+        for v, level in members.items():
+            self.grouping.group_of[v] = Group(group.domain, {v: level})
+        self.arrays.update(members)
+        self._add_crossings(members)
+
+    def _add_crossings(self, roots: Iterable[Var]) -> None:
+        """Store what kernels of other groups need for some roots."""
+        pending = list(roots)
         while pending:
             found = [v for v in self._crossings(pending.pop()) if v not in self.arrays]
             self.arrays.update(found)
@@ -222,7 +228,6 @@ class _Fuser:
             pending += self.grouping.definition[v].inputs
         before = {v: level for v, level in group.members.items() if v in needed}
         if len(before) == len(group.members):
-            self.alone.add(var)
             return
         first = Group(group.domain, before)
         for v in before:
@@ -252,7 +257,13 @@ class _Fuser:
         return units
 
     def _build(self, unit: Unit) -> None:
+        """Pull and tile a kernel, unless that was done and nothing it computes has become an array since."""
         roots = {var for var, _ in unit.roots}
+        key = tuple(var for var, _ in unit.roots)
+        built, computed = self.finished.get(key, (None, set()))
+        if built is not None and not any(self._is_stored(v) for v in computed - roots):
+            unit.built = built
+            return
 
         def definition(var: Var) -> Equation | None:
             if self._is_stored(var) and var not in roots:
@@ -277,6 +288,7 @@ class _Fuser:
             except affine.SplitAxis as split:
                 sizes = affine.split(sizes, split)
         unit.built = tiling.build(nodes, sizes, reduced, self._bounded(nodes, sizes), _name(nodes))
+        self.finished[key] = (unit.built, puller.computed)
 
     def _bounded(self, roots: Sequence[tiling.Root], sizes: Sequence[int]) -> dict[int, Var]:
         """Axes of which every result of a kernel wants only the points below one extent."""
@@ -301,21 +313,6 @@ class _Fuser:
         assert sizes is not None
         return sizes
 
-    # --- the new program ------------------------------------------------------------------------
-
-    def _assemble(self) -> Program:
-        units = {var: unit for unit in self.units for var, _ in unit.roots}
-        steps: list[tuple[int, Equation | Unit]] = [(unit.position, unit) for unit in self.units]
-        steps += [(i, e) for i, e in enumerate(self.program.equations) if not is_fusable(e)]
-        steps.sort(key=lambda step: step[0])
-        writer = _Writer(self.program, self._core)
-        for step in _ordered(steps, units, self.grouping, self._core):
-            if isinstance(step, Unit):
-                writer.kernel(step, self.grouping)
-            else:
-                writer.equation(step)
-        return writer.finish()
-
 
 def _name(roots: Sequence[tiling.Root]) -> str:
     """A name from the operations of a kernel, the characteristic ones first."""
@@ -327,108 +324,3 @@ def _name(roots: Sequence[tiling.Root]) -> str:
             names[node.op.name.removeprefix("reduce_")] = 5.0
     chosen = sorted(names, key=lambda n: -names[n])[:3]
     return "_".join(n for n in names if n in chosen) or "copy"
-
-
-def _ordered(
-    steps: Sequence[tuple[int, Equation | Unit]],
-    units: dict[Var, Unit],
-    grouping: Grouping,
-    core: Callable[[Var], Var],
-) -> list[Equation | Unit]:
-    """Steps in an order that makes everything before its use, close to program order."""
-    maker: dict[Var, int] = {}
-    for number, (_, step) in enumerate(steps):
-        outputs = [v for v, _ in step.roots] if isinstance(step, Unit) else step.outputs
-        maker.update((v, number) for v in outputs)
-    waits: list[set[int]] = []
-    last_effect: int | None = None
-    for number, (_, step) in enumerate(steps):
-        if isinstance(step, Unit):
-            assert step.built is not None
-            inputs: Iterable[Var] = (*step.built.operands, *step.built.extents)
-        else:
-            inputs = step.inputs
-        needs = {maker[v] for v in map(core, inputs) if v in maker}
-        if isinstance(step, Equation) and step.effect is not Effect.NONE:
-            needs |= {last_effect} if last_effect is not None else set()
-            last_effect = number
-        waits.append(needs)
-    users: list[list[int]] = [[] for _ in steps]
-    missing = [len(needs) for needs in waits]
-    for number, needs in enumerate(waits):
-        for need in needs:
-            users[need].append(number)
-    ready = [number for number, count in enumerate(missing) if count == 0]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        number = heapq.heappop(ready)
-        order.append(steps[number][1])
-        for user in users[number]:
-            missing[user] -= 1
-            if missing[user] == 0:
-                heapq.heappush(ready, user)
-    assert len(order) == len(steps), "groups depend on each other in a cycle"
-    return order
-
-
-class _Writer:
-    """Writes the fused program; arrays keep their variables, kernels take and give flat ones."""
-
-    def __init__(self, program: Program, core: Callable[[Var], Var]) -> None:
-        self.program, self.core = program, core
-        self.builder = ir.Builder()
-        self.env: dict[Var, Var] = {param: param for param in program.params}
-        self.shaped: dict[tuple[Var, tuple[int, ...]], Var] = {}
-        for var, constant in program.consts:
-            self.env[var] = self.builder.constant(constant.array)
-
-    def _reshaped(self, var: Var, shape: tuple[int, ...]) -> Var:
-        if var.type.shape == shape:
-            return var
-        key = (var, shape)
-        if key not in self.shaped:
-            attrs = Attrs({"shape": shape, "ndim": var.type.ndim})
-            (self.shaped[key],) = self.builder.emit(primitive.by_name("reshape"), [var], attrs, via="fuse")
-        return self.shaped[key]
-
-    def array(self, var: Var) -> Var:
-        """A variable of the old program in the new one."""
-        return self._reshaped(self.env[self.core(var)], var.type.shape)
-
-    def kernel(self, unit: Unit, grouping: Grouping) -> None:
-        """Append a kernel."""
-        built = unit.built
-        assert built is not None
-        operands = [
-            self._reshaped(self.env[self.core(v)], (v.type.size,)) if is_flat else self.array(v)
-            for v, is_flat in zip(built.operands, built.flat, strict=True)
-        ]
-        operands += [self.env[v] for v in built.extents]
-        where = grouping.definition[unit.roots[-1][0]].where
-        outputs = self.builder.emit(
-            kernel_.kernel_p,
-            operands,
-            Attrs({"kernel": built.kernel}),
-            where=where,
-            via="fuse",
-            out_types=built.kernel.outputs,
-        )
-        for (var, _), output in zip(unit.roots, outputs, strict=True):
-            self.shaped[output, var.type.shape] = shaped = self._reshaped(output, var.type.shape)
-            self.env[var] = shaped
-            self.shaped[shaped, output.type.shape] = output
-
-    def equation(self, equation: Equation) -> None:
-        """Append an equation that is no kernel."""
-        inputs = [self.array(v) for v in equation.inputs]
-        outputs = self.builder.emit(
-            equation.op, inputs, equation.attrs, where=equation.where, via=equation.via,
-            out_types=[v.type for v in equation.outputs],
-        )  # fmt: skip
-        self.env.update(zip(equation.outputs, outputs, strict=True))
-
-    def finish(self) -> Program:
-        """The program."""
-        results = [self.array(v) for v in self.program.results]
-        return self.builder.build(self.program.params, results, name=self.program.name)

@@ -17,7 +17,7 @@ from typing import Final
 from infini.compiler import affine, cost, expression, views
 from infini.compiler.expression import Domain
 from infini.core import dtypes, primitive
-from infini.core.ir import Equation, Program, Var
+from infini.core.ir import Equation, Program, Shape, Var
 
 CHEAP_WEIGHT: Final = 6.0
 MAX_MEMBERS: Final = 96
@@ -42,6 +42,7 @@ class Group:
     mask: int = 0  # its equations, as bits
     ancestors: int = 0  # equations it depends on, as bits
     producers: set[int] = field(default_factory=set)  # equations outside whose arrays it uses
+    shapes: set[Shape] = field(default_factory=set)  # of its members, as cuts of the whole domain
 
 
 class Grouping:
@@ -136,11 +137,12 @@ class Grouping:
         if weight <= CHEAP_WEIGHT and not self.no_fuse:
             self.cheap.update((v, weight) for v in equation.outputs)
             return
-        self._join(number, equation, [], Level.FULL, Domain(output.type.size))
+        is_placed = self._join(number, equation, [], Level.FULL, Domain(output.type.size))
+        assert is_placed, "an equation alone is always a kernel"
 
     def _cheap_weight(self, equation: Equation, leaves: Sequence[Var]) -> float:
         size = equation.outputs[0].type.size
-        large = sum(leaf.type.size * 8 > size for leaf in leaves)
+        large = sum(leaf.type.size * 8 > size for leaf in leaves if leaf.type.size > 1)
         if large > 1:
             return math.inf
         own = cost.op_weight(equation.op.name)
@@ -258,7 +260,8 @@ class Grouping:
                 and self._join(number, equation, groups, Level.REDUCED, domain)
             ):
                 return
-        self._join(number, equation, [], Level.REDUCED, domain)
+        is_placed = self._join(number, equation, [], Level.REDUCED, domain)
+        assert is_placed, "an equation alone is always a kernel"
 
     # --- unions -------------------------------------------------------------------------------
 
@@ -273,8 +276,17 @@ class Grouping:
         for group in groups:
             mask |= group.mask
             producers |= group.producers
+        # A group apart from one it depends on reads that one at another index, so they cannot be one kernel.
+        if any(other.mask >> p & 1 for group in groups for p in group.producers for other in groups):
+            return False
         producers = {p for p in producers if not mask >> p & 1}
         if sum(len(g.members) for g in groups) >= MAX_MEMBERS:
+            return False
+        united = domain or _united([g.domain for g in groups])
+        assert united is not None, "groups of one kernel have one domain"
+        shapes: set[Shape] = {(united.outer, united.reduced, united.inner)}.union(*(g.shapes for g in groups))
+        shapes.update(whole_shape(output.type.shape, united, level) for output in equation.outputs)
+        if affine.refinement(list(shapes)) is None:
             return False
         if any(self._ancestors_at(p) & mask for p in producers):
             return False
@@ -283,7 +295,7 @@ class Grouping:
             target.members.update(group.members)
             self.group_of.update((v, target) for v in group.members)
         before = target.ancestors
-        target.domain = domain or _united([g.domain for g in groups]) or target.domain
+        target.domain, target.shapes = united, shapes
         target.mask, target.producers = mask, producers
         target.ancestors = self._ancestors_of(producers)
         for output in equation.outputs:
@@ -302,6 +314,14 @@ class Grouping:
         for group in set(self.group_of.values()):
             if group is not changed and group.ancestors & changed.mask:
                 group.ancestors |= added
+
+
+def whole_shape(shape: Shape, domain: Domain, level: Level) -> Shape:
+    """A shape of the whole domain that cuts it where a member's shape does."""
+    if level is Level.FULL or domain.reduced == 1:
+        return shape
+    cut = next((k for k in range(len(shape) + 1) if math.prod(shape[:k]) == domain.outer), None)
+    return (*shape, domain.reduced) if cut is None else (*shape[:cut], domain.reduced, *shape[cut:])
 
 
 def is_fusable(equation: Equation) -> bool:

@@ -93,3 +93,53 @@ def rope(x, cos, sin):
     a, b = x[..., :half], x[..., half:]
     cos, sin = cos[:, None, :], sin[:, None, :]
     return inp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def random_function(seed):
+    """A function of three arrays: random elementwise operations, views, reductions, products and loops."""
+
+    def f(*arrays):
+        rng = np.random.default_rng(seed)
+        values = [*arrays]
+        for _ in range(rng.integers(6, 28)):
+            x, y = (values[i] for i in rng.integers(max(0, len(values) - 8), len(values), 2))
+            try:
+                value = _random_step(rng, x, y)
+            except (TypeError, ValueError):  # shapes that do not go together
+                continue
+            if value is not None and value.size < 20000:
+                values.append(value)
+        made = values[3:] or [arrays[0]]
+        chosen = sorted(set(rng.integers(0, len(made), rng.integers(1, len(made) + 1)).tolist()))
+        return [made[i] for i in chosen]
+
+    return f
+
+
+def _random_step(rng, x, y):
+    """One operation, or None when the choice does not apply."""
+    axis = int(rng.integers(0, x.ndim)) if x.ndim else 0
+    is_array, is_matrix = x.ndim > 0, x.ndim == 2 == y.ndim
+    choices = [
+        (True, lambda: inp.tanh(x)),
+        (True, lambda: x * 0.5 + y),
+        (True, lambda: x - y * 0.25),
+        (True, lambda: inp.where(x > y, x, y * 0.5)),
+        (is_array, lambda: x.sum(axis=axis, keepdims=bool(rng.integers(0, 2))) * 0.3),
+        (is_array, lambda: x - x.max(axis=axis, keepdims=True)),
+        (is_array, lambda: inp.mean(x * x, axis=-1, keepdims=True) + x),
+        (is_array, lambda: inp.swapaxes(x, axis, -1)),
+        (is_array, lambda: inp.broadcast_to(x[..., None], (*x.shape, 3))),
+        (is_array, lambda: inp.pad(x, [(1, 0)] * x.ndim)),
+        (is_array, lambda: inp.concatenate([x, y * 2.0], axis=-1)),
+        (is_array, lambda: lax.rev(x, (axis,))),
+        (is_array, lambda: x[..., 1:]),
+        (is_array, lambda: lax.scan(lambda c, r: (c * 0.5 + r, inp.exp(-inp.abs(c))), x[0], x)[1]),
+        (is_matrix, lambda: x @ y * 0.1),
+        (True, lambda: x.reshape(-1)),
+        (x.size % 6 == 0, lambda: x.reshape(6, -1)),
+        (x.size % 8 == 0, lambda: x.reshape(2, 4, -1)),
+        (True, lambda: lax.fori_loop(0, 2, lambda i, c: c * 0.9 + 0.1, x)),
+    ]
+    applies, make = choices[int(rng.integers(0, len(choices)))]
+    return make() if applies and x.size else None
