@@ -270,11 +270,11 @@ def bind1(op: primitive.Primitive, *args: object, **attrs: object) -> value.Valu
 class StagedTracer(Tracer):
     """A value of a program under construction."""
 
-    __slots__ = ("var",)
+    __slots__ = ("variable",)
 
     def __init__(self, owner: Staging, var: ir.Var, weak: bool) -> None:
         super().__init__(owner, var.type, weak)
-        self.var = var
+        self.variable = var
 
 
 class Staging(Interpreter):
@@ -296,7 +296,7 @@ class Staging(Interpreter):
         if isinstance(x, StagedTracer) and x.owner is self:
             if self.is_closed:
                 raise leaked(x)
-            return x.var
+            return x.variable
         if isinstance(x, value.Literal) and x.size <= ir.Constant.MAX_SIZE:
             return self.builder.constant(x.host)
         if isinstance(x, array_.Array) and x.size <= ir.Constant.MAX_SIZE and not x.committed:
@@ -362,7 +362,7 @@ def stage(
     staging.is_closed = True
     captured = list(staging.captures.values())
     program = staging.builder.build(
-        [var for var, _ in captured] + [p.var for p in params], results, name=name
+        [var for var, _ in captured] + [p.variable for p in params], results, name=name
     )
     return Staged(program, tuple(x for _, x in captured), tuple(output.weak for output in outputs))
 

@@ -27,6 +27,10 @@ class Value:
     type: ir.ArrayType
     weak: bool
 
+    def with_weak(self, weak: bool) -> Value:
+        """The same value with another weak flag."""
+        raise NotImplementedError("arrays, tracers and literals have their own")
+
     @property
     def shape(self) -> ir.Shape:
         """Size of each dimension."""
@@ -168,6 +172,9 @@ class Literal(Value):
     def with_weak(self, weak: bool) -> Literal:
         """The same data with another weak flag."""
         return Literal(self.host, weak=weak)
+
+    def __repr__(self) -> str:
+        return f"Literal({self.host!r}, weak={self.weak})"
 
 
 _DEFAULTS = {

@@ -127,20 +127,16 @@ def _batch(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple
         united = _united(lambda b, force: ctx.batch_program(b, batched[1:], force), branches, count)
         bodies = tuple(ctx.batch_program(branch, batched[1:], united)[0] for branch in branches)
         return trace.bind(cond_p, index, *operands, branches=bodies), united
-    for branch in branches:
-        if branch.effect.is_ordered:
+    # Every branch runs for every element; the index picks.
+    every = (True,) * count
+    bodies = tuple(ctx.batch_program(branch, batched[1:], every)[0] for branch in branches)
+    for body in bodies:
+        if body.effect.is_ordered:
             raise errors.TypeMismatchError(
                 "vmap of cond with a batched condition cannot keep an ordered effect inside a branch",
                 fix="move the effect out of the branch, or map with lax.map instead of vmap",
             )
-    # Every branch runs for every element; the index picks.
-    every = (True,) * count
-    results = [
-        trace.bind(
-            primitive.by_name("call"), *operands, body=ctx.batch_program(branch, batched[1:], every)[0]
-        )
-        for branch in branches
-    ]
+    results = [trace.bind(primitive.by_name("call"), *operands, body=body) for body in bodies]
     picked = list(results[0])
     for number, found in enumerate(results[1:], 1):
         for i, (old, new) in enumerate(zip(picked, found, strict=True)):
@@ -184,6 +180,10 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
     """
     if not branches:
         raise errors.ValueMismatchError("switch needs at least one branch")
+    if trace.as_value(index).dtype not in dtypes.INTEGERS or trace.as_value(index).shape:
+        raise errors.TypeMismatchError(
+            "the index of switch must be an integer scalar", got=str(trace.as_value(index).type)
+        )
     leaves, treedef = tree.flatten(operands)
     values = [trace.as_value(x) for x in leaves]
     out_trees: list[tree.PyTreeDef] = []
@@ -213,7 +213,7 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
     chosen = e.convert_element_type(index, dtypes.int32)
     results = trace.bind(cond_p, chosen, *captures, *values, branches=tuple(programs))
     flags = [all(column) for column in zip(*(s.weak for s in staged), strict=True)]
-    marked = [r.with_weak(flag) for r, flag in zip(results, flags, strict=True)]  # type: ignore[attr-defined]
+    marked = [r.with_weak(flag) for r, flag in zip(results, flags, strict=True)]
     return tree.unflatten(out_trees[0], marked)
 
 

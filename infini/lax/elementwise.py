@@ -485,6 +485,16 @@ def erf_inv(x: ArrayLike) -> Value:
     return _unary(erf_inv_p, x)
 
 
+def _one_for_zero(x: Value) -> Value:
+    return bind_scalars(select_n_p, bind_scalars(eq_p, x, 0.0), x, families.like(1.0, x))
+
+
+def _less_one(y: Value) -> Value:
+    """`y - 1`, and 1 for an exponent of 0, whose derivative is 0 even at a base of 0."""
+    is_zero = bind_scalars(eq_p, y, 0.0)
+    return bind_scalars(select_n_p, is_zero, bind_scalars(sub_p, y, 1.0), families.like(1.0, y))
+
+
 pow_p: Primitive = elementwise(
     "pow",
     FLOATS,
@@ -492,9 +502,9 @@ pow_p: Primitive = elementwise(
     num_operands=2,
     jvp=(
         lambda g, out, x, y: bind_scalars(
-            mul_p, g, bind_scalars(mul_p, y, bind_scalars(pow_p, x, bind_scalars(sub_p, y, 1.0)))
+            mul_p, g, bind_scalars(mul_p, y, bind_scalars(pow_p, x, _less_one(y)))
         ),
-        lambda g, out, x, y: bind_scalars(mul_p, g, bind_scalars(mul_p, out, log(x))),
+        lambda g, out, x, y: bind_scalars(mul_p, g, bind_scalars(mul_p, out, log(_one_for_zero(x)))),
     ),
     decompose=lambda x, y: (exp(bind_scalars(mul_p, y, log(x))),),
     cases=(POSITIVE, ANYTHING),
@@ -741,7 +751,7 @@ def convert_element_type(operand: ArrayLike, new_dtype: Any) -> Value:
     x = trace.as_value(operand)
     target = dtypes.canonical(new_dtype)
     if x.dtype == target:
-        return x.with_weak(False) if x.weak else x  # type: ignore[attr-defined]  # arrays and tracers have it
+        return x.with_weak(False) if x.weak else x
     return trace.bind1(convert_element_type_p, x, new_dtype=target)
 
 

@@ -439,13 +439,35 @@ def _jvp_scatter(primals: Any, tangents: Any, results: Any, **attrs: Any) -> tup
         families.zeros(p.type) if t is None else t
         for p, t in ((operand, tangents[0]), (updates, tangents[2]))
     )
-    # The operand's tangent is erased where something was written; equal indices in one scatter are
-    # undefined, as in JAX.
-    ones = families.full(updates.type, 1)
-    written = trace.bind1(scatter_p, families.zeros(operand.type), indices, ones, **attrs)
-    kept = families.bind_scalars(primitive.by_name("sub"), 1, written)
-    base = trace.bind1(primitive.by_name("mul"), g_operand, kept)
-    return (trace.bind1(scatter_add_p, base, indices, g_updates, **attrs),)
+    # Number the updates and scatter the numbers: where one comes back, its update was the last to be written,
+    # and where none arrived the operand shows through. Only those tangents count.
+    op = primitive.by_name
+    numbers = families.bind_scalars(op("add"), _numbered(updates.shape), 1)
+    nothing = families.zeros(ArrayType(operand.shape, numbers.dtype))
+    written = trace.bind1(scatter_p, nothing, indices, numbers, **attrs)
+    dn, mode = attrs["dimension_numbers"], attrs["mode"]
+    sizes = scatter_slice_sizes(operand, updates, dn)
+    found = trace.bind1(
+        gather_p,
+        written,
+        indices,
+        dimension_numbers=_as_gather(dn),
+        slice_sizes=sizes,
+        mode=mode,
+        fill_value=0,
+    )
+    won = families.bind_scalars(op("eq"), found, numbers)
+    kept = families.bind_scalars(op("eq"), written, 0)
+    base = families.bind_scalars(op("select_n"), kept, families.like(0.0, g_operand), g_operand)
+    moved = families.bind_scalars(op("select_n"), won, families.like(0.0, g_updates), g_updates)
+    return (trace.bind1(scatter_add_p, base, indices, moved, **attrs),)
+
+
+def _numbered(shape: ir.Shape) -> Value:
+    """Consecutive int32 numbers in C order."""
+    count = families.prod(shape)
+    line = trace.bind1(primitive.by_name("iota"), shape=(count,), dimension=0, dtype=dtypes.int32)
+    return trace.bind1(primitive.by_name("reshape"), line, shape=shape, ndim=1)
 
 
 scatter_p: Primitive = primitive.register(

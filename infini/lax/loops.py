@@ -377,7 +377,7 @@ def scan(
         length=length,
         reverse=bool(reverse),
     )
-    marked = [r.with_weak(flag) for r, flag in zip(found, staged.weak, strict=True)]  # type: ignore[attr-defined]
+    marked = [r.with_weak(flag) for r, flag in zip(found, staged.weak, strict=True)]
     return tree.unflatten(carry_tree, marked[: len(carry)]), tree.unflatten(
         out_trees[-1], marked[len(carry) :]
     )
@@ -424,7 +424,7 @@ def _widen_carry(
                     fix="convert it with .astype(...), or start from a carry of the type that comes out",
                 )
             if old.weak and not (new_weak and old.type == new):
-                widened.append(e.convert_element_type(old, new.dtype).with_weak(new_weak))  # type: ignore[attr-defined]
+                widened.append(e.convert_element_type(old, new.dtype).with_weak(new_weak))
                 changed = True
             else:
                 widened.append(old)
@@ -560,7 +560,7 @@ def _batch_while(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) ->
     if not predicate[0]:
         changed = attrs.replace(cond=mapped_cond, body=mapped_body)
         return trace.bind(while_p, *cond_consts, *body_consts, *carry, **changed), carry_flags
-    if body.effect.is_ordered or condition.effect.is_ordered:
+    if mapped_body.effect.is_ordered or mapped_cond.effect.is_ordered:
         raise errors.TypeMismatchError(
             "vmap of while_loop with a batched condition cannot keep an ordered effect",
             fix="map with lax.map instead",
@@ -667,7 +667,7 @@ def while_loop(
         num_cond_consts=len(condition.captures),
         num_body_consts=len(body.captures),
     )
-    marked = [r.with_weak(flag) for r, flag in zip(found, body.weak, strict=True)]  # type: ignore[attr-defined]
+    marked = [r.with_weak(flag) for r, flag in zip(found, body.weak, strict=True)]
     return tree.unflatten(carry_tree, marked)
 
 
@@ -687,7 +687,7 @@ def fori_loop(
     """
     is_static = isinstance(lower, (int, np.integer)) and isinstance(upper, (int, np.integer))
     if is_static:
-        start = trace.as_value(int(lower)).with_weak(False)  # type: ignore[attr-defined]  # a literal
+        start = trace.as_value(int(lower)).with_weak(False)
 
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             i, value = carry

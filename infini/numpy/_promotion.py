@@ -109,7 +109,7 @@ def with_weak(x: Value, weak: bool) -> Value:
         return x
     if isinstance(x, Literal):
         return Literal(x.host, weak=weak)
-    return x.with_weak(weak)  # type: ignore[attr-defined]  # arrays and tracers have it
+    return x.with_weak(weak)
 
 
 def result_type(*args: Any) -> np.dtype:  # Any: values, Python numbers, or dtypes

@@ -113,7 +113,9 @@ def _float_divmod(x: Value, y: Value) -> tuple[Value, Value]:
     quotient = _bind(e.div_p, _bind(e.sub_p, x, rest), y)
     is_off = _bind(e.and_p, _signs_differ(rest, y), bind_scalars(e.ne_p, rest, 0))
     quotient = _bind(e.select_n_p, is_off, quotient, bind_scalars(e.sub_p, quotient, 1))
-    return _bind(e.round_even_p, quotient), _bind(e.select_n_p, is_off, rest, _bind(e.add_p, rest, y))
+    by_zero = bind_scalars(e.eq_p, y, 0)
+    whole = _bind(e.select_n_p, by_zero, _bind(e.round_even_p, quotient), _bind(e.div_p, x, y))
+    return whole, _bind(e.select_n_p, is_off, rest, _bind(e.add_p, rest, y))
 
 
 def power(x1: ArrayLike, x2: ArrayLike, /) -> Value:
@@ -153,7 +155,7 @@ def _static_power(base: Value, exponent: int) -> Value:
 def _integer_power(x: Value, y: Value) -> Value:
     bits = x.dtype.itemsize * 8
     result: Value = convert(1, x.dtype, x.weak)
-    for bit in range(5 if bits > 8 else 3):  # larger exponents overflow unless the base is -1, 0 or 1
+    for bit in range(bits - (x.dtype in dtypes.SIGNED)):  # overflow wraps, as in every integer product
         is_set = bind_scalars(e.ne_p, bind_scalars(e.and_p, y, 1 << bit), 0)
         result = _bind(e.select_n_p, is_set, result, _bind(e.mul_p, result, x))
         x = _bind(e.mul_p, x, x)

@@ -13,7 +13,7 @@ import numpy as np
 from infini.core import dtypes, errors, trace
 from infini.core.value import Literal, Value
 from infini.lax import elementwise as e, indexing as lax_indexing, view
-from infini.lax.families import broadcast_to
+from infini.lax.families import bind_scalars, broadcast_to
 from infini.numpy import _axes, _index, creation
 from infini.numpy._index import Item, Range
 from infini.numpy._promotion import ArrayLike, as_value, convert
@@ -136,6 +136,8 @@ def take(
     place = _axes.one("take", axis, x.ndim)
     if mode == "wrap":
         at = _modulo(at, x.shape[place])
+    elif mode == "clip" and at.dtype in dtypes.SIGNED:
+        at = bind_scalars(e.max_p, at, 0)  # here a negative index does not count from the end
     parts: list[Item] = [_index.whole(n) for n in x.shape]
     parts[place] = at
     plan = _index.plan(parts, x.shape)

@@ -15,6 +15,7 @@ from infini.core import dtypes, errors, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Value
 from infini.lax import families, view
+from infini.transforms import flat as flat_
 
 Flags = tuple[bool, ...]
 
@@ -261,7 +262,7 @@ def vmap(
         targets = _axes_by_leaf(out_axes, dummy, out_trees[0], "out_axes")
         out = [_out(interpreter, r, axis) for r, axis in zip(results, targets, strict=True)]
         interpreter.is_closed = True
-        return tree.unflatten(out_trees[0], out)
+        return tree.unflatten(out_trees[0], flat_.finished(out))
 
     return mapped
 

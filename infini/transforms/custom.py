@@ -65,7 +65,7 @@ class custom_vjp:  # noqa: N801  # JAX's name
             forward=host.register(rules.forward, key=("fwd", *key)),
             backward=host.register(rules.backward, key=("bwd", *key)),
         )
-        marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]  # type: ignore[attr-defined]
+        marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]
         return tree.unflatten(traced.out_tree, marked)
 
 
@@ -234,5 +234,5 @@ class custom_jvp:  # noqa: N801  # JAX's name
             body=staged.program,
             rule=host.register(rule, key=key),
         )
-        marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]  # type: ignore[attr-defined]
+        marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]
         return tree.unflatten(out_tree, marked)

@@ -65,9 +65,9 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:  
             else trace.bind1(primitive.by_name("convert_element_type"), ct, new_dtype=t.dtype)
             for ct, t in zip(given, types, strict=True)
         ]
-        return tree.unflatten(arg_tree, pull(converted))
+        return tree.unflatten(arg_tree, flat.finished(pull(converted)))
 
-    output = tree.unflatten(out_tree, results)
+    output = tree.unflatten(out_tree, flat.finished(results))
     return (output, vjp_fun, f.aux_value()) if has_aux else (output, vjp_fun)
 
 
@@ -154,10 +154,12 @@ def value_and_grad(
 
         aux: list[Any] = []
         results, pull = _pullback(of_chosen, operands)
+        results = flat.finished(results)
         seed = [trace.as_value(value.Literal(np.ones((), results[0].dtype), weak=False))]
         cotangents = [*seed, *(families.zeros(r.type) for r in results[1:])]
+        found = flat.finished(pull(cotangents))
         gradient = tree.unflatten(
-            chosen_tree, [_matching_weak(g, x) for g, x in zip(pull(cotangents), operands, strict=True)]
+            chosen_tree, [g.with_weak(x.weak) for g, x in zip(found, operands, strict=True)]
         )
         shaped = gradient[0] if isinstance(argnums, int) else tuple(gradient)
         if has_aux:
@@ -165,10 +167,6 @@ def value_and_grad(
         return results[0], shaped
 
     return run
-
-
-def _matching_weak(gradient: Value, operand: Value) -> Value:
-    return gradient.with_weak(operand.weak) if hasattr(gradient, "with_weak") else gradient
 
 
 def _check_scalar(out: Sequence[Any], name: str) -> None:
@@ -260,8 +258,9 @@ def jvp(
         results = [trace.as_value(r) for r in f(*boxed)]
     pairs = [interpreter.split(r) for r in results]
     assert f.out_tree is not None
-    out = tree.unflatten(f.out_tree, [p for p, _ in pairs])
-    moved_out = tree.unflatten(f.out_tree, [families.zeros(p.type) if t is None else t for p, t in pairs])
+    out = tree.unflatten(f.out_tree, flat.finished([p for p, _ in pairs]))
+    moved = [families.zeros(p.type) if t is None else t for p, t in pairs]
+    moved_out = tree.unflatten(f.out_tree, flat.finished(moved))
     interpreter.is_closed = True
     return (out, moved_out, f.aux_value(interpreter)) if has_aux else (out, moved_out)
 
@@ -296,12 +295,10 @@ def linearize(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> 
             for t, x in zip(moved, operands, strict=True)
         ]
         found = iter(trace.evaluate(program, [*residuals, *given]))
-        return tree.unflatten(
-            out_tree,
-            [next(found) if flag else families.zeros(t) for t, flag in zip(types, nonzero, strict=True)],
-        )
+        every = [next(found) if flag else families.zeros(t) for t, flag in zip(types, nonzero, strict=True)]
+        return tree.unflatten(out_tree, flat.finished(every))
 
-    output = tree.unflatten(out_tree, results)
+    output = tree.unflatten(out_tree, flat.finished(results))
     return (output, f_jvp, f.aux_value()) if has_aux else (output, f_jvp)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from infini.core import dtypes, errors, trace, tree
-from infini.core.value import Value
+from infini.core.value import Literal, Value
 
 
 def values(leaves: Sequence[Any], what: str) -> list[Value]:
@@ -29,6 +29,13 @@ def values(leaves: Sequence[Any], what: str) -> list[Value]:
                 fix="mark the argument static (static_argnums) or close over it",
             ) from error
     return found
+
+
+def finished(results: Sequence[Value]) -> list[Value]:
+    """Results for the user: outside every transformation, constants are arrays too."""
+    if not trace.is_eager():
+        return list(results)
+    return [trace.to_array(r) if isinstance(r, Literal) else r for r in results]
 
 
 class FlatFunction:

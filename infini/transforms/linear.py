@@ -223,7 +223,7 @@ def close_linear(
     outputs = [staging.var(r) for r in results]
     staging.is_closed = True
     captured = list(staging.captures.values())
-    params = [var for var, _ in captured] + [t.var for t in tangents]
+    params = [var for var, _ in captured] + [t.variable for t in tangents]
     program = staging.builder.build(params, outputs, name=f"{name}_linear")
     return prune(program, len(captured)), [x for _, x in captured]
 

@@ -120,7 +120,7 @@ def _apply(
         in_specs=((),) * len(staged.captures) + tuple(specs),
         out_specs=tuple(found_specs),
     )
-    marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]  # type: ignore[attr-defined]
+    marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]
     return tree.unflatten(inner.out_tree, marked)
 
 

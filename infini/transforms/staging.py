@@ -28,6 +28,7 @@ class Traced:
     """One specialisation of a jitted function."""
 
     staged: trace.Staged
+    in_tree: tree.PyTreeDef
     out_tree: tree.PyTreeDef
     runner: execute.Runner
 
@@ -114,7 +115,7 @@ class Jitted:
             results = trace.bind(
                 calls.call_p, *staged.captures, *values, body=staged.program, name=self._name
             )
-        marked = [r.with_weak(flag) if flag else r for r, flag in zip(results, staged.weak, strict=True)]  # type: ignore[attr-defined]
+        marked = [r.with_weak(flag) if flag else r for r, flag in zip(results, staged.weak, strict=True)]
         return tree.unflatten(traced.out_tree, marked)
 
     def _prepare(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Value], Traced]:
@@ -122,7 +123,16 @@ class Jitted:
         leaves, in_tree = tree.flatten((dynamic_args, dynamic_kwargs))
         values = flat.values(leaves, f"arguments of {self._name}")
         signature = tuple((v.type, v.weak) for v in values)
-        key = (in_tree, signature, static, trace.axis_env(), sharding.current_mesh(), config.cache_key())
+        # 2, 2.0 and True are equal and trace differently.
+        kinds = tuple(type(item) for _, item in static)
+        key = (
+            in_tree,
+            signature,
+            (static, kinds),
+            trace.axis_env(),
+            sharding.current_mesh(),
+            config.cache_key(),
+        )
         try:
             traced = self._cache.get(key)
         except TypeError as error:
@@ -179,7 +189,7 @@ class Jitted:
             mesh=_mesh_in(staged.program),
         )
         mesh = self._mesh or sharding.current_mesh()
-        return Traced(staged, f.out_tree, execute.Runner(staged.program, options, mesh))
+        return Traced(staged, in_tree, f.out_tree, execute.Runner(staged.program, options, mesh))
 
     def _donated_parameters(
         self, args: Sequence[Any], kwargs: dict[str, Any], static: set[int], num_captures: int
@@ -287,7 +297,15 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         traced = self.lowered.traced
-        values = [trace.to_array(trace.as_value(x)) for x in tree.leaves((args, kwargs))]
+        leaves, in_tree = tree.flatten((args, kwargs))
+        if in_tree != traced.in_tree:
+            raise errors.TypeMismatchError(
+                f"the compiled {self.lowered.name} takes arguments of another structure",
+                got=str(in_tree),
+                expected=str(traced.in_tree),
+                fix="pass the same pytrees as to lower(), static arguments left out",
+            )
+        values = [trace.to_array(trace.as_value(x)) for x in leaves]
         arrays = [*(trace.to_array(c) for c in traced.staged.captures), *values]
         found = tuple(a.type for a in arrays)
         if found != self.lowered.program.in_types:
@@ -482,7 +500,7 @@ def checkpoint(
         results = trace.bind(
             calls.checkpoint_p, *staged.captures, *values, body=staged.program, name=jitted._name
         )
-        marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]  # type: ignore[attr-defined]
+        marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]
         return tree.unflatten(traced.out_tree, marked)
 
     return run

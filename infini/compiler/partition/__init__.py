@@ -76,7 +76,9 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
             value = mover.reshard(local.value, local.placement, target, "a result")
             results.append((staging.var(value), p.to_spec(target)))
     staging.is_closed = True
-    per_device = staging.builder.build([x.var for x in params], [v for v, _ in results], name=program.name)
+    per_device = staging.builder.build(
+        [x.variable for x in params], [v for v, _ in results], name=program.name
+    )
     if config.get("check"):
         check.check(per_device)
     return Partitioned(

@@ -79,7 +79,7 @@ def stage_body(
     staging.is_closed = True
     captured = list(staging.captures.values())
     program = staging.builder.build(
-        [var for var, _ in captured] + [x.var for x in params], results, name=body.name
+        [var for var, _ in captured] + [x.variable for x in params], results, name=body.name
     )
     return trace.Staged(program, tuple(x for _, x in captured), (False,) * len(results)), placed
 

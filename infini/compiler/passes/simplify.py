@@ -272,6 +272,10 @@ def _reduce_nothing(match: Match) -> Var | None:
     return element
 
 
+def _argmax_of_one(match: Match) -> Var | None:
+    return _filled(match, 0) if match.x.type.shape[match.attrs["axis"]] == 1 else None
+
+
 def _reduce_of_empty(match: Match) -> Var | None:
     if match.x.type.size or not match.out.size:
         return None
@@ -361,6 +365,7 @@ RULES: Final = (
         Rule("reduce_empty", op, _reduce_of_empty, "a reduction of nothing is its neutral element")
         for op in ("reduce_sum", "reduce_max", "reduce_min")
     ),
+    Rule("argmax_one", "argmax", _argmax_of_one, "the largest of one element is the first"),
     *(Rule("reduce_reduce", op, _reduce_of_reduce, "extrema compose") for op in ("reduce_max", "reduce_min")),
     Rule("known_branch", "cond", _known_branch, "a branch chosen by a constant is a call"),
 )
