@@ -218,7 +218,10 @@ class Puller:
         for piece in reversed(found):
             node = self.pull(piece.operand, piece.index, guarded or bool(piece.bounds))
             result = node if result is None else self._where(piece, node, result)
-        assert result is not None, "a view has a source for every element"
+        if result is None:
+            # No element of the domain has its source here: a condition further out chooses something else.
+            assert guarded, "a view has a source for every element"
+            return Number(equation.output.type.dtype, frozenset(), np.zeros((), equation.output.type.dtype))
         return result
 
     def _where(self, piece: views.Piece, inside: Node, outside: Node) -> Node:

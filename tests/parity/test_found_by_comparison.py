@@ -16,6 +16,9 @@ CASES = {
     "large integer powers wrap": lambda api, np_: np_.power(A([3, -3], "int32"), A([40, 33], "int32")),
     "small integer powers wrap": lambda api, np_: np_.power(A([7], "uint8"), A([9], "uint8")),
     "power of zero": lambda api, np_: api.grad(lambda x: np_.power(0.0, x))(2.0),
+    "second derivative of a running product": lambda api, np_: api.jit(
+        api.grad(api.grad(lambda x: np_.cumprod(np_.stack([x, x, x])).sum()))
+    )(3.0),
     "floor division of floats by zero": lambda api, np_: np_.floor_divide(A([5.0, -5.0], "f"), 0.0),
     "argmax of one": lambda api, np_: np_.argmax(np_.ones((3, 1)), axis=1),
     "argmax of a scalar": lambda api, np_: np_.argmax(np.float32(3.0)),
