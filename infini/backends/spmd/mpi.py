@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -22,6 +23,8 @@ from infini.core.comm import Groups, ReduceOp, Rows
 _FIX: Final = (
     "install an MPI and its bindings with `pip install infini[mpi]`, and start with `mpirun -n 2 python ...`"
 )
+
+FORWARDING_S: Final = 0.5
 
 
 def load() -> Any:  # Any: the module mpi4py.MPI
@@ -79,6 +82,8 @@ class MpiLauncher:
             previous(kind, error, trace)
             sys.stderr.flush()
             sys.stdout.flush()
+            # The launcher stops reading the output of a job that aborts: give it time to pass the error on.
+            time.sleep(FORWARDING_S)
             self._world.Abort(1)
 
         sys.excepthook = hook
