@@ -7,19 +7,19 @@ arrive as kernels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable
-from infini.compiler.llvm import gemm, kernels, movement, operations, registers, schedule, sorting, windows
+from infini.compiler.llvm import gemm, kernels, movement, operations, registers, sorting, windows
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
 from infini.core import ir, primitive
-from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
+from infini.core.ir import ArrayType, Attrs, Equation, Program
 from infini.tile.program import Kernel
 
 Route = Callable[[Equation, Target], list[Step]]
@@ -79,57 +79,20 @@ def _kernel(equation: Equation, target: Target) -> list[Step]:
     kernel: Kernel = equation.attrs["kernel"]
     types = tuple(v.type for v in equation.inputs)
     task = _kernel_task(kernel, types, target)
+    # An operand that is passed twice may be read through its other access after it has been overwritten.
+    once = [equation.inputs.count(v) == 1 for v in equation.inputs]
+    pairs = [(i, j) for i, j in kernels.in_place_pairs(kernel, types) if once[i]]
     return [
         Phase(
             kernel.name,
             (task,),
             equation.inputs,
             equation.outputs,
-            in_place_pairs(kernel, types),
+            tuple(pairs),
             scratch_bytes=task.scratch_bytes,
             where=equation.where,
         )
     ]
-
-
-def in_place_pairs(kernel: Kernel, in_types: Sequence[ArrayType]) -> tuple[tuple[int, int], ...]:
-    """Loads and stores of which every program reads an element last in the pass that writes it, and it alone
-    writes it.
-    """
-    pairs = []
-    last_read, stored = _passes_of(kernel)
-    for j, (store, out) in enumerate(zip(kernel.stores, kernel.outputs, strict=True)):
-        for i, (load, type_) in enumerate(zip(kernel.loads, in_types, strict=False)):
-            same_elements = (load.tile, load.grid_strides, load.tile_strides, load.offsets) == (
-                store.tile, store.grid_strides, store.tile_strides, store.offsets,
-            )  # fmt: skip
-            same_size = type_.shape == out.shape and type_.dtype.itemsize == out.dtype.itemsize
-            if same_elements and same_size and last_read[i] <= stored[j]:
-                pairs.append((i, j))
-    return tuple(pairs)
-
-
-def _passes_of(kernel: Kernel) -> tuple[list[int], list[int]]:
-    """The last pass that reads each load, and the pass that writes each store."""
-    plan = schedule.make_schedule(kernel.body)
-    last_read, stored = [-1] * len(kernel.loads), [0] * len(kernel.stores)
-    numbers = {var: i for i, var in enumerate(kernel.body.params[: len(kernel.loads)])}
-    for number, one in enumerate(plan.passes):
-        for j in one.stores:
-            stored[j] = number
-        pending = list(one.block.inputs) if one.block is not None else one.roots(kernel.body)
-        seen: set[Var] = set()
-        while pending:
-            var = pending.pop()
-            if var in seen:
-                continue
-            seen.add(var)
-            if var in numbers:
-                last_read[numbers[var]] = number
-            equation = plan.definitions.get(var)
-            if equation is not None and equation.op.name not in schedule.REDUCTIONS | schedule.BLOCKS:
-                pending += equation.inputs
-    return last_read, stored
 
 
 def _dot(equation: Equation, target: Target) -> list[Step]:
