@@ -197,7 +197,12 @@ def min(x: ArrayLike, y: ArrayLike) -> Value:
     return _binary(min_p, x, y)
 
 
-abs_p: Primitive = elementwise("abs", REAL, np.abs, jvp=(lambda g, out, x: bind_scalars(mul_p, g, sign(x)),))
+abs_p: Primitive = elementwise(
+    "abs",
+    REAL,
+    np.abs,
+    jvp=(lambda g, out, x: bind_scalars(select_n_p, bind_scalars(ge_p, x, 0), neg(g), g),),
+)
 
 
 def abs(x: ArrayLike) -> Value:

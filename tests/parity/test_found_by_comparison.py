@@ -19,6 +19,7 @@ CASES = {
     "second derivative of a running product": lambda api, np_: api.jit(
         api.grad(api.grad(lambda x: np_.cumprod(np_.stack([x, x, x])).sum()))
     )(3.0),
+    "slope of abs": lambda api, np_: api.vmap(api.grad(abs))(A([-2.0, 0.0, 3.0], "f")),
     "floor division of floats by zero": lambda api, np_: np_.floor_divide(A([5.0, -5.0], "f"), 0.0),
     "argmax of one": lambda api, np_: np_.argmax(np_.ones((3, 1)), axis=1),
     "argmax of a scalar": lambda api, np_: np_.argmax(np.float32(3.0)),
