@@ -423,12 +423,13 @@ class Checks:
             has_route = name in scalar.RULES or op.has(primitive.DECOMPOSE)
             if not op.has(primitive.SCALAR) or is_conversion or not has_route:
                 continue
-            allowed, spans = op.rule(primitive.CASES)
-            if dtype not in allowed:
+            cases = op.rule(primitive.CASES)
+            if dtype not in cases.dtypes:
                 continue
-            arrays = [self.by_hand.numbers(self.rng, (512,), dtype, span) for span in spans]
+            case = cases.examples(dtype)[0]
+            arrays = case.draw(dtype, self.rng)
             try:
-                function = functools.partial(self.trace.bind1, op)
+                function = functools.partial(self.trace.bind1, op, **case.attrs)
                 worst = max(worst, self.against_oracle(function, arrays, tolerance))
             except AssertionError as error:
                 failed.append(f"{name} ({error})")

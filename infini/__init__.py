@@ -7,6 +7,8 @@ device library.
 
 from infini import (
     debug as debug,
+    dlpack as dlpack,
+    errors as errors,
     lax as lax,
     nn as nn,
     numpy as numpy,
@@ -16,9 +18,15 @@ from infini import (
     tree_util as tree_util,
 )
 from infini.core.backend import devices as devices, local_devices as local_devices
-from infini.core.config import config as config
+from infini.core.config import (
+    check_tracer_leaks as check_tracer_leaks,
+    config as config,
+    debug_infs as debug_infs,
+    debug_nans as debug_nans,
+)
 from infini.core.errors import InfiniError as InfiniError
 from infini.core.execute import clear_caches as clear_caches
+from infini.core.leaks import checking_leaks as checking_leaks
 from infini.core.sharding import make_mesh as make_mesh
 from infini.core.value import Value
 from infini.numpy import _methods

@@ -41,7 +41,7 @@ LEVELS: Final = (
         ),
         is_ordered=True,
     ),
-    Level("L6", ("perf", "testing", "debug", "profiler", "export")),
+    Level("L6", ("perf", "testing", "debug", "profiler", "export", "experimental")),
     Level("L7", ("llm",)),
     Level("L8", ("studio", "cli"), is_ordered=True),
 )  # fmt: skip

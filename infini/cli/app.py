@@ -23,6 +23,21 @@ class _Group(TyperGroup):
         except errors.InfiniError as error:
             output.show_error(error)
             raise typer.Exit(1) from None
+        except BrokenPipeError:  # whoever read our output has seen enough
+            output.discard_the_rest()
+            raise typer.Exit(1) from None
+        except OSError as error:
+            output.show_error(_of_the_system(error))
+            raise typer.Exit(1) from None
+
+
+def _of_the_system(error: OSError) -> errors.InfiniError:
+    """What the system refused: permissions, space, and the like."""
+    return errors.InfiniError(
+        f"the system refused: {error.strerror or error}",
+        got=None if error.filename is None else str(error.filename),
+        fix="see to permissions and free space there, or name another place",
+    )
 
 
 app = typer.Typer(

@@ -9,9 +9,11 @@ import typer
 
 from infini.cli import generate, output, training
 from infini.llm import sampling
-from infini.train import gpt, model_files, trainer
+from infini.train import model_files, options, runs
+from infini.train.configuration import Configuration
 
-CONFIG: Final = gpt.Config()
+# Windows that start anywhere: with few seconds the text is seen once, and no window is like another.
+CONFIGURATION: Final = options.override(Configuration(), ["data.order=random"])
 PROMPT: Final = "    def __init__(self, name"
 
 
@@ -22,7 +24,12 @@ def command(
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to continue it by.", min=1)] = 128,
 ) -> None:
     """Train a small language model on Python's standard library, then let it write Python."""
-    training.run([], out, CONFIG, trainer.Settings(budget_s=seconds))
+    chosen = options.override(CONFIGURATION, [f"run.seconds={seconds}"])
+    result = training.run(chosen, runs.Places.of_model(out))
+    if result.outcome.stopped_by == "interrupt":
+        output.console(stderr=True).print(
+            f"interrupted after {result.outcome.num_steps} steps; what there is was saved"
+        )
     # Read back what was written: the text below comes from the folder, not from memory.
     model = model_files.load(out)
     output.console(stderr=True).rule("the model continues a prompt")

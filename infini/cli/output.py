@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterable
 
@@ -36,6 +38,12 @@ def show_table(title: str, rows: Iterable[tuple[str, ...]], *, header: tuple[str
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console().print(table)
+
+
+def discard_the_rest() -> None:
+    """Standard output leads nowhere any more: what Python still writes at its end is thrown away."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def stream(text: str) -> None:

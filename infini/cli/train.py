@@ -1,64 +1,92 @@
-"""`infini train`: a small language model on text of the user's choice."""
+"""`infini train`: a language model on text of the user's choice, which can be interrupted and resumed."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from infini.cli import training
-from infini.train import gpt, trainer
+from infini.cli import output, training
+from infini.core import errors
+from infini.train import configuration as configuration_, options, runs
+from infini.train.configuration import Configuration
 
-Sizes = gpt.Config()
-Defaults = trainer.Settings(num_steps=1)
+INTERRUPTED: Final = 130  # what shells report of a program that Ctrl-C ended
 
 
-def command(  # noqa: PLR0913, PLR0917  # typer passes them by name
+def command(  # noqa: PLR0917  # typer passes them by name
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with options; --print-config writes one.")
+    ] = None,
     data: Annotated[
-        list[Path] | None,
-        typer.Option(help="File or folder of text; may be repeated. Default: Python's standard library."),
+        list[str] | None,
+        typer.Option(
+            help="File, folder or pattern of text; may be repeated. Default: Python's standard library."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Model folder to write.")] = Path("model"),
-    steps: Annotated[int | None, typer.Option(help="Number of steps.", min=1)] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
+    steps: Annotated[int | None, typer.Option(help="Number of steps: --set run.steps=N.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Seconds of training. Default: 90, when --steps is absent.")
+        float | None, typer.Option(help="Seconds of training: --set run.seconds=S. Default: 90.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows per step.", min=1)] = Defaults.batch_size,
-    seq_len: Annotated[int, typer.Option(help="Tokens per window.", min=2)] = Defaults.length,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = Defaults.learning_rate,
-    seed: Annotated[int, typer.Option(help="Seed of parameters and batches.", min=0)] = 0,
-    vocab_size: Annotated[int, typer.Option(help="Tokens in the vocabulary.")] = Sizes.vocab_size,
-    layers: Annotated[int, typer.Option(help="Blocks.", min=1)] = Sizes.num_layers,
-    hidden_size: Annotated[int, typer.Option(help="Width.", min=1)] = Sizes.hidden_size,
-    intermediate_size: Annotated[
-        int, typer.Option(help="Feed-forward width.", min=1)
-    ] = Sizes.intermediate_size,
-    heads: Annotated[int, typer.Option(help="Query heads.", min=1)] = Sizes.num_heads,
-    kv_heads: Annotated[int, typer.Option(help="Key-value heads.", min=1)] = Sizes.num_kv_heads,
-    tie_embeddings: Annotated[
-        bool, typer.Option(help="Use the embedding table as output projection.")
-    ] = Sizes.tie_embeddings,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option, such as optimizer.learning_rate=3e-4; may be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all options as TOML and do nothing.")
+    ] = False,
 ) -> None:
-    """Train a small language model on text and write it as a Hugging Face folder."""
-    config = gpt.Config(
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=hidden_size // heads,
-        max_length=max(Sizes.max_length, seq_len),
-        tie_embeddings=tie_embeddings,
+    """Train a language model on text.
+
+    The folder of the run holds its configuration, measurements, checkpoints, and at the end the model as a
+    Hugging Face folder. Ctrl-C saves a checkpoint; --resume goes on from the newest one.
+    """
+    changes = _assignments(data, steps, seconds, set_ or [])
+    if print_config:
+        start = configuration_.read(config) if config else Configuration()
+        typer.echo(options.to_toml(options.override(start, changes)), nl=False)
+        return
+    if resume:
+        chosen, notes = runs.resume_configuration(out, config, changes)
+        for note in notes:
+            output.console(stderr=True).print(f"{note}: from here on this is another run", markup=False)
+    else:
+        runs.check_new(out)
+        chosen = options.override(configuration_.read(config) if config else Configuration(), changes)
+    result = training.run(chosen, runs.Places.of_run(out), is_resumed=resume)
+    if result.outcome.stopped_by == "interrupt":
+        output.console(stderr=True).print(
+            f"interrupted after {result.outcome.num_steps} steps, checkpoint: {result.outcome.checkpoint}\n"
+            f"to go on: infini train --out {shlex.quote(str(out))} --resume",
+            soft_wrap=True,
+            markup=False,
+        )
+        raise typer.Exit(INTERRUPTED)
+    output.console(stderr=True).print(
+        f'to try it: infini generate {shlex.quote(str(out))} -p "..."', soft_wrap=True, markup=False
     )
-    settings = trainer.Settings(
-        num_steps=steps,
-        budget_s=90.0 if steps is None and seconds is None else seconds,
-        batch_size=batch_size,
-        length=seq_len,
-        learning_rate=lr,
-        warmup_steps=Defaults.warmup_steps if steps is None else min(Defaults.warmup_steps, steps // 5),
-        seed=seed,
-    )
-    training.run(data or [], out, config, settings)
+
+
+def _assignments(
+    data: list[str] | None, steps: int | None, seconds: float | None, given: list[str]
+) -> list[str]:
+    """The short options as assignments, before those given by --set."""
+    if steps is not None and seconds is not None:
+        raise errors.ValueMismatchError(
+            "give either a number of steps or a time",
+            got=f"--steps {steps} and --seconds {seconds}",
+            expected="one of them",
+            fix="leave one out",
+        )
+    found = []
+    if data:
+        found.append(f"data.paths=[{', '.join(options.toml_value(path) for path in data)}]")
+    if steps is not None:
+        found += [f"run.steps={steps}", "run.seconds=none"]
+    if seconds is not None:
+        found += [f"run.seconds={seconds}", "run.steps=none"]
+    return found + given

@@ -1,64 +1,34 @@
-"""From text to a model folder: what `infini train` and `infini demo` share."""
+"""A run with everything shown: what `infini train` and `infini demo` share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import os
 
 from infini.cli import output, progress
-from infini.data import corpus, tokens
-from infini.io import hugging_face
-from infini.io.folders import check_replaceable
-from infini.train import gpt, model_files, step, trainer
+from infini.core import events
+from infini.data import tokens
+from infini.train import runs, step, trainer
+from infini.train.configuration import Configuration
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A trained model and how its training went."""
-
-    model: model_files.Model
-    outcome: trainer.Outcome
-
-
-def run(data: Sequence[Path], out: Path, config: gpt.Config, settings: trainer.Settings) -> Result:
-    """Read text, train a tokenizer and a model on it, write the model folder, and say what happens.
+def run(configuration: Configuration, places: runs.Places, *, is_resumed: bool = False) -> runs.Result:
+    """Train a model, and say what happens on standard error.
 
     Args:
-        data: files and folders of text; the Python standard library when there are none.
-        out: the model folder. Measurements go to a file beside it.
-        config: sizes; the vocabulary becomes smaller when the text is too small for it.
-        settings: how to train.
+        configuration: all options.
+        places: where to keep what is written.
+        is_resumed: go on from the newest checkpoint.
 
     Raises:
-        InfiniError: there is no text, the folder holds other files, the loss is not finite, ...
+        InfiniError: as `runs.run`.
     """
-    trainer.check(config, settings)
-    check_replaceable(out, hugging_face.FILES)
     console = output.console(stderr=True)
-    with console.status("reading text"):
-        text = corpus.read(data)
-    numbers = f"{len(text.train)} documents to train on, {len(text.held_out)} held out"
-    console.print(f"text: {numbers}, {text.size / 1e6:.1f} M characters")
-    with console.status("training the tokenizer"):
-        ids = tokens.tokenize(text, vocab_size=config.vocab_size)
-    config = replace(config, vocab_size=ids.tokenizer.vocab_size)
-    numbers = f"{len(ids.train):,} to train on, {len(ids.held_out):,} held out"
-    console.print(f"tokens: {numbers}, {config.vocab_size} different")
-
-    metrics_file = out.with_name(f"{out.name}.metrics.jsonl")
-    with progress.bar() as show:
-        outcome = trainer.train(
-            config, settings, ids.train, ids.held_out, on_step=show, metrics_file=metrics_file
-        )
-    model = model_files.Model(config, outcome.params, ids.tokenizer)
-    model_files.save(out, model)
-    if outcome.stopped_by == "interrupt":
-        console.print(f"interrupted after {outcome.num_steps} steps; what there is was saved")
-    show_outcome(outcome)
-    console.print(f"model: {out}\nmeasurements: {metrics_file}", soft_wrap=True)
-    return Result(model, outcome)
+    with progress.listener(_show_data) as listener, events.listen(_say_at_once):
+        result = runs.run(configuration, places, is_resumed=is_resumed, listener=listener)
+    show_outcome(result.outcome)
+    console.print(f"model: {places.model}\nmeasurements: {places.metrics}", soft_wrap=True, markup=False)
+    return result
 
 
 def show_outcome(outcome: trainer.Outcome) -> None:
@@ -75,3 +45,25 @@ def show_outcome(outcome: trainer.Outcome) -> None:
         [(name, f"{value:.3f}", f"{math.exp(value):,.0f}") for name, value in losses],
         header=("", "nats per token", "perplexity"),
     )
+
+
+def _show_data(data: tokens.TokenizedCorpus) -> None:
+    found = data.manifest
+    documents = f"{found.num_train_documents:,} documents, {found.num_held_out_documents:,} held out"
+    others = f", {data.num_binary} files that are no text passed by" if data.num_binary else ""
+    ids = f"{found.num_train:,} tokens to train on, {found.num_held_out:,} held out"
+    where = "found from an earlier run" if data.was_there else "made now"
+    output.console(stderr=True).print(
+        f"text: {documents}, {found.num_bytes / 1e6:.1f} MB{others}\n"
+        f"tokens: {ids}, {data.tokenizer.vocab_size:,} different, {where}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _say_at_once(event: events.Event) -> None:
+    """Ctrl-C was heard: told at once, and past sys.stderr, which may be in the middle of a write."""
+    if event.code == "interrupt-held-back":
+        os.write(2, f"\n{event.message}\n".encode())
+    elif event.code == "folder-recovered":
+        output.console(stderr=True).print(event.message, markup=False)

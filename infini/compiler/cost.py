@@ -12,8 +12,11 @@ from infini.lax import contraction
 # Relative to an addition, per element on a vector unit.
 _WEIGHTS: Final[dict[str, float]] = {
     "exp": 10.0, "log": 12.0, "log1p": 14.0, "expm1": 14.0, "tanh": 14.0, "logistic": 14.0, "erf": 16.0,
-    "erf_inv": 30.0, "sin": 16.0, "cos": 16.0, "pow": 24.0, "div": 4.0, "rem": 8.0, "sqrt": 5.0, "rsqrt": 6.0,
+    "erf_inv": 30.0, "sin": 16.0, "cos": 16.0, "pow": 40.0, "div": 4.0, "rem": 8.0, "sqrt": 5.0, "rsqrt": 6.0,
     "convert_element_type": 0.5, "bitcast_convert_type": 0.0, "select_n": 1.0,
+    "exp2": 10.0, "tan": 20.0, "asin": 14.0, "acos": 14.0, "atan": 14.0, "atan2": 20.0, "sinh": 20.0,
+    "cosh": 20.0, "asinh": 30.0, "acosh": 30.0, "atanh": 20.0, "cbrt": 26.0, "erfc": 24.0, "lgamma": 70.0,
+    "digamma": 80.0, "bessel_i0e": 36.0, "bessel_i1e": 36.0, "clamp": 2.0, "integer_pow": 2.0,
 }  # fmt: skip
 
 

@@ -19,13 +19,15 @@ from infini.compiler import affine, views
 from infini.compiler.affine import Affine, IndexMap
 from infini.core import dtypes, ir, primitive
 from infini.core.ir import Attrs, Equation, Var
+from infini.lax import positions, reduction
 
-REDUCTIONS: Final = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax"})
+REDUCTIONS: Final = frozenset(reduction.MONOIDS) | positions.NAMES
 
 
 def reduced_axes(equation: Equation) -> tuple[int, ...]:
     """Axes that a reduction runs over, counted from the right."""
-    return (equation.attrs["axis"],) if equation.op.name == "argmax" else tuple(equation.attrs["axes"])
+    is_position = equation.op.name in positions.NAMES
+    return (equation.attrs["axis"],) if is_position else tuple(equation.attrs["axes"])
 
 
 class NotFusable(Exception):  # noqa: N818  # control flow inside the fuser, never seen by users

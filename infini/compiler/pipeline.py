@@ -13,6 +13,7 @@ from pathlib import Path
 from infini.compiler import extents, fuse
 from infini.compiler.grouping import is_fusable
 from infini.compiler.passes import (
+    complex_pairs,
     contractions,
     cse,
     dead_code,
@@ -42,10 +43,11 @@ def passes(
     """
     return (
         Pass("inline", inline.inline_calls),
-        Pass("simplify", simplify.simplify),
+        Pass("complex_pairs", complex_pairs.split_complex),
+        Pass("simplify", _simplified),
         Pass("decompose", lambda program: decompose.decompose(program, has_route, backend=backend)),
         Pass("contractions", contractions.canonical_contractions),
-        Pass("simplify_again", lambda program: inline.inline_calls(simplify.simplify(program))),
+        Pass("simplify_again", _simplified),
         Pass("cse", cse.eliminate_common),
         Pass("dead_code", dead_code.eliminate_dead),
         Pass("one_hot", one_hot.one_per_row),
@@ -53,6 +55,11 @@ def passes(
         Pass("dead_code_again", dead_code.eliminate_dead),
         Pass("fuse", lambda program: fuse.fuse(program, declared)),
     )
+
+
+def _simplified(program: Program) -> Program:
+    """Simplify; a branch that is known to be taken leaves a call behind."""
+    return inline.inline_calls(simplify.simplify(program))
 
 
 def basis_route(equation: Equation) -> bool:

@@ -19,6 +19,7 @@ from infini.compiler.affine import Affine
 from infini.compiler.expression import Compute, Load, Node, NotFusable, Number, Place, Reduce
 from infini.core import dtypes, ir, primitive
 from infini.core.ir import ArrayType, Var
+from infini.lax import positions
 from infini.tile.program import Access, Kernel
 
 MAX_BLOCK: Final = 4096
@@ -337,7 +338,7 @@ class _Emitter:
         assert isinstance(node, Reduce)
         operand = self._broadcast(env[node.operand], self._reduce_shape(env[node.operand]))
         axis = -len(self.tile.axes)
-        if node.op.name == "argmax":
+        if node.op.name in positions.NAMES:
             return self.builder.emit1(node.op, [operand], axis=axis, index_dtype=node.dtype)
         return self.builder.emit1(node.op, [operand], axes=(axis,))
 

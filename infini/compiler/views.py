@@ -15,6 +15,7 @@ from infini.compiler import affine
 from infini.compiler.affine import Affine, IndexMap
 from infini.core.ir import Equation, Var
 from infini.lax import view as view_ops
+from infini.lax.windows import unfolding
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,18 @@ def _slice(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Pi
     return [Piece(x, (*index[:loops], *moved))]
 
 
+def _unfold(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Piece]:
+    (x,) = equation.inputs
+    attrs = equation.attrs
+    moved = list(index[: x.type.ndim])
+    offsets = index[x.type.ndim :]
+    for a, offset, stride, dilation in zip(
+        attrs["axes"], offsets, attrs["strides"], attrs["dilations"], strict=True
+    ):
+        moved[a] = moved[a].scaled(stride).plus(offset.scaled(dilation))
+    return [Piece(x, tuple(moved))]
+
+
 def _rev(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Piece]:
     (x,) = equation.inputs
     moved = list(index)
@@ -149,11 +162,12 @@ RULES: Final[Mapping[str, Rule]] = {
     view_ops.broadcast_in_dim_p.name: _broadcast,
     view_ops.slice_p.name: _slice,
     view_ops.rev_p.name: _rev,
+    unfolding.unfold_p.name: _unfold,
     view_ops.pad_p.name: _pad,
     view_ops.concatenate_p.name: _concatenate,
 }
 # Views with one source and no condition: they cost nothing wherever they are inlined.
-PLAIN: Final = frozenset({"reshape", "transpose", "broadcast_in_dim", "slice", "rev"})
+PLAIN: Final = frozenset({"reshape", "transpose", "broadcast_in_dim", "slice", "rev", "unfold"})
 
 
 def pieces(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Piece]:

@@ -5,12 +5,23 @@ Operators and methods are installed by `infini.numpy`. Arrays copy and pickle as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from infini.core import backend, dtypes, errors, ir, sharding as sharding_, value
+from infini.core import (
+    backend,
+    dlpack,
+    dtypes,
+    errors,
+    ir,
+    representation,
+    sharding as sharding_,
+    shards,
+    value,
+)
 
 
 class ReadyEvent(Protocol):
@@ -101,6 +112,61 @@ class Array(value.Value):
         """Whether this process holds every part."""
         return len(self.addressable_devices) == len(self.sharding.devices)
 
+    @property
+    def is_fully_replicated(self) -> bool:
+        """Whether every device holds the whole array."""
+        return self.sharding.shard_shape(self.shape) == self.shape
+
+    @property
+    def addressable_shards(self) -> list[shards.Shard[Array]]:
+        """The parts that this process holds, one per device, in the order of `buffers`."""
+        return [shard for shard in self.global_shards if shard.is_addressable]
+
+    @property
+    def global_shards(self) -> list[shards.Shard[Array]]:
+        """The parts of all processes; those of others have no data here."""
+        type_ = self.type.update(shape=self.sharding.shard_shape(self.shape))
+        parts = {
+            device: Array(type_, (buffer,), sharding_.on_one(device), weak=self.weak, committed=True)
+            for device, buffer in zip(self.addressable_devices, self.block_until_ready().buffers, strict=True)
+        }
+        return shards.of(self.shape, self.sharding, parts)
+
+    def addressable_data(self, index: int) -> Array:
+        """The part on the device number `index` among those of this process."""
+        return self.addressable_shards[index].data
+
+    def on_device_size_in_bytes(self) -> int:
+        """Bytes of all parts, wherever they are."""
+        return len(self.sharding.devices) * math.prod(self.sharding.shard_shape(self.shape)) * self.itemsize
+
+    def unsafe_buffer_pointer(self) -> int:
+        """Address of the only buffer, in the memory of its device.
+
+        Raises:
+            ValueMismatchError: there are several buffers, or the backend has no addresses.
+        """
+        buffers = self.block_until_ready().buffers
+        address = getattr(buffers[0], "address", None)
+        if len(buffers) != 1 or address is None:
+            raise errors.ValueMismatchError(
+                "this array has no single address", got=f"{self.type} on {self.device}"
+            )
+        return int(address)
+
+    def is_ready(self) -> bool:
+        """Whether the contents are there, so that reading them does not wait."""
+        return self.ready is None
+
+    def copy_to_host_async(self) -> None:
+        """Start copying to the host; the copy itself is made when the contents are asked for."""
+
+    def to_device(self, device: backend.Device, *, stream: None = None) -> Array:
+        """The array on a device, as the Array API standard; `infini.device_put` takes placements, too."""
+        if self.devices() == {device}:
+            return self
+        return from_host(self.to_host(), keep_dtype=True, device=device, weak=self.weak)
+
     def block_until_ready(self) -> Array:
         """Wait until the contents are there, and return the array."""
         if self.ready is not None:
@@ -154,32 +220,89 @@ class Array(value.Value):
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
     ) -> np.ndarray:  # Any: as NumPy's protocol
+        target = self.dtype if dtype is None else np.dtype(dtype)
+        is_shared = isinstance(self.sharding, sharding_.SingleDeviceSharding) and (
+            dlpack.sharing_backend(self.sharding.device.platform) is None
+        )
+        if copy is False and (target != self.dtype or not is_shared):
+            raise errors.ValueMismatchError(
+                "this array cannot become a NumPy array without a copy",
+                got=f"{self.type} on {self.device}, as {target.name}",
+                fix="leave copy=False out, for example by np.asarray(x)",
+            )
         host = self.to_host()
-        if dtype is not None and np.dtype(dtype) != host.dtype:
-            return host.astype(dtype)
+        if target != self.dtype:
+            return host.astype(target)
         return host.copy() if copy else host
 
-    def __dlpack__(self, **options: Any) -> Any:  # Any: as the DLPack protocol
-        host = self.to_host().view()
-        if host.dtype not in _DLPACK_BY_NUMPY:
-            raise errors.TypeMismatchError(
-                f"NumPy cannot export {host.dtype.name} by DLPack",
-                fix="exchange a bit view, for example x.view('uint16') for bfloat16",
+    def __buffer__(self, flags: int) -> memoryview:
+        # Called by memoryview() and bytes() since Python 3.12; 3.11 knows no such method of a Python class.
+        return memoryview(self.to_host())  # type: ignore[arg-type]  # NumPy declares the method from 3.12
+
+    def __bytes__(self) -> bytes:
+        # Of an integer Python makes as many zeros; of anything else its memory.
+        is_number = self.ndim == 0 and self.dtype in dtypes.INTEGERS
+        return bytes(int(self)) if is_number else self.tobytes()
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,  # Any: as the protocol; the contents are complete, so every stream may read
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:  # Any: a capsule
+        here = self.__dlpack_device__()
+        there = here if dl_device is None else (int(dl_device[0]), int(dl_device[1]))
+        if there not in (here, (dlpack.CPU, 0)) or (copy is False and there != here):
+            raise errors.BufferExchangeError(
+                "this array cannot be exported to that device" + (" without a copy" if copy is False else ""),
+                got=f"{self.type} on {self.device}, for device {there}",
+                fix="move it with infini.device_put first",
             )
-        host.flags.writeable = False
-        return (
-            host.__dlpack__(**options) if not _needs_writable(options) else host.copy().__dlpack__(**options)
-        )
+        # A consumer of before version 1 cannot be told that it must not write.
+        is_writable = max_version is None or max_version[0] < 1
+        if is_writable and copy is False:
+            raise errors.BufferExchangeError(
+                "an array cannot be exported without a copy to a consumer that might write to it",
+                got=f"max_version={max_version}",
+                expected="max_version of at least (1, 0), or a copy",
+            )
+        memory = self._memory(there, copy=bool(copy) or is_writable)
+        return dlpack.export(memory, max_version)
+
+    def _memory(self, there: tuple[int, int], *, copy: bool) -> dlpack.Memory:
+        """The elements on a device, for DLPack; a copy is the consumer's own."""
+        if there[0] == dlpack.CPU:
+            host = np.array(self.to_host()) if copy else self.to_host()
+            address = host.__array_interface__["data"][0]
+            return dlpack.Memory(address, self.type, host, is_read_only=not copy)
+        (device,) = self.sharding.devices
+        sharing = dlpack.sharing_backend(device.platform)
+        assert sharing is not None
+        buffer = self.block_until_ready().buffers[0]
+        if copy:
+            buffer = device.backend.copy(buffer, self.type, device)
+        return dlpack.Memory(sharing.address(buffer), self.type, buffer, *there, is_read_only=not copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+        if isinstance(self.sharding, sharding_.SingleDeviceSharding):
+            sharing = dlpack.sharing_backend(self.sharding.device.platform)
+            if sharing is not None:
+                return sharing.dlpack_kind, self.sharding.device.id
+        return dlpack.CPU, 0
 
-    def item(self) -> Any:  # Any: a Python number
-        """The only element as a Python number.
+    def item(self, *index: int) -> Any:  # Any: a Python number
+        """An element as a Python number.
+
+        Args:
+            *index: which, as in `numpy.ndarray.item`; nothing for the only one.
 
         Raises:
             ValueMismatchError: there are none or several.
         """
+        if index:
+            return self.to_host().item(*index)
         if self.size != 1:
             raise errors.ValueMismatchError("item() needs an array of one element", got=str(self.type))
         return self.to_host().reshape(()).item()
@@ -188,46 +311,58 @@ class Array(value.Value):
         """The elements as nested lists of Python numbers."""
         return self.to_host().tolist()
 
+    def tobytes(self, order: str = "C") -> bytes:
+        """The bytes of the elements, as `numpy.ndarray.tobytes`."""
+        return self.to_host().tobytes(order)  # type: ignore[arg-type]  # NumPy names the orders it takes
+
     def __bool__(self) -> bool:
         if self.size != 1:
-            raise errors.ValueMismatchError(
-                "the truth of an array with several elements is ambiguous",
-                got=str(self.type),
-                fix="use x.any() or x.all()",
-            )
+            raise ambiguous(self.type)
         return bool(self.item())
 
+    def _scalar(self) -> Any:  # Any: a Python number
+        if self.ndim:
+            raise errors.TypeMismatchError(
+                "only arrays without dimensions become Python numbers",
+                got=str(self.type),
+                fix="use x.item() for an array of one element, x.tolist() for several",
+            )
+        return self.item()
+
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._scalar())
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._scalar())
 
     def __complex__(self) -> complex:
-        return complex(self.item())
+        return complex(self._scalar())
 
     def __index__(self) -> int:
-        if self.dtype not in dtypes.INTEGERS:
-            raise errors.TypeMismatchError("only integer arrays can be used as an index", got=str(self.type))
+        if self.dtype not in dtypes.INTEGERS or self.ndim:
+            raise errors.TypeMismatchError(
+                "only integer arrays without dimensions can be used as an index", got=str(self.type)
+            )
         return int(self.item())
 
     def __repr__(self) -> str:
         if self.is_deleted():
             return f"Array(<deleted>, {self.type})"
-        if not (self.is_fully_addressable or self.sharding.shard_shape(self.shape) == self.shape):
+        if not (self.is_fully_addressable or self.is_fully_replicated):
             return f"Array(<{self.type} over {self.sharding}>)"
-        host = self.to_host()
-        if host.dtype not in _DLPACK_BY_NUMPY and host.dtype != dtypes.bool_:
-            host = host.astype(np.float32)
-        body = np.array2string(host, separator=", ", prefix="Array(")
-        shape = f", shape={self.shape}" if self.size == 0 and self.shape != (0,) else ""
-        return f"Array({body}{shape}, dtype={self.dtype.name}{', weak_type=True' if self.weak else ''})"
+        return representation.of(self.to_host(), self.weak)
 
     def __str__(self) -> str:
         return str(self.to_host())
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.ndim == 0 else format(str(self), spec)
+        if self.ndim and spec:
+            raise errors.TypeMismatchError(
+                f"an array cannot be formatted as {spec!r}",
+                got=str(self.type),
+                fix="format its elements, or use np.printoptions for the whole array",
+            )
+        return str(self) if self.ndim else format(self.item(), spec)
 
     def __hash__(self) -> int:
         raise errors.TypeMismatchError(
@@ -240,7 +375,10 @@ class Array(value.Value):
         return self
 
     def __deepcopy__(self, memo: Any) -> Array:  # Any: as copy's protocol
-        return from_host(self.to_host().copy(), keep_dtype=True)
+        devices, parts = self.addressable_devices, self.block_until_ready().buffers
+        part = self.type.update(shape=self.sharding.shard_shape(self.shape))
+        copies = [d.backend.copy(buffer, part, d) for d, buffer in zip(devices, parts, strict=True)]
+        return Array(self.type, copies, self.sharding, weak=self.weak, committed=self.committed)
 
     def __reduce__(self) -> Any:  # Any: as the pickle protocol
         return (
@@ -254,12 +392,13 @@ class Array(value.Value):
         )
 
 
-_DLPACK_BY_NUMPY = dtypes.ALL - {dtypes.bfloat16, dtypes.float8_e4m3fn, dtypes.float8_e5m2}
-
-
-def _needs_writable(options: dict[str, Any]) -> bool:  # Any: as the DLPack protocol
-    version = options.get("max_version")
-    return version is None or version[0] < 1
+def ambiguous(type_: ir.ArrayType) -> errors.ValueMismatchError:
+    """The error for an array of several elements, or of none, that decides a condition."""
+    return errors.ValueMismatchError(
+        "the truth of an array that has not one element is ambiguous",
+        got=str(type_),
+        fix="use x.any() or x.all(); for x > 0 and x < 1 write (x > 0) & (x < 1)",
+    )
 
 
 def _unpickled(
@@ -312,28 +451,66 @@ def materialize(item: value.Literal, device: backend.Device | None = None) -> Ar
     )
 
 
-def from_dlpack(data: Any, *, copy: bool | None = None) -> Array:  # Any: an object with __dlpack__
-    """An array from any object that speaks DLPack (https://dmlc.github.io/dlpack); 64-bit dtypes are kept.
+def from_dlpack(
+    external_array: Any, device: backend.Device | None = None, copy: bool | None = None
+) -> Array:  # Any: an object with __dlpack__
+    """An array from any object that speaks DLPack (https://dmlc.github.io/dlpack); every dtype is kept.
 
     Args:
-        data: array or tensor of another library, on the CPU.
-        copy: False shares memory, which must then not be written to; otherwise the elements are copied.
+        external_array: array or tensor of another library.
+        device: where to; the device of the tensor, or the default one for host memory, when absent.
+        copy: False shares memory, which must then not be written to; otherwise elements are copied.
 
     Raises:
-        TypeMismatchError: the object does not speak DLPack, or NumPy cannot read its dtype or device.
+        TypeMismatchError: the object does not speak DLPack, or its dtype or device is unknown here.
+        BufferExchangeError: `copy` is False and the memory cannot be shared.
+
+    Example:
+        >>> import numpy as np, infini
+        >>> infini.dlpack.from_dlpack(np.arange(3))
+        Array([0, 1, 2], dtype=int64)
     """
-    if isinstance(data, Array):
-        return data
-    try:
-        host = np.from_dlpack(data)
-    except (AttributeError, BufferError, RuntimeError, TypeError) as error:
-        raise errors.TypeMismatchError(
-            "this object cannot be imported by DLPack",
-            got=f"{type(data).__name__}: {error}",
-            fix="copy to the CPU first; exchange bfloat16 as bits, for example tensor.view(torch.uint16)",
-        ) from error
-    if copy is False and host.flags.c_contiguous:
-        target = backend.default_device()
-        type_ = ir.ArrayType(tuple(host.shape), dtypes.canonical(host.dtype))
-        return Array(type_, (target.backend.adopt(host, target),), sharding_.on_one(target))
-    return from_host(host, keep_dtype=True)
+    if isinstance(external_array, Array) and not copy:
+        return external_array
+    imported = dlpack.Imported(external_array)
+    type_ = ir.ArrayType(imported.shape, imported.dtype)
+    platform = dlpack.platform_of(imported.kind)
+    if platform is not None:
+        return _from_device_memory(imported, type_, backend.Device(platform, imported.number), device, copy)
+    target = device if device is not None else backend.default_device()
+    host = imported.host()
+    if copy is not False:
+        return from_host(host, keep_dtype=True, device=device)
+    if not imported.is_contiguous or dlpack.sharing_backend(target.platform) is not None:
+        raise errors.BufferExchangeError(
+            "this memory cannot be shared",
+            got=f"{type_}, {'in' if imported.is_contiguous else 'not in'} C order, for {target}",
+            expected="elements in C order, for a device that computes on host memory",
+            fix="leave copy= out",
+        )
+    buffer = target.backend.adopt(host, target)
+    return Array(type_, (buffer,), sharding_.on_one(target), committed=device is not None)
+
+
+def _from_device_memory(
+    imported: dlpack.Imported,
+    type_: ir.ArrayType,
+    source: backend.Device,
+    device: backend.Device | None,
+    copy: bool | None,
+) -> Array:
+    sharing = dlpack.sharing_backend(source.platform)
+    if sharing is None or not imported.is_contiguous or (copy is False and device not in (None, source)):
+        raise errors.BufferExchangeError(
+            "this memory cannot be shared",
+            got=f"{type_} on {source}, {'in' if imported.is_contiguous else 'not in'} C order",
+            expected="elements in C order on a device of a backend that shares memory",
+            fix="make it contiguous, or copy it to the CPU first",
+        )
+    buffer = sharing.adopt_address(imported.address, type_.nbytes, source, imported)
+    if copy is not False:
+        buffer = source.backend.copy(buffer, type_, source)
+    found = Array(type_, (buffer,), sharding_.on_one(source))
+    if device is None or device == source:
+        return found
+    return from_host(found.to_host(), keep_dtype=True, device=device)

@@ -13,11 +13,11 @@ import importlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from infini.core import config, errors, ir
+from infini.core import config, errors, events, ir, primitive
 from infini.core.mesh import AbstractMesh, AxisEntry
 
 Buffer: TypeAlias = Any  # Any: each backend has its own kind of buffer; core never looks inside
@@ -142,28 +142,95 @@ class Backend(Protocol):
         """Bytes in use, at the peak and kept for reuse."""
 
 
+# How a backend computes an operation: by an emitter of its own, inside a fused kernel, by a library, by its
+# definition in other operations, by putting its body in its place, by communication over a mesh, or not at
+# all. `transform` marks what never reaches a backend.
+Route: TypeAlias = Literal[
+    "own", "kernel", "library", "decomposition", "inlined", "mesh", "transform", "hole"
+]  # fmt: skip
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """What a backend may offer besides: the route it takes. `python -m infini.backends` asks."""
+
+    def route(self, program: ir.Program, op: primitive.Primitive) -> Route:
+        """How `op` is computed in a program made of nothing else. Needs no device."""
+
+
+class Broken:
+    """Stands for a backend that is installed and cannot be loaded; it has no device, and says why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+
+    def why_unavailable(self) -> str | None:
+        """What went wrong when it was loaded."""
+        return self.reason
+
+    def devices(self) -> tuple[Device, ...]:
+        """None."""
+        return ()
+
+    def owns(self, device: Device) -> bool:
+        """No."""
+        return False
+
+    def __getattr__(self, attribute: str) -> Any:  # Any: every other method of a backend, none of which works
+        if attribute not in _METHODS:
+            raise AttributeError(attribute)
+        raise errors.DeviceError(f"the backend {self.name!r} cannot be used", got=self.reason)
+
+
+_METHODS: Final = (
+    "adopt", "compile", "copy", "devices", "get", "memory_stats", "owns", "put", "why_unavailable",
+)  # fmt: skip
+
+
 @functools.cache
 def _advertised() -> Mapping[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    # Two packages may advertise one name; the first by its reference is taken, whatever order they come in.
+    return {point.name: point for point in sorted(points, key=lambda point: point.value, reverse=True)}
 
 
 @functools.cache
 def get(name: str) -> Backend:
-    """The backend called `name`.
+    """The backend called `name`. One that cannot be loaded is there too, without devices and with a reason.
 
     Raises:
         DeviceError: there is none of that name.
     """
     if name in BUILT_IN:
-        module = importlib.import_module(BUILT_IN[name])
-        return module.backend()
+        try:
+            found: Backend = importlib.import_module(BUILT_IN[name]).backend()
+        except ImportError as error:
+            return Broken(name, f"cannot be imported: {error}")
+        return found
     if name in _advertised():
-        return _advertised()[name].load()()
+        return _load(_advertised()[name])
     raise errors.DeviceError(
         f"there is no backend called {name!r}",
         expected="one of " + ", ".join(names()),
         fix=f"install a package that advertises it under the entry point group {ENTRY_POINTS!r}",
     )
+
+
+def _load(point: importlib.metadata.EntryPoint) -> Backend:
+    """The backend behind an entry point: a function without arguments that gives it."""
+    source = f"entry point {point.name} = {point.value}"
+    if point.dist is not None:
+        source += f" of {point.dist.name} {point.dist.version}"
+    try:
+        found = point.load()()
+    except Exception as error:  # noqa: BLE001  # a package of others may fail in any way, and must not stop us
+        return Broken(point.name, f"cannot be loaded ({source}): {type(error).__name__}: {error}")
+    missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
+    if missing:
+        reason = f"{source} gives {type(found).__name__}, which has no {', '.join(missing)}"
+        return Broken(point.name, f"is no backend: {reason}")
+    backend: Backend = found
+    return backend
 
 
 def names() -> tuple[str, ...]:
@@ -200,7 +267,12 @@ def devices(platform: str | None = None) -> tuple[Device, ...]:
 def _device_by_name(name: str) -> Device:
     if not name:
         for candidate in names():
-            if candidate != "null" and get(candidate).why_unavailable() is None:
+            chosen = get(candidate)
+            if isinstance(chosen, Broken) and candidate not in BUILT_IN:
+                # It was installed to be used: running elsewhere without a word would hide that.
+                message = f"the backend {candidate!r} is installed and {chosen.reason}"
+                events.emit("backend-broken", message, level="warning")
+            elif candidate != "null" and chosen.why_unavailable() is None:
                 return local_devices(candidate)[0]
         raise errors.DeviceError("no backend has a device here", fix="run `infini doctor`")
     platform, _, number = name.partition(":")

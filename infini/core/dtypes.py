@@ -136,6 +136,12 @@ def is_integer(dtype: np.dtype) -> bool:
     return dtype in INTEGERS
 
 
+def epsilon(dtype: np.dtype) -> float:
+    """Distance from 1 to the next number of a floating dtype, or of the parts of a complex one."""
+    part = {complex64: float32, complex128: float64}.get(dtype, dtype)
+    return float(ml_dtypes.finfo(part).eps)  # type: ignore[no-untyped-call]  # ml_dtypes has no types
+
+
 @functools.cache
 def _ancestors(node: str) -> frozenset[str]:
     return frozenset({node}).union(*(_ancestors(above) for above in _ABOVE[node]))

@@ -69,8 +69,32 @@ class ConcretizationError(InfiniError, TypeError):
     """Python asked for the value of an array that is being traced."""
 
 
-class LeakedTracerError(InfiniError, RuntimeError):
+class TracerBoolConversionError(ConcretizationError):
+    """A traced array decided a Python condition."""
+
+
+class TracerIntegerConversionError(ConcretizationError):
+    """A traced array was used as a Python index, a size, or the bound of a `range`."""
+
+
+class TracerArrayConversionError(ConcretizationError):
+    """A traced array was given to NumPy."""
+
+
+class NonConcreteBooleanIndexError(ConcretizationError, IndexError):
+    """A traced boolean mask was used as an index."""
+
+
+class LeakedTracerError(InfiniError, TypeError, RuntimeError):
     """A traced value outlived the transformation that made it."""
+
+
+class KeyReuseError(InfiniError, TypeError):
+    """A random key was used twice."""
+
+
+class NotFiniteError(InfiniError, FloatingPointError):
+    """A program made a NaN or an infinity while the knobs `nan` or `inf` were set."""
 
 
 class MissingRuleError(InfiniError, NotImplementedError):
@@ -79,6 +103,10 @@ class MissingRuleError(InfiniError, NotImplementedError):
 
 class LoweringError(InfiniError, NotImplementedError):
     """A backend has no route for an operation."""
+
+
+class UnsupportedError(InfiniError, NotImplementedError):
+    """An argument, or a combination of arguments, that is not offered."""
 
 
 class CheckError(InfiniError, TypeError):
@@ -99,6 +127,10 @@ class DonationError(InfiniError, ValueError):
 
 class DeletedBufferError(InfiniError, RuntimeError):
     """An array was used after it had been donated or deleted."""
+
+
+class BufferExchangeError(InfiniError, BufferError, ValueError):
+    """Memory cannot be shared with another library without a copy."""
 
 
 class CollectiveError(InfiniError, RuntimeError):

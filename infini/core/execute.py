@@ -9,8 +9,11 @@ by operation, types and attributes (at most 8192). `clear_caches` empties both.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
-from typing import Final, Generic, TypeVar
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import numpy as np
 
 from infini.core import (
     array as array_,
@@ -28,11 +31,14 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """A dictionary of at most `limit` entries; the oldest goes first."""
+    """A dictionary of at most `limit` entries; the oldest goes first. Safe from several threads."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._items: dict[K, V] = {}
+        self._lock = threading.Lock()
+        # One lock per entry that is being made. Reentrant, since making one may ask for it again.
+        self._making: dict[K, threading.RLock] = {}
         self.num_clears = 0
 
     def get(self, key: K) -> V | None:
@@ -41,15 +47,32 @@ class BoundedCache(Generic[K, V]):
 
     def put(self, key: K, item: V) -> V:
         """Add an entry and return it."""
-        if len(self._items) >= self.limit:
-            self._items.pop(next(iter(self._items)), None)
-        self._items[key] = item
+        with self._lock:
+            if len(self._items) >= self.limit and key not in self._items:
+                self._items.pop(next(iter(self._items)))
+            self._items[key] = item
         return item
+
+    def make(self, key: K, maker: Callable[[], V]) -> V:
+        """The entry, made by `maker` when there is none; threads that want one entry wait for the first."""
+        found = self._items.get(key)
+        if found is not None:
+            return found
+        with self._lock:
+            lock = self._making.setdefault(key, threading.RLock())
+        try:
+            with lock:
+                found = self._items.get(key)
+                return found if found is not None else self.put(key, maker())
+        finally:
+            with self._lock:
+                self._making.pop(key, None)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._items.clear()
-        self.num_clears += 1
+        with self._lock:
+            self._items.clear()
+            self.num_clears += 1
 
     def __len__(self) -> int:
         return len(self._items)
@@ -71,8 +94,7 @@ def compile(
 ) -> backend.Executable:
     """The executable of a program on a device's backend, compiled at most once."""
     key = (program.fingerprint, device.platform, options, config.cache_key())
-    found = _executables.get(key)
-    return found if found is not None else _executables.put(key, device.backend.compile(program, options))
+    return _executables.make(key, lambda: device.backend.compile(program, options))
 
 
 def common_sharding(arrays: Sequence[array_.Array]) -> tuple[sharding_.Sharding, bool]:
@@ -148,17 +170,66 @@ class Runner:
         if self.options.mesh is not None or type(placement) is not sharding_.SingleDeviceSharding:
             return _run_on_mesh(self.program, arrays, self.options, self.mesh)
         device = placement.device
-        key = (device.platform, config.cache_key(), _executables.num_clears)
+        scope = config.current()
+        key = (device.platform, scope.key, _executables.num_clears)
         executable = self._executables.get(key)
         if executable is None:
             executable = self._executables[key] = compile(self.program, device, self.options)
         inputs = [a.buffers[0] if a.sharding is placement else on_device(a, device) for a in arrays]
+        outputs = self._inspected(executable, inputs, device) if scope.inspects else executable(inputs)
         return tuple(
             [
                 array_.Array(type_, (buffer,), placement, committed=committed)
-                for type_, buffer in zip(self._types, executable(inputs), strict=True)
+                for type_, buffer in zip(self._types, outputs, strict=True)
             ]
         )
+
+    def _inspected(
+        self, executable: backend.Executable, inputs: Sequence[backend.Buffer], device: backend.Device
+    ) -> Sequence[backend.Buffer]:
+        """Run, and look at the results. Donated inputs are overwritten, so they are copied before."""
+        types = self.program.in_types
+        kept = list(inputs)
+        for i in self.options.donated:
+            kept[i] = device.backend.copy(inputs[i], types[i], device)
+        outputs = executable(inputs)
+        get = device.backend.get
+        _inspect(
+            self.program,
+            lambda: [get(buffer, type_) for buffer, type_ in zip(kept, types, strict=True)],
+            [get(buffer, type_) for buffer, type_ in zip(outputs, self._types, strict=True)],
+            device,
+        )
+        return outputs
+
+
+# What `core.finite`, which imports this module, installs: (program, its arguments, its results, runner of one
+# equation).
+_Inspector: TypeAlias = Callable[..., None]
+_inspectors: list[_Inspector] = []
+
+
+def install_inspector(inspector: _Inspector) -> None:
+    """Called once by `core.finite`, which looks at the results of programs."""
+    _inspectors[:] = [inspector]
+
+
+def _inspect(
+    program: ir.Program,
+    arguments: Callable[[], Sequence[np.ndarray]],
+    results: Sequence[np.ndarray],
+    device: backend.Device,
+) -> None:
+    def run_alone(equation: ir.Equation, operands: Sequence[np.ndarray], _: object) -> list[np.ndarray]:
+        types = [v.type for v in equation.inputs]
+        with config.config(nan=False, inf=False, device=str(device)):
+            given = [array_.from_host(x, keep_dtype=True) for x in operands]
+            alone = ir.single_equation(equation.op, types, equation.attrs)
+            options = backend.CompileOptions(mesh=equation.attrs.get("mesh"))
+            return [np.asarray(result) for result in run(alone, given, options)]
+
+    for inspector in _inspectors:
+        inspector(program, arguments, results, run_alone)
 
 
 def run(
@@ -190,13 +261,20 @@ def _run_on_mesh(
         shards(array, sharding_.NamedSharding(mesh, mesh_.P(*spec)))
         for array, spec in zip(arrays, executable.in_specs, strict=True)
     ]
+    # Donated buffers are overwritten, so what might be interpreted again is fetched before.
+    inspects = config.current().inspects
+    kept = [np.array(a.to_host()) if a.is_fully_addressable else None for a in arrays] if inspects else []
     rows = executable.run_spmd(list(zip(*placed, strict=True)) or [()] * len(mesh.local_ranks), devices)
-    return tuple(
+    results = tuple(
         array_.Array(var.type, buffers, sharding_.NamedSharding(mesh, mesh_.P(*spec)), committed=True)
         for var, buffers, spec in zip(
             program.results, zip(*rows, strict=True), executable.out_specs, strict=True
         )
     )
+    if inspects and all(x is not None for x in kept) and all(r.is_fully_addressable for r in results):
+        given = [x for x in kept if x is not None]
+        _inspect(program, lambda: given, [r.to_host() for r in results], devices[0])
+    return results
 
 
 def _mesh_of(
@@ -246,6 +324,6 @@ def run_equation(
     key = (op, types, attrs)
     found = _equations.get(key)
     if found is None:
-        program = ir.single_equation(op, types, attrs)
-        found = _equations.put(key, Runner(program, backend.CompileOptions(mesh=attrs.get("mesh"))))
+        options = backend.CompileOptions(mesh=attrs.get("mesh"))
+        found = _equations.make(key, lambda: Runner(ir.single_equation(op, types, attrs), options))
     return found(arrays)

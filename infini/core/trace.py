@@ -11,21 +11,41 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import copy as copy_
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from infini.core import array as array_, errors, execute, ir, primitive, source, value
+from infini.core import array as array_, check, config, errors, execute, ir, leaks, primitive, source, value
 
 
 class Interpreter:
-    """Decides what operations do. `parent` is the interpreter that was current when this one was made."""
+    """Decides what operations do. `parent` is the interpreter that was current when this one was made.
 
-    def __init__(self, parent: Interpreter | None) -> None:
+    Args:
+        parent: the interpreter that was current.
+        function: name of the function that is transformed, for messages.
+    """
+
+    transform = "a transformation"  # its name for people, as in "a value made inside vmap"
+
+    def __init__(self, parent: Interpreter | None, function: str = "") -> None:
         self.parent = parent
-        self.is_closed = False
+        self.function = function
+        self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its transformation has finished, so that nothing may use its tracers any more."""
+        return self._is_closed
+
+    @is_closed.setter
+    def is_closed(self, is_closed: bool) -> None:
+        self._is_closed = is_closed
+        if is_closed and config.get("check_tracer_leaks"):
+            leaks.watch(self)
 
     def process(
         self,
@@ -37,11 +57,14 @@ class Interpreter:
         """Results of an operation that has been typed."""
         raise NotImplementedError
 
+    def __str__(self) -> str:
+        return f"{self.transform} of {self.function}" if self.function else self.transform
+
 
 class Tracer(value.Value):
     """A value inside a transformation. `owner` is its interpreter, `born` the user's line that made it."""
 
-    __slots__ = ("born", "owner")
+    __slots__ = ("__weakref__", "born", "owner")
 
     def __init__(self, owner: Interpreter, type: ir.ArrayType, weak: bool) -> None:
         self.owner = owner
@@ -51,27 +74,28 @@ class Tracer(value.Value):
 
     def with_weak(self, weak: bool) -> Tracer:
         """The same value with another weak flag."""
-        copy = object.__new__(type(self))
-        for cls in type(self).__mro__:
-            for slot in getattr(cls, "__slots__", ()):
-                if slot != "__weakref__" and hasattr(self, slot):
-                    object.__setattr__(copy, slot, getattr(self, slot))
-        copy.weak = weak
-        return copy
+        twin = copy_.copy(self)
+        twin.weak = weak
+        return twin
 
     def concrete(self) -> array_.Array | None:
         """The array behind this tracer, when its transformation has one."""
         return None
 
-    def _concrete(self, purpose: str) -> array_.Array:
+    def origin(self) -> str:
+        """Where the value comes from, for messages."""
+        return f"made at {self.born} inside {self.owner}" if self.born else f"made inside {self.owner}"
+
+    def _concrete(
+        self, purpose: str, fix: str, error: type[errors.ConcretizationError] = errors.ConcretizationError
+    ) -> array_.Array:
         found = self.concrete()
         if found is None:
-            raise errors.ConcretizationError(
+            raise error(
                 f"Python needs the value of a traced array of type {self.type}, {purpose}",
-                expected="an operation that can be traced",
-                fix="use infini.numpy.where, lax.cond, lax.while_loop or lax.fori_loop; "
-                "or mark the argument static with "
-                f"static_argnums (the value was made at {self.born})",
+                got=f"a value {self.origin()}, which is known only when the program runs",
+                expected="an operation that can be traced, or a value that is known while tracing",
+                fix=fix,
             )
         return found
 
@@ -81,37 +105,81 @@ class Tracer(value.Value):
 
     def item(self) -> Any:  # Any: a Python number
         """The only element as a Python number, where it is known."""
-        return self._concrete("for item()").item()
+        return self._concrete("for item()", _KEEP).item()
 
     def tolist(self) -> Any:  # Any: nested lists
         """The elements as nested lists, where they are known."""
-        return self._concrete("for tolist()").tolist()
+        return self._concrete("for tolist()", _KEEP).tolist()
+
+    def tobytes(self, order: str = "C") -> bytes:
+        """The bytes of the elements, where they are known."""
+        return self._concrete("for tobytes()", _KEEP).tobytes(order)
 
     def __bool__(self) -> bool:
-        return bool(self._concrete("to decide a Python condition"))
+        if self.size != 1:
+            raise array_.ambiguous(self.type)
+        return bool(
+            self._concrete(
+                "to decide a Python condition",
+                f"use infini.numpy.where or lax.cond to choose, lax.while_loop to repeat; {_STATIC}",
+                errors.TracerBoolConversionError,
+            )
+        )
 
     def __int__(self) -> int:
-        return int(self._concrete("as a Python int"))
+        return int(self._concrete("as a Python int", f"use x.astype(int), which is traced; {_STATIC}"))
 
     def __float__(self) -> float:
-        return float(self._concrete("as a Python float"))
+        fix = f"use x.astype(float) and functions of infini.numpy instead of math; {_STATIC}"
+        return float(self._concrete("as a Python float", fix))
 
     def __complex__(self) -> complex:
-        return complex(self._concrete("as a Python complex"))
+        fix = f"use x.astype(complex) and functions of infini.numpy; {_STATIC}"
+        return complex(self._concrete("as a Python complex", fix))
 
     def __index__(self) -> int:
-        return self._concrete("as an index or a size").__index__()
+        return self._concrete(
+            "as an index or a size",
+            "index an infini array with it, use lax.dynamic_slice or lax.fori_loop; for a size, "
+            "mark the argument it comes from static with static_argnums",
+            errors.TracerIntegerConversionError,
+        ).__index__()
 
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
     ) -> np.ndarray:  # Any: as NumPy's protocol
-        return self._concrete("as a NumPy array").__array__(dtype, copy)
+        return self._concrete(
+            "as a NumPy array",
+            "use the function of this name in infini.numpy, or infini.pure_callback for one that it lacks",
+            errors.TracerArrayConversionError,
+        ).__array__(dtype, copy)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Tracer:
+        return self
 
     def __hash__(self) -> int:
-        return id(self)
+        raise errors.TypeMismatchError(
+            "traced arrays are not hashable",
+            got=f"{self.type}, {self.origin()}",
+            fix=f"use id(x) for identity; {_STATIC}",
+        )
+
+    def __format__(self, spec: str) -> str:
+        found = self.concrete()
+        if spec and found is None:
+            raise errors.TypeMismatchError(
+                f"a traced array cannot be formatted as {spec!r}",
+                got=f"{self.type}, {self.origin()}",
+                fix='print it when the program runs: infini.debug.print("{}", x)',
+            )
+        return format(str(self), spec) if found is None else format(found, spec)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.type}{', weak' if self.weak else ''}>"
+
+
+_STATIC: Final = "or mark the argument it comes from static with static_argnums"
+_KEEP: Final = "keep the array and compute with it; or return it from the function and convert it outside"
 
 
 class Eval(Interpreter):
@@ -145,11 +213,13 @@ def to_array(x: value.Value) -> array_.Array:
 
 def leaked(x: value.Value) -> errors.LeakedTracerError:
     """The error for a tracer used outside its transformation."""
-    born = getattr(x, "born", None)
+    assert isinstance(x, Tracer)
     return errors.LeakedTracerError(
-        f"a traced value of type {x.type} was used after the transformation that made it had finished",
-        got=f"a value made at {born}",
-        fix="return it from the transformed function instead of storing it in a global, attribute or list",
+        f"a traced value of type {x.type} was used after {x.owner} had finished",
+        got=f"a value {x.origin()}",
+        expected="values of the transformation that is running, and arrays",
+        fix="return it from the transformed function instead of storing it in a global, attribute or list; "
+        "with infini.checking_leaks(): finds where it is stored",
     )
 
 
@@ -268,13 +338,24 @@ def bind1(op: primitive.Primitive, *args: object, **attrs: object) -> value.Valu
 
 
 class StagedTracer(Tracer):
-    """A value of a program under construction."""
+    """A value of a program under construction; `number` is set for its arguments."""
 
-    __slots__ = ("variable",)
+    __slots__ = ("number", "variable")
 
-    def __init__(self, owner: Staging, var: ir.Var, weak: bool) -> None:
+    def __init__(self, owner: Staging, var: ir.Var, weak: bool, number: int | None = None) -> None:
         super().__init__(owner, var.type, weak)
         self.variable = var
+        self.number = number
+
+    def origin(self) -> str:
+        """Where the value comes from, for messages."""
+        if self.number is None:
+            return super().origin()
+        function = self.owner.function or "the function"
+        return (
+            f"that is array {self.number} among the arguments of {function} "
+            f"({self.owner.transform}, called at {self.born})"
+        )
 
 
 class Staging(Interpreter):
@@ -282,14 +363,18 @@ class Staging(Interpreter):
     parameters.
     """
 
-    def __init__(self, parent: Interpreter | None) -> None:
-        super().__init__(parent)
+    transform = "tracing"
+
+    def __init__(self, parent: Interpreter | None, function: str = "") -> None:
+        super().__init__(parent, function)
         self.builder = ir.Builder()
         self.captures: dict[int, tuple[ir.Var, value.Value]] = {}
+        self.num_parameters = 0
 
     def parameter(self, type: ir.ArrayType, weak: bool = False) -> StagedTracer:
         """A tracer for a fresh parameter."""
-        return StagedTracer(self, ir.Var(type), weak)
+        self.num_parameters += 1
+        return StagedTracer(self, ir.Var(type), weak, self.num_parameters - 1)
 
     def var(self, x: value.Value) -> ir.Var:
         """The variable that holds `x` in the program under construction."""
@@ -341,6 +426,7 @@ def stage(
     *,
     weak: Sequence[bool] | None = None,
     name: str = "main",
+    transform: str = "tracing",
 ) -> Staged:
     """Trace `f`, a function of flat values that returns flat values, at the given types.
 
@@ -349,11 +435,13 @@ def stage(
         types: types of its parameters.
         weak: weak flags of the parameters; all strong when absent.
         name: name of the program.
+        transform: what traces it, for messages.
 
     Raises:
         LeakedTracerError: a result belongs to a transformation that has finished.
     """
-    staging = Staging(current())
+    staging = Staging(current(), name)
+    staging.transform = transform
     flags = weak if weak is not None else (False,) * len(types)
     params = [staging.parameter(type_, flag) for type_, flag in zip(types, flags, strict=True)]
     with running(staging):
@@ -364,7 +452,14 @@ def stage(
     program = staging.builder.build(
         [var for var, _ in captured] + [p.variable for p in params], results, name=name
     )
-    return Staged(program, tuple(x for _, x in captured), tuple(output.weak for output in outputs))
+    if config.get("check") >= 2:
+        check.check(program)
+    staged = Staged(program, tuple(x for _, x in captured), tuple(output.weak for output in outputs))
+    if config.get("check_tracer_leaks"):
+        params.clear()
+        outputs.clear()
+        leaks.check(staging)
+    return staged
 
 
 def evaluate(program: ir.Program, args: Sequence[value.Value]) -> tuple[value.Value, ...]:

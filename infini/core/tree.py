@@ -1,143 +1,230 @@
-"""Pytrees: optree under JAX's names and rules. The only file that imports optree.
+"""Pytrees: optree under JAX's names and rules.
 
-As in JAX, None is a node without children and dictionaries are flattened in the order of their sorted keys.
+As in JAX, None is a node without children, dictionaries are flattened in the order of their sorted keys, and
+deques are leaves. `core.tree_nodes` says which classes are nodes, `core.tree_flatten` takes trees apart.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import optree
 
 from infini.core import errors
+from infini.core.tree_flatten import (
+    IsLeaf,
+    PyTree as PyTree,
+    PyTreeDef as PyTreeDef,
+    flatten as flatten,
+    flatten_one_level as flatten_one_level,
+    flatten_one_level_with_keys as flatten_one_level_with_keys,
+    flatten_with_path as flatten_with_path,
+    is_tree_node as is_tree_node,
+    keystr as keystr,
+    leaves as leaves,
+    leaves_with_path as leaves_with_path,
+    mismatch,
+    structure as structure,
+    unflatten as unflatten,
+)
+from infini.core.tree_nodes import (
+    NAMESPACE,
+    DictKey as DictKey,
+    FlattenedIndexKey as FlattenedIndexKey,
+    GetAttrKey as GetAttrKey,
+    KeyEntry as KeyEntry,
+    KeyPath as KeyPath,
+    Partial as Partial,
+    SequenceKey as SequenceKey,
+    register_dataclass as register_dataclass,
+    register_pytree_node as register_pytree_node,
+    register_pytree_node_class as register_pytree_node_class,
+    register_pytree_with_keys as register_pytree_with_keys,
+    register_pytree_with_keys_class as register_pytree_with_keys_class,
+    register_static as register_static,
+)
 
-PyTree: TypeAlias = Any  # Any: nested containers of anything
-PyTreeDef: TypeAlias = optree.PyTreeSpec
-IsLeaf: TypeAlias = Callable[[Any], bool] | None
-_NAMESPACE = "infini"
+T = TypeVar("T")
 
 
-def flatten(tree: PyTree, is_leaf: IsLeaf = None) -> tuple[list[Any], PyTreeDef]:
-    """Leaves of a tree from left to right, and its structure."""
-    leaves_, treedef = optree.tree_flatten(tree, is_leaf, namespace=_NAMESPACE)
-    return leaves_, treedef
-
-
-def unflatten(treedef: PyTreeDef, leaves: Iterable[Any]) -> PyTree:
-    """The tree with this structure and these leaves."""
-    return optree.tree_unflatten(treedef, leaves)
-
-
-def leaves(tree: PyTree, is_leaf: IsLeaf = None) -> list[Any]:
-    """Leaves of a tree from left to right."""
-    return optree.tree_leaves(tree, is_leaf, namespace=_NAMESPACE)
-
-
-def structure(tree: PyTree, is_leaf: IsLeaf = None) -> PyTreeDef:
-    """Structure of a tree."""
-    return optree.tree_structure(tree, is_leaf, namespace=_NAMESPACE)
+# --- mapping and combining ------------------------------------------------------------------------
 
 
 def map(f: Callable[..., Any], tree: PyTree, *rest: PyTree, is_leaf: IsLeaf = None) -> PyTree:
     """Apply `f` to the leaves of `tree` and the matching subtrees of `rest`.
 
     Raises:
-        ValueMismatchError: a tree of `rest` does not have the structure of `tree`.
+        ValueMismatchError: a tree of `rest` does not have the structure of `tree`; the message says where.
 
     Example:
         >>> from infini.core import tree
         >>> tree.map(lambda x, y: x + y, {"a": 1}, {"a": 2})
         {'a': 3}
     """
+    leaves_, treedef = flatten(tree, is_leaf)
+    columns = [leaves_, *(_up_to(treedef, other, "tree.map", is_leaf, tree) for other in rest)]
+    return unflatten(treedef, [f(*xs) for xs in zip(*columns, strict=True)])
+
+
+def _up_to(treedef: PyTreeDef, other: PyTree, what: str, is_leaf: IsLeaf, first: PyTree) -> list[Any]:
+    """The subtrees of `other` at the leaves of a structure."""
     try:
-        return optree.tree_map(f, tree, *rest, is_leaf=is_leaf, namespace=_NAMESPACE)
+        return treedef.flatten_up_to(other)
     except ValueError as error:
-        if rest and any(structure(other, is_leaf) != structure(tree, is_leaf) for other in rest):
-            raise errors.ValueMismatchError(
-                "tree.map was given trees of different structure",
-                got="; ".join(str(structure(t, is_leaf)) for t in (tree, *rest)),
-                expected="the structure of the first tree in every other",
-            ) from error
-        raise
+        problem = mismatch(first, other, is_leaf)
+        raise errors.ValueMismatchError(
+            f"{what} was given trees of different structure{problem.place if problem else ''}",
+            got=problem.got if problem else str(error),
+            expected=problem.expected if problem else "the structure of the first tree in every other",
+        ) from error
 
 
 def all(tree: PyTree, *, is_leaf: IsLeaf = None) -> bool:
     """Whether every leaf is true."""
-    return optree.tree_all(tree, is_leaf=is_leaf, namespace=_NAMESPACE)
+    return not any(not leaf for leaf in leaves(tree, is_leaf))
 
 
-def reduce(f: Callable[[Any, Any], Any], tree: PyTree, *initial: Any, is_leaf: IsLeaf = None) -> Any:
-    """Combine the leaves from left to right with `f`, starting from `initial` when given."""
+class _Absent:
+    """Stands for an argument that was not given; None is a possible value."""
+
+
+def reduce(
+    function: Callable[[T, Any], T],
+    tree: PyTree,
+    initializer: T | type[_Absent] = _Absent,
+    is_leaf: IsLeaf = None,
+) -> T:
+    """Combine the leaves from left to right with `function`, starting from `initializer` when given.
+
+    Raises:
+        TypeMismatchError: there are no leaves and no `initializer`.
+    """
     items = iter(leaves(tree, is_leaf))
-    result = initial[0] if initial else next(items)
+    result: Any = next(items, _Absent) if initializer is _Absent else initializer
+    if result is _Absent:
+        raise errors.TypeMismatchError("tree.reduce of a tree without leaves", fix="pass initializer=")
     for item in items:
-        result = f(result, item)
+        result = function(result, item)
     return result
 
 
-def transpose(outer_treedef: PyTreeDef, inner_treedef: PyTreeDef, pytree_to_transpose: PyTree) -> PyTree:
-    """Turn a tree of trees inside out."""
-    return optree.tree_transpose(outer_treedef, inner_treedef, pytree_to_transpose)
-
-
-def flatten_with_path(
-    tree: PyTree, is_leaf: IsLeaf = None
-) -> tuple[list[tuple[tuple[Any, ...], Any]], PyTreeDef]:
-    """Leaves with the keys that lead to them, and the structure."""
-    paths, leaves_, treedef = optree.tree_flatten_with_path(tree, is_leaf, namespace=_NAMESPACE)
-    return list(zip(paths, leaves_, strict=True)), treedef
-
-
-def map_with_path(f: Callable[..., Any], tree: PyTree, *rest: PyTree, is_leaf: IsLeaf = None) -> PyTree:
-    """As `map`, with the path of keys as the first argument of `f`."""
-    return optree.tree_map_with_path(f, tree, *rest, is_leaf=is_leaf, namespace=_NAMESPACE)
-
-
-def keystr(path: Sequence[Any]) -> str:
-    """A path as text, such as `['layers'][0]`."""
-    return "".join(f"[{key!r}]" for key in path)
-
-
-def register_pytree_node(
-    nodetype: type,
-    flatten_func: Callable[[Any], tuple[Iterable[Any], Any]],
-    unflatten_func: Callable[[Any, Any], Any],
-) -> None:
-    """Make a class a pytree node: `flatten_func(x) -> (children, aux)`, `unflatten_func(aux, children) ->
-    x`.
-    """
-    optree.register_pytree_node(nodetype, flatten_func, unflatten_func, namespace=_NAMESPACE)
-
-
-def register_dataclass(
-    nodetype: type, data_fields: Sequence[str] | None = None, meta_fields: Sequence[str] | None = None
-) -> type:
-    """Make a dataclass a pytree node; `meta_fields` (or fields with `metadata={"static": True}`) are not
-    leaves.
+def reduce_associative(
+    operation: Callable[[T, T], T],
+    tree: PyTree,
+    *,
+    identity: T | type[_Absent] = _Absent,
+    is_leaf: IsLeaf = None,
+) -> T:
+    """Combine the leaves pairwise, as a tree of small depth; `operation` must be associative.
 
     Raises:
-        TypeMismatchError: the class is no dataclass and no fields are named.
+        TypeMismatchError: there are no leaves and no `identity`.
     """
-    if data_fields is None:
-        if not dataclasses.is_dataclass(nodetype):
-            raise errors.TypeMismatchError(
-                f"{nodetype.__name__} is not a dataclass", fix="name data_fields= and meta_fields="
-            )
-        fields = [field for field in dataclasses.fields(nodetype) if field.init]
-        meta_fields = [field.name for field in fields if field.metadata.get("static", False)]
-        data_fields = [field.name for field in fields if field.name not in meta_fields]
-    data, meta = tuple(data_fields), tuple(meta_fields or ())
 
-    def to_children(node: Any) -> tuple[Any, Any, Any]:
-        return [getattr(node, name) for name in data], tuple(getattr(node, name) for name in meta), data
+    def combine(items: Sequence[Any]) -> Any:
+        if len(items) == 1:
+            return items[0]
+        middle = len(items) // 2
+        return operation(combine(items[:middle]), combine(items[middle:]))
 
-    def from_children(aux: Any, children: Any) -> Any:
-        node: Any = object.__new__(nodetype)
-        for name, value in (*zip(data, children, strict=True), *zip(meta, aux, strict=True)):
-            object.__setattr__(node, name, value)
-        return node
+    found = leaves(tree, is_leaf)
+    if found:
+        return combine(found)
+    if identity is _Absent:
+        raise errors.TypeMismatchError(
+            "tree.reduce_associative of a tree without leaves", fix="pass identity="
+        )
+    return identity  # type: ignore[return-value]  # it is given
 
-    optree.register_pytree_node(nodetype, to_children, from_children, namespace=_NAMESPACE)
-    return nodetype
+
+def transpose(
+    outer_treedef: PyTreeDef, inner_treedef: PyTreeDef | None, pytree_to_transpose: PyTree
+) -> PyTree:
+    """Turn a tree of trees inside out.
+
+    Args:
+        outer_treedef: structure of the outer tree.
+        inner_treedef: structure of each of its leaves; found from the first when None.
+        pytree_to_transpose: tree of structure outer, with subtrees of structure inner.
+
+    Raises:
+        TypeMismatchError: the tree does not have that structure.
+    """
+    found, treedef = flatten(pytree_to_transpose)
+    if inner_treedef is None:
+        subtrees = outer_treedef.flatten_up_to(pytree_to_transpose)
+        inner_treedef = structure(subtrees[0])
+    if treedef.num_leaves != outer_treedef.num_leaves * inner_treedef.num_leaves:
+        raise errors.TypeMismatchError(
+            "tree.transpose was given a tree of another structure",
+            got=str(treedef),
+            expected=str(outer_treedef.compose(inner_treedef)),
+        )
+    width = inner_treedef.num_leaves
+    columns = [found[i::width] for i in range(width)]
+    return unflatten(inner_treedef, [unflatten(outer_treedef, column) for column in columns])
+
+
+def broadcast(prefix_tree: PyTree, full_tree: PyTree, is_leaf: IsLeaf = None) -> PyTree:
+    """A tree of the structure of `full_tree`, with each leaf of `prefix_tree` in place of what it stands for.
+
+    Raises:
+        ValueMismatchError: `prefix_tree` is no prefix of `full_tree`.
+    """
+    found, treedef = flatten(prefix_tree, is_leaf)
+    subtrees = _up_to(treedef, full_tree, "tree.broadcast", is_leaf, prefix_tree)
+    pairs = zip(found, subtrees, strict=True)
+    spread = [itertools.repeat(leaf, structure(subtree, is_leaf).num_leaves) for leaf, subtree in pairs]
+    return unflatten(structure(full_tree, is_leaf), itertools.chain.from_iterable(spread))
+
+
+def all_leaves(iterable: Iterable[Any], is_leaf: IsLeaf = None) -> bool:
+    """Whether every item is a leaf itself; None is not."""
+    items = list(iterable)
+    found = leaves(items, is_leaf)
+    return len(found) == len(items) and not any(a is not b for a, b in zip(found, items, strict=True))
+
+
+# --- paths ----------------------------------------------------------------------------------------
+
+
+def map_with_path(
+    f: Callable[..., Any],
+    tree: PyTree,
+    *rest: PyTree,
+    is_leaf: Callable[..., bool] | None = None,
+    is_leaf_takes_path: bool = False,
+) -> PyTree:
+    """As `map`, with the path of keys as the first argument of `f`."""
+    pairs, treedef = flatten_with_path(tree, is_leaf, is_leaf_takes_path)
+    test = None if is_leaf_takes_path else is_leaf
+    others = [_up_to(treedef, other, "tree.map_with_path", test, tree) for other in rest]
+    return unflatten(treedef, [f(path, leaf, *xs) for (path, leaf), *xs in zip(pairs, *others, strict=True)])
+
+
+def static(**options: Any) -> Any:  # Any: as dataclasses.field
+    """A field of a dataclass that is structure and no child: a `dataclasses.field` marked static.
+
+    Args:
+        **options: options of `dataclasses.field`.
+    """
+    metadata = {"static": True, **(options.pop("metadata", None) or {})}
+    return dataclasses.field(metadata=metadata, **options)
+
+
+def treedef_children(treedef: PyTreeDef) -> list[PyTreeDef]:
+    """Structures of the children of a structure's root."""
+    return treedef.children()
+
+
+def treedef_is_leaf(treedef: PyTreeDef) -> bool:
+    """Whether a structure is a single node: a leaf, or a container of nothing."""
+    return treedef.num_nodes == 1
+
+
+def treedef_tuple(treedefs: Iterable[PyTreeDef]) -> PyTreeDef:
+    """Structure of a tuple of trees."""
+    return optree.treespec_tuple(list(treedefs), namespace=NAMESPACE)

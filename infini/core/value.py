@@ -62,6 +62,11 @@ class Value:
         return self.type.dtype.itemsize
 
     @property
+    def aval(self) -> ir.ArrayType:
+        """Shape and dtype without contents, under JAX's name."""
+        return self.type
+
+    @property
     def weak_type(self) -> bool:
         """Whether the dtype came from a Python scalar and yields to others."""
         return self.weak
@@ -122,6 +127,7 @@ class Value:
         any: Method
         argmax: Method
         argmin: Method
+        argpartition: Method
         argsort: Method
         astype: Method
         clip: Method
@@ -142,6 +148,7 @@ class Value:
         repeat: Method
         reshape: Method
         round: Method
+        searchsorted: Method
         sort: Method
         squeeze: Method
         std: Method

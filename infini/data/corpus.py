@@ -1,174 +1,166 @@
-"""Text to train on: files of the user's choice, or the Python standard library found on the machine.
+"""Text to train on and text kept aside to measure on.
 
-The order of documents and the split into training and held-out text depend on the files' names and
-contents only, so two machines with the same files train on the same tokens.
+Whole documents are held out by the hash of their bytes, so copies of one stay on one side and the split
+depends on nothing but contents. Where documents are so few that this would keep aside far more or less than
+asked, the end of each is held out instead.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sysconfig
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from infini.core import errors
+from infini.data import documents, files
 
-# Tests, code tables and generated documentation would teach a small model little about how programs read.
-SKIPPED_FOLDERS: Final = frozenset(
-    [
-        "test",
-        "tests",
-        "idle_test",
-        "test_data",
-        "site-packages",
-        "dist-packages",
-        "encodings",
-        "pydoc_data",
-        "__pycache__",
-    ]
-)
-TEXT_SUFFIXES: Final = frozenset(
-    [
-        ".py",
-        ".pyi",
-        ".txt",
-        ".md",
-        ".rst",
-        ".c",
-        ".h",
-        ".cpp",
-        ".hpp",
-        ".js",
-        ".ts",
-        ".java",
-        ".rs",
-        ".go",
-        ".toml",
-        ".json",
-    ]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One text with the name it is reported under."""
-
-    name: str
-    text: str
+_TOLERATED: Final = 3.0  # times more or less than the share asked for
+_NEAR: Final = 1 << 20  # bytes searched for the end of a line
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Documents to train on, and documents kept aside to measure on."""
+    """Files of text and how they are split.
 
-    train: tuple[Document, ...]
-    held_out: tuple[Document, ...]
+    Args:
+        parts: files, and whether each is held out; None when that is decided line by line.
+        threshold: lines whose mark is smaller are held out.
+        field: which field of a line has the text.
+        invalid: what to do about bytes that are no text.
+    """
+
+    parts: tuple[tuple[files.Source, bool | None], ...]
+    threshold: int
+    field: str = "text"
+    invalid: documents.Invalid = "error"
 
     @property
     def size(self) -> int:
-        """Characters of both parts."""
-        return sum(len(document.text) for document in self.train + self.held_out)
+        """Bytes of both parts."""
+        return sum(source.size for source, _ in self.parts)
+
+    def pieces(self) -> Iterator[tuple[bool, documents.Piece]]:
+        """Every piece of every document, in order, and whether it is held out.
+
+        Raises:
+            TextError: a file is not text.
+        """
+        for source, side in self.parts:
+            for piece in documents.pieces(source, field=self.field, invalid=self.invalid):
+                yield _mark(piece.record) < self.threshold if side is None else side, piece
 
 
-def read(
-    paths: Sequence[Path | str] = (),
+def split(
+    found: files.Found,
+    digests: Sequence[bytes],
     *,
     held_out_share: float = 0.04,
-    max_file_bytes: int = 256 << 10,
-    max_bytes: int = 64 << 20,
+    field: str = "text",
+    invalid: documents.Invalid = "error",
 ) -> Corpus:
-    """Read the text files under `paths`, or the Python standard library when there are none.
+    """Set some of the text aside.
 
     Args:
-        paths: files, taken as they are, and folders, searched for files with a known text suffix.
-        held_out_share: share of the text to keep aside, in (0, 1); whole files where there are several.
-        max_file_bytes: larger files found in folders are left out: they are tables more often than text.
-        max_bytes: reading stops at this many bytes.
-
-    Returns:
-        Two parts, neither of them empty.
+        found: the files.
+        digests: SHA-256 of each, as `Source.digest` gives it.
+        held_out_share: share of the bytes to keep aside, in (0, 1).
+        field: which field of a line has the text.
+        invalid: what to do about bytes that are no text.
 
     Raises:
-        ValueMismatchError: a path does not exist, or no text was found.
+        ValueMismatchError: the share is wrong, or there is too little text to split.
+        TextError: a line is no document.
     """
-    roots = [Path(path) for path in paths] or [standard_library()]
-    documents: list[Document] = []
-    total = 0
-    for root, file in _files(roots, max_file_bytes):
-        text = file.read_text(encoding="utf-8", errors="replace")
-        if not text.strip():
-            continue
-        total += len(text.encode())
-        if documents and total > max_bytes:
-            break
-        documents.append(Document(file.relative_to(root).as_posix() if file != root else file.name, text))
-    if not documents:
+    if not 0.0 < held_out_share < 1.0:
         raise errors.ValueMismatchError(
-            "there is no text to train on",
-            got=", ".join(map(str, roots)),
-            expected=f"text files ({' '.join(sorted(TEXT_SUFFIXES))}) of at most {max_file_bytes >> 10} KiB",
-            fix="name files or folders of text with --data",
+            "the held-out share must lie between 0 and 1", got=repr(held_out_share), fix="use 0.04"
         )
-    return _split(documents, held_out_share)
-
-
-def standard_library() -> Path:
-    """The folder of the running Python's library sources.
-
-    Raises:
-        ValueMismatchError: this Python comes without sources.
-    """
-    folder = Path(sysconfig.get_path("stdlib"))
-    if not (folder / "os.py").is_file():
-        raise errors.ValueMismatchError(
-            "this Python comes without the sources of its library",
-            got=f"no os.py in {folder}",
-            fix="name files or folders of text with --data",
-        )
-    return folder
-
-
-def _files(roots: Sequence[Path], max_file_bytes: int) -> Iterator[tuple[Path, Path]]:
-    for root in roots:
-        if root.is_file():
-            yield root, root
-        elif root.is_dir():
-            found = (file for file in root.rglob("*") if file.suffix in TEXT_SUFFIXES and file.is_file())
-            for file in sorted(found, key=lambda file: file.relative_to(root).as_posix()):
-                inside = file.relative_to(root).parts[:-1]
-                if SKIPPED_FOLDERS.isdisjoint(inside) and file.stat().st_size <= max_file_bytes:
-                    yield root, file
+    marks, sizes = _marks(found.sources, digests, field, invalid)
+    total, wanted = int(sizes.sum()), held_out_share * int(sizes.sum())
+    threshold = int(held_out_share * 2**64)
+    kept = int(sizes[marks < np.uint64(threshold)].sum())
+    is_by_hash = wanted / _TOLERATED <= kept <= min(wanted * _TOLERATED, total - 1)
+    texts = [source for source in found.sources if source.kind == "text"]
+    if not is_by_hash and not texts:
+        threshold = _nearest_threshold(marks, sizes, wanted)
+    parts: list[tuple[files.Source, bool | None]] = []
+    for source, digest in zip(found.sources, digests, strict=True):
+        if source.kind == "lines":
+            parts.append((source, None))
+        elif is_by_hash:
+            parts.append((source, int.from_bytes(digest[:8]) < threshold))
         else:
-            raise errors.ValueMismatchError(
-                f"there is no file or folder {root}", fix="correct the path given to --data"
-            )
-
-
-def _split(documents: Sequence[Document], share: float) -> Corpus:
-    """Hold out whole documents by the hash of their text, so that copies of a file stay on one side."""
-    if not 0.0 < share < 1.0:
-        raise errors.ValueMismatchError("the held-out share must lie between 0 and 1", got=repr(share))
-    if len(documents) == 1:
-        return _cut(documents[0], share)
-    marks = [int.from_bytes(hashlib.sha256(document.text.encode()).digest()[:8]) for document in documents]
-    held_out = {index for index, mark in enumerate(marks) if mark < share * 2**64}
-    if not held_out or len(held_out) == len(documents):
-        held_out = {marks.index(min(marks))}
-    return Corpus(
-        train=tuple(document for index, document in enumerate(documents) if index not in held_out),
-        held_out=tuple(document for index, document in enumerate(documents) if index in held_out),
-    )
-
-
-def _cut(document: Document, share: float) -> Corpus:
-    """A lone document is cut near its end, after a line where there is one."""
-    at = int(len(document.text) * (1.0 - share))
-    at = document.text.rfind("\n", 1, at) + 1 or max(at, 1)
-    parts = document.text[:at], document.text[at:]
-    if not all(part.strip() for part in parts):
+            parts += _cut(source, held_out_share)
+    if not is_by_hash and texts and not any(side for _, side in parts):
         raise errors.ValueMismatchError(
-            f"{document.name} is too short to keep a part of it aside", got=f"{len(document.text)} characters"
+            f"{texts[0].name} is too short to keep a part of it aside",
+            got=f"{total} bytes of text",
+            fix="give more text with --data",
         )
-    return Corpus(train=(Document(document.name, parts[0]),), held_out=(Document(document.name, parts[1]),))
+    return Corpus(tuple(parts), threshold, field, invalid)
+
+
+def read(paths: Sequence[Path | str] = (), *, held_out_share: float = 0.04) -> Corpus:
+    """`files.find`, then `split`, with their defaults."""
+    found = files.find(paths)
+    return split(found, [source.digest() for source in found.sources], held_out_share=held_out_share)
+
+
+def _mark(record: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(record).digest()[:8])
+
+
+def _marks(
+    sources: Sequence[files.Source], digests: Sequence[bytes], field: str, invalid: documents.Invalid
+) -> tuple[np.ndarray, np.ndarray]:
+    """A number below 2**64 for every document, uint64, and its bytes, int64."""
+    marks, sizes = [], []
+    for source, digest in zip(sources, digests, strict=True):
+        if source.kind == "text":
+            marks.append(int.from_bytes(digest[:8]))
+            sizes.append(source.size)
+            continue
+        for piece in documents.pieces(source, field=field, invalid=invalid):
+            if piece.is_first:
+                marks.append(_mark(piece.record))
+                sizes.append(piece.size)
+    return np.array(marks, np.uint64), np.array(sizes, np.int64)
+
+
+def _nearest_threshold(marks: np.ndarray, sizes: np.ndarray, wanted: float) -> int:
+    """The mark below which documents have the bytes wanted: one at least, and not all of them."""
+    order = np.argsort(marks)
+    if len(np.unique(marks)) < 2:
+        raise errors.ValueMismatchError(
+            "there is only one document, and none to keep aside",
+            got=f"{len(marks)} lines",
+            expected="at least 2 different ones",
+            fix="give more text with --data",
+        )
+    reached = int(np.searchsorted(np.cumsum(sizes[order]), wanted))
+    last = marks[order[min(reached, len(order) - 1)]]
+    smaller = marks[marks < marks.max()]
+    return int(min(last, smaller.max())) + 1
+
+
+def _cut(source: files.Source, share: float) -> list[tuple[files.Source, bool | None]]:
+    """A file in two, after a line where there is one; whole when it is too short for that."""
+    at = source.start + max(int(source.size * (1.0 - share)), 1)
+    begin = max(source.start, at - _NEAR)
+    before, after = source.read(begin, at), source.read(at, at + _NEAR)
+    line = before.rfind(b"\n", int(begin == source.start)) + 1
+    if line:
+        before, after = before[:line], before[line:] + after
+    else:
+        inside = next(
+            (n for n, byte in enumerate(after) if byte & 0xC0 != 0x80), len(after)
+        )  # of a character
+        before, after = before + after[:inside], after[inside:]
+    if not before.strip() or not after.strip():
+        return [(source, False)]
+    middle = begin + len(before)
+    return [(replace(source, stop=middle), False), (replace(source, start=middle), True)]

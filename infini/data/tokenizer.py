@@ -23,13 +23,33 @@ MIN_VOCAB_SIZE: Final = 258  # the bytes, BEGIN and END
 
 
 class Tokenizer:
-    """A tokenizer of the library `tokenizers`, read from its `tokenizer.json`."""
+    """A tokenizer of the library `tokenizers`, read from its `tokenizer.json`.
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    Args:
+        inner: the library's object.
+        begin_id: id of the token before a document; that of `<s>` when absent, None when there is none.
+        end_ids: ids of the tokens that end a text, the one between documents first; that of `</s>` when
+            absent.
+    """
+
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        *,
+        begin_id: int | None = None,
+        end_ids: Sequence[int] | None = None,
+    ) -> None:
         self._inner = inner
+        self.begin_id: int | None = inner.token_to_id(BEGIN) if begin_id is None else begin_id
+        own_end = inner.token_to_id(END)
+        self.end_ids: tuple[int, ...] = tuple(
+            ([] if own_end is None else [own_end]) if end_ids is None else end_ids
+        )
 
     @classmethod
-    def from_json(cls, text: str) -> Tokenizer:
+    def from_json(
+        cls, text: str, *, begin_id: int | None = None, end_ids: Sequence[int] | None = None
+    ) -> Tokenizer:
         """The tokenizer that `to_json` described.
 
         Raises:
@@ -38,9 +58,15 @@ class Tokenizer:
         import tokenizers
 
         try:
-            return cls(tokenizers.Tokenizer.from_str(text))
+            inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing more specific than Exception
-            raise errors.ValueMismatchError("tokenizer.json is not a tokenizer", got=str(error)) from error
+            raise errors.ValueMismatchError(
+                "tokenizer.json is not a tokenizer",
+                got=str(error),
+                expected="a file of the library tokenizers",
+                fix="copy it again, or install the version of tokenizers that wrote it",
+            ) from error
+        return cls(inner, begin_id=begin_id, end_ids=end_ids)
 
     def to_json(self) -> str:
         """The text of `tokenizer.json`."""
@@ -52,37 +78,44 @@ class Tokenizer:
         return self._inner.get_vocab_size(with_added_tokens=True)
 
     @property
-    def begin_id(self) -> int | None:
-        """Id of the token before a document, None when there is none."""
-        return self._inner.token_to_id(BEGIN)
-
-    @property
     def end_id(self) -> int | None:
         """Id of the token after a document, None when there is none."""
-        return self._inner.token_to_id(END)
+        return self.end_ids[0] if self.end_ids else None
+
+    def id_of(self, token: str) -> int | None:
+        """Id of a token by its text, None when there is no such token."""
+        return self._inner.token_to_id(token)
+
+    def token_of(self, id: int) -> str | None:
+        """Text of the token with an id, None when there is no such id."""
+        return self._inner.id_to_token(id)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
         return self._inner.encode(text, add_special_tokens=False).ids
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a text to continue: with the special tokens that the tokenizer puts before a text, and never
+        those after one. An empty text gives the token before a document alone.
+        """
+        ids = self._inner.encode(text, add_special_tokens=True).ids
+        while ids and ids[-1] in self.end_ids:
+            ids.pop()
+        return ids or ([] if self.begin_id is None else [self.begin_id])
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; bytes that are not UTF-8 become U+FFFD, special tokens vanish."""
         return self._inner.decode(list(ids), skip_special_tokens=True)
 
-    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
-        """All texts in one array of ids, each between BEGIN and END.
+    @property
+    def dtype(self) -> np.dtype:
+        """The narrowest unsigned type that holds every id: uint16 or uint32."""
+        return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
 
-        Returns:
-            uint16 when the vocabulary allows, otherwise uint32, of shape (number of tokens,).
-        """
-        dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
-        begin = [] if self.begin_id is None else [self.begin_id]
-        end = [] if self.end_id is None else [self.end_id]
-        parts = [
-            np.array(begin + encoding.ids + end, dtype)
-            for encoding in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, dtype)
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of texts, without special tokens, on all cores: one array of `dtype` each."""
+        found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, self.dtype) for encoding in found]
 
     def stream(self, ids: Iterable[int], *, prompt: Sequence[int] = ()) -> Iterator[str]:
         """Text of ids as they arrive, never cutting a character in two.

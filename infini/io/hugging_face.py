@@ -1,4 +1,4 @@
-"""Model folders in Hugging Face's layout: config.json, model.safetensors, tokenizer.json and companions.
+"""Model folders in Hugging Face's layout: config.json, safetensors files, tokenizer.json and companions.
 
 This file knows files, not models: what a configuration means is the business of the model that reads it.
 Nothing is unpickled. References: https://huggingface.co/docs/safetensors, https://huggingface.co/docs/transformers.
@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from infini.core import errors
-from infini.io import folders
+from infini.io import folders, tensors as tensors_
+from infini.io.tensors import CorruptFileError, MissingFileError
 
 CONFIG: Final = "config.json"
 GENERATION_CONFIG: Final = "generation_config.json"
@@ -23,17 +23,11 @@ WEIGHTS: Final = "model.safetensors"
 WEIGHTS_INDEX: Final = "model.safetensors.index.json"
 TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
-FILES: Final = (CONFIG, GENERATION_CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG)
+SHARDS: Final = "model-*-of-*.safetensors"
+FILES: Final = (CONFIG, GENERATION_CONFIG, WEIGHTS, WEIGHTS_INDEX, SHARDS, TOKENIZER, TOKENIZER_CONFIG)
+MAX_SHARD_BYTES: Final = 5 << 30
 
 Json = dict[str, Any]  # Any: whatever JSON holds
-
-
-class MissingFileError(errors.InfiniError, FileNotFoundError):
-    """A model folder lacks a file, or is not there."""
-
-
-class CorruptFileError(errors.InfiniError, ValueError):
-    """A file of a model folder cannot be read as what it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,77 +49,104 @@ class ModelFiles:
     generation_config: Json
 
 
-def write_model(path: Path | str, files: ModelFiles) -> None:
+def write_model(path: Path | str, files: ModelFiles, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
     """Write a model folder, whole or not at all; an older model of that name is replaced.
 
     Args:
         path: the folder.
         files: its contents.
+        max_shard_bytes: weights of more bytes are spread over several files with an index.
 
     Raises:
         ValueMismatchError: the folder holds other files, which would be lost.
     """
-    from safetensors.numpy import save_file
-
     with folders.replacing_folder(path, may_replace=FILES) as folder:
         _write_json(folder / CONFIG, files.config)
         _write_json(folder / GENERATION_CONFIG, files.generation_config)
         _write_json(folder / TOKENIZER_CONFIG, files.tokenizer_config)
         (folder / TOKENIZER).write_text(files.tokenizer, encoding="utf-8")
-        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in files.tensors.items()}
-        # Readers look at `format` to see which framework's layout it is; PyTorch's is the common one.
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        _write_tensors(folder, files.tensors, max_shard_bytes)
 
 
 def read_model(path: Path | str) -> ModelFiles:
     """Read a model folder; weights may be in one file or in several with an index.
 
+    Returns:
+        Its contents. Weights are read from disk when they are asked for.
+
     Raises:
         MissingFileError: the folder or one of its files is not there.
         CorruptFileError: a file is damaged.
     """
-    folder = Path(path)
+    folder = folders.recover(path)
     if not folder.is_dir():
         raise MissingFileError(
-            f"there is no model folder {folder}",
+            f"there is no model folder {Path(path)}",
             expected="a folder with " + ", ".join((CONFIG, WEIGHTS, TOKENIZER)),
             fix="make one with `infini train` or `infini demo`",
         )
     return ModelFiles(
-        config=_read_json(folder / CONFIG),
-        tensors=_read_tensors(folder),
-        tokenizer=_read_text(folder / TOKENIZER),
-        tokenizer_config=_read_optional_json(folder / TOKENIZER_CONFIG),
-        generation_config=_read_optional_json(folder / GENERATION_CONFIG),
+        config=read_json(folder / CONFIG),
+        tensors=_open_tensors(folder),
+        tokenizer=_read_tokenizer(folder),
+        tokenizer_config=read_optional_json(folder / TOKENIZER_CONFIG),
+        generation_config=read_optional_json(folder / GENERATION_CONFIG),
     )
 
 
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+def _write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> None:
+    shards: list[dict[str, np.ndarray]] = [{}]
+    used = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and used + tensor.nbytes > max_shard_bytes:
+            shards.append({})
+            used = 0
+        shards[-1][name] = tensor
+        used += tensor.nbytes
+    # Readers look at `format` to see which framework's layout it is; PyTorch's is the common one.
+    if len(shards) == 1:
+        tensors_.write_tensors(folder / WEIGHTS, shards[0], metadata={"format": "pt"})
+        return
+    places = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors_.write_tensors(folder / file, shard, metadata={"format": "pt"})
+        places.update(dict.fromkeys(shard, file))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    _write_json(folder / WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def _open_tensors(folder: Path) -> Mapping[str, np.ndarray]:
     if not (folder / WEIGHTS_INDEX).is_file():
-        return _read_safetensors(folder / WEIGHTS)
-    names = _read_json(folder / WEIGHTS_INDEX).get("weight_map")
-    if not isinstance(names, dict):
+        if not (folder / WEIGHTS).is_file() and any(folder.glob("pytorch_model*.bin")):
+            raise MissingFileError(
+                f"{WEIGHTS} is missing",
+                got=f"{folder} has pytorch_model.bin, a pickle, which is never read",
+                fix="convert it: load it with transformers and call save_pretrained",
+            )
+        return tensors_.read_tensors(folder / WEIGHTS)
+    places = read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    if not isinstance(places, dict):
         raise CorruptFileError(f"{WEIGHTS_INDEX} has no weight_map", got=str(folder / WEIGHTS_INDEX))
-    tensors: dict[str, np.ndarray] = {}
-    for file in sorted(set(names.values())):
-        tensors.update(_read_safetensors(folder / Path(file).name))
-    return tensors
-
-
-def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    _require(file)
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
+    found = tensors_.TensorFiles(*(folder / Path(name).name for name in sorted(set(places.values()))))
+    lost = sorted(places.keys() - found.keys())
+    if lost:
         raise CorruptFileError(
-            f"{file.name} is damaged",
-            got=f"{file}: {error}",
-            expected="a safetensors file",
-            fix="write or copy it again",
-        ) from error
+            f"{places[lost[0]]} lacks {lost[0]}",
+            got=f"{len(lost)} of {len(places)} weights of {WEIGHTS_INDEX} are in no file",
+            fix="copy the whole model folder again",
+        )
+    return found
+
+
+def _read_tokenizer(folder: Path) -> str:
+    if not (folder / TOKENIZER).is_file() and (folder / "tokenizer.model").is_file():
+        raise MissingFileError(
+            f"{TOKENIZER} is missing",
+            got=f"{folder} has only tokenizer.model, SentencePiece's format",
+            fix="convert it: load it with transformers' AutoTokenizer and call save_pretrained",
+        )
+    return _read_text(folder / TOKENIZER)
 
 
 def _read_text(file: Path) -> str:
@@ -136,7 +157,13 @@ def _read_text(file: Path) -> str:
         raise CorruptFileError(f"{file.name} is not text", got=f"{file}: {error}") from error
 
 
-def _read_json(file: Path) -> Json:
+def read_json(file: Path) -> Json:
+    """An object of JSON.
+
+    Raises:
+        MissingFileError: the file is not there.
+        CorruptFileError: it is not JSON, or no object.
+    """
     text = _read_text(file)
     try:
         data = json.loads(text)
@@ -149,8 +176,9 @@ def _read_json(file: Path) -> Json:
     return data
 
 
-def _read_optional_json(file: Path) -> Json:
-    return _read_json(file) if file.is_file() else {}
+def read_optional_json(file: Path) -> Json:
+    """As `read_json`; empty when there is no such file."""
+    return read_json(file) if file.is_file() else {}
 
 
 def _require(file: Path) -> None:

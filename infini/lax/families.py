@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, RuleKey, Signature
 from infini.core.value import Literal, Value
+from infini.lax import cases as cases_
+from infini.lax.cases import ANYTHING, Span
 
 DTypeRule = Callable[..., np.dtype]
 
@@ -48,18 +50,6 @@ class LinearInput:
 def is_linear(x: object) -> bool:
     """Whether a TRANSPOSE rule has to give a cotangent for this operand."""
     return isinstance(x, LinearInput)
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Inputs for oracle tests: uniform in [low, high] plus these special values."""
-
-    low: float
-    high: float
-    special: tuple[float, ...] = ()
-
-
-ANYTHING: Final = Span(-4.0, 4.0)
 
 
 def like(x: object, y: Value) -> Value:
@@ -291,7 +281,7 @@ def elementwise(
     dtype: DTypeRule | np.dtype | None = None,
     type: Callable[..., tuple[ArrayType, ...]] | None = None,
     decompose: Callable[..., Sequence[Value]] | None = None,
-    cases: Sequence[Span] | None = None,
+    cases: Sequence[Span] | cases_.Cases | None = None,
     extra: Mapping[RuleKey, Any] | None = None,  # Any: each key has its own kind of rule
 ) -> Primitive:
     """Declare an operation that acts on each element; operands broadcast.
@@ -306,7 +296,7 @@ def elementwise(
         dtype: dtype of the result; that of the operands when absent.
         type: whole type rule, for operations whose operands differ in dtype.
         decompose: definition by other operations, for backends without the scalar function.
-        cases: inputs for the oracle tests, one span per operand.
+        cases: inputs for the oracle tests: one span per operand, or whole cases.
         extra: further rules.
     """
     signature = Signature(((),) * num_operands, ((),))
@@ -323,7 +313,9 @@ def elementwise(
         primitive.REFERENCE: in_float32(reference),
         primitive.SCALAR: name,
         primitive.JVP: no_jvp if jvp is None else jvp_by_operand(*jvp),
-        primitive.CASES: (frozenset(allowed), tuple(cases or (ANYTHING,) * num_operands)),
+        primitive.CASES: cases
+        if isinstance(cases, cases_.Cases)
+        else cases_.elementwise(allowed, cases or (ANYTHING,) * num_operands),
         **(extra or {}),
     }
     if transpose is not None:

@@ -1,11 +1,11 @@
 """Sorting along the last core dimension: several operands move together, ordered by the first `num_keys`
-of them.
+of them. NaN comes last, zeros of both signs are equal, complex numbers are ordered lexicographically.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,13 +13,15 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import families, indexing, places
+from infini.lax import cases, families, indexing, places
+from infini.lax.cases import Case, Sample, Span
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
+_TIED: Final = Span(-4.0, 4.0, (0.0, 1.5, -0.0, float("nan"), 1.5))
 
 
 def _type(*types: ArrayType, num_keys: int, is_stable: bool) -> tuple[ArrayType, ...]:
-    families.accept("sort", dtypes.ALL - dtypes.COMPLEX, types[:num_keys])
+    families.accept("sort", dtypes.ALL, types)
     if any(t.ndim < 1 for t in types) or any(t.shape != types[0].shape for t in types):
         raise errors.TypeMismatchError(
             "sort needs operands of one shape with a dimension", got=", ".join(map(str, types))
@@ -27,13 +29,16 @@ def _type(*types: ArrayType, num_keys: int, is_stable: bool) -> tuple[ArrayType,
     return types
 
 
-def _total_order(x: np.ndarray) -> np.ndarray:
-    """Numbers whose order is that of the elements with NaN last and zeros equal."""
-    return x.astype(np.float32) if x.dtype in dtypes.FLOATS and x.dtype.itemsize <= 2 else x
+def _numbers(x: np.ndarray) -> list[np.ndarray]:
+    """Arrays of numbers that NumPy orders as the elements, the most significant first."""
+    if x.dtype in dtypes.COMPLEX:
+        return [x.real, x.imag]
+    return [x.astype(np.float32) if x.dtype in dtypes.FLOATS and x.dtype.itemsize <= 2 else x]
 
 
 def _reference(*xs: np.ndarray, num_keys: int, is_stable: bool) -> tuple[np.ndarray, ...]:
-    order = np.lexsort([_total_order(x) for x in reversed(xs[:num_keys])], axis=-1)
+    keys = [key for x in xs[:num_keys] for key in _numbers(x)]
+    order = np.lexsort(keys[::-1], axis=-1)
     return tuple(np.take_along_axis(x, order, -1) for x in xs)
 
 
@@ -46,17 +51,19 @@ def _jvp(
     is_stable: bool,
 ) -> tuple[Value | None, ...]:
     # Carry the positions along, then let every tangent follow them.
-    x = primals[0]
-    positions = trace.bind1(
-        primitive.by_name("iota"), shape=x.shape, dimension=x.ndim - 1, dtype=dtypes.int32
-    )
-    *_, order = trace.bind(sort_p, *primals, positions, num_keys=num_keys, is_stable=is_stable)
+    *_, order = trace.bind(sort_p, *primals, positions(primals[0]), num_keys=num_keys, is_stable=is_stable)
     return tuple(None if t is None else take_last(t, order) for t in tangents)
+
+
+def positions(x: Value) -> Value:
+    """The place of each element along the last dimension, int32."""
+    return trace.bind1(primitive.by_name("iota"), shape=x.shape, dimension=x.ndim - 1, dtype=dtypes.int32)
 
 
 def take_last(x: Value, order: Value) -> Value:
     """`x[..., order]` row by row along the last dimension, indices in bounds."""
-
+    if 0 in order.shape:
+        return families.zeros(ArrayType(order.shape, x.dtype))
     batch = tuple(range(x.ndim - 1))
     indices = trace.bind1(primitive.by_name("reshape"), order, shape=(*order.shape, 1), ndim=order.ndim)
     numbers = indexing.GatherDimensionNumbers((), (x.ndim - 1,), (x.ndim - 1,), batch, batch)
@@ -66,6 +73,10 @@ def take_last(x: Value, order: Value) -> Value:
 def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
     moved = families.whole_batches(ctx.size, args, batched)
     return trace.bind(sort_p, *moved, **attrs), (True,) * len(args)
+
+
+def _case(*operands: Sample, num_keys: int = 1, is_smooth: bool = True) -> Case:
+    return Case(operands, {"num_keys": num_keys, "is_stable": True}, "exact", is_smooth)
 
 
 sort_p: Primitive = primitive.register(
@@ -78,7 +89,19 @@ sort_p: Primitive = primitive.register(
             primitive.JVP: _jvp,
             primitive.BATCH: _batch,
             primitive.PLACE: places.place_axes,
-            primitive.CASES: (frozenset(dtypes.ALL - dtypes.COMPLEX), (families.ANYTHING,)),
+            primitive.CASES: cases.always(
+                dtypes.ALL,
+                _case(Sample((3, 9))),
+                _case(Sample((21,), span=_TIED), Sample((21,), dtypes.float32), is_smooth=False),
+                _case(Sample((2, 1))),
+                _case(
+                    Sample((40,), dtypes.int8, Span(0, 2)),
+                    Sample((40,)),
+                    Sample((40,), dtypes.int32),
+                    num_keys=2,
+                ),
+                _case(Sample((300,), span=_TIED), is_smooth=False),
+            ),
         },
     )
 )
@@ -96,25 +119,57 @@ def sort(
         num_keys: how many of the operands decide the order, most significant first.
 
     Raises:
-        TypeMismatchError: shapes differ.
-        ValueMismatchError: `num_keys` is not between 1 and the number of operands.
+        TypeMismatchError: shapes differ, or there is no operand.
+        ValueMismatchError: the dimension does not exist, or `num_keys` is not between 1 and the number of
+            operands.
     """
     is_many = isinstance(operand, (tuple, list))
     values = [trace.as_value(x) for x in (operand if is_many else [operand])]
+    if not values:
+        raise errors.TypeMismatchError("lax.sort needs at least one operand")
     if not 1 <= num_keys <= len(values):
         raise errors.ValueMismatchError(
-            "sort: num_keys is not between 1 and the number of operands", got=str(num_keys)
+            "lax.sort: num_keys is not between 1 and the number of operands", got=str(num_keys)
+        )
+    if any(x.shape != values[0].shape for x in values):
+        raise errors.TypeMismatchError(
+            "lax.sort needs operands of one shape", got=", ".join(str(x.type) for x in values)
         )
     axis = families.normalize_axis(dimension, values[0].ndim)
-    swap = (
-        None
-        if axis == values[0].ndim - 1
-        else (-1, *range(axis + 1 - values[0].ndim, -1), axis - values[0].ndim)
-    )
-    transpose = primitive.by_name("transpose")
-    if swap is not None:
-        values = [trace.bind1(transpose, x, permutation=swap) for x in values]
-    results = trace.bind(sort_p, *values, num_keys=num_keys, is_stable=True)
-    if swap is not None:
-        results = tuple(trace.bind1(transpose, x, permutation=swap) for x in results)
+    moved = [to_last(x, axis) for x in values]
+    results = tuple(from_last(x, axis) for x in trace.bind(sort_p, *moved, num_keys=num_keys, is_stable=True))
     return results if is_many else results[0]
+
+
+def to_last(x: Value, axis: int) -> Value:
+    """The array with one dimension, counted from 0, moved to the end."""
+    if axis == x.ndim - 1:
+        return x
+    order = (*range(axis + 1 - x.ndim, 0), axis - x.ndim)
+    return trace.bind1(primitive.by_name("transpose"), x, permutation=order)
+
+
+def from_last(x: Value, axis: int) -> Value:
+    """The inverse of `to_last`."""
+    if axis == x.ndim - 1:
+        return x
+    order = (-1, *range(axis - x.ndim, -1))
+    return trace.bind1(primitive.by_name("transpose"), x, permutation=order)
+
+
+def sort_key_val(
+    keys: ArrayLike, values: ArrayLike, dimension: int = -1, is_stable: bool = True
+) -> tuple[Value, Value]:
+    """Sort `keys` along a dimension, and `values` with them.
+
+    Args:
+        keys: array to sort.
+        values: array of the same shape.
+        dimension: dimension to sort along.
+        is_stable: accepted for JAX's sake; infini's sort is always stable.
+
+    Raises:
+        TypeMismatchError: shapes differ.
+    """
+    first, second = sort((keys, values), dimension, is_stable, num_keys=1)
+    return first, second

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -37,7 +37,7 @@ class Generation:
         max_new_tokens: how many to make at most.
         sampling: how to choose them.
         seed: equal seeds give equal tokens.
-        end_id: id that ends the text and is not yielded; None when there is none.
+        end_ids: ids that end the text and are not yielded.
 
     Raises:
         ValueMismatchError: the prompt is empty or does not fit the model, or an id is not in the vocabulary.
@@ -58,11 +58,11 @@ class Generation:
         max_new_tokens: int,
         sampling: sampling_.Sampling,
         seed: int = 0,
-        end_id: int | None = None,
+        end_ids: Collection[int] = (),
     ) -> None:
         _check(prompt, max_new_tokens, config)
         self._params, self._config, self._prompt = params, config, list(prompt)
-        self._max_new_tokens, self._end_id = max_new_tokens, end_id
+        self._max_new_tokens, self._end_ids = max_new_tokens, frozenset(end_ids)
         self._key = random.PRNGKey(seed)
         self._static = {"config": config, "sampling": sampling}
         self.num_tokens = 0
@@ -77,14 +77,15 @@ class Generation:
     def __iter__(self) -> Iterator[int]:
         start = time.perf_counter()
         length = len(self._prompt)
-        cache = gpt.init_cache(self._config, 1, _rounded(length + self._max_new_tokens, CACHE_STEP))
+        num_slots = _rounded(length + self._max_new_tokens, CACHE_STEP)
+        cache = gpt.init_cache(self._config, 1, num_slots, self._params["embed_tokens"].dtype)
         padded = np.zeros((1, _rounded(length, PROMPT_STEP)), np.int32)
         padded[0, :length] = self._prompt
         token, cache = _prefill(self._params, cache, padded, np.int32(length), self._key, **self._static)
         for position in range(length, length + self._max_new_tokens):
             value = int(token[0])
             self._count(time.perf_counter() - start)
-            if value == self._end_id:
+            if value in self._end_ids:
                 self.finished = "end"
                 return
             yield value
@@ -114,7 +115,7 @@ def _prefill(
     sampling: sampling_.Sampling,
 ) -> tuple[Array, gpt.Cache]:
     """The token after the first `length` of `tokens` (1, T), and the cache that holds them."""
-    logits, cache = gpt.forward_cached(params, cache, tokens, 0, config)
+    logits, cache = gpt.forward_cached(params, cache, tokens, 0, config, num_tokens=length)
     last = lax.dynamic_slice_in_dim(logits, length - 1, 1, axis=1)[:, 0]
     return sampling_.sample(last, random.fold_in(key, length), sampling), cache
 
@@ -139,16 +140,24 @@ def _rounded(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
+def longest_text(config: gpt.Config) -> int:
+    """Most tokens a model can look at: scaled rotary embeddings of the kinds that say so reach further."""
+    scaling = config.rope_scaling
+    reach = scaling.factor if scaling.kind in ("linear", "dynamic") else 1.0
+    return int(config.max_length * reach)
+
+
 def _check(prompt: Sequence[int], max_new_tokens: int, config: gpt.Config) -> None:
     if not prompt:
         raise errors.ValueMismatchError("the prompt is empty", expected="at least one token")
     if max_new_tokens < 1:
         raise errors.ValueMismatchError("max_new_tokens must be at least 1", got=str(max_new_tokens))
-    if len(prompt) + max_new_tokens > config.max_length:
+    longest = longest_text(config)
+    if len(prompt) + max_new_tokens > longest:
         raise errors.ValueMismatchError(
             "prompt and new tokens are longer than the model was made for",
             got=f"{len(prompt)} + {max_new_tokens} tokens",
-            expected=f"at most {config.max_length}",
+            expected=f"at most {longest}",
             fix="shorten the prompt, or ask for fewer tokens with --max-new-tokens",
         )
     if not all(0 <= token < config.vocab_size for token in prompt):

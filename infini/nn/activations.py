@@ -4,12 +4,14 @@ Integers become floats."""
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
+import infini.numpy as inp
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
 from infini.lax import elementwise as e, families, view
 from infini.lax.families import bind_scalars
-from infini.numpy import _axes, comparison, elementwise, reductions, transcendental
+from infini.numpy import _axes
 from infini.numpy._promotion import (
     ArrayLike,
     Axis,
@@ -18,12 +20,23 @@ from infini.numpy._promotion import (
     convert,
     inexact_operands,
     numeric_operands,
+    to_inexact,
+    with_weak,
 )
+from infini.transforms import custom
 
 
 def _float(name: str, x: ArrayLike) -> Value:
     (value,) = inexact_operands(name, x)
     return value
+
+
+def _with_floats(name: str, x: ArrayLike) -> Value:
+    """The operand as it meets Python floats: integers become weak ones."""
+    value = as_value(name, x)
+    if dtypes.is_inexact(value.dtype):
+        return value
+    return convert(value, to_inexact(value.dtype), weak=True)
 
 
 def identity(x: ArrayLike) -> Value:
@@ -41,40 +54,48 @@ def relu(x: ArrayLike) -> Value:
 
 
 def relu6(x: ArrayLike) -> Value:
-    """`min(max(x, 0), 6)`."""
-    return elementwise.minimum(elementwise.maximum(x, 0), 6)
+    """`min(max(x, 0), 6)`; its derivative at 0 and 6 is 0."""
+    return _relu6(*numeric_operands("relu6", x))
+
+
+@custom.custom_jvp
+def _relu6(x: Value) -> Value:
+    return inp.minimum(inp.maximum(x, 0), 6.0)
+
+
+@_relu6.defjvp
+def _relu6_slope(primals: tuple[Value], tangents: tuple[Value]) -> tuple[Value, Value]:
+    (x,), (tangent,) = primals, tangents
+    is_inside = inp.logical_and(inp.greater(x, 0), inp.less(x, 6))
+    return _relu6(x), inp.where(is_inside, tangent, 0)
 
 
 def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 1e-2) -> Value:
     """`x` where it is positive, `negative_slope * x` elsewhere."""
-    value = _float("leaky_relu", x)
-    return comparison.where(
-        comparison.greater_equal(value, 0), value, elementwise.multiply(negative_slope, value)
-    )
+    value = _with_floats("leaky_relu", x)
+    return inp.where(inp.greater_equal(value, 0), value, inp.multiply(negative_slope, value))
 
 
 def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Value:
     """`x` where it is positive, `alpha * (exp(x) - 1)` elsewhere."""
-    value = _float("elu", x)
+    value = _with_floats("elu", x)
     is_positive = bind_scalars(e.gt_p, value, 0)
     # The branch that is not taken must not overflow, or its derivative would be NaN.
-    safe = comparison.where(is_positive, 0.0, value)
-    return comparison.where(is_positive, value, elementwise.multiply(alpha, transcendental.expm1(safe)))
+    safe = inp.where(is_positive, 0.0, value)
+    return inp.where(is_positive, value, inp.multiply(alpha, inp.expm1(safe)))
 
 
 def selu(x: ArrayLike) -> Value:
     """Scaled `elu` that keeps mean 0 and variance 1. Source: Klambauer et al.,
     https://arxiv.org/abs/1706.02515"""
-    return elementwise.multiply(1.0507009873554804934193349852946, elu(x, 1.6732632423543772848170429916717))
+    return inp.multiply(1.0507009873554804934193349852946, elu(x, 1.6732632423543772848170429916717))
 
 
 def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Value:
     """`max(x, 0) + min(0, alpha * (exp(x / alpha) - 1))`."""
-    value = _float("celu", x)
-    low = elementwise.multiply(
-        alpha, transcendental.expm1(elementwise.true_divide(elementwise.minimum(value, 0.0), alpha))
-    )
-    return elementwise.add(elementwise.maximum(value, 0.0), low)
+    value = _with_floats("celu", x)
+    low = inp.multiply(alpha, inp.expm1(inp.true_divide(inp.minimum(value, 0.0), alpha)))
+    return inp.add(inp.maximum(value, 0.0), low)
 
 
 def sigmoid(x: ArrayLike) -> Value:
@@ -99,7 +120,7 @@ def mish(x: ArrayLike) -> Value:
 
 def tanh(x: ArrayLike) -> Value:
     """Hyperbolic tangent."""
-    return transcendental.tanh(x)
+    return inp.tanh(x)
 
 
 def soft_sign(x: ArrayLike) -> Value:
@@ -110,19 +131,65 @@ def soft_sign(x: ArrayLike) -> Value:
 
 def softplus(x: ArrayLike) -> Value:
     """`log(1 + exp(x))` without overflow."""
-    return transcendental.logaddexp(x, 0.0)
+    return _softplus(_float("softplus", x))
+
+
+@custom.custom_jvp
+def _softplus(x: Value) -> Value:
+    return inp.logaddexp(x, 0.0)
+
+
+@_softplus.defjvp
+def _softplus_slope(primals: tuple[Value], tangents: tuple[Value]) -> tuple[Value, Value]:
+    (x,), (tangent,) = primals, tangents
+    return _softplus(x), inp.multiply(tangent, trace.bind1(e.logistic_p, x))
 
 
 def log_sigmoid(x: ArrayLike) -> Value:
     """`log(sigmoid(x))` without underflow."""
-    return elementwise.negative(softplus(elementwise.negative(_float("log_sigmoid", x))))
+    return inp.negative(softplus(inp.negative(_float("log_sigmoid", x))))
+
+
+def sparse_plus(x: ArrayLike) -> Value:
+    """0 below -1, `x` above 1, and `(x + 1)**2 / 4` between them."""
+    value = _with_floats("sparse_plus", x)
+    between = inp.true_divide(inp.square(inp.add(value, 1.0)), 4)
+    high = inp.where(inp.greater_equal(value, 1.0), value, between)
+    return inp.where(inp.less_equal(value, -1.0), 0.0, high)
+
+
+def sparse_sigmoid(x: ArrayLike) -> Value:
+    """0 below -1, 1 above 1, and `(x + 1) / 2` between them: the derivative of `sparse_plus`."""
+    half = inp.multiply(0.5, inp.add(_with_floats("sparse_sigmoid", x), 1.0))
+    return inp.clip(half, 0.0, 1.0)
+
+
+def log1mexp(x: ArrayLike) -> Value:
+    """`log(1 - exp(-x))` of positive `x` without cancellation.
+
+    Source: M. Mächler, "Accurately computing log(1 - exp(-|a|))", the vignette of Rmpfr.
+    """
+    return _log1mexp(_float("log1mexp", x))
+
+
+@custom.custom_jvp
+def _log1mexp(x: Value) -> Value:
+    near = inp.log(inp.negative(inp.expm1(inp.negative(x))))
+    far = inp.log1p(inp.negative(inp.exp(inp.negative(x))))
+    return inp.where(inp.less(x, math.log(2.0)), near, far)
+
+
+@_log1mexp.defjvp
+def _log1mexp_slope(primals: tuple[Value], tangents: tuple[Value]) -> tuple[Value, Value]:
+    (x,), (tangent,) = primals, tangents
+    return _log1mexp(x), inp.true_divide(tangent, inp.expm1(x))
 
 
 def squareplus(x: ArrayLike, b: ArrayLike = 4) -> Value:
     """`(x + sqrt(x**2 + b)) / 2`."""
     value = _float("squareplus", x)
-    root = transcendental.sqrt(elementwise.add(elementwise.square(value), b))
-    return elementwise.true_divide(elementwise.add(value, root), 2)
+    root = inp.sqrt(inp.add(inp.square(value), b))
+    return inp.true_divide(inp.add(value, root), 2)
 
 
 def gelu(x: ArrayLike, approximate: bool = True) -> Value:
@@ -133,9 +200,9 @@ def gelu(x: ArrayLike, approximate: bool = True) -> Value:
         approximate: by tanh, within 1e-3 of the exact one; otherwise by erf. Source:
             https://arxiv.org/abs/1606.08415
     """
-    value = _float("gelu", x)
+    value = with_weak(_float("gelu", x), False)
     if approximate:
-        cubic = bind_scalars(e.mul_p, elementwise.power(value, 3), 0.044715)
+        cubic = bind_scalars(e.mul_p, inp.power(value, 3), 0.044715)
         inner = bind_scalars(e.mul_p, trace.bind1(e.add_p, value, cubic), math.sqrt(2 / math.pi))
         grown = bind_scalars(e.add_p, trace.bind1(e.tanh_p, inner), 1.0)
     else:
@@ -161,18 +228,20 @@ def glu(x: ArrayLike, axis: int = -1) -> Value:
 
 
 def hard_tanh(x: ArrayLike) -> Value:
-    """`x` limited to the range from -1 to 1."""
-    return elementwise.clip(_float("hard_tanh", x), -1.0, 1.0)
+    """`x` limited to the range from -1 to 1; its derivative at -1 and 1 is 1. Integers stay integers."""
+    (value,) = numeric_operands("hard_tanh", x)
+    high = inp.where(inp.greater(value, 1), 1, value)
+    return inp.where(inp.less(value, -1), -1, high)
 
 
 def hard_sigmoid(x: ArrayLike) -> Value:
     """`relu6(x + 3) / 6`."""
-    return elementwise.true_divide(relu6(elementwise.add(x, 3.0)), 6.0)
+    return inp.true_divide(relu6(inp.add(x, 3.0)), 6.0)
 
 
 def hard_silu(x: ArrayLike) -> Value:
     """`x * hard_sigmoid(x)`."""
-    value = _float("hard_silu", x)
+    value = _with_floats("hard_silu", x)
     return trace.bind1(e.mul_p, value, hard_sigmoid(value))
 
 
@@ -186,7 +255,7 @@ def _largest(x: Value, axis: Axis, where: ArrayLike | None) -> Value:
     """Maximum over an axis, kept with size 1, as a constant for derivatives: the results do not depend on
     it."""
     lowest = -math.inf if where is not None else None
-    return e.stop_gradient(reductions.max(x, axis, keepdims=True, initial=lowest, where=where))
+    return e.stop_gradient(inp.max(x, axis, keepdims=True, initial=lowest, where=where))
 
 
 def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> Value:
@@ -200,18 +269,18 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> Va
     value = _float("softmax", x)
     shifted = trace.bind1(e.sub_p, value, _largest(value, axis, where))
     if where is not None:
-        shifted = comparison.where(where, shifted, -math.inf)
+        shifted = inp.where(where, shifted, -math.inf)
     grown = trace.bind1(e.exp_p, shifted)
-    return trace.bind1(e.div_p, grown, reductions.sum(grown, axis, keepdims=True))
+    return trace.bind1(e.div_p, grown, inp.sum(grown, axis, keepdims=True))
 
 
 def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> Value:
     """`log(softmax(x))` over an axis, without underflow; elements left out by `where` are minus infinity."""
     value = _float("log_softmax", x)
     shifted = trace.bind1(e.sub_p, value, _largest(value, axis, where))
-    total = reductions.sum(trace.bind1(e.exp_p, shifted), axis, keepdims=True, where=where)
+    total = inp.sum(trace.bind1(e.exp_p, shifted), axis, keepdims=True, where=where)
     result = trace.bind1(e.sub_p, shifted, trace.bind1(e.log_p, total))
-    return result if where is None else comparison.where(where, result, -math.inf)
+    return result if where is None else inp.where(where, result, -math.inf)
 
 
 def logsumexp(
@@ -219,8 +288,9 @@ def logsumexp(
     axis: Axis = None,
     b: ArrayLike | None = None,
     keepdims: bool = False,
+    return_sign: bool = False,
     where: ArrayLike | None = None,
-) -> Value:
+) -> Any:  # Any: an array, or a pair
     """`log(sum(b * exp(a)))` over axes, without overflow.
 
     Args:
@@ -228,21 +298,31 @@ def logsumexp(
         axis: axes to sum over; all of them when None.
         b: factors, 1 when absent; they broadcast with `a`.
         keepdims: keep the reduced axes with size 1.
+        return_sign: give the logarithm of the absolute value and the sign; otherwise negative sums are NaN.
         where: boolean array that broadcasts with `a`; other elements are left out.
     """
     values = inexact_operands("logsumexp", *(x for x in (a, b) if x is not None))
     value = values[0]
+    if where is not None:
+        value = inp.where(where, value, convert(0, value.dtype))
+    if b is not None:
+        # What counts for nothing must not set the largest element.
+        value = inp.where(inp.not_equal(values[1], 0), value, convert(-math.inf, value.dtype))
     largest = _largest(value, axis, where)
     # Where everything is infinite the difference would be NaN.
-    center = comparison.where(trace.bind1(e.is_finite_p, largest), largest, convert(0, largest.dtype))
+    center = inp.where(trace.bind1(e.is_finite_p, largest), largest, convert(0, largest.dtype))
     grown = trace.bind1(e.exp_p, trace.bind1(e.sub_p, value, center))
     if b is not None:
         grown = trace.bind1(e.mul_p, grown, values[1])
-    total = reductions.sum(grown, axis, keepdims=True, where=where)
+    total = inp.sum(grown, axis, keepdims=True, where=where)
+    sign = e.sign(total)
+    if return_sign:
+        total = inp.abs(total)
     result = trace.bind1(e.add_p, trace.bind1(e.log_p, total), center)
-    if keepdims:
-        return result
-    return view.squeeze(result, _axes.several("logsumexp", axis, value.ndim))
+    axes = () if keepdims else _axes.several("logsumexp", axis, value.ndim)
+    if return_sign:
+        return view.squeeze(result, axes), view.squeeze(sign, axes)
+    return view.squeeze(result, axes)
 
 
 def logmeanexp(
@@ -254,9 +334,9 @@ def logmeanexp(
     if where is None:
         number = math.prod(value.shape[d] for d in _axes.several("logmeanexp", axis, value.ndim))
         return bind_scalars(e.sub_p, total, math.log(number))
-    chosen = families.broadcast_to(comparison.as_bool("logmeanexp", where), value.shape)
-    count = reductions.sum(chosen, axis, dtype=value.dtype, keepdims=keepdims)
-    return elementwise.subtract(total, transcendental.log(count))
+    chosen = families.broadcast_to(inp.astype(where, dtypes.bool_), value.shape)
+    count = inp.sum(chosen, axis, dtype=value.dtype, keepdims=keepdims)
+    return inp.subtract(total, inp.log(count))
 
 
 def standardize(
@@ -266,14 +346,40 @@ def standardize(
     variance: ArrayLike | None = None,
     epsilon: ArrayLike = 1e-5,
     where: ArrayLike | None = None,
+    *,
+    algorithm: Literal["fast", "stable"] = "fast",
 ) -> Value:
     """`(x - mean) / sqrt(variance + epsilon)` over an axis; mean and variance are those of `x` when
-    absent."""
+    absent.
+
+    Args:
+        x: array.
+        axis: axis or axes of the statistics.
+        mean: mean.
+        variance: variance.
+        epsilon: added to the variance.
+        where: boolean array that broadcasts with `x`; other elements do not count in the statistics.
+        algorithm: `fast` takes the variance as the mean of squares less the square of the mean; `stable`
+            as the mean of squared differences, which does not cancel.
+
+    Raises:
+        ValueMismatchError: the algorithm is another one.
+    """
     value = _float("standardize", x)
-    center = reductions.mean(value, axis, keepdims=True, where=where) if mean is None else mean
-    spread = reductions.var(value, axis, keepdims=True, where=where) if variance is None else variance
-    offset = elementwise.subtract(value, center)
-    return elementwise.multiply(offset, e.rsqrt(elementwise.add(spread, epsilon)))
+    if algorithm not in ("fast", "stable"):
+        raise errors.ValueMismatchError(
+            "standardize: unknown algorithm", got=repr(algorithm), expected="'fast' or 'stable'"
+        )
+    center = inp.mean(value, axis, keepdims=True, where=where) if mean is None else mean
+    offset = inp.subtract(value, center)
+    if variance is not None:
+        spread = variance
+    elif algorithm == "stable":
+        spread = inp.mean(inp.square(offset), axis, keepdims=True, where=where)
+    else:
+        squares = inp.mean(inp.square(value), axis, keepdims=True, where=where)
+        spread = inp.clip(inp.subtract(squares, inp.square(center)), 0)
+    return inp.multiply(offset, e.rsqrt(inp.add(spread, epsilon)))
 
 
 def one_hot(x: ArrayLike, num_classes: int, *, dtype: DTypeLike | None = None, axis: int = -1) -> Value:
@@ -291,5 +397,5 @@ def one_hot(x: ArrayLike, num_classes: int, *, dtype: DTypeLike | None = None, a
     wide = view.expand_dims(value, (place,))
     shape = [num_classes if d == place else 1 for d in range(wide.ndim)]
     classes = view.broadcasted_iota(wide.dtype if wide.dtype != dtypes.bool_ else dtypes.int32, shape, place)
-    found = comparison.equal(wide, classes)
+    found = inp.equal(wide, classes)
     return convert(found, dtypes.float32 if dtype is None else dtypes.canonical(dtype))

@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+import infini.numpy as inp
 from infini import random
 from infini.core import dtypes, errors
 from infini.core.value import Value
-from infini.numpy import creation, elementwise
 from infini.numpy._promotion import DTypeLike, convert
 from infini.random.keys import KeyLike
 
@@ -24,24 +24,24 @@ def _dtype(dtype: DTypeLike | None) -> np.dtype:
 
 
 def _times(x: Value, factor: float) -> Value:
-    return elementwise.multiply(x, convert(factor, x.dtype))
+    return inp.multiply(x, convert(factor, x.dtype))
 
 
 def zeros(key: KeyLike, shape: Any, dtype: DTypeLike | None = None) -> Value:  # Any: sizes
     """Zeros; the key is not used."""
-    return creation.zeros(shape, _dtype(dtype))
+    return inp.zeros(shape, _dtype(dtype))
 
 
 def ones(key: KeyLike, shape: Any, dtype: DTypeLike | None = None) -> Value:  # Any: sizes
     """Ones; the key is not used."""
-    return creation.ones(shape, _dtype(dtype))
+    return inp.ones(shape, _dtype(dtype))
 
 
 def constant(value: float, dtype: DTypeLike | None = None) -> Initializer:
     """One value everywhere."""
 
     def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
-        return creation.full(shape, value, _dtype(dtype))
+        return inp.full(shape, value, _dtype(dtype))
 
     return init
 
@@ -130,12 +130,12 @@ def variance_scaling(
         variance = np.asarray(scale / connections).astype(target)
         if distribution == "uniform":
             factor = np.sqrt(np.asarray(3).astype(target) * variance)
-            return elementwise.multiply(random.uniform(key, sizes, target, -1), factor.astype(target))
+            return inp.multiply(random.uniform(key, sizes, target, -1), factor.astype(target))
         deviation = np.sqrt(variance).astype(target)
         if distribution == "normal":
-            return elementwise.multiply(random.normal(key, sizes, target), deviation)
+            return inp.multiply(random.normal(key, sizes, target), deviation)
         restored = (deviation / np.asarray(_STDDEV_OF_CUT).astype(target)).astype(target)
-        return elementwise.multiply(random.truncated_normal(key, -2, 2, sizes, target), restored)
+        return inp.multiply(random.truncated_normal(key, -2, 2, sizes, target), restored)
 
     return init
 

@@ -7,11 +7,23 @@ never approximated.
 """
 
 from infini.core import value as _value
-from infini.core.array import from_dlpack as from_dlpack
 from infini.numpy._einsum import (
     einsum as einsum,
+    einsum_path as einsum_path,
 )
 from infini.numpy._promotion import promote_types as promote_types, result_type as result_type
+from infini.numpy.choosing import (
+    choose as choose,
+    compress as compress,
+    delete as delete,
+    extract as extract,
+    insert as insert,
+    place as place,
+    put as put,
+    put_along_axis as put_along_axis,
+    select as select,
+    trim_zeros as trim_zeros,
+)
 from infini.numpy.comparison import (
     bitwise_and as bitwise_and,
     bitwise_invert as bitwise_invert,
@@ -41,27 +53,40 @@ from infini.numpy.comparison import (
     not_equal as not_equal,
     right_shift as right_shift,
     signbit as signbit,
-    where as where,
+)
+from infini.numpy.convolving import (
+    convolve as convolve,
+    correlate as correlate,
 )
 from infini.numpy.creation import (
-    arange as arange,
     array as array,
     asarray as asarray,
+    copy as copy,
     empty as empty,
     empty_like as empty_like,
-    eye as eye,
+    from_dlpack as from_dlpack,
+    frombuffer as frombuffer,
+    fromfile as fromfile,
+    fromfunction as fromfunction,
+    fromiter as fromiter,
+    fromstring as fromstring,
     full as full,
     full_like as full_like,
-    identity as identity,
-    linspace as linspace,
-    meshgrid as meshgrid,
     ones as ones,
     ones_like as ones_like,
-    tri as tri,
-    tril as tril,
-    triu as triu,
     zeros as zeros,
     zeros_like as zeros_like,
+)
+from infini.numpy.cumulative import (
+    cumprod as cumprod,
+    cumsum as cumsum,
+    cumulative_prod as cumulative_prod,
+    cumulative_sum as cumulative_sum,
+    diff as diff,
+    ediff1d as ediff1d,
+    nancumprod as nancumprod,
+    nancumsum as nancumsum,
+    trapezoid as trapezoid,
 )
 from infini.numpy.elementwise import (
     abs as abs,
@@ -99,34 +124,45 @@ from infini.numpy.elementwise import (
     true_divide as true_divide,
     trunc as trunc,
 )
+from infini.numpy.grids import (
+    c_ as c_,
+    index_exp as index_exp,
+    indices as indices,
+    ix_ as ix_,
+    meshgrid as meshgrid,
+    mgrid as mgrid,
+    ogrid as ogrid,
+    r_ as r_,
+    s_ as s_,
+)
 from infini.numpy.indexing import (
-    argwhere as argwhere,
-    flatnonzero as flatnonzero,
-    nonzero as nonzero,
     take as take,
     take_along_axis as take_along_axis,
 )
 from infini.numpy.joining import (
     append as append,
     array_split as array_split,
+    block as block,
+    column_stack as column_stack,
     concat as concat,
     concatenate as concatenate,
-    flip as flip,
+    dsplit as dsplit,
+    dstack as dstack,
+    hsplit as hsplit,
     hstack as hstack,
-    pad as pad,
-    repeat as repeat,
-    roll as roll,
     split as split,
     stack as stack,
-    tile as tile,
     unstack as unstack,
+    vsplit as vsplit,
     vstack as vstack,
 )
 from infini.numpy.manipulation import (
     allclose as allclose,
     array_equal as array_equal,
+    array_equiv as array_equiv,
     atleast_1d as atleast_1d,
     atleast_2d as atleast_2d,
+    atleast_3d as atleast_3d,
     broadcast_arrays as broadcast_arrays,
     broadcast_shapes as broadcast_shapes,
     broadcast_to as broadcast_to,
@@ -134,31 +170,110 @@ from infini.numpy.manipulation import (
     matrix_transpose as matrix_transpose,
     moveaxis as moveaxis,
     ndim as ndim,
+    packbits as packbits,
     permute_dims as permute_dims,
     ravel as ravel,
     reshape as reshape,
+    resize as resize,
+    rollaxis as rollaxis,
     shape as shape,
     size as size,
     squeeze as squeeze,
     swapaxes as swapaxes,
     transpose as transpose,
+    unpackbits as unpackbits,
+)
+from infini.numpy.mapping import (
+    apply_along_axis as apply_along_axis,
+    apply_over_axes as apply_over_axes,
+    piecewise as piecewise,
+    vectorize as vectorize,
+)
+from infini.numpy.matrices import (
+    diag as diag,
+    diagflat as diagflat,
+    eye as eye,
+    fill_diagonal as fill_diagonal,
+    identity as identity,
+    tri as tri,
+    tril as tril,
+    triu as triu,
+    vander as vander,
+)
+from infini.numpy.nan_reductions import (
+    nanargmax as nanargmax,
+    nanargmin as nanargmin,
+    nanmax as nanmax,
+    nanmean as nanmean,
+    nanmin as nanmin,
+    nanprod as nanprod,
+    nanstd as nanstd,
+    nansum as nansum,
+    nanvar as nanvar,
 )
 from infini.numpy.ordering import (
+    argpartition as argpartition,
     argsort as argsort,
-    searchsorted as searchsorted,
+    lexsort as lexsort,
+    partition as partition,
     sort as sort,
+    sort_complex as sort_complex,
+)
+from infini.numpy.padding import (
+    pad as pad,
+)
+from infini.numpy.positions import (
+    argwhere as argwhere,
+    diag_indices as diag_indices,
+    diag_indices_from as diag_indices_from,
+    flatnonzero as flatnonzero,
+    mask_indices as mask_indices,
+    nonzero as nonzero,
+    ravel_multi_index as ravel_multi_index,
+    tril_indices as tril_indices,
+    tril_indices_from as tril_indices_from,
+    triu_indices as triu_indices,
+    triu_indices_from as triu_indices_from,
+    unravel_index as unravel_index,
+    where as where,
 )
 from infini.numpy.products import (
+    cross as cross,
     diagonal as diagonal,
     dot as dot,
     inner as inner,
     kron as kron,
     matmul as matmul,
+    matvec as matvec,
     outer as outer,
     tensordot as tensordot,
     trace as trace,
     vdot as vdot,
     vecdot as vecdot,
+    vecmat as vecmat,
+)
+from infini.numpy.quantiles import (
+    median as median,
+    nanmedian as nanmedian,
+    nanpercentile as nanpercentile,
+    nanquantile as nanquantile,
+    percentile as percentile,
+    quantile as quantile,
+)
+from infini.numpy.ranges import (
+    arange as arange,
+    geomspace as geomspace,
+    linspace as linspace,
+    logspace as logspace,
+)
+from infini.numpy.rearranging import (
+    flip as flip,
+    fliplr as fliplr,
+    flipud as flipud,
+    repeat as repeat,
+    roll as roll,
+    rot90 as rot90,
+    tile as tile,
 )
 from infini.numpy.reductions import (
     all as all,
@@ -167,12 +282,10 @@ from infini.numpy.reductions import (
     any as any,
     argmax as argmax,
     argmin as argmin,
+    average as average,
     count_nonzero as count_nonzero,
-    cumprod as cumprod,
-    cumsum as cumsum,
     max as max,
     mean as mean,
-    median as median,
     min as min,
     prod as prod,
     ptp as ptp,
@@ -220,6 +333,27 @@ from infini.numpy.scalars import (
     uint32 as uint32,
     uint64 as uint64,
     unsignedinteger as unsignedinteger,
+)
+from infini.numpy.searching import (
+    bincount as bincount,
+    digitize as digitize,
+    histogram as histogram,
+    histogram2d as histogram2d,
+    histogram_bin_edges as histogram_bin_edges,
+    histogramdd as histogramdd,
+    searchsorted as searchsorted,
+)
+from infini.numpy.sets import (
+    intersect1d as intersect1d,
+    isin as isin,
+    setdiff1d as setdiff1d,
+    setxor1d as setxor1d,
+    union1d as union1d,
+    unique as unique,
+    unique_all as unique_all,
+    unique_counts as unique_counts,
+    unique_inverse as unique_inverse,
+    unique_values as unique_values,
 )
 from infini.numpy.transcendental import (
     cos as cos,

@@ -6,6 +6,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from infini.core import errors
 from infini.core.value import Value
 from infini.numpy._promotion import Axis
@@ -91,4 +93,47 @@ def check_broadcasts(name: str, x: Value, target: tuple[int, ...]) -> None:
             f"{name}: the array does not broadcast to this shape",
             got=f"{x.type} to {target}",
             expected="dimensions that are equal or 1, from the right",
+        )
+
+
+def broadcast(name: str, *shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that shapes broadcast to.
+
+    Raises:
+        ValueMismatchError: they do not.
+    """
+    try:
+        return tuple(int(n) for n in np.broadcast_shapes(*(tuple(s) for s in shapes)))
+    except ValueError:
+        raise errors.ValueMismatchError(
+            f"{name}: shapes do not broadcast",
+            got=", ".join(str(tuple(s)) for s in shapes),
+            expected="sizes that are equal or 1, from the right",
+        ) from None
+
+
+def refuse_out(name: str, out: object) -> None:
+    """Refuse NumPy's argument `out`.
+
+    Raises:
+        MissingRuleError: it is given.
+    """
+    if out is not None:
+        raise errors.MissingRuleError(
+            f"{name}: out is not supported, since arrays cannot be changed", fix="use the result instead"
+        )
+
+
+def no_out(name: str, out: object) -> None:
+    """Refuse NumPy's argument `out`: arrays cannot be written to.
+
+    Raises:
+        UnsupportedError: it is given.
+    """
+    if out is not None:
+        raise errors.UnsupportedError(
+            f"{name} does not take out=",
+            got=f"out of type {type(out).__name__}",
+            expected="None",
+            fix="use the array that is returned",
         )

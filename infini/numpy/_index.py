@@ -1,298 +1,365 @@
-"""Taking an index such as `x[1:, None, rows, ..., 0]` apart, by NumPy's rules, into what gather, scatter
-and slices need.
+"""Taking an index such as `x[1:, None, rows, ..., 0]` apart, by NumPy's rules: what is static in it, and the
+numbers and arrays, which are operands.
 
-An index without arrays is *basic*: bounds per dimension. With arrays it is *advanced*: integer arrays
-broadcast together and their dimensions stand where the first of them stood, or in front when something lies
-between them. Scalars count as arrays then.
+An index without arrays is *basic*: numbers and bounds per dimension. With arrays it is *advanced*: integer
+arrays and numbers broadcast together, and their dimensions stand where the first of them stood, or in front
+when something lies between them. A boolean array stands for the positions where it is true.
 """
 
 from __future__ import annotations
 
+import enum
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from infini.core import dtypes, errors, ir, trace
 from infini.core.value import Literal, Value
-from infini.lax import elementwise as e, indexing as lax_indexing, view
-from infini.lax.families import bind_scalars, broadcast_to
+from infini.lax import elementwise as e
+from infini.lax.families import bind_scalars
+from infini.numpy import creation
 from infini.numpy._promotion import convert
+
+WIDE: Final = (dtypes.int64, dtypes.uint32, dtypes.uint64)
+INT32_MAX: Final = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A slice of one dimension: `size` elements from `start` in steps of `step`, all inside; `length` is
-    the dimension's size."""
+    """A slice of one dimension: `size` elements in steps of `step`, all inside.
 
-    start: int
+    Args:
+        low: the smallest position; None where it is an operand of a program.
+        size: number of elements.
+        step: distance between neighbours; negative ones run backwards.
+        length: size of the dimension.
+    """
+
+    low: int | Value | None
     size: int
     step: int
     length: int
 
     @property
     def is_whole(self) -> bool:
-        """Whether it takes the dimension as it is."""
-        return self.size == self.length and self.step == 1
+        """Whether it takes every element, in either order."""
+        return self.size == self.length and self.step in (1, -1)
+
+    @property
+    def span(self) -> int:
+        """Number of positions from the smallest to the largest."""
+        return (self.size - 1) * abs(self.step) + 1 if self.size else 0
+
+
+class Slot(enum.Enum):
+    """What stands in the structure of an index for a part that is an operand of a program."""
+
+    NUMBER = "a number, counted from 0"
+    HOST = "an array, counted from 0"
+    DEVICE = "a number or an array that may be negative"
 
 
 Item: TypeAlias = int | Value | Range | None
 
 
-def items(index: Any, shape: ir.Shape) -> tuple[Item, ...]:  # Any: whatever stands in brackets
-    """The parts of an index, one or more per dimension: integers, scalar or array Values, Ranges, and None
-    for new dimensions.
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What is static in an index: everything but its numbers and arrays.
+
+    Args:
+        parts: a Slot for a number or an array, a Range, or None for a new dimension.
+        shape: shape of the indexed array, with a dimension of size 1 for each single boolean.
+        added: places of these dimensions in it.
+        is_together: whether numbers and arrays stand side by side.
+        is_inside: whether there are no arrays and every number is known to lie inside.
+    """
+
+    parts: tuple[Slot | Range | None, ...]
+    shape: ir.Shape
+    added: tuple[int, ...]
+    is_together: bool
+    is_inside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index taken apart: a Structure with its numbers and arrays in place, which count from 0."""
+
+    parts: tuple[Item, ...]
+    structure: Structure
+
+    @property
+    def is_basic(self) -> bool:
+        """Whether no part is an array of one dimension or more."""
+        return not any(isinstance(part, Value) and part.ndim for part in self.parts)
+
+    @property
+    def dimensions(self) -> list[int | Value | Range]:
+        """The parts that index a dimension."""
+        return [part for part in self.parts if part is not None]
+
+    @property
+    def basic_shape(self) -> ir.Shape:
+        """Shape of the result, for an index without arrays."""
+        return tuple(
+            1 if part is None else part.size for part in self.parts if part is None or isinstance(part, Range)
+        )
+
+
+def join(structure: Structure, operands: Sequence[Value], *, wraps: bool) -> Index:
+    """An index from its structure and its operands; negative numbers of devices count from the end if `wraps`."""
+    given = iter(operands)
+    lengths = iter(structure.shape)
+    parts: list[Item] = []
+    for part in structure.parts:
+        if part is None:
+            parts.append(None)
+            continue
+        length = next(lengths)
+        if isinstance(part, Range):
+            parts.append(part if part.low is not None else replace(part, low=_number(next(given))))
+        elif part is Slot.DEVICE:
+            parts.append(wrapped(next(given), length, wraps=wraps))
+        else:
+            parts.append(_number(next(given)))
+    return Index(tuple(parts), structure)
+
+
+def _number(x: Value) -> int | Value:
+    return int(x.host) if isinstance(x, Literal) and not x.ndim else x
+
+
+# --- parsing --------------------------------------------------------------------------------------
+
+
+def parse(
+    index: Any, shape: ir.Shape, *, wraps: bool = True
+) -> tuple[Structure, list[Value]]:  # Any: whatever stands in brackets
+    """Take an index of an array of `shape` apart: its structure, and the numbers and arrays in it.
+
+    Args:
+        index: what stands in brackets.
+        shape: shape of the indexed array.
+        wraps: whether negative numbers count from the end.
 
     Raises:
-        IndexOutOfRangeError: there are more parts than dimensions, or a part is a slice with traced bounds.
-        TypeMismatchError: a part is no integer, slice, None, Ellipsis or integer or boolean array.
-        ConcretizationError: a boolean array is being traced.
+        IndexOutOfRangeError: there are more parts than dimensions, a mask does not fit, a slice has traced
+            bounds, or a part is nothing that can be an index.
+        TypeMismatchError: a part is a list, a string or not of integers.
+        NonConcreteBooleanIndexError: a boolean array is being traced.
     """
-    parts = _without_masks(index if isinstance(index, tuple) else (index,), shape)
-    taken = sum(part is not None and part is not Ellipsis for part in parts)
-    if sum(part is Ellipsis for part in parts) > 1:
+    if isinstance(index, (list, range)):
+        raise errors.TypeMismatchError(
+            "a list is not an index",
+            got=repr(index),
+            expected="integers, slices, None, ... or integer or boolean arrays",
+            fix="use x[infini.numpy.asarray(...)] for an index array, x[tuple(...)] for one part per dimension",
+        )
+    given = [_classified(part) for part in (index if isinstance(index, tuple) else (index,))]
+    taken = sum(_num_taken(part) for part in given)
+    if sum(part is Ellipsis for part in given) > 1:
         raise errors.IndexOutOfRangeError("an index can only have one ellipsis", got=_show(index))
     if taken > len(shape):
         raise errors.IndexOutOfRangeError(
             f"too many indices: {taken} for {len(shape)} dimensions",
             got=f"shape {shape}, index {_show(index)}",
+            expected=f"at most {len(shape)}, besides None and ...",
         )
-    if not any(part is Ellipsis for part in parts):
-        parts = [*parts, Ellipsis]
-    place = next(i for i, part in enumerate(parts) if part is Ellipsis)
-    parts[place : place + 1] = [slice(None)] * (len(shape) - taken)
-    sizes = iter(shape)
-    return tuple(None if part is None else _item(part, next(sizes)) for part in parts)
+    advanced = [i for i, part in enumerate(given) if isinstance(part, (int, Value, np.ndarray))]
+    is_together = not advanced or advanced[-1] - advanced[0] + 1 == len(advanced)
+    place = next((i for i, part in enumerate(given) if part is Ellipsis), len(given))
+    given[place : place + 1] = [slice(None)] * (len(shape) - taken)
+    found = _Parts(list(shape), wraps)
+    for part in given:
+        found.add(part)
+    structure = Structure(
+        tuple(found.parts), tuple(found.shape), tuple(found.added), is_together, found.is_inside
+    )
+    return structure, found.operands
 
 
-def _without_masks(parts: Sequence[Any], shape: ir.Shape) -> list[Any]:  # Any: as items
-    result: list[Any] = []
-    for part in parts:
-        is_mask = (
-            isinstance(part, (Value, np.ndarray, np.bool_)) and part.dtype == dtypes.bool_
-        ) or isinstance(part, bool)
-        result.extend(np.nonzero(_known_mask(part)) if is_mask else [part])
-    return result
+class _Parts:
+    """The parts of an index, one after another.
 
+    Args:
+        rest: sizes of the dimensions that no part has taken.
+        wraps: whether negative numbers count from the end.
+    """
 
-def _known_mask(mask: Any) -> np.ndarray:  # Any: boolean array
-    if isinstance(mask, trace.Tracer) and mask.concrete() is None:
-        raise errors.ConcretizationError(
-            "a traced boolean mask cannot be an index, since the size of the result depends on it",
-            got=str(mask.type),
-            fix="use infini.numpy.where(mask, x, fill), or index outside jit",
-        )
-    host = np.asarray(mask)
-    if host.ndim == 0:
-        raise errors.TypeMismatchError(
-            "a single boolean is no index",
-            got=repr(mask),
-            fix="use x[None] to add a dimension, or infini.numpy.where",
-        )
-    return host
+    def __init__(self, rest: list[int], wraps: bool) -> None:
+        self.rest, self.wraps = rest, wraps
+        self.parts: list[Slot | Range | None] = []
+        self.operands: list[Value] = []
+        self.shape: list[int] = []
+        self.added: list[int] = []
+        self.is_inside = True
 
+    def add(self, part: Any) -> None:  # Any: as _classified
+        """Take the next part."""
+        if part is None:
+            self.parts.append(None)
+        elif isinstance(part, np.ndarray):
+            self._add_mask(part)
+        elif isinstance(part, slice):
+            self.shape.append(self.rest.pop(0))
+            self._add_range(_range(part, self.shape[-1]))
+        else:
+            self.shape.append(self.rest.pop(0))
+            self._add_index(part, self.shape[-1])
 
-def _item(part: Any, length: int) -> Item:  # Any: as items
-    if isinstance(part, slice):
-        try:
-            start, stop, step = part.indices(length)
-        except TypeError:
+    def _add_mask(self, mask: np.ndarray) -> None:
+        covered, self.rest = self.rest[: mask.ndim], self.rest[mask.ndim :]
+        self.parts += [Slot.HOST] * max(mask.ndim, 1)
+        self.operands += _positions_of(mask, covered)
+        if not covered:
+            self.added.append(len(self.shape))
+        self.shape += covered or [1]
+        self.is_inside = False
+
+    def _add_range(self, part: Range) -> None:
+        if part.is_whole:
+            self.parts.append(part)
+            return
+        assert part.low is not None
+        self.operands.append(wrapped(part.low, part.length, wraps=False))
+        self.parts.append(replace(part, low=None))
+
+    def _add_index(self, part: int | Value, length: int) -> None:
+        if not length and (isinstance(part, int) or not part.ndim):
             raise errors.IndexOutOfRangeError(
-                "the bounds of a slice have to be known",
-                got=repr(part),
-                expected="integers or None",
-                fix="use lax.dynamic_slice for a slice of known size at a traced start",
-            ) from None
-        return Range(start, len(range(start, stop, step)), step, length)
-    if isinstance(part, (Value, np.ndarray)) and part.dtype in dtypes.INTEGERS:
-        value = trace.as_value(part)
-        return value if value.ndim or not isinstance(value, Literal) else int(value.host)
-    if isinstance(part, (Value, np.ndarray, list, tuple, str, float, complex, bool, np.inexact)):
-        fix = (
-            "wrap it in infini.numpy.asarray"
-            if isinstance(part, (list, tuple))
-            else "convert it to an integer first"
-        )
+                f"index is out of bounds: dimension {len(self.shape) - 1} has no elements", got=_show(part)
+            )
+        if isinstance(part, int):
+            number = wrapped(part, length, wraps=self.wraps)
+            assert isinstance(number, Literal)
+            self.is_inside &= 0 <= int(number.host) < length
+            self.parts.append(Slot.NUMBER)
+            self.operands.append(number)
+            return
+        self.is_inside = False
+        is_known = isinstance(part, Literal)
+        self.parts.append(Slot.HOST if is_known else Slot.DEVICE)
+        self.operands.append(wrapped(part, length, wraps=self.wraps) if is_known else part)
+
+
+def _classified(part: Any) -> Any:  # Any: int, slice, None, Ellipsis, an integer Value, or a NumPy mask
+    """A part in one of the forms that the rest of the parser knows."""
+    if part is None or part is Ellipsis or isinstance(part, slice):
+        return part
+    if isinstance(part, (bool, np.bool_)):
+        return np.asarray(part, bool)
+    if isinstance(part, (int, np.integer)):
+        return int(part)
+    if isinstance(part, (list, tuple)):
+        found = creation.asarray(part, dtypes.int32 if not len(part) else None)
+        return _classified(np.asarray(found) if not isinstance(found, trace.Tracer) else found)
+    if hasattr(part, "__infini_array__"):
+        part = part.__infini_array__()
+    if isinstance(part, (Value, np.ndarray)):
+        if part.dtype == dtypes.bool_:
+            return _known_mask(part)
+        if part.dtype in dtypes.INTEGERS or np.issubdtype(part.dtype, np.integer):
+            # Host arrays keep their 64 bits here: what does not fit is out of bounds, not an error.
+            value = part if isinstance(part, Value) else Literal(np.asarray(part), weak=False)
+            return value if value.ndim or not isinstance(value, Literal) else int(value.host)
+    if isinstance(part, (Value, np.ndarray, str, float, complex, np.generic)):
         kind = str(part.type) if isinstance(part, Value) else f"{part!r} of type {type(part).__name__}"
         raise errors.TypeMismatchError(
             "this is not an index",
             got=kind,
-            expected="integers, slices, None, ... or integer arrays",
-            fix=fix,
+            expected="integers, slices, None, ... or integer or boolean arrays",
+            fix="convert it to an integer first, for example with .astype('int32')",
         )
     try:
         return operator.index(part)
     except TypeError:
-        raise errors.TypeMismatchError(
+        raise errors.IndexOutOfRangeError(
             "this is not an index",
             got=f"{part!r} of type {type(part).__name__}",
-            expected="integers, slices, None, ...",
+            expected="integers, slices, None, ... or integer or boolean arrays",
         ) from None
 
 
-def _show(index: Any) -> str:  # Any: as items
-    return ", ".join(
-        str(part.type) if isinstance(part, Value) else repr(part)
-        for part in (index if isinstance(index, tuple) else (index,))
-    )
+def _known_mask(mask: Value | np.ndarray) -> np.ndarray:
+    if isinstance(mask, trace.Tracer) and mask.concrete() is None:
+        raise errors.NonConcreteBooleanIndexError(
+            "a traced boolean mask cannot be an index, since the size of the result depends on it",
+            got=str(mask.type),
+            fix="use infini.numpy.where(mask, x, fill), or infini.numpy.nonzero(mask, size=...); "
+            "or index outside jit",
+        )
+    return np.asarray(mask)
 
 
-def is_basic(parts: Sequence[Item]) -> bool:
-    """Whether no part is an array of one dimension or more."""
-    return not any(isinstance(part, Value) and part.ndim for part in parts)
+def _num_taken(part: Any) -> int:  # Any: as _classified
+    if part is None or part is Ellipsis:
+        return 0
+    return part.ndim if isinstance(part, np.ndarray) else 1
 
 
-def is_static(parts: Sequence[Item]) -> bool:
-    """Whether no part is an array at all."""
-    return not any(isinstance(part, Value) for part in parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """An advanced index as gather and scatter see it.
-
-    Args:
-        indices: start of every window, (batch..., one column per indexed dimension).
-        columns: the indexed dimensions, in the order of the columns.
-        window_dims: places of the whole dimensions in the result (without new dimensions).
-        shape: shape of the result without new dimensions.
-        final_shape: shape of the result.
-    """
-
-    indices: Value
-    columns: tuple[int, ...]
-    window_dims: tuple[int, ...]
-    shape: ir.Shape
-    final_shape: ir.Shape
-
-    def gather_numbers(self) -> lax_indexing.GatherDimensionNumbers:
-        """Dimension numbers to read the windows."""
-        return lax_indexing.GatherDimensionNumbers(self.window_dims, self.columns, self.columns)
-
-    def scatter_numbers(self) -> lax_indexing.ScatterDimensionNumbers:
-        """Dimension numbers to write the windows."""
-        return lax_indexing.ScatterDimensionNumbers(self.window_dims, self.columns, self.columns)
-
-    def slice_sizes(self, shape: ir.Shape) -> ir.Shape:
-        """Size of one window of an operand of `shape`."""
-        return tuple(1 if d in self.columns else n for d, n in enumerate(shape))
-
-
-_BLOCK = -1  # stands for the dimensions that all arrays of an index share, where parts are listed by number
-
-
-def plan(parts: Sequence[Item], shape: ir.Shape) -> Plan:
-    """The plan of an index with scalars or arrays; slices that are not whole become columns of positions.
-
-    Args:
-        parts: what `items` returned.
-        shape: shape of the indexed array.
-
-    Raises:
-        IndexOutOfRangeError: the arrays do not broadcast.
-    """
-    block = _block_shape(parts)
-    batch: list[int] = []
-    result: list[int] = []
-    final: list[int] = []
-    window_dims: list[int] = []
-    places: dict[int, int] = {}
-    for number in _result_order(parts):
-        part = None if number == _BLOCK else parts[number]
-        sizes = block if number == _BLOCK else (part.size,) if isinstance(part, Range) else ()
-        if isinstance(part, Range) and part.is_whole:
-            window_dims.append(len(result))
-        else:
-            places[number] = len(batch)
-            batch.extend(sizes)
-        result.extend(sizes)
-        final.extend(sizes if sizes or number == _BLOCK else (1,))
-    dimensions, columns = iter(enumerate(shape)), {}
-    for number, part in enumerate(parts):
-        if part is None:
-            continue
-        dimension, length = next(dimensions)
-        if isinstance(part, Range):
-            if not part.is_whole:
-                columns[dimension] = _aligned(_positions(part), places[number], len(batch))
-        else:
-            column = wrapped(part, length)
-            columns[dimension] = _aligned(column, places[_BLOCK] + len(block) - column.ndim, len(batch))
-    stacked = [
-        view.expand_dims(broadcast_to(column, tuple(batch)), (len(batch),)) for column in columns.values()
-    ]
-    indices = view.concatenate(stacked, len(batch))
-    return Plan(indices, tuple(columns), tuple(window_dims), tuple(result), tuple(final))
-
-
-def _block_shape(parts: Sequence[Item]) -> ir.Shape:
-    arrays = [part for part in parts if isinstance(part, Value)]
-    try:
-        return tuple(np.broadcast_shapes(*(array.shape for array in arrays)))
-    except ValueError:
+def _positions_of(mask: np.ndarray, covered: Sequence[int]) -> list[Value]:
+    """Index arrays that stand for a mask; a single boolean is one of a dimension of size 1."""
+    if not mask.ndim:
+        return [Literal(np.arange(int(mask), dtype=np.int32), weak=False)]
+    if any(n not in (0, m) for n, m in zip(mask.shape, covered, strict=True)):
         raise errors.IndexOutOfRangeError(
-            "the arrays of an index do not broadcast",
-            got=", ".join(str(array.type) for array in arrays),
-            expected="shapes that broadcast together",
+            "a mask has another shape than the dimensions it stands for",
+            got=f"a mask of shape {mask.shape} for dimensions of sizes {tuple(covered)}",
+            expected="equal shapes",
+        )
+    return [Literal(found.astype(np.int32), weak=False) for found in np.nonzero(mask)]
+
+
+def _range(part: slice, length: int) -> Range:
+    try:
+        start, stop, step = part.indices(length)
+    except TypeError:
+        bounds = (part.start, part.stop, part.step)
+        if any(isinstance(bound, trace.Tracer) for bound in bounds):
+            raise errors.IndexOutOfRangeError(
+                "the bounds of a slice have to be known while tracing",
+                got=_show(part),
+                expected="integers or None",
+                fix="use lax.dynamic_slice for a slice of known size at a traced start",
+            ) from None
+        raise errors.TypeMismatchError(
+            "the bounds of a slice have to be integers", got=_show(part), expected="integers or None"
         ) from None
+    size = len(range(start, stop, step))
+    low = start if step > 0 else start + (size - 1) * step
+    return Range(low if size else 0, size, step, length)
 
 
-def _result_order(parts: Sequence[Item]) -> list[int]:
-    """Numbers of the parts that make dimensions, in the order of the result, with the block at its place."""
-    indexed = [i for i, part in enumerate(parts) if isinstance(part, (int, Value))]
-    rest = [i for i in range(len(parts)) if i not in indexed]
-    is_together = indexed[-1] - indexed[0] + 1 == len(indexed)
-    before = [i for i in rest if i < indexed[0]] if is_together else []
-    return [*before, _BLOCK, *(i for i in rest if i not in before)]
+def _show(index: Any) -> str:  # Any: as parse
+    def one(part: Any) -> str:
+        if isinstance(part, Value):
+            return str(part.type)
+        if isinstance(part, slice):
+            return f"slice({one(part.start)}, {one(part.stop)}, {one(part.step)})"
+        return repr(part)
+
+    return ", ".join(map(one, index if isinstance(index, tuple) else (index,)))
 
 
-def _positions(part: Range) -> Value:
-    scaled = view.iota(dtypes.int32, part.size)
-    if part.step != 1:
-        scaled = bind_scalars(e.mul_p, scaled, part.step)
-    return bind_scalars(e.add_p, scaled, part.start) if part.start else scaled
-
-
-def wrapped(part: int | Value, length: int) -> Value:
-    """An index as int32, negative numbers counted from the end."""
+def wrapped(part: int | Value, length: int, *, wraps: bool = True) -> Value:
+    """An index as int32, or int64 where it or the dimension needs that; negative numbers count from the end if
+    `wraps`. Numbers of the host beyond the dtype stay outside of the array.
+    """
+    wide = dtypes.int64 if length > INT32_MAX else dtypes.int32
+    bounds = np.iinfo(wide)
     if isinstance(part, int):
-        return Literal(np.asarray(part + length if part < 0 else part, np.int32), weak=False)
+        part = Literal(np.asarray(min(max(part, bounds.min), bounds.max), np.int64), weak=False)
     if isinstance(part, Literal):
-        host = part.host.astype(np.int64)
-        return Literal(np.where(host < 0, host + length, host).astype(np.int32), weak=False)
-    wide = convert(part, dtypes.int32)
-    if part.dtype in dtypes.UNSIGNED:
-        return wide
-    return trace.bind1(e.select_n_p, bind_scalars(e.lt_p, wide, 0), wide, bind_scalars(e.add_p, wide, length))
-
-
-def _aligned(column: Value, place: int, rank: int) -> Value:
-    """A column whose dimensions stand at `place` among `rank` batch dimensions."""
-    return view.reshape(column, (1,) * place + column.shape + (1,) * (rank - place - column.ndim))
-
-
-def whole(length: int) -> Range:
-    """All of a dimension."""
-    return Range(0, length, 1, length)
-
-
-def basic_shape(parts: Sequence[Item]) -> ir.Shape:
-    """Shape of the result of an index without arrays."""
-    return tuple(
-        1 if part is None else part.size for part in parts if part is None or isinstance(part, Range)
-    )
-
-
-def by_dimension(parts: tuple[Item, ...], shape: tuple[int, ...]) -> list[tuple[Item, int]]:
-    """The parts that index a dimension, each with the size of its dimension."""
-    return list(zip([part for part in parts if part is not None], shape, strict=True))
-
-
-def clamped(part: Item, length: int) -> int | Value:
-    """A scalar index counted from 0; Python integers are clamped here, run-time ones by the dynamic slice."""
-    if isinstance(part, Value):
-        return wrapped(part, length)
-    assert isinstance(part, int)
-    return min(max(part + length if part < 0 else part, 0), max(length - 1, 0))
+        host = np.clip(part.host, bounds.min, bounds.max) if part.dtype in WIDE else part.host
+        host = host.astype(np.int64)
+        return Literal(np.where((host < 0) & wraps, host + length, host).astype(wide), weak=False)
+    if part.dtype == dtypes.uint64:
+        part = bind_scalars(e.min_p, part, int(np.iinfo(np.int64).max))
+    column = convert(part, dtypes.int64 if part.dtype in WIDE else wide)
+    if part.dtype in dtypes.UNSIGNED or not wraps:
+        return column
+    is_negative = bind_scalars(e.lt_p, column, 0)
+    return trace.bind1(e.select_n_p, is_negative, column, bind_scalars(e.add_p, column, length))

@@ -7,7 +7,9 @@ table.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -16,15 +18,19 @@ from infini.core import backend, dtypes, errors
 from infini.core.value import Value
 from infini.lax import elementwise as lax_elementwise
 from infini.numpy import (
+    choosing,
     comparison,
     creation,
+    cumulative,
     elementwise,
     indexing,
-    joining,
     manipulation,
     ordering,
+    positions,
     products,
+    rearranging,
     reductions,
+    searching,
     updates,
 )
 from infini.numpy._promotion import ArrayLike, DTypeLike
@@ -76,6 +82,19 @@ def _ravel(self: Value, order: str = "C") -> Value:
     return manipulation.ravel(self, order)
 
 
+def _compress(
+    self: Value,
+    condition: ArrayLike,
+    axis: int | None = None,
+    *,
+    out: None = None,
+    size: int | None = None,
+    fill_value: ArrayLike = 0,
+) -> Value:
+    """The slices along an axis where a condition holds."""
+    return choosing.compress(condition, self, axis, out=out, size=size, fill_value=fill_value)
+
+
 def _copy(self: Value) -> Value:
     """A copy in a buffer of its own."""
     return creation.array(self, copy=True)
@@ -115,6 +134,21 @@ def _iterate(self: Value) -> Iterator[Value]:
 
 def _contains(self: Value, item: ArrayLike) -> bool:
     return bool(reductions.any(comparison.equal(self, item)))
+
+
+def _array_namespace(self: Value, *, api_version: str | None = None) -> ModuleType:
+    """The module of functions for this array, as the Array API standard."""
+    if api_version is not None and api_version not in _API_VERSIONS:
+        raise errors.ValueMismatchError(
+            "this version of the Array API standard is not available",
+            got=repr(api_version),
+            expected=", ".join(_API_VERSIONS),
+        )
+    # This module belongs to the namespace, which imports it.
+    return sys.modules[__package__]
+
+
+_API_VERSIONS: Final = ("2022.12", "2023.12", "2024.12")
 
 
 def _refuse_assignment(self: Value, index: Any, values: Any) -> None:  # Any: as in assignments
@@ -170,6 +204,7 @@ OPERATORS: Final[dict[str, Callable[..., Any]]] = {  # Any: as Binary
     "__len__": _len,
     "__iter__": _iterate,
     "__contains__": _contains,
+    "__array_namespace__": _array_namespace,
 }
 
 METHODS: Final[dict[str, Callable[..., Any]]] = {  # Any: arrays, and lists of them
@@ -177,26 +212,30 @@ METHODS: Final[dict[str, Callable[..., Any]]] = {  # Any: arrays, and lists of t
     "any": reductions.any,
     "argmax": reductions.argmax,
     "argmin": reductions.argmin,
+    "argpartition": ordering.argpartition,
     "argsort": ordering.argsort,
     "astype": _astype,
+    "choose": choosing.choose,
     "clip": elementwise.clip,
+    "compress": _compress,
     "conj": elementwise.conj,
     "copy": _copy,
-    "cumsum": reductions.cumsum,
-    "cumprod": reductions.cumprod,
+    "cumsum": cumulative.cumsum,
+    "cumprod": cumulative.cumprod,
     "diagonal": products.diagonal,
     "dot": products.dot,
     "flatten": _ravel,
     "max": reductions.max,
     "mean": reductions.mean,
     "min": reductions.min,
-    "nonzero": indexing.nonzero,
+    "nonzero": positions.nonzero,
     "prod": reductions.prod,
     "ptp": reductions.ptp,
     "ravel": _ravel,
-    "repeat": joining.repeat,
+    "repeat": rearranging.repeat,
     "reshape": _reshape,
     "round": elementwise.round,
+    "searchsorted": searching.searchsorted,
     "sort": ordering.sort,
     "squeeze": manipulation.squeeze,
     "std": reductions.std,

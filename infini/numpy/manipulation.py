@@ -1,5 +1,4 @@
-"""Changing shapes, joining, splitting, repeating and ordering, with NumPy's names. Dtypes and weak flags of
-single operands stay."""
+"""Changing shapes, with NumPy's names. Dtypes and weak flags of single operands stay."""
 
 from __future__ import annotations
 
@@ -10,27 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import errors
-from infini.core.value import Value
+from infini.core import dtypes, errors
+from infini.core.value import Value, literal
 from infini.lax import families, view
-from infini.numpy import _axes, comparison, creation, reductions
-from infini.numpy._promotion import ArrayLike, as_value
+from infini.numpy import _axes, comparison, creation, elementwise, reductions
+from infini.numpy._promotion import ArrayLike, as_value, convert
 
 
-def shape(a: ArrayLike) -> tuple[int, ...]:
+def shape(a: Any) -> tuple[int, ...]:  # Any: an array, a number, or a nested sequence of them
     """Size of each dimension."""
-    return as_value("shape", a).shape
+    return tuple(a.shape) if hasattr(a, "shape") else tuple(np.shape(a))
 
 
-def ndim(a: ArrayLike) -> int:
+def ndim(a: Any) -> int:  # Any: as shape
     """Number of dimensions."""
-    return as_value("ndim", a).ndim
+    return len(shape(a))
 
 
-def size(a: ArrayLike, axis: int | None = None) -> int:
-    """Number of elements, or the size of one axis."""
-    x = as_value("size", a)
-    return x.size if axis is None else x.shape[_axes.one("size", axis, x.ndim)]
+def size(a: Any, axis: int | Sequence[int] | None = None) -> int:  # Any: as shape
+    """Number of elements, or of those along some axes.
+
+    Raises:
+        ValueMismatchError: there is no such axis.
+    """
+    sizes = shape(a)
+    return math.prod(sizes[d] for d in _axes.several("size", axis, len(sizes)))
 
 
 def reshape(a: ArrayLike, shape: Any, order: str = "C", *, copy: bool | None = None) -> Value:
@@ -43,21 +46,23 @@ def reshape(a: ArrayLike, shape: Any, order: str = "C", *, copy: bool | None = N
         copy: accepted for NumPy's sake.
 
     Raises:
-        TypeMismatchError: the numbers of elements differ.
-        ValueMismatchError: more than one size is -1, or `order` is unknown.
+        TypeMismatchError: the numbers of elements differ, or more than one size is -1.
+        ValueMismatchError: `order` is unknown.
+        MissingRuleError: `order` is `A`, which arrays do not have.
     """
     x = as_value("reshape", a)
     sizes = _inferred(x, shape)
     if order == "F":
-        backwards = view.reshape(transpose(x), sizes[::-1])
-        return transpose(backwards)
+        return transpose(view.reshape(transpose(x), sizes[::-1]))
+    if order in ("A", "K"):
+        raise errors.MissingRuleError(f"reshape: arrays have no order {order!r}", expected="'C' or 'F'")
     if order != "C":
         raise errors.ValueMismatchError("reshape: unknown order", got=repr(order), expected="'C' or 'F'")
     return view.reshape(x, sizes)
 
 
 def _inferred(x: Value, shape: Any) -> tuple[int, ...]:  # Any: an integer or a sequence of integers
-    items = shape if isinstance(shape, (tuple, list)) else (shape,)
+    items = tuple(shape) if isinstance(shape, (tuple, list, np.ndarray)) and np.ndim(shape) else (shape,)
     try:
         sizes = [operator.index(n) for n in items]
     except TypeError as error:
@@ -67,7 +72,7 @@ def _inferred(x: Value, shape: Any) -> tuple[int, ...]:  # Any: an integer or a 
     unknown = [d for d, n in enumerate(sizes) if n == -1]
     known = math.prod(n for n in sizes if n != -1)
     if len(unknown) > 1 or any(n < -1 for n in sizes):
-        raise errors.ValueMismatchError("reshape: only one size may be -1", got=f"{x.type} to {tuple(sizes)}")
+        raise errors.TypeMismatchError("reshape: only one size may be -1", got=f"{x.type} to {tuple(sizes)}")
     if unknown:
         sizes[unknown[0]] = x.size // known if known else 0
     if math.prod(sizes) != x.size:
@@ -81,27 +86,62 @@ def _inferred(x: Value, shape: Any) -> tuple[int, ...]:  # Any: an integer or a 
 
 def ravel(a: ArrayLike, order: str = "C") -> Value:
     """The elements in one dimension."""
-    return reshape(a, -1, order)
+    return reshape(a, -1, order) if as_value("ravel", a).size else reshape(a, (0,), order)
+
+
+def resize(a: ArrayLike, new_shape: Any) -> Value:  # Any: an integer or a sequence of integers
+    """As many elements as `new_shape` has, repeated from the start as often as needed, as `numpy.resize`.
+
+    Raises:
+        ValueMismatchError: a size is negative.
+    """
+    x = as_value("resize", a)
+    sizes = tuple(operator.index(n) for n in (new_shape if hasattr(new_shape, "__iter__") else (new_shape,)))
+    if any(n < 0 for n in sizes):
+        raise errors.ValueMismatchError("resize: a size is negative", got=str(sizes))
+    count = math.prod(sizes)
+    if not x.size or not count:
+        return creation.zeros_like(x, shape=sizes)
+    return view.reshape(repeated_to(view.reshape(x, (x.size,)), count), sizes)
+
+
+def repeated_to(x: Value, count: int) -> Value:
+    """The first `count` elements of a vector repeated over and over."""
+    times = -(-count // x.size)
+    return view.slice(view.tile(x, (times,)), (0,), (count,))
+
+
+# --- order of dimensions ---------------------------------------------------------------------------
 
 
 def transpose(a: ArrayLike, axes: Sequence[int] | None = None) -> Value:
     """Permute dimensions (reverse them when `axes` is None), as `numpy.transpose`.
 
     Raises:
-        ValueMismatchError: `axes` is no permutation.
+        ValueMismatchError: an axis does not exist.
+        TypeMismatchError: `axes` is no permutation.
     """
     x = as_value("transpose", a)
-    return view.transpose(x, range(x.ndim)[::-1] if axes is None else axes)
+    if axes is None:
+        return view.transpose(x, range(x.ndim)[::-1])
+    return view.transpose(x, [_axes.one("transpose", axis, x.ndim) for axis in axes])
 
 
-def permute_dims(a: ArrayLike, axes: Sequence[int]) -> Value:
+def permute_dims(a: ArrayLike, /, axes: Sequence[int]) -> Value:
     """The array API's name of `transpose`."""
     return transpose(a, axes)
 
 
 def matrix_transpose(x: ArrayLike, /) -> Value:
-    """Swap the last two dimensions."""
-    return swapaxes(x, -1, -2)
+    """Swap the last two dimensions.
+
+    Raises:
+        ValueMismatchError: there are less than two.
+    """
+    value = as_value("matrix_transpose", x)
+    if value.ndim < 2:
+        raise errors.ValueMismatchError("matrix_transpose needs at least two dimensions", got=str(value.type))
+    return swapaxes(value, -1, -2)
 
 
 def swapaxes(a: ArrayLike, axis1: int, axis2: int) -> Value:
@@ -114,10 +154,14 @@ def swapaxes(a: ArrayLike, axis1: int, axis2: int) -> Value:
 
 
 def moveaxis(a: ArrayLike, source: int | Sequence[int], destination: int | Sequence[int]) -> Value:
-    """Move dimensions to other places; the others keep their order, as `numpy.moveaxis`."""
+    """Move dimensions to other places; the others keep their order, as `numpy.moveaxis`.
+
+    Raises:
+        ValueMismatchError: source and destination are not as many different axes.
+    """
     x = as_value("moveaxis", a)
     sources, places = (
-        [_axes.one("moveaxis", d, x.ndim) for d in ([dims] if isinstance(dims, int) else dims)]
+        [_axes.one("moveaxis", d, x.ndim) for d in (dims if hasattr(dims, "__iter__") else [dims])]
         for dims in (source, destination)
     )
     if len(sources) != len(places) or len(set(sources)) != len(sources) or len(set(places)) != len(places):
@@ -131,9 +175,29 @@ def moveaxis(a: ArrayLike, source: int | Sequence[int], destination: int | Seque
     return view.transpose(x, order)
 
 
+def rollaxis(a: ArrayLike, axis: int, start: int = 0) -> Value:
+    """Move one dimension in front of the one that is at `start`, as `numpy.rollaxis`.
+
+    Raises:
+        ValueMismatchError: there is no such place.
+    """
+    x = as_value("rollaxis", a)
+    place, before = _axes.one("rollaxis", axis, x.ndim), operator.index(start)
+    if not -x.ndim <= before <= x.ndim:
+        raise errors.ValueMismatchError(
+            "rollaxis: there is no such place",
+            got=f"start={start} for {x.type}",
+            expected=f"{-x.ndim} to {x.ndim}",
+        )
+    before += x.ndim if before < 0 else 0
+    return moveaxis(x, place, before - 1 if before > place else before)
+
+
 def expand_dims(a: ArrayLike, axis: int | Sequence[int]) -> Value:
     """Insert dimensions of size 1 at these places of the result, as `numpy.expand_dims`."""
-    return view.expand_dims(as_value("expand_dims", a), (axis,) if isinstance(axis, int) else tuple(axis))
+    x = as_value("expand_dims", a)
+    places = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    return view.expand_dims(x, [_axes.one("expand_dims", d, x.ndim + len(places)) for d in places])
 
 
 def squeeze(a: ArrayLike, axis: int | Sequence[int] | None = None) -> Value:
@@ -143,51 +207,59 @@ def squeeze(a: ArrayLike, axis: int | Sequence[int] | None = None) -> Value:
         ValueMismatchError: a named dimension has another size.
     """
     x = as_value("squeeze", a)
-    axes = (
-        tuple(d for d, n in enumerate(x.shape) if n == 1)
-        if axis is None
-        else _axes.several("squeeze", axis, x.ndim)
-    )
-    return view.squeeze(x, axes)
+    if axis is None:
+        return view.squeeze(x, [d for d, n in enumerate(x.shape) if n == 1])
+    return view.squeeze(x, _axes.several("squeeze", axis, x.ndim))
 
 
-def atleast_1d(*arys: ArrayLike) -> Any:  # Any: one array, or a list when several are given
+# --- more dimensions -------------------------------------------------------------------------------
+
+
+def atleast_1d(*arys: ArrayLike) -> Any:  # Any: one array, or a list unless exactly one is given
     """Arrays with at least one dimension."""
     return _at_least("atleast_1d", 1, arys)
 
 
-def atleast_2d(*arys: ArrayLike) -> Any:  # Any: one array, or a list when several are given
+def atleast_2d(*arys: ArrayLike) -> Any:  # Any: as atleast_1d
     """Arrays with at least two dimensions, added on the left."""
     return _at_least("atleast_2d", 2, arys)
 
 
+def atleast_3d(*arys: ArrayLike) -> Any:  # Any: as atleast_1d
+    """Arrays with at least three dimensions: a vector stands along the second, a matrix along the first two."""
+    return _at_least("atleast_3d", 3, arys)
+
+
+_ADDED = {  # by wanted and present number of dimensions, where NumPy inserts new ones
+    (1, 0): (0,), (2, 0): (0, 1), (2, 1): (0,), (3, 0): (0, 1, 2), (3, 1): (0, 2), (3, 2): (2,),
+}  # fmt: skip
+
+
 def _at_least(name: str, count: int, arys: Sequence[ArrayLike]) -> Any:  # Any: as atleast_1d
     values = [as_value(name, a) for a in arys]
-    wide = [view.expand_dims(x, tuple(range(max(0, count - x.ndim)))) for x in values]
+    wide = [view.expand_dims(x, _ADDED.get((count, x.ndim), ())) for x in values]
     return wide[0] if len(wide) == 1 else wide
 
 
-def broadcast_to(array: ArrayLike, shape: Any) -> Value:
+def broadcast_to(array: ArrayLike, shape: Any) -> Value:  # Any: an integer or a sequence of integers
     """Repeat dimensions of size 1, as `numpy.broadcast_to`.
 
     Raises:
-        ValueMismatchError: the shape does not broadcast.
+        ValueMismatchError: the array does not broadcast to the shape.
+        TypeMismatchError: a size is negative or no integer.
     """
     x, sizes = as_value("broadcast_to", array), _axes.shape("broadcast_to", shape)
     _axes.check_broadcasts("broadcast_to", x, sizes)
     return families.broadcast_to(x, sizes)
 
 
-def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
-    """The shape that shapes broadcast to.
+def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:  # Any: integers and sequences of integers
+    """The shape that shapes broadcast to; an integer is a shape of one dimension.
 
     Raises:
         ValueMismatchError: they do not.
     """
-    try:
-        return tuple(np.broadcast_shapes(*shapes))
-    except ValueError:
-        raise errors.ValueMismatchError("shapes do not broadcast", got=", ".join(map(str, shapes))) from None
+    return view.broadcast_shapes(*(s if hasattr(s, "__iter__") else (operator.index(s),) for s in shapes))
 
 
 def broadcast_arrays(*args: ArrayLike) -> list[Value]:
@@ -200,9 +272,9 @@ def broadcast_arrays(*args: ArrayLike) -> list[Value]:
 # --- comparison of whole arrays ---------------------------------------------------------------------
 
 
-def array_equal(a1: ArrayLike, a2: ArrayLike, equal_nan: bool = False) -> Value:
+def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> Value:  # Any: as asarray
     """Whether two arrays have the same shape and elements, a boolean scalar."""
-    x, y = as_value("array_equal", a1), as_value("array_equal", a2)
+    x, y = creation.asarray(a1), creation.asarray(a2)
     if x.shape != y.shape:
         return creation.asarray(False)
     same = comparison.equal(x, y)
@@ -212,8 +284,89 @@ def array_equal(a1: ArrayLike, a2: ArrayLike, equal_nan: bool = False) -> Value:
     return reductions.all(same)
 
 
+def array_equiv(a1: Any, a2: Any) -> Value:  # Any: as asarray
+    """Whether two arrays are equal after broadcasting, a boolean scalar."""
+    x, y = creation.asarray(a1), creation.asarray(a2)
+    try:
+        broadcast_shapes(x.shape, y.shape)
+    except errors.ValueMismatchError:
+        return creation.asarray(False)
+    return reductions.all(comparison.equal(x, y))
+
+
 def allclose(
     a: ArrayLike, b: ArrayLike, rtol: ArrayLike = 1e-05, atol: ArrayLike = 1e-08, equal_nan: bool = False
 ) -> Value:
     """Whether all elements are close, as `isclose` tells, a boolean scalar."""
     return reductions.all(comparison.isclose(a, b, rtol, atol, equal_nan))
+
+
+# --- bits --------------------------------------------------------------------------------------------
+
+
+def packbits(a: ArrayLike, axis: int | None = None, bitorder: str = "big") -> Value:
+    """Eight booleans per byte, as `numpy.packbits`.
+
+    Args:
+        a: booleans or integers; what is not zero is a set bit. Missing bits of the last byte are zero.
+        axis: axis to pack along; the flattened array when None.
+        bitorder: whether the first is the highest bit (`big`) or the lowest (`little`).
+
+    Raises:
+        TypeMismatchError: `a` is neither boolean nor integer.
+        ValueMismatchError: there is no such axis or order.
+    """
+    x, place = _bits("packbits", a, axis, bitorder)
+    if x.dtype not in dtypes.INTEGERS | {dtypes.bool_}:
+        raise errors.TypeMismatchError("packbits takes booleans and integers", got=str(x.type))
+    flags = convert(comparison.not_equal(moveaxis(x, place, -1), 0), dtypes.uint8)
+    missing = -flags.shape[-1] % 8
+    flags = view.pad(flags, 0, [(0, 0, 0)] * (flags.ndim - 1) + [(0, missing, 0)])
+    flags = view.reshape(flags, (*flags.shape[:-1], flags.shape[-1] // 8, 8))
+    weighted = elementwise.multiply(flags, literal(_weights(bitorder), dtypes.uint8).host)
+    return moveaxis(reductions.sum(weighted, -1, dtype="uint8"), -1, place)
+
+
+def unpackbits(
+    a: ArrayLike, axis: int | None = None, count: int | None = None, bitorder: str = "big"
+) -> Value:
+    """One uint8 per bit of bytes, as `numpy.unpackbits`.
+
+    Args:
+        a: array of uint8.
+        axis: axis to unpack along; the flattened array when None.
+        count: how many bits to return along the axis: more are zero, negative ones are left out at the end.
+        bitorder: as in `packbits`.
+
+    Raises:
+        TypeMismatchError: `a` is not uint8.
+        ValueMismatchError: there is no such axis or order.
+    """
+    x, place = _bits("unpackbits", a, axis, bitorder)
+    if x.dtype != dtypes.uint8:
+        raise errors.TypeMismatchError("unpackbits takes bytes", got=str(x.type), expected="uint8")
+    column = view.expand_dims(moveaxis(x, place, -1), (x.ndim,))
+    set_bits = comparison.bitwise_and(column, literal(_weights(bitorder), dtypes.uint8).host)
+    flags = convert(comparison.not_equal(set_bits, 0), dtypes.uint8)
+    flags = view.reshape(flags, (*flags.shape[:-2], flags.shape[-2] * 8))
+    length = flags.shape[-1]
+    if count is not None:
+        wanted = count if count >= 0 else max(length + count, 0)
+        flags = view.pad(flags, 0, [(0, 0, 0)] * (flags.ndim - 1) + [(0, wanted - length, 0)])
+    return moveaxis(flags, -1, place)
+
+
+def _bits(name: str, a: ArrayLike, axis: int | None, bitorder: str) -> tuple[Value, int]:
+    x = as_value(name, a)
+    if bitorder not in ("big", "little"):
+        raise errors.ValueMismatchError(
+            f"{name}: unknown bit order", got=repr(bitorder), expected="'big' or 'little'"
+        )
+    if axis is None:
+        return view.reshape(x, (x.size,)), 0
+    return x, _axes.one(name, axis, x.ndim)
+
+
+def _weights(bitorder: str) -> np.ndarray:
+    weights = 1 << np.arange(8)
+    return weights[::-1] if bitorder == "big" else weights

@@ -1,4 +1,4 @@
-"""Sums, means, extrema and running sums over axes, with NumPy's names and JAX's dtypes. Results are never
+"""Sums, means, extrema and their positions over axes, with NumPy's names and JAX's dtypes. Results are never
 weak, as JAX's.
 
 16-bit floats are summed in float32 and rounded once.
@@ -14,9 +14,9 @@ import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace
 from infini.core.value import Value
-from infini.lax import elementwise as e, reduction, sorting, view
+from infini.lax import elementwise as e, positions, reduction, view
 from infini.lax.families import bind_scalars, broadcast_to
-from infini.numpy import _axes, comparison
+from infini.numpy import _axes, comparison, creation
 from infini.numpy._promotion import (
     ArrayLike,
     Axis,
@@ -27,6 +27,8 @@ from infini.numpy._promotion import (
     to_inexact,
     with_weak,
 )
+
+_PART = {dtypes.complex64: dtypes.float32, dtypes.complex128: dtypes.float64}
 
 
 def sum(
@@ -52,8 +54,9 @@ def sum(
         where: boolean array that broadcasts with `a`; other elements are left out.
         promote_integers: whether small integers are widened.
     """
+    _axes.no_out("sum", out)
     x = _widened("sum", a, dtype, promote_integers)
-    result = _reduce("sum", reduction.reduce_sum_p, x, axis, keepdims, where, 0)
+    result = _reduce("sum", reduction.reduce_sum_p, x, axis, keepdims, where)
     return result if initial is None else bind_scalars(e.add_p, result, convert(initial, result.dtype))
 
 
@@ -67,37 +70,24 @@ def prod(
     where: ArrayLike | None = None,
     promote_integers: bool = True,
 ) -> Value:
-    """Product over axes, as `numpy.prod`; multiplied in pairs, so rounding grows with the logarithm of the
-    count only."""
-    x = _masked(_widened("prod", a, dtype, promote_integers), where, 1)
-    axes = _axes.several("prod", axis, x.ndim)
-    kept = [d for d in range(x.ndim) if d not in axes]
-    count = math.prod(x.shape[d] for d in axes)
-    line = view.reshape(view.transpose(x, [*kept, *axes]), [*(x.shape[d] for d in kept), count])
-    while line.shape[-1] > 1:
-        half, is_odd = builtins.divmod(line.shape[-1], 2)
-        pairs = trace.bind1(
-            e.mul_p,
-            view.slice_in_dim(line, 0, half, axis=-1),
-            view.slice_in_dim(line, half, 2 * half, axis=-1),
-        )
-        line = (
-            view.concatenate([pairs, view.slice_in_dim(line, 2 * half, None, axis=-1)], -1)
-            if is_odd
-            else pairs
-        )
-    result = convert(1, x.dtype) if count == 0 else line
-    shape = tuple(1 if d in axes else n for d, n in enumerate(x.shape) if keepdims or d not in axes)
-    result = broadcast_to(result, shape) if count == 0 else view.reshape(result, shape)
+    """Product over axes, as `numpy.prod`; arguments as those of `sum`."""
+    _axes.no_out("prod", out)
+    x = _widened("prod", a, dtype, promote_integers)
+    result = _reduce("prod", reduction.reduce_prod_p, x, axis, keepdims, where)
     return result if initial is None else bind_scalars(e.mul_p, result, convert(initial, result.dtype))
 
 
 def _widened(name: str, a: ArrayLike, dtype: DTypeLike | None, promote_integers: bool) -> Value:
     x = as_value(name, a)
-    target = x.dtype if dtype is None else dtypes.canonical(dtype)
-    if dtype is None and promote_integers and x.dtype.itemsize < 4 and not dtypes.is_inexact(x.dtype):
-        target = dtypes.uint32 if x.dtype in dtypes.UNSIGNED else dtypes.int32
+    target = widened(x.dtype, promote_integers) if dtype is None else dtypes.canonical(dtype)
     return convert(x, dtypes.int32 if target == dtypes.bool_ else target)
+
+
+def widened(dtype: np.dtype, promote_integers: bool = True) -> np.dtype:
+    """The dtype sums of `dtype` have: small integers and booleans become 32 bits wide."""
+    if dtype == dtypes.bool_ or (promote_integers and dtype.itemsize < 4 and dtype in dtypes.INTEGERS):
+        return dtypes.uint32 if dtype in dtypes.UNSIGNED else dtypes.int32
+    return dtype
 
 
 def _masked(x: Value, where: ArrayLike | None, neutral: Any) -> Value:  # Any: a number of the dtype of x
@@ -107,20 +97,17 @@ def _masked(x: Value, where: ArrayLike | None, neutral: Any) -> Value:  # Any: a
 
 
 def _reduce(
-    name: str,
-    op: primitive.Primitive,
-    x: Value,
-    axis: Axis,
-    keepdims: bool,
-    where: ArrayLike | None,
-    neutral: Any,
-) -> Value:  # Any: a number of the dtype of x
-    x = _masked(x, where, neutral)
+    name: str, op: primitive.Primitive, x: Value, axis: Axis, keepdims: bool, where: ArrayLike | None
+) -> Value:
+    x = _masked(x, where, reduction.identity_of(op, x.dtype))
     axes = _axes.several(name, axis, x.ndim)
     result = trace.bind1(op, x, axes=tuple(a - x.ndim for a in axes)) if axes else x
     if keepdims and axes:
         result = view.reshape(result, [1 if d in axes else n for d, n in enumerate(x.shape)])
     return with_weak(result, False)
+
+
+# --- extrema ------------------------------------------------------------------------------------
 
 
 def _extremum(
@@ -141,7 +128,7 @@ def _extremum(
             got=f"{x.type}, axis {axis}" + (", where=..." if where is not None else ""),
             fix="pass initial=, the value of an empty reduction",
         )
-    result = _reduce(name, op, x, axis, keepdims, where, reduction.identity_of(op, x.dtype))
+    result = _reduce(name, op, x, axis, keepdims, where)
     return result if initial is None else trace.bind1(pair, result, convert(initial, result.dtype))
 
 
@@ -155,9 +142,18 @@ def max(
 ) -> Value:
     """Maximum over axes, as `numpy.max`; NaN wins.
 
+    Args:
+        a: array.
+        axis: axes to reduce; all of them when None.
+        out: accepted for NumPy's sake; only None.
+        keepdims: keep the reduced axes with size 1.
+        initial: number that takes part too.
+        where: boolean array that broadcasts with `a`; other elements are left out; needs `initial`.
+
     Raises:
-        ValueMismatchError: a reduced axis is empty and `initial` is not given.
+        ValueMismatchError: a reduced axis is empty, or `where` is given, and `initial` is not.
     """
+    _axes.no_out("max", out)
     return _extremum("max", reduction.reduce_max_p, e.max_p, a, axis, keepdims, initial, where)
 
 
@@ -169,11 +165,8 @@ def min(
     initial: ArrayLike | None = None,
     where: ArrayLike | None = None,
 ) -> Value:
-    """Minimum over axes, as `numpy.min`; NaN wins.
-
-    Raises:
-        ValueMismatchError: a reduced axis is empty and `initial` is not given.
-    """
+    """Minimum over axes, as `numpy.min`; NaN wins. Arguments as those of `max`."""
+    _axes.no_out("min", out)
     return _extremum("min", reduction.reduce_min_p, e.min_p, a, axis, keepdims, initial, where)
 
 
@@ -182,7 +175,11 @@ amax, amin = max, min
 
 def ptp(a: ArrayLike, axis: Axis = None, out: None = None, keepdims: bool = False) -> Value:
     """Difference of maximum and minimum over axes, as `numpy.ptp`."""
+    _axes.no_out("ptp", out)
     return bind_scalars(e.sub_p, max(a, axis, keepdims=keepdims), min(a, axis, keepdims=keepdims))
+
+
+# --- truth --------------------------------------------------------------------------------------
 
 
 def all(
@@ -194,7 +191,8 @@ def all(
     where: ArrayLike | None = None,
 ) -> Value:
     """Whether every element over axes is true; true of nothing."""
-    return _reduce("all", reduction.reduce_min_p, comparison.as_bool("all", a), axis, keepdims, where, True)
+    _axes.no_out("all", out)
+    return _reduce("all", reduction.reduce_and_p, comparison.as_bool("all", a), axis, keepdims, where)
 
 
 def any(
@@ -206,7 +204,8 @@ def any(
     where: ArrayLike | None = None,
 ) -> Value:
     """Whether an element over axes is true; false of nothing."""
-    return _reduce("any", reduction.reduce_max_p, comparison.as_bool("any", a), axis, keepdims, where, False)
+    _axes.no_out("any", out)
+    return _reduce("any", reduction.reduce_or_p, comparison.as_bool("any", a), axis, keepdims, where)
 
 
 def count_nonzero(a: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Value:
@@ -214,21 +213,27 @@ def count_nonzero(a: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Va
     return sum(comparison.as_bool("count_nonzero", a), axis, keepdims=keepdims)
 
 
-# --- means ------------------------------------------------------------------------------------
+# --- means --------------------------------------------------------------------------------------
 
 
-def _wide(dtype: np.dtype) -> np.dtype:
+def wide(dtype: np.dtype) -> np.dtype:
     """The dtype means of `dtype` are computed in."""
     return dtypes.float32 if dtype in dtypes.FLOATS and dtype.itemsize < 4 else dtype
 
 
-def _count(
-    x: Value, axes: tuple[int, ...], where: ArrayLike | None, axis: Axis, keepdims: bool
-) -> Any:  # Any: number or array
+def count_of(
+    x: Value, where: ArrayLike | None, axis: Axis, keepdims: bool
+) -> Any:  # Any: a number, or an array of counts
+    """How many elements a mean is over."""
+    axes = _axes.several("count", axis, x.ndim)
     if where is None:
         return math.prod(x.shape[d] for d in axes)
     chosen = broadcast_to(comparison.as_bool("where", where), x.shape)
-    return sum(chosen, axis, dtype=x.dtype, keepdims=keepdims)
+    return sum(chosen, axis, dtype=_PART.get(x.dtype, x.dtype), keepdims=keepdims)
+
+
+def _over_count(total: Value, count: Any) -> Value:  # Any: as in `count_of`
+    return bind_scalars(e.div_p, total, convert(count, total.dtype) if isinstance(count, Value) else count)
 
 
 def mean(
@@ -240,13 +245,64 @@ def mean(
     *,
     where: ArrayLike | None = None,
 ) -> Value:
-    """Arithmetic mean over axes, as `numpy.mean`; inexact."""
+    """Arithmetic mean over axes, as `numpy.mean`; inexact unless `dtype` says otherwise."""
+    _axes.no_out("mean", out)
     x = as_value("mean", a)
     target = to_inexact(x.dtype) if dtype is None else dtypes.canonical(dtype)
-    wide = convert(x, _wide(target))
-    axes = _axes.several("mean", axis, x.ndim)
-    total = sum(wide, axis, keepdims=keepdims, where=where)
-    return convert(bind_scalars(e.div_p, total, _count(wide, axes, where, axis, keepdims)), target)
+    x = convert(x, wide(to_inexact(target)))
+    total = sum(x, axis, keepdims=keepdims, where=where)
+    return convert(_over_count(total, count_of(x, where, axis, keepdims)), target)
+
+
+def average(
+    a: ArrayLike,
+    axis: Axis = None,
+    weights: ArrayLike | None = None,
+    returned: bool = False,
+    keepdims: bool = False,
+) -> Any:  # Any: the mean, or a pair with the sum of the weights
+    """Weighted mean over axes, as `numpy.average`.
+
+    Args:
+        a: array.
+        axis: axes to reduce; all of them when None.
+        weights: as many as elements, or a vector along one axis; all 1 when absent.
+        returned: also return the sum of the weights, in the shape of the mean.
+        keepdims: keep the reduced axes with size 1.
+
+    Raises:
+        ValueMismatchError: shapes of `a` and `weights` differ and no one axis is given along which they fit.
+    """
+    if weights is None:
+        result = mean(a, axis, keepdims=keepdims)
+        value = as_value("average", a)
+        count: Any = count_of(value, None, axis, keepdims)
+        total = creation.full(result.shape, count, result.dtype)
+    else:
+        x, w = inexact_operands("average", a, weights)
+        w = _weights_along(x, w, axis)
+        total = sum(w, axis, keepdims=keepdims)
+        result = bind_scalars(e.div_p, sum(bind_scalars(e.mul_p, x, w), axis, keepdims=keepdims), total)
+    return (result, with_weak(total, False)) if returned else result
+
+
+def _weights_along(x: Value, w: Value, axis: Axis) -> Value:
+    if w.shape == x.shape:
+        return w
+    if axis is None:
+        raise errors.ValueMismatchError(
+            "average: weights of another shape need an axis",
+            got=f"{x.type} and weights {w.type}",
+            fix="pass axis=, the axis that the weights belong to",
+        )
+    axes = _axes.several("average", axis, x.ndim)
+    if w.shape != tuple(x.shape[d] for d in axes):
+        raise errors.ValueMismatchError(
+            "average: the weights do not fit the axis",
+            got=f"{x.type}, axis {axis}, weights {w.type}",
+            expected=str(tuple(x.shape[d] for d in axes)),
+        )
+    return view.broadcast_in_dim(w, x.shape, axes)
 
 
 def var(
@@ -258,33 +314,74 @@ def var(
     keepdims: bool = False,
     *,
     where: ArrayLike | None = None,
+    mean: ArrayLike | None = None,
     correction: float | None = None,
 ) -> Value:
-    """Variance over axes, as `numpy.var`; inexact.
+    """Variance over axes, as `numpy.var`; real and inexact.
 
     Args:
         a: array.
         axis: axes to reduce; all of them when None.
         dtype: dtype of the result; a float when absent.
         out: accepted for NumPy's sake; only None.
-        ddof: the divisor is the number of elements less `ddof`.
+        ddof: the divisor is the number of elements less `ddof`; NaN when nothing is left of it.
         keepdims: keep the reduced axes with size 1.
         where: boolean array that broadcasts with `a`; other elements are left out.
+        mean: the mean where it is known, with the reduced axes kept.
         correction: the array API's name of `ddof`.
+
+    Raises:
+        ValueMismatchError: both `ddof` and `correction` are given, or the dtype is real and `a` is not.
     """
+    _axes.no_out("var", out)
     x = as_value("var", a)
-    target = to_inexact(x.dtype) if dtype is None else dtypes.canonical(dtype)
-    wide = convert(x, _wide(target))
-    axes = _axes.several("var", axis, x.ndim)
-    center = mean(wide, axis, keepdims=True, where=where)
-    offset = trace.bind1(e.sub_p, wide, center)
-    total = sum(trace.bind1(e.mul_p, offset, offset), axis, keepdims=keepdims, where=where)
-    count = _count(wide, axes, where, axis, keepdims)
+    compute, target = _variance_dtypes(x.dtype, dtype)
+    if correction is not None and ddof:
+        raise errors.ValueMismatchError(
+            "var takes ddof or correction, not both", got=f"ddof={ddof}, correction={correction}"
+        )
+    x = convert(x, compute)
+    center = _mean_of(x, axis, where) if mean is None else convert(mean, compute)
+    total = sum(squared_size(bind_scalars(e.sub_p, x, center)), axis, keepdims=keepdims, where=where)
     less = ddof if correction is None else correction
-    divisor = (
-        bind_scalars(e.sub_p, count, less) if isinstance(count, Value) else builtins.max(count - less, 0)
+    return convert(over_freedom(total, count_of(x, where, axis, keepdims), less), target)
+
+
+def _mean_of(x: Value, axis: Axis, where: ArrayLike | None) -> Value:
+    return mean(x, axis, keepdims=True, where=where)
+
+
+def _variance_dtypes(dtype: np.dtype, wish: DTypeLike | None) -> tuple[np.dtype, np.dtype]:
+    """The dtype to compute in, and that of the result."""
+    own = to_inexact(dtype)
+    asked = own if wish is None else to_inexact(dtypes.canonical(wish))
+    if own in dtypes.COMPLEX and asked not in dtypes.COMPLEX:
+        raise errors.ValueMismatchError(
+            "var of complex numbers takes no real dtype",
+            got=f"dtype={asked.name}",
+            fix="leave dtype out and convert the result",
+        )
+    compute = wide(dtypes.promote(((own, False), (asked, False)))[0])
+    return compute, _PART.get(asked, asked)
+
+
+def squared_size(x: Value) -> Value:
+    """Squares of absolute values, real."""
+    if x.dtype not in dtypes.COMPLEX:
+        return bind_scalars(e.mul_p, x, x)
+    parts = (e.real(x), e.imag(x))
+    return bind_scalars(e.add_p, *(bind_scalars(e.mul_p, part, part) for part in parts))
+
+
+def over_freedom(total: Value, count: Any, less: float) -> Value:  # Any: as in `count_of`
+    """A sum divided by a count less `less`; NaN where that is not positive."""
+    if not isinstance(count, Value):
+        return bind_scalars(e.div_p, total, count - less if count > less else math.nan)
+    freedom = bind_scalars(e.sub_p, convert(count, total.dtype), less)
+    positive = bind_scalars(
+        e.select_n_p, bind_scalars(e.gt_p, freedom, 0), convert(math.nan, total.dtype), freedom
     )
-    return convert(bind_scalars(e.div_p, total, divisor), target)
+    return bind_scalars(e.div_p, total, positive)
 
 
 def std(
@@ -296,28 +393,30 @@ def std(
     keepdims: bool = False,
     *,
     where: ArrayLike | None = None,
+    mean: ArrayLike | None = None,
     correction: float | None = None,
 ) -> Value:
     """Square root of `var`, with the same arguments."""
-    return trace.bind1(e.sqrt_p, var(a, axis, dtype, out, ddof, keepdims, where=where, correction=correction))
+    _axes.no_out("std", out)
+    variance = var(a, axis, dtype, None, ddof, keepdims, where=where, mean=mean, correction=correction)
+    return trace.bind1(e.sqrt_p, variance)
 
 
-# --- positions --------------------------------------------------------------------------------
+# --- positions ----------------------------------------------------------------------------------
 
 
-def _position(name: str, x: Value, axis: int | None, keepdims: bool) -> Value:
-    shape = tuple(1 for _ in x.shape) if axis is None else None
+def _position(op: primitive.Primitive, x: Value, axis: int | None, keepdims: bool) -> Value:
     if axis is None:
         line, place = view.reshape(x, (x.size,)), 0
     else:
-        line, place = x, _axes.one(name, axis, x.ndim)
+        line, place = x, _axes.one(op.name, axis, x.ndim)
     if line.shape[place] == 0:
         raise errors.ValueMismatchError(
-            f"{name} of an empty axis has no value", got=str(x.type), expected="at least one element"
+            f"{op.name} of an empty axis has no value", got=str(x.type), expected="at least one element"
         )
-    found = trace.bind1(reduction.argmax_p, line, axis=place - line.ndim, index_dtype=dtypes.int32)
+    found = trace.bind1(op, line, axis=place - line.ndim, index_dtype=dtypes.int32)
     if keepdims:
-        found = view.reshape(found, shape or [1 if d == place else n for d, n in enumerate(x.shape)])
+        found = view.reshape(found, [1 if axis is None or d == place else n for d, n in enumerate(x.shape)])
     return with_weak(found, False)
 
 
@@ -332,69 +431,14 @@ def argmax(a: ArrayLike, axis: int | None = None, out: None = None, keepdims: bo
 
     Raises:
         ValueMismatchError: the axis is empty.
+        TypeMismatchError: the array is complex.
     """
-    return _position("argmax", as_value("argmax", a), axis, bool(keepdims))
+    _axes.no_out("argmax", out)
+    return _position(positions.argmax_p, as_value("argmax", a), axis, bool(keepdims))
 
 
 def argmin(a: ArrayLike, axis: int | None = None, out: None = None, keepdims: bool | None = None) -> Value:
-    """Position of the smallest element, int32; the first of equal ones; NaN counts as smallest."""
-    x = as_value("argmin", a)
-    # Flipping the bits of an integer reverses the order without overflow.
-    reverse = e.neg_p if dtypes.is_inexact(x.dtype) else e.not_p
-    return _position("argmin", trace.bind1(reverse, x), axis, bool(keepdims))
-
-
-# --- running sums -----------------------------------------------------------------------------
-
-
-def _running(name: str, op: primitive.Primitive, x: Value, axis: int | None, neutral: int) -> Value:
-    """Inclusive scan by doubling: log2(n) steps, each adding the line shifted by a power of two."""
-    if axis is None:
-        x, axis = view.reshape(x, (x.size,)), 0
-    place, distance = _axes.one(name, axis, x.ndim), 1
-    while distance < x.shape[place]:
-        shift = [(0, 0, 0)] * x.ndim
-        shift[place] = (distance, -distance, 0)
-        x = trace.bind1(op, x, view.pad(x, convert(neutral, x.dtype), shift))
-        distance *= 2
-    return x
-
-
-def cumsum(a: ArrayLike, axis: int | None = None, dtype: DTypeLike | None = None, out: None = None) -> Value:
-    """Running sums along an axis (of the flattened array when None), as `numpy.cumsum`.
-
-    Booleans are counted in int32; other dtypes stay. Sums are formed in pairs, so rounding grows with the
-    logarithm of the length.
-    """
-    return _cumulative("cumsum", e.add_p, a, axis, dtype, 0)
-
-
-def cumprod(a: ArrayLike, axis: int | None = None, dtype: DTypeLike | None = None, out: None = None) -> Value:
-    """Running products along an axis (of the flattened array when None), as `numpy.cumprod`."""
-    return _cumulative("cumprod", e.mul_p, a, axis, dtype, 1)
-
-
-def _cumulative(
-    name: str, op: primitive.Primitive, a: ArrayLike, axis: int | None, dtype: DTypeLike | None, neutral: int
-) -> Value:
-    x = as_value(name, a)
-    target = x.dtype if dtype is None else dtypes.canonical(dtype)
-    target = dtypes.int32 if target == dtypes.bool_ else target
-    return convert(_running(name, op, convert(x, _wide(target)), axis, neutral), target)
-
-
-def median(a: ArrayLike, axis: int | None = None, keepdims: bool = False) -> Value:
-    """Middle element, or the mean of the two middle ones, along an axis; inexact; NaN wins."""
-    (x,) = inexact_operands("median", a)
-    flat = view.reshape(x, (x.size,)) if axis is None else x
-    place = _axes.one("median", 0 if axis is None else axis, flat.ndim)
-    ordered = sorting.sort(flat, place)
-    count = ordered.shape[place]
-    middle = view.slice_in_dim(ordered, (count - 1) // 2, count // 2 + 1, axis=place)
-    result = mean(middle, place, keepdims=True)
-    has_nan = any(comparison.isnan(flat), place, keepdims=True)
-    result = trace.bind1(e.select_n_p, has_nan, result, convert(float("nan"), result.dtype))
-    shape = [1 if axis is None or d == place else n for d, n in enumerate(x.shape)]
-    if not keepdims:
-        shape = [] if axis is None else [n for d, n in enumerate(x.shape) if d != place]
-    return view.reshape(result, shape)
+    """Position of the smallest element, int32; the first of equal ones; NaN counts as smallest. Arguments as
+    those of `argmax`."""
+    _axes.no_out("argmin", out)
+    return _position(positions.argmin_p, as_value("argmin", a), axis, bool(keepdims))

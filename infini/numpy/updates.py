@@ -1,7 +1,7 @@
 """Copies with other elements at an index: `x.at[index].set(y)` and its kind. Writes outside the array are
 dropped, as in JAX.
 
-A slice becomes a dynamic update slice, arrays of indices a scatter; under `jit` both happen in place when
+A basic index becomes a dynamic update slice, every other one a scatter; under `jit` both happen in place when
 `x` is dead.
 """
 
@@ -9,19 +9,65 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from infini.core import dtypes, errors, trace
+from infini.core import dtypes, errors, ir, trace
+from infini.core.primitive import Primitive
 from infini.core.value import Value
 from infini.lax import elementwise as e, indexing as lax_indexing, view
 from infini.lax.families import broadcast_to
-from infini.numpy import _index, indexing
-from infini.numpy._index import Item, Range
+from infini.lax.indexing import GatherScatterMode
+from infini.numpy import _eager, _index, _plan, creation, elementwise, indexing
+from infini.numpy._index import Index, Range
 from infini.numpy._promotion import ArrayLike, as_value, convert, with_weak
 
-Index = Any  # Any: integers, slices, None, Ellipsis, integer or boolean arrays, and tuples of them
+IndexLike = Any  # Any: integers, slices, None, Ellipsis, integer or boolean arrays, and tuples of them
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of update: how new elements combine with those that are there.
+
+    Args:
+        combine: elementwise operation; None overwrites.
+        scatter: the scatter that does it at arrays of places.
+    """
+
+    combine: Primitive | None
+    scatter: Callable[..., Value]
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "set": Kind(None, lax_indexing.scatter),
+    "add": Kind(e.add_p, lax_indexing.scatter_add),
+    "multiply": Kind(e.mul_p, lax_indexing.scatter_mul),
+    "min": Kind(e.min_p, lax_indexing.scatter_min),
+    "max": Kind(e.max_p, lax_indexing.scatter_max),
+}
+
+
+def _updating(kind: str, text: str) -> Callable[..., Value]:
+    """A method of `IndexUpdateRef` for a kind of update; `text` says what it returns."""
+
+    def method(
+        self: IndexUpdateRef,
+        values: ArrayLike,
+        *,
+        indices_are_sorted: bool = False,
+        unique_indices: bool = False,
+        mode: GatherScatterMode | str | None = None,
+        wrap_negative_indices: bool = True,
+    ) -> Value:
+        return update(
+            self.array, self.index, values, kind, mode=mode, unique_indices=unique_indices,
+            wrap_negative_indices=wrap_negative_indices,
+        )  # fmt: skip
+
+    method.__doc__ = text
+    method.__name__ = method.__qualname__ = kind
+    return method
 
 
 class IndexUpdateHelper:
@@ -33,7 +79,7 @@ class IndexUpdateHelper:
     def __init__(self, array: Value) -> None:
         self.array = array
 
-    def __getitem__(self, index: Index) -> IndexUpdateRef:
+    def __getitem__(self, index: IndexLike) -> IndexUpdateRef:
         return IndexUpdateRef(self.array, index)
 
     def __repr__(self) -> str:
@@ -42,43 +88,38 @@ class IndexUpdateHelper:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndexUpdateRef:
-    """One place of an array, to be read or written. Writes outside the array are dropped."""
+    """One place of an array, to be read or written, as `jax.numpy.ndarray.at`.
+
+    The keywords of every method: `mode` says what happens outside the array (`clip` takes the nearest element;
+    `fill` reads `fill_value`, `drop` writes nothing; `promise_in_bounds` promises that nothing lies outside;
+    absent, reads clip and writes drop). `unique_indices` promises that no place repeats, `indices_are_sorted`
+    is a hint that is not used, and without `wrap_negative_indices` negative numbers lie outside.
+    """
 
     array: Value
-    index: Index
+    index: IndexLike
 
     def get(
         self,
         *,
-        mode: str | None = None,
-        fill_value: ArrayLike | None = None,
         indices_are_sorted: bool = False,
         unique_indices: bool = False,
+        mode: GatherScatterMode | str | None = None,
+        fill_value: ArrayLike | None = None,
+        wrap_negative_indices: bool = True,
     ) -> Value:
         """`x[index]`; `mode="fill"` gives `fill_value` (NaN when absent) outside the array."""
-        return indexing.getitem(self.array, self.index, mode=mode, fill_value=fill_value)
+        return indexing.read(
+            self.array, self.index, mode=mode, fill_value=fill_value, unique_indices=unique_indices,
+            wrap_negative_indices=wrap_negative_indices,
+        )  # fmt: skip
 
-    def set(
-        self,
-        values: ArrayLike,
-        *,
-        indices_are_sorted: bool = False,
-        unique_indices: bool = False,
-        mode: str | None = None,
-    ) -> Value:
-        """The array with `values` there."""
-        return _update(self.array, self.index, values, None, lax_indexing.scatter_p, mode)
-
-    def add(
-        self,
-        values: ArrayLike,
-        *,
-        indices_are_sorted: bool = False,
-        unique_indices: bool = False,
-        mode: str | None = None,
-    ) -> Value:
-        """The array with `values` added there; equal indices add up."""
-        return _update(self.array, self.index, values, e.add_p, lax_indexing.scatter_add_p, mode)
+    set = _updating("set", "The array with `values` there; the last of equal places stays.")
+    add = _updating("add", "The array with `values` added there; equal places add up.")
+    multiply = _updating("multiply", "The array multiplied by `values` there, as often as a place occurs.")
+    mul = multiply
+    min = _updating("min", "The smallest of the array and `values` there.")
+    max = _updating("max", "The largest of the array and `values` there.")
 
     def subtract(
         self,
@@ -86,22 +127,14 @@ class IndexUpdateRef:
         *,
         indices_are_sorted: bool = False,
         unique_indices: bool = False,
-        mode: str | None = None,
+        mode: GatherScatterMode | str | None = None,
+        wrap_negative_indices: bool = True,
     ) -> Value:
-        """The array with `values` subtracted there; equal indices add up."""
-        negative = trace.bind1(e.neg_p, _as_update(self.array, values))
-        return _update(self.array, self.index, negative, e.add_p, lax_indexing.scatter_add_p, mode)
-
-    def multiply(
-        self,
-        values: ArrayLike,
-        *,
-        indices_are_sorted: bool = False,
-        unique_indices: bool = False,
-        mode: str | None = None,
-    ) -> Value:
-        """The array multiplied by `values` there; not for arrays of indices."""
-        return _update(self.array, self.index, values, e.mul_p, None, mode)
+        """The array with `values` subtracted there; equal places add up."""
+        return update(
+            self.array, self.index, elementwise.negative(_values(values)), "add", mode=mode,
+            unique_indices=unique_indices, wrap_negative_indices=wrap_negative_indices,
+        )  # fmt: skip
 
     def divide(
         self,
@@ -109,135 +142,156 @@ class IndexUpdateRef:
         *,
         indices_are_sorted: bool = False,
         unique_indices: bool = False,
-        mode: str | None = None,
+        mode: GatherScatterMode | str | None = None,
+        wrap_negative_indices: bool = True,
     ) -> Value:
-        """The array divided by `values` there; not for arrays of indices."""
-        return _update(self.array, self.index, values, e.div_p, None, mode)
+        """The array divided by `values` there, as often as a place occurs; integers become floats."""
+        factors = update(
+            creation.ones_like(self.array), self.index, values, "multiply", mode=mode,
+            unique_indices=unique_indices, wrap_negative_indices=wrap_negative_indices,
+        )  # fmt: skip
+        return elementwise.divide(self.array, factors)
 
-    def min(
+    def power(
         self,
         values: ArrayLike,
         *,
         indices_are_sorted: bool = False,
         unique_indices: bool = False,
-        mode: str | None = None,
+        mode: GatherScatterMode | str | None = None,
+        wrap_negative_indices: bool = True,
     ) -> Value:
-        """The smaller of the array and `values` there; not for arrays of indices."""
-        return _update(self.array, self.index, values, e.min_p, None, mode)
+        """The array to the power of `values` there, as often as a place occurs."""
+        exponents = update(
+            creation.ones_like(self.array), self.index, values, "multiply", mode=mode,
+            unique_indices=unique_indices, wrap_negative_indices=wrap_negative_indices,
+        )  # fmt: skip
+        return elementwise.power(self.array, exponents)
 
-    def max(
+    def apply(
         self,
-        values: ArrayLike,
+        func: Callable[[Value], Value],
         *,
         indices_are_sorted: bool = False,
         unique_indices: bool = False,
-        mode: str | None = None,
+        mode: GatherScatterMode | str | None = None,
+        wrap_negative_indices: bool = True,
     ) -> Value:
-        """The larger of the array and `values` there; not for arrays of indices."""
-        return _update(self.array, self.index, values, e.max_p, None, mode)
+        """The array with the elementwise function `func` applied there, as often as a place occurs.
 
-    mul = multiply
+        Arrays of indices that may repeat have no reverse derivative here; JAX has none at all.
+        """
+        x = self.array
+        structure, operands = _index.parse(self.index, x.shape, wraps=wrap_negative_indices)
+        index = _index.join(structure, operands, wraps=wrap_negative_indices)
+        chosen = GatherScatterMode.from_any(mode)
+        if index.is_basic and structure.is_inside:
+            return self.set(func(indexing.read(x, self.index)), wrap_negative_indices=wrap_negative_indices)
+        wide = view.expand_dims(x, structure.added)
+        plan = _plan.plan(index)
+        applied = lax_indexing.scatter_apply(
+            wide, plan.indices, func, plan.numbers.as_scatter, update_shape=plan.shape,
+            unique_indices=unique_indices or plan.is_unique, mode=chosen,
+        )  # fmt: skip
+        return view.squeeze(applied, structure.added)
 
-    def apply(self, func: Callable[[Value], Value]) -> Value:
-        """The array with `func` applied there; not for arrays of indices."""
-        parts = _index.items(self.index, self.array.shape)
-        _refuse_arrays("apply", parts)
-        return self.set(func(indexing.getitem(self.array, self.index)))
+
+# --- updates ------------------------------------------------------------------------------------------
 
 
-def _as_update(x: Value, values: ArrayLike) -> Value:
-    return convert(values if type(values) in (bool, int, float) else as_value("at", values), x.dtype)
+def _values(values: ArrayLike) -> ArrayLike:
+    return creation.asarray(values) if isinstance(values, (list, tuple)) else values
+
+
+def update(
+    x: Value,
+    index: IndexLike,
+    values: ArrayLike,
+    kind: str,
+    *,
+    mode: GatherScatterMode | str | None,
+    unique_indices: bool,
+    wrap_negative_indices: bool,
+) -> Value:
+    """The array with elements at an index updated.
+
+    Raises:
+        ValueMismatchError: the values do not broadcast to the place, or the mode does not exist.
+        IndexOutOfRangeError: there are too many indices, or a slice has traced bounds.
+        TypeMismatchError: a part of the index is of the wrong kind, or values are not numeric.
+        NonConcreteBooleanIndexError: a boolean mask is being traced and the values are no scalar.
+    """
+    chosen = GatherScatterMode.from_any(mode)
+    values = _values(values)
+    is_number = type(values) in (bool, int, float, complex)
+    y = trace.as_value(values) if is_number else as_value("at", values)
+    # The sum of an integer and a fraction is rounded once, after it; a fraction that is set, before.
+    common = x.dtype if kind == "set" else dtypes.promote(((x.dtype, x.weak), (y.dtype, y.weak)))[0]
+    wide, new = convert(x, common, x.weak), convert(values if is_number else y, common)
+    result = _masked(wide, index, new, KINDS[kind].combine)
+    if result is None:
+        structure, operands = _index.parse(index, x.shape, wraps=wrap_negative_indices)
+        static = (structure, kind, chosen, bool(unique_indices), bool(wrap_negative_indices))
+        result = _eager.call(_update, static, [wide, new, *operands])
+    return with_weak(convert(result, x.dtype), x.weak)
+
+
+def _masked(x: Value, index: IndexLike, new: Value, combine: Primitive | None) -> Value | None:
+    """A scalar written under one mask is a choice, which needs no positions and may be traced."""
+    is_mask = isinstance(index, (Value, np.ndarray)) and index.dtype == dtypes.bool_ and index.ndim
+    if not is_mask or new.ndim or index.shape != x.shape[: index.ndim]:
+        return None
+    mask = view.reshape(trace.as_value(index), index.shape + (1,) * (x.ndim - index.ndim))
+    return trace.bind1(e.select_n_p, mask, x, new if combine is None else trace.bind1(combine, x, new))
 
 
 def _update(
-    x: Value, index: Index, values: ArrayLike, op: Any, scatter: Any, mode: str | None
-) -> Value:  # Any: operations
-    update = _as_update(x, values)
-    masked = _masked_update(x, index, update, op)
-    if masked is not None:
-        return masked
-    parts = _index.items(index, x.shape)
-    outside = any(isinstance(p, int) and not -n <= p < n for p, n in _index.by_dimension(parts, x.shape))
-    if outside and mode in (None, "drop", "fill") and _index.is_basic(parts):
+    structure: _index.Structure,
+    kind: str,
+    mode: GatherScatterMode,
+    is_unique: bool,
+    wraps: bool,
+    x: Value,
+    new: Value,
+    *operands: Value,
+) -> Value:
+    index = _index.join(structure, operands, wraps=wraps)
+    wide = view.expand_dims(x, structure.added) if structure.added else x
+    is_window = all(part.step in (1, -1) for part in index.dimensions if isinstance(part, Range))
+    if index.is_basic and is_window and (structure.is_inside or mode is GatherScatterMode.CLIP):
+        return _update_window(wide, index, new, KINDS[kind].combine)
+    plan = _plan.plan(index)
+    placed = view.reshape(_fitted(new, plan.final_shape), plan.shape)
+    if not placed.size:
         return x
-    if _index.is_static(parts) and all(p.step == 1 for p in parts if isinstance(p, Range)):
-        return _update_slice(x, parts, update, op)
-    if scatter is None:
-        _refuse_arrays("this update", parts)
-        update = trace.bind1(op, indexing.getitem(x, index), update)
-        scatter = lax_indexing.scatter_p
-    if all(isinstance(p, Range) or p is None for p in parts):
-        return _update_strided(x, parts, update, scatter)
-    plan = _index.plan(parts, x.shape)
-    window = view.reshape(_fitted(update, plan.final_shape), plan.shape)
-    chosen = lax_indexing.GatherScatterMode.from_any(mode).value
-    return trace.bind1(
-        scatter, x, plan.indices, window, dimension_numbers=plan.scatter_numbers(), mode=chosen
-    )
+    scattered = KINDS[kind].scatter(
+        wide, plan.indices, view.rev(placed, plan.reversed_dims), plan.numbers.as_scatter,
+        unique_indices=is_unique or plan.is_unique, mode=mode,
+    )  # fmt: skip
+    return view.squeeze(scattered, structure.added)
 
 
-def _fitted(update: Value, shape: tuple[int, ...]) -> Value:
-    """The update broadcast to the shape of the place; leading dimensions of size 1 may be missing there."""
-    while update.ndim > len(shape) and update.shape[0] == 1:
-        update = view.reshape(update, update.shape[1:])
-    fits = update.ndim <= len(shape) and all(
-        n in (1, m) for n, m in zip(update.shape[::-1], shape[::-1], strict=False)
+def _update_window(x: Value, index: Index, new: Value, combine: Primitive | None) -> Value:
+    starts, window, _, backwards = indexing.basic_window(index)
+    placed = view.rev(view.reshape(_fitted(new, index.basic_shape), window), backwards)
+    operands = [_index.wrapped(start, n, wraps=False) for start, n in zip(starts, x.shape, strict=True)]
+    if combine is not None:
+        there = trace.bind1(lax_indexing.dynamic_slice_p, x, *operands, slice_sizes=tuple(window))
+        placed = trace.bind1(combine, there, placed)
+    if tuple(window) == x.shape:
+        return placed
+    return trace.bind1(lax_indexing.dynamic_update_slice_p, x, placed, *operands)
+
+
+def _fitted(new: Value, shape: ir.Shape) -> Value:
+    """New elements repeated to the shape of the place they are written to."""
+    fits = new.ndim <= len(shape) and all(
+        n in (1, m) for n, m in zip(new.shape[::-1], shape[::-1], strict=False)
     )
     if not fits:
         raise errors.ValueMismatchError(
             "an update does not fit the place it is written to",
-            got=str(update.type),
+            got=str(new.type),
             expected=f"a shape that broadcasts to {shape}",
         )
-    return broadcast_to(update, shape)
-
-
-def _masked_update(
-    x: Value, index: Index, update: Value, op: Any
-) -> Value | None:  # Any: an operation or None
-    """A scalar written under one mask is a choice, which needs no positions and may be traced."""
-    is_mask = isinstance(index, (Value, np.ndarray)) and index.dtype == dtypes.bool_
-    if not is_mask or update.ndim or index.shape != x.shape[: index.ndim]:
-        return None
-    mask = view.reshape(trace.as_value(index), index.shape + (1,) * (x.ndim - index.ndim))
-    new = update if op is None else trace.bind1(op, x, update)
-    return with_weak(trace.bind1(e.select_n_p, mask, x, new), x.weak)
-
-
-def _update_slice(
-    x: Value, parts: tuple[Item, ...], update: Value, op: Any
-) -> Value:  # Any: an operation or None
-    starts, window = [], []
-    for part, length in _index.by_dimension(parts, x.shape):
-        starts.append(part.start if isinstance(part, Range) else _index.clamped(part, length))
-        window.append(part.size if isinstance(part, Range) else 1)
-    new = view.reshape(_fitted(update, _index.basic_shape(parts)), window)
-    operands = [convert(start, dtypes.int32) for start in starts]
-    if op is not None:
-        old = trace.bind1(lax_indexing.dynamic_slice_p, x, *operands, slice_sizes=tuple(window))
-        new = trace.bind1(op, old, new)
-    if tuple(window) == x.shape:
-        return with_weak(new, x.weak)
-    return with_weak(trace.bind1(lax_indexing.dynamic_update_slice_p, x, new, *operands), x.weak)
-
-
-def _update_strided(
-    x: Value, parts: tuple[Item, ...], update: Value, scatter: Any
-) -> Value:  # Any: an operation
-    # A scatter needs an indexed dimension: index a new leading dimension of size 1 at 0.
-    wide = view.expand_dims(x, (0,))
-    plan = _index.plan((0, *parts), wide.shape)
-    window = view.reshape(_fitted(update, _index.basic_shape(parts)), plan.shape)
-    result = trace.bind1(
-        scatter, wide, plan.indices, window, dimension_numbers=plan.scatter_numbers(), mode="fill"
-    )
-    return view.reshape(result, x.shape)
-
-
-def _refuse_arrays(name: str, parts: tuple[Item, ...]) -> None:
-    if not _index.is_basic(parts):
-        raise errors.MissingRuleError(
-            f"{name} does not take arrays of indices",
-            expected="integers and slices",
-            fix="for unique indices use x.at[i].set(f(x[i])); sums of equal indices are x.at[i].add",
-        )
+    return broadcast_to(new, shape)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infini.perf import core as core_suite, record, replay as replay_run
+from infini.perf import accuracy as accuracy_suite, core as core_suite, record, replay as replay_run
 
 app = typer.Typer(help="Measurements of infini, with its peers beside it.", no_args_is_help=True)
 
@@ -69,6 +69,26 @@ def replay(
     if save:
         path = record.append("replay", {"measures": found})
         typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
+
+
+@app.command()
+def accuracy(
+    *,
+    count: Annotated[int, typer.Option(help="Arguments per function and dtype.", min=40)] = 40_000,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measure this function; may be given several times.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the page of the documentation here.")] = None,
+    claim: Annotated[str, typer.Option(help="Row of docs/claims.md that the page refers to.")] = "C11",
+) -> None:
+    """Errors of elementwise functions in units in the last place."""
+    chosen = [f for f in accuracy_suite.FUNCTIONS if not only or f.name in only]
+    rows = []
+    for name, single, double in accuracy_suite.table(chosen, count):
+        typer.echo(f"{name:12}{single:10.2f}{double:10.2f}")
+        rows.append((name, single, double))
+    if page is not None:
+        page.write_text(accuracy_suite.page(rows, claim), encoding="utf-8")
 
 
 def _print(found: dict[str, Any], num_cpus: int) -> None:  # Any: JSON

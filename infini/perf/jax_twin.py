@@ -45,7 +45,8 @@ def rewritten(source: str) -> str:
         rf"^(from|import) infini\.({portable})\b", rf"\1 {PACKAGE}.\2", source, flags=re.MULTILINE
     )
     source = re.sub(r"^from infini import ([\w, ]+)$", _split_names, source, flags=re.MULTILINE)
-    return re.sub(r"^(from|import) infini\b", r"\1 jax", source, flags=re.MULTILINE)
+    # Our errors are ours on either side.
+    return re.sub(r"^(from|import) infini\b(?!\.core\b)", r"\1 jax", source, flags=re.MULTILINE)
 
 
 def _split_names(line: re.Match[str]) -> str:

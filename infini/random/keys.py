@@ -9,78 +9,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from infini.core import array as array_, dtypes, errors, trace, tree, value
+from infini.core import array as array_, dtypes, errors, trace, value
 from infini.core.value import Value
 from infini.lax import elementwise as e, random_bits, view
 from infini.lax.families import bind_scalars
-from infini.numpy import _axes, indexing
+from infini.numpy import _axes
 from infini.numpy._promotion import convert
+from infini.random import key_array
+from infini.random.key_array import KeyArray, KeyDType
 from infini.transforms import staging
 
-IMPLEMENTATION = "threefry2x32"
-
-
-class KeyArray:
-    """Typed keys: an array whose elements are keys. A pytree of one leaf, the uint32 words of shape (...,
-    2)."""
-
-    __slots__ = ("words",)
-
-    def __init__(self, words: Value) -> None:
-        self.words = words
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array of keys."""
-        return self.words.shape[:-1]
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of keys."""
-        return math.prod(self.shape)
-
-    @property
-    def dtype(self) -> str:
-        """Name of the kind of keys."""
-        return "key<fry>"
-
-    def reshape(self, *shape: Any) -> KeyArray:  # Any: sizes, or one sequence of sizes
-        """The same keys in another shape."""
-        sizes = _axes.shape("reshape", shape[0] if len(shape) == 1 else shape)
-        return KeyArray(view.reshape(self.words, (*sizes, 2)))
-
-    def __getitem__(self, index: Any) -> KeyArray:  # Any: as of arrays
-        return KeyArray(
-            indexing.getitem(
-                self.words, (*(index if isinstance(index, tuple) else (index,)), ..., slice(None))
-            )
-        )
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise errors.TypeMismatchError(
-                "a single key has no length", fix="split it with infini.random.split"
-            )
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[KeyArray]:
-        return (self[i] for i in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"KeyArray{self.shape} of {self.words!r}"
-
-
-tree.register_pytree_node(KeyArray, lambda key: ((key.words,), None), lambda _, words: KeyArray(*words))
+IMPLEMENTATION: Final = key_array.THREEFRY.implementation
 
 KeyLike: TypeAlias = Any  # Any: a typed key, or a raw uint32 array of shape (2,)
 
@@ -113,9 +56,29 @@ def _high_word(number: Value) -> Value:
     return e.convert_element_type(bind_scalars(e.shift_right_logical_p, unsigned, 32), dtypes.uint32)
 
 
-def key(seed: Any, *, impl: str | None = None) -> KeyArray:  # Any: integer or array of one
-    """A typed key from a seed, with the words of `PRNGKey`."""
+def key(
+    seed: Any, *, impl: str | None = None, dtype: KeyDType | None = None
+) -> KeyArray:  # Any: integer or array of one
+    """A typed key from a seed, with the words of `PRNGKey`.
+
+    Args:
+        seed: integer; as in JAX only the low 32 bits of Python integers count.
+        impl: name of the generator; only threefry2x32.
+        dtype: the same as a dtype, from `key_dtype()`.
+
+    Example:
+        >>> from infini import random
+        >>> random.normal(random.key(0), (2,)).shape
+        (2,)
+    """
+    _check_dtype(dtype)
     return KeyArray(PRNGKey(seed, impl=impl))
+
+
+def key_dtype(impl_spec: str | None = None) -> KeyDType:
+    """The dtype of typed keys of a generator."""
+    _check_implementation(impl_spec)
+    return key_array.THREEFRY
 
 
 def key_data(keys: KeyLike) -> Value:
@@ -124,10 +87,20 @@ def key_data(keys: KeyLike) -> Value:
 
 
 def wrap_key_data(
-    key_bits_array: Any, *, impl: str | None = None
+    key_bits_array: Any, *, impl: str | None = None, dtype: KeyDType | None = None
 ) -> KeyArray:  # Any: uint32 array of shape (..., 2)
-    """Typed keys with these words."""
+    """Typed keys with these words.
+
+    Raises:
+        TypeMismatchError: these are no words of keys.
+        ValueMismatchError: the generator is another one than threefry2x32.
+    """
     _check_implementation(impl)
+    _check_dtype(dtype)
+    if isinstance(key_bits_array, KeyArray):
+        raise errors.TypeMismatchError(
+            "wrap_key_data: these are typed keys already", got=repr(key_bits_array)
+        )
     return KeyArray(raw(key_bits_array, "wrap_key_data", is_single=False))
 
 
@@ -148,6 +121,13 @@ def _check_implementation(impl: str | None) -> None:
             f"there is no random generator {impl!r}",
             expected=f"{IMPLEMENTATION!r} or None",
             fix="leave out impl=",
+        )
+
+
+def _check_dtype(dtype: KeyDType | None) -> None:
+    if dtype not in (None, key_array.THREEFRY):
+        raise errors.ValueMismatchError(
+            "this is no dtype of keys", got=repr(dtype), expected="infini.random.key_dtype()"
         )
 
 

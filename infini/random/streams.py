@@ -7,20 +7,23 @@ Samplers are jitted inside, so a draw outside tracing is one program and makes o
 from __future__ import annotations
 
 import functools
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
+import infini.numpy as inp
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
-from infini.lax import elementwise as e, families, view
+from infini.lax import elementwise as e, families, placement, view
 from infini.lax.families import bind_scalars
-from infini.numpy import _axes, elementwise
-from infini.numpy._promotion import ArrayLike, DTypeLike, as_value, convert
+from infini.numpy import _axes
+from infini.numpy._promotion import ArrayLike, DTypeLike, as_value, convert, result_type
 from infini.random import keys
 from infini.random.keys import KeyLike
 from infini.transforms import staging
+
+Placement: TypeAlias = Any  # Any: a NamedSharding, or a P inside `with mesh:`, or None
 
 _UNSIGNED: Final = {8: dtypes.uint8, 16: dtypes.uint16, 32: dtypes.uint32, 64: dtypes.uint64}
 
@@ -36,23 +39,32 @@ def words(raw_key: Value, bit_width: int, shape: tuple[int, ...]) -> Value:
     return convert(mixed, _UNSIGNED[bit_width])
 
 
-def bits(key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None) -> Value:  # Any: sizes
+def bits(
+    key: KeyLike, shape: Any = (), dtype: DTypeLike | None = None, *, out_sharding: Placement = None
+) -> Value:  # Any: sizes
     """Random bits as unsigned integers.
 
     Args:
         key: a key.
         shape: shape of the result.
         dtype: unsigned integer dtype, uint32 when absent.
+        out_sharding: placement of the result.
 
     Raises:
-        TypeMismatchError: the dtype is not unsigned.
+        ValueMismatchError: the dtype is not unsigned.
     """
     target = dtypes.uint32 if dtype is None else dtypes.canonical(dtype)
     if target not in dtypes.UNSIGNED:
-        raise errors.TypeMismatchError(
+        raise errors.ValueMismatchError(
             "random.bits makes unsigned integers", got=target.name, expected="uint8, uint16, uint32 or uint64"
         )
-    return words(keys.raw(key, "bits"), target.itemsize * 8, _axes.shape("bits", shape))
+    drawn = words(keys.raw(key, "bits"), target.itemsize * 8, _axes.shape("bits", shape))
+    return placed(drawn, out_sharding)
+
+
+def placed(x: Value, out_sharding: Placement) -> Value:
+    """A sample where the caller wants it. The mesh never changes its numbers."""
+    return x if out_sharding is None else placement.with_sharding_constraint(x, out_sharding)
 
 
 def float_dtype(name: str, dtype: DTypeLike | None) -> np.dtype:
@@ -77,6 +89,8 @@ def uniform(
     dtype: DTypeLike | None = None,
     minval: ArrayLike = 0.0,
     maxval: ArrayLike = 1.0,
+    *,
+    out_sharding: Placement = None,
 ) -> Value:  # Any: sizes
     """Uniform floats in [minval, maxval).
 
@@ -86,9 +100,10 @@ def uniform(
         dtype: a float dtype, float32 when absent.
         minval: lower end; broadcasts to `shape`.
         maxval: upper end; broadcasts to `shape`.
+        out_sharding: placement of the result.
     """
-    sizes = _axes.shape("uniform", shape)
-    return uniform_from(keys.raw(key, "uniform"), sizes, float_dtype("uniform", dtype), minval, maxval)
+    sizes, target = _axes.shape("uniform", shape), float_dtype("uniform", dtype)
+    return placed(uniform_from(keys.raw(key, "uniform"), sizes, target, minval, maxval), out_sharding)
 
 
 def uniform_from(
@@ -143,8 +158,38 @@ def check_broadcasts(name: str, shape: tuple[int, ...], target: tuple[int, ...])
         )
 
 
+def parameters(
+    name: str, shape: Any, dtype: np.dtype, *given: ArrayLike
+) -> tuple[tuple[int, ...], list[Value]]:  # Any: sizes, or None
+    """The shape of a sample, and the parameters of its distribution in its dtype.
+
+    Raises:
+        ValueMismatchError: a parameter does not broadcast to the shape.
+        PromotionError: a parameter has a wider dtype than the sample.
+    """
+    kept = [x if type(x) in (int, float) else as_value(name, x) for x in given]
+    shapes = [x.shape if isinstance(x, Value) else () for x in kept]
+    sizes = inp.broadcast_shapes(*shapes) if shape is None else _axes.shape(name, shape)
+    for one in shapes:
+        check_broadcasts(name, one, sizes)
+    for x in kept:
+        if isinstance(x, Value) and result_type(x, dtype) != dtype:
+            raise errors.PromotionError(
+                f"random.{name}: a parameter has a wider dtype than the result",
+                got=f"{x.type}, dtype={dtype.name}",
+                fix="pass dtype=, or convert the parameter with .astype(...)",
+            )
+    return sizes, [convert(x, dtype) for x in kept]
+
+
 def randint(
-    key: KeyLike, shape: Any, minval: ArrayLike, maxval: ArrayLike, dtype: DTypeLike | None = None
+    key: KeyLike,
+    shape: Any,
+    minval: ArrayLike,
+    maxval: ArrayLike,
+    dtype: DTypeLike | None = None,
+    *,
+    out_sharding: Placement = None,
 ) -> Value:  # Any: sizes
     """Integers in [minval, maxval), of nearly equal probability: twice the bits that the dtype has are
     reduced modulo the span.
@@ -155,6 +200,7 @@ def randint(
         minval: smallest value; broadcasts to `shape`.
         maxval: end, not included.
         dtype: an integer dtype, int32 when absent. Fewer than 32 bits are drawn in 32.
+        out_sharding: placement of the result.
 
     Raises:
         TypeMismatchError: the dtype is no integer.
@@ -165,11 +211,12 @@ def randint(
     sizes, raw_key = _axes.shape("randint", shape), keys.raw(key, "randint")
     low, high = (_integer_bound(x, sizes) for x in (minval, maxval))
     if target.itemsize >= 4:
-        return _integers(raw_key, low, high, sizes, target)
+        return placed(_integers(raw_key, low, high, sizes, target), out_sharding)
     limits = np.iinfo(target)
-    low = elementwise.clip(convert(low, dtypes.int32), int(limits.min), int(limits.max))
-    high = elementwise.clip(convert(high, dtypes.int32), int(limits.min), int(limits.max) + 1)
-    return convert(_integers(raw_key, low, high, sizes, dtypes.int32), target)
+    low = inp.clip(convert(low, dtypes.int32), int(limits.min), int(limits.max))
+    high = inp.clip(convert(high, dtypes.int32), int(limits.min), int(limits.max) + 1)
+    drawn = convert(_integers(raw_key, low, high, sizes, dtypes.int32), target)
+    return placed(drawn, out_sharding)
 
 
 def _integer_bound(x: ArrayLike, shape: tuple[int, ...]) -> Value:

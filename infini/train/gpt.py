@@ -1,12 +1,14 @@
 """A decoder of LLaMA's family as pure functions of (params, tokens), with the names of Hugging Face's files.
 
+Biases, norms of queries and keys, sliding windows and scaled rotary embeddings make it Mistral and Qwen, too.
+
 Every name used is one JAX has too: with its imports changed this file runs on JAX, which is how it is
 tested. Weights have the layout (out, in); rotary embeddings pair the first half of a head with its second.
 
 Shapes: B sequences, T tokens, S slots of the cache, M model width, H query heads, K key-value heads,
 G = H / K, D head width.
-References: LLaMA (arXiv:2302.13971), rotary embeddings (arXiv:2104.09864), grouped queries
-(arXiv:2305.13245), SwiGLU (arXiv:2002.05202), RMSNorm (arXiv:1910.07467).
+References: LLaMA (arXiv:2302.13971), grouped queries (arXiv:2305.13245), SwiGLU (arXiv:2002.05202), RMSNorm
+(arXiv:1910.07467), sliding windows (arXiv:2310.06825), norms of queries and keys (arXiv:2505.09388).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import infini.numpy as inp
-from infini import Array, lax, random
+from infini import Array, checkpoint, lax, random
+from infini.train import rotary
 
 Params: TypeAlias = dict[str, Any]  # Any: arrays, and dictionaries and lists of them
 Cache: TypeAlias = list[dict[str, Array]]
@@ -37,6 +40,13 @@ class Config:
         rope_theta: base of the rotary frequencies.
         norm_epsilon: added to the mean square in RMSNorm.
         tie_embeddings: whether the output projection is the embedding table.
+        rope_scaling: how the rotary frequencies are changed for long texts.
+        qkv_bias: whether the projections to queries, keys and values have biases.
+        output_bias: whether the projection after attention has one.
+        mlp_bias: whether the projections of the feed-forward layer have biases.
+        qk_norm: whether every query and key is normalised by RMSNorm.
+        sliding_window: how many of the last tokens, its own included, a token looks at; None for all.
+        full_layers: numbers of the blocks that look at all tokens although there is a window.
     """
 
     vocab_size: int = 4096
@@ -50,6 +60,19 @@ class Config:
     rope_theta: float = 10000.0
     norm_epsilon: float = 1e-5
     tie_embeddings: bool = False
+    rope_scaling: rotary.Scaling = rotary.UNSCALED
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = None
+    full_layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        # What JSON makes of a configuration is taken too, so that files of measurements can be read back.
+        if isinstance(self.rope_scaling, dict):
+            object.__setattr__(self, "rope_scaling", rotary.Scaling(**self.rope_scaling))
+        object.__setattr__(self, "full_layers", tuple(self.full_layers))
 
 
 def init(key: Array, config: Config) -> Params:
@@ -71,20 +94,30 @@ def init(key: Array, config: Config) -> Params:
         return random.normal(next(keys), (rows, columns)) * deviation
 
     def layer() -> Params:
+        attention = {
+            "q_proj": normal(query_width, width),
+            "k_proj": normal(kv_width, width),
+            "v_proj": normal(kv_width, width),
+            "o_proj": normal(width, query_width, residual),
+        }
+        mlp = {
+            "gate_proj": normal(hidden, width),
+            "up_proj": normal(hidden, width),
+            "down_proj": normal(width, hidden, residual),
+        }
+        if config.qkv_bias:
+            attention |= _biases(attention, "q_proj", "k_proj", "v_proj")
+        if config.output_bias:
+            attention |= _biases(attention, "o_proj")
+        if config.qk_norm:
+            attention |= {"q_norm": inp.ones(config.head_dim), "k_norm": inp.ones(config.head_dim)}
+        if config.mlp_bias:
+            mlp |= _biases(mlp, "gate_proj", "up_proj", "down_proj")
         return {
             "input_layernorm": inp.ones(width),
-            "self_attn": {
-                "q_proj": normal(query_width, width),
-                "k_proj": normal(kv_width, width),
-                "v_proj": normal(kv_width, width),
-                "o_proj": normal(width, query_width, residual),
-            },
+            "self_attn": attention,
             "post_attention_layernorm": inp.ones(width),
-            "mlp": {
-                "gate_proj": normal(hidden, width),
-                "up_proj": normal(hidden, width),
-                "down_proj": normal(width, hidden, residual),
-            },
+            "mlp": mlp,
         }
 
     params = {
@@ -97,37 +130,44 @@ def init(key: Array, config: Config) -> Params:
     return params
 
 
-def forward(params: Params, tokens: Array, config: Config) -> Array:
+def forward(params: Params, tokens: Array, config: Config, *, is_checkpointed: bool = False) -> Array:
     """Logits for the token after each token.
 
     Args:
         params: as `init` makes them.
         tokens: integers of shape (B, T).
         config: sizes.
+        is_checkpointed: whether the backward pass computes each block again instead of keeping what is in it.
 
     Returns:
         float32 of shape (B, T, vocabulary).
     """
     length = tokens.shape[1]
     positions = inp.arange(length)
-    rotation = _rotation(positions, config)
-    allowed = positions[:, None] >= positions[None, :]  # (T, T)
-    x = params["embed_tokens"][tokens]  # (B, T, M)
-    for layer in params["layers"]:
+    rotation = _rotation(positions, length, config)
+    allowed = _Allowed(positions, positions, config)  # (T, T)
+
+    def block(layer: Params, x: Array, rotation: tuple[Array, Array], mask: Array) -> Array:
         query, key, value = _project(layer, x, rotation, config)
-        x = _finish(layer, x, _attend(query, key, value, allowed), config)
+        return _finish(layer, x, _attend(query, key, value, mask), config)
+
+    run = checkpoint(block) if is_checkpointed else block
+    x = params["embed_tokens"][tokens]  # (B, T, M)
+    for number, layer in enumerate(params["layers"]):
+        x = run(layer, x, rotation, allowed.of(number))
     return _logits(params, x, config)
 
 
-def loss(params: Params, windows: Array, config: Config) -> Array:
+def loss(params: Params, windows: Array, config: Config, *, is_checkpointed: bool = False) -> Array:
     """Mean cross-entropy of each token given those before it, in nats.
 
     Args:
         params: as `init` makes them.
         windows: integers of shape (B, T + 1).
         config: sizes.
+        is_checkpointed: as for `forward`.
     """
-    logits = forward(params, windows[:, :-1], config)
+    logits = forward(params, windows[:, :-1], config, is_checkpointed=is_checkpointed)
     return inp.mean(cross_entropy(logits, windows[:, 1:]))
 
 
@@ -157,7 +197,13 @@ def init_cache(
 
 
 def forward_cached(
-    params: Params, cache: Cache, tokens: Array, start: Array | int, config: Config
+    params: Params,
+    cache: Cache,
+    tokens: Array,
+    start: Array | int,
+    config: Config,
+    *,
+    num_tokens: Array | int | None = None,
 ) -> tuple[Array, Cache]:
     """Logits for new tokens that follow those in the cache, and the cache with the new ones in it.
 
@@ -169,25 +215,47 @@ def forward_cached(
         tokens: integers of shape (B, T).
         start: number of tokens before them, at most S - T.
         config: sizes.
+        num_tokens: length of the text without padding, `start + T` when absent; only dynamic rotary
+            embeddings ask for it.
 
     Returns:
         Logits, float32 of shape (B, T, vocabulary), and the cache.
     """
     positions = start + inp.arange(tokens.shape[1])
     slots = inp.arange(cache[0]["key"].shape[2])
-    rotation = _rotation(positions, config)
-    allowed = positions[:, None] >= slots[None, :]  # (T, S)
+    rotation = _rotation(positions, start + tokens.shape[1] if num_tokens is None else num_tokens, config)
+    allowed = _Allowed(positions, slots, config)  # (T, S)
     x = params["embed_tokens"][tokens]  # (B, T, M)
     after = []
-    for layer, before in zip(params["layers"], cache, strict=True):
+    for number, (layer, before) in enumerate(zip(params["layers"], cache, strict=True)):
         query, key, value = _project(layer, x, rotation, config)
         entry = {
             "key": lax.dynamic_update_slice(before["key"], key, (0, 0, start, 0)),
             "value": lax.dynamic_update_slice(before["value"], value, (0, 0, start, 0)),
         }
         after.append(entry)
-        x = _finish(layer, x, _attend(query, entry["key"], entry["value"], allowed), config)
+        x = _finish(layer, x, _attend(query, entry["key"], entry["value"], allowed.of(number)), config)
     return _logits(params, x, config), after
+
+
+class _Allowed:
+    """Which keys a query looks at, (T, S): those up to it, in most layouts of blocks all of them."""
+
+    def __init__(self, positions: Array, slots: Array, config: Config) -> None:
+        query, key = positions[:, None], slots[None, :]
+        self._config = config
+        self._all = query >= key
+        self._near = self._all
+        if config.sliding_window is not None:
+            self._near = self._all & (query - key < config.sliding_window)
+
+    def of(self, layer: int) -> Array:
+        """The mask of a block."""
+        return self._all if layer in self._config.full_layers else self._near
+
+
+def _biases(weights: Params, *names: str) -> Params:
+    return {f"{name}_bias": inp.zeros(weights[name].shape[0]) for name in names}
 
 
 def _project(
@@ -196,10 +264,13 @@ def _project(
     """Queries (B, H, T, D), keys and values (B, K, T, D) of a block."""
     weights = layer["self_attn"]
     x = _rms_norm(x, layer["input_layernorm"], config)
-    query = _heads(_linear(x, weights["q_proj"]), config)
-    key = _heads(_linear(x, weights["k_proj"]), config)
-    value = _heads(_linear(x, weights["v_proj"]), config)
-    return _rotate(query, rotation), _rotate(key, rotation), value
+    query = _heads(_linear(x, weights, "q_proj"), config)
+    key = _heads(_linear(x, weights, "k_proj"), config)
+    value = _heads(_linear(x, weights, "v_proj"), config)
+    if config.qk_norm:
+        query = _rms_norm(query, weights["q_norm"], config)
+        key = _rms_norm(key, weights["k_norm"], config)
+    return rotary.rotate(query, rotation), rotary.rotate(key, rotation), value
 
 
 def _attend(query: Array, key: Array, value: Array, allowed: Array) -> Array:
@@ -207,7 +278,8 @@ def _attend(query: Array, key: Array, value: Array, allowed: Array) -> Array:
     batch, num_heads, length, head_dim = query.shape
     num_kv_heads = key.shape[1]
     grouped = query.reshape(batch, num_kv_heads, num_heads // num_kv_heads, length, head_dim)
-    scores = inp.einsum("bkgtd,bksd->bkgts", grouped, key).astype(inp.float32) * head_dim**-0.5
+    scores = inp.einsum("bkgtd,bksd->bkgts", grouped, key, preferred_element_type=inp.float32)
+    scores = scores * head_dim**-0.5
     scores = inp.where(allowed, scores, -1e30)
     scores = inp.exp(scores - lax.stop_gradient(inp.max(scores, axis=-1, keepdims=True)))
     weights = (scores / inp.sum(scores, axis=-1, keepdims=True)).astype(value.dtype)
@@ -217,23 +289,25 @@ def _attend(query: Array, key: Array, value: Array, allowed: Array) -> Array:
 
 def _finish(layer: Params, x: Array, mixed: Array, config: Config) -> Array:
     """The rest of a block after attention: output projection, feed-forward, and their residual additions."""
-    x = x + _linear(mixed, layer["self_attn"]["o_proj"])
+    x = x + _linear(mixed, layer["self_attn"], "o_proj")
     weights = layer["mlp"]
     inner = _rms_norm(x, layer["post_attention_layernorm"], config)
-    gate = _linear(inner, weights["gate_proj"])
-    hidden = gate * lax.logistic(gate) * _linear(inner, weights["up_proj"])
-    return x + _linear(hidden, weights["down_proj"])
+    gate = _linear(inner, weights, "gate_proj")
+    hidden = gate * lax.logistic(gate) * _linear(inner, weights, "up_proj")
+    return x + _linear(hidden, weights, "down_proj")
 
 
 def _logits(params: Params, x: Array, config: Config) -> Array:
     x = _rms_norm(x, params["norm"], config)
     table = params["embed_tokens"] if config.tie_embeddings else params["lm_head"]
-    return _linear(x, table).astype(inp.float32)
+    return lax.dot_general(x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=inp.float32)
 
 
-def _linear(x: Array, weight: Array) -> Array:
-    """`x` (..., in) times `weight` (out, in)."""
-    return lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())))
+def _linear(x: Array, weights: Params, name: str) -> Array:
+    """`x` (..., in) times the weight (out, in) of that name, plus its bias where there is one."""
+    product = lax.dot_general(x, weights[name], (((x.ndim - 1,), (1,)), ((), ())))
+    bias = weights.get(f"{name}_bias")
+    return product if bias is None else product + bias
 
 
 def _rms_norm(x: Array, weight: Array, config: Config) -> Array:
@@ -248,16 +322,12 @@ def _heads(x: Array, config: Config) -> Array:
     return inp.swapaxes(x.reshape(batch, length, width // config.head_dim, config.head_dim), 1, 2)
 
 
-def _rotation(positions: Array, config: Config) -> tuple[Array, Array]:
-    """Cosines and sines (T, D / 2) of the rotary angles."""
-    half = config.head_dim // 2
-    frequencies = config.rope_theta ** (-inp.arange(half, dtype=inp.float32) / half)
-    angles = positions[:, None].astype(inp.float32) * frequencies
-    return inp.cos(angles), inp.sin(angles)
-
-
-def _rotate(x: Array, rotation: tuple[Array, Array]) -> Array:
-    """Rotate the two halves of the last axis of (B, heads, T, D) by their angles."""
-    cos, sin = (part.astype(x.dtype) for part in rotation)
-    first, second = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
-    return inp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+def _rotation(positions: Array, num_tokens: Array | int, config: Config) -> tuple[Array, Array]:
+    return rotary.rotation(
+        positions,
+        head_dim=config.head_dim,
+        theta=config.rope_theta,
+        scaling=config.rope_scaling,
+        max_length=config.max_length,
+        num_tokens=num_tokens,
+    )

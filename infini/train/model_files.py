@@ -1,74 +1,87 @@
-"""The model as a Hugging Face folder: its configuration and its weights by their names there.
+"""The model as a Hugging Face folder: its configuration, its weights by their names there, its tokenizer.
 
-Reads what it writes, and every LLaMA folder that needs nothing `gpt.py` lacks; what it lacks is named.
+Reads what it writes, and every folder in the layout of LLaMA, Mistral, Qwen2 or Qwen3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 import infini as inf
 import infini.numpy as inp
 from infini import io, random
-from infini.core import errors
 from infini.data import tokenizer as tokenizer_
+from infini.io import tensors as tensors_
 from infini.train import gpt
+from infini.train.hugging_face import from_json as from_json, to_json as to_json
 
-# Values that a folder may state and that `gpt.py` has built in.
-_BUILT_IN: Final[dict[str, object]] = {
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-}
+Json = dict[str, Any]  # Any: whatever JSON holds
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a model folder holds, ready to run."""
+    """What a model folder holds, ready to run.
+
+    Args:
+        config: its sizes.
+        params: its weights.
+        tokenizer: its tokenizer, which knows the ids that end a text.
+        generation: what generation_config.json says about sampling: `temperature`, `top_k`, `top_p`.
+    """
 
     config: gpt.Config
     params: gpt.Params
     tokenizer: tokenizer_.Tokenizer
+    generation: Mapping[str, float] = field(default_factory=lambda: {"temperature": 0.8, "top_p": 0.95})
 
 
-def save(path: Path | str, model: Model) -> None:
-    """Write a folder that `load` and Hugging Face's transformers read.
+def save(path: Path | str, model: Model, *, dtype: Any = None) -> None:  # Any: a dtype
+    """Write a folder that `load` and Hugging Face's transformers read, whole or not at all.
+
+    Args:
+        path: the folder; an earlier model there is replaced.
+        model: what to write.
+        dtype: dtype of the weights, float32 or bfloat16; as they are when absent.
 
     Raises:
-        ValueMismatchError: the folder holds other files.
+        ValueMismatchError: the folder holds other files, or no layout has what the model has.
     """
     tokens = model.tokenizer
-    special = {
-        name: id
-        for name, id in (("bos_token_id", tokens.begin_id), ("eos_token_id", tokens.end_id))
-        if id is not None
-    }
+    tensors = to_tensors(model.params)
+    if dtype is not None:
+        tensors = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    stored = {"dtype": str(next(iter(tensors.values())).dtype)}
+    special = {"bos_token_id": tokens.begin_id, "eos_token_id": _one_or_all(tokens.end_ids)}
+    special = {name: id for name, id in special.items() if id is not None}
+    texts = {"bos_token": tokens.begin_id, "eos_token": tokens.end_id}
     io.write_model(
         path,
         io.ModelFiles(
-            config=to_json(model.config) | special,
-            tensors=to_tensors(model.params),
+            config=to_json(model.config) | special | stored | {"torch_dtype": stored["dtype"]},
+            tensors=tensors,
             tokenizer=tokens.to_json(),
             tokenizer_config={
                 "tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": tokenizer_.BEGIN,
-                "eos_token": tokenizer_.END,
                 "clean_up_tokenization_spaces": False,
                 "model_max_length": model.config.max_length,
-            },
-            generation_config={"do_sample": True, "temperature": 0.8, "top_p": 0.95} | special,
+            }
+            | {name: tokens.token_of(id) for name, id in texts.items() if id is not None},
+            generation_config={"do_sample": True} | dict(model.generation) | special,
         ),
     )
 
 
-def load(path: Path | str) -> Model:
+def load(path: Path | str, *, dtype: Any = None) -> Model:  # Any: a dtype
     """Read a model folder.
+
+    Args:
+        path: the folder.
+        dtype: dtype of the weights; as they are stored when absent.
 
     Raises:
         MissingFileError: the folder or one of its files is not there.
@@ -77,66 +90,38 @@ def load(path: Path | str) -> Model:
     """
     files = io.read_model(path)
     config = from_json(files.config)
-    return Model(config, from_tensors(files.tensors, config), tokenizer_.Tokenizer.from_json(files.tokenizer))
-
-
-def to_json(config: gpt.Config) -> dict[str, Any]:  # Any: whatever JSON holds
-    """The contents of config.json; the rotary base stands where transformers 4 and where 5 look for it."""
-    return _BUILT_IN | {
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_length,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
-        "rms_norm_eps": config.norm_epsilon,
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": 0.02,
-        "use_cache": True,
-        "dtype": "float32",
-        "torch_dtype": "float32",
+    tokenizer = _tokenizer(files.tokenizer, files.tokenizer_config, files.config | files.generation_config)
+    generation = {
+        name: files.generation_config[name]
+        for name in ("temperature", "top_k", "top_p")
+        if isinstance(files.generation_config.get(name), int | float)
     }
+    return Model(config, from_tensors(files.tensors, config, dtype=dtype), tokenizer, generation)
 
 
-def from_json(data: Mapping[str, Any]) -> gpt.Config:  # Any: whatever JSON holds
-    """The sizes that a config.json states, with LLaMA's defaults for what it leaves out.
+def load_tokenizer(path: Path | str) -> tokenizer_.Tokenizer:
+    """The tokenizer of a model folder, or of a tokenizer.json.
 
     Raises:
-        ValueMismatchError: it states something that is not supported.
-        CorruptFileError: it lacks a size.
+        MissingFileError: it is not there.
+        CorruptFileError: a file is damaged.
+        ValueMismatchError: it is no tokenizer.
     """
-    for name, value in _BUILT_IN.items():
-        if data.get(name, value) != value:
-            raise errors.ValueMismatchError(
-                "this model is not supported", got=f"{name} = {data[name]!r}", expected=f"{name} = {value!r}"
-            )
-    rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise errors.ValueMismatchError(
-            "this model's rotary scaling is not supported", got=repr(kind), expected="'default'"
+    place = Path(path).expanduser()
+    file = place / "tokenizer.json" if place.is_dir() else place
+    if not file.is_file():
+        raise io.MissingFileError(
+            f"there is no tokenizer {place}",
+            expected="a tokenizer.json, or a folder that has one",
+            fix="correct data.tokenizer",
         )
-    try:
-        return gpt.Config(
-            vocab_size=data["vocab_size"],
-            hidden_size=data["hidden_size"],
-            intermediate_size=data["intermediate_size"],
-            num_layers=data["num_hidden_layers"],
-            num_heads=data["num_attention_heads"],
-            num_kv_heads=data.get("num_key_value_heads") or data["num_attention_heads"],
-            head_dim=data.get("head_dim") or data["hidden_size"] // data["num_attention_heads"],
-            max_length=data.get("max_position_embeddings", 2048),
-            rope_theta=rope.get("rope_theta", data.get("rope_theta", 10000.0)),
-            norm_epsilon=data.get("rms_norm_eps", 1e-6),
-            tie_embeddings=data.get("tie_word_embeddings", False),
-        )
-    except KeyError as error:
-        raise io.CorruptFileError(f"config.json does not state {error.args[0]}") from None
+    stated: Json = {}
+    for name in ("config.json", "generation_config.json"):
+        stated |= io.read_json(file.with_name(name)) if file.with_name(name).is_file() else {}
+    special = file.with_name("tokenizer_config.json")
+    return _tokenizer(
+        file.read_text(encoding="utf-8"), io.read_json(special) if special.is_file() else {}, stated
+    )
 
 
 def to_tensors(params: gpt.Params) -> dict[str, np.ndarray]:
@@ -144,29 +129,64 @@ def to_tensors(params: gpt.Params) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in _named(params)}
 
 
-def from_tensors(tensors: Mapping[str, np.ndarray], config: gpt.Config) -> gpt.Params:
+def from_tensors(
+    tensors: Mapping[str, np.ndarray], config: gpt.Config, *, dtype: Any = None
+) -> gpt.Params:  # Any: a dtype
     """Parameters from weights by name.
 
     Raises:
         CorruptFileError: a weight is missing, unexpected, or has the wrong shape.
     """
     wanted = inf.eval_shape(lambda: gpt.init(random.PRNGKey(0), config))
-    names = {name: like.shape for name, like in _named(wanted)}
-    # Some writers store the tied output projection as well.
-    extra = sorted(set(tensors) - set(names) - ({"lm_head.weight"} if config.tie_embeddings else set()))
+    names = {name: tuple(like.shape) for name, like in _named(wanted)}
+    extra = sorted(name for name in set(tensors) - set(names) if not _is_idle(name, config))
     missing = sorted(set(names) - set(tensors))
     for problem, found in (("are missing", missing), ("are not part of the model", extra)):
         if found:
             raise io.CorruptFileError(
                 f"weights {problem}",
                 got=", ".join(found[:4]) + (f" and {len(found) - 4} more" if found[4:] else ""),
+                expected="the weights that config.json asks for",
+                fix="copy the whole model folder again",
             )
     for name, shape in names.items():
-        if tensors[name].shape != shape:
+        own = tensors.shape(name) if isinstance(tensors, tensors_.TensorFiles) else tensors[name].shape
+        if own != shape:
             raise io.CorruptFileError(
-                f"the weight {name} has the wrong shape", got=str(tensors[name].shape), expected=str(shape)
+                f"the weight {name} has the wrong shape", got=str(own), expected=str(shape)
             )
-    return _filled(wanted, "", tensors)
+    return _filled(wanted, "", tensors, dtype)
+
+
+def _tokenizer(text: str, special: Json, stated: Json) -> tokenizer_.Tokenizer:
+    """A tokenizer with the special ids that the files beside it state; ids stand above texts."""
+    plain = tokenizer_.Tokenizer.from_json(text)
+
+    def id_of(name: str) -> int | None:
+        token = special.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        return plain.id_of(token) if isinstance(token, str) else None
+
+    begin, ends = stated.get("bos_token_id"), stated.get("eos_token_id")
+    own_end = id_of("eos_token")
+    if ends is None:
+        ends = [] if own_end is None else [own_end]
+    ends = [ends] if isinstance(ends, int) else list(ends)
+    if own_end in ends:  # the one between documents
+        ends.sort(key=lambda id: id != own_end)
+    begin = id_of("bos_token") if begin is None else begin
+    if begin is None and not ends:
+        return plain
+    return tokenizer_.Tokenizer.from_json(text, begin_id=begin, end_ids=ends)
+
+
+def _one_or_all(ids: tuple[int, ...]) -> int | list[int] | None:
+    return None if not ids else ids[0] if len(ids) == 1 else list(ids)
+
+
+def _is_idle(name: str, config: gpt.Config) -> bool:
+    """Whether writers store a weight that nothing reads: a tied projection, frequencies of old versions."""
+    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_embeddings)
 
 
 def _named(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # Any: a tree of arrays
@@ -177,13 +197,16 @@ def _named(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # Any: a tr
             yield _full_name(f"{path}{key}"), child
 
 
-def _filled(node: Any, path: str, tensors: Mapping[str, np.ndarray]) -> Any:  # Any: a tree of arrays
+def _filled(
+    node: Any, path: str, tensors: Mapping[str, np.ndarray], dtype: Any
+) -> Any:  # Any: a tree of arrays; a dtype
     if isinstance(node, dict):
-        return {key: _filled(child, f"{path}{key}.", tensors) for key, child in node.items()}
+        return {key: _filled(child, f"{path}{key}.", tensors, dtype) for key, child in node.items()}
     if isinstance(node, list):
-        return [_filled(child, f"{path}{index}.", tensors) for index, child in enumerate(node)]
-    return inp.asarray(tensors[_full_name(path.removesuffix("."))])
+        return [_filled(child, f"{path}{index}.", tensors, dtype) for index, child in enumerate(node)]
+    return inp.asarray(tensors[_full_name(path.removesuffix("."))], dtype=dtype)
 
 
 def _full_name(path: str) -> str:
-    return f"{path}.weight" if path == "lm_head" else f"model.{path}.weight"
+    inner = path if path.startswith("lm_head") else f"model.{path}"
+    return f"{inner.removesuffix('_bias')}.bias" if inner.endswith("_bias") else f"{inner}.weight"

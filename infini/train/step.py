@@ -5,14 +5,17 @@ Runs on JAX with its imports changed, as `gpt.py` does.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import infini as inf
-from infini import Array, optim, tree
+import infini.numpy as inp
+from infini import Array, lax, optim, tree
 from infini.train import gpt
 
 State: TypeAlias = dict[str, Any]  # Any: a pytree of arrays
+ComputeDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,36 +23,71 @@ class Hyperparameters:
     """What the optimizer does; the learning rate is an argument of the step.
 
     Args:
-        weight_decay: decay of matrices per step, times the learning rate; norms do not decay.
+        weight_decay: decay of matrices per step, times the learning rate; norms and biases do not decay.
         b1: decay of the running mean of gradients.
         b2: decay of the running mean of their squares.
-        max_norm: gradients are scaled down to this global norm.
+        max_norm: gradients are scaled down to this global norm; None leaves them as they are.
+        eps: added to the root of the mean of squares.
+        decay_embeddings: whether the embedding table and the output projection decay, too.
     """
 
     weight_decay: float = 0.1
     b1: float = 0.9
     b2: float = 0.95
-    max_norm: float = 1.0
+    max_norm: float | None = 1.0
+    eps: float = 1e-8
+    decay_embeddings: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """How a step is computed. Parameters, the optimizer's state, loss and gradients are float32 in any case.
+
+    Args:
+        dtype: dtype of the forward and backward pass.
+        num_parts: parts of the batch that are computed one after the other, which saves memory.
+        is_checkpointed: whether the backward pass computes each block again, which saves memory, too.
+    """
+
+    dtype: ComputeDtype = "float32"
+    num_parts: int = 1
+    is_checkpointed: bool = False
+
+
+PLAIN = Computation()
 
 
 def optimizer(learning_rate: float | Array, hyper: Hyperparameters) -> optim.GradientTransformation:
     """Clipping by global norm, then AdamW."""
-    return optim.chain(
-        optim.clip_by_global_norm(hyper.max_norm),
-        optim.adamw(
-            learning_rate, b1=hyper.b1, b2=hyper.b2, weight_decay=hyper.weight_decay, mask=_is_matrix
-        ),
+    adamw = optim.adamw(
+        learning_rate,
+        b1=hyper.b1,
+        b2=hyper.b2,
+        eps=hyper.eps,
+        weight_decay=hyper.weight_decay,
+        mask=_is_matrix if hyper.decay_embeddings else _is_inner_matrix,
     )
+    # An infinite norm multiplies by one; the state has one structure either way.
+    max_norm = math.inf if hyper.max_norm is None else hyper.max_norm
+    return optim.chain(optim.clip_by_global_norm(max_norm), adamw)
 
 
-def init_state(key: Array, config: gpt.Config, hyper: Hyperparameters) -> State:
-    """Fresh parameters and optimizer state."""
-    params = gpt.init(key, config)
+def init_state(
+    key: Array, config: gpt.Config, hyper: Hyperparameters, params: gpt.Params | None = None
+) -> State:
+    """Fresh optimizer state, and fresh parameters unless some are given."""
+    if params is None:
+        params = gpt.init(key, config)
     return {"params": params, "optimizer": optimizer(0.0, hyper).init(params)}
 
 
 def step(
-    state: State, windows: Array, learning_rate: Array, config: gpt.Config, hyper: Hyperparameters
+    state: State,
+    windows: Array,
+    learning_rate: Array,
+    config: gpt.Config,
+    hyper: Hyperparameters,
+    computation: Computation = PLAIN,
 ) -> tuple[State, dict[str, Array]]:
     """Loss, gradients, update.
 
@@ -59,11 +97,12 @@ def step(
         learning_rate: float32 of shape ().
         config: sizes of the model.
         hyper: what the optimizer does.
+        computation: dtypes, and memory against time.
 
     Returns:
         The next state, and the loss and the gradients' global norm before clipping.
     """
-    loss, gradients = inf.value_and_grad(gpt.loss)(state["params"], windows, config)
+    loss, gradients = _loss_and_gradients(state["params"], windows, config, computation)
     updates, optimizer_state = optimizer(learning_rate, hyper).update(
         gradients, state["optimizer"], state["params"]
     )
@@ -72,9 +111,47 @@ def step(
     return {"params": params, "optimizer": optimizer_state}, metrics
 
 
+def evaluate(params: gpt.Params, windows: Array, config: gpt.Config, computation: Computation) -> Array:
+    """The loss as training computes it, without its gradient."""
+    return gpt.loss(_in(computation.dtype, params), windows, config)
+
+
 def num_parameters(params: gpt.Params) -> int:
     """Number of elements of all leaves."""
     return sum(leaf.size for leaf in tree.leaves(params))
+
+
+def _loss_and_gradients(
+    params: gpt.Params, windows: Array, config: gpt.Config, computation: Computation
+) -> tuple[Array, gpt.Params]:
+    """Means over the batch."""
+
+    def loss(params: gpt.Params, windows: Array) -> Array:
+        narrow = _in(computation.dtype, params)  # its transpose makes the gradients float32 again
+        return gpt.loss(narrow, windows, config, is_checkpointed=computation.is_checkpointed)
+
+    differentiate = inf.value_and_grad(loss)
+    count = computation.num_parts
+    if count == 1:
+        return differentiate(params, windows)
+    # Every count-th row, so that a batch split over devices stays where it is.
+    parts = windows.reshape(-1, count, windows.shape[-1]).swapaxes(0, 1)
+
+    def add(sums: tuple[Array, gpt.Params], part: Array) -> tuple[tuple[Array, gpt.Params], None]:
+        return tree.map(lambda a, b: a + b, sums, differentiate(params, part)), None
+
+    zeros = (inp.zeros(()), tree.map(inp.zeros_like, params))
+    sums, _ = lax.scan(add, zeros, parts)
+    return tree.map(lambda total: total / count, sums)
+
+
+def _in(dtype: ComputeDtype, params: gpt.Params) -> gpt.Params:
+    return params if dtype == "float32" else tree.map(lambda p: p.astype(dtype), params)
+
+
+def _is_inner_matrix(params: gpt.Params) -> Any:  # Any: a tree of bools
+    tables = {name: False for name in ("embed_tokens", "lm_head") if name in params}
+    return _is_matrix(params) | tables
 
 
 def _is_matrix(params: gpt.Params) -> Any:  # Any: a tree of bools

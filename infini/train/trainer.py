@@ -1,4 +1,4 @@
-"""The loop around the step: batches, learning rate, budget, measurements, and a clean end on Ctrl-C.
+"""The loop around the step: batches, learning rate, budget, measurements, checkpoints, a clean end on Ctrl-C.
 
 It prints nothing: each step is reported to a callback and, when asked, to a file of JSON lines that names
 everything needed to repeat the run (`{"event": "start" | "step" | "end", ...}`).
@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +21,13 @@ import infini as inf
 from infini import random
 from infini.core import errors
 from infini.data import batches, tokens as tokens_
-from infini.train import gpt, step as step_
+from infini.data.prefetch import Prefetch
+from infini.train import checkpoints as checkpoints_, gpt, interrupts, measurements, step as step_
+from infini.train.settings import Settings as Settings, check as check
 
 StoppedBy = Literal["budget", "interrupt"]
+# What a line of measurements says about time differs from run to run; all else is decided by the settings.
+TIMES = ("elapsed_s", "tokens_per_s", "wait_s")
 _EVALUATION_BATCH = 4
 
 
@@ -35,58 +36,20 @@ class NonFiniteLossError(errors.InfiniError, ArithmeticError):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How to train. Exactly one of `num_steps` and `budget_s` is given.
+class StepReport:
+    """What one step did.
 
     Args:
-        num_steps: number of steps.
-        budget_s: seconds of training, not counting the first step, which compiles.
-        batch_size: windows per step.
-        length: tokens per window.
-        learning_rate: its highest value.
-        warmup_steps: steps over which it rises to that.
-        final_share: share of it that is left at the end of the cosine.
-        hyper: what the optimizer does.
-        seed: of the parameters and the batches.
-        num_evaluation_windows: windows of held-out text to measure on.
+        step: its number, from 0.
+        loss: mean over its batch, in nats per token.
+        learning_rate: the rate it used.
+        gradient_norm: global norm before clipping.
+        elapsed_s: seconds of the run until its end, compilation included.
+        share_done: share of the budget that is spent.
+        tokens_per_s: its throughput.
+        wait_s: seconds it waited for its batch.
+        held_out_loss: loss on held-out text after it, where it was measured.
     """
-
-    num_steps: int | None = None
-    budget_s: float | None = None
-    batch_size: int = 4
-    length: int = 256
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 40
-    final_share: float = 0.05
-    hyper: step_.Hyperparameters = field(default_factory=step_.Hyperparameters)
-    seed: int = 0
-    num_evaluation_windows: int = 32
-
-    def __post_init__(self) -> None:
-        if (self.num_steps is None) == (self.budget_s is None):
-            raise errors.ValueMismatchError(
-                "give either a number of steps or a time", fix="use one of --steps and --seconds"
-            )
-        for name in ("num_steps", "budget_s", "batch_size", "length", "learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise errors.ValueMismatchError(f"{name} must be positive", got=repr(value))
-
-    def learning_rate_at(self, step: int, share_done: float) -> float:
-        """The rate of a step: a linear rise over the first steps, times half a cosine over the budget.
-
-        Args:
-            step: number of the step, from 0.
-            share_done: share of the budget spent before it, 0 to 1.
-        """
-        rise = min(1.0, (step + 1) / max(self.warmup_steps, 1))
-        fall = 0.5 * (1.0 + math.cos(math.pi * min(share_done, 1.0)))
-        return self.learning_rate * rise * (self.final_share + (1.0 - self.final_share) * fall)
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What one step did."""
 
     step: int
     loss: float
@@ -95,6 +58,8 @@ class StepReport:
     elapsed_s: float
     share_done: float
     tokens_per_s: float
+    wait_s: float
+    held_out_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +68,16 @@ class Outcome:
 
     Args:
         params: the trained parameters.
-        num_steps: steps taken.
+        num_steps: steps taken, those before a resumption included.
         num_tokens: tokens they predicted.
         compile_s: seconds that the first step took.
-        train_s: seconds of the steps after the first.
+        train_s: seconds of the other steps.
         held_out_before: loss on held-out text before the first step.
         held_out_after: loss on it after the last.
         unigram_entropy: entropy of the held-out tokens' own frequencies.
         stopped_by: what ended the run.
+        num_timed_steps: steps that `train_s` counts.
+        checkpoint: the last checkpoint written, None when none was.
     """
 
     params: gpt.Params
@@ -122,11 +89,14 @@ class Outcome:
     held_out_after: float
     unigram_entropy: float
     stopped_by: StoppedBy
+    num_timed_steps: int
+    checkpoint: Path | None = None
 
     @property
     def tokens_per_s(self) -> float:
-        """Throughput of the steps after the first."""
-        return self.num_tokens / self.num_steps * (self.num_steps - 1) / self.train_s if self.train_s else 0.0
+        """Throughput of the steps that are timed."""
+        per_step = self.num_tokens / self.num_steps if self.num_steps else 0.0
+        return per_step * self.num_timed_steps / self.train_s if self.train_s else 0.0
 
 
 def train(
@@ -137,6 +107,10 @@ def train(
     *,
     on_step: Callable[[StepReport], None] = lambda report: None,
     metrics_file: Path | None = None,
+    checkpoints: checkpoints_.Store | None = None,
+    is_resumed: bool = False,
+    params: gpt.Params | None = None,
+    tokens_name: str | None = None,
 ) -> Outcome:
     """Train a model.
 
@@ -146,121 +120,206 @@ def train(
         tokens: ids to train on, of shape (number of tokens,).
         held_out: ids to measure on.
         on_step: called after every step.
-        metrics_file: where to write JSON lines; replaced when it exists.
+        metrics_file: where to write JSON lines; replaced when it exists and the run is not resumed.
+        checkpoints: where to keep checkpoints; None for none.
+        is_resumed: go on from the newest checkpoint; from the start when there is none.
+        params: parameters to start from; random ones when absent.
+        tokens_name: `tokens.fingerprint` of both arrays, where it is known.
 
     Returns:
-        Parameters and measurements. After Ctrl-C, those of the steps taken until then; a second one ends
-        the program.
+        Parameters and measurements. After Ctrl-C or SIGTERM, those of the steps taken until then, with a
+        checkpoint where they are kept; a second one ends the program.
 
     Raises:
         NonFiniteLossError: the loss is no longer finite.
-        ValueMismatchError: the text is too short, or as for `check`.
+        ValueMismatchError: the text is too short or not the one of the checkpoint, or as for `check`.
+        CorruptFileError: there are checkpoints, and none can be used.
     """
     check(config, settings)
-    windows = batches.spaced_windows(held_out, count=settings.num_evaluation_windows, length=settings.length)
-    options: dict[str, Any] = {"config": config, "hyper": settings.hyper}  # Any: keyword arguments
-    run_step = inf.jit(functools.partial(step_.step, **options), donate_argnums=0, donation="require")
-    measure = inf.jit(functools.partial(gpt.loss, config=config))
-    state = inf.jit(functools.partial(step_.init_state, **options))(random.PRNGKey(settings.seed))
-
-    with _metrics(metrics_file) as write, _interrupt() as is_interrupted:
-        before = _mean_loss(measure, state["params"], windows)
-        write(
-            {
-                "event": "start",
-                "config": asdict(config),
-                "settings": asdict(settings),
-                "tokens": tokens_.fingerprint(tokens, held_out),
-                "held_out_loss": before,
-            }
-        )
-        clock = _Clock(settings)
-        last_finite = None
-        while not is_interrupted() and clock.share_done < 1.0:
-            number, share_done = clock.num_steps, clock.share_done
-            rate = settings.learning_rate_at(number, share_done)
-            batch = batches.random_windows(
-                tokens,
-                batch_size=settings.batch_size,
-                length=settings.length,
-                seed=settings.seed,
-                step=number,
-            )
-            state, metrics = run_step(state, batch, np.float32(rate))
-            loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-            if not math.isfinite(loss):
-                raise _not_finite(loss, number, rate, last_finite)
-            last_finite = loss
-            clock.tick()
-            tokens_per_s = settings.batch_size * settings.length / clock.last_step_s
-            report = StepReport(number, loss, rate, norm, clock.elapsed_s, clock.share_done, tokens_per_s)
-            write({"event": "step"} | asdict(report))
-            on_step(report)
-        after = _mean_loss(measure, state["params"], windows)
-        outcome = Outcome(
-            params=state["params"],
-            num_steps=clock.num_steps,
-            num_tokens=clock.num_steps * settings.batch_size * settings.length,
-            compile_s=clock.compile_s,
-            train_s=clock.train_s,
-            held_out_before=before,
-            held_out_after=after,
-            unigram_entropy=batches.unigram_entropy(held_out),
-            stopped_by="interrupt" if is_interrupted() else "budget",
-        )
-        write(
-            {"event": "end", "held_out_loss": after, "unigram_entropy": outcome.unigram_entropy}
-            | {
-                "num_steps": outcome.num_steps,
-                "tokens_per_s": outcome.tokens_per_s,
-                "stopped_by": outcome.stopped_by,
-            }
-        )
+    run = _Run(config, settings, tokens, held_out, tokens_name)
+    position = run.start(params, checkpoints if is_resumed else None)
+    with (
+        measurements.writing(metrics_file, keep_bytes=position.metrics_bytes if position else 0) as file,
+        interrupts.held_back() as is_interrupted,
+    ):
+        if position is None:
+            run.held_out_before = run.held_out_loss()
+            file.write(run.start_line())
+        last: Path | None = None
+        last_step = position.step if position else None
+        with Prefetch(run.batches.at, start=run.clock.num_steps, stop=settings.num_steps) as ready:
+            while not is_interrupted() and run.clock.share_done < 1.0:
+                batch = next(ready)
+                report = run.step(batch, ready.wait_s)
+                number, is_last = run.clock.num_steps, run.clock.share_done >= 1.0
+                if settings.evaluate_every and number % settings.evaluate_every == 0 and not is_last:
+                    with run.clock.paused():
+                        report = replace(report, held_out_loss=run.held_out_loss())
+                file.write({"event": "step"} | {k: v for k, v in asdict(report).items() if v is not None})
+                on_step(report)
+                if checkpoints and number % settings.checkpoint_every == 0 and not is_last:
+                    with run.clock.paused():
+                        last = checkpoints.save(run.state, run.position(file.sync()))
+                        last_step = number
+        is_stopped = is_interrupted() and run.clock.share_done < 1.0
+        if checkpoints and last_step != run.clock.num_steps:
+            last = checkpoints.save(run.state, run.position(file.sync()))
+        outcome = run.outcome("interrupt" if is_stopped else "budget", last)
+        if not (is_stopped and checkpoints):  # a run that can be resumed has not ended
+            file.write(_end_line(outcome))
     return outcome
 
 
-def check(config: gpt.Config, settings: Settings) -> None:
-    """Refuse a model that cannot be trained so.
+class _Run:
+    """A run under way: its compiled functions, its state and its clock."""
 
-    Raises:
-        ValueMismatchError: sizes do not go together.
-    """
-    heads, kv_heads = config.num_heads, config.num_kv_heads
-    if settings.length > config.max_length:
-        got, expected = f"sequences of {settings.length} tokens", f"at most {config.max_length}"
-    elif config.head_dim < 2 or config.head_dim % 2:
-        got, expected = f"heads of width {config.head_dim}", "an even width"
-    elif heads % kv_heads:
-        got, expected = f"{heads} query heads for {kv_heads} key-value heads", "a multiple"
-    else:
-        return
-    raise errors.ValueMismatchError("sizes of the model do not go together", got=got, expected=expected)
+    def __init__(
+        self,
+        config: gpt.Config,
+        settings: Settings,
+        tokens: np.ndarray,
+        held_out: np.ndarray,
+        tokens_name: str | None,
+    ) -> None:
+        self._config, self._settings, self._held_out = config, settings, held_out
+        self.batches = batches.Batches(
+            tokens, settings.batch_size, settings.length, settings.seed, settings.order
+        )
+        self._windows = batches.spaced_windows(
+            held_out, count=settings.num_evaluation_windows, length=settings.length
+        )
+        self._tokens_name = tokens_name or tokens_.fingerprint(tokens, held_out)
+        options: dict[str, Any] = {"config": config, "hyper": settings.hyper}  # Any: keyword arguments
+        how = settings.computation
+        self._init = functools.partial(step_.init_state, **options)
+        self._step = inf.jit(
+            functools.partial(step_.step, **options, computation=how), donate_argnums=0, donation="require"
+        )
+        self._measure = inf.jit(functools.partial(step_.evaluate, config=config, computation=how))
+        self._last_finite: float | None = None
+        self.clock = _Clock(settings)
+        self.state: step_.State = {}
+        self.held_out_before = math.nan
+
+    def start(
+        self, params: gpt.Params | None, store: checkpoints_.Store | None
+    ) -> checkpoints_.Position | None:
+        """Make the first state, or take the newest checkpoint's and return where it stands."""
+        key = random.PRNGKey(self._settings.seed)
+        found = store.latest() if store else None
+        if found is None or store is None:
+            start = self._init if params is None else functools.partial(self._init, params=params)
+            self.state = inf.jit(start)(key)
+            return None
+        position = found.position
+        for name, own in (("tokens", self._tokens_name), ("seed", self._settings.seed)):
+            if getattr(position, name) != own:
+                raise errors.ValueMismatchError(
+                    "the text is not the one that the run saw" if name == "tokens" else "the seed changed",
+                    got=f"{name} {own}",
+                    expected=f"{name} {getattr(position, name)}, as in {found.folder}",
+                    fix="name the same files, or start another run with another --out",
+                )
+        self.state = store.load(found, inf.eval_shape(self._init, key))
+        self.clock.resume(position.step, position.train_s)
+        self.held_out_before = position.held_out_before
+        return position
+
+    def step(self, batch: np.ndarray, wait_s: float) -> StepReport:
+        """Take a step."""
+        number, share_done = self.clock.num_steps, self.clock.share_done
+        rate = self._settings.learning_rate_at(number, share_done)
+        self.state, metrics = self._step(self.state, batch, np.float32(rate))
+        loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+        if not math.isfinite(loss):
+            raise _not_finite(loss, number, rate, self._last_finite)
+        self._last_finite = loss
+        self.clock.tick()
+        tokens_per_s = self._settings.batch_size * self._settings.length / self.clock.last_step_s
+        return StepReport(
+            number, loss, rate, norm, self.clock.elapsed_s, self.clock.share_done, tokens_per_s, wait_s
+        )
+
+    def held_out_loss(self) -> float:
+        """Loss on held-out text of the parameters as they are."""
+        return mean_loss(self._measure, self.state["params"], self._windows)
+
+    def position(self, metrics_bytes: int) -> checkpoints_.Position:
+        """Where the run stands."""
+        return checkpoints_.Position(
+            step=self.clock.num_steps,
+            num_windows=self.clock.num_steps * self._settings.batch_size,
+            train_s=self.clock.train_s,
+            metrics_bytes=metrics_bytes,
+            held_out_before=self.held_out_before,
+            tokens=self._tokens_name,
+            seed=self._settings.seed,
+        )
+
+    def start_line(self) -> dict[str, object]:
+        """What a repetition of the run needs."""
+        return {
+            "event": "start",
+            "config": asdict(self._config),
+            "settings": asdict(self._settings),
+            "tokens": self._tokens_name,
+            "held_out_loss": self.held_out_before,
+        }
+
+    def outcome(self, stopped_by: StoppedBy, checkpoint: Path | None) -> Outcome:
+        """What the run did until now."""
+        clock = self.clock
+        return Outcome(
+            params=self.state["params"],
+            num_steps=clock.num_steps,
+            num_tokens=clock.num_steps * self._settings.batch_size * self._settings.length,
+            compile_s=clock.compile_s,
+            train_s=clock.train_s,
+            held_out_before=self.held_out_before,
+            held_out_after=self.held_out_loss(),
+            unigram_entropy=batches.unigram_entropy(self._held_out),
+            stopped_by=stopped_by,
+            num_timed_steps=clock.num_timed_steps,
+            checkpoint=checkpoint,
+        )
 
 
 class _Clock:
-    """Time and steps spent of a budget. The first step compiles and is timed apart."""
+    """Time and steps spent of a budget. The first step in this process compiles and is timed apart."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._start = self._last = time.perf_counter()
-        self.num_steps = 0
-        self.compile_s = self.last_step_s = 0.0
+        self._last = time.perf_counter()
+        self._has_compiled = False
+        self.num_steps = self.num_timed_steps = 0
+        self.compile_s = self.last_step_s = self.train_s = 0.0
+
+    def resume(self, num_steps: int, train_s: float) -> None:
+        """Go on from so many steps, which took so long."""
+        self.num_steps, self.train_s = num_steps, train_s
+        self.num_timed_steps = max(num_steps - 1, 0)
 
     def tick(self) -> None:
         """A step has ended."""
         now = time.perf_counter()
         self.last_step_s, self._last = now - self._last, now
-        if self.num_steps == 0:
-            self.compile_s = self.last_step_s
+        if self._has_compiled:
+            self.train_s += self.last_step_s
+            self.num_timed_steps += 1
+        else:
+            self.compile_s, self._has_compiled = self.last_step_s, True
         self.num_steps += 1
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done in the block is no part of a step."""
+        started = time.perf_counter()
+        yield
+        self._last += time.perf_counter() - started
 
     @property
     def elapsed_s(self) -> float:
-        return self._last - self._start
-
-    @property
-    def train_s(self) -> float:
-        return self.elapsed_s - self.compile_s
+        return self.compile_s + self.train_s
 
     @property
     def share_done(self) -> float:
@@ -270,12 +329,23 @@ class _Clock:
         return self.train_s / self._settings.budget_s
 
 
-def _mean_loss(measure: Callable[..., inf.Array], params: gpt.Params, windows: np.ndarray) -> float:
+def mean_loss(measure: Callable[..., inf.Array], params: gpt.Params, windows: np.ndarray) -> float:
     """Mean loss over windows, in batches of one shape; those that do not fill the last one go one by one."""
     whole = len(windows) - len(windows) % _EVALUATION_BATCH
     parts = [windows[at : at + _EVALUATION_BATCH] for at in range(0, whole, _EVALUATION_BATCH)]
     parts += [windows[at : at + 1] for at in range(whole, len(windows))]
     return sum(float(measure(params, part)) * len(part) for part in parts) / len(windows)
+
+
+def _end_line(outcome: Outcome) -> dict[str, object]:
+    return {
+        "event": "end",
+        "held_out_loss": outcome.held_out_after,
+        "unigram_entropy": outcome.unigram_entropy,
+        "num_steps": outcome.num_steps,
+        "tokens_per_s": outcome.tokens_per_s,
+        "stopped_by": outcome.stopped_by,
+    }
 
 
 def _not_finite(loss: float, step: int, rate: float, last_finite: float | None) -> NonFiniteLossError:
@@ -288,36 +358,6 @@ def _not_finite(loss: float, step: int, rate: float, last_finite: float | None) 
         f"training stopped at step {step}: the loss is {loss}",
         got=f"learning rate {rate:.3g}; {before}",
         expected="a finite loss",
-        fix="use a smaller learning rate; nothing was saved, because the parameters are damaged",
+        fix="use a smaller learning rate; nothing was saved since the last checkpoint: the parameters are "
+        "damaged",
     )
-
-
-@contextlib.contextmanager
-def _interrupt() -> Iterator[Callable[[], bool]]:
-    """Within the block the first Ctrl-C only raises a flag: a step cut off would lose its donated state."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set  # signals reach the main thread only
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def on_signal(number: int, frame: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield flag.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _metrics(path: Path | None) -> Iterator[Callable[[dict[str, object]], None]]:
-    """A function that writes one JSON line, at once readable by others; it does nothing without a path."""
-    if path is None:
-        yield lambda record: None
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", buffering=1) as file:
-        yield lambda record: print(json.dumps(record), file=file)

@@ -34,6 +34,7 @@ class Batching(trace.Interpreter):
     """Apply operations to whole batches in the parent. Also the `ctx` of BATCH rules."""
 
     parent: trace.Interpreter
+    transform = "vmap"
 
     def __init__(self, parent: trace.Interpreter, size: int, axis_name: Hashable = None) -> None:
         super().__init__(parent)

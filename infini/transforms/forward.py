@@ -42,6 +42,8 @@ def known(x: Value) -> array.Array | None:
 class JVP(trace.Interpreter):
     """Push tangents forward through each operation."""
 
+    transform = "jvp"
+
     def __init__(self, parent: trace.Interpreter) -> None:
         super().__init__(parent)
         self.jvp_program = jvp_program

@@ -62,6 +62,7 @@ class Linearize(trace.Interpreter):
     """Run primals in the parent and stage tangents. Also the `ctx` of LINEARIZE rules."""
 
     parent: trace.Interpreter
+    transform = "grad"
 
     def __init__(self, parent: trace.Interpreter) -> None:
         super().__init__(parent)

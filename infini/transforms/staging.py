@@ -180,7 +180,8 @@ class Jitted:
             return self.fun(*merged, **names, **dynamic_kwargs)
 
         f = flat.FlatFunction(call, in_tree)
-        staged = trace.stage(f, [t for t, _ in signature], weak=[w for _, w in signature], name=self._name)
+        types, weak = [t for t, _ in signature], [w for _, w in signature]
+        staged = trace.stage(f, types, weak=weak, name=self._name, transform="jit")
         assert f.out_tree is not None
         donated = self._donated_parameters(args, kwargs, set(positions), len(staged.captures))
         options = backend.CompileOptions(

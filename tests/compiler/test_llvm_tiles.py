@@ -13,7 +13,7 @@ from infini.compiler.llvm import kernels
 from infini.compiler.llvm.target import Target, host_target, make_target
 from infini.core import dtypes, errors, ir, trace
 from infini.core.ir import ArrayType
-from infini.lax import contraction, elementwise as e, families, loops, reduction, sorting, view
+from infini.lax import contraction, elementwise as e, families, loops, positions, reduction, sorting, view
 from infini.lax.families import bind_scalars
 from infini.tile.program import Access, Kernel
 from tests.compiler import llvm_kernels as k
@@ -94,7 +94,7 @@ def test_nan_wins_in_extrema(place: int) -> None:
 def test_argmax_is_the_first_of_equals(axis: int, dtype: np.dtype, rng: np.random.Generator) -> None:
     x = rng.integers(0, 4, (6, 75)).astype(dtype)
     kernel = k.on_tiles(
-        lambda x: trace.bind1(reduction.argmax_p, x, axis=axis, index_dtype=dtypes.int32), *k.types(x)
+        lambda x: trace.bind1(positions.argmax_p, x, axis=axis, index_dtype=dtypes.int32), *k.types(x)
     )
     k.check(kernel, x)
 
@@ -103,7 +103,7 @@ def test_argmax_counts_nan_as_largest() -> None:
     x = np.linspace(0, 1, 50).astype(np.float32)
     x[[20, 30]] = np.nan
     kernel = k.on_tiles(
-        lambda x: trace.bind1(reduction.argmax_p, x, axis=-1, index_dtype=dtypes.int32), *k.types(x)
+        lambda x: trace.bind1(positions.argmax_p, x, axis=-1, index_dtype=dtypes.int32), *k.types(x)
     )
     assert k.run(kernel, x)[0] == 20
 

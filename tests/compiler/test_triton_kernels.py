@@ -109,9 +109,9 @@ def test_source_says_how_to_compile_and_launch_it(rng: Any) -> None:
 
 # What tl of Triton 3.0 has among the names that the emitter writes; forks of vendors are based on it.
 _TRITON_3_0 = {
-    "PropagateNan", "abs", "arange", "argmax", "atomic_add", "broadcast_to", "ceil", "constexpr", "cos",
-    "div_rn", "dot", "erf", "exp", "exp2", "floor", "fma", "full", "load", "log", "log2", "max", "maximum",
-    "min", "minimum", "permute", "program_id", "reduce", "reshape", "rsqrt", "sin", "sqrt", "sqrt_rn",
+    "PropagateNan", "abs", "arange", "argmax", "atomic_add", "atomic_cas", "atomic_max", "atomic_min",
+    "broadcast_to", "ceil", "constexpr", "cos", "div_rn", "dot", "erf", "exp", "exp2", "floor", "fma", "full", "load", "log", "log2", "max", "maximum",
+    "min", "minimum", "permute", "pointer_type", "program_id", "reduce", "reshape", "rsqrt", "sin", "sqrt", "sqrt_rn",
     "store", "sum", "trans", "where", "zeros",
 }  # fmt: skip
 _DTYPES = {"float32", "float16", "bfloat16", "float64", "int1"} | {

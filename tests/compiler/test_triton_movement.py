@@ -13,7 +13,7 @@ from infini import lax
 from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.lax import contraction
-from infini.lax.indexing import GatherDimensionNumbers, ScatterDimensionNumbers
+from infini.lax.indexing import KINDS, GatherDimensionNumbers, ScatterDimensionNumbers
 from tests.compiler import triton_kernels as k
 
 pytest.importorskip("triton")
@@ -23,11 +23,9 @@ SOURCES = {
     "dynamic_slice": movement.dynamic_slice,
     "dynamic_update_slice": movement.dynamic_update_slice,
     "gather": movement.gather,
-    "scatter": movement.scatter,
-    "scatter_add": movement.scatter_add,
     "pad": movement.pad,
-}
-UPDATES = {"dynamic_update_slice", "scatter", "scatter_add"}
+} | {name: movement.scatter(name) for name in KINDS}
+UPDATES = {"dynamic_update_slice", *KINDS}
 
 
 def check(function: Any, *arrays: np.ndarray) -> None:
@@ -74,13 +72,15 @@ BATCHED = GatherDimensionNumbers((1,), (1,), (1,), (0,), (0,))
 
 @pytest.mark.parametrize("mode", ["clip", "fill"])
 @pytest.mark.parametrize(
-    "dtype", [dtypes.float32, dtypes.bfloat16, dtypes.int32, dtypes.uint8, dtypes.bool_], ids=str
+    "dtype",
+    [dtypes.float32, dtypes.bfloat16, dtypes.int32, dtypes.uint8, dtypes.bool_, dtypes.float8_e5m2],
+    ids=str,
 )
 def test_gather_of_rows(dtype: np.dtype, mode: str) -> None:
     table = (np.arange(28).reshape(7, 4) % 3).astype(dtype)
     indices = np.array([[3], [0], [-1], [7], [6]], np.int32)
     op = primitive.by_name("gather")
-    attrs = {"dimension_numbers": ROWS, "slice_sizes": (1, 4), "mode": mode}
+    attrs = {"dimension_numbers": ROWS, "slice_sizes": (1, 4), "mode": mode, "unique_indices": False}
     fill = 1 if dtype != dtypes.float32 else None
     check(lambda x, i: trace.bind1(op, x, i, **attrs, fill_value=0 if fill is None else fill), table, indices)
 
@@ -89,45 +89,37 @@ def test_gather_with_batching_dimensions_and_windows() -> None:
     indices = np.array([[2], [0], [3]], np.int64)
     op = primitive.by_name("gather")
     attrs = {"dimension_numbers": BATCHED, "slice_sizes": (1, 1, 5), "mode": "clip", "fill_value": None}
+    attrs["unique_indices"] = False
     check(lambda x, i: trace.bind1(op, x, i, **attrs), X, indices)
     windows = GatherDimensionNumbers((0, 2, 3), (), (0, 2))
-    attrs = {"dimension_numbers": windows, "slice_sizes": (2, 4, 2), "mode": "clip", "fill_value": None}
+    attrs |= {"dimension_numbers": windows, "slice_sizes": (2, 4, 2)}
     check(lambda x, i: trace.bind1(op, x, i, **attrs), X, np.array([[0, 1], [1, 3]], np.int32))
 
 
 SCATTER_ROWS = ScatterDimensionNumbers((1,), (0,), (0,))
+SMALL = (dtypes.bfloat16, dtypes.float16, dtypes.uint8, dtypes.int16)
 
 
-@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16, dtypes.float16, dtypes.int32], ids=str)
-def test_scatter_add_sums_repeated_rows(dtype: np.dtype, rng: Any) -> None:
-    x, updates = (rng.integers(0, 8, shape).astype(dtype) for shape in ((7, 4), (5, 4)))
-    indices = np.array([[3], [0], [3], [7], [6]], np.int32)
-    op = primitive.by_name("scatter_add")
-    check(
-        lambda x, i, u: trace.bind1(op, x, i, u, dimension_numbers=SCATTER_ROWS, mode="fill"),
-        x,
-        indices,
-        updates,
-    )
+@pytest.mark.parametrize("is_unique", [False, True], ids=["repeated", "unique"])
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64, dtypes.int32, *SMALL], ids=str)
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.combine])
+def test_scatters_combine_rows(name: str, dtype: np.dtype, is_unique: bool, rng: Any) -> None:
+    x, updates = (rng.integers(1, 5, shape).astype(dtype) for shape in ((7, 4), (5, 4)))
+    if dtype in dtypes.FLOATS and name in ("scatter_min", "scatter_max"):
+        x[3, 1] = updates[1, 2] = np.nan
+    indices = np.array([[3], [0], [6 if is_unique else 3], [7], [-1]], np.int32)
+    op = primitive.by_name(name)
+    attrs = {"dimension_numbers": SCATTER_ROWS, "mode": "fill", "unique_indices": is_unique}
+    check(lambda x, i, u: trace.bind1(op, x, i, u, **attrs), x, indices, updates)
 
 
-def test_scatter_add_without_an_atomic_is_refused() -> None:
-    attrs = ir.Attrs({"dimension_numbers": SCATTER_ROWS, "mode": "fill"})
-    types = [ArrayType((7, 4), dtypes.int8), ArrayType((5, 1), dtypes.int32), ArrayType((5, 4), dtypes.int8)]
-    with pytest.raises(errors.LoweringError, match="atomic"):
-        movement.scatter_add(types, attrs)
-
-
-def test_scatter_writes_rows(rng: Any) -> None:
-    x, updates = (k.numbers(rng, shape, dtypes.float32) for shape in ((7, 4), (3, 4)))
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bool_, dtypes.float8_e4m3fn], ids=str)
+def test_scatter_writes_rows(dtype: np.dtype, rng: Any) -> None:
+    x, updates = (rng.integers(0, 3, shape).astype(dtype) for shape in ((7, 4), (3, 4)))
     indices = np.array([[5], [0], [9]], np.int32)
     op = primitive.by_name("scatter")
-    check(
-        lambda x, i, u: trace.bind1(op, x, i, u, dimension_numbers=SCATTER_ROWS, mode="fill"),
-        x,
-        indices,
-        updates,
-    )
+    attrs = {"dimension_numbers": SCATTER_ROWS, "mode": "clip", "unique_indices": False}
+    check(lambda x, i, u: trace.bind1(op, x, i, u, **attrs), x, indices, updates)
 
 
 @pytest.mark.parametrize("config", [((1, 2, 1), (0, 1, 2)), ((-1, 0, 0), (2, -1, 1))], ids=str)

@@ -10,7 +10,7 @@ import pytest
 
 from infini.core import dtypes, errors, ir, trace
 from infini.core.ir import ArrayType
-from infini.lax import contraction, elementwise as e, loops, reduction, view
+from infini.lax import contraction, elementwise as e, loops, positions, reduction, view
 from infini.tile.program import Access, Kernel
 from tests.compiler import triton_kernels as k
 
@@ -49,7 +49,7 @@ def test_extrema_of_booleans(rng: Any) -> None:
 
 def test_argmax_takes_the_first_of_equal_elements_and_any_nan() -> None:
     x = np.array([[1, 7, 7], [2, 0, 2], [3, np.nan, np.inf]], np.float32)
-    k.check(k.on_tiles(lambda x: reduction.argmax(x, 1, "int32"), *k.types(x)), x)
+    k.check(k.on_tiles(lambda x: positions.argmax(x, 1, "int32"), *k.types(x)), x)
 
 
 # --- shapes ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""Pytrees follow JAX: None is a node, dictionaries are sorted, dataclasses may have static fields."""
+"""Pytrees follow JAX: None is a node, deques are leaves, keys are sorted, fields may be static."""
 
 import dataclasses
+import re
 from collections import OrderedDict, deque, namedtuple
 
 import pytest
@@ -18,7 +19,7 @@ Point = namedtuple("Point", "x y")
         (None, []),
         (Point(1, Point(2, 3)), [1, 2, 3]),
         (OrderedDict(b=1, a=2), [1, 2]),
-        (deque([1, 2]), [1, 2]),
+        (deque([1, 2]), [deque([1, 2])]),
         (5, [5]),
     ],
 )
@@ -28,9 +29,45 @@ def test_flatten_and_unflatten(value, leaves):
     assert tree.unflatten(treedef, found) == value
 
 
-def test_map_refuses_other_structures():
-    with pytest.raises(ValueError, match="different structure"):
-        tree.map(lambda x, y: x + y, {"a": 1}, {"b": 1})
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            {"a": 1},
+            {"b": 1},
+            "different structure\n  got:      a dict with keys ['b']\n  expected: a dict with keys ['a']",
+        ),
+        ({"a": [1, (2,)]}, {"a": [1, 5]}, "different structure at ['a'][1]\n  got:      5 of type int"),
+        ([1, 2], [1], "a list of length 1\n  expected: a list of length 2"),
+        (None, 3, "got:      3 of type int\n  expected: None"),
+    ],
+)
+def test_map_of_other_structures_says_where_they_part(first, second, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tree.map(lambda x, y: x, first, second)
+
+
+def test_metadata_need_no_hash():
+    class Node:
+        def __init__(self, child):
+            self.child = child
+
+    tree.register_pytree_node(
+        Node, lambda node: ((node.child,), ["a list"]), lambda aux, children: Node(*children)
+    )
+    assert tree.leaves(tree.map(lambda x: x + 1, [Node(1)])) == [2]
+
+
+def test_dataclasses_with_an_init_of_their_own_are_put_together_by_field():
+    @dataclasses.dataclass(init=False)
+    class Linear:
+        weight: int
+
+        def __init__(self, size):
+            self.weight = size * 2
+
+    tree.register_dataclass(Linear)
+    assert tree.map(lambda x: x + 1, Linear(3)).weight == 7
 
 
 def test_static_fields_of_dataclasses_are_no_leaves():

@@ -1,31 +1,58 @@
-"""Windows of tokens, token files, entropy."""
+"""Windows of tokens, and which of them a step sees."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from infini.core import errors
 from infini.data import batches
+from infini.data.batches import Batches
 
 TOKENS = np.arange(100, dtype=np.uint16)
+ORDERS: tuple[batches.Order, ...] = ("shuffled", "sequential", "random")
 
 
-def test_random_windows_depend_on_seed_and_step_only() -> None:
-    first = batches.random_windows(TOKENS, batch_size=4, length=8, seed=1, step=7)
-    again = batches.random_windows(TOKENS, batch_size=4, length=8, seed=1, step=7)
-    other = batches.random_windows(TOKENS, batch_size=4, length=8, seed=1, step=8)
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-
-
-def test_random_windows_are_runs_of_the_tokens() -> None:
-    windows = batches.random_windows(TOKENS, batch_size=50, length=8, seed=0, step=0)
-    assert windows.shape == (50, 9)
-    assert windows.dtype == np.int32
+@pytest.mark.parametrize("order", ORDERS)
+def test_windows_are_runs_of_the_tokens(order: batches.Order) -> None:
+    windows = Batches(TOKENS, 50, 8, order=order).at(3)
+    assert windows.shape == (50, 9) and windows.dtype == np.int32
     assert (np.diff(windows, axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("order", ["shuffled", "random"])
+def test_batches_depend_on_seed_and_step_only(order: batches.Order) -> None:
+    first = Batches(TOKENS, 4, 8, seed=1, order=order)
+    np.testing.assert_array_equal(first.at(7), Batches(TOKENS, 4, 8, seed=1, order=order).at(7))
+    assert (first.at(7) != first.at(8)).any()
+    assert (first.at(7) != Batches(TOKENS, 4, 8, seed=2, order=order).at(7)).any()
+
+
+@pytest.mark.parametrize("order", ["shuffled", "sequential"])
+def test_an_epoch_predicts_every_token_once(order: batches.Order) -> None:
+    made = Batches(TOKENS, 4, 9, seed=5, order=order)
+    assert made.num_windows == 11
+    windows = np.concatenate([made.at(step) for step in range(11)])  # 44 windows are 4 epochs
+    for epoch in range(4):
+        predicted = windows[epoch * 11 : (epoch + 1) * 11, 1:].ravel()
+        np.testing.assert_array_equal(np.sort(predicted), np.arange(1, 100))
+
+
+def test_each_epoch_is_shuffled_anew() -> None:
+    made = Batches(TOKENS, 11, 9)
+    assert (made.at(0) != made.at(1)).any()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_processes_share_out_the_batch(order: batches.Order) -> None:
+    whole = Batches(TOKENS, 6, 8, order=order).at(2)
+    parts = [Batches(TOKENS, 6, 8, order=order, shard=(index, 3)).at(2) for index in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_processes_must_divide_the_batch() -> None:
+    with pytest.raises(errors.ValueMismatchError, match="do not divide the batch"):
+        Batches(TOKENS, 4, 8, shard=(0, 3))
 
 
 def test_random_windows_reach_both_ends() -> None:
@@ -44,23 +71,9 @@ def test_spaced_windows_cover_the_tokens_without_overlap() -> None:
 
 def test_too_few_tokens_are_an_error() -> None:
     with pytest.raises(errors.ValueMismatchError, match="too short"):
-        batches.random_windows(TOKENS, batch_size=1, length=100, seed=0, step=0)
+        Batches(TOKENS, 1, 100)
 
 
-def test_unigram_entropy_of_equal_shares() -> None:
+def test_unigram_entropy_of_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_COUNTED", 7)
     assert batches.unigram_entropy(np.tile(np.arange(8), 5)) == pytest.approx(np.log(8))
-
-
-@pytest.mark.parametrize(("largest", "dtype"), [(65535, np.uint16), (65536, np.uint32)])
-def test_token_files_round_trip(tmp_path: Path, largest: int, dtype: type) -> None:
-    tokens = np.array([0, 5, largest], np.int64)
-    batches.write_tokens(tmp_path / "t.npy", tokens)
-    read = batches.read_tokens(tmp_path / "t.npy")
-    assert read.dtype == dtype
-    np.testing.assert_array_equal(read, tokens)
-
-
-def test_a_file_that_holds_no_ids_is_an_error(tmp_path: Path) -> None:
-    np.save(tmp_path / "t.npy", np.zeros((2, 2)))
-    with pytest.raises(errors.ValueMismatchError, match="not a token file"):
-        batches.read_tokens(tmp_path / "t.npy")

@@ -1,7 +1,8 @@
-"""Reading text and setting some of it aside."""
+"""Setting some of the text aside."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,64 +11,73 @@ from infini.core import errors
 from infini.data import corpus
 
 
-def _write(root: Path, **files: str) -> Path:
-    for name, text in files.items():
-        (root / f"{name}.py").write_text(text)
+def _write(root: Path, *texts: str, suffix: str = ".py") -> Path:
+    root.mkdir(exist_ok=True)
+    for number, text in enumerate(texts):
+        (root / f"m{number:02}{suffix}").write_text(text)
     return root
 
 
-def test_standard_library_gives_both_parts() -> None:
-    found = corpus.read(max_bytes=1 << 20)
-    assert found.train
-    assert found.held_out
+def _sides(found: corpus.Corpus) -> tuple[list[str], list[str]]:
+    sides: tuple[list[str], list[str]] = ([], [])
+    for is_held_out, piece in found.pieces():
+        sides[is_held_out].append(piece.text)
+    return sides
 
 
-def test_split_does_not_depend_on_where_the_files_are(tmp_path: Path) -> None:
-    texts = {f"m{i}": f"value = {i}\n" for i in range(40)}
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    assert corpus.read([_write(tmp_path / "a", **texts)]) == corpus.read([_write(tmp_path / "b", **texts)])
+def test_split_depends_on_contents_only(tmp_path: Path) -> None:
+    texts = [f"value = {i}\n" for i in range(40)]
+    first, second = _write(tmp_path / "a", *texts), _write(tmp_path / "b", *texts)
+    assert _sides(corpus.read([first])) == _sides(corpus.read([second]))
 
 
-def test_copies_of_a_file_stay_on_one_side(tmp_path: Path) -> None:
-    found = corpus.read(
-        [_write(tmp_path, **{f"m{i}": f"x = {i % 5}\n" for i in range(40)})], held_out_share=0.3
-    )
-    assert not {d.text for d in found.train} & {d.text for d in found.held_out}
-
-
-def test_files_of_tests_and_large_files_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "test").mkdir()
-    _write(tmp_path / "test", inner="skipped = 1\n")
-    _write(tmp_path, large="x" * 2000, a="a = 1\n", b="b = 2\n")
-    found = corpus.read([tmp_path], max_file_bytes=1000)
-    assert {d.name for d in found.train + found.held_out} == {"a.py", "b.py"}
-
-
-def test_reading_stops_at_the_limit(tmp_path: Path) -> None:
-    _write(tmp_path, **{f"m{i}": "x" * 100 for i in range(10)})
-    assert corpus.read([tmp_path], max_bytes=350).size == 300
+def test_copies_of_a_document_stay_on_one_side(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "a", *[f"x = {i % 5}\n" for i in range(40)])
+    train, held_out = _sides(corpus.read([folder], held_out_share=0.3))
+    assert train and held_out and not set(train) & set(held_out)
 
 
 def test_one_file_is_cut_after_a_line(tmp_path: Path) -> None:
-    file = tmp_path / "all.log"
-    file.write_text("".join(f"line {i}\n" for i in range(100)))
-    found = corpus.read([file], held_out_share=0.1)
-    assert found.train[0].text + found.held_out[0].text == file.read_text()
-    assert found.train[0].text.endswith("\n")
+    text = "".join(f"line {i}\n" for i in range(100))
+    train, held_out = _sides(corpus.read([_write(tmp_path / "a", text)], held_out_share=0.1))
+    assert train[0] + held_out[0] == text
+    assert train[0].endswith("\n")
+    assert 0.05 < len(held_out[0]) / len(text) < 0.15
 
 
-def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(errors.ValueMismatchError, match="no text to train on"):
-        corpus.read([tmp_path])
+def test_a_file_without_lines_is_cut_between_characters(tmp_path: Path) -> None:
+    text = "漢" * 50
+    train, held_out = _sides(corpus.read([_write(tmp_path / "a", text)], held_out_share=0.1))
+    assert train[0] + held_out[0] == text
+    assert held_out[0] == "漢" * 5
 
 
-def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(errors.ValueMismatchError, match="no file or folder"):
-        corpus.read([tmp_path / "missing"])
+def test_a_few_files_are_each_cut_near_their_end(tmp_path: Path) -> None:
+    texts = [f"line of {name}\n" * 200 for name in "abc"]
+    train, held_out = _sides(corpus.read([_write(tmp_path / "a", *texts)]))
+    assert [a + b for a, b in zip(train, held_out, strict=True)] == texts
 
 
-def test_a_python_without_sources_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    with pytest.raises(errors.ValueMismatchError, match="without the sources"):
-        corpus.read()
+def test_lines_are_held_out_one_by_one(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({"text": f"document {i}"}) for i in range(200))
+    train, held_out = _sides(corpus.read([_write(tmp_path / "a", lines, suffix=".jsonl")]))
+    assert len(train) + len(held_out) == 200
+    assert 2 <= len(held_out) <= 24
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_of_few_lines_at_least_one_is_held_out_and_one_is_not(tmp_path: Path, count: int) -> None:
+    lines = "\n".join(json.dumps({"text": f"document {i}"}) for i in range(count))
+    train, held_out = _sides(corpus.read([_write(tmp_path / "a", lines, suffix=".jsonl")]))
+    assert len(held_out) == 1 and len(train) == count - 1
+
+
+@pytest.mark.parametrize(("text", "suffix"), [("x", ".txt"), ('{"text": "x"}', ".jsonl")])
+def test_too_little_text_to_split_is_an_error(tmp_path: Path, text: str, suffix: str) -> None:
+    with pytest.raises(errors.ValueMismatchError, match=r"keep .*aside"):
+        corpus.read([_write(tmp_path / "a", text, suffix=suffix)])
+
+
+def test_the_share_lies_between_none_and_all(tmp_path: Path) -> None:
+    with pytest.raises(errors.ValueMismatchError, match="between 0 and 1"):
+        corpus.read([_write(tmp_path / "a", "x\ny\n")], held_out_share=1.0)

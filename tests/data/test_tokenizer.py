@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tokenizers
+import tokenizers.processors
 
 from infini.core import errors
 from infini.data import tokenizer
@@ -31,10 +33,28 @@ def test_json_round_trip(small: tokenizer.Tokenizer) -> None:
     assert again.encode(TEXTS[0]) == small.encode(TEXTS[0])
 
 
-def test_documents_stand_between_begin_and_end(small: tokenizer.Tokenizer) -> None:
-    ids = small.encode_documents(["a", "b"])
-    assert ids.dtype == np.uint16
-    assert ids.tolist() == [0, *small.encode("a"), 1, 0, *small.encode("b"), 1]
+def test_batches_have_the_ids_of_single_texts(small: tokenizer.Tokenizer) -> None:
+    first, second = small.encode_batch(["a = 1", UNUSUAL])
+    assert first.dtype == np.uint16
+    assert [first.tolist(), second.tolist()] == [small.encode("a = 1"), small.encode(UNUSUAL)]
+
+
+def test_a_prompt_has_the_special_tokens_before_a_text_and_not_those_after_it() -> None:
+    inner = tokenizers.Tokenizer.from_str(tokenizer.train(TEXTS, vocab_size=300).to_json())
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    found = tokenizer.Tokenizer(inner)
+    assert found.encode_prompt("a") == [0, *found.encode("a")]
+
+
+def test_an_empty_prompt_is_the_begin_of_a_document(small: tokenizer.Tokenizer) -> None:
+    assert small.encode_prompt("") == [small.begin_id]
+
+
+def test_special_ids_of_other_models_can_be_given(small: tokenizer.Tokenizer) -> None:
+    found = tokenizer.Tokenizer.from_json(small.to_json(), begin_id=7, end_ids=[8, 9])
+    assert (found.begin_id, found.end_id, found.end_ids) == (7, 8, (8, 9))
 
 
 @pytest.mark.parametrize("text", [UNUSUAL, "🦉" * 10, "plain"])

@@ -51,6 +51,39 @@ def test_weights_in_several_files_are_read_together(folder: Path) -> None:
     assert io.read_model(folder).tensors.keys() == FILES.tensors.keys()
 
 
+def test_large_weights_are_spread_over_files(tmp_path: Path) -> None:
+    io.write_model(tmp_path / "model", FILES, max_shard_bytes=24)
+    names = {path.name for path in (tmp_path / "model").glob("*.safetensors")}
+    assert names == {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+    read = io.read_model(tmp_path / "model").tensors
+    assert {name: read[name].tolist() for name in read} == {n: t.tolist() for n, t in FILES.tensors.items()}
+    io.write_model(tmp_path / "model", FILES)  # replaces the several files, too
+    assert [path.name for path in (tmp_path / "model").glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_a_weight_that_no_file_has_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys([*FILES.tensors, "c.weight"], "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(io.CorruptFileError, match=r"lacks c\.weight"):
+        io.read_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("missing", "instead", "words"),
+    [
+        ("model.safetensors", "pytorch_model.bin", "a pickle, which is never read"),
+        ("tokenizer.json", "tokenizer.model", "save_pretrained"),
+    ],
+)
+def test_other_formats_are_named_with_the_way_out(
+    folder: Path, missing: str, instead: str, words: str
+) -> None:
+    (folder / missing).rename(folder / instead)
+    with pytest.raises(io.MissingFileError, match=words):
+        io.read_model(folder)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(io.MissingFileError, match="no model folder"):
         io.read_model(tmp_path / "missing")

@@ -64,7 +64,7 @@ def test_equal_seeds_give_equal_tokens(params: gpt.Params) -> None:
 def test_the_end_token_ends_the_text(params: gpt.Params) -> None:
     whole = _whole(params, [7, 3, 11], 4)
     end = whole[2]
-    made = Generation(params, CONFIG, [7, 3, 11], max_new_tokens=8, sampling=GREEDY, end_id=end)
+    made = Generation(params, CONFIG, [7, 3, 11], max_new_tokens=8, sampling=GREEDY, end_ids=[49, end])
     assert list(made) == whole[: whole.index(end)]
     assert made.finished == "end"
 

@@ -80,7 +80,8 @@ def test_cross_entropy_refuses_labels_that_do_not_fit() -> None:
 
 
 def test_mse() -> None:
-    tolerances.assert_close(nn.losses.mse(X, np.zeros_like(X)), (X**2).mean(-1), "reduction")
+    tolerances.assert_close(nn.losses.mse(X, np.zeros_like(X)), X**2)
+    tolerances.assert_close(nn.losses.mse(X, np.zeros_like(X), reduction="mean"), (X**2).mean(), "reduction")
 
 
 # --- attention: B 2, T 5, S 6, N 4, K 2, H 8 ---

@@ -87,5 +87,5 @@ def test_moments_of_bfloat16_parameters_are_float32() -> None:
     params = {"w": inp.ones(2, "bfloat16")}
     optimizer = optim.adam(0.1)
     updates, state = optimizer.update(params, optimizer.init(params), params)
-    assert state[0]["mean"]["w"].dtype == inp.float32
+    assert state[0].mu["w"].dtype == inp.float32
     assert optim.apply_updates(params, updates)["w"].dtype == inp.bfloat16

@@ -126,7 +126,7 @@ def test_normal_samples_have_no_derivative_and_leave_others_alone() -> None:
         (lambda k: random.uniform(inp.zeros(2)), TypeError),
         (lambda k: random.normal(random.split(k, 3)), ValueError),
         (lambda k: random.uniform(k, dtype="int32"), ValueError),
-        (lambda k: random.bits(k, dtype="int32"), TypeError),
+        (lambda k: random.bits(k, dtype="int32"), ValueError),
         (lambda k: random.randint(k, (), 0, 5, "float32"), TypeError),
         (lambda k: random.uniform(k, (2,), minval=inp.zeros(3)), ValueError),
         (lambda k: random.bernoulli(k, 1), TypeError),

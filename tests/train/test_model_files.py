@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,14 +87,96 @@ def test_wrong_shapes_are_named(model: model_files.Model) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"model_type": "mistral"}, {"attention_bias": True}, {"rope_scaling": {"rope_type": "llama3"}}]
+    "change",
+    [
+        {"model_type": "mixtral"},
+        {"hidden_act": "gelu"},
+        {"quantization_config": {"bits": 4}},
+        {"partial_rotary_factor": 0.5},
+        {"rope_parameters": {"rope_type": "longrope"}},
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}},
+        {"model_type": "mistral", "sliding_window": 4, "layer_types": ["full_attention"]},
+        {
+            "model_type": "qwen2",
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "layer_types": ["chunked_attention"] * 2,
+        },
+    ],
 )
 def test_what_is_not_supported_is_named(change: dict) -> None:
     data = model_files.to_json(CONFIG)
-    if "rope_scaling" in change:
-        del data["rope_parameters"]
-    with pytest.raises(errors.ValueMismatchError, match="not supported"):
+    with pytest.raises(errors.ValueMismatchError, match="not supported") as caught:
         model_files.from_json(data | change)
+    assert (
+        [name for name in change if name in str(caught.value)]
+        or "rotary" in str(caught.value)
+        or "rope" in str(caught.value)
+    )
+
+
+def test_a_model_that_no_layout_has_is_named() -> None:
+    with pytest.raises(errors.ValueMismatchError, match=r"no model layout .*[^$]*qk_norm = True"):
+        model_files.to_json(replace(CONFIG, qk_norm=True, mlp_bias=True))
+
+
+def test_biases_and_norms_have_their_names_there() -> None:
+    config = replace(CONFIG, qkv_bias=True, output_bias=True, qk_norm=True)
+    names = set(model_files.to_tensors(gpt.init(random.PRNGKey(0), config)))
+    assert {"model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.k_norm.weight"} < names
+
+
+def test_weights_that_nothing_reads_are_no_error(model: model_files.Model) -> None:
+    tensors = model_files.to_tensors(model.params) | {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4)
+    }
+    assert inf.tree.structure(model_files.from_tensors(tensors, CONFIG)) == inf.tree.structure(model.params)
+
+
+def test_weights_can_be_stored_narrow(tmp_path: Path, model: model_files.Model) -> None:
+    model_files.save(tmp_path / "model", model, dtype="bfloat16")
+    assert model_files.load(tmp_path / "model").params["norm"].dtype == "bfloat16"
+    assert model_files.load(tmp_path / "model", dtype="float32").params["norm"].dtype == np.float32
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def _special(folder: Path, **files: dict) -> tokenizer.Tokenizer:
+    for name, data in files.items():
+        path = folder / f"{name}.json"
+        stored = json.loads(path.read_text()) if path.is_file() else {}
+        stored = {key: value for key, value in stored.items() if "eos" not in key and "bos" not in key}
+        path.write_text(json.dumps(stored | data))
+    return model_files.load(folder).tokenizer
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "texts", "begin", "ends"),
+    [
+        ({"eos_token_id": [5, 1], "bos_token_id": 7}, {}, {}, 7, (5, 1)),
+        ({}, {"eos_token_id": 9}, {}, None, (9,)),
+        ({"eos_token_id": [5, 1]}, {"eos_token_id": 9}, {"eos_token": "</s>"}, None, (1, 5)),
+        ({}, {}, {"eos_token": {"content": "a"}, "bos_token": "b"}, 67, (66,)),
+    ],
+)
+def test_special_ids_are_those_the_folder_states(
+    tmp_path: Path,
+    model: model_files.Model,
+    generation: dict,
+    config: dict,
+    texts: dict,
+    begin: int,
+    ends: tuple,
+) -> None:
+    model_files.save(tmp_path / "model", model)
+    found = _special(tmp_path / "model", generation_config=generation, config=config, tokenizer_config=texts)
+    assert (found.end_ids, found.begin_id if begin is not None else None) == (ends, begin)
+    assert model_files.load_tokenizer(tmp_path / "model").end_ids == ends
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(io.MissingFileError, match="no tokenizer"):
+        model_files.load_tokenizer(tmp_path / "missing")
 
 
 def test_a_missing_size_is_named() -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infini.core import errors
-from infini.train import gpt, trainer
+from infini.core import errors, events
+from infini.data import batches
+from infini.train import checkpoints, gpt, trainer
 
 CONFIG = gpt.Config(
     vocab_size=32,
@@ -95,6 +96,19 @@ def test_interrupt_ends_the_run_with_what_there_is(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_polite_kill_ends_the_run_as_ctrl_c_does() -> None:
+    def on_step(report: trainer.StepReport) -> None:
+        if report.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with events.record() as seen:
+        outcome = trainer.train(CONFIG, _settings(num_steps=1000), TOKENS, TOKENS, on_step=on_step)
+    assert (outcome.stopped_by, outcome.num_steps) == ("interrupt", 2)
+    assert "interrupt-held-back" in [event.code for event in seen]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_second_interrupt_is_not_held_back() -> None:
     def on_step(report: trainer.StepReport) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -121,17 +135,69 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     assert "smaller learning rate" in str(caught.value)
 
 
-def test_learning_rate_rises_and_falls() -> None:
-    settings = _settings(num_steps=100, learning_rate=1.0, warmup_steps=4, final_share=0.1)
+@pytest.mark.parametrize(
+    ("schedule", "quarter", "end"), [("cosine", 0.8682, 0.1), ("linear", 0.775, 0.1), ("constant", 1.0, 1.0)]
+)
+def test_learning_rate_rises_and_falls(schedule: str, quarter: float, end: float) -> None:
+    settings = _settings(num_steps=100, learning_rate=1.0, warmup_steps=4, final_share=0.1, schedule=schedule)
     assert settings.learning_rate_at(0, 0.0) == 0.25
     assert settings.learning_rate_at(3, 0.0) == 1.0
-    assert settings.learning_rate_at(50, 0.5) == pytest.approx(0.55)
-    assert settings.learning_rate_at(100, 1.0) == pytest.approx(0.1)
+    assert settings.learning_rate_at(25, 0.25) == pytest.approx(quarter, abs=1e-4)
+    assert settings.learning_rate_at(100, 1.0) == pytest.approx(end)
+
+
+def test_held_out_loss_is_measured_on_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    reports: list[trainer.StepReport] = []
+    settings = _settings(num_steps=6, evaluate_every=2)
+    trainer.train(CONFIG, settings, TOKENS, TOKENS, on_step=reports.append, metrics_file=path)
+    assert [report.step for report in reports if report.held_out_loss is not None] == [1, 3]
+    assert [line["step"] for line in _lines(path) if "held_out_loss" in line and "step" in line] == [1, 3]
+
+
+def test_batches_come_in_the_order_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[batches.Batches] = []
+    monkeypatch.setattr(batches.Batches, "__post_init__", lambda self: seen.append(self))
+    trainer.train(CONFIG, _settings(num_steps=1, order="shuffled"), TOKENS, TOKENS)
+    assert [found.order for found in seen] == ["shuffled"]
+
+
+def test_given_parameters_are_the_start() -> None:
+    outcome = trainer.train(CONFIG, _settings(num_steps=40), TOKENS, TOKENS[:200])
+    again = trainer.train(CONFIG, _settings(num_steps=1), TOKENS, TOKENS[:200], params=outcome.params)
+    assert again.held_out_before == pytest.approx(outcome.held_out_after)
+
+
+@pytest.mark.parametrize("seed", [1, None])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, seed: int | None) -> None:
+    store = checkpoints.Store(tmp_path)
+    trainer.train(CONFIG, _settings(num_steps=1), TOKENS, TOKENS, checkpoints=store)
+    changed = {"settings": _settings(num_steps=2, seed=seed or 0), "tokens": TOKENS if seed else TOKENS[:99]}
+    with pytest.raises(
+        errors.ValueMismatchError, match="seed changed" if seed else "not the one that the run saw"
+    ):
+        trainer.train(CONFIG, **changed, held_out=TOKENS, checkpoints=store, is_resumed=True)
+
+
+def test_measurements_that_were_lost_are_missed(tmp_path: Path) -> None:
+    store, path = checkpoints.Store(tmp_path / "checkpoints"), tmp_path / "run.jsonl"
+    trainer.train(CONFIG, _settings(num_steps=1), TOKENS, TOKENS, checkpoints=store, metrics_file=path)
+    path.unlink()
+    with pytest.raises(errors.ValueMismatchError, match="lacks measurements"):
+        trainer.train(
+            CONFIG,
+            _settings(num_steps=2),
+            TOKENS,
+            TOKENS,
+            checkpoints=store,
+            metrics_file=path,
+            is_resumed=True,
+        )
 
 
 def test_mean_loss_counts_every_window_once() -> None:
     windows = np.arange(6)[:, None]
-    assert trainer._mean_loss(lambda params, part: part.mean(), {}, windows) == 2.5
+    assert trainer.mean_loss(lambda params, part: part.mean(), {}, windows) == 2.5
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_steps": 1, "budget_s": 1.0}])

@@ -10,13 +10,14 @@ import functools
 
 import numpy as np
 
-from infini.backends import spmd
+from infini.backends import routes, spmd
 from infini.backends.cpu.executable import CpuExecutable
 from infini.backends.spmd import executable as spmd_executable
 from infini.compiler import memory, pipeline, steps
 from infini.compiler.llvm import lower, target as target_
+from infini.compiler.passes import inline
 from infini.compiler.steps import Block, Plan
-from infini.core import backend as backend_, errors, events, ir
+from infini.core import backend as backend_, errors, events, ir, primitive
 from infini.core.backend import CompileOptions, Device, Executable
 from infini.core.memory import HOST, HostBuffer
 
@@ -66,9 +67,25 @@ class CpuBackend:
         fused, block, plan = build(program, options, target_.host_target())
         return CpuExecutable(program, fused, block, plan, options, target_.host_target())
 
+    def route(self, program: ir.Program, op: primitive.Primitive) -> backend_.Route:
+        """How `op` is computed in a program made of nothing else."""
+        return route(program, op)
+
     def memory_stats(self, device: Device) -> dict[str, int]:
         """Bytes in use, at the peak and kept for reuse."""
         return HOST.stats()
+
+
+def route(program: ir.Program, op: primitive.Primitive) -> backend_.Route:
+    """How the CPU computes `op` in a program made of nothing else."""
+    return routes.without_program(op, has_mesh=True) or routes.compiled(
+        program,
+        op,
+        passes=lambda program: pipeline.run(program, lower.has_route, backend="cpu"),
+        has_route=lower.has_route,
+        routes=lower.ROUTES,
+        inlined=inline.CALLS,
+    )
 
 
 def build(

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from infini.backends import routes
 from infini.backends.cuda.driver import DeviceBuffer, Driver, Runtime, load_runtime
 from infini.backends.cuda.executable import CudaExecutable
-from infini.backends.cuda.lower import has_route, lower
+from infini.backends.cuda.lower import ROUTES, has_route, lower
 from infini.compiler import pipeline
-from infini.core import backend as backend_, errors, ir
+from infini.compiler.passes import inline
+from infini.core import backend as backend_, errors, ir, primitive
 from infini.core.backend import CompileOptions, Device
 
 _INSTALL = "pip install 'infini[cuda12]' or 'infini[cuda13]', by the version of the driver"
@@ -86,6 +88,18 @@ class CudaBackend:
             source.synchronize()
         return self.driver(device.id).duplicate(buffer)
 
+    dlpack_kind = 2  # kDLCUDA
+
+    def address(self, buffer: DeviceBuffer) -> int:
+        """Address of a buffer in device memory, once the work that fills it is done."""
+        self.driver(buffer.device).synchronize()
+        return buffer.address
+
+    def adopt_address(self, address: int, nbytes: int, device: Device, owner: object) -> DeviceBuffer:
+        """A buffer over memory of another library, which its stream has filled."""
+        self.driver(device.id).synchronize()
+        return DeviceBuffer(device.id, address, nbytes, owner)
+
     def synchronize(self, device: Device) -> None:
         """Wait for everything a device has been given."""
         self.driver(device.id).synchronize()
@@ -105,6 +119,17 @@ class CudaBackend:
             )
         fused = pipeline.run(program, has_route, backend=self.name)
         return CudaExecutable(self.driver, program, fused, lower(fused), options)
+
+    def route(self, program: ir.Program, op: primitive.Primitive) -> backend_.Route:
+        """How `op` is computed in a program made of nothing else."""
+        return routes.without_program(op, has_mesh=False) or routes.compiled(
+            program,
+            op,
+            passes=lambda program: pipeline.run(program, has_route, backend=self.name),
+            has_route=has_route,
+            routes=ROUTES,
+            inlined=inline.CALLS,
+        )
 
     def memory_stats(self, device: Device) -> dict[str, int]:
         """Bytes in use and kept for reuse by CuPy's pool."""

@@ -13,13 +13,13 @@ from typing import Final
 from infini.backends.cuda import gemm
 from infini.compiler.grouping import is_fusable
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
-from infini.compiler.triton import movement
+from infini.compiler.triton import cumulative, movement, sorting
 from infini.compiler.triton.emit import emit_triton
 from infini.compiler.triton.matmul import matmul_kernel
-from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.source import LANGUAGE_NAMES, TritonSource
 from infini.core import ir
 from infini.core.ir import ArrayType, Attrs, Equation, Program
-from infini.lax import contraction
+from infini.lax import contraction, indexing
 from infini.tile.program import Kernel
 
 Route = Callable[[Equation], list[Step]]
@@ -43,6 +43,11 @@ class Product:
 
 def has_route(equation: Equation) -> bool:
     """Whether this backend lowers an equation itself, alone or inside a kernel."""
+    kind = indexing.KINDS.get(equation.op.name)
+    if kind is not None and kind.combine and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
+        return False  # scatters that overwrite move bits of any dtype, those that compute do not
+    if equation.op.name in cumulative.NAMES and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
+        return False
     return (
         equation.op.name in ROUTES or is_fusable(equation) or not any(v.type.size for v in equation.outputs)
     )
@@ -123,6 +128,34 @@ def _moved(sources: Sources, *, updates: bool = False) -> Route:
     return route
 
 
+def _sorted(equation: Equation) -> list[Step]:
+    types = _types(equation)
+    return [
+        Phase(
+            "sort",
+            tuple(Launch(source) for source in sorting.sort(types, equation.attrs)),
+            equation.inputs,
+            equation.outputs,
+            scratch_bytes=sorting.scratch_bytes(types, equation.attrs),
+            where=equation.where,
+        )
+    ]
+
+
+def _scanned(equation: Equation) -> list[Step]:
+    name, types = equation.op.name, _types(equation)
+    return [
+        Phase(
+            name,
+            tuple(Launch(source) for source in cumulative.cumulative(name, types, equation.attrs)),
+            equation.inputs,
+            equation.outputs,
+            scratch_bytes=cumulative.scratch_bytes(name, types, equation.attrs),
+            where=equation.where,
+        )
+    ]
+
+
 def _aliases(equation: Equation) -> list[Step]:
     return [Alias(x, y) for x, y in zip(equation.inputs, equation.outputs, strict=True)]
 
@@ -167,9 +200,10 @@ ROUTES: Final[dict[str, Route]] = {
     "cond": _cond,
     "debug_callback": _callback,
     "gather": _moved(movement.gather),
-    "scatter": _moved(movement.scatter, updates=True),
-    "scatter_add": _moved(movement.scatter_add, updates=True),
+    **{name: _moved(movement.scatter(name), updates=True) for name in indexing.KINDS},
     "dynamic_slice": _moved(movement.dynamic_slice),
     "dynamic_update_slice": _moved(movement.dynamic_update_slice, updates=True),
     "pad": _moved(movement.pad),
+    "sort": _sorted,
+    **dict.fromkeys(sorted(cumulative.NAMES), _scanned),
 }

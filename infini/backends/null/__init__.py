@@ -16,7 +16,7 @@ from infini.backends.cpu.executable import memory_analysis
 from infini.backends.spmd import executable as spmd_executable
 from infini.compiler import cost
 from infini.compiler.llvm import program as program_, target as target_
-from infini.core import backend as backend_, errors, ir
+from infini.core import backend as backend_, errors, ir, primitive
 from infini.core.backend import CompileOptions, Device, Executable
 from infini.core.memory import HostBuffer
 from infini.core.mesh import AxisEntry
@@ -113,6 +113,10 @@ class NullBackend:
         if options.mesh is not None:
             return spmd_executable.compile(self, program, options)
         return NullExecutable(program, options)
+
+    def route(self, program: ir.Program, op: primitive.Primitive) -> backend_.Route:
+        """How the CPU computes `op` in a program made of nothing else."""
+        return cpu.route(program, op)
 
     def memory_stats(self, device: Device) -> dict[str, int]:
         """Nothing is counted."""

@@ -8,14 +8,13 @@ programs as the first argument of their rule; `backends.spmd` runs programs over
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from infini.backends import spmd
-from infini.backends.reference import interpreter
+from infini.backends import routes, spmd
 from infini.backends.spmd import executable
-from infini.core import backend as backend_, errors, ir, mesh, primitive
+from infini.core import backend as backend_, errors, interpret, ir, mesh, primitive
 from infini.core.backend import CompileOptions, Device
 
 
@@ -31,7 +30,7 @@ class ReferenceExecutable:
     def __call__(self, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Interpret on one device; donation is ignored, since nothing is written in place."""
         with np.errstate(all="ignore"):
-            return tuple(_frozen(x) for x in interpreter.evaluate(self.program, inputs))
+            return tuple(_frozen(x) for x in interpret.evaluate(self.program, inputs))
 
     def run_spmd(
         self, inputs: Sequence[Sequence[np.ndarray]], devices: Sequence[Device]
@@ -107,6 +106,10 @@ class ReferenceBackend:
         _require_rules(program)
         return ReferenceExecutable(program, options)
 
+    def route(self, program: ir.Program, op: primitive.Primitive) -> backend_.Route:
+        """How `op` is computed in a program made of nothing else: by its REFERENCE rule or its definition."""
+        return routes.without_program(op, has_mesh=True) or _route(program, op)
+
     def memory_stats(self, device: Device) -> dict[str, int]:
         """Nothing is counted."""
         return {"bytes_in_use": 0, "peak_bytes_in_use": 0, "bytes_kept": 0}
@@ -122,9 +125,28 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     return view
 
 
+def _route(program: ir.Program, op: primitive.Primitive) -> backend_.Route:
+    if op.has(primitive.REFERENCE):
+        return "own"
+    if not op.has(primitive.DECOMPOSE):
+        return "hole"
+    found = [
+        _route(definition, equation.op)
+        for definition in _definitions(program, op)
+        for equation in definition.equations
+    ]
+    return "hole" if "hole" in found else "decomposition"
+
+
+def _definitions(program: ir.Program, op: primitive.Primitive) -> Iterator[ir.Program]:
+    for equation in program.equations:
+        if equation.op is op:
+            yield interpret.decomposition(op, tuple(v.type for v in equation.inputs), equation.attrs)
+
+
 def _require_rules(program: ir.Program) -> None:
     for equation in program.equations:
-        if not interpreter.has_route(equation.op):
+        if not interpret.has_route(equation.op):
             raise errors.LoweringError(
                 f"the reference backend has no route for {equation.op.name!r}",
                 expected="a REFERENCE or a DECOMPOSE rule",

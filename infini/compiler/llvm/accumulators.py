@@ -1,134 +1,150 @@
 """Accumulators of reductions: how they start, take a value, are joined, and what comes out.
 
-The state is a tuple of vectors, so an argmax (value and place) is one as a sum is. 16-bit floats accumulate
-in float32.
+The state is a tuple of vectors, so an argmax (value and place) is one as a sum is. The small floats
+accumulate in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from infini.compiler.llvm import operations, registers
 from infini.compiler.llvm.builder import Function, Value
 from infini.compiler.llvm.types import vector
-from infini.core import dtypes
+from infini.core import dtypes, primitive
 from infini.core.ir import Equation
-from infini.lax import reduction
+from infini.lax import positions, reduction
 
 State: TypeAlias = tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Accumulator:
-    """One of reduce_sum, reduce_max, reduce_min for a dtype."""
+    """A reduction by an operation on two elements, for a dtype."""
 
-    name: str
+    op: primitive.Primitive
     dtype: np.dtype
 
     def start(self, f: Function, lanes: int) -> State:
         """The state of nothing."""
-        identity = reduction.identity_of(_PRIMITIVES[self.name], self.dtype)
-        return (registers.constant(f, identity, self.dtype, lanes),)
+        return (registers.constant(f, reduction.identity_of(self.op, self.dtype), self.dtype, lanes),)
 
     def step(self, f: Function, state: State, x: Value, place: Value | None, mask: Value | None) -> State:
         """The state after one more vector, of which the lanes of the mask count."""
         if mask is not None:
             x = f.select(mask, x, self.start(f, x.type.lanes)[0])
-        return self.join(f, [(x,), state])
+        return self.join(f, (x,), state)
 
-    def join(self, f: Function, states: Sequence[State]) -> State:
-        """The state of several taken together, as a balanced tree."""
-        values = [state[0] for state in states]
-        while len(values) > 1:
-            pairs = [self._combine(f, *values[i : i + 2]) for i in range(0, len(values) - 1, 2)]
-            values = pairs + ([values[-1]] if len(values) % 2 else [])
-        return (values[0],)
-
-    def _combine(self, f: Function, a: Value, b: Value) -> Value:
-        if self.name == "reduce_sum":
-            return f.binary("fadd" if a.type.is_float else "add", a, b)
-        if a.type.element == "i1":
-            return f.binary("or" if self.name == "reduce_max" else "and", a, b)
-        return operations.extremum(f, self.dtype, a, b, greater=self.name == "reduce_max")
+    def join(self, f: Function, a: State, b: State) -> State:
+        """The state of two taken together."""
+        return (combine(f, self.op, self.dtype, a[0], b[0]),)
 
     def finish(self, f: Function, state: State) -> Value:
         """The result."""
         return registers.rounded(f, state[0], self.dtype)
 
 
+def combine(f: Function, op: primitive.Primitive, dtype: np.dtype, a: Value, b: Value) -> Value:
+    """What a reduction does with two values in registers, without rounding to a small float."""
+    join = reduction.MONOIDS[op.name].name
+    if a.type.element == "i1" and join in ("max", "min"):
+        return f.binary("or" if join == "max" else "and", a, b)
+    # Registers of the small floats are float32, and only the result is rounded.
+    wide = dtypes.float32 if a.type.element == "float" else dtype
+    return operations.emit(f, join, [wide, wide], wide, [a, b], {})
+
+
 @dataclass(frozen=True, slots=True)
-class ArgMax:
-    """The first place of the largest element; NaN is larger than everything."""
+class Position:
+    """The first place of the extremum; NaN beats everything.
+
+    A place of -1 means that nothing has beaten the number it starts from, the farthest of the dtype: if so
+    for every lane, all elements are that number, and the first of them is the result.
+    """
 
     dtype: np.dtype
     index_dtype: np.dtype
+    is_max: bool
 
     def start(self, f: Function, lanes: int) -> State:
-        """Nothing seen: marked by a place of -1."""
-        return registers.constant(f, 0, self.dtype, lanes), f.constant(-1, vector("i32", lanes))
+        """The state of nothing."""
+        farthest = reduction.lowest(self.dtype) if self.is_max else reduction.highest(self.dtype)
+        return registers.constant(f, farthest, self.dtype, lanes), f.constant(-1, vector("i32", lanes))
 
     def step(self, f: Function, state: State, x: Value, place: Value | None, mask: Value | None) -> State:
-        """The state after one more vector, of which the lanes of the mask count."""
+        """The state after one more vector, of which the lanes of the mask count. Places grow from step to
+        step, so equal elements change nothing."""
         assert place is not None
+        best, where = state
+        takes = self._beats(f, x, best)
         if mask is not None:
-            place = f.select(mask, place, f.constant(-1, place.type))
-        return self._combine(f, state, (x, place))
+            takes = f.binary("and", takes, mask)
+        return f.select(takes, x, best), f.select(takes, place, where)
 
-    def join(self, f: Function, states: Sequence[State]) -> State:
-        """The state of several taken together."""
-        result = states[0]
-        for state in states[1:]:
-            result = self._combine(f, result, state)
-        return result
+    def _beats(self, f: Function, x: Value, best: Value) -> Value:
+        if not x.type.is_float:
+            sign = "s" if registers.is_signed(self.dtype) else "u"
+            return f.compare(f"{sign}{'gt' if self.is_max else 'lt'}", x, best)
+        # True for NaN too, unless NaN has been seen before.
+        unordered = f.compare("ugt" if self.is_max else "ult", x, best)
+        return f.binary("and", unordered, f.compare("ord", best, best))
 
-    def _combine(self, f: Function, a: State, b: State) -> State:
+    def join(self, f: Function, a: State, b: State) -> State:
+        """The state of two taken together."""
         (x, i), (y, j) = a, b
-        nothing = f.constant(-1, i.type)
+        same = f.compare("oeq" if x.type.is_float else "eq", x, y)
         if x.type.is_float:
-            x_nan, y_nan = f.compare("uno", x, x), f.compare("uno", y, y)
-            larger = f.binary("or", f.compare("ogt", y, x), f.binary("and", y_nan, _not(f, x_nan)))
-            same = f.binary("or", f.compare("oeq", x, y), f.binary("and", x_nan, y_nan))
-        else:
-            larger = f.compare("sgt" if registers.is_signed(self.dtype) else "ugt", y, x)
-            same = f.compare("eq", x, y)
-        better = f.binary("or", larger, f.binary("and", same, f.compare("slt", j, i)))
-        better = f.binary("or", better, f.compare("eq", i, nothing))
-        takes = f.binary("and", better, f.compare("ne", j, nothing))
+            both_nan = f.binary("and", f.compare("uno", x, x), f.compare("uno", y, y))
+            same = f.binary("or", same, both_nan)
+        # Unsigned, so that no place is behind every place.
+        earlier = f.binary("and", same, f.compare("ult", j, i))
+        takes = f.binary("or", self._beats(f, y, x), earlier)
         return f.select(takes, y, x), f.select(takes, j, i)
 
     def finish(self, f: Function, state: State) -> Value:
         """The place in its dtype."""
-        return operations.convert(f, dtypes.int32, state[1], new_dtype=self.index_dtype)
+        zero = f.constant(0, state[1].type)
+        place = f.select(f.compare("slt", state[1], zero), zero, state[1])
+        return operations.convert(f, dtypes.int32, place, new_dtype=self.index_dtype)
 
 
-def _not(f: Function, x: Value) -> Value:
-    return f.binary("xor", x, f.constant(True, x.type))
-
-
-_PRIMITIVES = {p.name: p for p in (reduction.reduce_sum_p, reduction.reduce_max_p, reduction.reduce_min_p)}
-
-
-def accumulator(equation: Equation) -> Accumulator | ArgMax:
+def accumulator(equation: Equation) -> Accumulator | Position:
     """The accumulator of a reduction."""
     dtype = equation.inputs[0].type.dtype
-    if equation.op.name == "argmax":
-        return ArgMax(dtype, equation.attrs["index_dtype"])
-    return Accumulator(equation.op.name, dtype)
+    if equation.op.name in positions.NAMES:
+        return Position(dtype, equation.attrs["index_dtype"], equation.op.name == "argmax")
+    return Accumulator(equation.op, dtype)
 
 
-def across(f: Function, kind: Accumulator | ArgMax, state: State) -> State:
+class Joins(Protocol):
+    """What joins states: an accumulator."""
+
+    def join(self, f: Function, a: State, b: State) -> State:
+        """The state of two taken together."""
+
+
+def across(f: Function, kind: Joins, state: State) -> State:
     """The state of all lanes together, halving the vector."""
     lanes = state[0].type.lanes
     while lanes > 1:
         half = lanes // 2
         low = tuple(_half(f, v, 0, half) for v in state)
         high = tuple(_half(f, v, half, half) for v in state)
-        state, lanes = kind.join(f, [low, high]), half
+        state, lanes = kind.join(f, low, high), half
     return state
+
+
+def tree(f: Function, kind: Joins, states: Sequence[State]) -> State:
+    """The state of several taken together, as a balanced tree."""
+    rest = list(states)
+    while len(rest) > 1:
+        pairs = [kind.join(f, *rest[i : i + 2]) for i in range(0, len(rest) - 1, 2)]
+        rest = pairs + ([rest[-1]] if len(rest) % 2 else [])
+    return rest[0]
 
 
 def _half(f: Function, x: Value, start: int, count: int) -> Value:

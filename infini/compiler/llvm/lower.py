@@ -14,20 +14,38 @@ import numpy as np
 
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable
-from infini.compiler.llvm import gemm, kernels, movement, operations, registers, sorting, windows
+from infini.compiler.llvm import (
+    cumulative,
+    gemm,
+    kernels,
+    movement,
+    operations,
+    registers,
+    sorting,
+    top_k,
+    windows,
+)
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
 from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program
+from infini.lax import indexing
 from infini.tile.program import Kernel
 
 Route = Callable[[Equation, Target], list[Step]]
+
+# Routes that compute, and not with every dtype; others move bits.
+_COMPUTING: Final = cumulative.NAMES | {
+    name for name, kind in indexing.KINDS.items() if kind.combine is not None
+}
 
 
 def has_route(equation: Equation) -> bool:
     """Whether the CPU lowers an equation itself, alone or inside a kernel."""
     op = equation.op
+    if op.name in _COMPUTING and equation.inputs[0].type.dtype not in registers.SUPPORTED:
+        return False
     if op.name in ROUTES or (equation.outputs and not any(v.type.size for v in equation.outputs)):
         return True
     if any(v.type.dtype not in registers.SUPPORTED for v in (*equation.inputs, *equation.outputs)):
@@ -165,16 +183,19 @@ ROUTES: Final[dict[str, Route]] = {
     "dot": _dot,
     "reshape": _aliases,
     "optimization_barrier": _aliases,
+    "view_as_real": _aliases,
+    "view_as_complex": _aliases,
     "scan": _scan,
     "while": _while,
     "cond": _cond,
     "debug_callback": _callback,
     "gather": _moved(windows.gather),
-    "scatter": _moved(windows.scatter, updates=True),
-    "scatter_add": _moved(windows.scatter_add, updates=True),
+    **{name: _moved(windows.scatter(name), updates=True) for name in indexing.KINDS},
     "dynamic_slice": _moved(movement.dynamic_slice),
     "dynamic_update_slice": _moved(movement.dynamic_update_slice, updates=True),
     "pad": _moved(movement.pad),
     "concatenate": _moved(movement.concatenate),
     "sort": _moved(sorting.sort),
+    "top_k": _moved(top_k.top_k),
+    **{name: _moved(functools.partial(cumulative.cumulative, name)) for name in sorted(cumulative.NAMES)},
 }

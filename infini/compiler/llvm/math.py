@@ -1,5 +1,4 @@
-"""Transcendental functions as straight-line vector code: polynomials for float32, the C library for
-float64.
+"""Transcendental functions of float32 as straight-line vector code; `math64` has those of float64.
 
 Every function is exact for NaN and infinities, keeps subnormal results, and states its largest error in
 units in the last place (ulp), measured against float64 by `tests/compiler/test_llvm_math.py` over the range
@@ -14,7 +13,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from infini.compiler.llvm import math64
 from infini.compiler.llvm.builder import Function, Value
+from infini.compiler.llvm.lanes import library, where_far
 
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _LOG = (
@@ -180,69 +181,94 @@ def erf_f32(f: Function, x: Value) -> Value:
     return f.select(f.compare("ogt", size, _c(f, x, 3.8325)), f.intrinsic("copysign", _c(f, x, 1.0), x), y)
 
 
-def _sin_or_cos_f32(f: Function, x: Value, quarter: int) -> Value:
-    # Reduced by pi/2 in float64, with pi/2 in two parts: the error is far below an ulp for |x| < 2**30.
+_FAR: Final = 2.0**28  # beyond, the reduction by pi/2 in float64 loses too much
+
+
+def _circle_f32(f: Function, x: Value) -> tuple[Value, Value, Value]:
+    """Quadrant of x, and sine and cosine of the angle from its middle, for |x| < 2**28."""
+    # Reduced by pi/2 in float64, with pi/2 in two parts: the error is far below an ulp.
     wide = f.convert("fpext", x, x.type.with_element("double"))
-    is_finite = f.compare("olt", f.intrinsic("fabs", wide), f.constant(2.0**50, wide.type))
-    wide = f.select(is_finite, wide, f.constant(0.0, wide.type))
+    is_near = f.compare("olt", f.intrinsic("fabs", wide), f.constant(_FAR, wide.type))
+    wide = f.select(is_near, wide, f.constant(0.0, wide.type))
     n = f.intrinsic("rint", f.binary("fmul", wide, f.constant(2 / math.pi, wide.type)))
     r = f.fma(n, f.constant(-math.pi / 2, wide.type), wide)
     r = f.convert("fptrunc", f.fma(n, f.constant(-6.123233995736766e-17, wide.type), r), x.type)
-    quadrant = f.convert("fptosi", n, x.type.with_element("i64"))
-    quadrant = f.convert("trunc", quadrant, x.type.with_element("i32"))
-    quadrant = f.binary("add", quadrant, _integers(f, x, quarter))
+    quadrant = f.convert("fptosi", n, x.type.with_element("i32"))
     z = f.binary("fmul", r, r)
     sine = f.fma(f.binary("fmul", polynomial(f, z, _SIN), z), r, r)
     near_one = f.fma(z, _c(f, x, -0.5), _c(f, x, 1.0))
     cosine = f.fma(f.binary("fmul", polynomial(f, z, _COS), z), z, near_one)
+    return quadrant, sine, cosine
+
+
+def _sin_or_cos_f32(f: Function, x: Value, quarter: int) -> Value:
+    quadrant, sine, cosine = _circle_f32(f, x)
+    quadrant = f.binary("add", quadrant, _integers(f, x, quarter))
     is_odd = f.compare("ne", f.binary("and", quadrant, _integers(f, x, 1)), _integers(f, x, 0))
     y = f.select(is_odd, cosine, sine)
     sign = f.binary("shl", f.binary("and", quadrant, _integers(f, x, 2)), _integers(f, x, 30))
     y = f.bitcast(f.binary("xor", f.bitcast(y, "i32"), sign), "float")
-    known = f.compare("olt", f.intrinsic("fabs", x), _c(f, x, math.inf))
-    return f.select(known, y, _c(f, x, math.nan))
+    if not quarter:  # the reduction loses the sign of zero
+        y = f.select(f.compare("olt", f.intrinsic("fabs", x), _c(f, x, 1e-4)), x, y)
+    return where_far(f, x, y, "cos" if quarter else "sin", _FAR)
 
 
 def sin_f32(f: Function, x: Value) -> Value:
-    """Within 1.6 ulp for |x| < 2**30."""
+    """Within 1.6 ulp on the whole line."""
     return _sin_or_cos_f32(f, x, 0)
 
 
 def cos_f32(f: Function, x: Value) -> Value:
-    """Within 1.6 ulp for |x| < 2**30."""
+    """Within 1.6 ulp on the whole line."""
     return _sin_or_cos_f32(f, x, 1)
 
 
-def by_lane(symbol: str, f: Function, *operands: Value) -> Value:
-    """A function of the C library, called once per lane."""
-    type_ = operands[0].type.with_lanes(1)
-    f.declare(f"declare {type_} @{symbol}({', '.join([type_.text] * len(operands))})")
-    result = f.constant(0, operands[0].type)
-    for lane in range(operands[0].type.lanes):
-        arguments = [f.extract(operand, lane) for operand in operands]
-        text = ", ".join(f"{type_} {argument}" for argument in arguments)
-        one = f.pure(f"call {type_} @{symbol}({text})", type_, *arguments)
-        if operands[0].type.lanes == 1:
-            return one
-        text = f"insertelement {result.type} {result}, {type_} {one}, i64 {lane}"
-        result = f.pure(text, result.type, result, one)
-    return result
+def tan_f32(f: Function, x: Value) -> Value:
+    """Within 3.5 ulp on the whole line."""
+    quadrant, sine, cosine = _circle_f32(f, x)
+    is_odd = f.compare("ne", f.binary("and", quadrant, _integers(f, x, 1)), _integers(f, x, 0))
+    negative = f.pure(f"fneg {x.type} {cosine}", x.type, cosine)
+    y = f.binary("fdiv", f.select(is_odd, negative, sine), f.select(is_odd, sine, cosine))
+    y = f.select(f.compare("olt", f.intrinsic("fabs", x), _c(f, x, 1e-4)), x, y)
+    return where_far(f, x, y, "tan", _FAR)
 
 
-def library(symbol: str) -> Callable[..., Value]:
-    """The C library's function for float64, and its float32 twin."""
+def exp2_f32(f: Function, x: Value) -> Value:
+    """Within 1.5 ulp on the whole line."""
+    limited = clamp(f, x, -160.0, 140.0)
+    shifted = f.binary("fadd", limited, _c(f, x, ROUND_SHIFT))
+    number = f.binary("sub", f.bitcast(shifted, "i32"), _integers(f, x, 0x4B400000))
+    r = f.binary("fsub", limited, f.binary("fsub", shifted, _c(f, x, ROUND_SHIFT)))
+    r = f.binary("fmul", r, _c(f, x, math.log(2)))
+    p = f.fma(polynomial(f, r, _EXP), f.binary("fmul", r, r), f.binary("fadd", r, _c(f, x, 1.0)))
+    half = f.binary("ashr", number, f.constant(1, number.type))
+    rest = f.binary("sub", number, half)
+    return f.binary("fmul", f.binary("fmul", p, _power_of_two(f, half)), _power_of_two(f, rest))
 
-    def emit(f: Function, *operands: Value) -> Value:
-        return by_lane(symbol if operands[0].type.element == "double" else symbol + "f", f, *operands)
 
-    return emit
+def pow_f32(f: Function, x: Value, y: Value) -> Value:
+    """exp(y log |x|) in float64, within 0.6 ulp, with the signs and special values of C's `pow`."""
+    double = x.type.with_element("double")
+    size = f.intrinsic("fabs", x)
+    logarithm = math64.log_f64(f, f.convert("fpext", size, double))
+    product = f.binary("fmul", f.convert("fpext", y, double), logarithm)
+    power = f.convert("fptrunc", math64.exp_f64(f, product), x.type)
 
-
-def logistic_f64(f: Function, x: Value) -> Value:
-    """1 / (1 + exp(-x))."""
-    one = _c(f, x, 1.0)
-    negative = f.pure(f"fneg {x.type} {x}", x.type, x)
-    return f.binary("fdiv", one, f.binary("fadd", by_lane("exp", f, negative), one))
+    one, zero, infinity = _c(f, x, 1.0), _c(f, x, 0.0), _c(f, x, math.inf)
+    is_endless = f.compare("oeq", f.intrinsic("fabs", y), infinity)
+    power = f.select(f.binary("and", f.compare("oeq", size, one), is_endless), one, power)
+    is_whole = f.compare("oeq", f.intrinsic("floor", y), y)
+    half = f.binary("fmul", y, _c(f, x, 0.5))
+    is_odd = f.binary("and", is_whole, f.compare("une", f.intrinsic("floor", half), half))
+    # A negative number has whole powers only; zero and infinity have others too.
+    is_below = f.compare("slt", f.bitcast(x, "i32"), _integers(f, x, 0))
+    is_inside = f.binary("and", f.compare("olt", x, zero), f.compare("olt", size, infinity))
+    no_power = f.binary("and", is_inside, f.compare("une", f.intrinsic("floor", y), y))
+    negated = f.pure(f"fneg {x.type} {power}", x.type, power)
+    power = f.select(f.binary("and", is_below, is_odd), negated, power)
+    power = f.select(no_power, _c(f, x, math.nan), power)
+    is_one = f.binary("or", f.compare("oeq", y, zero), f.compare("oeq", x, one))
+    return f.select(is_one, one, power)
 
 
 FLOAT32: Final[dict[str, Callable[..., Value]]] = {
@@ -255,10 +281,8 @@ FLOAT32: Final[dict[str, Callable[..., Value]]] = {
     "erf": erf_f32,
     "sin": sin_f32,
     "cos": cos_f32,
-    "pow": library("pow"),
+    "tan": tan_f32,
+    "exp2": exp2_f32,
+    "pow": pow_f32,
     "rem": library("fmod"),
 }
-
-FLOAT64: Final[dict[str, Callable[..., Value]]] = {
-    name: library(name) for name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "pow")
-} | {"logistic": logistic_f64, "rem": library("fmod")}

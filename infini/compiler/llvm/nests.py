@@ -20,6 +20,7 @@ from infini.compiler.llvm.indexing import ZERO, Index
 from infini.compiler.llvm.schedule import Pass
 from infini.core import ir
 from infini.core.ir import Equation
+from infini.lax import positions
 
 STRAIGHT_LINE = 2  # turns of a vector loop that are written out instead
 
@@ -218,8 +219,8 @@ class Nest:
         return states
 
     def _reduced_place(self, equation: Equation, at: tuple[Index, ...]) -> Value | None:
-        """Where an argmax stands along its dimension."""
-        if equation.op.name != "argmax":
+        """Where an argmax or argmin stands along its dimension."""
+        if equation.op.name not in positions.NAMES:
             return None
         place = at[equation.attrs["axis"] % len(at)]
         return self.f.splat(self.e.lane_places(place), self.shape.lanes)
@@ -240,7 +241,7 @@ class Nest:
         """Join accumulators and keep the results."""
         for equation, kind, state in zip(self.p.reductions, self.kinds, states, strict=True):
             if self.shape.vector is None or self.shape.vector in self.axes:
-                whole = accumulators.across(self.f, kind, kind.join(self.f, state))
+                whole = accumulators.across(self.f, kind, accumulators.tree(self.f, kind, state))
                 lanes, self.e.lanes = self.e.lanes, 1
                 self._keep(equation.output, kind.finish(self.f, whole), index)
                 self.e.lanes = lanes

@@ -13,9 +13,12 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from infini.compiler.llvm import math, registers
+from infini.compiler.llvm import math, math64, registers
 from infini.compiler.llvm.builder import Function, Value
+from infini.compiler.llvm.types import vector
 from infini.core import dtypes, errors
+from infini.lax.elementwise import formulas
+from infini.lax.elementwise.number import Number
 
 Emitter: TypeAlias = Callable[..., Value]  # (f, dtype, *operands, **attrs) -> value
 
@@ -88,39 +91,78 @@ def _sign(f: Function, dtype: np.dtype, x: Value) -> Value:
 
 
 def _transcendental(name: str) -> Emitter:
+    """A function with vector code for float32 and for float64; small floats are float32 here."""
+
     def emit(f: Function, dtype: np.dtype, *operands: Value) -> Value:
-        table = math.FLOAT64 if operands[0].type.element == "double" else math.FLOAT32
+        table = math64.FLOAT64 if operands[0].type.element == "double" else math.FLOAT32
         return table[name](f, *operands)
 
     return emit
+
+
+class _Registers:
+    """Formulas on registers give instructions."""
+
+    def __init__(self, f: Function, lanes: int) -> None:
+        self.f = f
+        self.lanes = lanes
+
+    def apply(
+        self, name: str, operands: Sequence[Value], types: Sequence[np.dtype], attrs: Mapping[str, Any]
+    ) -> Value:  # Any: attributes are of many types
+        """The operation of that name."""
+        return _TABLE[name][0](self.f, types[0], *operands, **attrs)
+
+    def constant(self, number: float, dtype: np.dtype) -> Value:
+        """A literal in every lane."""
+        return registers.constant(self.f, number, dtype, self.lanes)
+
+    def fused(self, x: Value, y: Value, z: Value, dtype: np.dtype) -> Value:
+        """One instruction."""
+        return self.f.fma(x, y, z)
+
+    def lost(self, x: Value, y: Value, product: Value, dtype: np.dtype) -> Value:
+        """One instruction."""
+        return self.f.fma(x, y, _neg(self.f, dtype, product))
+
+
+def _formula(single: Callable[..., Number], double: Callable[..., Number] | None = None) -> Emitter:
+    """An operation by its formula, or by one for each width."""
+
+    def emit(f: Function, dtype: np.dtype, *operands: Value) -> Value:
+        type_ = operands[0].type
+        is_double = type_.element == "double"
+        algebra, width = _Registers(f, type_.lanes), dtypes.float64 if is_double else dtypes.float32
+        formula = double or single if is_double else single
+        return formula(*(Number(x, width, algebra) for x in operands)).value
+
+    return emit
+
+
+def _by_width(single: Emitter, double: Emitter) -> Emitter:
+    return lambda f, dtype, *operands: (double if operands[0].type.element == "double" else single)(
+        f, dtype, *operands
+    )
 
 
 def _rsqrt(f: Function, dtype: np.dtype, x: Value) -> Value:
     return f.binary("fdiv", f.constant(1.0, x.type), f.intrinsic("sqrt", x))
 
 
-# Single-precision inverse error function, M. Giles, "Approximating the erfinv function" (GPU Computing Gems,
-# 2011).
-_ERFINV_CENTRAL = (
-    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
-    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
-)  # fmt: skip
-_ERFINV_TAIL = (
-    -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
-    -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
-)  # fmt: skip
-
-
-def _erf_inv(f: Function, dtype: np.dtype, x: Value) -> Value:
-    def c(number: float) -> Value:
-        return f.constant(number, x.type)
-
-    w = _neg(f, dtype, math.log1p_f32(f, _neg(f, dtype, f.binary("fmul", x, x))))
-    central = f.compare("olt", w, c(5.0))
-    near, far = f.binary("fsub", w, c(2.5)), f.binary("fsub", f.intrinsic("sqrt", w), c(3.0))
-    p = f.select(central, math.polynomial(f, near, _ERFINV_CENTRAL), math.polynomial(f, far, _ERFINV_TAIL))
-    at_end = f.compare("oeq", f.intrinsic("fabs", x), c(1.0))
-    return f.binary("fmul", f.select(at_end, c(pymath.inf), p), x)
+def _integer_pow(f: Function, dtype: np.dtype, x: Value, *, y: int) -> Value:
+    multiply = "fmul" if x.type.is_float else "mul"
+    result: Value | None = None
+    square, left = x, -y if y < 0 else y
+    while left:
+        if left & 1:
+            result = square if result is None else f.binary(multiply, result, square)
+        left >>= 1
+        if left:
+            square = f.binary(multiply, square, square)
+    one = f.constant(1, x.type)
+    if result is None:
+        return one
+    return f.binary("fdiv", one, result) if y < 0 else result
 
 
 def _comparison(float_predicate: str, order: str) -> Emitter:
@@ -188,6 +230,26 @@ def _bitcast(f: Function, source: np.dtype, x: Value, *, new_dtype: np.dtype) ->
     return registers.from_memory(f, f.bitcast(bits, registers.memory_element(new_dtype)), new_dtype)
 
 
+def _clamp(f: Function, dtype: np.dtype, low: Value, x: Value, high: Value) -> Value:
+    raised = extremum(f, dtype, x, low, greater=True)
+    return extremum(f, dtype, raised, high, greater=False)
+
+
+def _count_leading_zeros(f: Function, dtype: np.dtype, x: Value) -> Value:
+    lanes = "" if x.type.lanes == 1 else f"v{x.type.lanes}"
+    symbol = f"@llvm.ctlz.{lanes}{x.type.element}"
+    f.declare(f"declare {x.type} {symbol}({x.type}, i1)")
+    return f.pure(f"call {x.type} {symbol}({x.type} {x}, i1 false)", x.type, x)
+
+
+def _mulhi(f: Function, dtype: np.dtype, a: Value, b: Value) -> Value:
+    bits = a.type.bits
+    wide = vector(f"i{2 * bits}", a.type.lanes)
+    extend, shift = ("sext", "ashr") if registers.is_signed(dtype) else ("zext", "lshr")
+    product = f.binary("mul", f.convert(extend, a, wide), f.convert(extend, b, wide))
+    return f.convert("trunc", f.binary(shift, product, f.constant(bits, wide)), a.type)
+
+
 def _is_finite(f: Function, dtype: np.dtype, x: Value) -> Value:
     return f.compare("olt", f.intrinsic("fabs", x), f.constant(pymath.inf, x.type))
 
@@ -212,19 +274,42 @@ _TABLE: Final[dict[str, tuple[Emitter, int]]] = {
     "ceil": (_intrinsic("ceil"), 1),
     "round_even": (_intrinsic("roundeven"), 1),
     "is_finite": (_is_finite, 2),
+    "round_away": (_intrinsic("round"), 2),
     "exp": (_transcendental("exp"), 22),
+    "exp2": (_transcendental("exp2"), 20),
     "log": (_transcendental("log"), 28),
     "log1p": (_transcendental("log1p"), 45),
     "expm1": (_transcendental("expm1"), 22),
-    "tanh": (_transcendental("tanh"), 28),
     "logistic": (_transcendental("logistic"), 30),
     "sin": (_transcendental("sin"), 45),
     "cos": (_transcendental("cos"), 45),
+    "tan": (_transcendental("tan"), 60),
+    "asin": (_formula(formulas.asin), 45),
+    "acos": (_formula(formulas.acos), 45),
+    "atan": (_formula(formulas.atan), 40),
+    "atan2": (_formula(formulas.atan2), 60),
+    "sinh": (_formula(formulas.sinh), 70),
+    "cosh": (_formula(formulas.cosh), 60),
+    "tanh": (_by_width(_transcendental("tanh"), _formula(formulas.tanh)), 28),
+    "asinh": (_formula(formulas.asinh), 100),
+    "acosh": (_formula(formulas.acosh), 100),
+    "atanh": (_formula(formulas.atanh), 60),
     "sqrt": (_intrinsic("sqrt"), 10),
     "rsqrt": (_rsqrt, 18),
-    "erf": (_transcendental("erf"), 28),
-    "erf_inv": (_erf_inv, 80),
-    "pow": (_transcendental("pow"), 300),
+    "cbrt": (_formula(formulas.cbrt), 80),
+    "erf": (_by_width(_transcendental("erf"), _formula(formulas.erf)), 28),
+    "erfc": (_formula(formulas.erfc), 70),
+    "erf_inv": (_formula(formulas.erf_inv), 80),
+    "lgamma": (_formula(formulas.lgamma), 220),
+    "digamma": (_formula(formulas.digamma), 250),
+    "bessel_i0e": (_formula(formulas.bessel_i0e), 110),
+    "bessel_i1e": (_formula(formulas.bessel_i1e), 110),
+    "pow": (_transcendental("pow"), 140),
+    "integer_pow": (_integer_pow, 4),
+    "clamp": (_clamp, 6),
+    "mulhi": (_mulhi, 6),
+    "population_count": (_intrinsic("ctpop"), 3),
+    "clz": (_count_leading_zeros, 3),
     "and": (lambda f, dtype, a, b: f.binary("and", a, b), 1),
     "or": (lambda f, dtype, a, b: f.binary("or", a, b), 1),
     "xor": (lambda f, dtype, a, b: f.binary("xor", a, b), 1),
@@ -243,10 +328,14 @@ _TABLE: Final[dict[str, tuple[Emitter, int]]] = {
     "bitcast_convert_type": (_bitcast, 1),
 }
 
-# Operations whose result on 16-bit floats needs no rounding, because it is one of them or has been rounded.
+_BY_LANE: Final = frozenset({"pow", "rem"})  # calls of the C library in float64
+_LONG: Final = 20
+_ROUNDING: Final = {1: 14, 2: 6}  # instructions to round a float32 to a float of so many bytes
+
+# Operations whose result on small floats needs no rounding, because it is one of them or has been rounded.
 _EXACT: Final = frozenset(
-    {"neg", "max", "min", "abs", "sign", "floor", "ceil", "round_even", "select_n", "convert_element_type",
-     "bitcast_convert_type"}
+    {"neg", "max", "min", "clamp", "abs", "sign", "floor", "ceil", "round_even", "round_away", "select_n",
+     "convert_element_type", "bitcast_convert_type"}
 )  # fmt: skip
 
 NAMES: Final = frozenset(_TABLE)
@@ -255,11 +344,14 @@ NAMES: Final = frozenset(_TABLE)
 def weight(name: str, dtype: np.dtype) -> int:
     """Rough number of instructions of an operation per vector."""
     cost = _TABLE[name][1]
-    if dtype == dtypes.float64 and name in math.FLOAT64:
-        return 200
+    if dtype == dtypes.float64 and name in _BY_LANE:
+        return 400
     if not dtypes.is_float(dtype) and name in ("div", "rem"):
         return 100
-    return cost + (6 if dtypes.is_float(dtype) and dtype.itemsize == 2 and name not in _EXACT else 0)
+    if dtype == dtypes.float64 and cost > _LONG:
+        return 2 * cost  # longer polynomials
+    is_rounded = dtypes.is_float(dtype) and name not in _EXACT
+    return cost + (_ROUNDING.get(dtype.itemsize, 0) if is_rounded else 0)
 
 
 def emit(
@@ -279,5 +371,8 @@ def emit(
         raise errors.LoweringError(
             f"the LLVM emitter has no code for {name!r}", expected=", ".join(sorted(_TABLE))
         )
+    if name == "pow" and operand_dtypes[1] in dtypes.INTEGERS:  # a whole exponent counts as it is, unrounded
+        width = operand_dtypes[0] if operand_dtypes[0] == dtypes.float64 else dtypes.float32
+        operands = (operands[0], convert(f, operand_dtypes[1], operands[1], new_dtype=width))
     result = _TABLE[name][0](f, operand_dtypes[0], *operands, **attrs)
     return result if name in _EXACT else registers.rounded(f, result, out_dtype)

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from infini.compiler import expression
+from infini.compiler.expression import REDUCTIONS
 from infini.compiler.llvm import operations
 from infini.core import errors, ir
 from infini.core.ir import Equation, Program, Var
 
-REDUCTIONS: Final = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax"})
 VIEWS: Final = frozenset({"broadcast_in_dim", "reshape", "transpose", "slice", "rev", "iota"})
 BLOCKS: Final = frozenset({"dot", "scan"})  # operations that read whole buffers and write one
 KEEP_WEIGHT: Final = 12  # instructions above which a value needed by two passes is kept
@@ -174,9 +175,7 @@ def _ready_levels(body: Program, forced: set[Var]) -> dict[Var, int]:
 
 def _reduced_axes(equation: Equation) -> frozenset[int]:
     rank = equation.inputs[0].type.ndim
-    attrs = equation.attrs
-    axes = (attrs["axis"],) if equation.op.name == "argmax" else attrs["axes"]
-    return frozenset(axis % rank for axis in axes)
+    return frozenset(axis % rank for axis in expression.reduced_axes(equation))
 
 
 def _join(passes: list[Pass], level: int, space: ir.Shape, axes: frozenset[int] | None) -> Pass:

@@ -1,7 +1,8 @@
-"""Native code of gather and scatter: windows of an array at run-time starts, and the dense array of them.
+"""Native code of gather and the scatters: windows of an array at run-time starts, and the dense array of them.
 
-A scatter is cut where its windows cannot meet: along batching dimensions, else along the last dimension of
-the windows, so results depend neither on threads nor on timing.
+Window dimensions that come before the places in the dense array are the outer loops, so it is read or written
+in its own order. A scatter is cut into tasks where windows cannot meet, so results depend neither on threads
+nor on timing, and repeated places combine in the order of the updates.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infini.compiler.affine import row_major
-from infini.compiler.llvm import builder as b, registers
+from infini.compiler.llvm import builder as b, operations, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.movement import (
     BYTE_NS,
@@ -32,9 +33,9 @@ from infini.compiler.llvm.movement import (
 )
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.core import primitive
+from infini.core import dtypes, primitive
 from infini.core.ir import ArrayType, Attrs
-from infini.lax import families, indexing
+from infini.lax import indexing
 
 # --- windows ---------------------------------------------
 
@@ -49,7 +50,7 @@ class Windows:
         dense: type of the array of windows.
         numbers: dimension numbers of the gather, or of the gather a scatter undoes.
         sizes: size of a window along each dimension of the operand.
-        mode: what happens outside.
+        clips: whether windows outside are moved inside.
     """
 
     operand: ArrayType
@@ -57,7 +58,7 @@ class Windows:
     dense: ArrayType
     numbers: indexing.GatherDimensionNumbers
     sizes: tuple[int, ...]
-    mode: str
+    clips: bool
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -65,21 +66,29 @@ class Windows:
         return self.indices.shape[:-1]
 
     @property
-    def window_dims(self) -> list[int]:
-        """Dimensions of the operand that windows extend over."""
-        dropped = {*self.numbers.collapsed_slice_dims, *self.numbers.operand_batching_dims}
-        return [d for d in range(self.operand.ndim) if d not in dropped]
+    def num_before(self) -> int:
+        """How many dimensions of the window come before all of the starts' in the dense array."""
+        if not self.batch:
+            return 0
+        first = min(d for d in range(self.dense.ndim) if d not in self.numbers.offset_dims)
+        return sum(d < first for d in self.numbers.offset_dims)
 
     @property
     def window(self) -> tuple[int, ...]:
         """Shape of a window."""
-        return tuple(self.sizes[d] for d in self.window_dims)
+        return self.numbers.window_of(self.sizes)
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Sizes of the window's dimensions that come before the starts'."""
+        return self.window[: self.num_before]
 
     @property
     def window_strides(self) -> tuple[list[int], list[int]]:
         """Strides of the window's dimensions in the operand and in the dense array."""
         operand, dense = row_major(self.operand.shape), row_major(self.dense.shape)
-        return [operand[d] for d in self.window_dims], [dense[d] for d in self.numbers.offset_dims]
+        kept = [d for d in range(self.operand.ndim) if d not in self.numbers.dropped]
+        return [operand[d] for d in kept], [dense[d] for d in self.numbers.offset_dims]
 
     @property
     def batch_strides(self) -> list[int]:
@@ -92,11 +101,23 @@ class Windows:
         """How many trailing dimensions of the window lie together in both arrays, and their size."""
         operand, dense = self.window_strides
         count, size = 0, 1
-        for n, s, t in zip(reversed(self.window), reversed(operand), reversed(dense), strict=True):
+        inner = slice(self.num_before, None)
+        for n, s, t in zip(
+            reversed(self.window[inner]), reversed(operand[inner]), reversed(dense[inner]), strict=True
+        ):
             if n != 1 and not s == t == size:
                 break
             count, size = count + 1, size * n
         return count, size
+
+    def offsets(self, f: Function, before: Sequence[Int], batch: Sequence[Int]) -> tuple[Int, Int]:
+        """Offsets that the outer dimensions of a window add in the operand, and with the starts' in the dense
+        array.
+        """
+        operand, dense = self.window_strides
+        outer = self.num_before
+        place = dot(f, before, dense[:outer])
+        return dot(f, before, operand[:outer]), f.add(place, dot(f, batch, self.batch_strides))
 
     def start(
         self, f: Function, pointer: Value, point: Int, batch: Sequence[Int]
@@ -111,10 +132,13 @@ class Windows:
         columns = self.indices.shape[-1]
         for column, d in enumerate(self.numbers.start_index_map):
             place = load_integer(f, pointer, f.add(f.mul(point, columns), column), self.indices.dtype)
-            if self.mode == "fill":
+            if not self.clips:
                 fits = f.compare("ule", place, f.integer(limits[d]))
                 inside = fits if inside is None else f.binary("and", inside, fits)
-            elif self.mode == "clip":
+            elif self.indices.dtype == dtypes.uint64:
+                is_small = f.compare("ult", place, f.integer(limits[d]))
+                place = f.select(is_small, place, f.integer(limits[d]))
+            else:
                 place = clamp(f, place, limits[d])
             position = f.add(position, f.mul(place, strides[d]))
         for d, where in zip(
@@ -123,35 +147,53 @@ class Windows:
             position = f.add(position, f.mul(batch[where], strides[d]))
         return position, inside
 
+    @contextlib.contextmanager
+    def rows(self, f: Function) -> Iterator[tuple[Int, Int, int]]:
+        """Loops over the runs of a window: offsets in operand and dense array, and elements of a run."""
+        run_dims, count = self.run
+        inner = slice(self.num_before, len(self.window) - run_dims)
+        operand, dense = self.window_strides
+        with contextlib.ExitStack() as loops:
+            index = [loops.enter_context(f.loop(0, n)).index if n > 1 else 0 for n in self.window[inner]]
+            yield dot(f, index, operand[inner]), dot(f, index, dense[inner]), count
+
 
 def gather(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
     """The operation `gather`."""
     operand, indices = types
     (dense,) = indexing.gather_p.rule(primitive.TYPE)(*types, **attrs)
-    w = Windows(operand, indices, dense, attrs["dimension_numbers"], attrs["slice_sizes"], attrs["mode"])
-    element = bits_of(operand.dtype)
-    fill = attrs["fill_value"]
-    number = np.asarray(families.default_fill(operand.dtype) if fill is None else fill).astype(operand.dtype)
-    size = math.prod(w.window)
-    chunks = Chunks.of(math.prod(w.batch), size * operand.dtype.itemsize + 16)
+    numbers, sizes = attrs["dimension_numbers"], attrs["slice_sizes"]
+    w = Windows(operand, indices, dense, numbers, sizes, attrs["mode"] != "fill")
+    element, itemsize = bits_of(operand.dtype), operand.dtype.itemsize
+    number = indexing.fill_of(operand.dtype, attrs["fill_value"])
+    items, inner = (*w.before, *w.batch), math.prod(w.window[w.num_before :])
+    chunks = Chunks.of(math.prod(items), inner * itemsize + 16)
 
     def write(f: Function, pointers: list[Value], task: Value) -> None:
         source, starts, out = pointers
-        with chunks.loop(f, task) as point:
+        with chunks.loop(f, task) as item:
+            outer, point = f.divide(item, math.prod(w.batch))
             batch = coordinates(f, point, w.batch)
-            to = f.at(out, dot(f, batch, w.batch_strides), element)
+            here, there = w.offsets(f, coordinates(f, outer, w.before), batch)
+            to = f.at(out, there, element)
             position, inside = w.start(f, starts, point, batch)
+            at = f.at(source, f.add(position, here), element)
+
+            def copy() -> None:
+                with w.rows(f) as (row, place, count):
+                    copy_bytes(f, f.at(to, place, element), f.at(at, row, element), count * itemsize)
+
             if inside is None:
-                _copy_window(f, w, to, f.at(source, position, element))
+                copy()
                 return
             with f.when(inside):
-                _copy_window(f, w, to, f.at(source, position, element))
+                copy()
             with f.when(f.binary("xor", inside, f.constant(True, b.I1))):
                 bits = _constant_bits(f, number)
-                with _window_rows(f, w) as (_, place, count):
+                with w.rows(f) as (_, place, count):
                     fill_run(f, f.at(to, place, element), bits, count, target.lanes)
 
-    cost = chunks.count * (RUN_NS + size * operand.dtype.itemsize * BYTE_NS)
+    cost = chunks.count * (RUN_NS + inner * itemsize * BYTE_NS)
     return (make_task("gather", 3, chunks.num_tasks, cost, write),)
 
 
@@ -164,136 +206,151 @@ def _constant_bits(f: Function, number: np.ndarray) -> Value:
     )
 
 
-def _copy_window(f: Function, w: Windows, to: Value, source: Value) -> None:
-    element = bits_of(w.operand.dtype)
-    with _window_rows(f, w) as (here, there, count):
-        copy_bytes(f, f.at(to, there, element), f.at(source, here, element), count * w.operand.dtype.itemsize)
+# --- scatters --------------------------------------------------------------------------------------
+
+Emit = Callable[[tuple[ArrayType, ...], Attrs, Target], tuple[TaskFunction, ...]]
+Move = Callable[[Function, Value, Value, int], None]
 
 
-@contextlib.contextmanager
-def _window_rows(f: Function, w: Windows) -> Iterator[tuple[Int, Int, int]]:
-    """Loops over the runs of a window: offsets in operand and dense array, and elements of a run."""
-    run_dims, count = w.run
-    outer = len(w.window) - run_dims
-    operand, dense = w.window_strides
-    with contextlib.ExitStack() as loops:
-        index = [loops.enter_context(f.loop(0, n)).index if n > 1 else 0 for n in w.window[:outer]]
-        yield dot(f, index, operand[:outer]), dot(f, index, dense[:outer]), count
+def scatter(name: str) -> Emit:
+    """Code of the scatter `name`: the result starts as the operand, windows are combined in their order."""
+    combine = indexing.KINDS[name].combine
+
+    def emit(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
+        dtype = types[0].dtype
+        if combine is None:
+            return _scatter(name, types, attrs, bits_of(dtype), _overwrite(dtype))
+        return _scatter(
+            name, types, attrs, registers.memory_element(dtype), _combined(combine, dtype, target)
+        )
+
+    return emit
 
 
-# --- scatter ---------------------------------------------------------------------------------------
+def _overwrite(dtype: np.dtype) -> Move:
+    return lambda f, to, source, count: copy_bytes(f, to, source, count * dtype.itemsize)
 
 
-def scatter(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
-    """The operation `scatter`: the result starts as the operand, later windows overwrite earlier ones."""
-    element = bits_of(types[0].dtype)
-
-    def move(f: Function, to: Value, source: Value, count: int) -> None:
-        copy_bytes(f, to, source, count * types[0].dtype.itemsize)
-
-    return _scatter("scatter", types, attrs, element, move)
-
-
-def scatter_add(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
-    """The operation `scatter_add`: the result starts as the operand, windows are added in their order."""
-    dtype = types[0].dtype
+def _combined(combine: str, dtype: np.dtype, target: Target) -> Move:
+    """Combine a run with what is there, in vectors of the widest size that fits, then of smaller ones."""
     element = registers.memory_element(dtype)
 
+    def run(f: Function, to: Value, source: Value, lanes: int) -> None:
+        x, y = registers.load(f, to, dtype, lanes), registers.load(f, source, dtype, lanes)
+        registers.store(f, operations.emit(f, combine, (dtype, dtype), dtype, (x, y), {}), to, dtype)
+
     def move(f: Function, to: Value, source: Value, count: int) -> None:
-        start = 0
-        lanes = target.lanes
+        start, lanes = 0, target.lanes
         while lanes:
             whole = (count - start) // lanes
-            if whole:
+            if whole == 1:
+                run(f, f.at(to, start, element), f.at(source, start, element), lanes)
+            elif whole:
                 with f.loop(start, start + whole * lanes, lanes) as loop:
-                    _add_run(
-                        f, f.at(to, loop.index, element), f.at(source, loop.index, element), dtype, lanes
-                    )
-                start += whole * lanes
+                    run(f, f.at(to, loop.index, element), f.at(source, loop.index, element), lanes)
+            start += whole * lanes
             lanes //= 2
 
-    return _scatter("scatter_add", types, attrs, element, move)
-
-
-def _add_run(f: Function, to: Value, source: Value, dtype: np.dtype, lanes: int) -> None:
-    x, y = registers.load(f, to, dtype, lanes), registers.load(f, source, dtype, lanes)
-    total = f.binary("fadd" if x.type.is_float else "add", x, y)
-    registers.store(f, registers.rounded(f, total, dtype), to, dtype)
+    return move
 
 
 def _scatter(
-    name: str,
-    types: tuple[ArrayType, ...],
-    attrs: Attrs,
-    element: str,
-    move: Callable[[Function, Value, Value, int], None],
+    name: str, types: tuple[ArrayType, ...], attrs: Attrs, element: str, move: Move
 ) -> tuple[TaskFunction, ...]:
     operand, indices, updates = types
     numbers = attrs["dimension_numbers"]
-    as_gather = indexing.GatherDimensionNumbers(
-        numbers.update_window_dims,
-        numbers.inserted_window_dims,
-        numbers.scatter_dims_to_operand_dims,
-        numbers.operand_batching_dims,
-        numbers.scatter_indices_batching_dims,
-    )
-    sizes = indexing.scatter_slice_sizes(operand, updates, numbers)
-    w = Windows(operand, indices, updates, as_gather, sizes, attrs["mode"])
+    sizes = numbers.slice_sizes(operand.shape, updates.shape)
+    w = Windows(operand, indices, updates, numbers.as_gather, sizes, attrs["mode"] == "clip")
     points, window = math.prod(w.batch), math.prod(w.window)
     nbytes = points * (window * operand.dtype.itemsize + 16)
-    parts = _Parts.of(w, nbytes)
+    parts = _Parts.of(w, nbytes, is_unique=attrs["unique_indices"])
 
     def write(f: Function, pointers: list[Value], task: Value) -> None:
         _, starts, source, out = pointers
-        with parts.points(f, task) as point:
+        with parts.loops(f, task) as (outer, point):
             batch = coordinates(f, point, w.batch)
+            here, there = w.offsets(f, coordinates(f, outer, w.before), batch)
             position, inside = w.start(f, starts, point, batch)
             with contextlib.ExitStack() as guard:
                 if inside is not None:
                     guard.enter_context(f.when(inside))
-                to = f.at(out, position, element)
-                given = f.at(source, dot(f, batch, w.batch_strides), element)
-                with _window_rows(f, w) as (here, there, count):
+                to = f.at(out, f.add(position, here), element)
+                given = f.at(source, there, element)
+                with w.rows(f) as (row, place, count):
                     first = f.mul(task, parts.columns) if parts.columns < count else 0
                     move(
                         f,
-                        f.at(to, f.add(here, first), element),
-                        f.at(given, f.add(there, first), element),
+                        f.at(to, f.add(row, first), element),
+                        f.at(given, f.add(place, first), element),
                         min(parts.columns, count),
                     )
 
-    cost = points * RUN_NS * parts.num_tasks + nbytes * BYTE_NS * 2
+    cost = points * math.prod(w.before) * RUN_NS + nbytes * BYTE_NS * 2
     return (make_task(name, 4, parts.num_tasks, cost, write),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A loop of `count` turns of which every task takes up to `each`; all of them when that is None."""
+
+    count: int
+    each: int | None = None
+
+    @classmethod
+    def into(cls, count: int, wanted: int, unit: int = 1) -> _Cut:
+        """About `wanted` parts, each a multiple of `unit`."""
+        return cls(count, -(-count // (wanted * unit)) * unit)
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of parts."""
+        return 1 if self.each is None else -(-self.count // self.each)
+
+    @contextlib.contextmanager
+    def loop(self, f: Function, task: Value) -> Iterator[Int]:
+        """The turns of a task."""
+        if self.count == 1:
+            yield 0
+            return
+        first = 0 if self.each is None else f.mul(task, self.each)
+        stop: Int = self.count if self.each is None else f.add(first, self.each)
+        if self.each is not None and self.count % self.each:
+            stop = f.minimum(stop, self.count)
+        with f.loop(first, stop) as loop:
+            yield loop.index
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """How a scatter is cut into tasks that never write the same element.
 
-    Either every task takes `columns` elements of each run of all points, or the points of some values of the
-    leading dimension of the starts, which is a batching dimension.
+    A task takes some of the outer positions in the window of all points, or some of the points, or `columns`
+    elements of each run of all points.
     """
 
     num_tasks: int
     columns: int
-    num_points: int
-    by_point: bool
+    outer: _Cut
+    points: _Cut
 
     @classmethod
-    def of(cls, w: Windows, nbytes: int) -> _Parts:
-        """Cut by batching dimension where there is one, else by column."""
-        points, (_, run) = math.prod(w.batch), w.run
+    def of(cls, w: Windows, nbytes: int, *, is_unique: bool) -> _Parts:
+        """Cut points that cannot meet, else the outer dimensions of the window, else its runs."""
+        points, (_, run), outer = math.prod(w.batch), w.run, math.prod(w.before)
         wanted = max(1, min(16, nbytes // TASK_BYTES))
-        if 0 in w.numbers.start_indices_batching_dims and w.batch[0] > 1 and wanted > 1:
-            return cls(w.batch[0], run, points, True)
+        is_batched = 0 in w.numbers.start_indices_batching_dims and w.batch[0] > 1
+        if wanted > 1 and points > 1 and (is_unique or is_batched):
+            cut = _Cut.into(points, wanted, 1 if is_unique else points // w.batch[0])
+            return cls(cut.num_tasks, run, _Cut(outer), cut)
+        if wanted > 1 and outer > 1:
+            cut = _Cut.into(outer, wanted)
+            return cls(cut.num_tasks, run, cut, _Cut(points))
         smallest = max(1, 64 // w.operand.dtype.itemsize)
         count = next((n for n in range(wanted, 0, -1) if run % n == 0 and run // n >= smallest), 1)
-        return cls(count, run // count, points, False)
+        return cls(count, run // count, _Cut(outer), _Cut(points))
 
     @contextlib.contextmanager
-    def points(self, f: Function, task: Value) -> Iterator[Int]:
-        """A loop over the points of a task, in order."""
-        each = self.num_points // self.num_tasks if self.by_point else self.num_points
-        first = f.mul(task, each) if self.by_point else 0
-        with f.loop(first, f.add(first, each), runs=each > 0) as loop:
-            yield loop.index
+    def loops(self, f: Function, task: Value) -> Iterator[tuple[Int, Int]]:
+        """Loops over the outer positions and the points of a task, in order."""
+        with self.outer.loop(f, task) as outer, self.points.loop(f, task) as point:
+            yield outer, point

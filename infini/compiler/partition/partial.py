@@ -22,6 +22,7 @@ _LINEAR: Final[dict[str, tuple[Literal["one", "all"], slice]]] = {
     "div": ("one", slice(0, 1)),
     "dot": ("one", slice(0, 2)),
     "reduce_sum": ("one", slice(0, 1)),
+    "cumsum": ("one", slice(0, 1)),
     "reshape": ("one", slice(0, 1)),
     "transpose": ("one", slice(0, 1)),
     "slice": ("one", slice(0, 1)),

@@ -16,7 +16,7 @@ from infini.compiler.passes import rewrite
 from infini.compiler.passes.rewrite import Match, Rule
 from infini.core import dtypes
 from infini.core.ir import Program, Var
-from infini.lax import families, indexing, reduction
+from infini.lax import families, reduction
 
 _PLAIN: Final = dtypes.INTEGERS | dtypes.FLOATS
 
@@ -32,6 +32,8 @@ def _index_of_rows(match: Match, operand: Var, indices: Var, numbers: Any) -> Va
         and numbers.start_indices_batching_dims == tuple(range(last))
         and indices.type.size == families.prod(rows)
         and operand.type.dtype in _PLAIN
+        # Rows of one element have nothing to reduce, and the index has to be able to count a row.
+        and 1 < operand.type.shape[last] <= np.iinfo(indices.type.dtype).max
     )
     return match.emit("reshape", indices, shape=rows, ndim=indices.type.ndim) if is_row_wise else None
 
@@ -66,7 +68,9 @@ def _gather(match: Match) -> Var | None:
     if index is None:
         return None
     size, mode = operand.type.shape[-1], match.attrs["mode"]
-    chosen = _is_chosen(match, _clamped(match, index, size, mode), operand.type.shape)
+    # A broken promise reads the nearest element.
+    clamped = _clamped(match, index, size, "fill" if mode == "fill" else "clip")
+    chosen = _is_chosen(match, clamped, operand.type.shape)
     lowest = reduction.identity_of(reduction.reduce_max_p, operand.type.dtype)
     masked = match.emit("select_n", chosen, _filled(match, lowest, operand), operand)
     found = match.emit("reduce_max", masked, axes=(-1,))
@@ -84,14 +88,7 @@ def _scatter_add(match: Match) -> Var | None:
     numbers = match.attrs["dimension_numbers"]
     if numbers.update_window_dims or not match.is_scalar(operand, 0.0):
         return None
-    as_gather = indexing.GatherDimensionNumbers(
-        numbers.update_window_dims,
-        numbers.inserted_window_dims,
-        numbers.scatter_dims_to_operand_dims,
-        numbers.operand_batching_dims,
-        numbers.scatter_indices_batching_dims,
-    )
-    index = _index_of_rows(match, operand, indices, as_gather)
+    index = _index_of_rows(match, operand, indices, numbers.as_gather)
     if index is None:
         return None
     shape = operand.type.shape

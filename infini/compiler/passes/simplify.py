@@ -15,7 +15,7 @@ from infini.compiler.passes import rewrite
 from infini.compiler.passes.rewrite import Match, Rule
 from infini.core import dtypes, ir, primitive
 from infini.core.ir import Program, Var
-from infini.lax import reduction
+from infini.lax import positions, reduction
 
 # --- arithmetic ------------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ def _reduce_nothing(match: Match) -> Var | None:
     return element
 
 
-def _argmax_of_one(match: Match) -> Var | None:
+def _position_of_one(match: Match) -> Var | None:
     return _filled(match, 0) if match.x.type.shape[match.attrs["axis"]] == 1 else None
 
 
@@ -283,8 +283,8 @@ def _reduce_of_empty(match: Match) -> Var | None:
 
 
 def _reduce_of_reduce(match: Match) -> Var | None:
-    if match.equation.op.name == "reduce_sum":
-        return None  # another order of additions would round differently
+    if match.equation.op.name in ("reduce_sum", "reduce_prod"):
+        return None  # another order would round differently
     inner = match.defined_by(match.x, match.equation.op.name)
     if inner is None:
         return None
@@ -359,14 +359,20 @@ RULES: Final = (
     Rule("concatenate_one", "concatenate", _concatenate_one, "empty parts do not count"),
     *(
         Rule("reduce_nothing", op, _reduce_nothing, "a reduction over one element is the element")
-        for op in ("reduce_sum", "reduce_max", "reduce_min")
+        for op in reduction.MONOIDS
     ),
     *(
         Rule("reduce_empty", op, _reduce_of_empty, "a reduction of nothing is its neutral element")
-        for op in ("reduce_sum", "reduce_max", "reduce_min")
+        for op in reduction.MONOIDS
     ),
-    Rule("argmax_one", "argmax", _argmax_of_one, "the largest of one element is the first"),
-    *(Rule("reduce_reduce", op, _reduce_of_reduce, "extrema compose") for op in ("reduce_max", "reduce_min")),
+    *(
+        Rule("position_of_one", op, _position_of_one, "the extremum of one element is the first")
+        for op in sorted(positions.NAMES)
+    ),
+    *(
+        Rule("reduce_reduce", op, _reduce_of_reduce, "reductions of one kind compose where nothing rounds")
+        for op in reduction.MONOIDS
+    ),
     Rule("known_branch", "cond", _known_branch, "a branch chosen by a constant is a call"),
 )
 

@@ -2,7 +2,7 @@
 have their own files.
 
 Blocks are padded, and what stands in the padding is unspecified unless a `Tile` says so: rules that look
-across elements (reductions, products) put an identity there first. 16-bit floats are stored as such and
+across elements (reductions, products) put an identity there first. Small floats are stored as such and
 computed in float32, rounded after every operation, exactly as the oracle does.
 """
 
@@ -78,14 +78,14 @@ class Body:
 
     def constant(self, constant: ir.Constant) -> Tile:
         """A constant: a typed number, repeated over the shape, or chosen by position."""
-        type_, name = constant.type, language_name(constant.type.dtype)
+        type_, name = constant.type, scalar.storage_name(constant.type.dtype)
         numbers = constant.array.reshape(-1).astype(_host_dtype(type_.dtype))
         shape = list(padded(type_.shape)) if type_.shape else "()"
         if constant.is_scalar:
             if scalar.is_wide(type_.dtype):
                 return Tile(f"tl.full({shape}, {literal(numbers[0].item(), type_.dtype)}, {name})", type_)
             wide = f"tl.full({shape}, {literal(numbers[0].item(), type_.dtype)}, tl.float32)"
-            return Tile(f"{wide}.to({name})", type_, wide=wide)
+            return Tile(scalar.narrowed(wide, type_.dtype), type_, wide=wide)
         compute = name if scalar.is_wide(type_.dtype) else "tl.float32"
         lanes = [access.lane(padded(type_.shape), i) for i in range(type_.ndim)]
         weights = access.c_strides(type_.shape)
@@ -95,18 +95,18 @@ class Body:
         for i, number in enumerate(numbers):
             value = f"tl.full((), {literal(number.item(), type_.dtype)}, {compute})"
             found = self.writer.tile(f"tl.where({where.name} == {i}, {value}, {found.name})", type_)
-        return found if scalar.is_wide(type_.dtype) else self.writer.tile(f"{found.name}.to({name})", type_)
+        return found if scalar.is_wide(type_.dtype) else self.rounded(found.name, type_)
 
     def wide(self, tile: Tile) -> str:
-        """Expression of a value as arithmetic takes it: 16-bit floats in float32."""
+        """Expression of a value as arithmetic takes it: small floats in float32."""
         if scalar.is_wide(tile.type.dtype):
             return tile.name
-        return tile.wide or f"{tile.name}.to(tl.float32)"
+        return tile.wide or scalar.widened(tile.name, tile.type.dtype)
 
     def rounded(self, text: str, type_: ArrayType, *, padding: float | None = None) -> Tile:
-        """Name a result that was computed in float32 if its dtype is a 16-bit float."""
-        suffix = "" if scalar.is_wide(type_.dtype) else f".to({language_name(type_.dtype)})"
-        return self.writer.tile(f"{text}{suffix}", type_, padding=padding)
+        """Name a result that was computed in float32 if its dtype is a small float."""
+        result = text if scalar.is_wide(type_.dtype) else scalar.narrowed(text, type_.dtype)
+        return self.writer.tile(result, type_, padding=padding)
 
     def filled(self, tile: Tile, axes: Sequence[int], value: Any) -> str:  # Any: a number of the tile's dtype
         """Expression of a value, in arithmetic's dtype, with `value` in the padding along some axes."""
@@ -219,7 +219,7 @@ def refused(equation: Equation, what: str, fix: str) -> errors.LoweringError:
 
 
 def _host_dtype(dtype: np.dtype) -> np.dtype:
-    return dtypes.float32 if dtype in (dtypes.bfloat16, dtypes.float16) else dtype
+    return dtype if scalar.is_wide(dtype) else dtypes.float32
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,8 +15,8 @@ import numpy as np
 
 from infini.compiler.triton import access as access_, body as body_, products, reductions, shapes, streaming
 from infini.compiler.triton.access import Place, Tail
-from infini.compiler.triton.scalar import HELPERS
-from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, language_name, literal
+from infini.compiler.triton.scalar import HELPERS, storage_name
+from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, literal
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
 from infini.core import dtypes, errors, ir
 from infini.core.ir import ArrayType
@@ -91,7 +91,7 @@ class _Emitter:
         names += [f"y{i}" for i in range(len(self.kernel.outputs))]
         result = []
         for name, type_ in zip(names, (*self.in_types, *self.kernel.outputs), strict=True):
-            language_name(type_.dtype)  # refuses dtypes without a Triton form
+            storage_name(type_.dtype)  # refuses dtypes without a Triton form
             result.append((name, f"*{SIGNATURE_NAMES[type_.dtype]}"))
         return result
 
@@ -162,13 +162,14 @@ class _Emitter:
         access, type_ = self.kernel.loads[walked.operand], self.in_types[walked.operand]
         pointer = f"x{walked.operand} + {place.offset}" if place.offset != "0" else f"x{walked.operand}"
         fill = 0 if access.fill is None else access.fill
+        padding = float(np.asarray(fill).astype(type_.dtype).real)
         text = f"tl.load({pointer})"
         if place.mask:
             text = f"tl.load({pointer}, mask={place.mask}, other={_other(fill, type_.dtype)})"
         text = f"({text} != 0)" if type_.dtype == dtypes.bool_ else text
         tile = Tile("", walked.type)
         if place.shape == tile.shape:
-            return self.writer.tile(text, walked.type, padding=float(fill.real), prefix="t")
+            return self.writer.tile(text, walked.type, padding=padding, prefix="t")
         return self.writer.tile(f"tl.broadcast_to({text}, {_shape(tile.shape)})", walked.type, prefix="t")
 
     def loaded(self, value: Operand) -> Tile:
@@ -198,7 +199,11 @@ def _shape(shape: ir.Shape) -> str:
 
 
 def _other(fill: complex, dtype: np.dtype) -> str:
-    return str(int(bool(fill))) if dtype == dtypes.bool_ else literal(fill, dtype)
+    if dtype == dtypes.bool_:
+        return str(int(bool(fill)))
+    if dtype.itemsize == 1 and dtype in dtypes.FLOATS:  # held as bits
+        return str(np.asarray(fill).astype(dtype).view(np.uint8))
+    return literal(fill, dtype)
 
 
 def _has_dot(program: ir.Program) -> bool:

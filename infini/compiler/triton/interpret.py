@@ -28,7 +28,7 @@ Handle = Any  # Any: Triton has no types; the interpreter's TensorHandle
 # Everything that the interpreter replaces attributes of.
 _PATCHED: Final = (
     tl, tl.core, tl.math, tl.standard, tl.core.tensor, tl.core.dtype, tl.core.tensor_descriptor_base,
-    interpreter.InterpreterBuilder, interpreter.GridExecutor, interpreter.ReduceOps,
+    interpreter.InterpreterBuilder, interpreter.GridExecutor, interpreter.ReduceOps, interpreter.ScanOps,
 )  # fmt: skip
 _COMPARISONS: Final = frozenset(
     {np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal}
@@ -131,6 +131,8 @@ def _install_corrections() -> None:
     builder.unary_op = _with_bfloat16_unary(builder.unary_op)
     builder.create_dot = _with_bfloat16_dot(builder.create_dot)
     interpreter.ReduceOps.apply_impl = _with_nan(interpreter.ReduceOps.apply_impl)
+    interpreter.ReduceOps.generic_reduce = _reduce_by_halves
+    interpreter.ScanOps.generic_scan = _scan_by_doubling
 
 
 def _is_bfloat16(handle: Handle) -> bool:
@@ -200,3 +202,42 @@ def _with_nan(apply: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     return corrected
+
+
+def _reduce_by_halves(self: Any, operands: Any) -> Any:  # Any: Triton's
+    """A reduction by any function: the function of two halves, instead of element by element."""
+    axis = 0 if self.axis is None else self.axis
+    tensors = [
+        self.to_tensor(x.handle.data.reshape(-1), x.dtype) if self.axis is None else x for x in operands
+    ]
+    while tensors[0].handle.data.shape[axis] > 1:
+        halves = [np.split(x.handle.data, 2, axis) for x in tensors]
+        both = [
+            [self.to_tensor(half[side], x.dtype) for half, x in zip(halves, tensors, strict=True)]
+            for side in (0, 1)
+        ]
+        found = self.combine_fn.fn(*both[0], *both[1])
+        tensors = list(found) if isinstance(found, tuple) else [found]
+    results = []
+    for x in tensors:
+        data = x.handle.data if self.keep_dims else np.squeeze(x.handle.data, axis)
+        results.append(self.to_tensor(data if data.ndim else data.item(), x.dtype))
+    return results
+
+
+def _scan_by_doubling(self: Any, operands: Any) -> Any:  # Any: Triton's
+    """A scan by any associative function: each element takes in the one 1, 2, 4, ... places before it."""
+    tensors, step = list(operands), 1
+    shape = tensors[0].handle.data.shape
+    size = shape[self.axis]
+    places = np.arange(size).reshape([-1 if d == self.axis else 1 for d in range(len(shape))])
+    while step < size:
+        moved = [self.to_tensor(np.roll(x.handle.data, step, self.axis), x.dtype) for x in tensors]
+        found = self.combine_fn.fn(*moved, *tensors)
+        joined = found if isinstance(found, tuple) else (found,)
+        tensors = [
+            self.to_tensor(np.where(places >= step, y.handle.data, x.handle.data), x.dtype)
+            for x, y in zip(tensors, joined, strict=True)
+        ]
+        step *= 2
+    return tensors

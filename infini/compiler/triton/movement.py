@@ -3,28 +3,45 @@ interior padding.
 
 One program handles a block of elements of the result (of the updates, for scatters), takes its position apart
 by constant divisions and computes where the element comes from. Parameters are x0, x1 ... for operands and y0
-for the result; the result of an update starts as a copy of its first operand. Scatter-add of 16-bit floats
-sums in float32 in the memory `scratch`.
+for the result; the result of an update starts as a copy of its first operand. Scatters that combine use an
+atomic operation where the device has one, and compare-and-swap elsewhere; dtypes of fewer than 32 bits are
+combined in the memory `scratch`, in float32 or 32-bit integers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 
 from infini.compiler.triton.access import c_strides
+from infini.compiler.triton.scalar import HELPERS
 from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, language_name, literal
-from infini.core import dtypes, errors
+from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs, Shape
-from infini.lax import families
-from infini.lax.indexing import GatherDimensionNumbers, scatter_slice_sizes
+from infini.lax.indexing import KINDS, GatherDimensionNumbers, fill_of
 
 _BLOCK = 1024
-_ATOMIC = frozenset(
-    {dtypes.float32, dtypes.float64, dtypes.int32, dtypes.int64, dtypes.uint32, dtypes.uint64}
-)
+# Dtypes of fewer than 32 bits are combined in these.
+_WIDE: Final = {
+    dtypes.bool_: dtypes.int32,
+    dtypes.int8: dtypes.int32,
+    dtypes.int16: dtypes.int32,
+    dtypes.uint8: dtypes.uint32,
+    dtypes.uint16: dtypes.uint32,
+    dtypes.float16: dtypes.float32,
+    dtypes.bfloat16: dtypes.float32,
+}
+_PLAIN_INTEGERS: Final = frozenset({dtypes.int32, dtypes.int64, dtypes.uint32, dtypes.uint64})
+# Atomic operations of the device, with the dtypes they take.
+_ATOMIC: Final = {
+    "add": ("tl.atomic_add", _PLAIN_INTEGERS | {dtypes.float32, dtypes.float64}),
+    "min": ("tl.atomic_min", _PLAIN_INTEGERS),
+    "max": ("tl.atomic_max", _PLAIN_INTEGERS),
+}
+_FLOAT8: Final = (dtypes.float8_e4m3fn, dtypes.float8_e5m2)
 
 
 class _Text:
@@ -54,9 +71,11 @@ class _Text:
     def source(self, name: str, parameters: Sequence[tuple[str, ArrayType]]) -> TritonSource:
         """The finished source."""
         names = [p for p, _ in parameters]
-        head = (
-            f"import triton\nimport triton.language as tl\n\n\n@triton.jit\ndef {name}({', '.join(names)}):\n"
-        )
+        helpers = [
+            text for helper, text in HELPERS.items() if any(f"{helper}(" in line for line in self.lines)
+        ]
+        head = "\n\n".join(["import triton\nimport triton.language as tl\n", *helpers])
+        head += f"\n\n@triton.jit\ndef {name}({', '.join(names)}):\n"
         return TritonSource(
             text=head + "".join(f"    {line}\n" for line in self.lines),
             function_name=name,
@@ -94,51 +113,92 @@ def gather(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]
     """Windows at indices read from an array."""
     operand, indices = types
     numbers: GatherDimensionNumbers = attrs["dimension_numbers"]
-    sizes, mode, fill = attrs["slice_sizes"], attrs["mode"], attrs["fill_value"]
-    out = operand.update(shape=_gathered_shape(indices, numbers, sizes))
+    sizes, mode = attrs["slice_sizes"], attrs["mode"]
+    out = operand.update(shape=numbers.result_shape(indices.shape[:-1], sizes))
     text = _Text(out.shape)
-    offset = _window(text, operand.shape, indices, numbers, sizes, mode)
-    number = families.default_fill(operand.dtype) if fill is None else fill
-    other = literal(np.asarray(number).astype(operand.dtype).item(), operand.dtype)
-    other = str(int(other == "True")) if operand.dtype == dtypes.bool_ else other
+    offset = _window(text, operand.shape, indices, numbers, sizes, clips=mode != "fill")
+    number = fill_of(operand.dtype, attrs["fill_value"])
+    if operand.dtype in _FLOAT8 or operand.dtype == dtypes.bool_:
+        other = str(int(number.view(np.uint8)))
+    else:
+        other = literal(number.item(), operand.dtype)
     text.line(f"tl.store(y0 + i, tl.load(x0 + {offset}, mask=valid, other={other}), mask=inside)")
     return (text.source("gather", _parameters(types, out)),)
 
 
-def scatter(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
-    """Write windows at indices; which of several writes to one place stays is unspecified."""
-    text, offset = _scattered(types, attrs)
-    text.line(f"tl.store(y0 + {offset}, tl.load(x2 + i, mask=inside), mask=valid)")
-    return (text.source("scatter", _parameters(types, types[0])),)
-
-
-def scatter_add(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
-    """Add windows at indices by atomic additions, whose order is not fixed.
-
-    Raises:
-        LoweringError: the dtype has no atomic addition.
+def scatter(name: str) -> Callable[[Sequence[ArrayType], Attrs], tuple[TritonSource, ...]]:
+    """Sources of the scatter `name`. Which of several writes to one place stays is unspecified, as is the order
+    in which they combine.
     """
-    operand = types[0]
-    is_small = operand.dtype in (dtypes.float16, dtypes.bfloat16)
-    if not is_small and operand.dtype not in _ATOMIC:
-        raise errors.LoweringError(
-            f"scatter_add of {dtypes.short(operand.dtype)} has no atomic addition on the device",
-            fix="convert to int32 or float32 first",
+    combine = KINDS[name].combine
+
+    def sources(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
+        operand, indices, updates = types
+        dn = attrs["dimension_numbers"]
+        text = _Text(updates.shape)
+        sizes = dn.slice_sizes(operand.shape, updates.shape)
+        offset = _window(text, operand.shape, indices, dn.as_gather, sizes, clips=attrs["mode"] == "clip")
+        if combine is None:
+            text.line(f"tl.store(y0 + {offset}, tl.load(x2 + i, mask=inside), mask=valid)")
+            return (text.source(name, _parameters(types, operand)),)
+        wide = operand.update(dtype=_WIDE.get(operand.dtype, operand.dtype))
+        text.line(f"value = tl.load(x2 + i, mask=inside, other=0).to({language_name(wide.dtype)})")
+        parameters = _parameters(types, operand)
+        if attrs["unique_indices"]:
+            _combine_once(text, combine, offset, operand, wide)
+            return (text.source(name, parameters),)
+        target = "y0" if wide == operand else "scratch"
+        _combine_atomically(text, combine, f"{target} + {offset}", wide)
+        if wide == operand:
+            return (text.source(name, parameters),)
+        return (
+            _converted("widen", "y0", operand, "scratch", wide),
+            text.source(name, [*parameters, ("scratch", wide)]),
+            _converted("round", "scratch", wide, "y0", operand),
         )
-    target = "scratch" if is_small else "y0"
-    text, offset = _scattered(types, attrs)
-    value = "tl.load(x2 + i, mask=inside)" + (".to(tl.float32)" if is_small else "")
-    text.line(f'tl.atomic_add({target} + {offset}, {value}, mask=valid, sem="relaxed")')
-    wide = operand.update(dtype=dtypes.float32)
-    parameters = _parameters(types, operand)
-    add = text.source("scatter_add", [*parameters, ("scratch", wide)] if is_small else parameters)
-    if not is_small:
-        return (add,)
-    return (
-        _converted("widen", "y0", operand, "scratch", wide),
-        add,
-        _converted("round", "scratch", wide, "y0", operand),
-    )
+
+    return sources
+
+
+def _combined(combine: str, a: str, b: str, dtype: np.dtype) -> str:
+    """Text of what is there and an update taken together; NaN wins comparisons."""
+    if combine in ("add", "mul"):
+        return f"{a} {'+' if combine == 'add' else '*'} {b}"
+    if dtype in dtypes.FLOATS:
+        return f"{combine}_with_nan({a}, {b})"
+    return f"tl.{combine}imum({a}, {b})"
+
+
+def _combine_once(text: _Text, combine: str, offset: str, operand: ArrayType, wide: ArrayType) -> None:
+    """Where no place repeats, what is there can be read and written back."""
+    text.line(f"old = tl.load(y0 + {offset}, mask=valid, other=0).to({language_name(wide.dtype)})")
+    back = "tl.int8" if operand.dtype == dtypes.bool_ else language_name(operand.dtype)
+    new = _combined(combine, "old", "value", wide.dtype)
+    text.line(f"tl.store(y0 + {offset}, ({new}).to({back}), mask=valid)")
+
+
+def _combine_atomically(text: _Text, combine: str, place: str, wide: ArrayType) -> None:
+    function, taken = _ATOMIC.get(combine, ("", frozenset()))
+    if wide.dtype in taken:
+        text.line(f'{function}({place}, value, mask=valid, sem="relaxed")')
+        return
+    # Lanes without a place look at the first element and never change it. A lane is done when what it saw is
+    # what it combined with; then it swaps equal bits until all are done.
+    bits = "tl.int32" if wide.dtype.itemsize == 4 else "tl.int64"
+    own = language_name(wide.dtype)
+    head, _, rest = place.partition(" + ")
+    for line in (
+        f"place = ({head} + tl.where(valid, {rest}, 0)).to(tl.pointer_type({bits}), bitcast=True)",
+        "old = tl.load(place)",
+        "left = valid",
+        "while tl.max(left.to(tl.int32), 0) > 0:",
+        f"    was = old.to({own}, bitcast=True)",
+        f"    new = ({_combined(combine, 'was', 'value', wide.dtype)}).to({bits}, bitcast=True)",
+        '    seen = tl.atomic_cas(place, old, tl.where(left, new, old), sem="relaxed")',
+        "    left = left & (seen != old)",
+        "    old = seen",
+    ):
+        text.line(line)
 
 
 def pad(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
@@ -166,8 +226,8 @@ def pad(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
 def scratch_bytes(name: str, types: Sequence[ArrayType]) -> int:
     """Scratch memory that the sources of an operation use."""
     operand = types[0]
-    is_small = operand.dtype in (dtypes.float16, dtypes.bfloat16)
-    return operand.size * dtypes.float32.itemsize if name == "scatter_add" and is_small else 0
+    is_small = name in KINDS and KINDS[name].combine is not None and operand.dtype in _WIDE
+    return operand.size * _WIDE[operand.dtype].itemsize if is_small else 0
 
 
 # --- parts -----------------------------------------------------------------------------------
@@ -178,6 +238,9 @@ def _parameters(types: Sequence[ArrayType], out: ArrayType) -> list[tuple[str, A
 
 
 def _signature(dtype: np.dtype) -> str:
+    """Triton's name of an element in memory; 8-bit floats move as bytes."""
+    if dtype in _FLOAT8:
+        return "u8"
     language_name(dtype)  # refuses dtypes without a Triton form
     return SIGNATURE_NAMES[dtype]
 
@@ -195,16 +258,14 @@ def _clamped_starts(text: _Text, shape: Shape, sizes: Shape, first: int) -> list
     return names
 
 
-def _gathered_shape(indices: ArrayType, numbers: GatherDimensionNumbers, sizes: Shape) -> Shape:
-    dropped = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
-    window = iter([s for d, s in enumerate(sizes) if d not in dropped])
-    batch = iter(indices.shape[:-1])
-    ndim = len(numbers.offset_dims) + indices.ndim - 1
-    return tuple(next(window) if d in numbers.offset_dims else next(batch) for d in range(ndim))
-
-
 def _window(
-    text: _Text, shape: Shape, indices: ArrayType, numbers: GatherDimensionNumbers, sizes: Shape, mode: str
+    text: _Text,
+    shape: Shape,
+    indices: ArrayType,
+    numbers: GatherDimensionNumbers,
+    sizes: Shape,
+    *,
+    clips: bool,
 ) -> str:
     """Write the start of each element's window; returns its offset in the operand and defines `valid`."""
     places = text.positions()
@@ -221,36 +282,22 @@ def _window(
     valid = ["inside"]
     for d in numbers.start_index_map:
         limit = shape[d] - sizes[d]
-        if mode == "fill":
-            valid.append(f"(s{d} >= 0) & (s{d} <= {limit})")
-        else:
+        if clips:
             text.line(f"s{d} = tl.minimum(tl.maximum(s{d}, 0), {limit})")
+        else:
+            valid.append(f"(s{d} >= 0) & (s{d} <= {limit})")
     text.line(f"valid = {' & '.join(valid)}")
-    dropped = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     window = iter(numbers.offset_dims)
     full = [
-        starts[d] if d in dropped else f"({starts[d]} + {places[next(window)]})" for d in range(len(shape))
+        starts[d] if d in numbers.dropped else f"({starts[d]} + {places[next(window)]})"
+        for d in range(len(shape))
     ]
     return _offset(full, shape)
 
 
-def _scattered(types: Sequence[ArrayType], attrs: Attrs) -> tuple[_Text, str]:
-    operand, indices, updates = types
-    dn = attrs["dimension_numbers"]
-    numbers = GatherDimensionNumbers(
-        dn.update_window_dims,
-        dn.inserted_window_dims,
-        dn.scatter_dims_to_operand_dims,
-        dn.operand_batching_dims,
-        dn.scatter_indices_batching_dims,
-    )
-    text = _Text(updates.shape)
-    sizes = scatter_slice_sizes(operand, updates, dn)
-    return text, _window(text, operand.shape, indices, numbers, sizes, attrs["mode"])
-
-
 def _converted(name: str, source: str, from_: ArrayType, target: str, to: ArrayType) -> TritonSource:
     text = _Text(from_.shape)
-    value = f"tl.load({source} + i, mask=inside).to({language_name(to.dtype)})"
+    name_of = "tl.int8" if to.dtype == dtypes.bool_ else language_name(to.dtype)
+    value = f"tl.load({source} + i, mask=inside).to({name_of})"
     text.line(f"tl.store({target} + i, {value}, mask=inside)")
     return text.source(name, [(source, from_), (target, to)])

@@ -1,8 +1,9 @@
 """Elementwise operations as Triton expressions.
 
-Rules get operand expressions whose 16-bit floats were widened to float32; the caller rounds the result once,
-as the oracle does. Only names of Triton 3.0's `tl` are used, so what that language lacks (tanh, rounding,
-fmod, pow) is a helper below.
+Rules get operand expressions whose small floats were widened to float32; the caller rounds the result once,
+as the oracle does. Floats of 8 bits are held as their bits, so they need no processor that knows them. Only
+names of Triton 3.0's `tl` are used, so what that language lacks (tanh, rounding, fmod, pow) is a helper
+below.
 """
 
 from __future__ import annotations
@@ -28,6 +29,50 @@ def max_with_nan(x, y):
 @triton.jit
 def min_with_nan(x, y):
     return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+""",
+    # Functions of two elements, for reductions and scans.
+    "plus": """\
+@triton.jit
+def plus(x, y):
+    return x + y
+""",
+    "times": """\
+@triton.jit
+def times(x, y):
+    return x * y
+""",
+    "larger": """\
+@triton.jit
+def larger(x, y):
+    return tl.maximum(x, y)
+""",
+    "smaller": """\
+@triton.jit
+def smaller(x, y):
+    return tl.minimum(x, y)
+""",
+    "both_bits": """\
+@triton.jit
+def both_bits(x, y):
+    return x & y
+""",
+    "either_bits": """\
+@triton.jit
+def either_bits(x, y):
+    return x | y
+""",
+    "unequal_bits": """\
+@triton.jit
+def unequal_bits(x, y):
+    return x ^ y
+""",
+    # Of pairs (m, s) that stand for m + log(s); equal m, infinite ones too, need no scaling.
+    "join_log_sums": """\
+@triton.jit
+def join_log_sums(m, s, n, t):
+    factor = tl.exp(tl.where(m == n, 0.0, -tl.abs(m - n)))
+    joined = tl.where(m > n, s + t * factor, t + s * factor)
+    return tl.maximum(m, n, propagate_nan=tl.PropagateNan.ALL), joined
 """,
     # Below 0.625 the odd polynomial of https://www.netlib.org/cephes (tanhf), at most 2 ulp there;
     # above it 1 - 2 / (exp(2 |x|) + 1).
@@ -97,6 +142,74 @@ def float_pow(x, y):
     return tl.where(is_below & (y != 0.0), below, size)
 """,
 }
+
+
+def _float_bits(number: float) -> int:
+    return int(np.float32(number).view(np.int32))
+
+
+def _byte_helpers(name: str, mantissa: int, bias: int, special: int, nan: int) -> dict[str, str]:
+    """Functions between a float of 8 bits and float32.
+
+    Args:
+        name: of the format.
+        mantissa: its bits of mantissa.
+        bias: of its exponent.
+        special: the code that numbers too large become: infinity, or NaN where there is none.
+        nan: the code of NaN.
+    """
+    dropped, smallest = 23 - mantissa, 2.0 ** (1 - bias)
+    # The sum with this number has the unit of the subnormal numbers, so it rounds as they need.
+    raised = 2.0 ** (24 - bias - mantissa)
+    infinite = 0x7F800000 if special < nan else 0x7FC00000
+    widen = f"""\
+@triton.jit
+def widen_{name}(x):
+    code = (x & 0x7F).to(tl.int32)
+    sign = (x & 0x80).to(tl.int32) << 24
+    normal = (code << {dropped}) + {(127 - bias) << 23}
+    tiny = (code.to(tl.float32) * {smallest / 2**mantissa!r}).to(tl.int32, bitcast=True)
+    size = tl.where(code < {1 << mantissa}, tiny, normal)
+    size = tl.where(code >= {special}, {infinite} | (code << {dropped}), size)
+    return (size | sign).to(tl.float32, bitcast=True)
+"""
+    narrow = f"""\
+@triton.jit
+def narrow_{name}(x):
+    bits = x.to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    sign = (bits >> 24) & 0x80
+    moved = size + {(1 << (dropped - 1)) - 1} + ((size >> {dropped}) & 1)
+    normal = (moved >> {dropped}) - {(127 - bias) << mantissa}
+    raised = size.to(tl.float32, bitcast=True) + {raised!r}
+    tiny = raised.to(tl.int32, bitcast=True) - {_float_bits(raised)}
+    code = tl.where(size < {_float_bits(smallest)}, tiny, normal)
+    code = tl.where(code > {special}, {special}, code)
+    code = tl.where(size > 0x7F800000, {nan}, code)
+    return (code | sign).to(tl.uint8)
+"""
+    return {f"widen_{name}": widen, f"narrow_{name}": narrow}
+
+
+HELPERS.update(_byte_helpers("e4m3fn", 3, 7, 0x7F, 0x7F))
+HELPERS.update(_byte_helpers("e5m2", 2, 15, 0x7C, 0x7E))
+
+_BYTES: Final = {dtypes.float8_e4m3fn: "e4m3fn", dtypes.float8_e5m2: "e5m2"}
+
+
+def storage_name(dtype: np.dtype) -> str:
+    """Name of a dtype as tiles hold it: floats of 8 bits are held as their bits."""
+    return "tl.uint8" if dtype in _BYTES else language_name(dtype)
+
+
+def widened(text: str, dtype: np.dtype) -> str:
+    """A tile of a small float as float32."""
+    return f"widen_{_BYTES[dtype]}({text})" if dtype in _BYTES else f"{text}.to(tl.float32)"
+
+
+def narrowed(text: str, dtype: np.dtype) -> str:
+    """A float32 rounded to a small float, as tiles hold it."""
+    return f"narrow_{_BYTES[dtype]}({text})" if dtype in _BYTES else f"{text}.to({language_name(dtype)})"
 
 
 def expression(name: str, operands: Sequence[str], types: Sequence[np.dtype], attrs: ir.Attrs) -> str | None:
@@ -192,18 +305,29 @@ def _shift(symbol: str) -> Rule:
     return rule
 
 
+def _shift_arithmetic(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    bits = types[0].itemsize * 8
+    inside = f"({y} >= 0) & ({y} < {bits})" if types[0] in dtypes.SIGNED else f"{y} < {bits}"
+    amount = f"tl.where({inside}, {y}, {bits - 1})"
+    if types[0] in dtypes.SIGNED:
+        return f"({x} >> {amount}.to({language_name(types[0])}))"
+    signed = language_name(np.dtype(f"int{bits}"))
+    shifted = f"({x}.to({signed}, bitcast=True) >> {amount}.to({signed}))"
+    return f"{shifted}.to({signed}).to({language_name(types[0])}, bitcast=True)"
+
+
 def _convert(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
     source, target = types[0], attrs["new_dtype"]
     if target == dtypes.bool_:
         return f"({x} != 0)"
+    if not is_wide(target):  # the caller rounds
+        return f"{x}.to(tl.float32)" if is_wide(source) and source != dtypes.float32 else x
     name = language_name(target)
     if source in dtypes.FLOATS and target in dtypes.INTEGERS:
         return _saturated(x, target)
-    if source not in dtypes.FLOATS and target in (dtypes.bfloat16, dtypes.float16):
-        return f"{x}.to(tl.float32)"
     if source == dtypes.bool_ and target in dtypes.INTEGERS:
         return f"{x}.to(tl.int32).to({name})"
-    return x if target in dtypes.FLOATS and target.itemsize <= 2 else f"{x}.to({name})"
+    return f"{x}.to({name})"
 
 
 def _saturated(x: str, target: np.dtype) -> str:
@@ -220,7 +344,8 @@ def _saturated(x: str, target: np.dtype) -> str:
 
 
 def _bitcast(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
-    return f"{x}.to({language_name(attrs['new_dtype'])}, bitcast=True)"
+    source, target = storage_name(types[0]), storage_name(attrs["new_dtype"])
+    return x if source == target else f"{x}.to({target}, bitcast=True)"
 
 
 def _by_width(narrow: str, wide: str) -> Rule:
@@ -232,6 +357,11 @@ def _by_width(narrow: str, wide: str) -> Rule:
 
 def _sqrt(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
     return f"tl.sqrt_rn({x})" if types[0] == dtypes.float32 else f"tl.sqrt({x})"
+
+
+def _pow(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    width = "tl.float64" if _is_double(types) else "tl.float32"
+    return f"float_pow({x}, {y}.to({width}))" if types[1] in dtypes.INTEGERS else f"float_pow({x}, {y})"
 
 
 RULES: Final[dict[str, Rule]] = {
@@ -250,6 +380,7 @@ RULES: Final[dict[str, Rule]] = {
     "round_even": _by_width("round_even", "round_even_64"),
     "is_finite": lambda x, **_: f'(tl.abs({x}) < float("inf"))',
     "exp": _call("tl.exp"),
+    "exp2": _call("tl.exp2"),
     "log": _call("tl.log"),
     "sin": _call("tl.sin"),
     "cos": _call("tl.cos"),
@@ -257,13 +388,14 @@ RULES: Final[dict[str, Rule]] = {
     "sqrt": _sqrt,
     "rsqrt": _call("tl.rsqrt"),
     "erf": _call("tl.erf"),
-    "pow": _call("float_pow"),
+    "pow": _pow,
     "and": _infix("&"),
     "or": _infix("|"),
     "xor": _infix("^"),
     "not": _not,
     "shift_left": _shift("<<"),
     "shift_right_logical": _shift(">>"),
+    "shift_right_arithmetic": _shift_arithmetic,
     "eq": _compare("=="),
     "ne": _compare("!="),
     "lt": _compare("<"),
@@ -274,10 +406,10 @@ RULES: Final[dict[str, Rule]] = {
     "convert_element_type": _convert,
     "bitcast_convert_type": _bitcast,
 }
-# Operations that move bits and compute nothing: their 16-bit operands are not widened.
+# Operations that move bits and compute nothing: their small floats are not widened.
 BITWISE: Final = frozenset({"select_n", "bitcast_convert_type"})
 
 
 def is_wide(dtype: Any) -> bool:  # Any: a dtype
-    """Whether expressions compute with this dtype as it is; 16-bit floats are widened to float32."""
-    return dtype not in (dtypes.float16, dtypes.bfloat16)
+    """Whether expressions compute with this dtype as it is; small floats are widened to float32."""
+    return dtype not in dtypes.FLOATS or dtype.itemsize >= 4

@@ -11,7 +11,8 @@ import numpy as np
 from infini.core import dtypes, errors
 from infini.core.ir import Shape
 
-# Names in `tl`, and in signatures. Booleans are bytes in memory and int1 in registers.
+# Names in `tl`, and in signatures. Booleans are bytes in memory and int1 in registers; floats of 8 bits are
+# held as bits, and have a name in signatures alone.
 LANGUAGE_NAMES: Final[dict[np.dtype, str]] = {
     dtypes.bool_: "int1",
     dtypes.int8: "int8",
@@ -39,6 +40,8 @@ SIGNATURE_NAMES: Final[dict[np.dtype, str]] = {
     dtypes.uint64: "u64",
     dtypes.float16: "fp16",
     dtypes.bfloat16: "bf16",
+    dtypes.float8_e4m3fn: "u8",
+    dtypes.float8_e5m2: "u8",
     dtypes.float32: "fp32",
     dtypes.float64: "fp64",
 }

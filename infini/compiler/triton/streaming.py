@@ -27,7 +27,6 @@ from infini.tile.program import Kernel
 
 MAX_TILE: Final = 1 << 16  # elements of a tile that is kept in registers: 128 per thread at 16 warps
 CHUNK: Final = 1 << 13  # elements of a chunk, all dimensions together
-_REDUCTIONS: Final = frozenset({"reduce_sum", "reduce_max", "reduce_min"})
 
 Dim = tuple[Var, int]
 Load = Callable[[int, Tail, ArrayType], Tile]
@@ -134,7 +133,7 @@ def _pairs(equation: Equation) -> list[tuple[Dim, Dim]] | None:
         order = attrs["permutation"]
         full = [*range(ndim - len(order)), *(p + ndim for p in order)]
         return [((x, p), (out, d)) for d, p in enumerate(full)]
-    if name in _REDUCTIONS:
+    if name in reduction.MONOIDS:
         reduced = {a + ndim for a in attrs["axes"]}
         return [((x, d), (out, i)) for i, d in enumerate(d for d in range(ndim) if d not in reduced)]
     if name == "reshape":
@@ -150,17 +149,14 @@ def _levels(program: ir.Program, axes: dict[Var, int]) -> dict[Var, int] | None:
     levels = dict.fromkeys((*program.params, *(v for v, _ in program.consts)), 0)
     for equation in program.equations:
         level = max((levels[v] for v in equation.inputs), default=0)
-        if ends_pass(equation, axes):
-            if equation.inputs[0].type.dtype == dtypes.bool_:
-                return None
-            level += 1
+        level += ends_pass(equation, axes)
         levels.update(dict.fromkeys(equation.outputs, level))
     return levels
 
 
 def ends_pass(equation: Equation, axes: dict[Var, int]) -> bool:
     """Whether an equation reduces the streamed dimension."""
-    if equation.op.name not in _REDUCTIONS or equation.inputs[0] not in axes:
+    if equation.op.name not in reduction.MONOIDS or equation.inputs[0] not in axes:
         return False
     x = equation.inputs[0]
     return axes[x] - x.type.ndim in equation.attrs["axes"]
@@ -235,7 +231,9 @@ class Stream:
             self.store(number, self.body.tile(env[var]), self.tail(var, position))
         writer.depth -= 1
         for total, equation in zip(totals, ends, strict=True):
-            self.env[equation.output] = self.body.rounded(total.name, equation.output.type)
+            is_bool = equation.output.type.dtype == dtypes.bool_
+            text = f"({total.name} != 0)" if is_bool else total.name
+            self.env[equation.output] = self.body.rounded(text, equation.output.type)
 
     def needed(self, roots: Sequence[Var]) -> set[Var]:
         """Values with the dimension that `roots` are computed from."""
@@ -274,9 +272,10 @@ class Stream:
     # --- reductions ---------------------------------------------------------------------------
 
     def start(self, equation: Equation) -> Tile:
-        """The variable that a reduction over the chunks goes on in; 16-bit floats in float32."""
+        """The variable that a reduction over the chunks goes on in; 16-bit floats in float32, booleans as
+        numbers."""
         type_ = self.wide(equation.output.type)
-        identity = literal(reduction.identity_of(equation.op, type_.dtype), type_.dtype)
+        identity = literal(reduction.identity_of(equation.op, equation.output.type.dtype), type_.dtype)
         shape = list(padded(type_.shape)) if type_.shape else "()"
         return self.body.writer.tile(
             f"tl.full({shape}, {identity}, {language_name(type_.dtype)})", type_, prefix="c"
@@ -286,9 +285,10 @@ class Stream:
         """Go on with the elements of one chunk."""
         plan, name, x = self.plan, equation.op.name, equation.inputs[0]
         dtype: np.dtype = total.type.dtype
-        identity = reduction.identity_of(equation.op, dtype)
+        identity = reduction.identity_of(equation.op, x.type.dtype)
         axes = sorted((a + x.type.ndim for a in equation.attrs["axes"]), reverse=True)
         text = self.body.filled(tile, axes, identity)
+        text = f"{text}.to(tl.int32)" if x.type.dtype == dtypes.bool_ else text
         if plan.size % plan.chunk:
             lane = access_.lane(tile.shape, plan.axes[x])
             inside = f"{position} * {plan.chunk} + {lane} < {plan.size}"
@@ -298,10 +298,12 @@ class Stream:
         for axis in axes:
             text = reductions.reduced(name, text, axis, dtype)
         text = f"{text}.to({language_name(dtype)})" if dtype in dtypes.INTEGERS else text
-        joined = {"reduce_sum": "add", "reduce_max": "max", "reduce_min": "min"}[name]
-        found = scalar.expression(joined, [total.name, text], [dtype, dtype], ir.NO_ATTRS)
+        join = reduction.MONOIDS[name].name
+        found = scalar.expression(join, [total.name, text], [dtype, dtype], ir.NO_ATTRS)
         self.body.writer.line(f"{total.name} = {found}")
 
     def wide(self, type_: ArrayType) -> ArrayType:
         """The type arithmetic goes on in."""
+        if type_.dtype == dtypes.bool_:
+            return type_.update(dtype=dtypes.int32)
         return type_ if scalar.is_wide(type_.dtype) else type_.update(dtype=dtypes.float32)

@@ -17,7 +17,8 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import elementwise as e, families, reduction
+from infini.lax import cases, elementwise as e, families, reduction
+from infini.lax.cases import Case, Sample
 from infini.lax.families import bind_scalars
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -85,7 +86,9 @@ rms_norm_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.DECOMPOSE: _decompose,
             primitive.VJP: (_forward, _backward),
-            primitive.CASES: (dtypes.FLOATS, (families.ANYTHING, families.ANYTHING)),
+            primitive.CASES: cases.always(
+                dtypes.FLOATS, Case((Sample((3, 8)), Sample((8,))), {"epsilon": 1e-6}, "program")
+            ),
         },
     )
 )

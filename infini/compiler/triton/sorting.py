@@ -1,0 +1,265 @@
+"""Triton sources of `sort` along the last dimension.
+
+Keys become unsigned integers in the order of the elements, as on the CPU. Short rows are sorted in registers
+by a bitonic network (K. E. Batcher, "Sorting networks and their applications", 1968) over keys and places,
+several rows per program; places decide ties, so the result is stable. Long rows are sorted by digits of four
+bits from the lowest: counted block by block, the counts summed up, and every element stored where its digit
+begins. Operands follow their places at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from infini.compiler import sort_keys
+from infini.compiler.triton.function_text import FunctionText
+from infini.compiler.triton.source import TritonSource, language_name
+from infini.core import dtypes
+from infini.core.ir import ArrayType, Attrs
+
+SHORT: Final = 512  # rows up to here are sorted in registers
+TILE: Final = 1024  # elements per program
+_DIGIT: Final = 4  # bits of a digit
+_VALUES: Final = 1 << _DIGIT
+_UNSIGNED: Final = {1: dtypes.uint8, 2: dtypes.uint16, 4: dtypes.uint32, 8: dtypes.uint64}
+
+
+def sort(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
+    """Sources of a sort. Elements of any dtype move as bits."""
+    keys = [t.dtype for t in types[: attrs["num_keys"]]]
+    bits = [t.update(dtype=_UNSIGNED[t.dtype.itemsize]) for t in types]
+    if types[0].shape[-1] <= SHORT:
+        return (_in_registers(bits, keys),)
+    return _by_digits(bits, keys)
+
+
+def scratch_bytes(types: Sequence[ArrayType], attrs: Attrs) -> int:
+    """Scratch memory that the sources use."""
+    length = types[0].shape[-1]
+    if length <= SHORT:
+        return 0
+    rows = math.prod(types[0].shape[:-1])
+    wide = _wide([t.dtype for t in types[: attrs["num_keys"]]])
+    return rows * (4 * length + _VALUES * -(-length // TILE)) * wide.itemsize
+
+
+def _wide(keys: Sequence[np.dtype]) -> np.dtype:
+    """The dtype that keys are sorted in."""
+    return dtypes.uint64 if any(dtype.itemsize == 8 for dtype in keys) else dtypes.uint32
+
+
+def _number(value: int, dtype: np.dtype) -> str:
+    return f"tl.full((), {value}, {language_name(dtype)})"
+
+
+def _write_key(text: FunctionText, name: str, bits: str, dtype: np.dtype, wide: np.dtype) -> None:
+    """The key of elements whose bits, in the wide dtype, an expression gives. Zeros of both signs have one
+    key, and so have all NaNs."""
+    size = 8 * dtype.itemsize
+    top = 1 << (size - 1)
+    if dtype in dtypes.FLOATS:
+        full = (1 << size) - 1
+        text.line(f"b = {bits}")
+        text.line(f"m = b & {_number(top - 1, wide)}")
+        text.line(f"k = b ^ tl.where(b == m, {_number(top, wide)}, {_number(full, wide)})")
+        text.line(f"k = tl.where(m == 0, {_number(top, wide)}, k)")
+        largest = _number(sort_keys.largest_bits(dtype), wide)
+        text.line(f"{name} = tl.where(m > {largest}, {_number(full, wide)}, k)")
+    elif dtype in dtypes.SIGNED:
+        text.line(f"{name} = {bits} ^ {_number(top, wide)}")
+    else:
+        text.line(f"{name} = {bits}")
+
+
+# --- short rows -----------------------------------------------------------------------------------
+
+
+def _power(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
+
+
+def _in_registers(types: Sequence[ArrayType], keys: Sequence[np.dtype]) -> TritonSource:
+    """One function that sorts some rows per program."""
+    length = types[0].shape[-1]
+    rows = math.prod(types[0].shape[:-1])
+    row = max(_power(length), 2)
+    per_program = min(_power(rows), TILE // row)
+    size = row * per_program
+    text = FunctionText()
+    text.line("pid = tl.program_id(0).to(tl.int64)")
+    text.line(f"i = tl.arange(0, {size})")
+    text.line(f"place = i % {row}")
+    text.line(f"line = pid * {per_program} + i // {row}")
+    text.line(f"inside = (place < {length}) & (line < {rows})")
+    text.line(f"start = line * {length}")
+    names = []
+    for number, dtype in enumerate(keys):
+        wide = _wide([dtype])
+        loaded = f"tl.load(x{number} + start + place, mask=inside, other=0).to({language_name(wide)})"
+        _write_key(text, f"k{number}", loaded, dtype, wide)
+        # What fills the row comes last: its places are the largest.
+        last = _number((1 << (8 * wide.itemsize)) - 1, wide)
+        text.line(f"k{number} = tl.where(inside, k{number}, {last})")
+        names.append(f"k{number}")
+    names.append("place")
+    run = 2
+    while run <= row:
+        distance = run // 2
+        while distance:
+            _write_exchange(text, names, size, distance, run if run < row else 0)
+            distance //= 2
+        run *= 2
+    text.line(f"target = start + i % {row}")
+    for number, _ in enumerate(types):
+        text.line(f"e = tl.load(x{number} + start + place, mask=inside, other=0)")
+        text.line(f"tl.store(y{number} + target, e, mask=inside)")
+    parameters = [(f"{c}{n}", t) for c in "xy" for n, t in enumerate(types)]
+    return text.source("sort_rows", parameters, -(-rows // per_program), num_warps=4)
+
+
+def _write_exchange(text: FunctionText, names: Sequence[str], size: int, distance: int, run: int) -> None:
+    """Compare elements at a distance, and exchange those in the wrong order: rising, but falling in every
+    second run; a run of 0 is one that rises everywhere."""
+    pairs = size // (2 * distance)
+    for name in names:
+        text.line(f"{name}_a = tl.reshape({name}, [{pairs}, 2, {distance}])")
+        text.line(f"{name}_b = {name}_a ^ tl.xor_sum({name}_a, 1)[:, None, :]")
+    order = ""
+    for name in reversed(names):
+        less = f"({name}_b < {name}_a)"
+        order = f"({less} | (({name}_b == {name}_a) & {order}))" if order else less
+    text.line("is_second = (tl.arange(0, 2) == 1)[None, :, None]")
+    if run:
+        text.line(f"falls = ((tl.arange(0, {pairs}) * {2 * distance}) & {run}) != 0")
+        text.line("wants_larger = is_second ^ falls[:, None, None]")
+    else:
+        text.line("wants_larger = is_second")
+    text.line(f"takes = {order} ^ wants_larger")
+    for name in names:
+        text.line(f"{name} = tl.reshape(tl.where(takes, {name}_b, {name}_a), [{size}])")
+
+
+# --- long rows --------------------------------------------------------------------------------------
+
+
+def _by_digits(types: Sequence[ArrayType], keys: Sequence[np.dtype]) -> tuple[TritonSource, ...]:
+    """Functions that sort by one key after the other, from the last to the first."""
+    writer = _Digits(types, _wide(keys))
+    sources = []
+    for number in reversed(range(len(keys))):
+        sources.append(writer.load(number, keys[number], is_first=number == len(keys) - 1))
+        for digit in range(8 * keys[number].itemsize // _DIGIT):
+            sources += [writer.count(digit), writer.offsets(), writer.move(digit)]
+    return (*sources, writer.gather())
+
+
+class _Digits:
+    """Writes the functions. Scratch memory holds keys twice, places twice, and the counts, all in the dtype
+    of the keys: for each row and value of a digit one count per block."""
+
+    def __init__(self, types: Sequence[ArrayType], wide: np.dtype) -> None:
+        self.types, self.wide = types, wide
+        self.length = types[0].shape[-1]
+        self.rows = math.prod(types[0].shape[:-1])
+        self.size = self.rows * self.length
+        self.blocks = -(-self.length // TILE)
+        self.scratch = ("scratch", ArrayType((1,), wide))
+
+    def _region(self, number: int, copy: int) -> str:
+        """Where keys (0) or places (1) are, or their second copies."""
+        return f"scratch + {(2 * number + copy) * self.size}"
+
+    @property
+    def _counts(self) -> str:
+        return f"scratch + {4 * self.size}"
+
+    def _elements(self) -> FunctionText:
+        """A function over all elements: `i`, `inside`, and the start of the row of each."""
+        text = FunctionText()
+        text.line(f"i = tl.program_id(0).to(tl.int64) * {TILE} + tl.arange(0, {TILE})")
+        text.line(f"inside = i < {self.size}")
+        text.line(f"start = i // {self.length} * {self.length}")
+        return text
+
+    def _row_blocks(self) -> FunctionText:
+        """A function over blocks of rows: `row`, `block`, `i` and `inside`."""
+        text = FunctionText()
+        text.line("pid = tl.program_id(0).to(tl.int64)")
+        text.line(f"row = pid // {self.blocks}")
+        text.line(f"block = pid % {self.blocks}")
+        text.line(f"place = block * {TILE} + tl.arange(0, {TILE})")
+        text.line(f"inside = place < {self.length}")
+        text.line(f"i = row * {self.length} + place")
+        return text
+
+    def load(self, number: int, dtype: np.dtype, *, is_first: bool) -> TritonSource:
+        """Keys of one operand, in the order that the places have by now."""
+        text, name = self._elements(), language_name(self.wide)
+        if is_first:
+            text.line("place = i - start")
+            text.line(f"tl.store({self._region(1, 0)} + i, place.to({name}), mask=inside)")
+        else:
+            text.line(f"place = tl.load({self._region(1, 0)} + i, mask=inside, other=0).to(tl.int64)")
+        loaded = f"tl.load(x{number} + start + place, mask=inside, other=0).to({name})"
+        _write_key(text, "key", loaded, dtype, self.wide)
+        text.line(f"tl.store({self._region(0, 0)} + i, key, mask=inside)")
+        parameters = [(f"x{number}", self.types[number]), self.scratch]
+        return text.source("sort_load", parameters, -(-self.size // TILE))
+
+    def _write_digits(self, text: FunctionText, digit: int) -> None:
+        """The digit of each element, and for each value of it whether it is that."""
+        text.line(f"key = tl.load({self._region(0, digit % 2)} + i, mask=inside, other=0)")
+        text.line(f"digit = ((key >> {digit * _DIGIT}) & {_VALUES - 1}).to(tl.int32)")
+        text.line(f"is_value = (digit[:, None] == tl.arange(0, {_VALUES})[None, :]) & inside[:, None]")
+        text.line("is_value = is_value.to(tl.int32)")
+
+    def count(self, digit: int) -> TritonSource:
+        """How often each value of a digit occurs in each block."""
+        text = self._row_blocks()
+        self._write_digits(text, digit)
+        text.line(f"counts = tl.sum(is_value, 0).to({language_name(self.wide)})")
+        text.line(f"at = (row * {_VALUES} + tl.arange(0, {_VALUES})) * {self.blocks} + block")
+        text.line(f"tl.store({self._counts} + at, counts)")
+        return text.source("sort_count", [self.scratch], self.rows * self.blocks)
+
+    def offsets(self) -> TritonSource:
+        """Counts become the number of elements that come before, one row per program."""
+        text, count = FunctionText(), _VALUES * self.blocks
+        name = language_name(self.wide)
+        text.line("row = tl.program_id(0).to(tl.int64)")
+        text.line(f"before = tl.full((), 0, {name})")
+        with text.block(f"for chunk in range(0, {-(-count // TILE)}):"):
+            text.line(f"place = chunk * {TILE} + tl.arange(0, {TILE})")
+            text.line(f"at = {self._counts} + row * {count} + place")
+            text.line(f"found = tl.load(at, mask=place < {count}, other=0)")
+            text.line(f"sums = tl.cumsum(found, 0).to({name})")
+            text.line(f"tl.store(at, before + sums - found, mask=place < {count})")
+            text.line(f"before += tl.sum(found, 0).to({name})")
+        return text.source("sort_offsets", [self.scratch], self.rows)
+
+    def move(self, digit: int) -> TritonSource:
+        """Every key and place to where its digit says, in the order they have."""
+        text, source, target = self._row_blocks(), digit % 2, 1 - digit % 2
+        self._write_digits(text, digit)
+        text.line("rank = tl.sum(tl.cumsum(is_value, 0) * is_value, 1) - 1")
+        text.line(f"at = (row * {_VALUES} + digit) * {self.blocks} + block")
+        text.line(f"first = tl.load({self._counts} + at, mask=inside, other=0).to(tl.int64)")
+        text.line(f"to = row * {self.length} + first + rank")
+        text.line(f"tl.store({self._region(0, target)} + to, key, mask=inside)")
+        text.line(f"number = tl.load({self._region(1, source)} + i, mask=inside, other=0)")
+        text.line(f"tl.store({self._region(1, target)} + to, number, mask=inside)")
+        return text.source("sort_move", [self.scratch], self.rows * self.blocks)
+
+    def gather(self) -> TritonSource:
+        """The operands in the order of the places."""
+        text = self._elements()
+        text.line(f"place = tl.load({self._region(1, 0)} + i, mask=inside, other=0).to(tl.int64)")
+        for number, _ in enumerate(self.types):
+            text.line(f"e = tl.load(x{number} + start + place, mask=inside, other=0)")
+            text.line(f"tl.store(y{number} + i, e, mask=inside)")
+        parameters = [(f"{c}{n}", t) for c in "xy" for n, t in enumerate(self.types)]
+        return text.source("sort_gather", [*parameters, self.scratch], -(-self.size // TILE))
