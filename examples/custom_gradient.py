@@ -2,19 +2,18 @@
 
 `grad` differentiates what a function computes, step by step. Twice that is not what you want:
 
-1. The steps have no useful derivative. Rounding is flat, so its derivative is 0 almost everywhere and nothing
-   behind it ever learns; the *straight-through* trick passes the gradient on as if nothing had happened.
+1. The steps have no useful derivative. Rounding is flat, so its derivative is 0 almost everywhere and what
+   comes before it never learns; the *straight-through* trick passes the gradient on as if it were not there.
 2. The derivative is known, and simpler than the steps. A solver that iterates until it converges cannot be
    walked backwards, and need not be: the equation it solves gives the derivative of its solution.
 
-A custom rule is a pair: `forward` gives the result and whatever the other needs; `backward` turns the gradient
-of the result into gradients of the arguments.
+A custom rule is a pair: `forward` gives the result and whatever `backward` needs; `backward` turns the
+gradient of the result into gradients of the arguments.
 """
 
 import infini as inf
 import infini.numpy as inp
 from infini import lax, random
-
 
 # --- 1. straight through --------------------------------------------------------------------
 
@@ -36,9 +35,9 @@ rounded.defvjp(rounded_forward, rounded_backward)
 
 
 def learn_whole_numbers(round_, steps=60):
-    """Find whole numbers whose weighted sum is 10 by gradient descent through a rounding function."""
+    """Find whole numbers whose weighted sum is 11 by gradient descent through a rounding function."""
     weights = inp.asarray([1.0, 2.0, 3.0])
-    error = lambda x: inp.square(weights @ round_(x) - 10.0)  # noqa: E731
+    error = lambda x: inp.square(weights @ round_(x) - 11.0)
     descend = inf.jit(lambda x: x - 0.02 * inf.grad(error)(x))
     x = inp.asarray([0.2, 0.1, 0.3])
     for _ in range(steps):
@@ -52,8 +51,8 @@ def learn_whole_numbers(round_, steps=60):
 @inf.custom_vjp
 def square_root(a):
     """Newton's iteration for x * x = a, until it no longer moves: a `while` of unknown length."""
-    is_moving = lambda xs: inp.abs(xs[0] - xs[1]) > 1e-6 * xs[0]  # noqa: E731
-    improve = lambda xs: (0.5 * (xs[0] + a / xs[0]), xs[0])  # noqa: E731
+    is_moving = lambda xs: inp.abs(xs[0] - xs[1]) > 1e-6 * xs[0]
+    improve = lambda xs: (0.5 * (xs[0] + a / xs[0]), xs[0])
     return lax.while_loop(is_moving, improve, (a, inp.zeros_like(a)))[0]
 
 

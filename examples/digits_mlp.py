@@ -1,7 +1,7 @@
 """Handwritten digits, sorted by a small network. Run: python examples/digits_mlp.py
 
 The whole recipe of deep learning in one page: data, a function with parameters, a loss, its gradient, a loop.
-Needs scikit-learn for the data (1797 images of 8 by 8 pixels, which it brings along): pip install scikit-learn
+The data are 1797 images of 8 by 8 pixels that scikit-learn brings along: pip install scikit-learn
 """
 
 import numpy as np

@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import infini as inf
-import infini.numpy as inp
-from infini import nn, optim, random
+from infini import nn, numpy as inp, optim, random
 
-WIDTH, HEADS, LAYERS, LENGTH, BATCH = 64, 4, 2, 64, 16
+WIDTH, WIDE, HEADS, LAYERS, LENGTH, BATCH = 64, 256, 4, 2, 64, 16
 
 
 def init(key, size):  # one table of vectors for letters, one for places, and matrices for the blocks
     tables = {"letter": (size, WIDTH), "place": (LENGTH, WIDTH), "head": (WIDTH, size)}
-    block = {"qkv": (WIDTH, 3 * WIDTH), "out": (WIDTH, WIDTH), "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
+    block = {"qkv": (WIDTH, 3 * WIDTH), "out": (WIDTH, WIDTH), "up": (WIDTH, WIDE), "down": (WIDE, WIDTH)}
     keys = iter(random.split(key, len(tables) + LAYERS * len(block)))
     normal = lambda shapes: {name: 0.05 * random.normal(next(keys), shape) for name, shape in shapes.items()}
     return normal(tables) | {"blocks": [normal(block) for _ in range(LAYERS)]}
@@ -19,9 +18,8 @@ def init(key, size):  # one table of vectors for letters, one for places, and ma
 
 def forward(params, letters):  # (batch, length) -> (batch, length, size): scores of what comes next
     x = params["letter"][letters] + params["place"][: letters.shape[1]]
-    for block in params["blocks"]:
+    for block in params["blocks"]:  # letters look back at those before them, then each thinks for itself
         qkv = (nn.standardize(x) @ block["qkv"]).reshape(*letters.shape, 3, HEADS, WIDTH // HEADS)
-        # Every letter looks back at those before it, with several heads side by side; then each thinks alone.
         seen = nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], is_causal=True)
         x = x + seen.reshape(x.shape) @ block["out"]
         x = x + nn.gelu(nn.standardize(x) @ block["up"]) @ block["down"]
@@ -52,7 +50,7 @@ def main(steps=1000, num_written=300):
     print(f"loss {losses[0]:.2f} -> {losses[-1]:.2f}; and now it writes:")
     predict, written = inf.jit(forward), data[None, :LENGTH]
     for key in random.split(random.key(2), num_written):
-        letter = random.categorical(key, predict(params, written)[:, -1])
+        letter = random.categorical(key, predict(params, written)[:, -1] / 0.7)
         written = inp.concatenate([written[:, 1:], letter[:, None].astype(written.dtype)], axis=1)
         print(alphabet[int(letter[0])], end="", flush=True)
     return losses

@@ -34,7 +34,7 @@ def main(steps=500, vocab_size=4096, paths=(), prompt="    def __init__(self, na
     optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(rate, b2=0.95, weight_decay=0.1))
     state = optimizer.init(params)
 
-    # 4. One step is one compiled program. Parameters and optimizer state are donated: it updates them in place.
+    # 4. One step is one compiled program. Parameters and optimizer state are donated: updated in place.
     @functools.partial(inf.jit, donate_argnums=(0, 1))
     def step(params, state, windows):
         loss, gradients = inf.value_and_grad(gpt.loss)(params, windows, config)

@@ -4,9 +4,9 @@ The task: a sequence of random numbers, two of which are marked. The answer is t
 network must carry the first one along until it meets the second, and ignore the rest. Answering 1 every time,
 the mean, gives a squared error of 0.167.
 
-`lax.scan` runs a function over the first axis of an array and hands a state from one call to the next. The loop
-is one program, however long the sequence: it is traced once, compiled once, and differentiated like any other
-function.
+`lax.scan` runs a function over the first axis of an array and hands a state from one call to the next. The
+loop is one program, however long the sequence: it is traced once, compiled once, and differentiated like any
+other function.
 """
 
 import infini as inf
@@ -29,7 +29,7 @@ def sequences(key, count, length):
 def init(key, width):
     """A gated recurrent unit (arXiv:1406.1078), and a projection to the answer."""
     keys = random.split(key, 3)
-    matrix = lambda key, rows, columns: random.normal(key, (rows, columns)) / rows**0.5  # noqa: E731
+    matrix = lambda key, rows, columns: random.normal(key, (rows, columns)) / rows**0.5
     return {
         "gates": matrix(keys[0], 2 + width, 2 * width),
         "gates_bias": inp.zeros(2 * width),

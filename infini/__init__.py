@@ -6,6 +6,9 @@ device library.
 """
 
 from infini import (
+    ad_checkpoint as ad_checkpoint,
+    checkpoint_policies as checkpoint_policies,
+    custom_derivatives as custom_derivatives,
     debug as debug,
     dlpack as dlpack,
     errors as errors,
@@ -14,6 +17,7 @@ from infini import (
     numpy as numpy,
     random as random,
     sharding as sharding,
+    stages as stages,
     tree as tree,
     tree_util as tree_util,
 )
@@ -30,19 +34,36 @@ from infini.core.leaks import checking_leaks as checking_leaks
 from infini.core.sharding import make_mesh as make_mesh
 from infini.core.value import Value
 from infini.numpy import _methods
+from infini.core.dtypes import float0 as float0
+from infini.lax.callbacks import pure_callback as pure_callback
 from infini.transforms.batching import vmap as vmap
+from infini.transforms.checkpointing import checkpoint as checkpoint, remat as remat
 from infini.transforms.custom import custom_jvp as custom_jvp, custom_vjp as custom_vjp
+from infini.transforms.custom_gradients import custom_gradient as custom_gradient
 from infini.transforms.differentiate import (
+    fwd_and_bwd as fwd_and_bwd,
     grad as grad,
-    hessian as hessian,
-    jacfwd as jacfwd,
-    jacobian as jacobian,
-    jacrev as jacrev,
     jvp as jvp,
     linear_transpose as linear_transpose,
     linearize as linearize,
     value_and_grad as value_and_grad,
     vjp as vjp,
+)
+from infini.transforms.hosting import (
+    block_until_ready as block_until_ready,
+    closure_convert as closure_convert,
+    device_get as device_get,
+    disable_jit as disable_jit,
+    effects_barrier as effects_barrier,
+    ensure_compile_time_eval as ensure_compile_time_eval,
+    named_call as named_call,
+    named_scope as named_scope,
+)
+from infini.transforms.jacobians import (
+    hessian as hessian,
+    jacfwd as jacfwd,
+    jacobian as jacobian,
+    jacrev as jacrev,
 )
 from infini.transforms.placement import (
     device_put as device_put,
@@ -52,13 +73,9 @@ from infini.transforms.placement import (
 from infini.transforms.shard import shard as shard, shard_map as shard_map
 from infini.transforms.staging import (
     ShapeDtypeStruct as ShapeDtypeStruct,
-    block_until_ready as block_until_ready,
-    checkpoint as checkpoint,
-    device_get as device_get,
     eval_shape as eval_shape,
     jit as jit,
     make_jaxpr as make_jaxpr,
-    remat as remat,
 )
 
 Array = Value  # tracers are arrays too, as in JAX

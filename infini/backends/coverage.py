@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+import infini as inf
 from infini import lax
 from infini.backends import routes
 from infini.compiler import pipeline
@@ -19,9 +20,8 @@ from infini.core import backend, dtypes, errors, interpret, ir, primitive, trace
 from infini.core.backend import Route
 from infini.core.ir import ArrayType, Program
 from infini.core.primitive import Primitive
+from infini.lax import callbacks
 from infini.lax.cases import Cases
-from infini.lax.effects import debug_callback
-from infini.transforms import custom, staging
 
 # From best to worst: of several examples the worst is told.
 ORDER: Final[tuple[Route, ...]] = (
@@ -75,13 +75,13 @@ def _sine(x: Any) -> Any:  # Any: a value
 
 
 def _custom_jvp(x: Any) -> Any:  # Any: a value
-    function = custom.custom_jvp(_sine)
+    function = inf.custom_jvp(_sine)
     function.defjvp(lambda primals, tangents: (_sine(*primals), tangents[0]))
     return function(x)
 
 
 def _custom_vjp(x: Any) -> Any:  # Any: a value
-    function = custom.custom_vjp(_sine)
+    function = inf.custom_vjp(_sine)
     function.defvjp(lambda v: (_sine(v), None), lambda _, ct: (ct,))
     return function(x)
 
@@ -94,19 +94,32 @@ def _while(n: Any) -> Any:  # Any: a value
     return lax.while_loop(lambda i: lax.gt(i, 0), lambda i: lax.sub(i, 1), n)
 
 
+def _solve(b: Any) -> Any:  # Any: a value
+    return lax.custom_linear_solve(lambda x: lax.mul(x, 2.0), b, lambda _, y: lax.div(y, 2.0))
+
+
+def _called(function: Callable[..., Any]) -> Callable[[Any], Sequence[Any]]:  # Any: values
+    shape = inf.ShapeDtypeStruct(_VECTOR.shape, _VECTOR.dtype)
+    return lambda x: [function(lambda v: v, shape, x)]
+
+
 def _callback(x: Any) -> Sequence[Any]:  # Any: a value
-    debug_callback(lambda _: None, x)
+    inf.debug.callback(lambda _: None, x)
     return ()
 
 
 STRUCTURED: Final[Mapping[str, tuple[Callable[..., Sequence[Any]], tuple[ArrayType, ...]]]] = {  # Any: values
-    "call": (lambda x: [staging.jit(_sine)(x)], (_VECTOR,)),
-    "checkpoint": (lambda x: [staging.checkpoint(_sine)(x)], (_VECTOR,)),
+    "call": (lambda x: [inf.jit(_sine)(x)], (_VECTOR,)),
+    "checkpoint": (lambda x: [inf.checkpoint(_sine)(x)], (_VECTOR,)),
     "cond": (lambda i, x: [lax.switch(i, [_sine, lax.cos], x)], (_INDEX, _VECTOR)),
     "custom_jvp_call": (lambda x: [_custom_jvp(x)], (_VECTOR,)),
     "custom_vjp_call": (lambda x: [_custom_vjp(x)], (_VECTOR,)),
     "debug_callback": (_callback, (_VECTOR,)),
+    "io_callback": (_called(callbacks.io_callback), (_VECTOR,)),
+    "linear_solve": (lambda b: [_solve(b)], (_VECTOR,)),
+    "name": (lambda x: [inf.ad_checkpoint.checkpoint_name(x, "x")], (_VECTOR,)),
     "optimization_barrier": (lambda x: [lax.optimization_barrier(x)], (_VECTOR,)),
+    "pure_callback": (_called(callbacks.pure_callback), (_VECTOR,)),
     "scan": (_scan, (_SCALAR, _VECTOR)),
     "threefry2x32": (lax.threefry2x32, (_BITS,) * 4),
     "while": (lambda n: [_while(n)], (_INDEX,)),

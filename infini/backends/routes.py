@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
-from infini.core import errors, primitive
+from infini.core import dtypes, errors, primitive
 from infini.core.backend import Route
 from infini.core.ir import Equation, Program
 from infini.core.primitive import Effect, Primitive
@@ -52,6 +52,11 @@ def compiled(
         inlined: names of the operations whose bodies the passes put in their place.
         library: names of those in `routes` that call a library.
     """
+    mine = [equation for equation in program.equations if equation.op is op]
+    is_plain = not any(v.type.dtype in dtypes.COMPLEX for e in mine for v in (*e.inputs, *e.outputs))
+    if mine and is_plain and not op.is_higher_order and all(map(has_route, mine)):
+        # The passes leave it, or put it into a kernel; only complex numbers are rewritten in any case.
+        return _own_route(op, routes, library)
     try:
         lowered = passes(program)
     except errors.InfiniError:
@@ -60,8 +65,12 @@ def compiled(
         return "hole"
     if op.name in inlined:
         return "inlined"
-    if not all(has_route(equation) for equation in program.equations if equation.op is op):
-        return "decomposition"
+    if not mine and op.name not in routes:  # nobody gave an example
+        return "decomposition" if op.has(primitive.DECOMPOSE) else "hole"
+    return _own_route(op, routes, library) if all(map(has_route, mine)) else "decomposition"
+
+
+def _own_route(op: Primitive, routes: Collection[str], library: Collection[str]) -> Route:
     if op.name in routes:
         return "library" if op.name in library else "own"
     return "kernel"

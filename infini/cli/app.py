@@ -5,13 +5,14 @@ Modules of ours are imported here; the heavy libraries behind them load when a c
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from infini.cli import demo, generate, machine, output, train
-from infini.core import errors
+from infini.core import comm, errors
 
 
 class _Group(TyperGroup):
@@ -21,14 +22,24 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except errors.InfiniError as error:
-            output.show_error(error)
-            raise typer.Exit(1) from None
+            _fail(error)
         except BrokenPipeError:  # whoever read our output has seen enough
             output.discard_the_rest()
             raise typer.Exit(1) from None
         except OSError as error:
-            output.show_error(_of_the_system(error))
-            raise typer.Exit(1) from None
+            _fail(_of_the_system(error))
+
+
+def _fail(error: errors.InfiniError) -> NoReturn:
+    """Show an error and end; under mpirun the whole job, whose other processes would wait for this one."""
+    processes = comm.processes()
+    output.show_error(error, where=f" in process {processes.index}" if processes.count > 1 else "")
+    if processes.count > 1:
+        from infini.backends.spmd import mpi
+
+        time.sleep(mpi.FORWARDING_S)
+        mpi.load().COMM_WORLD.Abort(1)
+    raise typer.Exit(1) from None
 
 
 def _of_the_system(error: OSError) -> errors.InfiniError:

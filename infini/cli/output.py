@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from infini.core import errors
+from infini.core import comm, errors
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -20,13 +20,13 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
-def show_error(error: errors.InfiniError) -> None:
+def show_error(error: errors.InfiniError, *, where: str = "") -> None:
     """One panel with the parts of an error; the user's line is ours here, and is left out."""
     body = Text(error.what)
     for label, part in (("got", error.got), ("expected", error.expected), ("fix", error.fix)):
         if part:
             body.append(f"\n{label}: ", style="bold").append(part)
-    console(stderr=True).print(Panel(body, title="error", title_align="left", border_style="red"))
+    console(stderr=True).print(Panel(body, title=f"error{where}", title_align="left", border_style="red"))
 
 
 def show_table(title: str, rows: Iterable[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> None:
@@ -38,6 +38,12 @@ def show_table(title: str, rows: Iterable[tuple[str, ...]], *, header: tuple[str
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console().print(table)
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error; under mpirun the first process speaks for all."""
+    if comm.processes().index == 0:
+        console(stderr=True).print(text, soft_wrap=True, markup=False)
 
 
 def discard_the_rest() -> None:

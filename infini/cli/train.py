@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from infini import parallel
 from infini.cli import output, training
 from infini.core import errors
 from infini.train import configuration as configuration_, options, runs
 from infini.train.configuration import Configuration
 
+# Set by the launchers of MPICH and its kin, and of Open MPI.
+_JOB_SIZES: Final = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 INTERRUPTED: Final = 130  # what shells report of a program that Ctrl-C ended
 
 
@@ -50,25 +54,29 @@ def command(  # noqa: PLR0917  # typer passes them by name
         start = configuration_.read(config) if config else Configuration()
         typer.echo(options.to_toml(options.override(start, changes)), nl=False)
         return
+    _join_job()
     if resume:
         chosen, notes = runs.resume_configuration(out, config, changes)
         for note in notes:
-            output.console(stderr=True).print(f"{note}: from here on this is another run", markup=False)
+            output.say(f"{note}: from here on this is another run")
     else:
-        runs.check_new(out)
+        if parallel.process_index() == 0:  # the others may come when it has begun
+            runs.check_new(out)
         chosen = options.override(configuration_.read(config) if config else Configuration(), changes)
     result = training.run(chosen, runs.Places.of_run(out), is_resumed=resume)
     if result.outcome.stopped_by == "interrupt":
-        output.console(stderr=True).print(
+        output.say(
             f"interrupted after {result.outcome.num_steps} steps, checkpoint: {result.outcome.checkpoint}\n"
-            f"to go on: infini train --out {shlex.quote(str(out))} --resume",
-            soft_wrap=True,
-            markup=False,
+            f"to go on: infini train --out {shlex.quote(str(out))} --resume"
         )
         raise typer.Exit(INTERRUPTED)
-    output.console(stderr=True).print(
-        f'to try it: infini generate {shlex.quote(str(out))} -p "..."', soft_wrap=True, markup=False
-    )
+    output.say(f'to try it: infini generate {shlex.quote(str(out))} -p "..."')
+
+
+def _join_job() -> None:
+    """Under `mpirun -n 2` and more, share the run with the other processes."""
+    if any(int(os.environ.get(name) or 1) > 1 for name in _JOB_SIZES):
+        parallel.initialize()
 
 
 def _assignments(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 
+from infini import parallel
 from infini.cli import output, progress
 from infini.core import events
 from infini.data import tokens
@@ -23,11 +24,12 @@ def run(configuration: Configuration, places: runs.Places, *, is_resumed: bool =
     Raises:
         InfiniError: as `runs.run`.
     """
-    console = output.console(stderr=True)
+    if parallel.process_index() > 0:  # the first process speaks for all
+        return runs.run(configuration, places, is_resumed=is_resumed)
     with progress.listener(_show_data) as listener, events.listen(_say_at_once):
         result = runs.run(configuration, places, is_resumed=is_resumed, listener=listener)
     show_outcome(result.outcome)
-    console.print(f"model: {places.model}\nmeasurements: {places.metrics}", soft_wrap=True, markup=False)
+    output.say(f"model: {places.model}\nmeasurements: {places.metrics}")
     return result
 
 
@@ -53,11 +55,9 @@ def _show_data(data: tokens.TokenizedCorpus) -> None:
     others = f", {data.num_binary} files that are no text passed by" if data.num_binary else ""
     ids = f"{found.num_train:,} tokens to train on, {found.num_held_out:,} held out"
     where = "found from an earlier run" if data.was_there else "made now"
-    output.console(stderr=True).print(
+    output.say(
         f"text: {documents}, {found.num_bytes / 1e6:.1f} MB{others}\n"
-        f"tokens: {ids}, {data.tokenizer.vocab_size:,} different, {where}",
-        soft_wrap=True,
-        markup=False,
+        f"tokens: {ids}, {data.tokenizer.vocab_size:,} different, {where}"
     )
 
 
@@ -66,4 +66,4 @@ def _say_at_once(event: events.Event) -> None:
     if event.code == "interrupt-held-back":
         os.write(2, f"\n{event.message}\n".encode())
     elif event.code == "folder-recovered":
-        output.console(stderr=True).print(event.message, markup=False)
+        output.say(event.message)

@@ -25,6 +25,10 @@ def op_weight(name: str) -> float:
     return _WEIGHTS.get(name, 1.0)
 
 
+# Other names for the same memory.
+_FREE: Final = frozenset({"optimization_barrier", "reshape", "view_as_complex", "view_as_real"})
+
+
 def analyse(source: Program, fused: Program) -> dict[str, float]:
     """Counts of a program: `flops`, `bytes accessed` by its phases, `kernels`, `equations`. Loops count once
     per turn.
@@ -36,7 +40,7 @@ def analyse(source: Program, fused: Program) -> dict[str, float]:
 
 def _count(program: Program, counts: dict[str, float], times: float) -> None:
     for equation in program.equations:
-        if equation.op.name in ("reshape", "optimization_barrier"):
+        if equation.op.name in _FREE:
             continue
         if equation.op.name in ("scan", "while", "cond"):
             turns = float(equation.attrs.get("length", 1))

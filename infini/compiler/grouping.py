@@ -337,6 +337,14 @@ def is_fusable(equation: Equation) -> bool:
     return op.name == "iota" or op.has(primitive.SCALAR)
 
 
+def is_reduction(equation: Equation) -> bool:
+    """Whether the pass `reductions` makes of an equation what kernels can compute."""
+    variables = (*equation.inputs, *equation.outputs)
+    return equation.op.name in expression.REDUCTIONS and all(
+        v.type.dtype not in _UNSUPPORTED for v in variables
+    )
+
+
 def reduction_domain(equation: Equation) -> Domain | None:
     """Domain of a reduction over adjacent dimensions; None when the axes are scattered."""
     shape = equation.inputs[0].type.shape

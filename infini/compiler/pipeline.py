@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infini.compiler import extents, fuse
-from infini.compiler.grouping import is_fusable
+from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.passes import (
     complex_pairs,
     contractions,
@@ -64,7 +64,7 @@ def _simplified(program: Program) -> Program:
 
 def basis_route(equation: Equation) -> bool:
     """Whether an equation stays as it is for a backend that lowers the basis and nothing else."""
-    return is_fusable(equation) or not equation.op.has(primitive.DECOMPOSE)
+    return is_fusable(equation) or is_reduction(equation) or not equation.op.has(primitive.DECOMPOSE)
 
 
 def trace_passes(

@@ -83,7 +83,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostCall:
-    """A call of a Python function with the operands."""
+    """A call of a Python function with the operands; its results are copied out."""
 
     function: ir.HostFunction
     reads: tuple[Var, ...]

@@ -221,10 +221,7 @@ class Array(value.Value):
         self, dtype: Any = None, copy: bool | None = None
     ) -> np.ndarray:  # Any: as NumPy's protocol
         target = self.dtype if dtype is None else np.dtype(dtype)
-        is_shared = isinstance(self.sharding, sharding_.SingleDeviceSharding) and (
-            dlpack.sharing_backend(self.sharding.device.platform) is None
-        )
-        if copy is False and (target != self.dtype or not is_shared):
+        if copy is False and (target != self.dtype or not self._is_host_memory()):
             raise errors.ValueMismatchError(
                 "this array cannot become a NumPy array without a copy",
                 got=f"{self.type} on {self.device}, as {target.name}",
@@ -234,6 +231,12 @@ class Array(value.Value):
         if target != self.dtype:
             return host.astype(target)
         return host.copy() if copy else host
+
+    def _is_host_memory(self) -> bool:
+        """Whether NumPy can look at the contents where they are."""
+        if not isinstance(self.sharding, sharding_.SingleDeviceSharding):
+            return False
+        return dlpack.sharing_backend(self.sharding.device.platform) is None
 
     def __buffer__(self, flags: int) -> memoryview:
         # Called by memoryview() and bytes() since Python 3.12; 3.11 knows no such method of a Python class.

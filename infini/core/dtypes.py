@@ -25,6 +25,8 @@ bfloat16: Final = np.dtype(ml_dtypes.bfloat16)
 float8_e4m3fn: Final = np.dtype(ml_dtypes.float8_e4m3fn)
 float8_e5m2: Final = np.dtype(ml_dtypes.float8_e5m2)
 complex64, complex128 = np.dtype("complex64"), np.dtype("complex128")
+# What tangents of integers and booleans are made of: nothing. NumPy arrays of it stand for symbolic zeros.
+float0: Final = np.dtype([("float0", np.void, 0)])
 
 SHORT_NAMES: Final[dict[np.dtype, str]] = {
     bool_: "bool",

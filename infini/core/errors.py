@@ -57,8 +57,16 @@ class ValueMismatchError(InfiniError, ValueError):
     """An argument has the right kind and a wrong value."""
 
 
+class AxisError(ValueMismatchError, IndexError):
+    """An array has no such axis. NumPy's error of this name is a value error and an index error, too."""
+
+
 class IndexOutOfRangeError(InfiniError, IndexError):
     """A static index lies outside its dimension."""
+
+
+class IndexBroadcastError(IndexOutOfRangeError, ValueError):
+    """The arrays of an index do not broadcast: an index error in NumPy, a value error in JAX."""
 
 
 class OutOfRangeError(InfiniError, OverflowError):
@@ -95,6 +103,14 @@ class KeyReuseError(InfiniError, TypeError):
 
 class NotFiniteError(InfiniError, FloatingPointError):
     """A program made a NaN or an infinity while the knobs `nan` or `inf` were set."""
+
+
+class UnboundAxisError(InfiniError, NameError, ValueError):
+    """A collective names an axis that no enclosing transformation has."""
+
+
+class MissingDerivativeError(InfiniError, AttributeError):
+    """A function with custom derivative rules was called before they were set."""
 
 
 class MissingRuleError(InfiniError, NotImplementedError):

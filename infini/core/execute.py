@@ -176,7 +176,12 @@ class Runner:
         if executable is None:
             executable = self._executables[key] = compile(self.program, device, self.options)
         inputs = [a.buffers[0] if a.sharding is placement else on_device(a, device) for a in arrays]
-        outputs = self._inspected(executable, inputs, device) if scope.inspects else executable(inputs)
+        try:
+            outputs = self._inspected(executable, inputs, device) if scope.inspects else executable(inputs)
+        except KeyboardInterrupt:
+            for i in self.options.donated:  # half overwritten
+                arrays[i].delete()
+            raise
         return tuple(
             [
                 array_.Array(type_, (buffer,), placement, committed=committed)

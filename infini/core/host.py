@@ -1,41 +1,51 @@
 """Python functions that programs refer to: callbacks and custom rules. A program holds
 `HostFunction(name, id)`; this is the table.
 
-Such a program prints and parses, but cannot be exported or cached on disk (design 4a.3). Entries live as
-long as the process:
-they are made once per decorated function or call site, not per call.
+Such a program prints and parses, but cannot be exported or cached on disk (design 4a.3). An entry lives as
+long as a program, or anything else, holds its `HostFunction`.
 """
 
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
 from infini.core import errors, ir
 
 _functions: dict[int, Callable[..., Any]] = {}  # Any: functions of every kind
-_by_key: dict[Hashable, ir.HostFunction] = {}
+_by_key: weakref.WeakValueDictionary[Hashable, ir.HostFunction] = weakref.WeakValueDictionary()
 _ids = itertools.count()
 
 
 def register(function: Callable[..., Any], *, key: Hashable = None) -> ir.HostFunction:  # Any: see _functions
-    """The attribute that stands for `function`. Calls with an equal `key` give the same one, so programs
-    stay equal.
+    """The attribute that stands for `function`. Calls with an equal `key` give the same one while it lives,
+    so programs stay equal; without a key the function itself is the key.
     """
-    key = key if key is not None else ("function", function)
-    if key not in _by_key:
-        name = getattr(function, "__name__", type(function).__name__)
-        _by_key[key] = ir.HostFunction(name, next(_ids))
-        _functions[_by_key[key].id] = function
-    return _by_key[key]
+    key = ("function", function) if key is None else key
+    try:
+        known = _by_key.get(key)
+    except TypeError:  # something in the key cannot be hashed: every call gives another attribute
+        return _entered(function)
+    if known is None:
+        known = _by_key[key] = _entered(function)
+    return known
+
+
+def _entered(function: Callable[..., Any]) -> ir.HostFunction:
+    name = getattr(function, "__name__", type(function).__name__)
+    reference = ir.HostFunction(name, next(_ids))
+    _functions[reference.id] = function
+    weakref.finalize(reference, _functions.pop, reference.id, None)
+    return reference
 
 
 def lookup(reference: ir.HostFunction) -> Callable[..., Any]:  # Any: see _functions
     """The function an attribute stands for.
 
     Raises:
-        ValueMismatchError: the program was parsed in another process, where it is unbound.
+        ValueMismatchError: the program was parsed in another process, or its original is gone.
     """
     if reference.id not in _functions:
         raise errors.ValueMismatchError(

@@ -36,12 +36,12 @@ def checking_leaks() -> Iterator[None]:
     Example:
         >>> import infini
         >>> seen = []
-        >>> with infini.checking_leaks():
-        ...     infini.jit(lambda x: seen.append(x))(1.0)
-        Traceback (most recent call last):
-            ...
-        infini.core.errors.LeakedTracerError: a traced value of type f32[] outlives tracing of <lambda>
-          ...
+        >>> try:
+        ...     with infini.checking_leaks():
+        ...         infini.jit(lambda x: seen.append(x))(1.0)
+        ... except infini.errors.UnexpectedTracerError as error:
+        ...     print(error.what)
+        a traced value of type f32[] outlives jit of <lambda>
     """
     with config.config(check_tracer_leaks=True):
         _watched.clear()

@@ -8,6 +8,7 @@ own key with a default derived from the signature; nobody edits old operations. 
 from __future__ import annotations
 
 import enum
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -152,6 +153,9 @@ class Primitive:
 
 
 _PRIMITIVES: dict[str, Primitive] = {}
+# Operations that `import infini` does not load, and the modules that declare them: a program that is parsed
+# may have them.
+_DECLARED_LATER: Final = {"check": "infini.transforms.check_operation", "kernel": "infini.tile.program"}
 
 
 def register(primitive: Primitive) -> Primitive:
@@ -180,6 +184,8 @@ def by_name(name: str) -> Primitive:
     Raises:
         ParseError: there is none.
     """
+    if name not in _PRIMITIVES and name in _DECLARED_LATER:
+        importlib.import_module(_DECLARED_LATER[name])
     try:
         return _PRIMITIVES[name]
     except KeyError:

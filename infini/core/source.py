@@ -20,19 +20,26 @@ _USER_LIKE: Final = tuple(
 )
 _STANDARD_LIBRARY: Final = str(Path(sysconfig.get_path("stdlib"))) + "/"
 _INSTALLED: Final = ("/site-packages/", "/dist-packages/")
-# Libraries that call functions of ours in the middle of a user's line.
-_PASSED_THROUGH: Final = tuple(f"{folder}optree/" for folder in _INSTALLED)
+# Libraries that call functions of ours: pytrees inside a user's line, and commands, where there is none.
+_PASSED_THROUGH: Final = tuple(
+    f"{folder}{name}/" for folder in _INSTALLED for name in ("optree", "typer", "click")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A line of source: absolute `file`, one-based `line`."""
+    """A line of source: absolute `file`, one-based `line`, and the named scopes around it."""
 
     file: str
     line: int
+    scope: str = ""
+
+    def within(self, scope: str) -> Where:
+        """The same line in named scopes, outside those it has already."""
+        return Where(self.file, self.line, scope if not self.scope else self.scope)
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line}"
+        return f"{Path(self.file).name}:{self.line}" + (f" ({self.scope})" if self.scope else "")
 
 
 def here() -> Where | None:
@@ -49,7 +56,7 @@ def here() -> Where | None:
 def _is_users(file: str) -> bool:
     """Whether code of a file is the user's: not this package's, Python's, or of what lies between."""
     if file.startswith("<"):
-        return file.startswith(("<stdin", "<ipython"))
+        return file.startswith(("<stdin", "<ipython", "<python-input"))
     if file.startswith(PACKAGE_DIRECTORY):
         return file.startswith(_USER_LIKE)
     if any(folder in file for folder in _PASSED_THROUGH):

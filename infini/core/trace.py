@@ -239,6 +239,7 @@ _current: contextvars.ContextVar[Interpreter] = contextvars.ContextVar("infini_i
 _axes: contextvars.ContextVar[tuple[tuple[str, int], ...]] = contextvars.ContextVar("infini_axes", default=())
 
 _line: contextvars.ContextVar[source.Where | None] = contextvars.ContextVar("infini_line", default=None)
+_scope: contextvars.ContextVar[str] = contextvars.ContextVar("infini_scope", default="")
 
 current = _current.get
 
@@ -257,7 +258,19 @@ def at_line(where: source.Where | None) -> Iterator[None]:
 
 def user_line() -> source.Where | None:
     """The user's line that is being traced: an inherited one, or the innermost on the stack."""
-    return _line.get() or source.here()
+    where = _line.get() or source.here()
+    scope = _scope.get()
+    return where.within(scope) if where is not None and scope else where
+
+
+@contextlib.contextmanager
+def named_scope(name: str) -> Iterator[None]:
+    """Name the operations of the block: their lines carry it, after those of the scopes around."""
+    token = _scope.set(f"{_scope.get()}/{name}" if _scope.get() else name)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
 
 
 @contextlib.contextmanager
@@ -268,6 +281,13 @@ def running(interpreter: Interpreter) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Run operations at once inside the block, whatever is being traced."""
+    with running(_EVAL):
+        yield
 
 
 def is_eager() -> bool:
@@ -289,12 +309,12 @@ def axis_size(name: str) -> int:
     """Size of a named axis.
 
     Raises:
-        ValueMismatchError: no enclosing vmap or shard_map names it.
+        UnboundAxisError: no enclosing vmap or shard_map names it.
     """
     for known, size in reversed(_axes.get()):
         if known == name:
             return size
-    raise errors.ValueMismatchError(
+    raise errors.UnboundAxisError(
         f"there is no axis named {name!r} here",
         expected=", ".join(repr(n) for n, _ in _axes.get())
         or "an enclosing vmap(axis_name=...) or shard_map",

@@ -130,7 +130,9 @@ class Value:
         argpartition: Method
         argsort: Method
         astype: Method
+        choose: Method
         clip: Method
+        compress: Method
         conj: Method
         copy: Method
         cumsum: Method

@@ -117,6 +117,14 @@ def delete_leftovers(path: Path | str) -> None:
                 delete(found)
 
 
+def sweep(parent: Path) -> None:
+    """Delete what killed writers and deleters left in a folder that holds nothing but folders written so."""
+    for found in parent.iterdir():
+        if found.name.startswith(".") and found.suffix in (".new", ".trash"):
+            with contextlib.suppress(BlockingIOError), _locked(found, wait=False):
+                delete(found)
+
+
 def check_replaceable(path: Path | str, may_replace: Collection[str]) -> None:
     """Raise when `path` cannot become a folder of these files, so that hours of work are not done in vain.
 

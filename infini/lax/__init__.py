@@ -2,15 +2,13 @@
 place.
 """
 
+from infini.lax.associative import associative_scan as associative_scan
 from infini.lax.calls import (
     call_p as call_p,
-    checkpoint_p as checkpoint_p,
-    custom_jvp_call_p as custom_jvp_call_p,
-    custom_vjp_call_p as custom_vjp_call_p,
-    custom_vjp_linear_p as custom_vjp_linear_p,
     optimization_barrier as optimization_barrier,
     optimization_barrier_p as optimization_barrier_p,
 )
+from infini.lax.checkpoint import checkpoint_p as checkpoint_p
 from infini.lax.collectives import (
     all_gather as all_gather,
     all_gather_p as all_gather_p,
@@ -81,6 +79,11 @@ from infini.lax.cumulative import (
     cumprod_p as cumprod_p,
     cumsum as cumsum,
     cumsum_p as cumsum_p,
+)
+from infini.lax.custom_rules import (
+    custom_jvp_call_p as custom_jvp_call_p,
+    custom_vjp_call_p as custom_vjp_call_p,
+    custom_vjp_linear_p as custom_vjp_linear_p,
 )
 from infini.lax.elementwise import (
     AccuracyMode as AccuracyMode,
@@ -283,7 +286,6 @@ from infini.lax.indexing import (
 )
 from infini.lax.loops import (
     fori_loop as fori_loop,
-    map as map,
     scan as scan,
     scan_p as scan_p,
     while_loop as while_loop,
@@ -388,4 +390,11 @@ from infini.lax.windows import (
     select_and_gather_add_p as select_and_gather_add_p,
     select_and_scatter_add_p as select_and_scatter_add_p,
     unfold_p as unfold_p,
+)
+
+# Names that JAX keeps here and that are built on transformations. Last, as these import the modules above.
+from infini.transforms.batching import map as map  # isort: skip
+from infini.transforms.solvers import (  # isort: skip
+    custom_linear_solve as custom_linear_solve,
+    custom_root as custom_root,
 )

@@ -254,6 +254,12 @@ def _batch_ppermute(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # An
     (x,) = args
     if ctx.axis_name != attrs["axis_name"]:
         return trace.bind(ppermute_p, x, **attrs), batched
+    if len(attrs["permutation"]) != ctx.size:
+        raise errors.ValueMismatchError(
+            "ppermute over an axis of vmap needs a whole permutation",
+            got=f"{len(attrs['permutation'])} pairs for an axis of size {ctx.size}",
+            fix="name a source for every member; multiply by zero where nothing should arrive",
+        )
     if not batched[0]:
         x = families.broadcast_to(x, (ctx.size, *x.shape))
     source = {target: origin for origin, target in attrs["permutation"]}

@@ -16,8 +16,8 @@ from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax.cases import Case, Sample, always
 
-PART: Final = {dtypes.complex64: dtypes.float32, dtypes.complex128: dtypes.float64}
-WHOLE: Final = {part: whole for whole, part in PART.items()}
+PART: Final[dict[np.dtype, np.dtype]] = {dtypes.complex64: dtypes.float32, dtypes.complex128: dtypes.float64}
+WHOLE: Final[dict[np.dtype, np.dtype]] = {part: whole for whole, part in PART.items()}
 
 
 def _type_as_real(x: ArrayType) -> tuple[ArrayType]:

@@ -1,4 +1,4 @@
-"""Branches: `cond` and `switch` over one primitive with several bodies of equal type."""
+"""Branches: `cond` and `switch` over one operation with several bodies of equal type."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import dtypes, errors, ir, primitive, trace, tree
+from infini.core import config, dtypes, errors, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.primitive import Primitive
 from infini.core.value import Value
@@ -120,7 +120,7 @@ def _transpose(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: ir.At
 
 
 def _batch(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple[Values, Flags]:
-    index, *operands = args
+    index, operands = args[0], args[1:]
     branches: tuple[Program, ...] = attrs["branches"]
     count = len(branches[0].results)
     if not batched[0]:
@@ -129,22 +129,49 @@ def _batch(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple
         return trace.bind(cond_p, index, *operands, branches=bodies), united
     # Every branch runs for every element; the index picks.
     every = (True,) * count
-    bodies = tuple(ctx.batch_program(branch, batched[1:], every)[0] for branch in branches)
-    for body in bodies:
-        if body.effect.is_ordered:
+    mapped = [ctx.batch_program(branch, batched[1:], every)[0] for branch in branches]
+    for body in mapped:
+        if body.effect.is_ordered or _has_operation(body, "io_callback"):
             raise errors.TypeMismatchError(
-                "vmap of cond with a batched condition cannot keep an ordered effect inside a branch",
+                "vmap of cond with a batched condition cannot keep an ordered effect or an io_callback inside"
+                " a branch",
                 fix="move the effect out of the branch, or map with lax.map instead of vmap",
             )
-    results = [trace.bind(primitive.by_name("call"), *operands, body=body) for body in bodies]
+    results = []
+    for number, body in enumerate(mapped):
+        is_chosen = _is_chosen(index, number, len(branches))
+        guarded = [_guarded(is_chosen, x) if b else x for x, b in zip(operands, batched[1:], strict=True)]
+        results.append(trace.bind(primitive.by_name("call"), *guarded, body=body))
     picked = list(results[0])
     for number, found in enumerate(results[1:], 1):
-        for i, (old, new) in enumerate(zip(picked, found, strict=True)):
-            chosen = bind_scalars(e.ge_p, index, number)
-            shape = chosen.shape + (1,) * (new.ndim - 1)
-            chosen = trace.bind1(primitive.by_name("reshape"), chosen, shape=shape, ndim=1)
-            picked[i] = trace.bind1(e.select_n_p, chosen, old, new)
+        chosen = bind_scalars(e.ge_p, index, number)
+        picked = [_select(chosen, old, new) for old, new in zip(picked, found, strict=True)]
     return picked, every
+
+
+def _has_operation(program: Program, name: str) -> bool:
+    return any(
+        equation.op.name == name or any(_has_operation(inner, name) for inner in equation.programs)
+        for equation in program.equations
+    )
+
+
+def _is_chosen(index: Value, number: int, count: int) -> Value:
+    """Where the clamped index picks a branch."""
+    if number == 0:
+        return bind_scalars(e.le_p, index, 0)
+    return bind_scalars(e.ge_p if number == count - 1 else e.eq_p, index, number)
+
+
+def _guarded(is_chosen: Value, x: Value) -> Value:
+    """The same value, whose cotangent is 0 where the branch is not chosen: there 0 * inf would be NaN."""
+    return _select(is_chosen, e.stop_gradient(x), x) if dtypes.is_inexact(x.dtype) else x
+
+
+def _select(flags: Value, old: Value, new: Value) -> Value:
+    shape = flags.shape + (1,) * (new.ndim - 1)
+    wide = trace.bind1(primitive.by_name("reshape"), flags, shape=shape, ndim=1)
+    return trace.bind1(e.select_n_p, wide, old, new)
 
 
 cond_p: Primitive = primitive.register(
@@ -164,30 +191,116 @@ cond_p: Primitive = primitive.register(
 )
 
 
-def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:  # Any: pytrees
-    """Call one of several functions, chosen at run time.
+# --- as users write them -------------------------------------------------------------------------
+
+_ABSENT: Any = object()  # Any: a mark for an argument that is not given
+
+
+def switch(
+    index: Any, branches: Sequence[Callable[..., Any]], *operands: Any, operand: Any = _ABSENT
+) -> Any:  # Any: pytrees
+    """Call one of several functions, chosen at run time, as `jax.lax.switch`.
 
     Args:
         index: integer scalar, clamped to the range of branches.
         branches: functions of the same operands with results of the same types.
         *operands: pytrees of arrays.
+        operand: the only operand, by name.
 
     Returns:
         What the chosen branch returns.
 
     Raises:
-        TypeMismatchError: branches return different structures or types.
+        TypeMismatchError: `index` is no integer scalar, or branches return different structures or types.
+        ValueMismatchError: there are no branches.
     """
+    branches = tuple(branches)
+    _require_functions("switch", branches)
+    operands = _operands(operands, operand, "switch")
+    value = _scalar(index, "the index of switch")
+    if value.dtype not in dtypes.INTEGERS:
+        raise errors.TypeMismatchError("the index of switch must be an integer scalar", got=str(value.type))
     if not branches:
         raise errors.ValueMismatchError("switch needs at least one branch")
-    if trace.as_value(index).dtype not in dtypes.INTEGERS or trace.as_value(index).shape:
+    if len(branches) == 1:
+        return branches[0](*operands)
+    return _branch(value, branches, operands, "switch")
+
+
+def cond(
+    pred: Any,
+    true_fun: Callable[..., Any],
+    false_fun: Callable[..., Any],
+    *operands: Any,
+    operand: Any = _ABSENT,
+) -> Any:  # Any: pytrees
+    """Call `true_fun(*operands)` if `pred` holds, else `false_fun(*operands)`, as `jax.lax.cond`.
+
+    Args:
+        pred: boolean or numeric scalar.
+        true_fun: function of the operands.
+        false_fun: function of the operands, with results of the same types.
+        *operands: pytrees of arrays.
+        operand: the only operand, by name.
+
+    JAX's older form `cond(pred, true_operand, true_fun, false_operand, false_fun)` is understood too.
+
+    Returns:
+        What the chosen function returns.
+
+    Raises:
+        TypeMismatchError: `pred` is no scalar, or the functions return different structures or types.
+    """
+    if not callable(true_fun) and len(operands) == 2 and callable(false_fun) and callable(operands[1]):
+        when_true, when_false = false_fun, operands[1]
+        return cond(pred, lambda x, _: when_true(x), lambda _, y: when_false(y), true_fun, operands[0])
+    _require_functions("cond", (true_fun, false_fun))
+    operands = _operands(operands, operand, "cond")
+    value = _scalar(pred, "the condition of cond")
+    if value.dtype in dtypes.COMPLEX:
         raise errors.TypeMismatchError(
-            "the index of switch must be an integer scalar", got=str(trace.as_value(index).type)
+            "the condition of cond must be a boolean or a number", got=str(value.type)
         )
+    if value.dtype != dtypes.bool_:
+        value = bind_scalars(e.ne_p, value, 0)
+    return _branch(value, (false_fun, true_fun), operands, "cond")
+
+
+def _require_functions(what: str, functions: Sequence[Any]) -> None:  # Any: what the user gave
+    for function in functions:
+        if not callable(function):
+            raise errors.TypeMismatchError(f"{what} needs functions as branches", got=repr(function))
+
+
+def _operands(operands: tuple[Any, ...], operand: Any, what: str) -> tuple[Any, ...]:
+    if operand is _ABSENT:
+        return operands
+    if operands:
+        raise errors.TypeMismatchError(f"{what} takes operands by position or operand=, not both")
+    return (operand,)
+
+
+def _scalar(x: Any, what: str) -> Value:  # Any: what the user gave
+    if x is None or isinstance(x, (str, tuple, list)):
+        raise errors.TypeMismatchError(f"{what} must be a scalar", got=repr(x))
+    value = trace.as_value(x)
+    if value.shape:
+        raise errors.TypeMismatchError(
+            f"{what} must be a scalar",
+            got=str(value.type),
+            fix="use lax.select or infini.numpy.where, or vmap",
+        )
+    return value
+
+
+def _branch(
+    chosen: Value, branches: Sequence[Callable[..., Any]], operands: tuple[Any, ...], what: str
+) -> Any:  # Any: pytrees
+    if config.get("disable_jit") and (known := _known(chosen)) is not None:
+        return branches[min(max(known, 0), len(branches) - 1)](*operands)
     leaves, treedef = tree.flatten(operands)
     values = [trace.as_value(x) for x in leaves]
     out_trees: list[tree.PyTreeDef] = []
-    weak = [v.weak for v in values]
 
     def flat(branch: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
         def run(*args: Value) -> Sequence[Any]:
@@ -197,57 +310,54 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
 
         return run
 
-    names = [getattr(b, "__name__", "branch") for b in branches]
+    names = [getattr(b, "__name__", f"branch {i}") for i, b in enumerate(branches)]
+    types, weak = [v.type for v in values], [v.weak for v in values]
     staged = [
-        trace.stage(flat(b), [v.type for v in values], weak=weak, name=name)
-        for b, name in zip(branches, names, strict=True)
+        trace.stage(flat(branch), types, weak=weak, name=name)
+        for branch, name in zip(branches, names, strict=True)
     ]
-    for other, name in zip(out_trees[1:], names[1:], strict=True):
-        if other != out_trees[0]:
-            raise errors.TypeMismatchError(
-                "branches of cond must return the same structure",
-                got=f"{names[0]}: {out_trees[0]}, {name}: {other}",
-            )
+    _check_results(what, names, out_trees, [s.program.out_types for s in staged])
     programs, captures = unify_captures(staged)
-    programs = _same_results(programs, staged, names)
-    chosen = e.convert_element_type(index, dtypes.int32)
-    results = trace.bind(cond_p, chosen, *captures, *values, branches=tuple(programs))
+    index = e.convert_element_type(chosen, dtypes.int32)
+    results = trace.bind(cond_p, index, *captures, *values, branches=tuple(programs))
     flags = [all(column) for column in zip(*(s.weak for s in staged), strict=True)]
     marked = [r.with_weak(flag) for r, flag in zip(results, flags, strict=True)]
     return tree.unflatten(out_trees[0], marked)
 
 
-def _same_results(
-    programs: list[Program], staged: Sequence[trace.Staged], names: Sequence[str]
-) -> list[Program]:
-    """Branches whose results differ in weak dtypes only are converted to the promoted dtype, as in JAX."""
-    columns = list(zip(*(p.out_types for p in programs), strict=True))
-    flags = list(zip(*(s.weak for s in staged), strict=True))
-    targets = []
-    for types, weak in zip(columns, flags, strict=True):
-        dtype, _ = dtypes.promote(tuple((t.dtype, w) for t, w in zip(types, weak, strict=True)))
-        fits = all(t.dtype == dtype or w for t, w in zip(types, weak, strict=True))
-        if not fits or any(t.shape != types[0].shape for t in types):
+def _known(x: Value) -> int | None:
+    if isinstance(x, trace.Tracer):
+        known = x.concrete()
+        return None if known is None else int(known)
+    return int(trace.to_array(x))
+
+
+def _check_results(
+    what: str,
+    names: Sequence[str],
+    out_trees: Sequence[tree.PyTreeDef],
+    types: Sequence[tuple[ArrayType, ...]],
+) -> None:
+    for number in range(1, len(names)):
+        if out_trees[number] != out_trees[0]:
             raise errors.TypeMismatchError(
-                "branches of cond must return the same types",
-                got="; ".join(f"{n}: {p.out_types}" for n, p in zip(names, programs, strict=True)),
-                fix="convert the results of one branch with .astype(...)",
+                f"branches of {what} must return the same structure",
+                got=f"{names[0]}: {out_trees[0]}; {names[number]}: {out_trees[number]}",
+                fix="return the same containers with the same keys from every branch",
             )
-        targets.append(dtype)
-
-    def converted(program: Program) -> Program:
-        if [t.dtype for t in program.out_types] == targets:
-            return program
-
-        def run(*args: Value) -> Sequence[Value]:
-            return [
-                e.convert_element_type(r, d)
-                for r, d in zip(trace.evaluate(program, args), targets, strict=True)
+        if types[number] != types[0]:
+            paths = [path for path, _ in tree.flatten_with_path(tree.unflatten(out_trees[0], types[0]))[0]]
+            different = [
+                f"result{tree.keystr(path)} is {a} in {names[0]} and {b} in {names[number]}"
+                for path, a, b in zip(paths, types[0], types[number], strict=True)
+                if a != b
             ]
-
-        return trace.stage(run, program.in_types, name=program.name).program
-
-    return [converted(program) for program in programs]
+            raise errors.TypeMismatchError(
+                f"branches of {what} must return the same types",
+                got="; ".join(different),
+                expected="equal shapes and dtypes",
+                fix="convert the results of one branch, for example with .astype(...)",
+            )
 
 
 def unify_captures(staged: Sequence[trace.Staged]) -> tuple[list[Program], list[Value]]:
@@ -259,30 +369,3 @@ def unify_captures(staged: Sequence[trace.Staged]) -> tuple[list[Program], list[
         leading = tuple(own.get(key) or ir.Var(c.type) for key, c in union.items())
         programs.append(s.program.replace(params=leading + s.program.params[len(s.captures) :]))
     return programs, list(union.values())
-
-
-def cond(
-    pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any], *operands: Any
-) -> Any:  # Any: pytrees
-    """Call `true_fun(*operands)` if `pred` holds, else `false_fun(*operands)`.
-
-    Args:
-        pred: boolean or numeric scalar.
-        true_fun: function of the operands.
-        false_fun: function of the operands, with results of the same types.
-        *operands: pytrees of arrays.
-
-    Returns:
-        What the chosen function returns.
-
-    Raises:
-        TypeMismatchError: `pred` is no scalar, or the functions return different structures or types.
-    """
-    value = trace.as_value(pred)
-    if value.shape:
-        raise errors.TypeMismatchError(
-            "the condition of cond must be a scalar", got=str(value.type), fix="use select or vmap"
-        )
-    if value.dtype != dtypes.bool_:
-        value = bind_scalars(e.ne_p, value, 0)
-    return switch(e.convert_element_type(value, dtypes.int32), [false_fun, true_fun], *operands)

@@ -1,7 +1,7 @@
 """Dtypes of contractions and convolutions: of the result, and what operands are converted to on the way.
 
-Operands may differ: the result has the dtype that XLA ranks higher, complex before floats before integers, then
-by range and precision. Floats stay as narrow as they are until they are multiplied.
+Operands may differ: the result has the dtype that XLA ranks higher, complex before floats before integers,
+then by range and precision. Floats stay as narrow as they are until they are multiplied.
 """
 
 from __future__ import annotations

@@ -46,6 +46,15 @@ class LinearInput:
         """Number of dimensions of the operand."""
         return self.type.ndim
 
+    def __infini_array__(self) -> Value:
+        """Called where a rule needs the value of the operand, which a linear function does not."""
+        raise errors.MissingRuleError(
+            "a function that is not linear cannot be transposed",
+            got=f"an operation that multiplies values of type {self.type} which both depend on the arguments",
+            expected="a function that is linear in its arguments",
+            fix="use vjp, which transposes the derivative of a function",
+        )
+
 
 def is_linear(x: object) -> bool:
     """Whether a TRANSPOSE rule has to give a cotangent for this operand."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from infini.core import errors, ir, primitive, trace, tree
+from infini.core import dtypes, errors, ir, primitive, trace, tree
 from infini.core.ir import Program
 from infini.core.value import Value
 from infini.lax import computations, families, reduction, view
@@ -51,7 +51,7 @@ def reduce(
     if not leaves:
         return operands
     arrays = [trace.as_value(x) for x in leaves]
-    initial = [families.like(start, x) for start, x in zip(starts, arrays, strict=True)]
+    initial = [_in_dtype_of(x, start) for start, x in zip(starts, arrays, strict=True)]
     _check_operands(arrays, initial)
     axes = reduction.check_axes("reduce", dimensions, arrays[0].ndim)
     staged = computations.stage("lax.reduce", computation, treedef, [x.dtype for x in arrays])
@@ -61,6 +61,13 @@ def reduce(
         initial = computations.apply("lax.reduce", staged, initial, reduced)
     results = [families.broadcast_to(x, _kept_shape(arrays[0], axes)) for x in initial]
     return tree.unflatten(treedef, results)
+
+
+def _in_dtype_of(x: Value, start: Any) -> Value:  # Any: arrays, NumPy arrays and Python numbers
+    """An initial value; a Python number takes the dtype of its operand where that holds such numbers."""
+    value = trace.as_value(start)
+    fits = value.weak and dtypes.promote(((x.dtype, False), (value.dtype, True)))[0] == x.dtype
+    return families.like(start, x) if fits else value
 
 
 def _check_operands(arrays: Sequence[Value], initial: Sequence[Value]) -> None:

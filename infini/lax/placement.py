@@ -43,7 +43,7 @@ def check_spec(type_: ArrayType, mesh_: AbstractMesh, spec: Sequence[AxisEntry])
 
 
 def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
-    spec = (None, *attrs["spec"]) if batched[0] else attrs["spec"]
+    spec = (ctx.spmd_axis_name, *attrs["spec"]) if batched[0] else attrs["spec"]
     return trace.bind(sharding_constraint_p, *args, **attrs.replace(spec=spec)), batched
 
 

@@ -149,9 +149,9 @@ class Sequential(Module):
             if training is not None and _takes(layer, "training"):
                 options["training"] = training
             if not _takes(layer, "state"):
-                x = layer(x, **options)
+                x = layer(x, **options)  # type: ignore[operator]  # layers are called
             elif state is not None and name in state:
-                x, after[name] = layer(x, state[name], **options)
+                x, after[name] = layer(x, state[name], **options)  # type: ignore[operator]  # as above
             elif initial_state(layer):
                 raise errors.ValueMismatchError(
                     f"Sequential: layer {name} has running statistics, and none were given",
@@ -257,7 +257,7 @@ def _as_module(layer: object) -> Module:
 
 
 def _takes(layer: Module, option: str) -> bool:
-    return option in _call_parameters(type(layer))
+    return option in _call_parameters(type(layer))  # type: ignore[arg-type]  # classes are hashable
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import numpy as np
 from infini.core import dtypes, errors, tree
 from infini.core.value import Value
 
+IsLeaf: TypeAlias = Callable[[Any], bool] | None
 Filter: TypeAlias = Any  # Any: a bool, a function of a leaf, or a pytree of these that is a prefix
 
 
@@ -70,7 +71,7 @@ def partition(pytree: Any, filter_spec: Filter, replace: Any = None) -> tuple[An
     return filter(pytree, filter_spec, replace=replace), filter(pytree, filter_spec, True, replace)
 
 
-def combine(*pytrees: Any, is_leaf: tree.IsLeaf = None) -> Any:  # Any: pytrees
+def combine(*pytrees: Any, is_leaf: IsLeaf = None) -> Any:  # Any: pytrees
     """One pytree from several of equal structure: at each place the first leaf that is not None."""
 
     def is_end(node: object) -> bool:
@@ -99,7 +100,7 @@ def tree_at(
     pytree: Any,
     replace: Any = _ABSENT,
     replace_fn: Callable[[Any], Any] | None = None,
-    is_leaf: tree.IsLeaf = None,
+    is_leaf: IsLeaf = None,
 ) -> Any:  # Any: pytrees
     """The pytree with the nodes that `where` names replaced.
 

@@ -14,6 +14,7 @@ from infini.core import dtypes, errors
 from infini.core.value import Value
 from infini.numpy._promotion import DTypeLike, convert
 from infini.random.keys import KeyLike
+from infini.random.streams import Placement, placed
 
 Initializer: TypeAlias = Callable[..., Value]  # (key, shape, dtype=float32) -> array
 Axes: TypeAlias = int | Sequence[int]
@@ -27,21 +28,27 @@ def _times(x: Value, factor: float) -> Value:
     return inp.multiply(x, convert(factor, x.dtype))
 
 
-def zeros(key: KeyLike, shape: Any, dtype: DTypeLike | None = None) -> Value:  # Any: sizes
+def zeros(
+    key: KeyLike, shape: Any, dtype: DTypeLike | None = None, out_sharding: Placement = None
+) -> Value:  # Any: sizes
     """Zeros; the key is not used."""
-    return inp.zeros(shape, _dtype(dtype))
+    return placed(inp.zeros(shape, _dtype(dtype)), out_sharding)
 
 
-def ones(key: KeyLike, shape: Any, dtype: DTypeLike | None = None) -> Value:  # Any: sizes
+def ones(
+    key: KeyLike, shape: Any, dtype: DTypeLike | None = None, out_sharding: Placement = None
+) -> Value:  # Any: sizes
     """Ones; the key is not used."""
-    return inp.ones(shape, _dtype(dtype))
+    return placed(inp.ones(shape, _dtype(dtype)), out_sharding)
 
 
 def constant(value: float, dtype: DTypeLike | None = None) -> Initializer:
     """One value everywhere."""
 
-    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
-        return inp.full(shape, value, _dtype(dtype))
+    def init(
+        key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype, out_sharding: Placement = None
+    ) -> Value:  # Any: sizes
+        return placed(inp.full(shape, value, _dtype(dtype)), out_sharding)
 
     return init
 
@@ -49,8 +56,10 @@ def constant(value: float, dtype: DTypeLike | None = None) -> Initializer:
 def uniform(scale: float = 1e-2, dtype: DTypeLike | None = None) -> Initializer:
     """Uniform in [0, scale)."""
 
-    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
-        return _times(random.uniform(key, shape, _dtype(dtype)), scale)
+    def init(
+        key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype, out_sharding: Placement = None
+    ) -> Value:  # Any: sizes
+        return placed(_times(random.uniform(key, shape, _dtype(dtype)), scale), out_sharding)
 
     return init
 
@@ -58,8 +67,10 @@ def uniform(scale: float = 1e-2, dtype: DTypeLike | None = None) -> Initializer:
 def normal(stddev: float = 1e-2, dtype: DTypeLike | None = None) -> Initializer:
     """Normal of mean 0 and this standard deviation."""
 
-    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
-        return _times(random.normal(key, shape, _dtype(dtype)), stddev)
+    def init(
+        key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype, out_sharding: Placement = None
+    ) -> Value:  # Any: sizes
+        return placed(_times(random.normal(key, shape, _dtype(dtype)), stddev), out_sharding)
 
     return init
 
@@ -69,8 +80,12 @@ def truncated_normal(
 ) -> Initializer:
     """Normal cut to [lower, upper], times `stddev`."""
 
-    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
-        return _times(random.truncated_normal(key, lower, upper, shape, _dtype(dtype)), stddev)
+    def init(
+        key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype, out_sharding: Placement = None
+    ) -> Value:  # Any: sizes
+        return placed(
+            _times(random.truncated_normal(key, lower, upper, shape, _dtype(dtype)), stddev), out_sharding
+        )
 
     return init
 
@@ -118,7 +133,9 @@ def variance_scaling(
             expected="truncated_normal, normal or uniform",
         )
 
-    def init(key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype) -> Value:  # Any: sizes
+    def init(
+        key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype, out_sharding: Placement = None
+    ) -> Value:  # Any: sizes
         sizes, target = tuple(shape), _dtype(dtype)
         fan_in, fan_out = _fans(sizes, in_axis, out_axis, batch_axis)
         connections = {
@@ -130,12 +147,16 @@ def variance_scaling(
         variance = np.asarray(scale / connections).astype(target)
         if distribution == "uniform":
             factor = np.sqrt(np.asarray(3).astype(target) * variance)
-            return inp.multiply(random.uniform(key, sizes, target, -1), factor.astype(target))
+            return placed(
+                inp.multiply(random.uniform(key, sizes, target, -1), factor.astype(target)), out_sharding
+            )
         deviation = np.sqrt(variance).astype(target)
         if distribution == "normal":
-            return inp.multiply(random.normal(key, sizes, target), deviation)
+            return placed(inp.multiply(random.normal(key, sizes, target), deviation), out_sharding)
         restored = (deviation / np.asarray(_STDDEV_OF_CUT).astype(target)).astype(target)
-        return inp.multiply(random.truncated_normal(key, -2, 2, sizes, target), restored)
+        return placed(
+            inp.multiply(random.truncated_normal(key, -2, 2, sizes, target), restored), out_sharding
+        )
 
     return init
 

@@ -44,7 +44,8 @@ def field(*, static: bool = False, inline: bool = False, **options: Any) -> Any:
     return dataclasses.field(metadata={"static": static, "inline": inline}, **options)
 
 
-@dataclass_transform(field_specifiers=(field, dataclasses.field), frozen_default=True)
+# Type checkers know no fields that are set once; for them, a constructor may assign.
+@dataclass_transform(field_specifiers=(field, dataclasses.field))
 class Module:
     """Base of modules. Subclasses become frozen dataclasses and pytrees.
 
@@ -253,7 +254,7 @@ def _is_written(cls: type) -> bool:
         if base is Module:
             return False
         if "__init__" in base.__dict__:
-            return getattr(base.__init__, "is_written", True)
+            return getattr(base.__dict__["__init__"], "is_written", True)
     return False
 
 
@@ -280,14 +281,15 @@ def _check(module: Module) -> None:
     name = type(module).__name__
     for item in dataclasses.fields(module):  # type: ignore[arg-type]  # subclasses are dataclasses
         if item.name not in module.__dict__:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            if item.default is not dataclasses.MISSING:
+                module.__dict__[item.name] = item.default
+            elif item.default_factory is not dataclasses.MISSING:
+                module.__dict__[item.name] = item.default_factory()
+            else:
                 raise errors.TypeMismatchError(
                     f"the constructor of {name} did not set the field {item.name!r}",
                     fix=f"assign self.{item.name}, or give it a default",
                 )
-            module.__dict__[item.name] = (
-                item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
-            )
         value = module.__dict__[item.name]
         if item.metadata.get("static"):
             _check_static(f"{name}.{item.name}", value)

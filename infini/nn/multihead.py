@@ -210,9 +210,10 @@ class MultiheadAttention(Module):
         if self.add_zero_attn:
             k, v = (self._appended(x, inp.zeros((1, 1, self.embed_dim), x.dtype)) for x in (k, v))
         mask = self._mask(attn_mask, key_padding_mask, is_causal, q, k.shape[1] - extra, k.shape[1])
-        heads = [self._split(x) for x in (q, k, v)]  # (N, H, ., D)
+        q_heads, k_heads, v_heads = (self._split(x) for x in (q, k, v))  # (N, H, ., D)
         is_drawn = dropout_.is_drawn("MultiheadAttention", self.dropout, dropout_key, training)
-        mixed, weights = _attend(*heads, mask, False, None, self.dropout if is_drawn else 0.0, dropout_key)
+        share = self.dropout if is_drawn else 0.0
+        mixed, weights = _attend(q_heads, k_heads, v_heads, mask, False, None, share, dropout_key)
         merged = inp.reshape(inp.swapaxes(mixed, 1, 2), q.shape)
         result = self.out_proj(merged)
         found = None

@@ -61,7 +61,7 @@ Change: TypeAlias = Callable[[str, Any], Any]  # Any: arrays
 def rebuilt(module: Any, prefix: str, change: Change) -> Any:  # Any: the module's type
     """The module with every array replaced by `change(key, array)`."""
     made = object.__new__(type(module))
-    for item in dataclasses.fields(module):  # type: ignore[arg-type]  # subclasses are dataclasses
+    for item in dataclasses.fields(module):
         value = getattr(module, item.name)
         if not item.metadata.get("static"):
             value = _rebuilt_part("" if item.metadata.get("inline") else item.name, value, prefix, change)

@@ -135,6 +135,12 @@ from infini.numpy.grids import (
     r_ as r_,
     s_ as s_,
 )
+from infini.numpy.histograms import (
+    histogram as histogram,
+    histogram2d as histogram2d,
+    histogram_bin_edges as histogram_bin_edges,
+    histogramdd as histogramdd,
+)
 from infini.numpy.indexing import (
     take as take,
     take_along_axis as take_along_axis,
@@ -296,13 +302,20 @@ from infini.numpy.reductions import (
 from infini.numpy.scalars import (
     bfloat16 as bfloat16,
     bool_ as bool_,
+    can_cast as can_cast,
+    cdouble as cdouble,
+    character as character,
     complex64 as complex64,
     complex128 as complex128,
+    complex_ as complex_,
     complexfloating as complexfloating,
+    csingle as csingle,
+    double as double,
     dtype as dtype,
     e as e,
     euler_gamma as euler_gamma,
     finfo as finfo,
+    flexible as flexible,
     float8_e4m3fn as float8_e4m3fn,
     float8_e5m2 as float8_e5m2,
     float16 as float16,
@@ -321,12 +334,16 @@ from infini.numpy.scalars import (
     int_ as int_,
     integer as integer,
     isdtype as isdtype,
+    isscalar as isscalar,
     issubdtype as issubdtype,
+    iterable as iterable,
     nan as nan,
     newaxis as newaxis,
     number as number,
+    object_ as object_,
     pi as pi,
     signedinteger as signedinteger,
+    single as single,
     uint as uint,
     uint8 as uint8,
     uint16 as uint16,
@@ -337,10 +354,6 @@ from infini.numpy.scalars import (
 from infini.numpy.searching import (
     bincount as bincount,
     digitize as digitize,
-    histogram as histogram,
-    histogram2d as histogram2d,
-    histogram_bin_edges as histogram_bin_edges,
-    histogramdd as histogramdd,
     searchsorted as searchsorted,
 )
 from infini.numpy.sets import (

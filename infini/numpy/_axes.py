@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import errors
+from infini.core import errors, trace
 from infini.core.value import Value
 from infini.numpy._promotion import Axis
 
@@ -17,7 +17,7 @@ def one(name: str, axis: int, ndim: int) -> int:
     """An axis as a number from 0.
 
     Raises:
-        ValueMismatchError: there is no such axis.
+        AxisError: there is no such axis.
         TypeMismatchError: it is not an integer.
     """
     try:
@@ -27,7 +27,7 @@ def one(name: str, axis: int, ndim: int) -> int:
             f"{name}: an axis has to be an integer", got=f"{axis!r} of type {type(axis).__name__}"
         ) from None
     if not -ndim <= number < ndim:
-        raise errors.ValueMismatchError(
+        raise errors.AxisError(
             f"{name}: there is no axis {number}",
             got=f"an array of {ndim} dimensions",
             expected=f"{-ndim} to {ndim - 1}" if ndim else "no axis at all",
@@ -40,7 +40,8 @@ def several(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """Axes as increasing numbers from 0; None means all of them.
 
     Raises:
-        ValueMismatchError: one does not exist or occurs twice.
+        AxisError: one does not exist.
+        ValueMismatchError: one occurs twice.
     """
     if axis is None:
         return tuple(range(ndim))
@@ -56,8 +57,8 @@ def shape(name: str, sizes: Any) -> tuple[int, ...]:  # Any: an integer or a seq
     """A shape as a tuple of integers.
 
     Raises:
-        TypeMismatchError: a size is not an integer; sizes have to be known while tracing.
-        ValueMismatchError: a size is negative.
+        TypeMismatchError: a size is negative or no integer.
+        ConcretizationError: a size is being traced; sizes have to be known.
     """
     items: Sequence[Any] = sizes if isinstance(sizes, (tuple, list)) else (sizes,)
     if isinstance(sizes, Value) and sizes.ndim == 1:
@@ -73,7 +74,7 @@ def shape(name: str, sizes: Any) -> tuple[int, ...]:  # Any: an integer or a seq
             expected="an integer or a tuple of integers",
         ) from None
     if any(size < 0 for size in result):
-        raise errors.ValueMismatchError(
+        raise errors.TypeMismatchError(
             f"{name}: a size is negative", got=str(result), expected="sizes of at least 0"
         )
     return result
@@ -137,3 +138,19 @@ def no_out(name: str, out: object) -> None:
             expected="None",
             fix="use the array that is returned",
         )
+
+
+def known_size(name: str, size: Value, argument: str) -> int:
+    """The size of a result that depends on data.
+
+    Raises:
+        ConcretizationError: the data are being traced; names the argument that fixes the size.
+    """
+    if isinstance(size, trace.Tracer) and size.concrete() is None:
+        raise errors.ConcretizationError(
+            f"{name}: the size of the result depends on data that are being traced",
+            got=f"a value of type {size.type} made at {size.born}",
+            expected="data that are known, or a fixed size",
+            fix=f"pass {argument}=, the size of the result",
+        )
+    return int(size)

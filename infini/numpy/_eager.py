@@ -12,23 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import array as array_, backend, dtypes, execute, ir, trace
+from infini.core import array as array_, backend, execute, ir, trace
 from infini.core.value import Literal, Value
 
 Function = Callable[..., Value]  # of static arguments, then operands
 
 
-def call(function: Function, static: tuple[Hashable, ...], operands: Sequence[Value]) -> Value:
+def call(function: Function, static: tuple[Hashable, ...], operands: Sequence[int | Value]) -> Value:
     """`function(*static, *operands)`, as one program outside of tracing.
 
     Args:
         function: a function of a module, so that it is the same at every call.
         static: its first arguments, which select the program.
-        operands: its other arguments.
+        operands: its other arguments; numbers are int32 scalars in the program.
     """
     if not trace.is_eager():
         return function(*static, *operands)
-    arrays = [_scalar(x) if isinstance(x, Literal) and not x.ndim else trace.to_array(x) for x in operands]
+    device = backend.default_device()
+    arrays = [index_array(x, device) if isinstance(x, int) else trace.to_array(x) for x in operands]
     runner, weak = _runner(function, static, tuple(x.type for x in arrays), tuple(x.weak for x in arrays))
     (result,) = runner(arrays)
     return result.with_weak(weak)
@@ -46,15 +47,8 @@ def _runner(
     return execute.Runner(staged.program), staged.weak[0]
 
 
-def _scalar(x: Literal) -> array_.Array:
-    """A number as an array; indices are kept, since loops use them again and again."""
-    if x.dtype == dtypes.int32 and not x.weak:
-        return index_array(int(x.host), backend.default_device())
-    return array_.materialize(x)
-
-
 # At most 4096 numbers, the least recently used out first.
 @functools.lru_cache(maxsize=4096)
 def index_array(number: int, device: backend.Device) -> array_.Array:
-    """An int32 scalar on the default device, which is `device`."""
+    """An int32 scalar on the default device, which is `device`. Kept, since loops use indices again."""
     return array_.materialize(Literal(np.asarray(number, np.int32), weak=False))

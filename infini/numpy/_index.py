@@ -109,8 +109,11 @@ class Index:
         )
 
 
-def join(structure: Structure, operands: Sequence[Value], *, wraps: bool) -> Index:
-    """An index from its structure and its operands; negative numbers of devices count from the end if `wraps`."""
+Operand: TypeAlias = int | Value
+
+
+def join(structure: Structure, operands: Sequence[Operand], *, wraps: bool) -> Index:
+    """An index from its structure and operands; negative ones on devices count from the end if `wraps`."""
     given = iter(operands)
     lengths = iter(structure.shape)
     parts: list[Item] = []
@@ -128,7 +131,7 @@ def join(structure: Structure, operands: Sequence[Value], *, wraps: bool) -> Ind
     return Index(tuple(parts), structure)
 
 
-def _number(x: Value) -> int | Value:
+def _number(x: Operand) -> Operand:
     return int(x.host) if isinstance(x, Literal) and not x.ndim else x
 
 
@@ -137,7 +140,7 @@ def _number(x: Value) -> int | Value:
 
 def parse(
     index: Any, shape: ir.Shape, *, wraps: bool = True
-) -> tuple[Structure, list[Value]]:  # Any: whatever stands in brackets
+) -> tuple[Structure, list[Operand]]:  # Any: whatever stands in brackets
     """Take an index of an array of `shape` apart: its structure, and the numbers and arrays in it.
 
     Args:
@@ -156,7 +159,7 @@ def parse(
             "a list is not an index",
             got=repr(index),
             expected="integers, slices, None, ... or integer or boolean arrays",
-            fix="use x[infini.numpy.asarray(...)] for an index array, x[tuple(...)] for one part per dimension",
+            fix="use x[infini.numpy.asarray(...)] for an array, x[tuple(...)] for one part per dimension",
         )
     given = [_classified(part) for part in (index if isinstance(index, tuple) else (index,))]
     taken = sum(_num_taken(part) for part in given)
@@ -192,7 +195,7 @@ class _Parts:
     def __init__(self, rest: list[int], wraps: bool) -> None:
         self.rest, self.wraps = rest, wraps
         self.parts: list[Slot | Range | None] = []
-        self.operands: list[Value] = []
+        self.operands: list[Operand] = []
         self.shape: list[int] = []
         self.added: list[int] = []
         self.is_inside = True
@@ -223,8 +226,8 @@ class _Parts:
         if part.is_whole:
             self.parts.append(part)
             return
-        assert part.low is not None
-        self.operands.append(wrapped(part.low, part.length, wraps=False))
+        assert isinstance(part.low, int)
+        self.operands.append(_as_operand(part.low, part.length))
         self.parts.append(replace(part, low=None))
 
     def _add_index(self, part: int | Value, length: int) -> None:
@@ -233,11 +236,10 @@ class _Parts:
                 f"index is out of bounds: dimension {len(self.shape) - 1} has no elements", got=_show(part)
             )
         if isinstance(part, int):
-            number = wrapped(part, length, wraps=self.wraps)
-            assert isinstance(number, Literal)
-            self.is_inside &= 0 <= int(number.host) < length
+            number = part + length if part < 0 and self.wraps else part
+            self.is_inside &= 0 <= number < length
             self.parts.append(Slot.NUMBER)
-            self.operands.append(number)
+            self.operands.append(_as_operand(number, length))
             return
         self.is_inside = False
         is_known = isinstance(part, Literal)
@@ -344,9 +346,16 @@ def _show(index: Any) -> str:  # Any: as parse
     return ", ".join(map(one, index if isinstance(index, tuple) else (index,)))
 
 
+def _as_operand(number: int, length: int) -> Operand:
+    """A number that counts from 0, which int32 holds; in int64 for dimensions beyond it."""
+    if length > INT32_MAX:
+        return wrapped(number, length, wraps=False)
+    return min(max(number, -1), INT32_MAX)
+
+
 def wrapped(part: int | Value, length: int, *, wraps: bool = True) -> Value:
-    """An index as int32, or int64 where it or the dimension needs that; negative numbers count from the end if
-    `wraps`. Numbers of the host beyond the dtype stay outside of the array.
+    """An index as int32, or int64 where it or the dimension needs that; negative numbers count from the end
+    if `wraps`. Numbers of the host beyond the dtype stay outside of the array.
     """
     wide = dtypes.int64 if length > INT32_MAX else dtypes.int32
     bounds = np.iinfo(wide)

@@ -13,4 +13,4 @@ def placed(x: Value, device: Any) -> Value:  # Any: a device, a sharding, or Non
     """`x` as an array, on `device` when one is named."""
     if isinstance(x, Literal):
         x = array_.materialize(x)
-    return x if device is None else placement.device_put(x, device)  # type: ignore[no-any-return]  # a tree
+    return x if device is None else placement.device_put(x, device)

@@ -45,7 +45,7 @@ def plan(index: Index) -> Plan:
     """The plan of an index.
 
     Raises:
-        IndexOutOfRangeError: the arrays do not broadcast.
+        IndexBroadcastError: the arrays do not broadcast.
     """
     parts, shape = index.parts, index.structure.shape
     block = _block_shape(parts)
@@ -110,7 +110,7 @@ def _block_shape(parts: Sequence[Item]) -> ir.Shape:
     try:
         return tuple(int(n) for n in np.broadcast_shapes(*(array.shape for array in arrays)))
     except ValueError:
-        raise errors.IndexOutOfRangeError(
+        raise errors.IndexBroadcastError(
             "the arrays of an index do not broadcast",
             got=", ".join(str(array.type) for array in arrays),
             expected="shapes that broadcast together",

@@ -23,7 +23,7 @@ from infini.numpy import (
     positions,
     updates,
 )  # fmt: skip
-from infini.numpy._promotion import ArrayLike, as_value, convert, operands
+from infini.numpy._promotion import ArrayLike, as_value, convert, operands, with_weak
 
 
 def compress(
@@ -127,9 +127,8 @@ def choose(
         raise errors.ValueMismatchError(f"choose: there is no mode {mode!r}", expected="raise, wrap or clip")
     number, *values = manipulation.broadcast_arrays(number, *values)
     stacked = view.stack(values)
-    return view.squeeze(
-        indexing.take_along_axis(stacked, view.expand_dims(number, (0,)), 0, mode="clip"), (0,)
-    )
+    found = indexing.take_along_axis(stacked, view.expand_dims(number, (0,)), 0, mode="clip")
+    return with_weak(view.squeeze(found, (0,)), False)
 
 
 def select(condlist: Sequence[ArrayLike], choicelist: Sequence[ArrayLike], default: ArrayLike = 0) -> Value:
@@ -173,8 +172,8 @@ def put(
         a: array.
         ind: integer places.
         v: values, repeated or cut to as many as places.
-        mode: what happens to places outside: they take the nearest when absent or with `clip`, and count modulo
-            the size with `wrap`.
+        mode: what happens to places outside: they take the nearest when absent or with `clip`, and count
+            modulo the size with `wrap`.
         inplace: has to be False.
 
     Raises:
@@ -329,7 +328,8 @@ def delete(
         assume_unique_indices: a promise that no place repeats, which tracing needs.
 
     Raises:
-        ValueMismatchError: a place is outside or no integer, a mask has another length, or there is no such axis.
+        ValueMismatchError: a place is outside or no integer, a mask has another length, or there is no such
+            axis.
         ConcretizationError: the places are being traced without the promise.
     """  # Any: an integer, a vector, or a slice
     x = as_value("delete", arr)

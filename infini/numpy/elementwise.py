@@ -200,8 +200,8 @@ fabs = abs
 
 
 def sign(x: ArrayLike, /) -> Value:
-    """-1, 0 or 1 by the sign of each element; NaN stays NaN."""
-    return _bind(e.sign_p, *numeric_operands("sign", x))
+    """-1, 0 or 1 by the sign of each element; NaN stays NaN. Not for booleans."""
+    return _bind(e.sign_p, *operands("sign", x))
 
 
 def maximum(x1: ArrayLike, x2: ArrayLike, /) -> Value:
@@ -262,8 +262,11 @@ def round(a: ArrayLike, decimals: int = 0) -> Value:
 
     Raises:
         ValueMismatchError: integers to negative `decimals`.
+        TypeMismatchError: `a` is boolean.
     """
     value = as_value("round", a)
+    if value.dtype == dtypes.bool_:
+        raise errors.TypeMismatchError("round does not take booleans", got=str(value.type))
     if not dtypes.is_inexact(value.dtype):
         if decimals < 0:
             raise errors.ValueMismatchError(

@@ -100,7 +100,7 @@ def _line(key: slice) -> Value:
     """The numbers of a slice; an imaginary step is a count, and includes the end."""
     start = 0 if key.start is None else key.start
     if isinstance(key.step, complex):
-        return ranges.linspace(start, key.stop, int(abs(key.step)))  # type: ignore[no-any-return]  # an array
+        return ranges.linspace(start, key.stop, int(abs(key.step)))
     return ranges.arange(start, key.stop, key.step)
 
 
@@ -162,7 +162,8 @@ class _Joined:
                 got=repr(text),
                 expected="'r', 'c', or one to three integers",
             )
-        return numbers[0], *(numbers[1:] + [self.ndmin, self.place][len(numbers) - 1 :]), ""  # type: ignore[return-value]  # three numbers
+        axis, ndmin, place = (numbers + [self.axis, self.ndmin, self.place][len(numbers) :])[:3]
+        return axis, ndmin, place, ""
 
     def __repr__(self) -> str:
         return self.name

@@ -80,7 +80,7 @@ def read(
 
 
 def _fill_scalar(fill_value: ArrayLike | None) -> ArrayLike | None:
-    if getattr(fill_value, "ndim", 0):
+    if fill_value is not None and np.ndim(fill_value):
         raise errors.ValueMismatchError(
             "fill_value has to be a scalar", got=f"an array of shape {np.shape(fill_value)}"
         )
@@ -252,8 +252,8 @@ def take_along_axis(
         arr: array.
         indices: integers with as many dimensions as `arr`; the others broadcast.
         axis: axis to read along; the flattened array when None, and `indices` is a vector then.
-        mode: what indices outside give: `fill` (the default) `fill_value`, `clip` the nearest element, `one_hot`
-            zero; `promise_in_bounds` promises that there are none.
+        mode: what indices outside give: `fill` (the default) `fill_value`, `clip` the nearest element,
+            `one_hot` zero; `promise_in_bounds` promises that there are none.
         fill_value: NaN, the smallest signed or the largest unsigned integer, or True when absent.
         wrap_negative_indices: whether negative indices count from the end; when absent they do, except with
             `promise_in_bounds`.

@@ -104,8 +104,8 @@ def append(arr: ArrayLike, values: ArrayLike, axis: int | None = None) -> Value:
 
 
 def block(arrays: Any) -> Value:  # Any: arrays in nested lists
-    """Join arrays in nested lists: the innermost along the last axis, the next along the one before, and so on,
-    as `numpy.block`.
+    """Join arrays in nested lists: the innermost along the last axis, the next along the one before, and so
+    on, as `numpy.block`.
 
     Raises:
         ValueMismatchError: a list is empty, the depths of lists differ, or there is a tuple.

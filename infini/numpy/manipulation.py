@@ -73,8 +73,8 @@ def _inferred(x: Value, shape: Any) -> tuple[int, ...]:  # Any: an integer or a 
     known = math.prod(n for n in sizes if n != -1)
     if len(unknown) > 1 or any(n < -1 for n in sizes):
         raise errors.TypeMismatchError("reshape: only one size may be -1", got=f"{x.type} to {tuple(sizes)}")
-    if unknown:
-        sizes[unknown[0]] = x.size // known if known else 0
+    if unknown and known:
+        sizes[unknown[0]] = x.size // known
     if math.prod(sizes) != x.size:
         raise errors.TypeMismatchError(
             "reshape: the numbers of elements differ",
@@ -226,7 +226,7 @@ def atleast_2d(*arys: ArrayLike) -> Any:  # Any: as atleast_1d
 
 
 def atleast_3d(*arys: ArrayLike) -> Any:  # Any: as atleast_1d
-    """Arrays with at least three dimensions: a vector stands along the second, a matrix along the first two."""
+    """Arrays with at least three dimensions: vectors stand along the second, matrices along the first two."""
     return _at_least("atleast_3d", 3, arys)
 
 

@@ -60,7 +60,7 @@ def apply_over_axes(func: Callable[[Value, int], Value], a: ArrayLike, axes: Seq
         ValueMismatchError: the function returns an array of another number of dimensions.
     """
     x = as_value("apply_over_axes", a)
-    for axis in axes if hasattr(axes, "__iter__") else (axes,):
+    for axis in axes if isinstance(axes, Sequence) else (axes,):
         result = func(x, axis)
         if result.ndim == x.ndim - 1:
             result = view.expand_dims(result, (_axes.one("apply_over_axes", axis, x.ndim),))
@@ -80,8 +80,8 @@ def piecewise(
     Args:
         x: array.
         condlist: conditions, boolean arrays like `x`; of those that hold together the last counts.
-        funclist: for each condition a function or a number; one more applies where none holds, which is 0 when
-            absent.
+        funclist: for each condition a function or a number; one more applies where none holds, which is 0
+            when absent.
         *args: further arguments of the functions.
         **kw: their keywords.
 
@@ -92,7 +92,7 @@ def piecewise(
         ValueMismatchError: there are fewer or more functions than conditions, and one more.
     """
     value = as_value("piecewise", x)
-    is_stacked = isinstance(condlist, (Value, np.ndarray)) and np.ndim(condlist)
+    is_stacked = isinstance(condlist, (Value, np.ndarray)) and condlist.ndim
     conditions = list(view.unstack(condlist)) if is_stacked else list(condlist)
     functions = list(funclist)
     if len(functions) == len(conditions) + 1:
@@ -211,7 +211,7 @@ def _check_results(parsed: Signature, result: Any, sizes: dict[str, int]) -> Non
 
 
 def _mapped(core: Function, values: Sequence[Value], ranks: Sequence[int]) -> Function:
-    """`core` mapped over the loop dimensions of its arguments, which broadcast; dimensions of size 1 are shared."""
+    """`core` mapped over the loop dimensions of its arguments, which broadcast; those of size 1 repeat."""
     loops = [value.shape[: value.ndim - rank] for value, rank in zip(values, ranks, strict=True)]
     shape = _axes.broadcast("vectorize", *loops)
     wide = [(1,) * (len(shape) - len(loop)) + loop for loop in loops]

@@ -1,4 +1,4 @@
-"""`pad`, with all modes of NumPy. Axes are padded one after another, so corners continue what was padded before."""
+"""`pad`, with all modes of NumPy. Axes are padded one after another, so corners continue earlier padding."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ def pad(
         array: array to pad.
         pad_width: elements before and after: a number for every end, a pair for every dimension, or one pair
             per dimension; known while tracing.
-        mode: `constant` (with `constant_values`, 0), `edge` repeats the outermost elements, `wrap` continues with
-            the other end, `reflect` and `symmetric` mirror without and with the outermost (`reflect_type`,
-            `even` or `odd`), `linear_ramp` runs to `end_values` (0), `maximum`, `mean`, `median`, `minimum` of
-            the outermost `stat_length` elements (all of them), `empty` gives zeros; or a function
-            `f(vector, pair, axis, kwargs)` that returns the padded vector with other ends.
+        mode: `constant` (with `constant_values`, 0), `edge` repeats the outermost elements, `wrap` continues
+            with the other end, `reflect` and `symmetric` mirror without and with the outermost
+            (`reflect_type`, `even` or `odd`), `linear_ramp` runs to `end_values` (0), `maximum`, `mean`,
+            `median` and `minimum` are those of the outermost `stat_length` elements (all of them), `empty`
+            gives zeros; or a function `f(vector, pair, axis, kwargs)` that returns the padded vector with
+            other ends.
         **kwargs: what the mode takes; values are numbers, pairs or one pair per dimension.
 
     Raises:
@@ -114,7 +115,7 @@ def _widths(pad_width: Any, ndim: int) -> list[tuple[int, int]]:  # Any: as in p
 
 def _pairs(name: str, values: Any, ndim: int) -> list[Pair]:  # Any: numbers, pairs, or one pair per dimension
     """One pair per dimension; arrays may be traced."""
-    given = values if isinstance(values, Value) else np.asarray(values, dtype=None)
+    given: Any = values if isinstance(values, Value) else np.asarray(values)
     if given.shape not in ((), (1,), (2,), (1, 2), (ndim, 2)):
         raise errors.ValueMismatchError(
             f"pad: {name} has the wrong shape", got=f"{given.shape} for {ndim} dimensions",

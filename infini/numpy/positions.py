@@ -17,7 +17,7 @@ from infini.core import dtypes, errors, ir, trace
 from infini.core.value import Value
 from infini.lax import cumulative, elementwise as e, indexing as lax_indexing, view
 from infini.lax.families import bind_scalars, zeros
-from infini.numpy import _eager, comparison, creation, elementwise, manipulation, reductions
+from infini.numpy import _axes, _eager, comparison, creation, elementwise, manipulation, reductions
 from infini.numpy._promotion import ArrayLike, DTypeLike, as_value, convert, result_type
 
 
@@ -116,14 +116,16 @@ def where(
         fill_value: see `nonzero`; only with `condition` alone.
 
     Raises:
-        ValueMismatchError: only one of `x` and `y` is given, or `size` with them.
+        TypeMismatchError: only one of `x` and `y` is given.
+        ValueMismatchError: `size` is given with them, or shapes do not broadcast.
     """
     if x is None and y is None:
         return nonzero(condition, size=size, fill_value=fill_value)
     if x is None or y is None:
-        raise errors.ValueMismatchError("where takes both x and y, or neither", got="one of them")
+        raise errors.TypeMismatchError("where takes both x and y, or neither", got="one of them")
     if size is not None or fill_value is not None:
         raise errors.ValueMismatchError("where with three operands takes neither size nor fill_value")
+    _axes.broadcast("where", *(np.shape(operand) for operand in (condition, x, y)))
     return comparison.where(condition, x, y)
 
 
@@ -174,8 +176,8 @@ def ravel_multi_index(
         dtype: integer dtype of the result.
 
     Raises:
-        ValueMismatchError: a place lies outside with `raise`, the dtype is too small or no integer, or mode or
-            order does not exist.
+        ValueMismatchError: a place lies outside with `raise`, the dtype is too small or no integer, or mode
+            or order does not exist.
         TypeMismatchError: the indices are no integers.
         ConcretizationError: they are being traced with `raise`.
     """

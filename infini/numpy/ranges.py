@@ -1,5 +1,5 @@
-"""Evenly spaced numbers: arange, linspace, logspace, geomspace. Computed, so traced programs hold no constants
-for them, except ranges of fractions."""
+"""Evenly spaced numbers: arange, linspace, logspace, geomspace. Computed, so traced programs hold no
+constants for them, except ranges of fractions."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def arange(
     if any(isinstance(n, float) for n in (first, last, step)):
         # Whole numbers count in whole steps from the truncated start, as NumPy's do.
         exact = target if target in dtypes.INTEGERS else np.float64
-        return placed(literal(np.arange(first, last, step, exact), target), device)
-    size = max(0, -(-(last - first) // step))
+        return placed(literal(np.arange(first, last, step, dtype=exact), target), device)
+    size = max(0, int(-(-(last - first) // step)))
     result = view.iota(target, size)
     if step != 1:
         result = trace.bind1(e.mul_p, result, convert(step, target))
@@ -71,7 +71,7 @@ def _kind(name: str, x: ArrayLike) -> tuple[np.dtype, bool]:
         raise errors.TypeMismatchError(
             f"arange: {name} is a boolean", got=str(value.type), expected="a number"
         )
-    return value.dtype, False
+    return value.dtype, value.weak
 
 
 def _number(x: ArrayLike) -> int | float:
@@ -197,8 +197,8 @@ def geomspace(
     # The sign (the direction, for complex numbers) of the start is taken out, so that logarithms are real.
     first, last = convert(start, compute), convert(stop, compute)
     sign = elementwise.sign(first)
-    lengths = (transcendental.log10(elementwise.divide(x, sign)) for x in (first, last))
-    exponents = linspace(*lengths, num, endpoint, dtype=compute)
+    low, high = (transcendental.log10(elementwise.divide(x, sign)) for x in (first, last))
+    exponents = linspace(low, high, num, endpoint, dtype=compute)
     points = elementwise.multiply(sign, elementwise.power(convert(10.0, compute), exponents))
     if target in dtypes.INTEGERS:
         # Powers lie a rounding error off whole numbers; their ends are exact.

@@ -175,7 +175,7 @@ def roll(a: ArrayLike, shift: ArrayLike | Sequence[int], axis: int | Sequence[in
     x = as_value("roll", a)
     if axis is None:
         return view.reshape(roll(view.reshape(x, (x.size,)), shift, 0), x.shape)
-    axes = list(axis) if isinstance(axis, (tuple, list)) else [axis]
+    axes: list[Any] = list(axis) if isinstance(axis, (tuple, list)) else [axis]
     is_known = not isinstance(shift, trace.Tracer) or shift.concrete() is not None
     distances: Any = np.asarray(shift) if is_known else shift
     if distances.ndim > 1 or (

@@ -59,6 +59,11 @@ complex128: Final = ScalarType(dtypes.complex128)
 int_: Final = int32
 uint: Final = uint32
 float_: Final = float32
+complex_: Final = complex64
+single: Final = float32
+double: Final = float64
+csingle: Final = complex64
+cdouble: Final = complex128
 
 pi: Final = math.pi
 e: Final = math.e
@@ -105,6 +110,7 @@ _ABSTRACT: Final = {
 generic, number, integer, inexact = np.generic, np.number, np.integer, np.inexact
 signedinteger, unsignedinteger = np.signedinteger, np.unsignedinteger
 floating, complexfloating = np.floating, np.complexfloating
+flexible, character, object_ = np.flexible, np.character, np.object_
 
 
 def issubdtype(arg1: DTypeLike, arg2: DTypeLike) -> bool:
@@ -123,3 +129,23 @@ def isdtype(dtype: DTypeLike, kind: Any) -> bool:  # Any: a dtype, a kind, or a 
     return (
         found in _KINDS[kind] if isinstance(kind, str) and kind in _KINDS else found == dtypes.canonical(kind)
     )
+
+
+def can_cast(from_: DTypeLike, to: DTypeLike, casting: str = "safe") -> bool:
+    """Whether a dtype converts to another under a rule (`no equiv safe same_kind unsafe`), as in NumPy."""
+    source, target = dtypes.canonical(getattr(from_, "dtype", from_)), dtypes.canonical(to)
+    return bool(np.can_cast(source, target, casting))  # type: ignore[arg-type]  # NumPy says what it accepts
+
+
+def isscalar(element: Any) -> bool:  # Any: anything
+    """Whether something is a number, a string, or an array without dimensions."""
+    return bool(np.isscalar(element)) or (isinstance(element, (Value, np.ndarray)) and element.ndim == 0)
+
+
+def iterable(y: Any) -> bool:  # Any: anything
+    """Whether something can be iterated over; an array without dimensions cannot."""
+    try:
+        iter(y)
+    except TypeError:
+        return False
+    return True

@@ -136,7 +136,7 @@ def _unique(
         )
     order, is_first = _ordered(rows, equal_nan)
     number = bind_scalars(e.sub_p, _running_count(is_first), 1)  # of the group of each sorted row
-    length = _length(is_first, size)
+    length = _length("unique", is_first, size)
     starts = _where_true(is_first, length)
     exists = bind_scalars(e.lt_p, view.iota(dtypes.int32, length), reductions.sum(is_first))
     indices = sorting.take_last(order, starts) if count else order
@@ -179,9 +179,9 @@ def _running_count(flags: Value) -> Value:
     return trace.bind1(cumulative.cumsum_p, convert(flags, dtypes.int32), axis=-1, reverse=False)
 
 
-def _length(flags: Value, size: int | None) -> int:
+def _length(name: str, flags: Value, size: int | None) -> int:
     """How many are true, or the size that is asked for."""
-    return int(reductions.sum(flags)) if size is None else int(size)
+    return _axes.known_size(name, reductions.sum(flags), "size") if size is None else int(size)
 
 
 def _where_true(flags: Value, length: int) -> Value:
@@ -257,10 +257,10 @@ def _grouped(first: Value, second: Value) -> _Groups:
 
 
 def _chosen(
-    groups: _Groups, wanted: Value, size: int | None, fill_value: ArrayLike | None
+    name: str, groups: _Groups, wanted: Value, size: int | None, fill_value: ArrayLike | None
 ) -> tuple[Value, Value, Value]:
     """Elements of the groups that are wanted, the groups, and whether each result is one of them."""
-    length = _length(wanted, size)
+    length = _length(name, wanted, size)
     numbers = _where_true(wanted, length)
     starts = _where_true(groups.starts, groups.starts.size)
     exists = bind_scalars(e.lt_p, view.iota(dtypes.int32, length), reductions.sum(wanted))
@@ -269,7 +269,7 @@ def _chosen(
         return broadcast_to(filler, (length,)), numbers, exists
     values = sorting.take_last(groups.values, sorting.take_last(starts, numbers))
     if fill_value is not None:
-        filler = broadcast_to(convert(as_value("sets", fill_value), values.dtype), values.shape)
+        filler = broadcast_to(convert(as_value(name, fill_value), values.dtype), values.shape)
         values = bind_scalars(e.select_n_p, exists, filler, values)
     else:
         first = broadcast_to(view.reshape(view.slice_in_dim(values, 0, 1), ()), values.shape)
@@ -302,7 +302,7 @@ def intersect1d(
     wanted = bind_scalars(
         e.and_p, bind_scalars(e.gt_p, groups.in_first, 0), bind_scalars(e.gt_p, groups.in_second, 0)
     )
-    values, numbers, exists = _chosen(groups, wanted, size, fill_value)
+    values, numbers, exists = _chosen("intersect1d", groups, wanted, size, fill_value)
     if not return_indices:
         return values
     # Sorting is stable: a group begins with the first of the first vector, and then comes the other.
@@ -333,7 +333,7 @@ def setxor1d(
     wanted = bind_scalars(
         e.ne_p, bind_scalars(e.gt_p, groups.in_first, 0), bind_scalars(e.gt_p, groups.in_second, 0)
     )
-    return _chosen(groups, wanted, size, fill_value)[0]
+    return _chosen("setxor1d", groups, wanted, size, fill_value)[0]
 
 
 def setdiff1d(
@@ -352,9 +352,9 @@ def setdiff1d(
         wanted = bind_scalars(
             e.and_p, bind_scalars(e.gt_p, groups.in_first, 0), bind_scalars(e.eq_p, groups.in_second, 0)
         )
-        return _chosen(groups, wanted, size, fill_value)[0]
+        return _chosen("setdiff1d", groups, wanted, size, fill_value)[0]
     kept = comparison.logical_not(isin(first, second))
-    length = _length(kept, size)
+    length = _length("setdiff1d", kept, size)
     filler = convert(0 if fill_value is None else fill_value, first.dtype)
     if first.size == 0:
         return broadcast_to(filler, (length,))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from infini.core import dtypes, primitive, trace
+from infini.core import primitive, trace
 from infini.core.value import Value
 from infini.lax import elementwise as e
 from infini.lax.families import bind_scalars
 from infini.numpy._promotion import ArrayLike, convert, inexact_operands
+from infini.transforms import custom
 
 _LN2: Final = math.log(2.0)
 
@@ -30,8 +31,7 @@ def exp(x: ArrayLike, /) -> Value:
 
 def exp2(x: ArrayLike, /) -> Value:
     """Two to the power of each element; inexact."""
-    (value,) = inexact_operands("exp2", x)
-    return _bind(e.exp_p, bind_scalars(e.mul_p, value, _LN2))
+    return _bind(e.exp2_p, *inexact_operands("exp2", x))
 
 
 def expm1(x: ArrayLike, /) -> Value:
@@ -63,13 +63,30 @@ def log1p(x: ArrayLike, /) -> Value:
 
 def logaddexp(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """`log(exp(x1) + exp(x2))` without overflow, as `numpy.logaddexp`; inexact."""
-    x, y = inexact_operands("logaddexp", x1, x2)
+    return _logaddexp(*inexact_operands("logaddexp", x1, x2))
+
+
+@custom.custom_jvp
+def _logaddexp(x: Value, y: Value) -> Value:
     largest, difference = _bind(e.max_p, x, y), _bind(e.sub_p, x, y)
     # The difference of two equal infinities is NaN; their sum is the result then.
     soft = _bind(
         e.add_p, largest, _bind(e.log1p_p, _bind(e.exp_p, _bind(e.neg_p, _bind(e.abs_p, difference))))
     )
     return _bind(e.select_n_p, _bind(e.ne_p, difference, difference), soft, _bind(e.add_p, x, y))
+
+
+@_logaddexp.defjvp
+def _logaddexp_slope(primals: tuple[Value, Value], tangents: tuple[Value, Value]) -> tuple[Value, Value]:
+    # The shares of the sum are smooth, which a maximum and an absolute value are not.
+    out = _logaddexp(*primals)
+    shares = [_bind(e.exp_p, _bind(e.sub_p, _finite_above(x), _finite_above(out))) for x in primals]
+    terms = [_bind(e.mul_p, g, share) for g, share in zip(tangents, shares, strict=True)]
+    return out, _bind(e.add_p, *terms)
+
+
+def _finite_above(x: Value) -> Value:
+    return _bind(e.select_n_p, bind_scalars(e.eq_p, x, math.inf), x, convert(0, x.dtype))
 
 
 def sqrt(x: ArrayLike, /) -> Value:
@@ -89,8 +106,7 @@ def cos(x: ArrayLike, /) -> Value:
 
 def tan(x: ArrayLike, /) -> Value:
     """Tangent, in radians; inexact."""
-    (value,) = inexact_operands("tan", x)
-    return _bind(e.div_p, _bind(e.sin_p, value), _bind(e.cos_p, value))
+    return _bind(e.tan_p, *inexact_operands("tan", x))
 
 
 def tanh(x: ArrayLike, /) -> Value:
@@ -100,23 +116,12 @@ def tanh(x: ArrayLike, /) -> Value:
 
 def sinh(x: ArrayLike, /) -> Value:
     """Hyperbolic sine, accurate near zero; inexact."""
-    (value,) = inexact_operands("sinh", x)
-    up, down = _bind(e.expm1_p, value), _bind(e.expm1_p, _bind(e.neg_p, value))
-    near = bind_scalars(e.mul_p, _bind(e.sub_p, up, down), 0.5)
-    # Far from zero one exponential is exact enough, and halved in the exponent it overflows only where the
-    # result does.
-    size = _bind(e.abs_p, value)
-    far = _bind(e.mul_p, _bind(e.sign_p, value), _bind(e.exp_p, bind_scalars(e.sub_p, size, _LN2)))
-    is_far = bind_scalars(e.gt_p, size, 10.0 if value.dtype == dtypes.float16 else 80.0)
-    return _bind(e.select_n_p, is_far, near, far)
+    return _bind(e.sinh_p, *inexact_operands("sinh", x))
 
 
 def cosh(x: ArrayLike, /) -> Value:
     """Hyperbolic cosine; inexact."""
-    (value,) = inexact_operands("cosh", x)
-    # Halved in the exponent, so it overflows only where the result does.
-    up, down = bind_scalars(e.sub_p, value, _LN2), bind_scalars(e.sub_p, _bind(e.neg_p, value), _LN2)
-    return _bind(e.add_p, _bind(e.exp_p, up), _bind(e.exp_p, down))
+    return _bind(e.cosh_p, *inexact_operands("cosh", x))
 
 
 def deg2rad(x: ArrayLike, /) -> Value:

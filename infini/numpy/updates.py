@@ -90,10 +90,11 @@ class IndexUpdateHelper:
 class IndexUpdateRef:
     """One place of an array, to be read or written, as `jax.numpy.ndarray.at`.
 
-    The keywords of every method: `mode` says what happens outside the array (`clip` takes the nearest element;
-    `fill` reads `fill_value`, `drop` writes nothing; `promise_in_bounds` promises that nothing lies outside;
-    absent, reads clip and writes drop). `unique_indices` promises that no place repeats, `indices_are_sorted`
-    is a hint that is not used, and without `wrap_negative_indices` negative numbers lie outside.
+    The keywords of every method: `mode` says what happens outside the array (`clip` takes the nearest
+    element; `fill` reads `fill_value`, `drop` writes nothing; `promise_in_bounds` promises that nothing lies
+    outside; absent, reads clip and writes drop). `unique_indices` promises that no place repeats,
+    `indices_are_sorted` is a hint that is not used, and without `wrap_negative_indices` negative numbers lie
+    outside.
     """
 
     array: Value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ def skip_not_finite(
 ) -> tuple[Array, dict[str, Array]]:
     """For `MultiSteps`: skip updates that hold an infinity or a NaN."""
     bad = [inp.sum(~inp.isfinite(leaf)) for leaf in tree.leaves(updates)]
-    count = sum(bad[1:], bad[0])
+    count = functools.reduce(inp.add, bad)
     return count > 0, {"should_skip": count > 0, "num_not_finite": count}
 
 
@@ -36,7 +37,7 @@ def skip_large_updates(
 ) -> tuple[Array, dict[str, Array]]:
     """For `MultiSteps`: skip updates whose squared global norm is `max_squared_norm` or more."""
     squares = [inp.sum(moments.squared(leaf)) for leaf in tree.leaves(updates)]
-    total = sum(squares[1:], squares[0])
+    total = functools.reduce(inp.add, squares)
     should_skip = ~(total < max_squared_norm)
     return should_skip, {"should_skip": should_skip, "norm_squared": total}
 
@@ -150,7 +151,7 @@ class MultiSteps:
 class ApplyEvery(NamedTuple):
     """What `apply_every` remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     grad_acc: Params
 
 

@@ -13,7 +13,7 @@ from infini.optim.base import DType, GradientTransformation, Params, Updates
 class ScaleByAdamState(NamedTuple):
     """What the Adam family remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     mu: Params
     nu: Params
 
@@ -69,7 +69,7 @@ def scale_by_adam(
 class ScaleByAmsgradState(NamedTuple):
     """What `scale_by_amsgrad` remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     mu: Params
     nu: Params
     nu_max: Params
@@ -251,7 +251,8 @@ def scale_by_adan(
     """Adan: Nesterov's momentum by the differences of successive updates (arXiv:2208.06677)."""
 
     def init(params: Params) -> ScaleByAdanState:
-        return ScaleByAdanState(*(moments.zeros(params) for _ in range(4)), inp.zeros((), inp.int32))
+        first, second, third, fourth = (moments.zeros(params) for _ in range(4))
+        return ScaleByAdanState(first, second, third, fourth, inp.zeros((), inp.int32))
 
     def update(
         updates: Updates, state: ScaleByAdanState, params: Params | None = None

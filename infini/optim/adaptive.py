@@ -15,7 +15,7 @@ from infini.optim.base import DType, GradientTransformation, Params, Updates, ne
 class ScaleByLionState(NamedTuple):
     """What `scale_by_lion` remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     mu: Params
 
 
@@ -94,7 +94,7 @@ class ScaleByRmsState(NamedTuple):
 class ScaleByRmsWithCountState(NamedTuple):
     """What `scale_by_rms` with bias correction remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     nu: Params
 
 
@@ -154,7 +154,7 @@ class ScaleByRStdDevState(NamedTuple):
 class ScaleByRStdDevWithCountState(NamedTuple):
     """What `scale_by_stddev` with bias correction remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     mu: Params
     nu: Params
 
@@ -222,7 +222,7 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransforma
 class ScaleByNovogradState(NamedTuple):
     """What `scale_by_novograd` remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     mu: Params
     nu: Params
 

@@ -18,7 +18,7 @@ MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 class FactoredState(NamedTuple):
     """What `scale_by_factored_rms` remembers; a leaf is in `v`, or as its factors in `v_row` and `v_col`."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     v_row: Params
     v_col: Params
     v: Params
@@ -63,7 +63,8 @@ def scale_by_factored_rms(
         found = axes(p)
         if found is None:
             return _Entry(nothing, nothing, nothing, moments.zeros(p))
-        return _Entry(nothing, *(moments.zeros(inp.sum(inp.zeros_like(p), d)) for d in found[::-1]), nothing)
+        row, column = (moments.zeros(inp.sum(inp.zeros_like(p), d)) for d in found[::-1])
+        return _Entry(nothing, row, column, nothing)
 
     def step(u: Array, row: Array, column: Array, whole: Array, p: Array, kept: Array) -> _Entry:
         found, square = axes(p), moments.squared(u) + epsilon
@@ -108,7 +109,7 @@ def scale_by_factored_rms(
 class MuonState(NamedTuple):
     """What `scale_by_muon` remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     mu: Params
 
 

@@ -153,7 +153,7 @@ def trace(
 class EmaState(NamedTuple):
     """What `ema` remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     ema: Params
 
 

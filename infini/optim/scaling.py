@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import infini.numpy as inp
@@ -32,7 +33,7 @@ def scale(step_size: float | Array) -> GradientTransformation:
 class ScaleByScheduleState(NamedTuple):
     """What `scale_by_schedule` remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
 
 
 def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
@@ -126,7 +127,7 @@ def normalize_by_update_norm(scale_factor: float = 1.0, eps: float = 1e-6) -> Gr
 class WeightDecaySchedule(NamedTuple):
     """What `add_decayed_weights` by a schedule remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
 
 
 def add_decayed_weights(weight_decay: Rate = 0.0, mask: Mask | None = None) -> GradientTransformation:
@@ -158,7 +159,7 @@ def add_decayed_weights(weight_decay: Rate = 0.0, mask: Mask | None = None) -> G
 class AddNoiseState(NamedTuple):
     """What `add_noise` remembers."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     rng_key: Array
 
 
@@ -254,7 +255,7 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: float) -> tuple[U
         The sums, and how many examples were scaled down.
     """
     squares = [inp.sum(moments.squared(g), tuple(range(1, g.ndim))) for g in tree.leaves(grads)]
-    norms = inp.sqrt(sum(squares[1:], squares[0]))
+    norms = inp.sqrt(functools.reduce(inp.add, squares))
     factors = inp.nan_to_num(inp.minimum(l2_norm_clip / norms, 1.0), nan=1.0)
     return tree.map(lambda g: inp.tensordot(factors, g, axes=1), grads), inp.sum(factors < 1.0)
 

@@ -61,12 +61,16 @@ def tree_sum(tree: Tree) -> Array:
 
 def tree_max(tree: Tree) -> Array:
     """The largest element."""
-    return functools.reduce(inp.maximum, [inp.max(leaf) for leaf in _leaves(tree) if leaf.size], -inp.inf)
+    return functools.reduce(
+        inp.maximum, [inp.max(leaf) for leaf in _leaves(tree) if leaf.size], inp.asarray(-inp.inf)
+    )
 
 
 def tree_min(tree: Tree) -> Array:
     """The smallest element."""
-    return functools.reduce(inp.minimum, [inp.min(leaf) for leaf in _leaves(tree) if leaf.size], inp.inf)
+    return functools.reduce(
+        inp.minimum, [inp.min(leaf) for leaf in _leaves(tree) if leaf.size], inp.asarray(inp.inf)
+    )
 
 
 def tree_size(tree: Tree) -> int:

@@ -69,7 +69,7 @@ def apply_if_finite(
 class InjectHyperparamsState(NamedTuple):
     """What `inject_hyperparams` remembers; `hyperparams` can be replaced between steps."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     hyperparams: dict[str, Array]
     inner_state: State
 
@@ -233,7 +233,7 @@ class ReduceLROnPlateauState(NamedTuple):
     best_value: Array
     plateau_count: Array
     cooldown_count: Array
-    count: Array
+    count: Array  # type: ignore[assignment]  # optax's name, and a method of tuples
     avg_value: Array
 
 

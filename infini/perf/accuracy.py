@@ -158,7 +158,7 @@ def page(rows: Sequence[tuple[str, float, float]], claim: str) -> str:
     ranges = {f.name: f.ranges for f in FUNCTIONS}
 
     def between(bounds: Range) -> str:
-        return " .. ".join(f"{x:.7g}" for x in bounds)
+        return " .. ".join(f"{x:.13g}" for x in bounds)
 
     lines = []
     for name, single, double in rows:

@@ -88,19 +88,21 @@ def _train_in_jax(
     config = gpt.Config(**start["config"])
     options = {"config": config, "hyper": step.Hyperparameters(**settings["hyper"])}
     state = jax.jit(functools.partial(step.init_state, **options))(jax.random.PRNGKey(settings["seed"]))
-    run = jax.jit(functools.partial(step.step, **options), donate_argnums=0)
+    # Files of earlier versions name neither a computation nor an order: plain and random.
+    computation = step.Computation(**settings.get("computation", {}))
+    run = jax.jit(functools.partial(step.step, **options, computation=computation), donate_argnums=0)
+    data = batches.Batches(
+        found.train,
+        settings["batch_size"],
+        settings["length"],
+        settings["seed"],
+        settings.get("order", "random"),
+    )
     losses = []
     for record in steps:
-        windows = batches.random_windows(
-            found.train,
-            batch_size=settings["batch_size"],
-            length=settings["length"],
-            seed=settings["seed"],
-            step=record["step"],
-        )
-        state, metrics = run(state, windows, np.float32(record["learning_rate"]))
+        state, metrics = run(state, data.at(record["step"]), np.float32(record["learning_rate"]))
         losses.append(float(metrics["loss"]))
-    measure = jax.jit(functools.partial(gpt.loss, config=config))
+    measure = jax.jit(functools.partial(step.evaluate, config=config, computation=computation))
     windows = batches.spaced_windows(
         found.held_out, count=settings["num_evaluation_windows"], length=settings["length"]
     )

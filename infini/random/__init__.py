@@ -15,7 +15,7 @@ from infini.random.continuous import (
     triangular as triangular,
     weibull_min as weibull_min,
 )
-from infini.random.counts import binomial as binomial, multinomial as multinomial
+from infini.random.counts import binomial as binomial, multinomial as multinomial, poisson as poisson
 from infini.random.discrete import (
     bernoulli as bernoulli,
     categorical as categorical,

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 import infini.numpy as inp
+from infini import lax
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
 from infini.lax import elementwise as e, view
@@ -149,30 +150,15 @@ def _fine_gumbel(words: Value) -> Value:
 
 def _fraction(high: Value, low: Value) -> Value:
     """The float32 `(high * 2**32 + low) / 2**64`, cut to its mantissa."""
-    zeros_high, zeros_low = _leading_zeros(high), _leading_zeros(low)
+    zeros_high, zeros_low = lax.clz(high), lax.clz(low)
     is_short = zeros_high == 32
-    shifted = inp.where(
-        is_short, low << (zeros_low & 31), (high << (zeros_high & 31)) | _below(low, zeros_high)
-    )
+    # A shift by 32 gives zero.
+    both = (high << zeros_high) | (low >> (np.uint32(32) - zeros_high))
+    shifted = inp.where(is_short, low << zeros_low, both)
     mantissa = (shifted >> np.uint32(8)) & np.uint32((1 << 23) - 1)
     zeros = inp.where(is_short, 32 + zeros_low, zeros_high)
     exponent = ((np.uint32(126) - zeros) << np.uint32(23)) & np.uint32((1 << 30) - (1 << 22))
     return e.bitcast_convert_type(exponent | mantissa, dtypes.float32)
-
-
-def _below(low: Value, zeros: Value) -> Value:
-    """The bits of the low word that follow the high one when that is shifted left by `zeros`."""
-    return inp.where(zeros == 0, np.uint32(0), low >> (np.uint32(32) - zeros & np.uint32(31)))
-
-
-def _leading_zeros(x: Value) -> Value:
-    """Number of zero bits above the highest one of uint32, 32 of zero, by halving."""
-    count = inp.zeros(x.shape, dtypes.uint32)
-    for width in (16, 8, 4, 2, 1):
-        is_empty = x < np.uint32(1 << (32 - width))
-        x = inp.where(is_empty, x << np.uint32(width), x)
-        count = count + inp.where(is_empty, np.uint32(width), np.uint32(0))
-    return count + (x == 0).astype(dtypes.uint32)
 
 
 def check_mode(name: str, mode: str | None, known: tuple[str | None, ...]) -> None:

@@ -1,27 +1,119 @@
-"""Samples of the binomial and multinomial distributions, by JAX's methods, so equal keys give equal numbers
-up to the rounding of logarithms.
+"""Samples of the Poisson, binomial and multinomial distributions, by JAX's methods, so equal keys give equal
+numbers up to the rounding of logarithms.
 
-Sources: W. Hörmann, "The generation of binomial random variates", J. Statist. Comput. Simul. 46 (1993), and
-for few expected successes sums of geometric samples.
+Sources: W. Hörmann, "The transformed rejection method for generating Poisson random variables", Insurance:
+Mathematics and Economics 12 (1993), and "The generation of binomial random variates", J. Statist. Comput.
+Simul. 46 (1993). Small means are drawn by Knuth's product of uniform samples and by sums of geometric ones.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
 
 import infini.numpy as inp
+from infini import lax
+from infini.core import dtypes, errors
 from infini.core.value import Value
-from infini.lax import loops
 from infini.numpy import _axes
 from infini.numpy._promotion import ArrayLike, DTypeLike, as_value, inexact_operands, to_inexact
 from infini.random import keys, streams
 from infini.random.keys import KeyLike
+from infini.random.streams import Placement
 from infini.transforms import staging
+
+
+def poisson(
+    key: KeyLike,
+    lam: ArrayLike,
+    shape: Any = None,
+    dtype: DTypeLike | None = None,
+    *,
+    out_sharding: Placement = None,
+) -> Value:  # Any: sizes
+    """Poisson integers.
+
+    Args:
+        key: a key.
+        lam: mean, at least 0; broadcasts to `shape`.
+        shape: shape of the result, that of `lam` when absent.
+        dtype: an integer dtype, int32 when absent.
+        out_sharding: placement of the result.
+
+    Raises:
+        ValueMismatchError: the dtype is no integer.
+    """
+    target = dtypes.int32 if dtype is None else dtypes.canonical(dtype)
+    if target not in dtypes.INTEGERS:
+        raise errors.ValueMismatchError("random.poisson makes integers", got=target.name)
+    mean = streams.bound("poisson", lam, as_value("poisson", lam).shape, dtypes.float32)
+    sizes = mean.shape if shape is None else _axes.shape("poisson", shape)
+    streams.check_broadcasts("poisson", mean.shape, sizes)
+    drawn = _poisson(keys.raw(key, "poisson"), inp.broadcast_to(mean, sizes), target)
+    return streams.placed(drawn, out_sharding)
+
+
+@functools.partial(staging.jit, static_argnums=(2,))
+def _poisson(raw_key: Value, mean: Value, dtype: np.dtype) -> Value:
+    is_small = inp.isnan(mean) | (mean < 10)
+    # Each method gets harmless parameters where the other one is taken.
+    small = _products_of_uniforms(raw_key, inp.where(is_small, mean, 0.0), dtype)
+    large = _transformed_rejection(raw_key, inp.where(is_small, 1e5, mean), dtype)
+    return inp.where(mean == 0, 0, inp.where(is_small, small, large))
+
+
+def _products_of_uniforms(raw_key: Value, mean: Value, dtype: np.dtype) -> Value:
+    """How many uniform samples can be multiplied before the product is below `exp(-mean)`."""
+
+    def step(state: tuple[Value, ...]) -> tuple[Value, ...]:
+        i, count, key, logarithm = state
+        pair = keys.split_words(key, (2,))
+        count = inp.where(logarithm > -mean, count + 1, count)
+        uniform = streams.uniform_from(pair[1], mean.shape, mean.dtype, 0.0, 1.0)
+        return i + 1, count, pair[0], logarithm + inp.log(uniform)
+
+    def is_open(state: tuple[Value, ...]) -> Value:
+        return inp.any(state[3] > -mean) & (state[0] < _most(dtype))
+
+    start = (0, inp.zeros(mean.shape, dtype), raw_key, inp.zeros(mean.shape, mean.dtype))
+    return (lax.while_loop(is_open, step, start)[1] - 1).astype(dtype)
+
+
+def _most(dtype: np.dtype) -> int:
+    """Rounds after which a loop ends in any case."""
+    return min(int(np.iinfo(dtype).max), int(np.iinfo(np.int32).max))
+
+
+def _transformed_rejection(raw_key: Value, mean: Value, dtype: np.dtype) -> Value:
+    """Hörmann's algorithm PTRS; the names are the paper's."""
+    log_mean = inp.log(mean)
+    b = 0.931 + 2.53 * inp.sqrt(mean)
+    a = -0.059 + 0.02483 * b
+    inverse_alpha = 1.1239 + 1.1328 / (b - 3.4)
+    v_r = 0.9277 - 3.6224 / (b - 2)
+
+    def step(state: tuple[Value, ...]) -> tuple[Value, ...]:
+        i, taken, is_taken, key = state
+        three = keys.split_words(key, (3,))
+        u = streams.uniform_from(three[1], mean.shape, mean.dtype, 0.0, 1.0) - 0.5
+        v = streams.uniform_from(three[2], mean.shape, mean.dtype, 0.0, 1.0)
+        us = 0.5 - inp.abs(u)
+        k = inp.floor((2 * a / us + b) * u + mean + 0.43)
+        logarithm = inp.log(v * inverse_alpha / (a / (us * us) + b))
+        is_inside = (us >= 0.07) & (v <= v_r)
+        is_outside = (k < 0) | ((us < 0.013) & (v > us))
+        is_below = logarithm <= -mean + k * log_mean - lax.lgamma(k + 1)
+        is_accepted = is_inside | (~is_outside & is_below)
+        return i + 1, inp.where(is_accepted, k, taken), is_taken | is_accepted, three[0]
+
+    def is_open(state: tuple[Value, ...]) -> Value:
+        return ~inp.all(state[2]) & (state[0] < _most(dtype))
+
+    start = (0, inp.full(mean.shape, -1, mean.dtype), inp.zeros(mean.shape, inp.bool_), raw_key)
+    return lax.while_loop(is_open, step, start)[1].astype(dtype)
 
 
 def binomial(
@@ -86,8 +178,11 @@ def _geometric_sums(raw_key: Value, count: Value, p: Value, shape: tuple[int, ..
         return i + 1, found, total + inp.ceil(inp.log(uniform) / log_failure), pair[1]
 
     zeros = inp.zeros(shape, p.dtype)
-    is_open: Callable[[tuple[Value, ...]], Value] = lambda s: inp.any(s[2] <= count) & (s[0] < limit)  # noqa: E731
-    return loops.while_loop(is_open, step, (0, zeros, zeros, raw_key))[1] - 1
+
+    def is_open(state: tuple[Value, ...]) -> Value:
+        return inp.any(state[2] <= count) & (state[0] < limit)
+
+    return lax.while_loop(is_open, step, (0, zeros, zeros, raw_key))[1] - 1
 
 
 def _rejection(raw_key: Value, count: Value, p: Value, shape: tuple[int, ...], limit: float) -> Value:
@@ -124,8 +219,11 @@ def _rejection(raw_key: Value, count: Value, p: Value, shape: tuple[int, ...], l
         return i + 1, inp.where(is_accepted, k, taken), is_taken | is_accepted, three[0]
 
     start = (0, inp.full(shape, -1, p.dtype), inp.zeros(shape, inp.bool_), raw_key)
-    is_open: Callable[[tuple[Value, ...]], Value] = lambda s: ~inp.all(s[2]) & (s[0] < limit)  # noqa: E731
-    return loops.while_loop(is_open, step, start)[1]
+
+    def is_open(state: tuple[Value, ...]) -> Value:
+        return ~inp.all(state[2]) & (state[0] < limit)
+
+    return lax.while_loop(is_open, step, start)[1]
 
 
 # log(k!) less Stirling's formula for k from 0 to 9. Source: the definition, with 30 digits.
@@ -192,5 +290,5 @@ def _multinomial(raw_key: Value, count: Value, p: Value, shape: tuple[int, ...])
         return left - found, found
 
     start = inp.broadcast_to(count, shape[:-1])
-    _, counts = loops.scan(step, start, (ratios, keys.split_words(raw_key, (shape[-1],))))
+    _, counts = lax.scan(step, start, (ratios, keys.split_words(raw_key, (shape[-1],))))
     return inp.moveaxis(counts, 0, -1)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import infini.numpy as inp
+from infini import lax
 from infini.core import errors
 from infini.core.value import Value
-from infini.lax import loops
 from infini.numpy import _axes
 from infini.numpy._promotion import ArrayLike, DTypeLike, as_value
 from infini.random import continuous, discrete, keys, normal, streams
@@ -88,19 +88,31 @@ def _draw(raw_key: Value, alpha: Value, shape: tuple[int, ...]) -> Value:
     return _samples(raw_key, alpha, shape, False)
 
 
+@_draw.defjvp
+def _slope(
+    shape: tuple[int, ...], primals: Sequence[Value], tangents: Sequence[Value]
+) -> tuple[Value, Value]:
+    """How a sample moves when its place in the distribution stays (implicit reparametrisation,
+    arXiv:1805.08498)."""
+    raw_key, alpha = primals
+    drawn = _draw(raw_key, alpha, shape)
+    return drawn, tangents[1] * lax.random_gamma_grad(inp.broadcast_to(alpha, shape), drawn)
+
+
 @functools.partial(custom.custom_jvp, nondiff_argnums=(2,))
 def _draw_logarithms(raw_key: Value, alpha: Value, shape: tuple[int, ...]) -> Value:
     return _samples(raw_key, alpha, shape, True)
 
 
-@_draw.defjvp
 @_draw_logarithms.defjvp
-def _refuse_derivative(shape: tuple[int, ...], primals: Sequence[Value], tangents: Sequence[Value]) -> Any:
-    raise errors.MissingRuleError(
-        "samples of the gamma distribution have no derivative by its shape parameter",
-        got=str(primals[1].type),
-        fix="take it out of the derivative with lax.stop_gradient(a)",
-    )
+def _slope_of_logarithm(
+    shape: tuple[int, ...], primals: Sequence[Value], tangents: Sequence[Value]
+) -> tuple[Value, Value]:
+    raw_key, alpha = primals
+    drawn = _draw_logarithms(raw_key, alpha, shape)
+    # A sample that underflows counts as the smallest normal number.
+    sample = inp.maximum(inp.exp(drawn), float(inp.finfo(drawn.dtype).tiny))
+    return drawn, tangents[1] * lax.random_gamma_grad(inp.broadcast_to(alpha, shape), sample) / sample
 
 
 def _one(raw_key: Value, alpha: Value, *, is_log: bool) -> Value:
@@ -129,14 +141,14 @@ def _one(raw_key: Value, alpha: Value, *, is_log: bool) -> Value:
             return both[0], x, 1 + x * slope
 
         start = (three[1], inp.zeros((), alpha.dtype), -inp.ones((), alpha.dtype))
-        _, x, root = loops.while_loop(lambda inner: inner[2] <= 0, draw, start)
+        _, x, root = lax.while_loop(lambda inner: inner[2] <= 0, draw, start)
         return (
             three[0], x * x, root * root * root, streams.uniform_from(three[2], (), alpha.dtype, 0.0, 1.0),
         )  # fmt: skip
 
     # The first state is refused.
     first = [inp.full((), x, alpha.dtype) for x in (0, 1, 2)]
-    cube = loops.while_loop(is_refused, attempt, (pair[0], *first))[2]
+    cube = lax.while_loop(is_refused, attempt, (pair[0], *first))[2]
     if is_log:
         logarithm = -continuous.exponential_from(pair[1], (), alpha.dtype)
         is_none = is_large | (logarithm == 0)

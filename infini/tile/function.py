@@ -18,7 +18,7 @@ import numpy as np
 from infini.core import dtypes, errors, execute, host, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Literal, Value
-from infini.lax import calls
+from infini.lax import custom_rules, families
 from infini.tile import blocks, lowering, symbols
 from infini.tile.arrangement import Tensor
 from infini.tile.program import Kernel, kernel_p
@@ -327,38 +327,39 @@ class KernelFunction:
         static: Mapping[str, Hashable],
     ) -> Sequence[Value]:
         key = (self, tuple(types), tuple(sorted(static.items())))
-        forward, backward = _flat_rules(self, static)
         body = ir.single_equation(kernel_p, types, ir.Attrs({"kernel": specialised}))
         return trace.bind(
-            calls.custom_vjp_call_p,
+            custom_rules.custom_vjp_call_p,
             *values,
             body=body,
-            forward=host.register(forward, key=("kernel forward", key)),
-            backward=host.register(backward, key=("kernel backward", key)),
+            forward=host.register(_flat_forward(self, static), key=("kernel", key)),
         )
 
 
-def _flat_rules(function: KernelFunction, static: Mapping[str, Any]) -> tuple[Function, Function]:
-    """The user's rules on flat lists, as `custom_vjp_call` wants them. They share the structure of the
-    residuals.
-    """
+def _flat_forward(function: KernelFunction, static: Mapping[str, Any]) -> custom_rules.Forward:
+    """The user's rules on flat lists, as `custom_vjp_call` wants them."""
     assert function.vjp is not None
     user_forward, user_backward = function.vjp
-    structure: list[tree.PyTreeDef] = []
 
-    def forward(*primals: Value) -> tuple[list[Value], list[Value]]:
+    def forward(
+        primals: Sequence[Value], perturbed: tuple[bool, ...]
+    ) -> tuple[list[Value], list[Value], custom_rules.Backward]:
         found, residuals = user_forward(*primals, **static)
         leaves, treedef = tree.flatten(residuals)
-        structure[:] = [treedef]
-        outs = list(found) if isinstance(found, (tuple, list)) else [found]
-        return [trace.as_value(x) for x in outs], [trace.as_value(x) for x in leaves]
+        outs = [trace.as_value(x) for x in (found if isinstance(found, (tuple, list)) else [found])]
 
-    def backward(residuals: Sequence[Value], cotangents: Sequence[Value]) -> list[Value]:
-        given = cotangents[0] if function.num_results == 1 else tuple(cotangents)
-        found = user_backward(tree.unflatten(structure[0], residuals), given, **static)
-        return [trace.as_value(x) for x in found]
+        def backward(saved: Sequence[Value], cotangents: Sequence[Value | None]) -> list[Value]:
+            full = [
+                families.zeros(out_type) if ct is None else ct
+                for ct, out_type in zip(cotangents, out_types, strict=True)
+            ]
+            given = full[0] if function.num_results == 1 else tuple(full)
+            return [trace.as_value(x) for x in user_backward(tree.unflatten(treedef, saved), given, **static)]
 
-    return forward, backward
+        out_types = [x.type for x in outs]
+        return outs, [trace.as_value(x) for x in leaves], backward
+
+    return forward
 
 
 def _reshaped(x: Value, shape: ir.Shape) -> Value:

@@ -17,6 +17,7 @@ from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType, Program, Shape
 from infini.core.primitive import Primitive
 from infini.lax import calls
+from infini.lax.checkpoint import checkpoint_p
 
 
 @ir.attribute
@@ -271,7 +272,7 @@ def _linearize(
     body, out_flags = _tangents(ctx, tangents, attrs)
     results = ctx.bind_primal(kernel_p, *primals, **attrs)
     given = [t for t in tangents if t is not None]
-    moved = ctx.bind_linear(calls.checkpoint_p, *primals, *given, body=body) if any(out_flags) else ()
+    moved = ctx.bind_linear(checkpoint_p, *primals, *given, body=body) if any(out_flags) else ()
     return results, calls.merge(out_flags, moved)
 
 

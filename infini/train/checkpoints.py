@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import infini as inf
 import infini.numpy as inp
-from infini import io, tree
+from infini import io, tree, tree_util
 from infini.core import errors
 from infini.io import folders
 from infini.train.step import State
@@ -112,6 +112,7 @@ class Store:
         at = found.index(target)  # any after it are of a course that the run has left
         for old in [*found[: max(at + 1 - self._keep, 0)], *found[at + 1 :]]:
             folders.delete(old)
+        folders.sweep(self.folder)
         return target
 
     def latest(self) -> Checkpoint | None:
@@ -184,7 +185,7 @@ def _named(state: State) -> dict[str, Any]:  # Any: arrays, or their shapes and 
 
 
 def _name(path: tuple[Any, ...]) -> str:  # Any: keys of a tree
-    return "/".join(map(str, path))
+    return tree_util.keystr(path, simple=True, separator="/")
 
 
 def _facts(file: Path) -> dict[str, Any]:  # Any: JSON

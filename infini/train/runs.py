@@ -26,6 +26,7 @@ from infini.train import (
     model_files,
     options,
     settings as settings_,
+    team as team_,
     trainer,
 )
 from infini.train.configuration import Configuration
@@ -181,12 +182,16 @@ def run(
         configuration = resolved(configuration)
     settings = configuration.settings()
     _check(configuration, settings, places)
-    start = _starting_model(configuration) if not is_resumed else None
+    team = team_.find()
+    if not team.is_first:
+        team.agree(0.0)  # what the first process has tokenised, the others find
     data = _data(configuration, listener)
+    if team.is_first:
+        team.agree(0.0)
     config = configuration.model.to_gpt(_vocab_size(configuration, data.tokenizer))
     listener.on_data(data)
     text = options.to_toml(configuration)
-    if places.config is not None:
+    if places.config is not None and team.is_first:
         with io.replacing_file(places.config) as written:
             written.write_text(text, encoding="utf-8")
     store = None
@@ -206,11 +211,12 @@ def run(
         metrics_file=places.metrics,
         checkpoints=store,
         is_resumed=is_resumed,
-        params=start,
+        params=_starting_model(configuration),
         tokens_name=data.manifest.tokens,
     )
     model = model_files.Model(config, outcome.params, data.tokenizer)
-    model_files.save(places.model, model, dtype=configuration.precision.saved)
+    if team.is_first:
+        model_files.save(places.model, model, dtype=configuration.precision.saved)
     return Result(model, outcome, places)
 
 
@@ -241,9 +247,9 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
-def _starting_model(configuration: Configuration) -> gpt.Params | None:
+def _starting_model(configuration: Configuration) -> Callable[[], gpt.Params] | None:
     folder = configuration.model.start_from
-    return None if folder is None else model_files.load(folder, dtype="float32").params
+    return None if folder is None else lambda: model_files.load(folder, dtype="float32").params
 
 
 def _data(configuration: Configuration, listener: Listener) -> tokens_.TokenizedCorpus:

@@ -1,7 +1,8 @@
 """The loop around the step: batches, learning rate, budget, measurements, checkpoints, a clean end on Ctrl-C.
 
 It prints nothing: each step is reported to a callback and, when asked, to a file of JSON lines that names
-everything needed to repeat the run (`{"event": "start" | "step" | "end", ...}`).
+everything needed to repeat the run (`{"event": "start" | "step" | "end", ...}`). Under `mpirun` the batch is
+shared out, and the first process alone writes files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from infini import random
 from infini.core import errors
 from infini.data import batches, tokens as tokens_
 from infini.data.prefetch import Prefetch
-from infini.train import checkpoints as checkpoints_, gpt, interrupts, measurements, step as step_
+from infini.train import (
+    checkpoints as checkpoints_,
+    gpt,
+    interrupts,
+    measurements,
+    step as step_,
+    team as team_,
+)
 from infini.train.settings import Settings as Settings, check as check
 
 StoppedBy = Literal["budget", "interrupt"]
@@ -109,7 +117,7 @@ def train(
     metrics_file: Path | None = None,
     checkpoints: checkpoints_.Store | None = None,
     is_resumed: bool = False,
-    params: gpt.Params | None = None,
+    params: Callable[[], gpt.Params] | None = None,
     tokens_name: str | None = None,
 ) -> Outcome:
     """Train a model.
@@ -123,7 +131,7 @@ def train(
         metrics_file: where to write JSON lines; replaced when it exists and the run is not resumed.
         checkpoints: where to keep checkpoints; None for none.
         is_resumed: go on from the newest checkpoint; from the start when there is none.
-        params: parameters to start from; random ones when absent.
+        params: gives the parameters to start from, when there is no checkpoint; random ones when absent.
         tokens_name: `tokens.fingerprint` of both arrays, where it is known.
 
     Returns:
@@ -132,15 +140,19 @@ def train(
 
     Raises:
         NonFiniteLossError: the loss is no longer finite.
-        ValueMismatchError: the text is too short or not the one of the checkpoint, or as for `check`.
+        ValueMismatchError: the text is too short or not the one of the checkpoint, the devices do not divide
+            the batch, or as for `check`.
         CorruptFileError: there are checkpoints, and none can be used.
     """
     check(config, settings)
-    run = _Run(config, settings, tokens, held_out, tokens_name)
+    team = team_.find()
+    run = _Run(config, settings, tokens, held_out, tokens_name, team)
     position = run.start(params, checkpoints if is_resumed else None)
+    if not team.is_first:
+        metrics_file = checkpoints = None
     with (
         measurements.writing(metrics_file, keep_bytes=position.metrics_bytes if position else 0) as file,
-        interrupts.held_back() as is_interrupted,
+        interrupts.held_back() as is_asked_to_stop,
     ):
         if position is None:
             run.held_out_before = run.held_out_loss()
@@ -148,7 +160,7 @@ def train(
         last: Path | None = None
         last_step = position.step if position else None
         with Prefetch(run.batches.at, start=run.clock.num_steps, stop=settings.num_steps) as ready:
-            while not is_interrupted() and run.clock.share_done < 1.0:
+            while not run.must_stop(is_asked_to_stop()):
                 batch = next(ready)
                 report = run.step(batch, ready.wait_s)
                 number, is_last = run.clock.num_steps, run.clock.share_done >= 1.0
@@ -161,7 +173,7 @@ def train(
                     with run.clock.paused():
                         last = checkpoints.save(run.state, run.position(file.sync()))
                         last_step = number
-        is_stopped = is_interrupted() and run.clock.share_done < 1.0
+        is_stopped = run.clock.share_done < 1.0
         if checkpoints and last_step != run.clock.num_steps:
             last = checkpoints.save(run.state, run.position(file.sync()))
         outcome = run.outcome("interrupt" if is_stopped else "budget", last)
@@ -180,10 +192,17 @@ class _Run:
         tokens: np.ndarray,
         held_out: np.ndarray,
         tokens_name: str | None,
+        team: team_.Team,
     ) -> None:
-        self._config, self._settings, self._held_out = config, settings, held_out
+        self._config, self._settings, self._held_out, self._team = config, settings, held_out, team
+        _check_team(settings, team)
         self.batches = batches.Batches(
-            tokens, settings.batch_size, settings.length, settings.seed, settings.order
+            tokens,
+            settings.batch_size,
+            settings.length,
+            settings.seed,
+            settings.order,
+            (team.index, team.count),
         )
         self._windows = batches.spaced_windows(
             held_out, count=settings.num_evaluation_windows, length=settings.length
@@ -192,24 +211,29 @@ class _Run:
         options: dict[str, Any] = {"config": config, "hyper": settings.hyper}  # Any: keyword arguments
         how = settings.computation
         self._init = functools.partial(step_.init_state, **options)
-        self._step = inf.jit(
-            functools.partial(step_.step, **options, computation=how), donate_argnums=0, donation="require"
+        self._step = team.jit(
+            functools.partial(step_.step, **options, computation=how),
+            split=(False, True, False),
+            donate_argnums=0,
+            donation="require",
         )
-        self._measure = inf.jit(functools.partial(step_.evaluate, config=config, computation=how))
+        self._measure = team.jit(
+            functools.partial(step_.evaluate, config=config, computation=how), split=(False, False)
+        )
         self._last_finite: float | None = None
         self.clock = _Clock(settings)
         self.state: step_.State = {}
         self.held_out_before = math.nan
 
     def start(
-        self, params: gpt.Params | None, store: checkpoints_.Store | None
+        self, params: Callable[[], gpt.Params] | None, store: checkpoints_.Store | None
     ) -> checkpoints_.Position | None:
         """Make the first state, or take the newest checkpoint's and return where it stands."""
         key = random.PRNGKey(self._settings.seed)
         found = store.latest() if store else None
         if found is None or store is None:
-            start = self._init if params is None else functools.partial(self._init, params=params)
-            self.state = inf.jit(start)(key)
+            given = {} if params is None else {"params": params()}
+            self.state = self._team.whole(inf.jit(self._init)(key, **given))
             return None
         position = found.position
         for name, own in (("tokens", self._tokens_name), ("seed", self._settings.seed)):
@@ -220,16 +244,23 @@ class _Run:
                     expected=f"{name} {getattr(position, name)}, as in {found.folder}",
                     fix="name the same files, or start another run with another --out",
                 )
-        self.state = store.load(found, inf.eval_shape(self._init, key))
+        self.state = self._team.whole(store.load(found, inf.eval_shape(self._init, key)))
         self.clock.resume(position.step, position.train_s)
         self.held_out_before = position.held_out_before
         return position
+
+    def must_stop(self, is_asked: bool) -> bool:
+        """Whether the budget is spent or a process was asked to stop. Processes agree on both, since one that
+        goes on alone waits for ever; the clock is that of the slowest.
+        """
+        self.clock.train_s, is_any_asked = self._team.agree(self.clock.train_s, float(is_asked))
+        return is_any_asked > 0.0 or self.clock.share_done >= 1.0
 
     def step(self, batch: np.ndarray, wait_s: float) -> StepReport:
         """Take a step."""
         number, share_done = self.clock.num_steps, self.clock.share_done
         rate = self._settings.learning_rate_at(number, share_done)
-        self.state, metrics = self._step(self.state, batch, np.float32(rate))
+        self.state, metrics = self._step(self.state, self._team.rows(batch), np.float32(rate))
         loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
         if not math.isfinite(loss):
             raise _not_finite(loss, number, rate, self._last_finite)
@@ -335,6 +366,17 @@ def mean_loss(measure: Callable[..., inf.Array], params: gpt.Params, windows: np
     parts = [windows[at : at + _EVALUATION_BATCH] for at in range(0, whole, _EVALUATION_BATCH)]
     parts += [windows[at : at + 1] for at in range(whole, len(windows))]
     return sum(float(measure(params, part)) * len(part) for part in parts) / len(windows)
+
+
+def _check_team(settings: Settings, team: team_.Team) -> None:
+    if settings.batch_size % (team.num_devices * settings.computation.num_parts):
+        raise errors.ValueMismatchError(
+            "the devices do not divide the batch",
+            got=f"{settings.batch_size} sequences in {settings.computation.num_parts} parts for "
+            f"{team.num_devices} devices",
+            expected="a multiple of devices times parts",
+            fix="set run.batch_size to one",
+        )
 
 
 def _end_line(outcome: Outcome) -> dict[str, object]:

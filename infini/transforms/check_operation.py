@@ -5,8 +5,10 @@ Used by `transforms.checkify`, which turns the operation into values.
 
 from __future__ import annotations
 
+import contextvars
+import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,8 +94,49 @@ def refuse(*values: Value, check: Check, debug: bool, num_batch: int) -> Sequenc
     )
 
 
+_is_off: contextvars.ContextVar[bool] = contextvars.ContextVar("infini_checks_are_off", default=False)
+
+
+def are_off() -> bool:
+    """Whether checks are made elsewhere, so that those of the functions running now are left out."""
+    return _is_off.get()
+
+
+def unchecked(f: Callable[..., Sequence[Value]]) -> Callable[..., Sequence[Value]]:
+    """A function of flat values without its checks."""
+
+    def run(*values: Value) -> Sequence[Value]:
+        token = _is_off.set(True)
+        try:
+            staged = trace.stage(f, [x.type for x in values], weak=[x.weak for x in values])
+        finally:
+            _is_off.reset(token)
+        # Functions that were traced before have brought their checks along.
+        return trace.evaluate(without_checks(staged.program), [*staged.captures, *values])
+
+    return run
+
+
+def without_checks(program: ir.Program) -> ir.Program:
+    """A program, and those inside it, without checks."""
+    kept = []
+    for equation in program.equations:
+        if equation.op is not check_p:
+            attrs = Attrs({name: _unchecked_attribute(item) for name, item in equation.attrs.items()})
+            kept.append(dataclasses.replace(equation, attrs=attrs) if equation.programs else equation)
+    return program.replace(equations=tuple(kept))
+
+
+def _unchecked_attribute(item: object) -> object:
+    if isinstance(item, ir.Program):
+        return without_checks(item)
+    return tuple(map(_unchecked_attribute, item)) if isinstance(item, tuple) else item
+
+
 def bind(values: Sequence[Value], attrs: Attrs) -> None:
     """Apply the operation: outside of every transformation the check is made at once."""
+    if _is_off.get():
+        return
     if trace.is_eager():
         _check_now(values, attrs)
     else:

@@ -16,7 +16,7 @@ from infini import lax
 from infini.core import dtypes, errors, ir, primitive, source, trace
 from infini.core.ir import ArrayType, Equation, Program
 from infini.core.value import Literal, Value
-from infini.lax import families
+from infini.lax import custom_rules, families
 from infini.transforms import check_operation, check_places
 from infini.transforms.check_operation import Check, Entry, ErrorCategory, check_p
 
@@ -234,18 +234,15 @@ def _custom(rewriter: Rewriter, equation: Equation, args: list[Value]) -> Sequen
     made = rewrite(equation.attrs["body"], rewriter.enabled)
     if not made.entries:
         return None
-    plain = _without_checks(equation.attrs["body"])
-    results = trace.bind_attrs(equation.op, args, equation.attrs.replace(body=plain))
+    plain = equation.attrs.replace(body=check_operation.without_checks(equation.attrs["body"]))
+    if equation.op in (custom_rules.custom_jvp_call_p, custom_rules.custom_vjp_call_p):
+        plain = custom_rules.rewritten(plain, check_operation.unchecked, "unchecked")
+    results = trace.bind_attrs(equation.op, args, plain)
     constants = [lax.stop_gradient(x) for x in args]
     found = trace.bind(primitive.by_name("call"), *constants, body=made.program, name=made.program.name)
     _, code, payload = made.split(found)
     rewriter.merge(made, code, payload)
     return results
-
-
-def _without_checks(program: Program) -> Program:
-    kept = tuple(e for e in program.equations if e.op is not check_p)
-    return program.replace(equations=kept)
 
 
 def _carried(made: Checked) -> list[Value]:
@@ -319,7 +316,7 @@ def _while(rewriter: Rewriter, equation: Equation, args: list[Value]) -> Sequenc
         return [*found[: len(carry)], *_first(old[0], old, found[len(carry) :])]
 
     def test(*values: Value) -> Sequence[Value]:
-        return trace.evaluate(_without_checks(attrs["cond"]), values[: num_cond + len(carry)])
+        return trace.evaluate(check_operation.without_checks(attrs["cond"]), values[: num_cond + len(carry)])
 
     state_types = [s.type for s in state]
     changed = attrs.replace(

@@ -1,158 +1,30 @@
-"""Custom derivative rules: `custom_vjp` and `custom_jvp`, as in JAX."""
+"""Custom derivative rules as users write them: `custom_jvp` and `custom_vjp`, as in JAX."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from infini.core import dtypes, errors, host, trace, tree
+from infini.core import dtypes, errors, primitive, trace, tree
+from infini.core.ir import ArrayType
 from infini.core.value import Value
-from infini.lax import calls, families
-from infini.transforms import staging
+from infini.lax import families
+from infini.lax.calls import Flags, MaybeValues, Values
+from infini.transforms import flat
+from infini.transforms.custom_arguments import (
+    Arguments,
+    CustomVJPPrimal,
+    SymbolicZero,
+    arguments_of,
+    check_nondiff_names,
+    cotangents_by_leaf,
+    name_of,
+)
+from infini.transforms.custom_calls import CustomCall
 
-
-class custom_vjp:  # noqa: N801  # JAX's name
-    """Give a function its own VJP.
-
-    Args:
-        fun: function of arrays and pytrees.
-        nondiff_argnums: positions of arguments that are not arrays; they come first in `bwd`.
-
-    Use `defvjp(fwd, bwd)`: `fwd(*args)` returns `(output, residuals)`; `bwd(*nondiff, residuals, ct)`
-    returns one cotangent per
-    remaining argument, None for zero.
-    """
-
-    def __init__(self, fun: Callable[..., Any], nondiff_argnums: Sequence[int] = ()) -> None:
-        functools.update_wrapper(self, fun)
-        self.fun = fun
-        self.nondiff_argnums = tuple(nondiff_argnums)
-        self._jitted = staging.jit(fun, static_argnums=self.nondiff_argnums)
-        self.fwd: Callable[..., Any] | None = None
-        self.bwd: Callable[..., Any] | None = None
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
-
-    def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any], **_: Any) -> None:
-        """Set the forward and the backward rule."""
-        self.fwd, self.bwd = fwd, bwd
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        name = getattr(self.fun, "__name__", "function")
-        if self.fwd is None or self.bwd is None:
-            raise errors.ValueMismatchError(
-                f"no VJP is defined for {name}", fix="call defvjp(fwd, bwd) first"
-            )
-        args = _positional(self.fun, args, kwargs)
-        nondiff = {n % len(args) for n in self.nondiff_argnums}
-        values, traced = self._jitted._prepare(args, {})
-        staged = traced.staged
-        diff = tuple(a for n, a in enumerate(args) if n not in nondiff)
-        static = tuple(args[n] for n in sorted(nondiff))
-        _, in_tree = tree.flatten(diff)
-        rules = _FlatRules(
-            self, static, tuple(sorted(nondiff)), in_tree, traced.out_tree, len(staged.captures)
-        )
-        key = (id(self), static, in_tree, traced.out_tree, len(staged.captures))
-        results = trace.bind(
-            calls.custom_vjp_call_p,
-            *staged.captures,
-            *values,
-            body=staged.program,
-            forward=host.register(rules.forward, key=("fwd", *key)),
-            backward=host.register(rules.backward, key=("bwd", *key)),
-        )
-        marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]
-        return tree.unflatten(traced.out_tree, marked)
-
-
-class _FlatRules:
-    """The user's forward and backward rule as functions of flat values. The residual structure is found
-    by the forward rule.
-    """
-
-    def __init__(
-        self,
-        owner: custom_vjp,
-        static: tuple[Any, ...],
-        positions: tuple[int, ...],
-        in_tree: tree.PyTreeDef,
-        out_tree: tree.PyTreeDef,
-        num_captures: int,
-    ) -> None:
-        self.owner, self.static, self.positions = owner, static, positions
-        self.in_tree, self.out_tree, self.num_captures = in_tree, out_tree, num_captures
-        self.residual_tree: tree.PyTreeDef | None = None
-        self.types: list[Any] = []
-
-    def forward(self, *flat: Value) -> tuple[list[Value], list[Value]]:
-        args = list(tree.unflatten(self.in_tree, flat[self.num_captures :]))
-        for position, item in zip(self.positions, self.static, strict=True):
-            args.insert(position, item)
-        assert self.owner.fwd is not None
-        pair = self.owner.fwd(*args)
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise errors.TypeMismatchError(
-                "the forward rule of a custom_vjp must return (output, residuals)", got=type(pair).__name__
-            )
-        out, out_tree = tree.flatten(pair[0])
-        if out_tree != self.out_tree:
-            raise errors.TypeMismatchError(
-                "the forward rule of a custom_vjp must return the structure of the function",
-                got=str(out_tree),
-                expected=str(self.out_tree),
-            )
-        residuals, self.residual_tree = tree.flatten(pair[1])
-        self.types = [v.type for v in flat[self.num_captures :]]
-        return [trace.as_value(x) for x in out], [trace.as_value(r) for r in residuals]
-
-    def backward(self, residuals: Sequence[Value], cts: Sequence[Value]) -> list[Value | None]:
-        assert self.owner.bwd is not None and self.residual_tree is not None
-        saved = tree.unflatten(self.residual_tree, residuals)
-        found = self.owner.bwd(*self.static, saved, tree.unflatten(self.out_tree, cts))
-        if not isinstance(found, (tuple, list)) or len(found) != self.in_tree.num_children:
-            raise errors.TypeMismatchError(
-                "the backward rule of a custom_vjp must return one cotangent per argument",
-                got=f"{type(found).__name__} of {len(found) if isinstance(found, (tuple, list)) else 1}",
-                expected=f"a tuple of {self.in_tree.num_children}",
-            )
-        leaves: list[Value | None] = []
-        for ct, subtree in zip(found, self.in_tree.children(), strict=True):
-            if ct is None:
-                leaves += [None] * subtree.num_leaves
-                continue
-            ct_leaves, ct_tree = tree.flatten(ct)
-            if ct_tree != subtree:
-                raise errors.TypeMismatchError(
-                    "the backward rule of a custom_vjp must return the structure of the arguments",
-                    got=str(ct_tree),
-                    expected=str(subtree),
-                )
-            leaves += [trace.as_value(x) for x in ct_leaves]
-        for ct, type_ in zip(leaves, self.types, strict=True):
-            if ct is not None and ct.shape != type_.shape and dtypes.is_inexact(type_.dtype):
-                raise errors.TypeMismatchError(
-                    "the backward rule of a custom_vjp returned a cotangent of another shape",
-                    got=f"{ct.type}",
-                    expected=f"{type_}",
-                )
-        return [None] * self.num_captures + leaves
-
-
-def _positional(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    if not kwargs:
-        return args
-
-    bound = inspect.signature(fun).bind(*args, **kwargs)
-    bound.apply_defaults()
-    if bound.kwargs:
-        raise errors.TypeMismatchError(
-            "functions with custom rules take positional arguments only", got=str(list(bound.kwargs))
-        )
-    return bound.args
+# --- custom_jvp -----------------------------------------------------------------------------------
 
 
 class custom_jvp:  # noqa: N801  # JAX's name
@@ -160,29 +32,53 @@ class custom_jvp:  # noqa: N801  # JAX's name
 
     Args:
         fun: function of arrays and pytrees.
-        nondiff_argnums: positions of arguments that are not arrays; they come first in the rule.
+        nondiff_argnums: positions of arguments that are not differentiated; they come first in the rule.
+        nondiff_argnames: the same by name.
 
     Use `defjvp(rule)` where `rule(*nondiff, primals, tangents)` returns `(output, output_tangent)`, or
     `defjvps(*rules)`.
+
+    Example:
+        >>> import infini as inf, infini.numpy as inp
+        >>> @inf.custom_jvp
+        ... def f(x):
+        ...     return inp.sin(x)
+        >>> f.defjvps(lambda tangent, output, x: 10 * tangent)
+        >>> inf.grad(f)(0.0)
+        Array(10., dtype=float32, weak_type=True)
     """
 
-    def __init__(self, fun: Callable[..., Any], nondiff_argnums: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        nondiff_argnums: Sequence[int] = (),
+        nondiff_argnames: Sequence[str] = (),
+    ) -> None:
         functools.update_wrapper(self, fun)
+        check_nondiff_names(fun, nondiff_argnames)
         self.fun = fun
         self.nondiff_argnums = tuple(nondiff_argnums)
-        self._jitted = staging.jit(fun, static_argnums=self.nondiff_argnums)
+        self.nondiff_argnames = tuple(nondiff_argnames)
         self.jvp: Callable[..., Any] | None = None
+        self.symbolic_zeros = False
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
-    def defjvp(self, jvp: Callable[..., Any], **_: Any) -> Callable[..., Any]:
-        """Set the rule and return it."""
-        self.jvp = jvp
+    def defjvp(self, jvp: Callable[..., Any], symbolic_zeros: bool = False) -> Callable[..., Any]:
+        """Set the rule and return it.
+
+        Args:
+            jvp: `jvp(*nondiff, primals, tangents)`, which returns `(output, output_tangent)`.
+            symbolic_zeros: give tangents that are known to be zero as `SymbolicZero`, not as zeros.
+        """
+        self.jvp, self.symbolic_zeros = jvp, symbolic_zeros
         return jvp
 
     def defjvps(self, *jvps: Callable[..., Any] | None) -> None:
         """Set one rule per argument, `rule(tangent, output, *primals)`; None means no contribution."""
+        if self.nondiff_argnums or self.nondiff_argnames:
+            raise errors.TypeMismatchError("defjvps cannot be used with nondiff_argnums; use defjvp")
 
         def rule(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
             out = self(*primals)
@@ -190,49 +86,240 @@ class custom_jvp:  # noqa: N801  # JAX's name
             for one, tangent in zip(jvps, tangents, strict=True):
                 if one is not None:
                     term = one(tangent, out, *primals)
-                    total = term if total is None else tree.map(lambda a, b: a + b, total, term)
+                    total = term if total is None else tree.map(_add, total, term)
             return out, tree.map(lambda x: families.zeros(x.type), out) if total is None else total
 
-        self.jvp = rule
+        self.defjvp(rule)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        name = getattr(self.fun, "__name__", "function")
         if self.jvp is None:
-            raise errors.ValueMismatchError(f"no JVP is defined for {name}", fix="call defjvp(rule) first")
-        args = _positional(self.fun, args, kwargs)
-        nondiff = tuple(sorted({n % len(args) for n in self.nondiff_argnums}))
-        values, traced = self._jitted._prepare(args, {})
-        staged, out_tree = traced.staged, traced.out_tree
-        _, in_tree = tree.flatten(tuple(a for n, a in enumerate(args) if n not in nondiff))
-        static, skipped = tuple(args[n] for n in nondiff), len(staged.captures)
-
-        def rule(primals: Sequence[Value], tangents: Sequence[Value]) -> tuple[list[Value], list[Value]]:
-            assert self.jvp is not None
-            pair = self.jvp(
-                *static,
-                tree.unflatten(in_tree, primals[skipped:]),
-                tree.unflatten(in_tree, tangents[skipped:]),
+            raise errors.MissingDerivativeError(
+                f"no JVP is defined for {name_of(self.fun)}, which is a custom_jvp function",
+                fix="call defjvp(rule) first",
             )
-            if (
-                not isinstance(pair, tuple)
-                or len(pair) != 2
-                or tree.structure(pair[0]) != tree.structure(pair[1])
-            ):
-                raise errors.TypeMismatchError(
-                    "the rule of a custom_jvp must return (output, output_tangent) of one structure",
-                    got=type(pair).__name__,
-                )
-            return [trace.as_value(x) for x in tree.leaves(pair[0])], [
-                trace.as_value(x) for x in tree.leaves(pair[1])
-            ]
-
-        key = ("jvp", id(self), static, in_tree, out_tree, skipped)
-        results = trace.bind(
-            calls.custom_jvp_call_p,
-            *staged.captures,
-            *values,
-            body=staged.program,
-            rule=host.register(rule, key=key),
+        given = arguments_of(self.fun, self.nondiff_argnums, self.nondiff_argnames, args, kwargs)
+        flattened = _JVPRule(self, self.jvp, given)
+        call = CustomCall(
+            name_of(self.fun), flattened.function, rule=flattened.rule, key=(self, self.jvp, *given.key)
         )
-        marked = [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]
-        return tree.unflatten(out_tree, marked)
+        results = call(given.leaves)
+        assert flattened.out_tree is not None
+        return tree.unflatten(flattened.out_tree, flat.finished(results))
+
+
+def _add(a: Any, b: Any) -> Value:  # Any: arrays and numbers
+    return trace.bind1(primitive.by_name("add"), a, b)
+
+
+class _JVPRule:
+    """A function and its rule on flat values; remembers the structure of the results."""
+
+    def __init__(self, owner: custom_jvp, jvp: Callable[..., Any], given: Arguments) -> None:
+        self.owner, self.jvp, self.given = owner, jvp, given
+        self.out_tree: tree.PyTreeDef | None = None
+
+    def function(self, *leaves: Value) -> list[Value]:
+        found, self.out_tree = tree.flatten(self.owner.fun(*self.given.merged(leaves)))
+        return flat.values(found, f"results of {name_of(self.owner.fun)}")
+
+    def rule(self, primals: Values, tangents: MaybeValues) -> tuple[Values, MaybeValues]:
+        zeros = [SymbolicZero.like(p.type) for p in primals]
+        moved = [
+            (zero if self.owner.symbolic_zeros else zero.instantiate()) if t is None else t
+            for t, zero in zip(tangents, zeros, strict=True)
+        ]
+        in_tree = self.given.in_tree
+        pair = self.jvp(*self.given.static, tree.unflatten(in_tree, primals), tree.unflatten(in_tree, moved))
+        name = name_of(self.owner.fun)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise errors.TypeMismatchError(
+                f"the JVP rule of {name} must return (output, output_tangent)", got=type(pair).__name__
+            )
+        outs, self.out_tree = tree.flatten(pair[0])
+        out_tangents, moved_tree = tree.flatten(pair[1])
+        if moved_tree != self.out_tree:
+            raise errors.TypeMismatchError(
+                f"the JVP rule of {name} must return an output and a tangent of one structure",
+                got=f"{self.out_tree} and {moved_tree}",
+            )
+        results = flat.values(outs, f"outputs of the JVP rule of {name}")
+        return results, [_tangent(t, r.type, name) for t, r in zip(out_tangents, results, strict=True)]
+
+
+def _tangent(t: Any, type_: ArrayType, name: str) -> Value | None:  # Any: a leaf that a user's rule returned
+    expected = flat.tangent_dtype(type_.dtype)
+    if isinstance(t, SymbolicZero):
+        return None
+    value: Any = t if flat.is_float0(t) else trace.as_value(t)
+    if value.shape != type_.shape or value.dtype != expected:
+        raise errors.TypeMismatchError(
+            f"the JVP rule of {name} must return a tangent of the shape and dtype of its output",
+            got=f"a tangent of dtype {value.dtype.name} and shape {value.shape}",
+            expected=f"{expected.name} and {type_.shape}, as the output is {type_}",
+        )
+    return None if expected == dtypes.float0 else value
+
+
+# --- custom_vjp -----------------------------------------------------------------------------------
+
+
+class custom_vjp:  # noqa: N801  # JAX's name
+    """Give a function its own VJP.
+
+    Args:
+        fun: function of arrays and pytrees.
+        nondiff_argnums: positions of arguments that are not differentiated; they come first in `bwd`.
+        nondiff_argnames: the same by name.
+
+    Use `defvjp(fwd, bwd)`: `fwd(*args)` returns `(output, residuals)`; `bwd(*nondiff, residuals, ct)` returns
+    one cotangent per remaining argument, None for zero. Forward mode of such a function is an error.
+
+    Example:
+        >>> import infini as inf, infini.numpy as inp
+        >>> @inf.custom_vjp
+        ... def clip_gradient(x):
+        ...     return x
+        >>> clip_gradient.defvjp(lambda x: (x, None), lambda _, ct: (inp.clip(ct, -1.0, 1.0),))
+        >>> inf.grad(lambda x: 5 * clip_gradient(x))(0.0)
+        Array(1., dtype=float32, weak_type=True)
+    """
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        nondiff_argnums: Sequence[int] = (),
+        nondiff_argnames: Sequence[str] = (),
+    ) -> None:
+        functools.update_wrapper(self, fun)
+        check_nondiff_names(fun, nondiff_argnames)
+        self.fun = fun
+        self.nondiff_argnums = tuple(nondiff_argnums)
+        self.nondiff_argnames = tuple(nondiff_argnames)
+        self.fwd: Callable[..., Any] | None = None
+        self.bwd: Callable[..., Any] | None = None
+        self.symbolic_zeros = False
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def defvjp(
+        self,
+        fwd: Callable[..., Any],
+        bwd: Callable[..., Any],
+        symbolic_zeros: bool = False,
+        optimize_remat: bool = False,
+    ) -> None:
+        """Set the forward and the backward rule.
+
+        Args:
+            fwd: `fwd(*args)`, which returns `(output, residuals)`.
+            bwd: `bwd(*nondiff, residuals, ct)`, which returns one cotangent per remaining argument.
+            symbolic_zeros: give `fwd` arrays as `CustomVJPPrimal`, and `bwd` cotangents that are known to be
+                zero as `SymbolicZero`.
+            optimize_remat: accepted for JAX's sake; what nothing uses is dropped in any case.
+        """
+        self.fwd, self.bwd, self.symbolic_zeros = fwd, bwd, symbolic_zeros
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.fwd is None or self.bwd is None:
+            raise errors.MissingDerivativeError(
+                f"no VJP is defined for {name_of(self.fun)}, which is a custom_vjp function",
+                fix="call defvjp(fwd, bwd) first",
+            )
+        given = arguments_of(self.fun, self.nondiff_argnums, self.nondiff_argnames, args, kwargs)
+        flattened = _VJPRule(self, self.fwd, self.bwd, given)
+        call = CustomCall(
+            name_of(self.fun),
+            flattened.function,
+            forward=flattened.forward,
+            key=(self, self.fwd, self.bwd, *given.key),
+        )
+        results = call(given.leaves)
+        assert flattened.out_tree is not None
+        return tree.unflatten(flattened.out_tree, flat.finished(results))
+
+
+class _VJPRule:
+    """A function and its rules on flat values; remembers the structure of the results."""
+
+    def __init__(
+        self, owner: custom_vjp, fwd: Callable[..., Any], bwd: Callable[..., Any], given: Arguments
+    ) -> None:
+        self.owner, self.fwd, self.bwd, self.given = owner, fwd, bwd, given
+        self.out_tree: tree.PyTreeDef | None = None
+
+    def function(self, *leaves: Value) -> list[Value]:
+        found, self.out_tree = tree.flatten(self.owner.fun(*self.given.merged(leaves)))
+        return flat.values(found, f"results of {name_of(self.owner.fun)}")
+
+    def forward(self, primals: Values, perturbed: Flags) -> tuple[Values, Values, Any]:
+        leaves: Sequence[Any] = primals
+        if self.owner.symbolic_zeros:
+            leaves = [CustomVJPPrimal(p, flag) for p, flag in zip(primals, perturbed, strict=True)]
+        name, expected = name_of(self.owner.fun), self.out_tree
+        pair = self.fwd(*self.given.merged(leaves))
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise errors.TypeMismatchError(
+                f"the forward rule of {name} must return (output, residuals)", got=type(pair).__name__
+            )
+        outs, out_tree = tree.flatten(pair[0])
+        if expected is not None and out_tree != expected:
+            raise errors.TypeMismatchError(
+                f"the forward rule of {name} must return the structure of the function",
+                got=str(out_tree),
+                expected=str(expected),
+            )
+        self.out_tree = out_tree
+        residuals, residual_tree = tree.flatten(pair[1])
+        results = flat.values(outs, f"outputs of the forward rule of {name}")
+        pull = _Backward(
+            self.bwd,
+            self.owner.symbolic_zeros,
+            name,
+            self.given,
+            out_tree,
+            residual_tree,
+            tuple(p.type for p in primals),
+            tuple(r.type for r in results),
+        )
+        return results, flat.values(residuals, f"residuals of the forward rule of {name}"), pull
+
+
+@dataclass(frozen=True, slots=True)
+class _Backward:
+    """A user's backward rule on flat values, for one run of the forward rule."""
+
+    bwd: Callable[..., Any]
+    symbolic_zeros: bool
+    name: str
+    given: Arguments
+    out_tree: tree.PyTreeDef
+    residual_tree: tree.PyTreeDef
+    in_types: tuple[ArrayType, ...]
+    out_types: tuple[ArrayType, ...]
+
+    def __call__(self, residuals: Values, cts: MaybeValues) -> MaybeValues:
+        zeros = [SymbolicZero.like(t) for t in self.out_types]
+        filled = [
+            (zero if self.symbolic_zeros else zero.instantiate()) if ct is None else ct
+            for ct, zero in zip(cts, zeros, strict=True)
+        ]
+        saved = tree.unflatten(self.residual_tree, residuals)
+        found = self.bwd(*self.given.static, saved, tree.unflatten(self.out_tree, filled))
+        leaves = cotangents_by_leaf(found, self.given.in_tree, self.name)
+        return [self._checked(ct, t) for ct, t in zip(leaves, self.in_types, strict=True)]
+
+    def _checked(self, ct: Any, type_: ArrayType) -> Value | None:
+        is_zero = ct is None or isinstance(ct, SymbolicZero) or flat.is_float0(ct)
+        if is_zero or not dtypes.is_inexact(type_.dtype):
+            return None
+        value = trace.as_value(ct)
+        if value.shape != type_.shape:
+            raise errors.ValueMismatchError(
+                f"the backward rule of {self.name} returned a cotangent of another shape than the argument",
+                got=str(value.type),
+                expected=str(type_),
+            )
+        if value.dtype == type_.dtype:
+            return value
+        return trace.bind1(primitive.by_name("convert_element_type"), value, new_dtype=type_.dtype)

@@ -27,6 +27,14 @@ class JVPTracer(trace.Tracer):
         self.primal = primal
         self.tangent = tangent
 
+    def with_weak(self, weak: bool) -> JVPTracer:
+        """The same value with another weak flag, which goes with it when it leaves the transformation."""
+        copy = super().with_weak(weak)
+        assert isinstance(copy, JVPTracer)
+        copy.primal = self.primal.with_weak(weak)
+        copy.tangent = None if self.tangent is None else self.tangent.with_weak(weak)
+        return copy
+
     def concrete(self) -> array.Array | None:
         """The primal, when it is known."""
         return known(self.primal)
@@ -44,8 +52,8 @@ class JVP(trace.Interpreter):
 
     transform = "jvp"
 
-    def __init__(self, parent: trace.Interpreter) -> None:
-        super().__init__(parent)
+    def __init__(self, parent: trace.Interpreter, function: str = "") -> None:
+        super().__init__(parent, function)
         self.jvp_program = jvp_program
 
     def split(self, x: Value) -> tuple[Value, Value | None]:

@@ -1,9 +1,8 @@
-"""Linearization and transposition, the base of reverse mode (design 4a.4).
+"""Linearization, the base of reverse mode (design 4a.4).
 
-Primals run in the parent interpreter; tangent equations go into one linear Program, whose other inputs
-are residuals. That
-program is transposed once, backwards. Operations with programs inside split their bodies by their own
-LINEARIZE rule.
+Primals run in the parent interpreter; tangent equations go into one linear Program, whose other inputs are
+residuals. `transposition` runs that program backwards. Operations with programs inside split their bodies by
+their own LINEARIZE rule; rules that users write run under `RuleStaging`.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.core import array, errors, host, ir, primitive, trace, value
+from infini.core import array, ir, primitive, trace
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Value
-from infini.lax import calls, families
-from infini.lax.families import LinearInput, is_linear
+from infini.lax import custom_rules, dead_code, families
 from infini.transforms import forward
+from infini.transforms.transposition import backward as backward, transpose_program as transpose_program
 
 Flags = tuple[bool, ...]
 
@@ -27,6 +26,12 @@ class LinearStaging(trace.Staging):
     """Stages equations that have a tangent among their inputs; everything else runs in the parent and is
     a residual.
     """
+
+    def var(self, x: Value) -> ir.Var:
+        """As of `Staging`, but arrays are residuals whatever their size, so programs stay equal."""
+        if isinstance(x, array.Array):
+            return self.captures.setdefault(id(x), (ir.Var(x.type), x))[0]
+        return super().var(x)
 
     def process(
         self,
@@ -53,6 +58,14 @@ class LinearizeTracer(trace.Tracer):
         self.primal = primal
         self.tangent = tangent
 
+    def with_weak(self, weak: bool) -> LinearizeTracer:
+        """The same value with another weak flag, which goes with it when it leaves the transformation."""
+        copy = super().with_weak(weak)
+        assert isinstance(copy, LinearizeTracer)
+        copy.primal = self.primal.with_weak(weak)
+        copy.tangent = self.tangent.with_weak(weak)
+        return copy
+
     def concrete(self) -> array.Array | None:
         """The primal, when it is known: Python control flow works under grad outside jit."""
         return forward.known(self.primal)
@@ -64,9 +77,10 @@ class Linearize(trace.Interpreter):
     parent: trace.Interpreter
     transform = "grad"
 
-    def __init__(self, parent: trace.Interpreter) -> None:
-        super().__init__(parent)
+    def __init__(self, parent: trace.Interpreter, function: str = "") -> None:
+        super().__init__(parent, function)
         self.linear = LinearStaging(parent)
+        self.rules = RuleStaging(self)
         self.jvp_program = forward.jvp_program
         self.linearize_program = linearize_program
 
@@ -99,18 +113,19 @@ class Linearize(trace.Interpreter):
         if all(t is None for t in tangents):
             with trace.running(self.parent):
                 return trace.bind_attrs(op, primals, attrs)
-        results, moved = self._linearize(op, primals, tangents, attrs)
+        results, moved = self.linearize(op, primals, tangents, attrs)
         return tuple(
             r if t is None else LinearizeTracer(self, r, t) for r, t in zip(results, moved, strict=True)
         )
 
-    def _linearize(
+    def linearize(
         self,
         op: primitive.Primitive,
         primals: Sequence[Value],
         tangents: Sequence[Value | None],
         attrs: ir.Attrs,
     ) -> tuple[Sequence[Value], Sequence[Value | None]]:
+        """Results of one operation, computed in the parent, and their tangents, staged."""
         if op.has(primitive.LINEARIZE):
             return op.rule(primitive.LINEARIZE)(self, primals, tangents, attrs)
         if op.has(primitive.VJP):
@@ -124,9 +139,7 @@ class Linearize(trace.Interpreter):
                 pairs = [self.split(trace.as_value(r)) for r in op.rule(primitive.DECOMPOSE)(*boxed, **attrs)]
             return [p for p, _ in pairs], [t for _, t in pairs]
         if op.is_higher_order:
-            # A rule written by a user (custom_jvp): its tangent part is staged because tangents are among
-            # its inputs.
-            with trace.running(self.linear):
+            with trace.running(self.rules):
                 return op.rule(primitive.JVP)(self, primals, tangents, attrs)
         with trace.running(self.parent):
             results = trace.bind_attrs(op, primals, attrs)
@@ -144,10 +157,53 @@ class Linearize(trace.Interpreter):
         run_forward, run_backward = op.rule(primitive.VJP)
         with trace.running(self.parent):
             results, residuals = run_forward(*primals, **attrs)
-        key = ("vjp", op.name, attrs)
-        backward = host.register(lambda saved, cts: run_backward(saved, cts, **attrs), key=key)
         types = [r.type for r in results]
-        return results, calls.bind_custom_linear(self, backward, residuals, primals, tangents, types)
+
+        def pull(saved: Sequence[Value], cts: Sequence[Value | None]) -> Sequence[Value | None]:
+            filled = [families.zeros(t) if ct is None else ct for t, ct in zip(types, cts, strict=True)]
+            found: Sequence[Value | None] = run_backward(saved, filled, **attrs)
+            return found
+
+        return results, custom_rules.bind_linear(self, pull, residuals, primals, tangents, types)
+
+
+class RuleStaging(trace.Interpreter):
+    """Runs derivative rules that users write, in which tangents meet operations of every kind.
+
+    What has no tangent runs in the parent. First-order operations on tangents are staged. Higher-order ones
+    (loops, branches, calls) may mix primals with tangents; they are linearized at tangents of zero, which
+    changes nothing as the rule is linear in them.
+    """
+
+    parent: trace.Interpreter
+
+    def __init__(self, owner: Linearize) -> None:
+        super().__init__(owner.parent)
+        self.owner = owner
+
+    def is_tangent(self, x: Value) -> bool:
+        """Whether a value is staged in the linear program."""
+        return isinstance(x, trace.StagedTracer) and x.owner is self.owner.linear
+
+    def process(
+        self,
+        op: primitive.Primitive,
+        args: Sequence[Value],
+        attrs: ir.Attrs,
+        out_types: tuple[ArrayType, ...],
+    ) -> tuple[Value, ...]:
+        """Staged tangents, or values of the parent."""
+        flags = [self.is_tangent(a) for a in args]
+        if not any(flags):
+            with trace.running(self.parent):
+                return trace.bind_attrs(op, args, attrs)
+        if not op.is_higher_order:
+            return self.owner.linear.process(op, args, attrs, out_types)
+        with trace.running(self.parent):
+            primals = [families.zeros(a.type) if flag else a for a, flag in zip(args, flags, strict=True)]
+        tangents = [a if flag else None for a, flag in zip(args, flags, strict=True)]
+        results, moved = self.owner.linearize(op, primals, tangents, attrs)
+        return tuple(r if t is None else t for r, t in zip(results, moved, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,154 +274,18 @@ def linearize_program(program: Program, nonzero: Flags, force: Flags = ()) -> Li
 def close_linear(
     staging: LinearStaging, tangents: Sequence[Any], results: Sequence[Value], name: str
 ) -> tuple[Program, list[Value]]:
-    """Finish a linear program: parameters are residuals, then tangents. Returns it with the residual
-    values.
+    """Finish a linear program: its parameters are residuals, then tangents. Returns it with the residuals;
+    those it does not need are gone.
     """
     outputs = [staging.var(r) for r in results]
     staging.is_closed = True
     captured = list(staging.captures.values())
     params = [var for var, _ in captured] + [t.variable for t in tangents]
-    program = staging.builder.build(params, outputs, name=f"{name}_linear")
-    return prune(program, len(captured)), [x for _, x in captured]
-
-
-def prune(program: Program, num_residuals: int) -> Program:
-    """Drop equations whose results nothing uses."""
-    live = set(program.results)
-    kept = []
-    for equation in reversed(program.equations):
-        if any(v in live for v in equation.outputs) or equation.effect is not primitive.Effect.NONE:
-            kept.append(equation)
-            live.update(equation.inputs)
-    return program.replace(equations=tuple(reversed(kept)))
-
-
-# --- transposition -----------------------------------------------------------------------------
-
-
-class Transposer:
-    """The `ctx` of TRANSPOSE rules of higher-order operations."""
-
-    def transpose_program(
-        self, program: Program, linear: Flags, nonzero: Flags, force: Flags = ()
-    ) -> tuple[Program, Flags]:
-        """See `transpose_program`."""
-        return transpose_program(program, linear, nonzero, force)
-
-
-_TRANSPOSER = Transposer()
-
-
-def backward(
-    program: Program, args: Sequence[Value | LinearInput], cotangents: Sequence[Value | None]
-) -> list[Value | None]:
-    """Cotangents of the parameters that are `LinearInput`, by running a linear program backwards.
-
-    Equations without linear inputs (recomputed values) run forwards first. Everything is bound under the
-    current interpreter.
-
-    Args:
-        program: program that is linear in the parameters marked by `args`.
-        args: values of the other parameters, and `LinearInput` for the linear ones.
-        cotangents: one per result; None is zero.
-
-    Returns:
-        One cotangent per parameter; None where it is zero or the parameter is not linear.
-    """
-    env: dict[ir.Var, Any] = dict(zip(program.params, args, strict=True))
-    for var, constant in program.consts:
-        env[var] = value.Literal(constant.array, weak=False)
-    linear_equations = []
-    for equation in program.equations:
-        inputs = [env[v] for v in equation.inputs]
-        if any(is_linear(x) for x in inputs):
-            linear_equations.append((equation, inputs))
-            env.update((v, LinearInput(v.type)) for v in equation.outputs)
-        else:
-            with trace.at_line(equation.where):
-                env.update(
-                    zip(equation.outputs, trace.bind_attrs(equation.op, inputs, equation.attrs), strict=True)
-                )
-    cts: dict[ir.Var, Value] = {}
-
-    def accumulate(var: ir.Var, ct: Value | None) -> None:
-        if ct is not None and is_linear(env[var]):
-            cts[var] = trace.bind1(primitive.by_name("add"), cts[var], ct) if var in cts else ct
-
-    for var, ct in zip(program.results, cotangents, strict=True):
-        accumulate(var, ct)
-    for equation, inputs in reversed(linear_equations):
-        given = [cts.pop(v, None) for v in equation.outputs]
-        if all(ct is None for ct in given):
-            continue
-        with trace.at_line(equation.where):
-            for var, x, ct in zip(equation.inputs, inputs, _transposed(equation, inputs, given), strict=True):
-                if ct is not None and is_linear(x):
-                    accumulate(var, families.sum_to(ct, x.shape))
-    return [cts.get(p) if is_linear(a) else None for p, a in zip(program.params, args, strict=True)]
-
-
-def _transposed(
-    equation: ir.Equation, inputs: Sequence[Any], cotangents: Sequence[Value | None]
-) -> Sequence[Value | None]:
-    op = equation.op
-    if not op.has(primitive.TRANSPOSE):
-        raise errors.MissingRuleError(
-            f"operation {op.name!r} has no transpose rule",
-            expected=primitive.TRANSPOSE.hint,
-            where=equation.where,
-        )
-    rule = op.rule(primitive.TRANSPOSE)
-    if op.is_higher_order:
-        return rule(_TRANSPOSER, cotangents, inputs, equation.attrs)
-    (ct,) = cotangents
-    return rule(ct, *inputs, **equation.attrs)
-
-
-@functools.lru_cache(maxsize=4096)
-def transpose_program(
-    program: Program, linear: Flags, nonzero: Flags, force: Flags = ()
-) -> tuple[Program, Flags]:
-    """The transpose of a program that is linear in some parameters.
-
-    Args:
-        program: program to transpose.
-        linear: which parameters it is linear in.
-        nonzero: which results have a cotangent.
-        force: linear parameters whose cotangent is given even when it is zero; all False when empty.
-
-    Returns:
-        The program from the other parameters and the nonzero cotangents to the cotangents of the linear
-        parameters, and
-        which of these it gives.
-    """
-    flags: list[Flags] = []
-    wanted = force or (False,) * sum(linear)
-
-    def run(*args: Value) -> Sequence[Value]:
-        known = iter(args)
-        inputs: list[Value | LinearInput] = [
-            LinearInput(p.type) if flag else next(known)
-            for p, flag in zip(program.params, linear, strict=True)
-        ]
-        cts = [next(known) if flag else None for flag in nonzero]
-        every = backward(program, inputs, cts)
-        found = [
-            families.zeros(p.type) if ct is None and wish else ct
-            for (p, ct), wish in zip(
-                [(p, ct) for p, ct, flag in zip(program.params, every, linear, strict=True) if flag],
-                wanted,
-                strict=True,
-            )
-        ]
-        flags.append(tuple(ct is not None for ct in found))
-        return [ct for ct in found if ct is not None]
-
-    types = [p.type for p, flag in zip(program.params, linear, strict=True) if not flag]
-    types += [v.type for v, flag in zip(program.results, nonzero, strict=True) if flag]
-    staged = trace.stage(run, types, name=f"{program.name}_transposed")
-    assert not staged.captures, "a program captures nothing"
-    return staged.program, flags[0]
+    program, used = dead_code.without_dead(staging.builder.build(params, outputs, name=f"{name}_linear"))
+    kept = [flag for flag, _ in zip(used, captured, strict=False)]
+    residuals = [x for (_, x), flag in zip(captured, kept, strict=True) if flag]
+    first = [p for p, flag in zip(params, kept, strict=False) if flag]
+    return program.replace(params=(*first, *params[len(captured) :])), residuals
 
 
 def linearize_values(
@@ -374,7 +294,8 @@ def linearize_values(
     """Linearize a flat function at values: results, linear program, residuals, which results have a
     tangent.
     """
-    interpreter = Linearize(trace.current())
+    name = getattr(f, "__name__", "f")
+    interpreter = Linearize(trace.current(), name)
     tangents = [interpreter.linear.parameter(p.type) for p in primals]
     boxed = [LinearizeTracer(interpreter, p, t) for p, t in zip(primals, tangents, strict=True)]
     with trace.running(interpreter):
@@ -382,5 +303,5 @@ def linearize_values(
     pairs = [interpreter.split(r) for r in results]
     interpreter.is_closed = True
     moved = [t for _, t in pairs if t is not None]
-    program, residuals = close_linear(interpreter.linear, tangents, moved, getattr(f, "__name__", "f"))
+    program, residuals = close_linear(interpreter.linear, tangents, moved, name)
     return [p for p, _ in pairs], program, residuals, tuple(t is not None for _, t in pairs)

@@ -96,6 +96,26 @@ def test_fused_chain(backend: Any, machine: Machine, rng: Any) -> None:
     assert machine.count("launch") == 1
 
 
+def test_sorting_and_running_sums(backend: Any, rng: Any) -> None:
+    def ordered(x: Any) -> Any:
+        return (*lax.sort((x, lax.neg(x))), *lax.top_k(x, 3), lax.cumsum(x, 1), lax.cummax(x, 0))
+
+    check(backend, ordered, normal(rng, 3, 20))
+    check(backend, lambda x: (lax.sort(x), lax.cumlogsumexp(x, reverse=True)), normal(rng, 600))
+
+
+def test_reductions_of_every_kind(backend: Any, rng: Any) -> None:
+    def reduced(x: Any) -> Any:
+        bits = lax.convert_element_type(lax.mul(x, 9.0), "int32")
+        flags = lax.gt(x, 0.0)
+        return (
+            lax.reduce_sum(x, (0, 2)), lax.reduce_prod(x, (1,)), lax.argmin(x, 2, "int32"),
+            lax.reduce_xor(bits, (0, 1, 2)), lax.reduce_and(bits, (2,)), lax.reduce_or(flags, (0,)),
+        )  # fmt: skip
+
+    check(backend, reduced, normal(rng, 3, 4, 5))
+
+
 def test_softmax_of_rows(backend: Any, rng: Any) -> None:
     def softmax(x: Any) -> Any:
         e = lax.exp(lax.sub(x, lax.broadcast_in_dim(lax.reduce_max(x, (1,)), x.shape, (0,))))

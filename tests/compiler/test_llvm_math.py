@@ -1,4 +1,4 @@
-"""Errors of the float32 functions in units in the last place, as their docstrings state them."""
+"""Errors of functions in units in the last place, as their docstrings state them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from infini.core import dtypes
 from infini.lax import elementwise as e
+from infini.perf import accuracy
 from tests.compiler import llvm_kernels as k
 
 COUNT = 200_000
@@ -39,27 +40,60 @@ def worst_ulp(op: Any, x: np.ndarray, exact: np.ndarray) -> float:
 
 
 ERF = np.vectorize(math.erf, otypes=[np.float64])
+ERFC = np.vectorize(math.erfc, otypes=[np.float64])
 
 
 @pytest.mark.parametrize("op, exact, low, high, bound", [
     (e.exp, np.exp, -104, 88.7, 1.3),
+    (e.exp2, np.exp2, -149, 127.9, 1.5),
     (e.expm1, np.expm1, -104, 88.7, 1.5),
     (e.log, np.log, 0, 3.4e38, 0.8),
     (e.log1p, np.log1p, -0.9999999, 3.4e38, 1.6),
-    (e.logistic, lambda x: 1 / (1 + np.exp(-x)), -87, 200, 2.6),
-    (e.tanh, np.tanh, -20, 20, 4.0),
+    (e.logistic, lambda x: 1 / (1 + np.exp(-x)), -87, 200, 2.7),
+    (e.tanh, np.tanh, -20, 20, 4.3),
     (e.erf, ERF, -6, 6, 5.0),
+    (e.erfc, ERFC, -5, 9.9, 5.0),
     (e.sin, np.sin, -1e4, 1e4, 1.6),
     (e.cos, np.cos, -1e4, 1e4, 1.6),
-    (e.sin, np.sin, -1e9, 1e9, 1.6),
-    (e.cos, np.cos, -1e9, 1e9, 1.6),
+    (e.tan, np.tan, -1e4, 1e4, 3.5),
+    (e.sin, np.sin, -3e38, 3e38, 1.6),
+    (e.cos, np.cos, -3e38, 3e38, 1.6),
+    (e.tan, np.tan, -3e38, 3e38, 3.5),
+    (e.asin, np.arcsin, -1, 1, 2.5),
+    (e.acos, np.arccos, -1, 1, 1.5),
+    (e.atan, np.arctan, -1e3, 1e3, 2.0),
+    (e.sinh, np.sinh, -89.4, 89.4, 2.5),
+    (e.cosh, np.cosh, -89.4, 89.4, 2.5),
+    (e.asinh, np.arcsinh, -3e38, 3e38, 2.0),
+    (e.acosh, np.arccosh, 1, 3e38, 2.0),
+    (e.atanh, np.arctanh, -0.9999999, 0.9999999, 2.5),
     (e.sqrt, np.sqrt, 0, 3.4e38, 0.5),
     (e.rsqrt, lambda x: 1 / np.sqrt(x), 1e-37, 3.4e38, 1.5),
+    (e.cbrt, np.cbrt, -3.4e38, 3.4e38, 1.0),
 ], ids=lambda v: getattr(v, "__name__", str(v)))  # fmt: skip
 def test_error_in_ulp(op: Any, exact: Any, low: float, high: float, bound: float) -> None:
     x = spread(low, high)
     with np.errstate(all="ignore"):
         assert worst_ulp(op, x, exact(x.astype(np.float64))) <= bound
+
+
+@pytest.mark.parametrize("name, bound", [
+    ("exp", 1.1), ("exp2", 1.1), ("expm1", 2), ("log", 1), ("log1p", 2), ("logistic", 2), ("sin", 1),
+    ("cos", 1), ("tan", 3), ("asin", 2.5), ("acos", 1.5), ("atan", 1.5), ("sinh", 2.5), ("tanh", 3),
+    ("cosh", 2.5), ("asinh", 2), ("acosh", 2), ("atanh", 2), ("cbrt", 1), ("erf", 1.5), ("erfc", 4),
+    ("erf_inv", 3.5), ("lgamma", 4), ("bessel_i0e", 4),
+])  # fmt: skip
+def test_error_of_float64_in_ulp(name: str, bound: float) -> None:
+    (function,) = (f for f in accuracy.FUNCTIONS if f.name == name)
+    assert accuracy.measure(function, dtypes.float64, 300) <= bound
+
+
+def test_far_arguments_of_circular_functions_in_float64() -> None:
+    x = np.array([2.0**27, -(2.0**27), 1e15, -1e22, 1e300, 2.0**100, 3.0, np.inf, np.nan, 0.0] * 5)
+    for op, exact in ((e.sin, np.sin), (e.cos, np.cos), (e.tan, np.tan)):
+        (found,) = k.run(k.blocks(op, x.size, 50, dtypes.float64), x)
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(found, exact(x), rtol=1e-15)
 
 
 def test_subnormal_results_are_kept() -> None:

@@ -4,16 +4,30 @@ import numpy as np
 import pytest
 
 import infini
-import infini.numpy as inp
 from infini import lax
 
 STRIDE, CHUNK = 16, 1 << 24
 # Bounds in units of the last place of the exact result, as `compiler/llvm/math.py` states them.
 BOUNDS = {
-    "exp": (inp.exp, np.exp, 2.0),
-    "log": (inp.log, np.log, 1.5),
-    "tanh": (inp.tanh, np.tanh, 5.0),
+    "exp": (lax.exp, np.exp, 2.0),
+    "exp2": (lax.exp2, np.exp2, 2.0),
+    "expm1": (lax.expm1, np.expm1, 2.0),
+    "log": (lax.log, np.log, 1.5),
+    "log1p": (lax.log1p, np.log1p, 2.0),
+    "tanh": (lax.tanh, np.tanh, 5.0),
     "logistic": (lax.logistic, lambda x: 1 / (1 + np.exp(-x)), 4.0),
+    "sin": (lax.sin, np.sin, 2.0),
+    "cos": (lax.cos, np.cos, 2.0),
+    "tan": (lax.tan, np.tan, 4.0),
+    "asin": (lax.asin, np.arcsin, 3.0),
+    "acos": (lax.acos, np.arccos, 2.0),
+    "atan": (lax.atan, np.arctan, 2.5),
+    "sinh": (lax.sinh, np.sinh, 3.0),
+    "cosh": (lax.cosh, np.cosh, 3.0),
+    "asinh": (lax.asinh, np.arcsinh, 2.5),
+    "acosh": (lax.acosh, np.arccosh, 2.5),
+    "atanh": (lax.atanh, np.arctanh, 3.0),
+    "cbrt": (lax.cbrt, np.cbrt, 1.5),
 }
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -133,6 +134,22 @@ def test_errors_of_the_parser_name_the_line_of_the_text(change, line, message):
 def test_a_missing_file_is_named():
     done = command("nowhere.ir")
     assert done.exit_code == 2 and "nowhere.ir cannot be read" in done.stderr.replace("\n", " ")
+
+
+def test_operations_that_are_not_loaded_with_infini_are_found():
+    file = Path(__file__).resolve().parents[1] / "golden" / "programs" / "kernel.ir"
+    code = "import sys; from infini.core import text; print(text.parse(sys.stdin.read()).equations[0].op)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=file.read_text(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "kernel\n"
+
+
+def test_a_callback_of_another_process_is_a_named_error():
+    file = Path(__file__).resolve().parents[1] / "golden" / "programs" / "effects.ir"
+    other = file.read_text().replace("id=0", "id=999999999")
+    done = command("-", "--run", input=other)
+    assert done.exit_code == 1 and "'show' is not bound in this process" in done.stderr
 
 
 def test_it_runs_as_a_module(tmp_path):

@@ -193,8 +193,8 @@ def test_the_knob_alone_finds_leaks_of_traced_functions():
     ("leak", "transform"),
     [
         (lambda: inf.jit(keep)(1.0), "jit of keep"),
-        (lambda: inf.vmap(keep)(X), "vmap"),
-        (lambda: inf.grad(keep)(1.0), "grad"),
+        (lambda: inf.vmap(keep)(X), "vmap of keep"),
+        (lambda: inf.grad(keep)(1.0), "grad of keep"),
     ],
 )
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tokenizers
+import tokenizers.decoders
+import tokenizers.models
+import tokenizers.normalizers
 import tokenizers.processors
 
 from infini.core import errors
@@ -81,6 +84,45 @@ def test_stream_ends_a_cut_character_with_a_mark(small: tokenizer.Tokenizer) -> 
 def test_stream_goes_on_after_bytes_that_are_no_text(small: tokenizer.Tokenizer) -> None:
     broken = small.encode("🦉")[:1] * 9
     assert "".join(small.stream([*broken, *small.encode("ok")])).endswith("ok")
+
+
+@pytest.fixture(scope="module")
+def sentences() -> tokenizer.Tokenizer:
+    """As those of the first LLaMAs: spaces are marks, unknown characters are bytes, the decoder strips the
+    space before the first word.
+    """
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    model = tokenizers.models.BPE(vocabulary, [("▁", "a")], unk_token="<unk>", byte_fallback=True)
+    inner = tokenizers.Tokenizer(model)
+    inner.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    inner.decoder = tokenizers.decoders.Sequence(
+        [
+            tokenizers.decoders.Replace("▁", " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+            tokenizers.decoders.Strip(" ", 1, 0),
+        ]
+    )
+    inner.add_special_tokens(["<s>", "</s>"])
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer.Tokenizer(inner)
+
+
+@pytest.mark.parametrize("prompt", ["", "a", "b a 🦉"])
+def test_stream_keeps_spaces_where_the_decoder_strips_the_first(
+    sentences: tokenizer.Tokenizer, prompt: str
+) -> None:
+    ids = sentences.encode_prompt(f"{prompt} a b 🦉 a".lstrip())
+    start = sentences.encode_prompt(prompt) if prompt else ids[:1]
+    assert ids[: len(start)] == start
+    assert (
+        prompt + "".join(sentences.stream(ids[len(start) :], prompt=start)) == f"{prompt} a b 🦉 a".lstrip()
+    )
 
 
 def test_a_vocabulary_without_the_bytes_is_an_error() -> None:

@@ -10,7 +10,9 @@ from hypothesis.extra import numpy as hnp
 
 import infini
 import infini.numpy as inp
-from infini.core import errors
+from infini.core import errors, execute
+from infini.testing import assert_max_traces
+from tests.numpy.indices import draw_index
 
 X = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
 ROWS, COLUMNS = np.array([[1, 0], [0, 1]]), np.array([2, -1])
@@ -63,6 +65,41 @@ def test_writing_under_jit_equals_numpy(index: object) -> None:
     expected = X.copy()
     expected[index] = -1
     np.testing.assert_array_equal(np.asarray(infini.jit(lambda x: x.at[index].set(-1))(X)), expected)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_random_indices_equal_numpy(block: int) -> None:
+    """Reading, writing and adding at 20 indices of all kinds, and at what NumPy refuses."""
+    for seed in range(20 * block, 20 * block + 20):
+        rng = np.random.default_rng(seed)
+        shape, index = draw_index(rng, outside=False)
+        x = rng.integers(1, 9, shape).astype(np.float32)
+        y = inp.asarray(x)
+        expected = x[index]
+        np.testing.assert_array_equal(np.asarray(y[index]), expected, err_msg=str((shape, index)))
+        added, written = x.copy(), x.copy()
+        values = rng.integers(1, 9, expected.shape).astype(np.float32)
+        np.add.at(added, index, values)
+        written[index] = -1
+        np.testing.assert_array_equal(np.asarray(y.at[index].add(values)), added, err_msg=str((shape, index)))
+        np.testing.assert_array_equal(np.asarray(y.at[index].set(-1)), written, err_msg=str((shape, index)))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        True, False, (True, 0), (0, True), (slice(None), True), (slice(None), False, ROWS[:1, :1]),
+        (COLUMNS % 2, True), (None, True, 0), (True, False), (True, ..., True), np.array(True),
+        [True, False], ([0, 1], [1, 2]), ([], slice(1)),
+    ],
+    ids=show,
+)  # fmt: skip
+def test_single_booleans_and_lists_equal_numpy(index: object) -> None:
+    index = (index,) if isinstance(index, list) else index
+    expected = X.copy()
+    expected[index] = 7
+    np.testing.assert_array_equal(np.asarray(inp.asarray(X)[index]), X[index])
+    np.testing.assert_array_equal(np.asarray(inp.asarray(X).at[index].set(7)), expected)
 
 
 @hypothesis.given(st.data())
@@ -128,17 +165,58 @@ def test_get_fills_outside_when_asked() -> None:
 
 def test_updates_keep_the_dtype_of_the_array() -> None:
     assert inp.arange(3).at[0].set(1.5).tolist() == [1, 1, 2]
+    # Sums are rounded once, as in JAX.
+    assert inp.arange(3).at[inp.asarray([0, 0])].add(0.6).tolist() == [1, 1, 2]
+    assert inp.arange(3).at[0].divide(2).dtype == inp.float32
 
 
-def test_eager_integers_share_one_compiled_program() -> None:
-    from infini.core import execute
+def test_updates_at_repeated_places() -> None:
+    x, at = inp.asarray([2.0, 3.0]), inp.asarray([0, 1, 0])
+    assert x.at[at].multiply(inp.asarray([2.0, 1.0, 5.0])).tolist() == [20, 3]
+    assert x.at[at].divide(2).tolist() == [0.5, 1.5]
+    assert x.at[at].power(2).tolist() == [16, 9]
+    assert x.at[at].min(inp.asarray([5.0, 1.0, 0.5])).tolist() == [0.5, 1]
+    assert x.at[at].subtract(1).tolist() == [0, 2]
+    assert x.at[at].apply(lambda v: v * v).tolist() == [16, 9]
+    assert x.at[1:].apply(inp.negative).tolist() == [2, -3]
 
-    x = inp.arange(100.0)
-    x[3]
+
+def test_negative_numbers_may_lie_outside() -> None:
+    x = inp.arange(3.0)
+    assert x.at[-1].set(9, wrap_negative_indices=False).tolist() == [0, 1, 2]
+    assert x.at[inp.asarray([-1, 1])].get(
+        mode="fill", fill_value=7, wrap_negative_indices=False
+    ).tolist() == [7, 1]
+    assert x.at[-1].get(wrap_negative_indices=False) == 0
+    assert x.at[9].set(5, mode="clip").tolist() == [0, 1, 5]
+
+
+LOOPS = [
+    lambda x, i: x[i], lambda x, i: x[i, 2], lambda x, i: x[-i, 1:], lambda x, i: x[i : i + 3],
+    lambda x, i: x[i : i + 7 : 2], lambda x, i: x[i + 3 : i : -1], lambda x, i: x[..., None, i % 4],
+    lambda x, i: x[i, np.array([0, 2])], lambda x, i: x[i : i + 2, np.array([1, 3]), None],
+    lambda x, i: x[np.array([i, i + 1])], lambda x, i: x.at[i].set(i), lambda x, i: x.at[i : i + 2, 1].add(2),
+    lambda x, i: x.at[i, np.array([0, 2])].max(1), lambda x, i: x.at[i].get(mode="fill", fill_value=0),
+    lambda x, i: x.at[i, 0].multiply(2), lambda x, i: x.take(i, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", LOOPS, ids=range(len(LOOPS)))
+def test_a_loop_over_indices_compiles_once(step) -> None:
+    """Numbers in an index are operands, outside of tracing too."""
+    x = inp.asarray(np.arange(200.0).reshape(50, 4))
+    step(x, 20)
     before = len(execute._executables)
-    for i in range(4, 50):
-        x[i]
+    for i in range(1, 40, 3):
+        step(x, i)
     assert len(execute._executables) == before
+
+
+def test_a_traced_index_is_traced_once() -> None:
+    read = infini.jit(lambda x, i: (x[i], x[:, i], x.at[i].set(0), x[1:, i, ::2]))
+    with assert_max_traces(read, 1):
+        for i in range(-2, 2):
+            read(X, i)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +224,7 @@ def test_eager_integers_share_one_compiled_program() -> None:
     [
         ((0, 0, 0, 0), IndexError), ((..., ...), IndexError), (1.0, TypeError), ("a", TypeError),
         ([0, 1], TypeError), (np.array([0.5]), TypeError), ((ROWS, np.array([0, 1, 2])), IndexError),
-        (True, TypeError),
+        (np.array([True, False, True]), IndexError), (slice(0, 1.5), TypeError), ({}, IndexError),
     ],
     ids=show,
 )  # fmt: skip
@@ -158,8 +236,10 @@ def test_wrong_indices_are_errors_in_four_parts(index: object, error: type[Excep
 
 
 def test_a_traced_mask_is_refused_with_the_way_out() -> None:
-    with pytest.raises(errors.ConcretizationError, match="where"):
-        infini.jit(lambda x: x[x > 1])(X)
+    for index in (lambda x: x > 1, lambda x: (0, x[0] > 1)):
+        with pytest.raises(errors.NonConcreteBooleanIndexError, match="where") as caught:
+            infini.jit(lambda x, index=index: x[index(x)])(X)
+        assert isinstance(caught.value, IndexError)
 
 
 def test_traced_bounds_of_slices_are_refused_with_the_way_out() -> None:

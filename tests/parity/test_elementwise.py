@@ -166,3 +166,32 @@ def test_conversions_between_all_dtypes() -> None:
             found = np.asarray(lax.convert_element_type(x, target)).astype(np.float64)
             expected = np.asarray(jax.lax.convert_element_type(x, target)).astype(np.float64)
             np.testing.assert_array_equal(found, expected, err_msg=f"{source} to {target}")
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "spans"),
+    [
+        ("erf_inv", "erfinv", [(-0.999999, 0.999999)]),
+        ("lgamma", "gammaln", [(0.01, 1e4)]),
+        ("digamma", "digamma", [(0.01, 1e4)]),
+        ("digamma", "digamma", [(-20.4, -0.2)]),
+        ("bessel_i0e", "i0e", [(-300, 300)]),
+        ("bessel_i1e", "i1e", [(-300, 300)]),
+        ("erfc", "erfc", [(-5, 26)]),
+        ("igamma", "gammainc", [(0.01, 200), (0.01, 200)]),
+        ("igammac", "gammaincc", [(0.01, 200), (0.01, 200)]),
+        ("betainc", "betainc", [(0.05, 60), (0.05, 60), (0.001, 0.999)]),
+        ("zeta", "zeta", [(1.05, 30), (0.05, 60)]),
+    ],
+)
+def test_float64_equals_scipy(
+    name: str, theirs: str, spans: list[tuple[float, float]], rng: np.random.Generator
+) -> None:
+    special = pytest.importorskip("scipy.special")
+    operands = [rng.uniform(low, high, 500) for low, high in spans]
+    with inf.config(host64="keep"):
+        found = np.asarray(getattr(lax, name)(*operands))
+    assert found.dtype == np.float64
+    # Prefactors such as x^a exp(-x) / gamma(a) lose the digits of their logarithm.
+    tolerance = 1e-12 if len(spans) > 1 else 1e-13
+    np.testing.assert_allclose(found, getattr(special, theirs)(*operands), rtol=tolerance, atol=1e-13)

@@ -82,6 +82,27 @@ LAYERS = [
          {"dim_feedforward": 12, "activation": "gelu", "norm_first": True, "dropout": 0.0}),
     Case("TransformerDecoderLayer", (X, floats(3, 4, 8)), (8, 2),
          {"dim_feedforward": 12, "batch_first": True, "dropout": 0.0}, {"tgt_mask": MASK}),
+    Case("Conv1d", (floats(2, 6, 9),), (6, 4, 3), {"padding": "same", "dilation": 2}),
+    Case("Conv1d", (floats(6, 9),), (6, 4, 3), {"stride": 2, "padding": 1, "padding_mode": "circular"}),
+    Case("Conv2d", (IMAGE,), (6, 4, (3, 2)), {"stride": (2, 1), "padding": (1, 0), "bias": False}),
+    Case("Conv2d", (IMAGE,), (6, 4, 3), {"groups": 2, "padding": 1, "padding_mode": "reflect"}),
+    Case("Conv3d", (floats(1, 2, 4, 5, 3),), (2, 3, 2), {"padding": 1, "padding_mode": "replicate"}),
+    Case("ConvTranspose1d", (floats(2, 6, 5),), (6, 4, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    Case("ConvTranspose2d", (IMAGE,), (6, 4, (3, 2)), {"groups": 2, "dilation": 2, "stride": (1, 2)}),
+    Case("ConvTranspose3d", (floats(2, 3, 2, 3),), (2, 3, 2), {"bias": False}),
+    Case("MaxPool1d", (floats(2, 3, 9),), (3,), {"stride": 2, "padding": 1, "dilation": 2}),
+    Case("MaxPool2d", (IMAGE,), (3,), {"stride": 2, "ceil_mode": True}),
+    Case("MaxPool3d", (floats(2, 3, 4, 5),), (2,)),
+    Case("AvgPool1d", (floats(2, 3, 9),), (4,), {"stride": 3, "padding": 2, "ceil_mode": True}),
+    Case("AvgPool2d", (IMAGE,), ((3, 2),), {"stride": 2, "padding": (1, 0), "count_include_pad": False}),
+    Case("AvgPool2d", (IMAGE,), (2,), {"divisor_override": 3, "ceil_mode": True}),
+    Case("AvgPool3d", (floats(2, 3, 4, 5),), (2,), {"stride": 1}),
+    Case("AdaptiveAvgPool1d", (floats(2, 3, 7),), (3,)),
+    Case("AdaptiveAvgPool2d", (IMAGE,), ((2, None),)),
+    Case("AdaptiveAvgPool3d", (floats(2, 3, 4, 5),), (2,)),
+    Case("AdaptiveMaxPool1d", (floats(2, 3, 7),), (3,)),
+    Case("AdaptiveMaxPool2d", (IMAGE,), ((1, 3),)),
+    Case("AdaptiveMaxPool3d", (floats(1, 2, 3, 4, 5),), (2,)),
     Case("PReLU", (X,)),
     Case("PReLU", (IMAGE,), (6,)),
     Case("Flatten", (IMAGE,)),
@@ -265,6 +286,14 @@ def test_scaled_dot_product_attention(options: dict[str, Any]) -> None:
         *map(tensor, given), **{name: tensor(x) for name, x in options.items()}
     )
     tolerances.assert_close(nn.scaled_dot_product_attention(*given, **options), wanted.numpy(), "contraction")
+
+
+def test_places_of_maxima() -> None:
+    options = {"kernel_size": 3, "stride": 2, "padding": 1, "return_indices": True}
+    values, places = torch.nn.MaxPool2d(**options)(torch.from_numpy(IMAGE))
+    found, at = nn.MaxPool2d(**options)(IMAGE)
+    np.testing.assert_array_equal(found, values.numpy())
+    np.testing.assert_array_equal(at, places.numpy())
 
 
 def test_a_model_is_loaded_from_a_state_dictionary_of_pytorch() -> None:

@@ -30,6 +30,14 @@ GRADIENTS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quickly() -> Iterator[None]:
+    """JAX's compiler need not optimize what runs once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(autouse=True)
 def on_the_reference_backend() -> Iterator[None]:
     """These compare formulas; how well the backends do them is tested with the operations."""
@@ -133,15 +141,11 @@ def run(root: ModuleType, module: ModuleType, factory: Factory) -> tuple[Any, An
     return root.lax.scan(step, (params, optimizer.init(params)), GRADIENTS)[0]
 
 
-# JAX's compiler need not optimize what runs once.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
 @functools.cache
 def of_optax() -> dict[str, tuple[Any, Any]]:
     """All of them in one program, compiled once."""
     everything = jax.jit(lambda: {name: run(jax, optax, factory) for name, factory in OPTIMIZERS.items()})
-    return everything.lower().compile(QUICKLY)()
+    return everything()
 
 
 # A mean in bfloat16 is rounded at other places; an iteration, and a variance as a difference, amplify errors.
@@ -260,7 +264,7 @@ def schedules_of_optax() -> dict[str, Any]:
         return jax.vmap(lambda n: jax.numpy.asarray(schedule(n), "float32"))(jax.numpy.asarray(STEPS))
 
     everything = jax.jit(lambda: {name: values(factory(optax)) for name, factory in SCHEDULES.items()})
-    return everything.lower().compile(QUICKLY)()
+    return everything()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -3,7 +3,8 @@ ulp."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +15,15 @@ import pytest
 import infini
 import infini.numpy as inp
 from infini import random
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly() -> Iterator[None]:
+    """JAX's compiler need not optimize what runs once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
 
 SEEDS = (0, 1, 42, -1, 2**31 - 1, 2**40 + 5)
 SHAPES = ((), (2, 3, 4), (0, 3))
@@ -192,3 +202,13 @@ def test_initial_values(text: str, dtype: str) -> None:
     np.testing.assert_allclose(
         found.astype(np.float32), wanted.astype(np.float32), rtol=bound, atol=bound * 1e-2
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["zeros", "ones", "normal", "glorot_uniform", "variance_scaling", "constant"]
+)
+def test_signatures_of_initializers(name: str) -> None:
+    ours, theirs = (getattr(root.nn.initializers, name) for root in (infini, jax))
+    assert [(p.name, p.default) for p in inspect.signature(ours).parameters.values()] == [
+        (p.name, p.default) for p in inspect.signature(theirs).parameters.values()
+    ]

@@ -89,6 +89,13 @@ def test_truncated_normal_stays_inside() -> None:
     assert (x > -0.1).all() and (x < 0.2).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_truncated_normal_takes_infinite_bounds(dtype: str) -> None:
+    x = np.asarray(random.truncated_normal(random.PRNGKey(1), 1.5, inp.inf, (5000,), dtype), np.float64)
+    assert np.isfinite(x).all() and (x > 1.5).all()
+    assert abs(x.mean() - 1.9387) < 0.03  # density at 1.5 over what is above
+
+
 def test_integers_cover_their_range_evenly() -> None:
     counts = np.bincount(np.asarray(random.randint(random.PRNGKey(2), (60000,), 0, 6)), minlength=6)
     assert counts.sum() == 60000 and abs(counts - 10000).max() < 400

@@ -55,6 +55,14 @@ def test_those_of_a_course_that_was_left_are_deleted(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000015"]
 
 
+def test_what_killed_processes_left_is_deleted(tmp_path: Path) -> None:
+    for name in (".step-00000001.abc.new", ".step-00000001.99.trash"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.safetensors").write_bytes(b"half")
+    _save(Store(tmp_path), 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     assert Store(tmp_path / "none").latest() is None
 

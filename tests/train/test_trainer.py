@@ -162,9 +162,11 @@ def test_batches_come_in_the_order_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     assert [found.order for found in seen] == ["shuffled"]
 
 
-def test_given_parameters_are_the_start() -> None:
+def test_given_parameters_are_the_start(tmp_path: Path) -> None:
     outcome = trainer.train(CONFIG, _settings(num_steps=40), TOKENS, TOKENS[:200])
-    again = trainer.train(CONFIG, _settings(num_steps=1), TOKENS, TOKENS[:200], params=outcome.params)
+    start = {"params": lambda: outcome.params, "checkpoints": checkpoints.Store(tmp_path)}
+    # A run that was killed before its first checkpoint begins where it began.
+    again = trainer.train(CONFIG, _settings(num_steps=1), TOKENS, TOKENS[:200], is_resumed=True, **start)
     assert again.held_out_before == pytest.approx(outcome.held_out_after)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from infini.backends.cpu import callbacks, link, objects, pool
+from infini.backends.cpu import callbacks, interrupts, link, objects, pool
 from infini.compiler import cost
 from infini.compiler.llvm import program as program_, target as target_
 from infini.compiler.llvm.program import ProgramText
@@ -25,6 +25,7 @@ from infini.core.mesh import AxisEntry
 from infini.core.source import Where
 
 WAKE_NS: Final = 200_000.0  # a program that is worth waking parked workers
+LONG_NS: Final = 20e6  # a program that people may want to interrupt
 
 _Entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 _Begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32)
@@ -83,13 +84,14 @@ class CpuExecutable:
             self._entry = _Entry(link.program(native.name, native.text, externs, self.target))
         self._is_single = only is not None
         self._consts = [HostBuffer.copy_of(constant.array) for constant in native.consts]
-        self._callbacks = [callbacks.Callback(function, types) for function, types in native.callbacks]
+        self._callbacks = [callbacks.Callback(*entry) for entry in native.callbacks]
         tail = [buffer.address for buffer in self._consts] + [c.address for c in self._callbacks]
-        size = self._num_params + len(self._result_bytes) + 1 + len(tail) + 1
+        size = self._num_params + len(self._result_bytes) + 1 + len(tail) + 2  # counters, interruption
         self._table_type = ctypes.c_int64 * size
         self._tail_start = self._num_params + len(self._result_bytes) + 1
         self._tail = tail
         self._tables: list[Any] = []  # Any: ctypes arrays not in use
+        self._may_be_long = not native.is_bounded or native.cost_ns >= LONG_NS
         self._wakes = native.cost_ns >= WAKE_NS
         self._is_serial = all(task.num_tasks <= 1 for task in native.functions.values())
 
@@ -111,7 +113,12 @@ class CpuExecutable:
             n += 1
         arena = HostBuffer(self.plan.nbytes) if self.plan.nbytes else None
         table[n] = arena.address if arena is not None else 0
-        self._run(table)
+        if self._may_be_long:
+            with interrupts.watching() as flag:
+                table[len(table) - 1] = flag
+                self._run(table)
+        else:
+            self._run(table)
         self._tables.append(table)
         if self._callbacks:
             callbacks.raise_failure()
@@ -121,6 +128,7 @@ class CpuExecutable:
         table = self._table_type()
         for i, address in enumerate(self._tail, self._tail_start):
             table[i] = address
+        table[len(table) - 1] = interrupts.NEVER
         return table
 
     def _owned(self, inputs: Sequence[HostBuffer]) -> list[HostBuffer]:

@@ -113,6 +113,12 @@ class Driver:
             self.synchronize()
         return buffer
 
+    def fill(self, address: int, host: np.ndarray) -> None:
+        """Copy a dense host array to an address of the device."""
+        if host.nbytes:
+            self._copy(host.__array_interface__["data"][0], address, host.nbytes, "memcpyHostToDevice")
+            self.synchronize()
+
     def download(self, buffer: DeviceBuffer, type_: ArrayType) -> np.ndarray:
         """The contents as a host array."""
         host = np.empty(type_.shape, type_.dtype)

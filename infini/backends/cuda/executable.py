@@ -30,9 +30,10 @@ from infini.compiler.steps import (
     Result,
     Step,
 )
-from infini.core import backend as backend_, dtypes, errors, host, ir
+from infini.core import backend as backend_, dtypes, errors, ir
 from infini.core.backend import CompileOptions
 from infini.core.ir import Var
+from infini.lax import callbacks
 
 # Inputs up to this size are copied into a graph's own memory; larger ones must keep their address (design
 # 4a.16).
@@ -271,7 +272,7 @@ class _Walk:
             elif isinstance(step, Branch):
                 self.branch(step, plan.inner[number], reads, writes, scratch)
             else:
-                self.call(step, reads)
+                self.call(step, reads, writes)
         for copy in plan.copies:
             self.driver.move(frame.address(copy.source), frame.address(copy.target), copy.nbytes)
 
@@ -348,13 +349,15 @@ class _Walk:
         own = [b.address for b in self.consts[id(block)]]
         self.block(block, plan, _Frame(params, results, own, arena))
 
-    def call(self, step: HostCall, reads: Sequence[int]) -> None:
-        """Call a Python function with copies of the operands."""
+    def call(self, step: HostCall, reads: Sequence[int], writes: Sequence[int]) -> None:
+        """Call a Python function with copies of the operands, and copy its results to the device."""
         arrays = []
         for var, address in zip(step.reads, reads, strict=True):
             buffer = DeviceBuffer(self.driver.number, address, var.type.nbytes, None)
             arrays.append(self.driver.download(buffer, var.type))
-        host.lookup(step.function)(*arrays)
+        results = callbacks.call_host(step.function, arrays, [v.type for v in step.writes])
+        for result, address in zip(results, writes, strict=True):
+            self.driver.fill(address, result)
 
 
 def _inner_blocks(step: Step) -> tuple[Block, ...]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from infini.backends.cuda import gemm
-from infini.compiler.grouping import is_fusable
+from infini.compiler import expression
+from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
 from infini.compiler.triton import cumulative, movement, sorting
 from infini.compiler.triton.emit import emit_triton
@@ -41,15 +42,22 @@ class Product:
     kernel: TritonSource
 
 
+# Operations of dtypes that kernels do not compute with are decomposed into those of wider ones.
+_COMPUTING: Final = cumulative.NAMES | expression.REDUCTIONS
+
+
 def has_route(equation: Equation) -> bool:
     """Whether this backend lowers an equation itself, alone or inside a kernel."""
     kind = indexing.KINDS.get(equation.op.name)
     if kind is not None and kind.combine and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
         return False  # scatters that overwrite move bits of any dtype, those that compute do not
-    if equation.op.name in cumulative.NAMES and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
+    if equation.op.name in _COMPUTING and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
         return False
     return (
-        equation.op.name in ROUTES or is_fusable(equation) or not any(v.type.size for v in equation.outputs)
+        equation.op.name in ROUTES
+        or is_fusable(equation)
+        or is_reduction(equation)
+        or not any(v.type.size for v in equation.outputs)
     )
 
 
@@ -199,6 +207,8 @@ ROUTES: Final[dict[str, Route]] = {
     "while": _while,
     "cond": _cond,
     "debug_callback": _callback,
+    "pure_callback": _callback,
+    "io_callback": _callback,
     "gather": _moved(movement.gather),
     **{name: _moved(movement.scatter(name), updates=True) for name in indexing.KINDS},
     "dynamic_slice": _moved(movement.dynamic_slice),

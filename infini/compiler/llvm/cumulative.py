@@ -12,20 +12,18 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final
 
 import numpy as np
 
-from infini.compiler.llvm import accumulators, movement, operations, registers
+from infini.compiler.llvm import accumulators, movement, registers
 from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.running import Kind, LogSumExp, Monoid, State
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import BYTES
-from infini.core import dtypes, primitive
 from infini.core.ir import ArrayType, Attrs
 from infini.lax import cumulative as lax_cumulative, reduction
-
-State: TypeAlias = tuple[Value, ...]
 
 NAMES: Final = lax_cumulative.NAMES
 FEW: Final = 8  # lines that keep all threads busy
@@ -34,88 +32,6 @@ MAX_BLOCKS: Final = 64
 _MIN_BLOCK: Final = 4096
 _ELEMENT_NS: Final = 0.4
 _UNROLL: Final = 4
-
-
-class Kind(Protocol):
-    """What is accumulated."""
-
-    def start(self, f: Function, lanes: int) -> State:
-        """The state of nothing."""
-
-    def element(self, f: Function, x: Value) -> State:
-        """The state of one element per lane."""
-
-    def join(self, f: Function, a: State, b: State) -> State:
-        """The state of two together."""
-
-    def finish(self, f: Function, state: State) -> Value:
-        """The result, not rounded yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Monoid:
-    """Sums, products and extrema."""
-
-    op: primitive.Primitive
-    dtype: np.dtype
-
-    def start(self, f: Function, lanes: int) -> State:
-        """The neutral element."""
-        return (registers.constant(f, reduction.identity_of(self.op, self.dtype), self.dtype, lanes),)
-
-    def element(self, f: Function, x: Value) -> State:
-        """The element."""
-        return (x,)
-
-    def join(self, f: Function, a: State, b: State) -> State:
-        """The operation."""
-        return (accumulators.combine(f, self.op, self.dtype, a[0], b[0]),)
-
-    def finish(self, f: Function, state: State) -> Value:
-        """The state."""
-        return state[0]
-
-
-@dataclass(frozen=True, slots=True)
-class LogSumExp:
-    """The largest element m, and the sum of exp(x - m): nothing overflows, and log is taken once."""
-
-    dtype: np.dtype
-
-    def start(self, f: Function, lanes: int) -> State:
-        """Minus infinity, and no terms."""
-        numbers = (-math.inf, 0.0)
-        low, none = (registers.constant(f, number, self._wide, lanes) for number in numbers)
-        return low, none
-
-    def element(self, f: Function, x: Value) -> State:
-        """The element and one term."""
-        return x, f.constant(1.0, x.type)
-
-    def join(self, f: Function, a: State, b: State) -> State:
-        """The sum with the smaller maximum is scaled to the larger."""
-        wide = self._wide
-        largest = operations.emit(f, "max", [wide, wide], wide, [a[0], b[0]], {})
-        # Equal maxima, infinite ones too, need no scaling.
-        same = f.compare("oeq", a[0], b[0])
-        distance = operations.emit(f, "abs", [wide], wide, [f.binary("fsub", a[0], b[0])], {})
-        minus = f.pure(f"fneg {distance.type} {distance}", distance.type, distance)
-        factor = f.select(
-            same, f.constant(1.0, minus.type), operations.emit(f, "exp", [wide], wide, [minus], {})
-        )
-        first_is_larger = f.compare("ogt", a[0], b[0])
-        kept, scaled = f.select(first_is_larger, a[1], b[1]), f.select(first_is_larger, b[1], a[1])
-        return largest, f.fma(scaled, factor, kept)
-
-    def finish(self, f: Function, state: State) -> Value:
-        """m + log(sum)."""
-        return f.binary("fadd", state[0], operations.emit(f, "log", [self._wide], self._wide, [state[1]], {}))
-
-    @property
-    def _wide(self) -> np.dtype:
-        return dtypes.float64 if self.dtype == dtypes.float64 else dtypes.float32
-
-
 _MONOIDS: Final = {
     "cumsum": reduction.reduce_sum_p,
     "cumprod": reduction.reduce_prod_p,

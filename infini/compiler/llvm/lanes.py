@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from infini.compiler.llvm.builder import Function, Value
-from infini.compiler.llvm.types import BYTES, Type, vector
+from infini.compiler.llvm.types import BYTES, Type, scalar
 
 
 def library(symbol: str) -> Callable[..., Value]:
@@ -44,7 +44,7 @@ def where_far(f: Function, x: Value, near: Value, symbol: str, bound: float) -> 
     lanes = x.type.lanes
     any_far = is_far
     if lanes > 1:
-        bits = f.pure(f"bitcast {is_far.type} {is_far} to i{lanes}", vector_bits(lanes), is_far)
+        bits = f.pure(f"bitcast {is_far.type} {is_far} to i{lanes}", scalar(f"i{lanes}"), is_far)
         any_far = f.compare("ne", bits, f.constant(0, bits.type))
     slot = f.allocate(BYTES[x.type.element] * lanes)
     f.store(near, slot)
@@ -54,19 +54,19 @@ def where_far(f: Function, x: Value, near: Value, symbol: str, bound: float) -> 
     return f.load(slot, x.type)
 
 
-def vector_bits(lanes: int) -> Type:
-    """The integer with a bit per lane."""
-    return vector(f"i{lanes}", 1)
-
-
 def _far_function(f: Function, symbol: str, type: Type) -> str:
     """Name of the function that calls the C library for each lane; it is defined once per module."""
-    name = f"{_width(symbol, type)}_of_{type.lanes}_lanes"
-    inner = Function(name, [(type, "x")], linkage="internal", attributes="nounwind noinline")
-    result = library(symbol)(inner, inner.parameters[0])
-    for declaration in inner.declares:
-        f.declare(declaration)
-    inner.do(f"ret {type} {result}")
-    text = inner.finish().replace(" void @", f" {type} @", 1).replace("  ret void\n", "", 1)
-    f.declare(text)
-    return name
+    name, one = _width(symbol, type), type.with_lanes(1)
+    outer = f"{name}_of_{type.lanes}_lanes"
+    f.declare(f"declare {one} @{name}({one})")
+    if type.lanes == 1:
+        return name
+    lines, found = [], "poison"
+    for lane in range(type.lanes):
+        lines.append(f"  %x{lane} = extractelement {type} %x, i64 {lane}")
+        lines.append(f"  %y{lane} = call {one} @{name}({one} %x{lane})")
+        lines.append(f"  %r{lane} = insertelement {type} {found}, {one} %y{lane}, i64 {lane}")
+        found = f"%r{lane}"
+    body = "\n".join([*lines, f"  ret {type} {found}"])
+    f.declare(f"define internal {type} @{outer}({type} %x) nounwind noinline {{\n{body}\n}}")
+    return outer

@@ -12,8 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler import expression
-from infini.compiler.grouping import is_fusable
+from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.llvm import (
     cumulative,
     gemm,
@@ -50,8 +49,8 @@ def has_route(equation: Equation) -> bool:
         return True
     if any(v.type.dtype not in registers.SUPPORTED for v in (*equation.inputs, *equation.outputs)):
         return False
-    if op.name in expression.REDUCTIONS:
-        return True  # the pass `reductions` brings it into a form that kernels compute
+    if is_reduction(equation):
+        return True
     return is_fusable(equation) and (op.name in operations.NAMES or not op.has(primitive.SCALAR))
 
 
@@ -189,6 +188,8 @@ ROUTES: Final[dict[str, Route]] = {
     "while": _while,
     "cond": _cond,
     "debug_callback": _callback,
+    "pure_callback": _callback,
+    "io_callback": _callback,
     "gather": _moved(windows.gather),
     **{name: _moved(windows.scatter(name), updates=True) for name in indexing.KINDS},
     "dynamic_slice": _moved(movement.dynamic_slice),

@@ -1,10 +1,10 @@
 """A planned block as native code: `void program(ptr pool, ptr table)`, called once per invocation.
 
-The table holds pointers: parameters, results, the arena, constants, host callbacks, and counters when
-profiling. Every block is a function `i32 block(ptr pool, ptr table, ptr frame, ptr arena)` whose frame holds
-pointers to its parameters and results; loops and branches call the functions of their blocks. A block returns
-1 when a host callback failed, which ends the program. Only the calling thread is ever here: workers see the
-tasks of one phase at a time.
+The table holds pointers: parameters, results, the arena, constants, host callbacks, counters when profiling,
+and a flag that ends loops. Every block is a function `i32 block(ptr pool, ptr table, ptr frame, ptr arena)`
+whose frame holds pointers to its parameters and results; loops and branches call the functions of their
+blocks. A block returns 1 when a host callback failed or the flag was set, which ends the program. Only the
+calling thread is ever here: workers see the tasks of one phase at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from infini.compiler.llvm import movement
 from infini.compiler.llvm.target import Target
@@ -48,6 +48,10 @@ class Timed:
     cost_ns: float
 
 
+# A host function with the types of its operands and results.
+HostEntry: TypeAlias = tuple[ir.HostFunction, tuple[ir.ArrayType, ...], tuple[ir.ArrayType, ...]]
+
+
 @dataclass(slots=True)
 class ProgramText:
     """Native code of a program.
@@ -57,8 +61,9 @@ class ProgramText:
         text: LLVM IR of the module with the entry and the blocks.
         functions: task functions it calls, each once.
         consts: constants in the order of the table.
-        callbacks: host functions in the order of the table, with the types of their operands.
+        callbacks: host functions in the order of the table, with the types of their operands and results.
         timed: phases in the order of the counters, when profiling.
+        is_bounded: whether `cost_ns` says how long it may run: it has no loops of unknown length.
         cost_ns: estimated time of one run on one thread, loops of unknown length once.
         copied_bytes: bytes that move only because memory could not be shared; loops of unknown length once.
     """
@@ -67,8 +72,9 @@ class ProgramText:
     text: str
     functions: dict[str, TaskFunction]
     consts: list[ir.Constant] = field(default_factory=list)
-    callbacks: list[tuple[ir.HostFunction, tuple[ir.ArrayType, ...]]] = field(default_factory=list)
+    callbacks: list[HostEntry] = field(default_factory=list)
     timed: list[Timed] = field(default_factory=list)
+    is_bounded: bool = True
     cost_ns: float = 0.0
     copied_bytes: float = 0.0
 
@@ -97,6 +103,7 @@ class _Program:
         self.num_slots = len(block.params) + len(block.results) + 1
         self._collect(block)
         self.counters = self.num_slots + len(self.const_numbers) + len(self.result.callbacks)
+        self.interruption = self.counters + 1
         main = self.block(block, plan)
         self.result.cost_ns, self.result.copied_bytes = main.cost_ns, main.copied_bytes
         arena = len(block.params) + len(block.results)
@@ -125,7 +132,7 @@ class _Program:
             self.const_numbers.setdefault(constant, len(self.const_numbers))
         for step in block.steps:
             if isinstance(step, HostCall):
-                entry = (step.function, tuple(v.type for v in step.reads))
+                entry = _host_entry(step)
                 if entry not in self.result.callbacks:
                     self.result.callbacks.append(entry)
             for inner in _blocks(step):
@@ -137,8 +144,7 @@ class _Program:
 
     def callback_slot(self, step: HostCall) -> int:
         """Entry of the table for a host callback."""
-        entry = (step.function, tuple(v.type for v in step.reads))
-        return self.num_slots + len(self.const_numbers) + self.result.callbacks.index(entry)
+        return self.num_slots + len(self.const_numbers) + self.result.callbacks.index(_host_entry(step))
 
     def function(self, task: TaskFunction) -> str:
         """Symbol of a task function, noted for linking."""
@@ -161,6 +167,10 @@ class _Written:
     name: str
     cost_ns: float
     copied_bytes: float
+
+
+def _host_entry(step: HostCall) -> HostEntry:
+    return (step.function, tuple(v.type for v in step.reads), tuple(v.type for v in step.writes))
 
 
 def _blocks(step: Step) -> Sequence[Block]:
@@ -354,6 +364,7 @@ class _BlockWriter:
             self._slice(frame, len(params) + i, y, place, results[i].type.nbytes)
         status = self._let(f"call i32 @{body}(ptr %pool, ptr %table, ptr {frame}, ptr {arena})")
         self._stop_if_failed(status)
+        self._stop_if_interrupted()
         self._do(f"br label %{index}.latch")
         self._label(f"{index}.latch")
         self._do(f"%{index}.next = add i64 %{index}, 1")
@@ -369,6 +380,7 @@ class _BlockWriter:
         self, step: Loop, number: int, frame: str, arena: str, body: str, pointers: Sequence[str]
     ) -> None:
         assert step.condition is not None
+        self.program.result.is_bounded = False
         name = self._inner(step.condition, self.plan.inner[number][0])
         flag = f"%{self._fresh()}"
         self.lines.insert(0, f"  {flag} = alloca i8, align 8")
@@ -384,8 +396,14 @@ class _BlockWriter:
         self._do(f"br i1 {self._let(f'icmp ne i8 {value}, 0')}, label %{inside}, label %{after}")
         self._label(inside)
         self._stop_if_failed(self._let(f"call i32 @{body}(ptr %pool, ptr %table, ptr {frame}, ptr {arena})"))
+        self._stop_if_interrupted()
         self._do(f"br label %{head}")
         self._label(after)
+
+    def _stop_if_interrupted(self) -> None:
+        """End the program when another thread has set the flag: one load per step, which is in the cache."""
+        flag = self._slot("%table", self.program.interruption)
+        self._stop_if_failed(self._let(f"load volatile i32, ptr {flag}, align 4"))
 
     def _stop_if_failed(self, status: str) -> None:
         fine, failed = self._fresh(), self._fresh()
@@ -418,7 +436,8 @@ class _BlockWriter:
         self._label(after)
 
     def _host_call(self, step: HostCall) -> None:
-        self.num_args = max(self.num_args, len(step.reads))
-        self._fill("%args", [self._of(v) for v in step.reads])
+        operands = (*step.reads, *step.writes)
+        self.num_args = max(self.num_args, len(operands))
+        self._fill("%args", [self._of(v) for v in operands])
         callback = self._slot("%table", self.program.callback_slot(step))
         self._stop_if_failed(self._let(f"call i32 {callback}(ptr %args)"))

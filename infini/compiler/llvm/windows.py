@@ -1,4 +1,5 @@
-"""Native code of gather and the scatters: windows of an array at run-time starts, and the dense array of them.
+"""Native code of gather and the scatters: windows of an array at run-time starts, and the dense array of
+them.
 
 Window dimensions that come before the places in the dense array are the outer loops, so it is read or written
 in its own order. A scatter is cut into tasks where windows cannot meet, so results depend neither on threads

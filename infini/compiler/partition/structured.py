@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from infini.compiler.partition import placement as p
 from infini.compiler.partition.local import Block, Local, structured
 from infini.compiler.partition.placement import Axes, Dims, Placement
-from infini.core import primitive, trace
-from infini.core.ir import Equation, Program, Var
+from infini.core import dtypes, primitive, trace
+from infini.core.ir import ArrayType, Equation, Program, Var
 from infini.core.value import Value
+from infini.lax import families
 from infini.lax.cond import cond_p, unify_captures
 
 
@@ -42,20 +45,43 @@ def _shard_map(block: Block, equation: Equation) -> list[Local]:
 
 
 @structured("debug_callback")
+@structured("io_callback")
 def _host_call(block: Block, equation: Equation) -> list[Local]:
-    """The host is called once, by the first device."""
+    """The host is called once, by the first device; the others get its results."""
     operands = [block.operand(v, p.whole(v.type.ndim), (), equation.op.name) for v in equation.inputs]
     mesh, types = block.mover.mesh, [x.type for x in operands]
 
     def call(*args: Value) -> Sequence[Value]:
-        return trace.bind_attrs(equation.op, args, equation.attrs)
+        return [_summable(x) for x in trace.bind_attrs(equation.op, args, equation.attrs)]
 
-    bodies = (trace.stage(lambda *args: (), types).program, trace.stage(call, types).program)
+    def rest(*args: Value) -> Sequence[Value]:
+        return [families.zeros(_summable_type(v.type)) for v in equation.outputs]
+
+    bodies = (trace.stage(rest, types).program, trace.stage(call, types).program)
     index = block.mover.axis_index(mesh.axis_names)
     is_first = trace.bind1(primitive.by_name("eq"), index, trace.as_value(0))
-    number = trace.bind1(primitive.by_name("convert_element_type"), is_first, new_dtype=index.dtype)
-    trace.bind(cond_p, number, *operands, branches=bodies)
-    return []
+    number = _converted(is_first, index.dtype)
+    found = trace.bind(cond_p, number, *operands, branches=bodies)
+    results = []
+    for value, var in zip(found, equation.outputs, strict=True):
+        dims = p.whole(var.type.ndim)
+        total = block.mover.reshard(value, Placement(dims, mesh.axis_names), dims, equation.op.name)
+        results.append(Local(_converted(total, var.type.dtype), Placement(dims)))
+    return results
+
+
+def _summable_type(type_: ArrayType) -> ArrayType:
+    return type_.update(dtype=dtypes.int32) if type_.dtype == dtypes.bool_ else type_
+
+
+def _summable(x: Value) -> Value:
+    return _converted(x, _summable_type(x.type).dtype)
+
+
+def _converted(x: Value, dtype: np.dtype) -> Value:
+    if x.dtype == dtype:
+        return x
+    return trace.bind1(primitive.by_name("convert_element_type"), x, new_dtype=dtype)
 
 
 def stage_body(

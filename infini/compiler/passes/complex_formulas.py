@@ -215,14 +215,21 @@ def less(x: Pair, y: Pair) -> Value:
     return apply("or", apply("lt", x.re, y.re), tied)
 
 
+def has_nan(x: Pair) -> Value:
+    """a part is not a number"""
+    return apply("or", _is_nan(x.re), _is_nan(x.im))
+
+
 def maximum(x: Pair, y: Pair) -> Pair:
-    """the later of two in lexicographic order"""
-    return _either(less(x, y), y, x)
+    """the later of two in lexicographic order; a number with a NaN wins, the first of two"""
+    later = apply("or", less(x, y), apply("and", has_nan(y), apply("not", has_nan(x))))
+    return _either(later, y, x)
 
 
 def minimum(x: Pair, y: Pair) -> Pair:
-    """the earlier of two in lexicographic order"""
-    return _either(less(y, x), y, x)
+    """the earlier of two in lexicographic order; a number with a NaN wins, the first of two"""
+    earlier = apply("or", less(y, x), apply("and", has_nan(y), apply("not", has_nan(x))))
+    return _either(earlier, y, x)
 
 
 # --- exponentials and roots ------------------------------------------------------------------------
@@ -300,13 +307,29 @@ def logistic(x: Pair) -> Pair:
     return reciprocal(add(exp(neg(x)), _number(1.0, x)))
 
 
-def power(x: Pair, y: Pair) -> Pair:
+def power(x: Part, y: Part) -> Pair:
     """e^(y log x); 0 to a power with a positive real part is 0, and x to the power 0 is 1"""
+    x, y = _as_pair(x, y), _as_pair(y, x)
     found = exp(mul(y, log(x)))
     base_is_zero = equal(x, _number(0.0, x))
     zero = _either(apply("gt", y.re, 0.0), _number(0.0, found), found)
     found = _either(base_is_zero, _shaped(zero, found), found)
     return _either(equal(y, _number(0.0, y)), _number(1.0, found), found)
+
+
+def _as_pair(x: Part, like: Part) -> Pair:
+    """A real operand of an operation that takes both kinds, in the dtype of the other's parts."""
+    if isinstance(x, Pair):
+        return x
+    assert isinstance(like, Pair)
+    found = convert(x, new_dtype=like.dtype)
+    assert isinstance(found, Pair)
+    return found
+
+
+def atan2(y: Pair, x: Pair) -> Pair:
+    """-i log((x + i y) / sqrt(x^2 + y^2))"""
+    return over_i(log(div(add(x, times_i(y)), sqrt(add(square(x), square(y))))))
 
 
 def _shaped(x: Pair, like: Pair) -> Pair:
@@ -397,11 +420,21 @@ def acosh(x: Pair) -> Pair:
 
 
 def atanh(x: Pair) -> Pair:
-    """half of log1p(4 re / ((1 - re)^2 + im^2)) / 2, and half the angle of (1 - re^2 - im^2, 2 im)"""
-    gap = _sub(1.0, x.re)
-    re = _mul(apply("log1p", _div(_mul(x.re, 4.0), _add(_square(gap), _square(x.im)))), 0.25)
-    across = _sub(_mul(gap, _add(x.re, 1.0)), _square(x.im))
-    return Pair(re, _mul(apply("atan2", _mul(x.im, 2.0), across), 0.5))
+    """log1p(4 |re| / ((1 - |re|)^2 + im^2)) / 4 with the sign of re, and half the angle of (1 - |x|^2, 2 im);
+    close to 1 the square of the distance would vanish, and log(4 |re|) / 4 - log(distance) / 2 is as exact
+    """
+    size = apply("abs", x.re)
+    gap = _sub(1.0, size)
+    distance = modulus(Pair(gap, x.im))
+    is_close = apply("lt", distance, 1e-4 if x.re.dtype == dtypes.float32 else 1e-9)
+    far = _mul(apply("log1p", _div(_mul(size, 4.0), _add(_square(gap), _square(x.im)))), 0.25)
+    quarter = _mul(apply("log", _where(is_close, _mul(size, 4.0), 1.0)), 0.25)
+    close = _sub(quarter, _mul(apply("log", distance), 0.5))
+    across = _sub(_mul(gap, _add(size, 1.0)), _square(x.im))
+    return Pair(
+        _copy_sign(_where(is_close, close, far), x.re),
+        _mul(apply("atan2", _mul(x.im, 2.0), across), 0.5),
+    )
 
 
 def atan(x: Pair) -> Pair:
@@ -463,6 +496,7 @@ FORMULAS: Final[dict[str, Callable[..., Any]]] = {  # Any: a pair or a real arra
     "asin": asin,
     "asinh": asinh,
     "atan": atan,
+    "atan2": atan2,
     "atanh": atanh,
     "complex": _complex,
     "conj": _conj_any,

@@ -7,7 +7,6 @@ ones follow `complex_formulas`, contractions multiply parts, and the rest is tak
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -33,13 +32,6 @@ BILINEAR: Final = frozenset({"conv", "dot", "ragged_dot"})
 WHOLE: Final = frozenset(
     {"debug_callback", "pure_callback", "io_callback", "view_as_real", "view_as_complex"}
 )
-# Folds of neighbours by a function of pairs.
-FOLDS: Final[dict[str, Callable[[Pair, Pair], Pair]]] = {
-    "reduce_prod": c.mul, "reduce_max": c.maximum, "reduce_min": c.minimum
-}  # fmt: skip
-SCANS: Final[dict[str, Callable[[Pair, Pair], Pair]]] = {
-    "cumprod": c.mul, "cummax": c.maximum, "cummin": c.minimum
-}  # fmt: skip
 
 
 def split_complex(program: Program) -> Program:
@@ -206,78 +198,10 @@ def _sort(operands: Sequence[Part], attrs: Attrs) -> list[Part]:
     return [Pair(next(results), next(results)) if isinstance(x, Pair) else next(results) for x in operands]
 
 
-def _fold(combine: Callable[[Pair, Pair], Pair], operands: Sequence[Part], attrs: Attrs) -> list[Part]:
-    """A reduction as a tree over halves of the axes joined into one at the front."""
-    (x,) = operands
-    assert isinstance(x, Pair)
-    axes = sorted(a + len(x.shape) for a in attrs["axes"])
-    kept = [a for a in range(len(x.shape)) if a not in axes]
-    order = tuple(a - len(x.shape) for a in (*axes, *kept))
-    length = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
-    shape = (length, *(x.shape[a] for a in kept))
-    x = _each(
-        lambda p: _reshaped(trace.bind1(primitive.by_name("transpose"), p, permutation=order), shape), x
-    )
-    if length == 0:
-        one = families.full(ArrayType(shape[1:], x.re.dtype), 1.0)
-        return [Pair(one, families.zeros(one.type))]
-    while x.shape[0] > 1:
-        half = x.shape[0] // 2
-        folded = combine(_rows(x, 0, half), _rows(x, half, 2 * half))
-        x = _stacked(folded, _rows(x, 2 * half, x.shape[0])) if x.shape[0] % 2 else folded
-    return [_each(lambda p: _reshaped(p, p.shape[1:]), x)]
-
-
-def _scan_along(combine: Callable[[Pair, Pair], Pair], operands: Sequence[Part], attrs: Attrs) -> list[Part]:
-    """A cumulative operation in log steps: each element takes in the one 1, 2, 4, ... places before it."""
-    (x,) = operands
-    assert isinstance(x, Pair)
-    axis, length = attrs["axis"], x.shape[attrs["axis"]]
-    order = (axis, *(a for a in range(-len(x.shape), 0) if a != axis))
-    back = tuple(int(i) - len(order) for i in np.argsort([a + len(order) for a in order]))
-    x = _each(lambda p: trace.bind1(primitive.by_name("transpose"), p, permutation=order), x)
-    flip = functools.partial(trace.bind1, primitive.by_name("rev"), axes=(-len(order),))
-    x = _each(flip, x) if attrs["reverse"] else x
-    step = 1
-    while step < length:
-        moved = combine(_rows(x, 0, length - step), _rows(x, step, length))
-        x, step = _stacked(_rows(x, 0, step), moved), 2 * step
-    x = _each(flip, x) if attrs["reverse"] else x
-    return [_each(lambda p: trace.bind1(primitive.by_name("transpose"), p, permutation=back), x)]
-
-
-def _each(change: Callable[[Value], Value], x: Pair) -> Pair:
-    return Pair(change(x.re), change(x.im))
-
-
-def _reshaped(x: Value, shape: ir.Shape) -> Value:
-    return trace.bind1(primitive.by_name("reshape"), x, shape=shape, ndim=x.ndim)
-
-
-def _rows(x: Pair, start: int, stop: int) -> Pair:
-    def cut(p: Value) -> Value:
-        rest = p.shape[1:]
-        return trace.bind1(
-            primitive.by_name("slice"), p, start=(start, *(0 for _ in rest)), limit=(stop, *rest),
-            strides=(1,) * p.ndim,
-        )  # fmt: skip
-
-    return _each(cut, x)
-
-
-def _stacked(x: Pair, y: Pair) -> Pair:
-    def joined(a: Value, b: Value) -> Value:
-        return trace.bind1(primitive.by_name("concatenate"), a, b, axis=-a.ndim)
-
-    return Pair(joined(x.re, y.re), joined(x.im, y.im))
-
-
 RULES: Final[dict[str, Callable[[Sequence[Part], Attrs], Sequence[Part]]]] = {
     "gather": _gather,
     "iota": _iota,
     "sort": _sort,
-    **{name: functools.partial(_fold, combine) for name, combine in FOLDS.items()},
-    **{name: functools.partial(_scan_along, combine) for name, combine in SCANS.items()},
 }
 
 

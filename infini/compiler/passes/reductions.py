@@ -116,9 +116,7 @@ def _long_position(match: Match) -> Var | None:
     line = match.emit("iota", shape=shape, dimension=place, dtype=dtypes.int32)
     kept = tuple(d - len(shape) for d in range(len(shape)) if d != place)
     repeated = match.emit("broadcast_in_dim", chosen, shape=shape, dims=kept)
-    nothing = match.emit(
-        "broadcast_in_dim", match.literal(np.asarray(-1, np.int32)), shape=shape, dims=()
-    )
+    nothing = match.emit("broadcast_in_dim", match.literal(np.asarray(-1, np.int32)), shape=shape, dims=())
     masked = match.emit("select_n", match.emit("eq", line, repeated), nothing, inside)
     within = match.emit("reduce_max", masked, axes=(axis,))
     start = match.emit("mul", chosen, match.literal(np.asarray(size, np.int32)))

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from infini.compiler.triton import access, scalar
+from infini.compiler.triton import access, scalar, small_floats
 from infini.compiler.triton.source import language_name, literal, padded
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
 from infini.core import dtypes, errors, ir, primitive, trace
@@ -78,14 +78,14 @@ class Body:
 
     def constant(self, constant: ir.Constant) -> Tile:
         """A constant: a typed number, repeated over the shape, or chosen by position."""
-        type_, name = constant.type, scalar.storage_name(constant.type.dtype)
+        type_, name = constant.type, small_floats.storage_name(constant.type.dtype)
         numbers = constant.array.reshape(-1).astype(_host_dtype(type_.dtype))
         shape = list(padded(type_.shape)) if type_.shape else "()"
         if constant.is_scalar:
             if scalar.is_wide(type_.dtype):
                 return Tile(f"tl.full({shape}, {literal(numbers[0].item(), type_.dtype)}, {name})", type_)
             wide = f"tl.full({shape}, {literal(numbers[0].item(), type_.dtype)}, tl.float32)"
-            return Tile(scalar.narrowed(wide, type_.dtype), type_, wide=wide)
+            return Tile(small_floats.narrowed(wide, type_.dtype), type_, wide=wide)
         compute = name if scalar.is_wide(type_.dtype) else "tl.float32"
         lanes = [access.lane(padded(type_.shape), i) for i in range(type_.ndim)]
         weights = access.c_strides(type_.shape)
@@ -101,11 +101,11 @@ class Body:
         """Expression of a value as arithmetic takes it: small floats in float32."""
         if scalar.is_wide(tile.type.dtype):
             return tile.name
-        return tile.wide or scalar.widened(tile.name, tile.type.dtype)
+        return tile.wide or small_floats.widened(tile.name, tile.type.dtype)
 
     def rounded(self, text: str, type_: ArrayType, *, padding: float | None = None) -> Tile:
         """Name a result that was computed in float32 if its dtype is a small float."""
-        result = text if scalar.is_wide(type_.dtype) else scalar.narrowed(text, type_.dtype)
+        result = text if scalar.is_wide(type_.dtype) else small_floats.narrowed(text, type_.dtype)
         return self.writer.tile(result, type_, padding=padding)
 
     def filled(self, tile: Tile, axes: Sequence[int], value: Any) -> str:  # Any: a number of the tile's dtype

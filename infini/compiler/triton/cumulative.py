@@ -235,5 +235,6 @@ class _Writer:
         text.line(f"other = tl.arange(0, {blocks})")
         for part, neutral in enumerate(self.neutral):
             place = self._total_place("other[:, None]", part, "[None, :]")
-            text.line(f"e{part} = tl.load({place}, mask=(other < block)[:, None], other={neutral})")
-        text.line(f"{', '.join(self.state)} = {self._reduced(self._elements(), 0)}")
+            text.line(f"b{part} = tl.load({place}, mask=(other < block)[:, None], other={neutral})")
+        found = [f"b{part}" for part in range(len(self.state))]
+        text.line(f"{', '.join(self.state)} = {self._reduced(found, 0)}")

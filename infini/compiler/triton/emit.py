@@ -15,7 +15,8 @@ import numpy as np
 
 from infini.compiler.triton import access as access_, body as body_, products, reductions, shapes, streaming
 from infini.compiler.triton.access import Place, Tail
-from infini.compiler.triton.scalar import HELPERS, storage_name
+from infini.compiler.triton.scalar import HELPERS
+from infini.compiler.triton.small_floats import storage_name
 from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, literal
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
 from infini.core import dtypes, errors, ir

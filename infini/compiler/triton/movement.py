@@ -127,8 +127,8 @@ def gather(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]
 
 
 def scatter(name: str) -> Callable[[Sequence[ArrayType], Attrs], tuple[TritonSource, ...]]:
-    """Sources of the scatter `name`. Which of several writes to one place stays is unspecified, as is the order
-    in which they combine.
+    """Sources of the scatter `name`. Which of several writes to one place stays is unspecified, as is the
+    order in which they combine.
     """
     combine = KINDS[name].combine
 

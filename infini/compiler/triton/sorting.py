@@ -44,7 +44,7 @@ def scratch_bytes(types: Sequence[ArrayType], attrs: Attrs) -> int:
         return 0
     rows = math.prod(types[0].shape[:-1])
     wide = _wide([t.dtype for t in types[: attrs["num_keys"]]])
-    return rows * (4 * length + _VALUES * -(-length // TILE)) * wide.itemsize
+    return (rows * (4 * length + _VALUES * -(-length // TILE)) + 2) * wide.itemsize
 
 
 def _wide(keys: Sequence[np.dtype]) -> np.dtype:
@@ -149,17 +149,22 @@ def _write_exchange(text: FunctionText, names: Sequence[str], size: int, distanc
 def _by_digits(types: Sequence[ArrayType], keys: Sequence[np.dtype]) -> tuple[TritonSource, ...]:
     """Functions that sort by one key after the other, from the last to the first."""
     writer = _Digits(types, _wide(keys))
-    sources = []
+    step = (writer.count(), writer.offsets(), writer.move())
+    sources: list[TritonSource] = []
     for number in reversed(range(len(keys))):
         sources.append(writer.load(number, keys[number], is_first=number == len(keys) - 1))
-        for digit in range(8 * keys[number].itemsize // _DIGIT):
-            sources += [writer.count(digit), writer.offsets(), writer.move(digit)]
+        # An even number of steps: what was sorted is in the first copies again.
+        sources += step * (8 * keys[number].itemsize // _DIGIT)
     return (*sources, writer.gather())
 
 
 class _Digits:
-    """Writes the functions. Scratch memory holds keys twice, places twice, and the counts, all in the dtype
-    of the keys: for each row and value of a digit one count per block."""
+    """Writes the functions. Scratch memory holds keys twice, places twice, the counts (for each row and value
+    of a digit one per block), and the number of the digit twice, all in the dtype of the keys.
+
+    The number is in memory so that every step runs the same code: `count` reads the first, `offsets` copies
+    it to the second, which `move` reads, and counts on.
+    """
 
     def __init__(self, types: Sequence[ArrayType], wide: np.dtype) -> None:
         self.types, self.wide = types, wide
@@ -169,13 +174,17 @@ class _Digits:
         self.blocks = -(-self.length // TILE)
         self.scratch = ("scratch", ArrayType((1,), wide))
 
-    def _region(self, number: int, copy: int) -> str:
+    def _region(self, number: int, copy: int | str) -> str:
         """Where keys (0) or places (1) are, or their second copies."""
-        return f"scratch + {(2 * number + copy) * self.size}"
+        moved = copy * self.size if isinstance(copy, int) else f"{copy} * {self.size}"
+        return f"scratch + {2 * number * self.size} + {moved}"
 
     @property
     def _counts(self) -> str:
         return f"scratch + {4 * self.size}"
+
+    def _digit_number(self, copy: int) -> str:
+        return f"scratch + {4 * self.size + self.rows * _VALUES * self.blocks + copy}"
 
     def _elements(self) -> FunctionText:
         """A function over all elements: `i`, `inside`, and the start of the row of each."""
@@ -207,20 +216,24 @@ class _Digits:
         loaded = f"tl.load(x{number} + start + place, mask=inside, other=0).to({name})"
         _write_key(text, "key", loaded, dtype, self.wide)
         text.line(f"tl.store({self._region(0, 0)} + i, key, mask=inside)")
+        text.line(f"tl.store({self._digit_number(0)}, tl.full((), 0, {name}))")
         parameters = [(f"x{number}", self.types[number]), self.scratch]
         return text.source("sort_load", parameters, -(-self.size // TILE))
 
-    def _write_digits(self, text: FunctionText, digit: int) -> None:
-        """The digit of each element, and for each value of it whether it is that."""
-        text.line(f"key = tl.load({self._region(0, digit % 2)} + i, mask=inside, other=0)")
-        text.line(f"digit = ((key >> {digit * _DIGIT}) & {_VALUES - 1}).to(tl.int32)")
+    def _write_digits(self, text: FunctionText, copy: int) -> None:
+        """The digit of each element, and for each value of it whether it is that. Keys are in the first or
+        the second copy, `side`."""
+        text.line(f"number = tl.load({self._digit_number(copy)})")
+        text.line("side = (number & 1).to(tl.int64)")
+        text.line(f"key = tl.load({self._region(0, 'side')} + i, mask=inside, other=0)")
+        text.line(f"digit = ((key >> (number * {_DIGIT})) & {_VALUES - 1}).to(tl.int32)")
         text.line(f"is_value = (digit[:, None] == tl.arange(0, {_VALUES})[None, :]) & inside[:, None]")
         text.line("is_value = is_value.to(tl.int32)")
 
-    def count(self, digit: int) -> TritonSource:
+    def count(self) -> TritonSource:
         """How often each value of a digit occurs in each block."""
         text = self._row_blocks()
-        self._write_digits(text, digit)
+        self._write_digits(text, 0)
         text.line(f"counts = tl.sum(is_value, 0).to({language_name(self.wide)})")
         text.line(f"at = (row * {_VALUES} + tl.arange(0, {_VALUES})) * {self.blocks} + block")
         text.line(f"tl.store({self._counts} + at, counts)")
@@ -239,19 +252,23 @@ class _Digits:
             text.line(f"sums = tl.cumsum(found, 0).to({name})")
             text.line(f"tl.store(at, before + sums - found, mask=place < {count})")
             text.line(f"before += tl.sum(found, 0).to({name})")
+        with text.block("if row == 0:"):
+            text.line(f"number = tl.load({self._digit_number(0)})")
+            text.line(f"tl.store({self._digit_number(1)}, number)")
+            text.line(f"tl.store({self._digit_number(0)}, (number + 1).to({name}))")
         return text.source("sort_offsets", [self.scratch], self.rows)
 
-    def move(self, digit: int) -> TritonSource:
+    def move(self) -> TritonSource:
         """Every key and place to where its digit says, in the order they have."""
-        text, source, target = self._row_blocks(), digit % 2, 1 - digit % 2
-        self._write_digits(text, digit)
+        text = self._row_blocks()
+        self._write_digits(text, 1)
         text.line("rank = tl.sum(tl.cumsum(is_value, 0) * is_value, 1) - 1")
         text.line(f"at = (row * {_VALUES} + digit) * {self.blocks} + block")
         text.line(f"first = tl.load({self._counts} + at, mask=inside, other=0).to(tl.int64)")
         text.line(f"to = row * {self.length} + first + rank")
-        text.line(f"tl.store({self._region(0, target)} + to, key, mask=inside)")
-        text.line(f"number = tl.load({self._region(1, source)} + i, mask=inside, other=0)")
-        text.line(f"tl.store({self._region(1, target)} + to, number, mask=inside)")
+        text.line(f"tl.store({self._region(0, '(1 - side)')} + to, key, mask=inside)")
+        text.line(f"place = tl.load({self._region(1, 'side')} + i, mask=inside, other=0)")
+        text.line(f"tl.store({self._region(1, '(1 - side)')} + to, place, mask=inside)")
         return text.source("sort_move", [self.scratch], self.rows * self.blocks)
 
     def gather(self) -> TritonSource:

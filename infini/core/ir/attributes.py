@@ -6,10 +6,11 @@ with `attribute`.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -73,6 +74,12 @@ def _is_same(one: object, other: object) -> bool:
 
 
 _ATTRIBUTE_CLASSES: dict[str, type] = {}
+# Classes of attributes that `import infini` does not load, as `core.primitive` has for operations.
+_DECLARED_LATER: Final = {
+    "Access": "infini.tile.program",
+    "Check": "infini.transforms.check_operation",
+    "Kernel": "infini.tile.program",
+}
 _PLAIN: set[type] = {type(None), bool, int, float, complex, str, ArrayType, primitive.Primitive}
 
 
@@ -105,6 +112,8 @@ def attribute_class(name: str) -> type:
     Raises:
         ParseError: there is none.
     """
+    if name not in _ATTRIBUTE_CLASSES and name in _DECLARED_LATER:
+        importlib.import_module(_DECLARED_LATER[name])
     if name not in _ATTRIBUTE_CLASSES:
         raise errors.ParseError(
             f"there is no attribute class {name!r}", expected=", ".join(sorted(_ATTRIBUTE_CLASSES))
@@ -144,7 +153,7 @@ NO_ATTRS = Attrs({})
 
 
 @attribute
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class HostFunction:
     """A Python function that a program calls; `name` for people, `id` for the table in `core.host`
     (design 4a.3).

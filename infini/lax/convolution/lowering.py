@@ -7,6 +7,7 @@ contracted but the kernel's own places, are sums of shifted products that one ke
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,13 +16,16 @@ from typing import Any, Final
 from infini.core import trace
 from infini.core.ir import ArrayType
 from infini.core.value import Value
-from infini.lax import contraction, elementwise as e, families, reduction, view
+from infini.lax import calls, contraction, elementwise as e, families, reduction, view
 from infini.lax.convolution import holes, parts, spec as spec_
 from infini.lax.convolution.plain import Convolution, fresh, without_loops
+from infini.lax.convolution.spec import Spec
 from infini.lax.windows import unfolding
 
-PATCH_BYTES: Final = 64 << 20  # of patches at a time
+PATCH_BYTES: Final = 32 << 20  # of patches at a time
 MAX_PLACES: Final = 64  # places of a kernel that are written out one by one
+FEW: Final = 16  # places that may each ask whether they lie in the padding
+NARROW: Final = 16  # features of a group that are too few for a product of matrices along them
 MAX_MULTIPLIER: Final = 4  # results per feature of a depthwise convolution computed by shifted products
 
 
@@ -43,10 +47,36 @@ def compute(conv: Convolution) -> Value:
             return _shifted_products(conv)
     elif conv.size(conv.of_image) == conv.size(conv.of_kernel) == 1 and 1 < conv.count <= MAX_PLACES:
         return _sums_of_products(conv)
+    if _has_narrow_groups(conv):
+        return _spatial_last(conv)
     patches = _Patches(conv)
     if patches.nbytes <= PATCH_BYTES:
         return patches.contracted()
     return parts.in_parts(conv, -(-patches.nbytes // PATCH_BYTES), compute)
+
+
+# --- groups -------------------------------------------------------------------------------------------
+
+
+def _has_narrow_groups(conv: Convolution) -> bool:
+    """Whether the image is contiguous along features, of which each group has only a few."""
+    letters = conv.spec.lhs
+    has_groups = conv.size(conv.spec.groups) > 1 and conv.spec.rank > 0
+    narrow = min(conv.size(conv.of_kernel), conv.size(conv.spec.contracted))
+    return has_groups and not letters[-1].isdigit() and narrow < NARROW
+
+
+def _spatial_last(conv: Convolution) -> Value:
+    """The same with spatial dimensions last, along which products of few features are still long."""
+    spec = conv.spec
+    lhs, out = (
+        "".join(sorted(part, key=lambda c: (c.isdigit(), part.index(c)))) for part in (spec.lhs, spec.out)
+    )
+    moved = view.transpose(conv.x, [spec.lhs.index(c) for c in lhs])
+    # Patches are read from the array in its new order, not through it from the old one.
+    image = calls.optimization_barrier(moved)
+    found = compute(dataclasses.replace(conv, x=image, spec=Spec(lhs, spec.rhs, out)))
+    return view.transpose(calls.optimization_barrier(found), [out.index(c) for c in spec.out])
 
 
 # --- depthwise ---------------------------------------------------------------------------------------
@@ -77,10 +107,16 @@ def _without(x: Value, letters: str, gone: str) -> tuple[Value, str]:
     return view.reshape(x, [x.shape[i] for i in kept]), "".join(letters[i] for i in kept)
 
 
+def _image(conv: Convolution, *, is_stored: bool) -> Value:
+    """The image with its padding; an array of its own where places would meet bounds too often."""
+    found = conv.padded()
+    return calls.optimization_barrier(found) if is_stored and found is not conv.x else found
+
+
 def _shifted_products(conv: Convolution) -> Value:
     """A sum over the places of the kernel, element by element."""
     spec, wide = conv.spec, conv.accumulator
-    image = e.convert_element_type(conv.padded(), wide)
+    image = e.convert_element_type(_image(conv, is_stored=conv.window > FEW), wide)
     kernel = e.convert_element_type(conv.w, wide)
     total: Value | None = None
     for place in itertools.product(*(range(line.window) for line in conv.lines)):
@@ -97,7 +133,7 @@ def _shifted_products(conv: Convolution) -> Value:
 def _sums_of_products(conv: Convolution) -> Value:
     """One sum for each place of the result: the gradient of a depthwise kernel."""
     spec, wide = conv.spec, conv.accumulator
-    image = e.convert_element_type(conv.padded(), wide)
+    image = e.convert_element_type(_image(conv, is_stored=conv.count > FEW), wide)
     kernel = e.convert_element_type(conv.w, wide)
     order = spec.lhs
     unit = conv.of_image + conv.of_kernel
@@ -152,16 +188,23 @@ class _Patches:
         out = "".join(self.positions[int(c)] if c.isdigit() else c for c in spec.out)
         out = "".join(c for c in out if c in letters + rhs)
         summed, left = self._order(letters, rhs, out)
-        right = self._kernel_order(rhs, summed)
-        x, left = self._merged(patches, letters, left, summed)
-        w, right = self._merged(kernel, rhs, right, summed)
+        free = "".join(c for c in out if c not in letters)
+        right = self._kernel_order(rhs, summed, free)
+        x, left = self._merged(patches, letters, left, summed, self.joint)
+        w, right = self._merged(kernel, rhs, right, summed, self.joint)
+        if free in out:
+            # Features side by side are one dimension of a product of matrices.
+            w, right = self._merged(w, right, right, free, free[:1])
+            out = out.replace(free[1:], "") if len(free) > 1 else out
         found = trace.bind1(contraction.dot_p, x, w, spec=f"{left},{right}->{out}", dtype=conv.dtype)
         return view.reshape(found, conv.shape)
 
     def _patches(self) -> tuple[Value, str]:
         """Windows and the letters of their dimensions."""
         conv = self.conv
-        image = conv.padded()
+        # Few features side by side are read together with the places of a window, but not across padding.
+        is_narrow = not conv.spec.lhs[-1].isdigit() and conv.x.shape[-1] < NARROW
+        image = _image(conv, is_stored=is_narrow)
         letters = list(conv.spec.lhs)
         start, limit, strides = [0] * image.ndim, list(image.shape), [1] * image.ndim
         overlapping = []
@@ -211,18 +254,17 @@ class _Patches:
         summed = "".join(c for c in summed if c not in tail) + tail
         return summed, groups + free + summed
 
-    def _kernel_order(self, rhs: str, summed: str) -> str:
+    def _kernel_order(self, rhs: str, summed: str, free: str) -> str:
         """Letters of the kernel with the contracted ones side by side, the last one staying last."""
-        groups = "".join(c for c in rhs if c not in summed and c in self.conv.spec.lhs)
-        free = "".join(c for c in rhs if c not in summed and c not in groups)
+        groups = "".join(c for c in rhs if c not in summed and c not in free)
         return groups + (free + summed if rhs[-1:] in summed else summed + free)
 
-    def _merged(self, x: Value, letters: str, order: str, summed: str) -> tuple[Value, str]:
-        """An array in an order, its contracted dimensions joined into one."""
+    def _merged(self, x: Value, letters: str, order: str, run: str, name: str) -> tuple[Value, str]:
+        """An array in an order, with a run of its dimensions joined into one."""
         x = view.transpose(x, [letters.index(c) for c in order])
-        at = order.index(summed[0]) if summed else 0
-        size = families.prod([self.sizes[c] for c in summed])
-        after = at + len(summed)
-        joint = self.joint if summed else ""
-        shape = (*x.shape[:at], *((size,) if summed else ()), *x.shape[after:])
-        return view.reshape(x, shape), order[:at] + joint + order[after:]
+        if not run:
+            return x, order
+        at = order.index(run)
+        after = at + len(run)
+        shape = (*x.shape[:at], families.prod(x.shape[at:after]), *x.shape[after:])
+        return view.reshape(x, shape), order[:at] + name + order[after:]

@@ -140,7 +140,7 @@ def select_n(which: ArrayLike, *cases: ArrayLike) -> Value:
         raise errors.TypeMismatchError(
             "select_n takes at most two cases for a boolean", got=f"{len(cases)}", fix="choose by an integer"
         )
-    values = [trace.as_value(case) for case in t.adapted(*cases)]
+    values = t.adapted(*cases)
     _check_choice(index, values, cases)
     if len(values) == 1:
         return values[0]
@@ -207,7 +207,7 @@ def clamp(min: ArrayLike, x: ArrayLike, max: ArrayLike) -> Value:
         TypeMismatchError: dtypes differ, or a limit has another shape.
     """
     operand = trace.as_value(x)
-    limits = [trace.as_value(v) for v in t.adapted(operand, min, max)[1:]]
+    _, *limits = t.adapted(operand, min, max)
     if any(limit.shape not in ((), operand.shape) for limit in limits):
         raise errors.TypeMismatchError(
             "clamp needs limits that are scalars or of the shape of the operand",

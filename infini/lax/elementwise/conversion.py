@@ -240,9 +240,4 @@ stop_gradient_p: Primitive = elementwise(
 
 def stop_gradient(x: Any) -> Any:  # Any: pytrees
     """The same values, treated as constants by every derivative."""
-    return tree.map(_stopped, x)
-
-
-def _stopped(leaf: ArrayLike) -> Value:
-    operand = trace.as_value(leaf)
-    return trace.bind1(stop_gradient_p, operand) if dtypes.is_inexact(operand.dtype) else operand
+    return tree.map(lambda leaf: trace.bind1(stop_gradient_p, leaf), x)

@@ -28,6 +28,8 @@ NUMERIC: Final = dtypes.NUMERIC
 BITS: Final = dtypes.INTEGERS | {dtypes.bool_}
 ORDERED: Final = REAL | {dtypes.bool_}
 
+_PYTHON: Final = (bool, int, float, complex)
+
 POSITIVE: Final = Span(0.1, 4.0)
 UNIT: Final = Span(-0.95, 0.95)
 # Where functions have their edges, and what these meet in operations of two operands.
@@ -90,20 +92,26 @@ def binary(op: Primitive, x: ArrayLike, y: ArrayLike) -> Value:
 
 def nary(op: Primitive, *operands: ArrayLike) -> Value:
     """As `binary`, for any number of operands."""
-    check_ranks(op.name, *operands)
-    return trace.bind1(op, *adapted(*operands))
+    values = adapted(*operands)
+    check_ranks(op.name, values)
+    return trace.bind1(op, *values)
 
 
-def adapted(*operands: ArrayLike) -> list[ArrayLike]:
-    """Python numbers in the dtype of the first operand that has one, unless that loses their kind."""
-    anchor = next((x for x in operands if not isinstance(x, (bool, int, float, complex))), None)
-    if anchor is None:
-        return list(operands)
-    found = trace.as_value(anchor)
-    return [families.like(x, found) if _is_kept(x, found) else x for x in operands]
+def adapted(*operands: ArrayLike) -> list[Value]:
+    """Operands as values: Python numbers in the dtype of the first operand that has one, unless that loses
+    their kind.
+    """
+    given = [x if type(x) in _PYTHON else trace.as_value(x) for x in operands]
+    anchor = next((x for x in given if isinstance(x, Value)), None)
+    return [
+        families.like(x, anchor) if anchor is not None and _is_kept(x, anchor) else trace.as_value(x)
+        for x in given
+    ]
 
 
 def _is_kept(x: object, anchor: Value) -> bool:
+    if isinstance(x, Value):
+        return True
     if type(x) is int:
         return anchor.dtype != dtypes.bool_
     if type(x) is float:
@@ -111,17 +119,16 @@ def _is_kept(x: object, anchor: Value) -> bool:
     return type(x) is complex and anchor.dtype in COMPLEX
 
 
-def check_ranks(name: str, *operands: ArrayLike) -> None:
+def check_ranks(name: str, operands: Sequence[Value]) -> None:
     """What makes `lax` stricter than the operations: operands have equal ranks, or are scalars.
 
     Raises:
         TypeMismatchError: they have not.
     """
-    types = [trace.as_value(x).type for x in operands if not isinstance(x, (bool, int, float, complex))]
-    if len({t.ndim for t in types if t.ndim}) > 1:
+    if len({x.ndim for x in operands if x.ndim}) > 1:
         raise errors.TypeMismatchError(
             f"lax.{name} needs operands of equal shape",
-            got=", ".join(map(str, types)),
+            got=", ".join(str(x.type) for x in operands),
             expected="equal shapes, or scalars",
             fix=f"use infini.numpy, which broadcasts, or lax.broadcast_in_dim before lax.{name}",
         )

@@ -32,8 +32,8 @@ def scatter_apply(
 
     Args:
         operand: array to copy.
-        scatter_indices: integers; the last dimension holds one number per indexed dimension. `func` is applied
-            as often as a place occurs.
+        scatter_indices: integers; the last dimension holds one number per indexed dimension. `func` is
+            applied as often as a place occurs.
         func: elementwise function of an array; it keeps shape and dtype.
         dimension_numbers: correspondence of dimensions.
         update_shape: shape that updates would have: that of the windows.
@@ -49,7 +49,15 @@ def scatter_apply(
     sizes = dn.slice_sizes(x.shape, shape)
 
     def read(array: Value) -> Value:
-        return gather(array, scatter_indices, dn.as_gather, sizes, unique_indices=unique_indices, mode=chosen)
+        return gather(
+            array,
+            scatter_indices,
+            dn.as_gather,
+            sizes,
+            unique_indices=unique_indices,
+            mode=chosen,
+            fill_value=0,
+        )
 
     def write(op: Callable[..., Value], array: Value, updates: Value) -> Value:
         return op(array, scatter_indices, updates, dn, unique_indices=unique_indices, mode=chosen)

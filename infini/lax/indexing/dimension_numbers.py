@@ -1,4 +1,4 @@
-"""How the dimensions of an array, of the windows taken from it, and of the places of these windows correspond.
+"""How the dimensions of an array, of windows taken from it, and of the places of these windows correspond.
 
 The names and meanings are JAX's, which are those of XLA's Gather and Scatter
 (https://openxla.org/xla/operation_semantics#gather). A scatter writes where the gather of the same numbers
@@ -173,7 +173,7 @@ def check_numbers(
     batching, collapsed = set(dn.operand_batching_dims), set(dn.collapsed_slice_dims)
     if batching & collapsed or batching & set(dn.start_index_map):
         raise _wrong(
-            name, f"batching dimensions {dn.operand_batching_dims} of the operand that are also dropped or indexed",
+            name, f"batching dimensions {dn.operand_batching_dims} that are also dropped or indexed",
             "dimensions that are neither", operand, indices,
         )  # fmt: skip
     if num_batch < 0 or indices.shape[-1] != len(dn.start_index_map):

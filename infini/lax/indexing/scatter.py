@@ -13,14 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from infini.core import dtypes, errors, ir, primitive, trace
+from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, RuleKey
 from infini.core.value import Value
 from infini.lax import cases, families
 from infini.lax.cases import Case, Sample, Span
-from infini.lax.families import bind_scalars, is_linear
-from infini.lax.indexing import one_by_one, places
+from infini.lax.indexing import derivatives, one_by_one, places
 from infini.lax.indexing.dimension_numbers import (
     GatherScatterMode,
     ScatterDimensionNumbers,
@@ -28,7 +27,7 @@ from infini.lax.indexing.dimension_numbers import (
     window_axes,
     window_positions,
 )
-from infini.lax.indexing.gather import gather_p, shifted
+from infini.lax.indexing.gather import shifted
 from infini.lax.places import Reducer
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -146,124 +145,6 @@ def _batch(name: str) -> Any:  # Any: see transforms.batching
     return rule
 
 
-def _read(x: Value, indices: Value, updates: Any, attrs: Any, fill: Any = 0) -> Value:  # Any: attributes
-    """What stands in `x` where the updates go; `fill` where they are dropped for lying outside."""
-    dn: ScatterDimensionNumbers = attrs["dimension_numbers"]
-    mode = attrs["mode"]
-    return trace.bind1(
-        gather_p, x, indices, dimension_numbers=dn.as_gather,
-        slice_sizes=dn.slice_sizes(x.shape, updates.shape), mode=mode,
-        fill_value=fill if mode == "fill" else None, unique_indices=attrs["unique_indices"],
-    )  # fmt: skip
-
-
-def _zeros_for(missing: Any, like: Value) -> Value:  # Any: a tangent or None
-    return families.zeros(like.type) if missing is None else missing
-
-
-# --- derivatives of each ------------------------------------------------------------------------
-
-
-def _jvp_add(primals: Any, tangents: Any, results: Any, **attrs: Any) -> tuple[Value | None]:
-    operand, indices, updates = primals
-    if tangents[0] is None and tangents[2] is None:
-        return (None,)
-    moved = _zeros_for(tangents[0], operand), indices, _zeros_for(tangents[2], updates)
-    return (trace.bind1(scatter_add_p, *moved, **attrs),)
-
-
-def _transpose_add(
-    ct: Value, operand: Any, indices: Any, updates: Any, **attrs: Any
-) -> tuple[Value | None, None, Value | None]:
-    given = _read(ct, indices, updates, attrs) if is_linear(updates) else None
-    return ct if is_linear(operand) else None, None, given
-
-
-def _jvp_set(primals: Any, tangents: Any, results: Any, **attrs: Any) -> tuple[Value | None]:
-    operand, indices, updates = primals
-    if tangents[0] is None and tangents[2] is None:
-        return (None,)
-    g_operand, g_updates = _zeros_for(tangents[0], operand), _zeros_for(tangents[2], updates)
-    if attrs["unique_indices"]:
-        return (trace.bind1(scatter_p, g_operand, indices, g_updates, **attrs),)
-    # Number the updates and scatter the numbers: where one comes back, its update was the last to be written,
-    # and where none arrived the operand shows through. Only those tangents count.
-    op = primitive.by_name
-    numbers = bind_scalars(op("add"), _numbered(updates.shape), 1)
-    nothing = families.zeros(ArrayType(operand.shape, numbers.dtype))
-    written = trace.bind1(scatter_p, nothing, indices, numbers, **attrs)
-    won = trace.bind1(op("eq"), _read(written, indices, updates, attrs), numbers)
-    kept = bind_scalars(op("eq"), written, 0)
-    base = bind_scalars(op("select_n"), kept, families.like(0, g_operand), g_operand)
-    moved = bind_scalars(op("select_n"), won, families.like(0, g_updates), g_updates)
-    return (trace.bind1(scatter_add_p, base, indices, moved, **attrs),)
-
-
-def _numbered(shape: ir.Shape) -> Value:
-    """Consecutive int32 numbers in C order."""
-    count = families.prod(shape)
-    line = trace.bind1(primitive.by_name("iota"), shape=(count,), dimension=0, dtype=dtypes.int32)
-    return trace.bind1(primitive.by_name("reshape"), line, shape=shape, ndim=1)
-
-
-def _transpose_set(
-    ct: Value, operand: Any, indices: Any, updates: Any, **attrs: Any
-) -> tuple[Value | None, None, Value | None]:
-    """Of a scatter without repeated places, where it is linear."""
-    kept = None
-    if is_linear(operand):
-        nothing = families.zeros(ArrayType(updates.shape, ct.dtype))
-        kept = trace.bind1(scatter_p, ct, indices, nothing, **attrs)
-    return kept, None, _read(ct, indices, updates, attrs) if is_linear(updates) else None
-
-
-def _jvp_mul(primals: Any, tangents: Any, results: Any, **attrs: Any) -> tuple[Value | None]:
-    operand, indices, updates = primals
-    total: Value | None = None
-    if tangents[0] is not None:
-        total = trace.bind1(scatter_mul_p, tangents[0], indices, updates, **attrs)
-    if tangents[2] is None:
-        return (total,)
-    if not attrs["unique_indices"]:
-        raise errors.MissingRuleError(
-            "scatter_mul has a derivative with respect to its updates only where no place repeats",
-            got="unique_indices=False",
-            fix="pass unique_indices=True if that is so, or multiply an array of the full shape",
-        )
-    before = _read(operand, indices, updates, attrs)
-    moved = trace.bind1(primitive.by_name("mul"), before, tangents[2])
-    base = families.zeros(operand.type) if total is None else total
-    return (trace.bind1(scatter_add_p, base, indices, moved, **attrs),)
-
-
-def _transpose_mul(
-    ct: Value, operand: Any, indices: Any, updates: Any, **attrs: Any
-) -> tuple[Value | None, None, None]:
-    return trace.bind1(scatter_mul_p, ct, indices, updates, **attrs), None, None
-
-
-def _jvp_extremum(primals: Any, tangents: Any, results: Any, **attrs: Any) -> tuple[Value | None]:
-    """The tangents of all that equal the result there share it evenly."""
-    operand, indices, updates = primals
-    if tangents[0] is None and tangents[2] is None:
-        return (None,)
-    op = primitive.by_name
-
-    def as_float(flags: Value) -> Value:
-        return trace.bind1(op("convert_element_type"), flags, new_dtype=operand.dtype)
-
-    is_operand = as_float(trace.bind1(op("eq"), operand, results[0]))
-    found = _read(results[0], indices, updates, attrs, fill=None)
-    is_update = as_float(trace.bind1(op("eq"), updates, found))
-    count = trace.bind1(scatter_add_p, is_operand, indices, is_update, **attrs)
-    shares = [
-        trace.bind1(op("mul"), _zeros_for(g, x), flags)
-        for g, x, flags in ((tangents[0], operand, is_operand), (tangents[2], updates, is_update))
-    ]
-    total = trace.bind1(scatter_add_p, shares[0], indices, shares[1], **attrs)
-    return (trace.bind1(op("div"), total, count),)
-
-
 # --- the operations -------------------------------------------------------------------------------
 
 
@@ -284,7 +165,10 @@ def _cases(allowed: Collection[np.dtype], *, repeats: bool) -> cases.Cases:
         _attrs(_ROWS, "clip", is_unique=True),
     )
     many = (
-        Case((Sample((5, 3)), Sample((6, 1), dtypes.int32, _SPAN), Sample((6, 3))), _attrs(_ROWS, "fill"), "reduction"),
+        Case(
+            (Sample((5, 3)), Sample((6, 1), dtypes.int32, _SPAN), Sample((6, 3))), _attrs(_ROWS, "fill"),
+            "reduction",
+        ),
         Case(
             (Sample((2, 3)), Sample((7, 2), dtypes.uint8, Span(0, 3)), Sample((7,))), _attrs(_CELLS, "clip"),
             "reduction",
@@ -324,11 +208,13 @@ def _scatter(name: str, jvp: Any, transpose: Any = None, *, repeats: bool = True
 
 _ORDERED: Final = ("scatter_min", "scatter_max")  # complex numbers have no order in compiled programs
 
-scatter_p: Primitive = _scatter("scatter", _jvp_set, _transpose_set)
-scatter_add_p: Primitive = _scatter("scatter_add", _jvp_add, _transpose_add)
-scatter_mul_p: Primitive = _scatter("scatter_mul", _jvp_mul, _transpose_mul, repeats=False)
-scatter_min_p: Primitive = _scatter("scatter_min", _jvp_extremum)
-scatter_max_p: Primitive = _scatter("scatter_max", _jvp_extremum)
+scatter_p: Primitive = _scatter("scatter", derivatives.jvp_set, derivatives.transpose_set)
+scatter_add_p: Primitive = _scatter("scatter_add", derivatives.jvp_add, derivatives.transpose_add)
+scatter_mul_p: Primitive = _scatter(
+    "scatter_mul", derivatives.jvp_mul, derivatives.transpose_mul, repeats=False
+)
+scatter_min_p: Primitive = _scatter("scatter_min", derivatives.jvp_extremum)
+scatter_max_p: Primitive = _scatter("scatter_max", derivatives.jvp_extremum)
 
 
 def _bind(

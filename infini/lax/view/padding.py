@@ -133,8 +133,8 @@ def pad(
             is not negative.
 
     Raises:
-        ValueMismatchError: there is not one triple per dimension, an interior or a resulting size is negative,
-            or the value is no scalar.
+        ValueMismatchError: there is not one triple per dimension, an interior or a resulting size is
+            negative, or the value is no scalar.
         TypeMismatchError: the dtypes differ.
     """
     x = trace.as_value(operand)

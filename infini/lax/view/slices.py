@@ -35,7 +35,7 @@ def _type(x: ArrayType, *, start: ir.Shape, limit: ir.Shape, strides: ir.Shape) 
 
 
 def _reference(x: np.ndarray, *, start: ir.Shape, limit: ir.Shape, strides: ir.Shape) -> np.ndarray:
-    cuts = (builtins.slice(s, e, k) for s, e, k in zip(start, limit, strides, strict=True))
+    cuts: list[Any] = [builtins.slice(s, e, k) for s, e, k in zip(start, limit, strides, strict=True)]
     return np.asarray(x[(..., *cuts)])
 
 

@@ -126,7 +126,7 @@ def _lines(
     ones = (1,) * rank
     windows = padding_.sizes(name, "window_dimensions", window_dimensions, rank)
     strides, base, hole = (
-        padding_.sizes(name, argument, ones if given is None else given, rank)
+        padding_.sizes(name, argument, ones if given is None else given, rank, error=errors.TypeMismatchError)
         for argument, given in (
             ("window_strides", window_strides),
             ("base_dilation", base_dilation),

@@ -155,11 +155,25 @@ def explicit(name: str, padding: Any) -> Pads:
         ) from None
 
 
-def sizes(name: str, argument: str, given: Sequence[int], count: int, *, least: int = 1) -> tuple[int, ...]:
-    """A sequence of `count` integers of at least `least`.
+def sizes(
+    name: str,
+    argument: str,
+    given: Sequence[int],
+    count: int,
+    *,
+    error: type[errors.InfiniError] = errors.ValueMismatchError,
+) -> tuple[int, ...]:
+    """A sequence of `count` positive integers.
+
+    Args:
+        name: function to name in errors.
+        argument: argument to name in errors.
+        given: the integers.
+        count: how many there should be.
+        error: class of the error for another number of them, which differs in JAX.
 
     Raises:
-        ValueMismatchError: one is smaller, or there is another number of them.
+        ValueMismatchError: one is not positive.
         TypeMismatchError: they are no integers.
     """
     try:
@@ -169,15 +183,15 @@ def sizes(name: str, argument: str, given: Sequence[int], count: int, *, least: 
             f"{name}: {argument} are integers", got=repr(given), expected=f"{count} integers"
         ) from None
     if len(found) != count:
-        raise errors.ValueMismatchError(
+        raise error(
             f"{name}: {argument} has another number of entries than there are windowed dimensions",
             got=f"{argument}={found}",
             expected=f"{count} entries",
         )
-    if any(n < least for n in found):
+    if any(n < 1 for n in found):
         raise errors.ValueMismatchError(
-            f"{name}: an entry of {argument} is too small",
+            f"{name}: an entry of {argument} is not positive",
             got=f"{argument}={found}",
-            expected=f"integers of at least {least}",
+            expected="positive integers",
         )
     return found

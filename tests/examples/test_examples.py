@@ -1,0 +1,79 @@
+"""The examples run, at sizes that take seconds, and do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import infini as inf
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_digits_are_told_apart() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    assert _load("digits_mlp").main(epochs=3) > 0.9
+
+
+def test_the_recurrent_network_learns_to_remember() -> None:
+    example = _load("recurrent_network")
+    assert example.main(steps=180, length=6, width=16) < 0.05
+
+
+def test_gradients_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    error, off = _load("custom_gradient").main()
+    assert error == 0.0
+    assert off < 1e-6
+    assert "as it is: [0.0, 0.0, 0.0], squared error 121.0" in capsys.readouterr().out
+
+
+def test_the_gpt_learns_and_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = _load("gpt_from_scratch").main(steps=30, num_written=20)
+    assert losses[-1] < losses[0] - 1.0
+    assert len(capsys.readouterr().out.partition("writes:\n")[2]) == 20
+
+
+def test_the_language_model_learns_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+    with inf.config(cache_dir=str(tmp_path / "cache")):
+        before, after = _load("language_model").main(
+            steps=20,
+            vocab_size=300,
+            paths=[EXAMPLES],
+            out=tmp_path / "model",
+            head_dim=8,
+            max_length=128,
+            **sizes,
+        )
+    assert after < before
+    assert "tokens/s" in capsys.readouterr().out
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_are_short_and_public(name: str) -> None:
+    """A page or two each, and no name of infini that begins with an underscore or lies in a private layer."""
+    lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
+    assert len(lines) <= (60 if name == "gpt_from_scratch" else 120)
+    imported = [line for line in lines if re.match(r"(from|import) infini", line)]
+    layers = r"infini\.(core|transforms|compiler|backends)\b|\b_\w"
+    assert imported and not [line for line in imported if re.search(layers, line)]
+
+
+def test_the_page_names_every_example() -> None:
+    page = (EXAMPLES / "README.md").read_text()
+    assert len(NAMES) == 5 and all(f"`{name}.py`" in page for name in NAMES)
+    assert len(page.splitlines()) <= 20

@@ -1,0 +1,101 @@
+"""A run that several devices or processes share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import infini as inf
+from infini.core import errors
+from infini.train import gpt, team, trainer
+from infini.train.step import Computation
+
+CONFIG = gpt.Config(
+    vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8
+)
+TOKENS = np.tile(np.arange(32, dtype=np.uint16), 40)
+
+
+def _losses(num_devices: int, **changes: object) -> list[float]:
+    settings = trainer.Settings(num_steps=4, length=16, **{"batch_size": 4} | changes)
+    losses: list[float] = []
+    with inf.config(cpu_devices=num_devices):
+        outcome = trainer.train(
+            CONFIG, settings, TOKENS, TOKENS, on_step=lambda report: losses.append(report.loss)
+        )
+    return [*losses, outcome.held_out_after]
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_losses_on_two_devices_are_those_on_one(num_parts: int) -> None:
+    how = Computation(num_parts=num_parts)
+    np.testing.assert_allclose(_losses(2, computation=how), _losses(1, computation=how), rtol=1e-3)
+
+
+def test_devices_must_divide_the_batch() -> None:
+    with pytest.raises(errors.ValueMismatchError, match="devices do not divide the batch"):
+        _losses(2, batch_size=3)
+
+
+def test_one_device_is_a_team_without_a_mesh() -> None:
+    alone = team.find()
+    assert alone == team.Team() and alone.is_first and alone.num_devices == 1
+    assert alone.agree(1.0, 2.0) == (1.0, 2.0)
+
+
+CONFIGURATION = """
+[model]
+vocab_size = 270
+hidden_size = 16
+intermediate_size = 24
+num_layers = 1
+num_heads = 2
+num_kv_heads = 1
+[data]
+paths = ["{folder}/text.py"]
+cache = "{folder}/cache"
+[run]
+length = 16
+checkpoint_every = 2
+"""
+
+
+@pytest.mark.multi
+def test_processes_of_mpirun_share_a_run_and_resume_it(tmp_path: Path, mpirun_path: str) -> None:
+    (tmp_path / "text.py").write_text("def function(x): return x + 1\n" * 60)
+    (tmp_path / "run.toml").write_text(CONFIGURATION.format(folder=tmp_path))
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
+    environment |= {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "INFINI_NUM_THREADS": "1",
+    }
+
+    def train(*options: str, launcher: tuple[str, ...]) -> str:
+        command = [
+            *launcher,
+            sys.executable,
+            "-m",
+            "infini",
+            "train",
+            "--out",
+            str(tmp_path / "run"),
+            *options,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stderr
+
+    both = (mpirun_path, "-n", "2")
+    said = train("--config", str(tmp_path / "run.toml"), "--steps", "3", launcher=both)
+    assert said.count("to train on") == 1  # the first process speaks for all
+    train("--resume", "--steps", "5", launcher=both)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("step") for line in lines] == [None, 0, 1, 2, 3, 4, None]
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
