@@ -300,5 +300,7 @@ def _cut_comment(line: str) -> tuple[str, str]:
 
 def _parse_comment(comment: str) -> tuple[source.Where | None, str]:
     position, _, via = f" {comment}".partition(" via ")
-    file, _, line = position.strip().rpartition(":")
-    return (source.Where(file, int(line)) if file and line.isdigit() else None), via.strip()
+    place, _, scope = position.strip().partition(" (")
+    file, _, line = place.rpartition(":")
+    where = source.Where(file, int(line), scope.removesuffix(")")) if file and line.isdigit() else None
+    return where, via.strip()

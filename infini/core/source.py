@@ -5,10 +5,13 @@ Imports nothing of ours.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import sys
 import sysconfig
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,12 +37,21 @@ class Where:
     line: int
     scope: str = ""
 
-    def within(self, scope: str) -> Where:
-        """The same line in named scopes, outside those it has already."""
-        return Where(self.file, self.line, scope if not self.scope else self.scope)
-
     def __str__(self) -> str:
         return f"{Path(self.file).name}:{self.line}" + (f" ({self.scope})" if self.scope else "")
+
+
+_scope: contextvars.ContextVar[str] = contextvars.ContextVar("infini_scope", default="")
+
+
+@contextlib.contextmanager
+def named_scope(name: str) -> Iterator[None]:
+    """Name the lines of the block; scopes inside scopes are joined with a slash."""
+    token = _scope.set(f"{_scope.get()}/{name}" if _scope.get() else name)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
 
 
 def here() -> Where | None:
@@ -47,7 +59,7 @@ def here() -> Where | None:
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         if _is_users(frame.f_code.co_filename):
-            return Where(frame.f_code.co_filename, frame.f_lineno)
+            return Where(frame.f_code.co_filename, frame.f_lineno, _scope.get())
         frame = frame.f_back
     return None
 

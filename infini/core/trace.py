@@ -239,7 +239,6 @@ _current: contextvars.ContextVar[Interpreter] = contextvars.ContextVar("infini_i
 _axes: contextvars.ContextVar[tuple[tuple[str, int], ...]] = contextvars.ContextVar("infini_axes", default=())
 
 _line: contextvars.ContextVar[source.Where | None] = contextvars.ContextVar("infini_line", default=None)
-_scope: contextvars.ContextVar[str] = contextvars.ContextVar("infini_scope", default="")
 
 current = _current.get
 
@@ -258,19 +257,7 @@ def at_line(where: source.Where | None) -> Iterator[None]:
 
 def user_line() -> source.Where | None:
     """The user's line that is being traced: an inherited one, or the innermost on the stack."""
-    where = _line.get() or source.here()
-    scope = _scope.get()
-    return where.within(scope) if where is not None and scope else where
-
-
-@contextlib.contextmanager
-def named_scope(name: str) -> Iterator[None]:
-    """Name the operations of the block: their lines carry it, after those of the scopes around."""
-    token = _scope.set(f"{_scope.get()}/{name}" if _scope.get() else name)
-    try:
-        yield
-    finally:
-        _scope.reset(token)
+    return _line.get() or source.here()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from infini.core.value import Value
 from infini.lax import elementwise as e, families
 from infini.lax.calls import Context, Flags, MaybeValues, Values, check_operands, merge, nonzero
 from infini.lax.families import bind_scalars, is_linear
+from infini.lax.loop_bodies import where_apart
 
 
 def _type(index: ArrayType, *types: ArrayType, branches: tuple[Program, ...]) -> tuple[ArrayType, ...]:
@@ -310,13 +311,14 @@ def _branch(
 
         return run
 
-    names = [getattr(b, "__name__", f"branch {i}") for i, b in enumerate(branches)]
+    labels = ("false_fun", "true_fun") if what == "cond" else [f"branch {i}" for i in range(len(branches))]
+    names = [getattr(b, "__name__", "branch") for b in branches]
     types, weak = [v.type for v in values], [v.weak for v in values]
     staged = [
         trace.stage(flat(branch), types, weak=weak, name=name)
         for branch, name in zip(branches, names, strict=True)
     ]
-    _check_results(what, names, out_trees, [s.program.out_types for s in staged])
+    _check_results(what, labels, out_trees, [s.program.out_types for s in staged])
     programs, captures = unify_captures(staged)
     index = e.convert_element_type(chosen, dtypes.int32)
     results = trace.bind(cond_p, index, *captures, *values, branches=tuple(programs))
@@ -340,9 +342,11 @@ def _check_results(
 ) -> None:
     for number in range(1, len(names)):
         if out_trees[number] != out_trees[0]:
+            trees = [tree.unflatten(out_trees[i], types[i]) for i in (0, number)]
+            place, second, first = where_apart(*trees)
             raise errors.TypeMismatchError(
                 f"branches of {what} must return the same structure",
-                got=f"{names[0]}: {out_trees[0]}; {names[number]}: {out_trees[number]}",
+                got=f"result{place} is {first} in {names[0]} and {second} in {names[number]}",
                 fix="return the same containers with the same keys from every branch",
             )
         if types[number] != types[0]:

@@ -97,7 +97,12 @@ def debug_print(
     leaves, treedef = tree.flatten((args, kwargs))
     if not skip_format_check:
         blank = tree.unflatten(treedef, [0] * len(leaves))
-        _Checking().vformat(_without_specs(fmt), *blank)
+        try:
+            _Checking().vformat(_without_specs(fmt), *blank)
+        except IndexError as error:
+            raise errors.IndexOutOfRangeError(
+                "debug.print was given fewer values than its format string uses", got=f"{fmt!r}, {len(args)}"
+            ) from error
 
     def show(*arrays: np.ndarray) -> None:
         positional, named = tree.unflatten(treedef, arrays)

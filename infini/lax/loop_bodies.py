@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.core import dtypes, errors, trace, tree
+from infini.core import dtypes, errors, trace, tree, tree_flatten
 from infini.core.ir import ArrayType
 from infini.core.value import Value
 from infini.lax import elementwise as e
@@ -55,10 +55,11 @@ class Carry:
         """
         leaves, structure = tree.flatten(result)
         if structure != self.structure:
+            place, got, expected = where_apart(tree.unflatten(self.structure, self.types), result)
             raise errors.TypeMismatchError(
                 f"the body of {self.what} must return a carry of the structure it takes",
-                got=str(structure),
-                expected=str(self.structure),
+                got=f"carry{place} comes out as {got}",
+                expected=expected,
                 fix="return the same containers with the same keys, and as many leaves",
             )
         return leaves
@@ -153,6 +154,17 @@ def regroup(items: Sequence[Any], sizes: Sequence[int], order: Sequence[int]) ->
     """Consecutive parts of a sequence in another order."""
     parts = cut(items, sizes)
     return tuple(item for i in order for item in parts[i])
+
+
+def where_apart(first: Any, second: Any) -> tuple[str, str, str]:  # Any: pytrees
+    """Where two trees of different structure part: the path, what the second has there, and the first."""
+    found = tree_flatten.mismatch(first, second)
+    if found is not None:
+        return tree.keystr(found.path), found.got, found.expected
+    turned = tree_flatten.mismatch(second, first)
+    if turned is not None:
+        return tree.keystr(turned.path), turned.expected, turned.got
+    return "", str(tree.structure(second)), str(tree.structure(first))
 
 
 def require_functions(what: str, *functions: Any) -> None:  # Any: whatever the user gave

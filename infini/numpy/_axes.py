@@ -36,6 +36,29 @@ def one(name: str, axis: int, ndim: int) -> int:
     return number % ndim
 
 
+def integer(name: str, argument: str, number: Any) -> int:  # Any: an integer, known while tracing
+    """An argument as a Python integer.
+
+    Raises:
+        TypeMismatchError: it is none.
+        ConcretizationError: it is being traced.
+    """
+    try:
+        return operator.index(number)
+    except TypeError as error:
+        if isinstance(error, errors.InfiniError):
+            raise
+        raise errors.TypeMismatchError(
+            f"{name}: {argument} has to be an integer", got=f"{number!r} of type {type(number).__name__}"
+        ) from None
+
+
+def integers(name: str, argument: str, numbers: Any) -> tuple[int, ...]:  # Any: an integer or several
+    """An argument as Python integers; one counts as a sequence of one."""
+    items = numbers if np.ndim(numbers) else (numbers,)
+    return tuple(integer(name, argument, number) for number in items)
+
+
 def several(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """Axes as increasing numbers from 0; None means all of them.
 

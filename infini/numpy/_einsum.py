@@ -123,25 +123,21 @@ def _in_letters(subscripts: Any, rest: Sequence[Any]) -> tuple[str, list[ArrayLi
     items = [subscripts, *rest]
     arrays, lists = items[0 : len(items) - 1 : 2], items[1::2]
     out = items[-1] if len(items) % 2 else None
-    numbers: dict[Any, str] = {}
-
-    def letters(indices: Any) -> str:
-        found = ""
-        for i in indices:
-            found += "..." if i is Ellipsis else numbers[i]
-        return found
-
-    try:
-        used = sorted({i for indices in (*lists, out or ()) for i in indices if i is not Ellipsis})
-        numbers.update(zip(used, string.ascii_letters, strict=False))
-        left = ",".join(map(letters, lists))
-        text = left if out is None else f"{left}->{letters(out)}"
-    except (TypeError, KeyError):
+    named = [*lists, *([] if out is None else [out])]
+    if not all(isinstance(x, (list, tuple)) for x in named):
         raise errors.TypeMismatchError(
             "einsum: operands have to alternate with lists of integers",
-            got=f"{len(items)} arguments, of which the second is {items[1]!r}" if rest else repr(subscripts),
+            got=f"{len(items)} arguments, of types {', '.join(type(x).__name__ for x in items)}",
             expected="einsum(x, [0, 1], y, [1, 2], [0, 2]), or subscripts in one text",
-        ) from None
+        )
+    used = sorted({i for indices in named for i in indices if i is not Ellipsis})
+    numbers = dict(zip(used, string.ascii_letters, strict=False))
+
+    def letters(indices: Any) -> str:
+        return "".join("..." if i is Ellipsis else numbers[i] for i in indices)
+
+    left = ",".join(map(letters, lists))
+    text = left if out is None else f"{left}->{letters(out)}"
     return text, arrays
 
 

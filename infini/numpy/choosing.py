@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +67,7 @@ def compress(
         flags = view.slice(flags, (0,), (length,))
     if size is None:
         return indexing.take(x, positions.flatnonzero(flags), axis=place)
-    count = operator.index(size)
+    count = _axes.integer("compress", "size", size)
     if not 0 <= count <= length:
         raise errors.ValueMismatchError(
             "compress: size has to be that of the axis or less", got=str(size), expected=f"0 to {length}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ import numpy as np
 from infini.core import dtypes, errors
 from infini.core.value import Value
 from infini.lax import view
-from infini.numpy import creation, joining, manipulation, ranges
+from infini.numpy import _axes, creation, joining, manipulation, ranges
 from infini.numpy._promotion import ArrayLike, DTypeLike, as_value, convert, operands
 
 Key = Any  # Any: slices, numbers, arrays, strings and tuples of them
@@ -59,7 +58,7 @@ def indices(
         dtype: dtype of the result, int32 when absent.
         sparse: one array per dimension, of size 1 along the others.
     """
-    sizes = tuple(operator.index(n) for n in dimensions)
+    sizes = _axes.integers("indices", "a size", tuple(dimensions)) if len(dimensions) else ()
     target = dtypes.int32 if dtype is None else dtypes.canonical(dtype)
     if sparse:
         ones = [[n if d == i else 1 for d, n in enumerate(sizes)] for i in range(len(sizes))]

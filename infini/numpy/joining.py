@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from typing import Any
 
 import numpy as np
@@ -171,14 +170,14 @@ def _split(name: str, x: Value, where: Sections, axis: int) -> list[Value]:
     place = _axes.one(name, axis, x.ndim)
     length = x.shape[place]
     if np.ndim(where):
-        cuts = [operator.index(cut) for cut in where]
+        cuts = _axes.integers(name, "a cut", where)
         sizes = [b - a for a, b in itertools.pairwise([0, *cuts, length])]
         if any(n < 0 for n in sizes):
             raise errors.ValueMismatchError(
-                f"{name}: cuts have to increase and lie inside", got=f"{cuts} along {length} elements"
+                f"{name}: cuts have to increase and lie inside", got=f"{list(cuts)} along {length} elements"
             )
         return view.split(x, sizes, place)
-    count = operator.index(where)
+    count = _axes.integer(name, "the number of parts", where)
     if count < 1:
         raise errors.ValueMismatchError(
             f"{name}: there have to be parts", got=str(count), expected="at least 1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,12 +62,7 @@ def reshape(a: ArrayLike, shape: Any, order: str = "C", *, copy: bool | None = N
 
 def _inferred(x: Value, shape: Any) -> tuple[int, ...]:  # Any: an integer or a sequence of integers
     items = tuple(shape) if isinstance(shape, (tuple, list, np.ndarray)) and np.ndim(shape) else (shape,)
-    try:
-        sizes = [operator.index(n) for n in items]
-    except TypeError as error:
-        if isinstance(error, errors.InfiniError):
-            raise
-        raise errors.TypeMismatchError("reshape: a shape has to be integers", got=repr(shape)) from None
+    sizes = list(_axes.integers("reshape", "a size", items)) if items else []
     unknown = [d for d, n in enumerate(sizes) if n == -1]
     known = math.prod(n for n in sizes if n != -1)
     if len(unknown) > 1 or any(n < -1 for n in sizes):
@@ -96,7 +90,7 @@ def resize(a: ArrayLike, new_shape: Any) -> Value:  # Any: an integer or a seque
         ValueMismatchError: a size is negative.
     """
     x = as_value("resize", a)
-    sizes = tuple(operator.index(n) for n in (new_shape if hasattr(new_shape, "__iter__") else (new_shape,)))
+    sizes = _axes.integers("resize", "a size", new_shape)
     if any(n < 0 for n in sizes):
         raise errors.ValueMismatchError("resize: a size is negative", got=str(sizes))
     count = math.prod(sizes)
@@ -182,7 +176,7 @@ def rollaxis(a: ArrayLike, axis: int, start: int = 0) -> Value:
         ValueMismatchError: there is no such place.
     """
     x = as_value("rollaxis", a)
-    place, before = _axes.one("rollaxis", axis, x.ndim), operator.index(start)
+    place, before = _axes.one("rollaxis", axis, x.ndim), _axes.integer("rollaxis", "start", start)
     if not -x.ndim <= before <= x.ndim:
         raise errors.ValueMismatchError(
             "rollaxis: there is no such place",
@@ -259,7 +253,9 @@ def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:  # Any: integers and sequ
     Raises:
         ValueMismatchError: they do not.
     """
-    return view.broadcast_shapes(*(s if hasattr(s, "__iter__") else (operator.index(s),) for s in shapes))
+    return view.broadcast_shapes(
+        *(s if np.size(s) != 1 else _axes.integers("broadcast_shapes", "a size", s) for s in shapes)
+    )
 
 
 def broadcast_arrays(*args: ArrayLike) -> list[Value]:

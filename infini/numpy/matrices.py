@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,14 @@ import numpy as np
 from infini.core import dtypes, errors, trace
 from infini.core.value import Literal, Value
 from infini.lax import elementwise as e, families, view
-from infini.numpy import elementwise, products, updates
+from infini.numpy import _axes, elementwise, products, updates
 from infini.numpy._placement import placed
 from infini.numpy._promotion import ArrayLike, DTypeLike, as_value, convert, with_weak
 from infini.numpy.manipulation import repeated_to
 
 
 def _size(name: str, argument: str, size: Any) -> int:  # Any: an integer, known while tracing
-    try:
-        found = operator.index(size)
-    except TypeError as error:
-        if isinstance(error, errors.InfiniError):
-            raise
-        raise errors.TypeMismatchError(f"{name}: {argument} has to be an integer", got=repr(size)) from None
+    found = _axes.integer(name, argument, size)
     if found < 0:
         raise errors.ValueMismatchError(
             f"{name}: {argument} is negative", got=str(found), expected="at least 0"
@@ -102,7 +96,7 @@ def diag(v: ArrayLike, k: int = 0) -> Value:
     Raises:
         ValueMismatchError: `v` is neither a vector nor a matrix.
     """
-    x, shift = as_value("diag", v), operator.index(k)
+    x, shift = as_value("diag", v), _axes.integer("diag", "k", k)
     if x.ndim == 2:
         return products.diagonal(x, shift)
     if x.ndim != 1:

@@ -7,7 +7,6 @@ filled up, what is too much is left out.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,7 +53,7 @@ def nonzero(
             )
         found = np.nonzero(np.asarray(x))
         return tuple(creation.asarray(places.astype(np.int32)) for places in found)
-    count = operator.index(size)
+    count = _axes.integer("nonzero", "size", size)
     flat = _eager.call(_flat_nonzero, (count,), [x])
     strides = [math.prod(x.shape[d + 1 :]) for d in range(x.ndim)]
     places = [
@@ -143,7 +142,7 @@ def unravel_index(indices: ArrayLike, shape: Any) -> tuple[Value, ...]:  # Any: 
         ValueMismatchError: the shape is no sequence of sizes.
     """
     place = as_value("unravel_index", indices)
-    sizes = [operator.index(n) for n in (shape if hasattr(shape, "__iter__") else (shape,))]
+    sizes = _axes.integers("unravel_index", "a size", shape)
     found: list[Value] = []
     for size in reversed(sizes):
         quotient, rest = elementwise.divmod(place, size)
@@ -181,7 +180,7 @@ def ravel_multi_index(
         TypeMismatchError: the indices are no integers.
         ConcretizationError: they are being traced with `raise`.
     """
-    sizes = tuple(operator.index(n) for n in dims)
+    sizes = _axes.integers("ravel_multi_index", "a size", dims)
     if len(multi_index) != len(sizes):
         raise errors.ValueMismatchError(
             "ravel_multi_index needs one array per dimension", got=f"{len(multi_index)} for {sizes}"
@@ -234,9 +233,10 @@ def diag_indices(n: int, ndim: int = 2) -> tuple[Value, ...]:
     Raises:
         ValueMismatchError: a number is negative.
     """
-    if n < 0 or ndim < 0:
+    size, count = _axes.integer("diag_indices", "n", n), _axes.integer("diag_indices", "ndim", ndim)
+    if size < 0 or count < 0:
         raise errors.ValueMismatchError("diag_indices: a number is negative", got=f"n={n}, ndim={ndim}")
-    return (creation.asarray(view.iota(dtypes.int32, operator.index(n))),) * operator.index(ndim)
+    return (creation.asarray(view.iota(dtypes.int32, size)),) * count
 
 
 def diag_indices_from(arr: ArrayLike) -> tuple[Value, ...]:
@@ -264,7 +264,8 @@ def triu_indices(n: int, k: int = 0, m: int | None = None) -> tuple[Value, Value
 
 
 def _triangle(find: Callable[..., Any], n: int, k: int, m: int | None) -> tuple[Value, Value]:  # Any: NumPy's
-    rows, columns = find(operator.index(n), operator.index(k), None if m is None else operator.index(m))
+    size, shift = (_axes.integer("tril_indices", *argument) for argument in (("n", n), ("k", k)))
+    rows, columns = find(size, shift, None if m is None else _axes.integer("tril_indices", "m", m))
     return creation.asarray(rows.astype(np.int32)), creation.asarray(columns.astype(np.int32))
 
 

@@ -4,7 +4,6 @@ constants for them, except ranges of fractions."""
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
@@ -126,12 +125,7 @@ def linspace(
 
 
 def _count(name: str, num: int) -> int:
-    try:
-        count = operator.index(num)
-    except TypeError as error:
-        if isinstance(error, errors.InfiniError):
-            raise
-        raise errors.TypeMismatchError(f"{name}: num has to be an integer", got=repr(num)) from None
+    count = _axes.integer(name, "num", num)
     if count < 0:
         raise errors.ValueMismatchError(f"{name}: num is negative", got=str(count), expected="at least 0")
     return count

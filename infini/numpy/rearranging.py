@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +41,7 @@ def repeat(
         x, axis = view.reshape(x, (x.size,)), 0
     place = _axes.one("repeat", axis, x.ndim)
     if isinstance(repeats, (int, np.integer)) and total_repeat_length is None:
-        return _each(x, operator.index(repeats), place)
+        return _each(x, int(repeats), place)
     counts = as_value("repeat", repeats)
     length = x.shape[place]
     if counts.dtype not in dtypes.INTEGERS:
@@ -102,12 +101,7 @@ def tile(A: ArrayLike, reps: Any) -> Value:  # Any: an integer or a sequence of 
         TypeMismatchError: a count is negative or no integer.
     """
     x = as_value("tile", A)
-    try:
-        counts = [operator.index(n) for n in (reps if hasattr(reps, "__iter__") else (reps,))]
-    except TypeError as error:
-        if isinstance(error, errors.InfiniError):
-            raise
-        raise errors.TypeMismatchError("tile takes whole numbers", got=repr(reps)) from None
+    counts = list(_axes.integers("tile", "a count", reps)) if np.size(reps) else []
     counts = [1] * (x.ndim - len(counts)) + counts
     return view.tile(view.broadcast_to_rank(x, len(counts)), counts)
 

@@ -7,11 +7,9 @@ shared out, and the first process alone writes files.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +29,7 @@ from infini.train import (
     step as step_,
     team as team_,
 )
+from infini.train.clock import Clock
 from infini.train.settings import Settings as Settings, check as check
 
 StoppedBy = Literal["budget", "interrupt"]
@@ -85,7 +84,7 @@ class Outcome:
         unigram_entropy: entropy of the held-out tokens' own frequencies.
         stopped_by: what ended the run.
         num_timed_steps: steps that `train_s` counts.
-        checkpoint: the last checkpoint written, None when none was.
+        checkpoint: the newest checkpoint, None when none are kept.
     """
 
     params: gpt.Params
@@ -147,18 +146,17 @@ def train(
     check(config, settings)
     team = team_.find()
     run = _Run(config, settings, tokens, held_out, tokens_name, team)
-    position = run.start(params, checkpoints if is_resumed else None)
+    found = run.start(params, checkpoints if is_resumed else None)
     if not team.is_first:
         metrics_file = checkpoints = None
     with (
-        measurements.writing(metrics_file, keep_bytes=position.metrics_bytes if position else 0) as file,
+        measurements.writing(metrics_file, keep_bytes=found.position.metrics_bytes if found else 0) as file,
         interrupts.held_back() as is_asked_to_stop,
     ):
-        if position is None:
+        if found is None:
             run.held_out_before = run.held_out_loss()
             file.write(run.start_line())
-        last: Path | None = None
-        last_step = position.step if position else None
+        last, last_step = (found.folder, found.position.step) if found else (None, None)
         with Prefetch(run.batches.at, start=run.clock.num_steps, stop=settings.num_steps) as ready:
             while not run.must_stop(is_asked_to_stop()):
                 batch = next(ready)
@@ -171,8 +169,7 @@ def train(
                 on_step(report)
                 if checkpoints and number % settings.checkpoint_every == 0 and not is_last:
                     with run.clock.paused():
-                        last = checkpoints.save(run.state, run.position(file.sync()))
-                        last_step = number
+                        last, last_step = checkpoints.save(run.state, run.position(file.sync())), number
         is_stopped = run.clock.share_done < 1.0
         if checkpoints and last_step != run.clock.num_steps:
             last = checkpoints.save(run.state, run.position(file.sync()))
@@ -221,14 +218,14 @@ class _Run:
             functools.partial(step_.evaluate, config=config, computation=how), split=(False, False)
         )
         self._last_finite: float | None = None
-        self.clock = _Clock(settings)
+        self.clock = Clock(settings)
         self.state: step_.State = {}
         self.held_out_before = math.nan
 
     def start(
         self, params: Callable[[], gpt.Params] | None, store: checkpoints_.Store | None
-    ) -> checkpoints_.Position | None:
-        """Make the first state, or take the newest checkpoint's and return where it stands."""
+    ) -> checkpoints_.Checkpoint | None:
+        """Make the first state, or take that of the newest checkpoint and return this."""
         key = random.PRNGKey(self._settings.seed)
         found = store.latest() if store else None
         if found is None or store is None:
@@ -247,7 +244,7 @@ class _Run:
         self.state = self._team.whole(store.load(found, inf.eval_shape(self._init, key)))
         self.clock.resume(position.step, position.train_s)
         self.held_out_before = position.held_out_before
-        return position
+        return found
 
     def must_stop(self, is_asked: bool) -> bool:
         """Whether the budget is spent or a process was asked to stop. Processes agree on both, since one that
@@ -313,51 +310,6 @@ class _Run:
             num_timed_steps=clock.num_timed_steps,
             checkpoint=checkpoint,
         )
-
-
-class _Clock:
-    """Time and steps spent of a budget. The first step in this process compiles and is timed apart."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._last = time.perf_counter()
-        self._has_compiled = False
-        self.num_steps = self.num_timed_steps = 0
-        self.compile_s = self.last_step_s = self.train_s = 0.0
-
-    def resume(self, num_steps: int, train_s: float) -> None:
-        """Go on from so many steps, which took so long."""
-        self.num_steps, self.train_s = num_steps, train_s
-        self.num_timed_steps = max(num_steps - 1, 0)
-
-    def tick(self) -> None:
-        """A step has ended."""
-        now = time.perf_counter()
-        self.last_step_s, self._last = now - self._last, now
-        if self._has_compiled:
-            self.train_s += self.last_step_s
-            self.num_timed_steps += 1
-        else:
-            self.compile_s, self._has_compiled = self.last_step_s, True
-        self.num_steps += 1
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What is done in the block is no part of a step."""
-        started = time.perf_counter()
-        yield
-        self._last += time.perf_counter() - started
-
-    @property
-    def elapsed_s(self) -> float:
-        return self.compile_s + self.train_s
-
-    @property
-    def share_done(self) -> float:
-        if self._settings.num_steps is not None:
-            return self.num_steps / self._settings.num_steps
-        assert self._settings.budget_s is not None
-        return self.train_s / self._settings.budget_s
 
 
 def mean_loss(measure: Callable[..., inf.Array], params: gpt.Params, windows: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import array, config, dtypes, errors, trace, tree
+from infini.core import array, config, dtypes, errors, source, trace, tree
 from infini.core.value import Value
 from infini.transforms import flat
 
@@ -97,7 +97,7 @@ def named_scope(name: str) -> Any:  # Any: a context manager that is also a deco
     """
     if not isinstance(name, str):
         raise errors.TypeMismatchError("named_scope needs a string", got=repr(name))
-    return trace.named_scope(name)
+    return source.named_scope(name)
 
 
 def named_call(fun: Callable[..., Any], *, name: str | None = None) -> Callable[..., Any]:

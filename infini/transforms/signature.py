@@ -183,14 +183,31 @@ def explain_miss(fun: Callable[..., Any], name: str, key: Key, known: Sequence[K
     for field, a, b in zip(Key._fields, key, closest, strict=True):
         if a == b:
             continue
-        if field == "types" and key.structure == closest.structure:
-            found.append(_different_types(fun, key, closest))
-        elif field == "static" and [n for n, _ in a] == [n for n, _ in b]:
-            pairs = [(n, x, y) for (n, x), (_, y) in zip(a, b, strict=True) if x != y]
-            found += [f"static argument {_named(fun, n)}: {x!r} instead of {y!r}" for n, x, y in pairs]
+        if field == "types":
+            if key.structure == closest.structure:
+                found.append(_different_types(fun, key, closest))
+        elif field == "static":
+            found += _different_static(fun, dict(a), dict(b))
+        elif field == "static_kinds" and key.static != closest.static:
+            continue
         else:
             found.append(f"{_LABELS[field]}: {a} instead of {b}")
     return f"{name} was traced again because of other {'; '.join(found)}"
+
+
+def _different_static(
+    fun: Callable[..., Any], given: Mapping[int | str, Any], before: Mapping[int | str, Any]
+) -> list[str]:
+    names = [*given, *(name for name in before if name not in given)]
+
+    def shown(values: Mapping[int | str, Any], name: int | str) -> str:
+        return repr(values[name]) if name in values else "its default"
+
+    return [
+        f"static argument {_named(fun, name)}: {shown(given, name)} instead of {shown(before, name)}"
+        for name in names
+        if name not in given or name not in before or given[name] != before[name]
+    ]
 
 
 def _different_types(fun: Callable[..., Any], key: Key, other: Key) -> str:

@@ -1,4 +1,4 @@
-"""Views: every function of the family equals NumPy's, may be batched and differentiated, and says what it refuses."""
+"""Views: every function of the family equals NumPy's, may be batched and differentiated, and refuses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROWS: list[tuple[Any, Any]] = [
     (lambda x: lax.concatenate(x, 1), np.concatenate(X, 1)),
     (lambda x: lax.rev(x, (0, 2)), X[::-1, :, ::-1]),
     (lambda x: lax.full_like(x, 3), np.full_like(X, 3)),
-    (lambda x: lax.pad(x, 9.0, [(1, 0, 0), (-1, -1, 0), (0, 1, 2)])[1:, :, ::3], np.pad(X[:, 1:2], [(0, 0), (0, 0), (0, 1)])[:, :, :4]),
+    (lambda x: lax.pad(x, 9.0, [(1, 0, 0), (-1, -1, 0), (0, 1, 2)])[1:, :, :-1:3], X[:, 1:2]),
 ]  # fmt: skip
 
 
@@ -84,14 +84,17 @@ def test_filled_arrays_may_be_split() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda x: lax.reshape(x, (-1,)), lambda x: lax.reshape(x, (5,)), lambda x: lax.transpose(x, (0, 0, 1)),
-        lambda x: lax.squeeze(x, (0,)), lambda x: lax.expand_dims(x, (0, 0)), lambda x: lax.slice(x, (0,), (1,)),
-        lambda x: lax.slice(x, (0, 0, 0), (3, 3, 4)), lambda x: lax.index_in_dim(x, 9), lambda x: lax.rev(x, (3,)),
-        lambda x: lax.pad(x, 0.0, [(0, 0, 0)]), lambda x: lax.pad(x, 0.0, [(-9, 0, 0), (0, 0, 0), (0, 0, 0)]),
-        lambda x: lax.concatenate([x, x[0]], 0), lambda x: lax.concatenate([], 0), lambda x: lax.split(x, (1,), 1),
-        lambda x: lax.tile(x, (1,)), lambda x: lax.stack([x, x[0]]), lambda x: lax.full((2,), x),
-        lambda x: lax.broadcast_in_dim(x, (2, 3, 4), (0, 2, 1)), lambda x: lax.broadcast_shapes((2,), (3,)),
-        lambda x: lax.broadcasted_iota("int32", (2,), 1), lambda x: lax.iota("bool", 2), lambda x: lax.collapse(x, 2, 1),
+        lambda x: lax.reshape(x, (-1,)), lambda x: lax.reshape(x, (5,)),
+        lambda x: lax.transpose(x, (0, 0, 1)), lambda x: lax.squeeze(x, (0,)),
+        lambda x: lax.expand_dims(x, (0, 0)), lambda x: lax.slice(x, (0,), (1,)),
+        lambda x: lax.slice(x, (0, 0, 0), (3, 3, 4)), lambda x: lax.index_in_dim(x, 9),
+        lambda x: lax.rev(x, (3,)), lambda x: lax.pad(x, 0.0, [(0, 0, 0)]),
+        lambda x: lax.pad(x, 0.0, [(-9, 0, 0), (0, 0, 0), (0, 0, 0)]),
+        lambda x: lax.concatenate([x, x[0]], 0), lambda x: lax.concatenate([], 0),
+        lambda x: lax.split(x, (1,), 1), lambda x: lax.tile(x, (1,)), lambda x: lax.stack([x, x[0]]),
+        lambda x: lax.full((2,), x), lambda x: lax.broadcast_in_dim(x, (2, 3, 4), (0, 2, 1)),
+        lambda x: lax.broadcast_shapes((2,), (3,)), lambda x: lax.broadcasted_iota("int32", (2,), 1),
+        lambda x: lax.iota("bool", 2), lambda x: lax.collapse(x, 2, 1),
     ],
     ids=range(22),
 )  # fmt: skip

@@ -46,7 +46,8 @@ n.tile(f, (2, 1, 2)); n.flip(f); n.flip(f, 1); n.roll(f, 2); n.roll(f, -1, 2); n
 n.append(v, v); n.pad(f, 1); n.pad(f, ((0, 1), (2, 0), (1, 1)), constant_values=3); n.pad(m, 2, mode="edge")
 n.pad(m, 3, mode="wrap"); n.pad(m, 2, mode="reflect"); n.sort(f); n.sort(f, 0); n.sort(f, None)
 n.argsort(f, 1); n.argsort(i[0, 0], stable=True); n.sort(x); n.take(f, n.asarray([1, 0]), 1); n.tril(q)
-n.triu(q, 1); n.tril(f, -1); n.eye(3, 4, 1); n.tri(3, 4, -1); n.arange(7); n.arange(2, 20, 3); n.arange(5, -5, -2)
+n.triu(q, 1); n.tril(f, -1); n.eye(3, 4, 1); n.tri(3, 4, -1); n.arange(7); n.arange(2, 20, 3)
+n.arange(5, -5, -2)
 n.zeros((2, 3)); n.ones(3); n.full((2, 2), 7); n.full((2, 4), v); n.zeros_like(f); n.identity(3)
 n.diagonal(f, 1, 0, 2); n.diagonal(m, -2); n.meshgrid(v, v[:2])[0]; n.meshgrid(v, v[:2], indexing="ij")[1]
 n.array_equal(f, f); n.array_equal(x, x, equal_nan=True); n.allclose(f, g); n.isclose(x, x, equal_nan=True)

@@ -25,10 +25,10 @@ EXACT: dict[str, Case] = {
     "geometric": lambda r, k, n: r.geometric(k, n.asarray([0.1, 0.5, 0.9]), (50, 3)),
     "geometric of a number": lambda r, k, n: r.geometric(k, 0.2, (50,), "int16"),
     "binomial": lambda r, k, n: r.binomial(
-        k, n.asarray([5.0, 40.0, 1000.0, np.nan, -1, np.inf]), n.asarray([0.2, 0.7] + [0.3] * 4), (40, 6)
+        k, n.asarray([5.0, 40.0, 1000.0, np.nan, -1, np.inf, 9.0, 9.0]),
+        n.asarray([0.2, 0.7, 0.3, 0.3, 0.3, 0.3, 0.0, -0.1]), (40, 8),
     ),
     "binomial of numbers": lambda r, k, n: r.binomial(k, 10, 0.3, (50,)),
-    "binomial of odd chances": lambda r, k, n: r.binomial(k, 10.0, n.asarray([0.0, 1.0, -0.1, np.nan])),
     "multinomial": lambda r, k, n: r.multinomial(
         k, n.asarray([10.0, 100.0]), n.asarray([[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]])
     ),
@@ -48,7 +48,6 @@ CLOSE: dict[str, Case] = {
     "weibull_min of arrays": lambda r, k, n: r.weibull_min(k, n.asarray(A), n.asarray(A[1]), (5,)),
     "lognormal": lambda r, k, n: r.lognormal(k, n.asarray(A[:3]), (100, 3)),
     "complex normal": lambda r, k, n: r.normal(k, (100,), "complex64"),
-    "lognormal of nothing": lambda r, k, n: r.lognormal(k),
     "maxwell": lambda r, k, n: r.maxwell(k, (500,)),
     "double_sided_maxwell": lambda r, k, n: r.double_sided_maxwell(k, 1.0, n.asarray(A), (10,)),
     "wald": lambda r, k, n: r.wald(k, n.asarray(A[1:4]), (100, 3)),
@@ -62,7 +61,6 @@ CLOSE: dict[str, Case] = {
     "t": lambda r, k, n: r.t(k, n.asarray(A[1:]), (100, 4)),
     "generalized_normal": lambda r, k, n: r.generalized_normal(k, 1.5, (100,)),
     "ball": lambda r, k, n: r.ball(k, 3, shape=(50,)),
-    "ball of another norm": lambda r, k, n: r.ball(k, 3, 1.5, shape=(50,)),
 }
 
 
@@ -261,8 +259,6 @@ def test_refusals_are_those_of_jax(name: str) -> None:
 SLOPES: dict[str, Case] = {
     "gamma": lambda r, k, n: lambda a: r.gamma(k, a).sum(),
     "loggamma": lambda r, k, n: lambda a: r.loggamma(k, a, (3, 5)).sum(),
-    "beta": lambda r, k, n: lambda a: r.beta(k, a, 2.0).sum(),
-    "dirichlet": lambda r, k, n: lambda a: r.dirichlet(k, a)[0],
     "lognormal": lambda r, k, n: lambda a: r.lognormal(k, a).sum(),
     "truncated_normal": lambda r, k, n: lambda a: r.truncated_normal(k, -a, a, (5,)).sum(),
     "uniform": lambda r, k, n: lambda a: r.uniform(k, (5,), minval=-a, maxval=a * a).sum(),

@@ -202,6 +202,8 @@ ROUTES: Final[dict[str, Route]] = {
     "kernel": _kernel,
     "dot": _dot,
     "reshape": _aliases,
+    "view_as_complex": _aliases,
+    "view_as_real": _aliases,
     "optimization_barrier": _aliases,
     "scan": _scan,
     "while": _while,
