@@ -8,6 +8,7 @@ device library.
 from infini import (
     ad_checkpoint as ad_checkpoint,
     checkpoint_policies as checkpoint_policies,
+    custom_batching as custom_batching,
     custom_derivatives as custom_derivatives,
     debug as debug,
     dlpack as dlpack,
@@ -28,14 +29,14 @@ from infini.core.config import (
     debug_infs as debug_infs,
     debug_nans as debug_nans,
 )
+from infini.core.dtypes import float0 as float0
 from infini.core.errors import InfiniError as InfiniError
 from infini.core.execute import clear_caches as clear_caches
 from infini.core.leaks import checking_leaks as checking_leaks
 from infini.core.sharding import make_mesh as make_mesh
 from infini.core.value import Value
-from infini.numpy import _methods
-from infini.core.dtypes import float0 as float0
 from infini.lax.callbacks import pure_callback as pure_callback
+from infini.numpy import _methods
 from infini.transforms.batching import vmap as vmap
 from infini.transforms.checkpointing import checkpoint as checkpoint, remat as remat
 from infini.transforms.custom import custom_jvp as custom_jvp, custom_vjp as custom_vjp

@@ -17,7 +17,7 @@ from infini.core import primitive
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(path: Path) -> list[tuple[int, str]]:
@@ -53,7 +53,7 @@ def test_python_of_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_every_page_is_reachable() -> None:
     """Links between pages lead somewhere, and mkdocs lists every page."""
     listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    for path in PAGES[1:]:
+    for path in PAGES[2:]:
         assert str(path.relative_to(ROOT / "docs")) in listed
         for target in re.findall(r"\]\(([^)#:]+\.md)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path}: {target}"

@@ -43,7 +43,7 @@ LEVELS: Final = (
     ),
     Level("L6", ("perf", "testing", "debug", "profiler", "export", "experimental")),
     Level("L7", ("llm",)),
-    Level("L8", ("studio", "cli"), is_ordered=True),
+    Level("L8", ("studio", "cli", "as_jax"), is_ordered=True),
 )  # fmt: skip
 
 

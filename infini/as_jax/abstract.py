@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from infini.core import dtypes, ir, sharding as sharding_, trace, value
+from infini.core import dtypes, ir, sharding as sharding_, trace
+from infini.random import key_array
 
 
 class AbstractValue(abc.ABC):  # noqa: B024  # JAX's base class has nothing abstract either
@@ -20,14 +22,15 @@ class ShapedArray(AbstractValue):
     """`jax.core.ShapedArray`: shape, dtype, weak flag and placement. infini's `ArrayType` counts as one."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype | key_array.KeyDType
     weak_type: bool = False
     sharding: Any = field(default=None, compare=False)  # Any: a sharding of infini, or nothing
     vma: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
-        object.__setattr__(self, "dtype", dtypes.canonical(self.dtype))
+        if not isinstance(self.dtype, key_array.KeyDType):
+            object.__setattr__(self, "dtype", dtypes.canonical(self.dtype))
 
     @property
     def ndim(self) -> int:
@@ -37,7 +40,7 @@ class ShapedArray(AbstractValue):
     @property
     def size(self) -> int:
         """Number of elements."""
-        return ir.ArrayType(self.shape, self.dtype).size
+        return math.prod(self.shape)
 
     def update(self, **changes: Any) -> ShapedArray:  # Any: as the fields
         """The same with some fields changed."""
@@ -46,7 +49,8 @@ class ShapedArray(AbstractValue):
 
     def str_short(self, short_dtypes: bool = False) -> str:
         """`float32[2,3]`, or `f32[2,3]`."""
-        name = dtypes.short(self.dtype) if short_dtypes else self.dtype.name
+        is_short = short_dtypes and isinstance(self.dtype, np.dtype)
+        name = dtypes.short(self.dtype) if is_short else self.dtype.name
         return f"{name}[{','.join(map(str, self.shape))}]"
 
     def __str__(self) -> str:
@@ -62,6 +66,8 @@ def typeof(x: object) -> ShapedArray:
 
     The placement is by names of an empty mesh: infini's values carry none in their types.
     """
+    if isinstance(x, key_array.KeyArray):
+        return ShapedArray(x.shape, x.dtype, False, _unplaced(x.ndim))
     item = trace.as_value(x)
     return ShapedArray(item.shape, item.dtype, item.weak, _unplaced(item.ndim))
 
@@ -109,6 +115,10 @@ def is_concrete(x: object) -> bool:
     return not isinstance(x, trace.Tracer)
 
 
-def is_array(x: object) -> bool:
-    """Whether infini computes with it as an array."""
-    return isinstance(x, value.Value)
+@runtime_checkable
+class HasDtype(Protocol):
+    """Anything with a dtype may stand for it."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from infini.as_jax import table
 from infini.core import errors
+from infini.core.value import Value
 
 PACKAGES: Final = ("jax", "jaxlib")
 
@@ -39,12 +40,15 @@ class JaxModule(types.ModuleType):
                 # What a module of infini imports for itself is no name of JAX.
                 if found is not _ABSENT and not isinstance(found, types.ModuleType):
                     return found
+            stand_ins = table.STAND_INS.get(module, {})
+            if name in stand_ins:
+                return stand_ins[name]
         raise AttributeError(
             f"module {module!r} has no attribute {name!r}: infini does not have {inner}", name=name, obj=self
         )
 
     def __dir__(self) -> list[str]:
-        names = set(table.ADDED.get(self.__name__, {}))
+        names = {*table.ADDED.get(self.__name__, {}), *table.STAND_INS.get(self.__name__, {})}
         for source in table.MODULES[self.__name__]:
             found = _source(source)
             names |= {
@@ -136,6 +140,9 @@ def install() -> None:
             fix="call infini.as_jax.install() before the first `import jax`, or start the program with "
             "`python -m infini.as_jax PROGRAM.py`",
         )
+    for name, attribute in table.ARRAY_STAND_INS.items():
+        if not hasattr(Value, name):
+            setattr(Value, name, attribute)
     sys.meta_path.insert(0, _finder)
 
 
@@ -143,6 +150,9 @@ def uninstall() -> None:
     """Undo `install`: `import jax` finds JAX again, if there is one. Imported libraries keep infini."""
     if is_installed():
         sys.meta_path.remove(_finder)
+        for name, attribute in table.ARRAY_STAND_INS.items():
+            if Value.__dict__.get(name) is attribute:
+                delattr(Value, name)
     for name in [name for name, module in sys.modules.items() if isinstance(module, JaxModule)]:
         del sys.modules[name]
 

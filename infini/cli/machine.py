@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import importlib
 import importlib.metadata
@@ -198,17 +199,30 @@ def _mpi() -> str:
 def _disk_cache() -> dict[str, Any]:  # Any: JSON
     """What earlier runs left: the folder of each kind is made by those who use it."""
     texts = disk_cache.folder("tokens")
-    folder = texts.parent
-    objects = [path for path in folder.rglob("*") if path.is_file() and texts not in path.parents]
-    token_files = [path for path in texts.rglob("*") if path.is_file()]
+    num_objects, object_bytes = _count(texts.parent, leave_out=texts)
+    _, text_bytes = _count(texts)
     return {
-        "folder": str(folder),
+        "folder": str(texts.parent),
         "is_used": not config.get("no_cache"),
-        "num_objects": len(objects),
-        "object_bytes": sum(path.stat().st_size for path in objects),
+        "num_objects": num_objects,
+        "object_bytes": object_bytes,
         "num_texts": len([path for path in texts.iterdir() if path.is_dir()]) if texts.is_dir() else 0,
-        "text_bytes": sum(path.stat().st_size for path in token_files),
+        "text_bytes": text_bytes,
     }
+
+
+def _count(root: Path, *, leave_out: Path | None = None) -> tuple[int, int]:
+    """Files below a folder, and their bytes; there may be very many."""
+    count = size = 0
+    waiting = [str(root)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    count, size = count + 1, size + entry.stat(follow_symlinks=False).st_size
+                elif entry.path != str(leave_out):
+                    waiting.append(entry.path)
+    return count, size
 
 
 def _why_unavailable(name: str) -> str | None:

@@ -73,16 +73,18 @@ def jvp_body(op_name: str) -> Any:  # Any: a rule
     return rule
 
 
-def _linearize_call(
+def linearize_call(
     ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
 ) -> tuple[Values, MaybeValues]:
+    """LINEARIZE rule: the body split in two calls."""
     body: Program = attrs["body"]
     parts = ctx.linearize_program(body, nonzero(tangents))
-    results = ctx.bind_primal(call_p, *primals, **attrs.replace(body=parts.primal))
+    options = {"name": attrs["name"]} if "name" in attrs else {}
+    results = ctx.bind_primal(call_p, *primals, body=parts.primal, **options)
     outs, extra = results[: len(body.results)], results[len(body.results) :]
     residuals = parts.residual_values(primals, extra)
     given = [t for t in tangents if t is not None]
-    out_tangents = ctx.bind_linear(call_p, *residuals, *given, **attrs.replace(body=parts.linear))
+    out_tangents = ctx.bind_linear(call_p, *residuals, *given, body=parts.linear, **options)
     return outs, merge(parts.out_nonzero, out_tangents)
 
 
@@ -120,7 +122,7 @@ call_p: Primitive = primitive.register(
             primitive.TYPE: type_body,
             primitive.REFERENCE: reference_body,
             primitive.JVP: jvp_body("call"),
-            primitive.LINEARIZE: _linearize_call,
+            primitive.LINEARIZE: linearize_call,
             primitive.TRANSPOSE: transpose_body(lambda: call_p, fence=lambda attrs: False),
             primitive.BATCH: batch_body(lambda: call_p),
         },

@@ -52,7 +52,7 @@ def scan(
     Example:
         >>> import infini as inf, infini.numpy as inp
         >>> inf.lax.scan(lambda total, x: (total + x, total), 0, inp.arange(4))
-        (Array(6, dtype=int32), Array([0, 0, 1, 3], dtype=int32))
+        (Array(6, dtype=int32), Array([0, 0, 1, 3], dtype=int32, weak_type=True))
     """
     loop_bodies.require_functions("scan", f)
     x_leaves, x_tree = tree.flatten(xs)

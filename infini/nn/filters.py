@@ -117,8 +117,8 @@ def tree_at(
     Example:
         >>> from infini import nn, random
         >>> layer = nn.Linear(2, 3, key=random.key(0))
-        >>> nn.tree_at(lambda m: m.weight, layer, replace_fn=lambda w: 0 * w).weight.tolist()
-        [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+        >>> nn.tree_at(lambda m: m.weight, layer, replace_fn=lambda w: w > 9).weight.tolist()
+        [[False, False], [False, False], [False, False]]
     """
     if (replace is _ABSENT) == (replace_fn is None):
         raise errors.ValueMismatchError("tree_at needs either replace= or replace_fn=")

@@ -12,6 +12,7 @@ from infini.core.value import Value
 from infini.lax import view
 from infini.numpy import (
     _axes,
+    _eager,
     comparison,
     elementwise,
     grids,
@@ -299,20 +300,24 @@ def insert(arr: ArrayLike, obj: Any, values: ArrayLike, axis: int | None = None)
     at = elementwise.clip(
         comparison.where(comparison.less(at, 0), elementwise.add(at, length), at), 0, length
     )
+    origin = _eager.call(_origin_after_insertion, (length,), [at])
+    shape = tuple(count if d == along else n for d, n in enumerate(x.shape))
+    joined = joining.concatenate([x, manipulation.broadcast_to(new, shape)], along)
+    return indexing.take(joined, origin, axis=along, mode="clip")
+
+
+def _origin_after_insertion(length: int, at: Value) -> Value:
+    """For each place after insertion the place before, or `length` and more for the values in their order."""
+    count = at.size
     # Where each value comes to stand: the places in order, moved by the values before.
     order = ordering.argsort(at, stable=True)
     numbers = view.iota(dtypes.int32, count)
     target = updates.IndexUpdateRef(at, order).add(numbers)
-    total = length + count
-    is_old = updates.IndexUpdateRef(manipulation.broadcast_to(True, (total,)), target).set(False)
+    is_old = updates.IndexUpdateRef(view.full((length + count,), True), target).set(False)
     source = positions.flatnonzero(is_old, size=length)
-    origin = updates.IndexUpdateRef(manipulation.broadcast_to(np.int32(0), (total,)), source).set(
-        view.iota(dtypes.int32, length)
-    )
-    origin = updates.IndexUpdateRef(origin, target).set(elementwise.add(numbers, length))
-    shape = tuple(count if d == along else n for d, n in enumerate(x.shape))
-    joined = joining.concatenate([x, manipulation.broadcast_to(new, shape)], along)
-    return indexing.take(joined, origin, axis=along, mode="clip")
+    nothing = view.full((length + count,), 0, dtypes.int32)
+    origin = updates.IndexUpdateRef(nothing, source).set(view.iota(dtypes.int32, length))
+    return updates.IndexUpdateRef(origin, target).set(elementwise.add(numbers, length))
 
 
 def delete(

@@ -6,6 +6,7 @@ traced programs hold no constants for it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -72,6 +73,9 @@ def asarray(
         if any(isinstance(leaf, Value) for leaf in leaves):
             return placed(_stacked(a, target), device)
         _refuse_none(any(leaf is None for leaf in leaves), a)
+        if target == dtypes.uint64:  # NumPy makes floats of numbers of which some need the highest bit
+            with contextlib.suppress(OverflowError):
+                a = np.asarray(a, np.uint64)
     _refuse_none(a is None, a)
     if not isinstance(a, (np.ndarray, np.generic)) and hasattr(a, "__dlpack__"):
         a = np.from_dlpack(a)

@@ -38,7 +38,8 @@ class Position:
     Args:
         step: steps taken.
         num_windows: windows of text consumed.
-        train_s: seconds of the steps taken, compilation not counted.
+        num_timed_steps: steps that `train_s` counts: not the first of each process, which compiles.
+        train_s: seconds they took.
         metrics_bytes: length of the file of measurements.
         held_out_before: loss on held-out text before the first step.
         tokens: name of the ids the run sees, see `data.tokens.fingerprint`.
@@ -47,6 +48,7 @@ class Position:
 
     step: int
     num_windows: int
+    num_timed_steps: int
     train_s: float
     metrics_bytes: int
     held_out_before: float

@@ -27,10 +27,13 @@ class Clock:
         self.num_steps = self.num_timed_steps = 0
         self.compile_s = self.last_step_s = self.train_s = 0.0
 
-    def resume(self, num_steps: int, train_s: float) -> None:
-        """Go on from so many steps, which took so long."""
-        self.num_steps, self.train_s = num_steps, train_s
-        self.num_timed_steps = max(num_steps - 1, 0)
+    def resume(self, num_steps: int, num_timed_steps: int, train_s: float) -> None:
+        """Go on from so many steps, of which some took so long."""
+        self.num_steps, self.num_timed_steps, self.train_s = num_steps, num_timed_steps, train_s
+
+    def start(self) -> None:
+        """The next step begins."""
+        self._last = time.perf_counter()
 
     def tick(self) -> None:
         """A step has ended."""

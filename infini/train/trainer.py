@@ -158,6 +158,7 @@ def train(
             file.write(run.start_line())
         last, last_step = (found.folder, found.position.step) if found else (None, None)
         with Prefetch(run.batches.at, start=run.clock.num_steps, stop=settings.num_steps) as ready:
+            run.clock.start()
             while not run.must_stop(is_asked_to_stop()):
                 batch = next(ready)
                 report = run.step(batch, ready.wait_s)
@@ -242,7 +243,7 @@ class _Run:
                     fix="name the same files, or start another run with another --out",
                 )
         self.state = self._team.whole(store.load(found, inf.eval_shape(self._init, key)))
-        self.clock.resume(position.step, position.train_s)
+        self.clock.resume(position.step, position.num_timed_steps, position.train_s)
         self.held_out_before = position.held_out_before
         return found
 
@@ -277,6 +278,7 @@ class _Run:
         return checkpoints_.Position(
             step=self.clock.num_steps,
             num_windows=self.clock.num_steps * self._settings.batch_size,
+            num_timed_steps=self.clock.num_timed_steps,
             train_s=self.clock.train_s,
             metrics_bytes=metrics_bytes,
             held_out_before=self.held_out_before,

@@ -19,7 +19,9 @@ from infini.lax import placement
 from infini.transforms import flat
 
 
-def device_put(x: Any, device: Any = None) -> Any:  # Any: pytrees; a device, a placement, or a tree of these
+def device_put(
+    x: Any, device: Any = None, *, src: Any = None, donate: Any = False, may_alias: Any = None
+) -> Any:  # Any: pytrees; a device, a placement, or a tree of these; flags, or trees of these
     """Put arrays on a device or spread them over a mesh, as `jax.device_put`. The results are committed
     there.
 
@@ -27,6 +29,10 @@ def device_put(x: Any, device: Any = None) -> Any:  # Any: pytrees; a device, a 
         x: pytree of arrays, NumPy arrays and numbers.
         device: `Device`, `NamedSharding`, `P` inside `with mesh:`, or a pytree of these that is a prefix
             of `x`; None leaves everything where it is, uncommitted.
+        src: accepted for JAX's sake; arrays know where they are.
+        donate: whether the arrays given are deleted, or a prefix tree of booleans; they must not be used
+            afterwards.
+        may_alias: accepted for JAX's sake; arrays that are in the right place already are not copied.
 
     Returns:
         The tree of arrays. Inside `jit` a sharding is a constraint, and a single device means nothing.
@@ -40,13 +46,27 @@ def device_put(x: Any, device: Any = None) -> Any:  # Any: pytrees; a device, a 
         True
     """
     if device is None or isinstance(device, backend.Device) or placement.is_sharding(device):
-        return tree.map(lambda leaf: _put(leaf, device), x)
-    return tree.map(
-        lambda where, part: tree.map(lambda leaf: _put(leaf, where), part),
-        device,
-        x,
-        is_leaf=lambda d: isinstance(d, backend.Device) or placement.is_sharding(d),
-    )
+        moved = tree.map(lambda leaf: _put(leaf, device), x)
+    else:
+        moved = tree.map(
+            lambda where, part: tree.map(lambda leaf: _put(leaf, where), part),
+            device,
+            x,
+            is_leaf=lambda d: isinstance(d, backend.Device) or placement.is_sharding(d),
+        )
+    if donate is not False:
+        flags = tree.leaves(tree.broadcast(donate, x))
+        for given, found, is_donated in zip(tree.leaves(x), tree.leaves(moved), flags, strict=True):
+            _donate(given, found, is_donated)
+    return moved
+
+
+def _donate(given: Any, found: Value, is_donated: bool) -> None:  # Any: a leaf
+    """Delete an array that was put elsewhere, unless the result lies in its memory."""
+    if not is_donated or not isinstance(given, Array) or not isinstance(found, Array) or found is given:
+        return
+    if not any(a is b for a in given.buffers for b in found.buffers):
+        given.delete()
 
 
 def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put

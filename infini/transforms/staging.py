@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from infini.core import backend, config, errors, events, execute, ir, sharding, trace, tree
+from infini.core import backend as backend_, config, errors, events, execute, ir, sharding, trace, tree
 from infini.core.ir import ArrayType
 from infini.core.value import Value
 from infini.transforms import flat, placement, signature, stages
@@ -20,24 +21,35 @@ from infini.transforms.signature import Key, Marks, ShapeDtypeStruct as ShapeDty
 from infini.transforms.stages import Specialisation, Traced
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a function is jitted; see `jit`.
+
+    Args:
+        static: arguments that are compile-time constants.
+        donated: arguments whose buffers may be reused.
+        donation: `allow` or `require`.
+        mesh: devices of its placements, when it has some.
+        is_inline: whether its body takes the place of a call inside another trace.
+        device: where its arguments are put, when one is given.
+    """
+
+    static: Marks = Marks()  # noqa: RUF009  # immutable
+    donated: Marks = Marks()  # noqa: RUF009  # immutable
+    donation: Literal["allow", "require"] = "allow"
+    mesh: sharding.Mesh | None = None
+    is_inline: bool = False
+    device: backend_.Device | None = None
+
+
 class Jitted:
     """A function compiled per signature. Made by `jit`."""
 
-    def __init__(
-        self,
-        fun: Callable[..., Any],
-        static: Marks,
-        donated: Marks,
-        donation: str,
-        mesh: sharding.Mesh | None = None,
-        inline: bool = False,
-    ) -> None:
+    def __init__(self, fun: Callable[..., Any], options: Options) -> None:
         functools.update_wrapper(self, fun)
         self.fun = fun
-        self._static, self._donated = static, donated
-        self._donation = donation
-        self._mesh = mesh
-        self._inline = inline
+        self.options = options
+        self._static, self._donated = options.static, options.donated
         self._name = getattr(fun, "__name__", type(fun).__name__)
         self._cache: execute.BoundedCache[Key, Specialisation] = execute.BoundedCache(1024)
         self.num_traces = 0
@@ -50,6 +62,8 @@ class Jitted:
         if config.get("disable_jit"):
             return self.fun(*args, **kwargs)
         values, specialisation = self.specialise(args, kwargs)
+        if self.options.device is not None and trace.is_eager():
+            values = [placement.device_put(x, self.options.device) for x in values]
         return specialisation(values)
 
     def specialise(
@@ -139,15 +153,15 @@ class Jitted:
         staged = trace.stage(f, in_types, weak=weak, name=self._name, transform="jit")
         assert f.out_tree is not None
         donated = self._donated_parameters(args, kwargs, set(positions), len(staged.captures))
-        options = backend.CompileOptions(
+        options = backend_.CompileOptions(
             donated=donated,
-            donation=self._donation,  # type: ignore[arg-type]  # checked by jit
+            donation=self.options.donation,
             mesh=_mesh_in(staged.program),
         )
-        mesh = self._mesh or sharding.current_mesh()
+        mesh = self.options.mesh or sharding.current_mesh()
         runner = execute.Runner(staged.program, options, mesh)
         return Specialisation(
-            self._name, staged, in_tree, holes, f.out_tree, f.out_holes, runner, self._inline
+            self._name, staged, in_tree, holes, f.out_tree, f.out_holes, runner, self.options.is_inline
         )
 
     def _donated_parameters(
@@ -212,6 +226,8 @@ def jit(  # noqa: PLR0913  # JAX's arguments
     donate_argnums: int | Sequence[int] | None = None,
     donate_argnames: str | Iterable[str] | None = None,
     keep_unused: bool = False,
+    device: backend_.Device | None = None,
+    backend: str | None = None,
     inline: bool = False,
     compiler_options: Mapping[str, Any] | None = None,
     donation: str = "allow",
@@ -232,6 +248,8 @@ def jit(  # noqa: PLR0913  # JAX's arguments
             by the call.
         donate_argnames: the same by keyword.
         keep_unused: accepted for JAX's sake; unused arguments cost nothing.
+        device: put the arguments on this device; in_shardings is the better way.
+        backend: put the arguments on the first device of the backend of this name.
         inline: inside another trace, put the body in place of the call.
         compiler_options: must be empty; see `infini.config`.
         donation: `require` makes it an error when a donated buffer cannot be reused.
@@ -259,6 +277,8 @@ def jit(  # noqa: PLR0913  # JAX's arguments
             donate_argnums=donate_argnums,
             donate_argnames=donate_argnames,
             keep_unused=keep_unused,
+            device=device,
+            backend=backend,
             inline=inline,
             compiler_options=compiler_options,
             donation=donation,
@@ -277,7 +297,23 @@ def jit(  # noqa: PLR0913  # JAX's arguments
     mesh = None
     if in_shardings is not None or out_shardings is not None:
         fun, mesh = placement.constrained(fun, in_shardings, out_shardings, static.numbers)
-    return Jitted(fun, static, donated, donation, mesh, inline)
+    options = Options(
+        static,
+        donated,
+        donation,  # type: ignore[arg-type]  # checked above
+        mesh,
+        inline,
+        _device(device, backend),
+    )
+    return Jitted(fun, options)
+
+
+def _device(device: backend_.Device | None, name: str | None) -> backend_.Device | None:
+    if device is not None and name is not None:
+        raise errors.ValueMismatchError(
+            "jit takes a device or a backend, not both", got=f"{device}, {name!r}"
+        )
+    return backend_.devices(name)[0] if name is not None else device
 
 
 # --- looking at programs --------------------------------------------------------------------------

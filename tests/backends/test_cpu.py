@@ -11,7 +11,7 @@ import pytest
 import infini
 import infini.numpy as inp
 from infini import lax
-from infini.core import backend, dtypes, errors
+from infini.core import backend, dtypes, errors, primitive, trace
 from infini.core.backend import CompileOptions
 from tests.compiler import programs
 from tests.compiler.programs import evaluate, f32, i32, inputs_for, program_of, random_function
@@ -249,8 +249,14 @@ def test_counts_of_a_product():
 
 
 def test_an_unknown_operation_is_refused_when_compiled():
-    with pytest.raises(errors.LoweringError, match="no route"):
-        CPU.compile(program_of(lambda x: x * 2, f32(3).update(dtype=dtypes.complex64)), CompileOptions())
+    nowhere = primitive.register(
+        primitive.Primitive("nowhere", None, {primitive.TYPE: lambda x: (x,), primitive.REFERENCE: lambda x: x})
+    )
+    try:
+        with pytest.raises(errors.LoweringError, match="no route for 'nowhere'"):
+            CPU.compile(program_of(lambda x: trace.bind1(nowhere, x), f32(3)), CompileOptions())
+    finally:
+        primitive.unregister(nowhere)
 
 
 def test_null_compiles_and_counts_without_running():

@@ -307,24 +307,27 @@ def test_devices_marks_the_default() -> None:
     assert names | {row["backend"] for row in found["unavailable"]} == set(backend.names())
 
 
-def test_doctor_says_what_there_is_and_what_is_missing() -> None:
-    result = _run("doctor")
-    assert result.exit_code == 0
+def test_doctor_says_what_there_is_and_what_is_missing(tmp_path: Path) -> None:
+    with inf.config(cache_dir=str(tmp_path / "cache")):
+        result = _run("doctor")
+    assert result.exit_code == 0, result.output
     for words in ("cores", "threads", "caches", "LLVM", "MPI", "cuda", "compile and run", "good"):
         assert words in result.output
-    found = json.loads(_run("doctor", "--json").stdout)
+    with inf.config(cache_dir=str(tmp_path / "cache")):
+        found = json.loads(_run("doctor", "--json").stdout)
     assert found["processor"]["threads"] >= 1 and found["memory"]["total"] > 1 << 28
     assert found["packages"]["numpy"] == np.__version__
     assert set(found["backends"]) == set(backend.names())
     assert all(check["is_good"] for check in found["checks"])
 
 
-def test_doctor_fails_when_a_check_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_fails_when_a_check_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def failing() -> str:
         raise errors.ValueMismatchError("everything is off by one")
 
     monkeypatch.setitem(machine._CHECKS, "right numbers", failing)
-    result = _run("doctor")
+    with inf.config(cache_dir=str(tmp_path / "cache")):
+        result = _run("doctor")
     assert result.exit_code == 1
     assert "FAILS" in result.output and "off by one" in result.output
 

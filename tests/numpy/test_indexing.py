@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 import infini
 import infini.numpy as inp
 from infini.core import errors, execute
+from infini.sharding import NamedSharding, P, make_mesh
 from infini.testing import assert_max_traces
 from tests.numpy.indices import draw_index
 
@@ -117,6 +118,28 @@ def test_reads_outside_are_clamped(make) -> None:
     assert float(x[make(5)]) == 2
     assert float(x[make(-7)]) == 0
     assert np.asarray(x[inp.asarray([5, -7])]).tolist() == [2, 0]
+
+
+def test_numbers_beyond_32_bits_lie_outside() -> None:
+    x = inp.arange(3.0)
+    for at in (np.array([2**40, -(2**40)]), inp.asarray([2**33 + 1, -(2**33)], dtype="int64")):
+        assert x[at].tolist() == [2, 0]
+        assert x.at[at].get(mode="fill", fill_value=7).tolist() == [7, 7]
+        assert x.at[at].set(9).tolist() == [0, 1, 2]
+    assert x[2**70] == 2 and x.at[-(2**70)].set(9).tolist() == [0, 1, 2]
+    assert x[inp.asarray([2**64 - 1, 1], dtype="uint64")].tolist() == [2, 1]
+
+
+def test_arrays_on_a_mesh_and_on_other_devices() -> None:
+    with infini.config(device="reference", cpu_devices=4):
+        mesh = make_mesh((4,), ("data",))
+        x = infini.device_put(np.arange(8.0).reshape(4, 2), NamedSharding(mesh, P("data")))
+        assert x[2].tolist() == [4, 5] and x[1:3, 1].tolist() == [3, 5]
+        assert x[np.array([3, 0])].tolist() == [[6, 7], [0, 1]]
+        assert x.at[0].set(9)[:2].tolist() == [[9, 9], [2, 3]]
+    there = infini.device_put(np.arange(4.0), infini.devices("reference")[0])
+    assert there[1] == 1 and there[1].devices() == there.devices()
+    assert there.at[1].set(5).devices() == there.devices()
 
 
 def test_writes_outside_are_dropped() -> None:

@@ -21,7 +21,7 @@ STATE = {
 
 
 def _position(step: int) -> Position:
-    return Position(step, step * 4, 1.5, 100 * step, 3.25, "ids", 0)
+    return Position(step, step * 4, step - 1, 1.5, 100 * step, 3.25, "ids", 0)
 
 
 def _save(store: Store, *steps: int) -> None:

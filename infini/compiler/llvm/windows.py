@@ -22,7 +22,6 @@ from infini.compiler.llvm.movement import (
     BYTE_NS,
     RUN_NS,
     TASK_BYTES,
-    Chunks,
     bits_of,
     clamp,
     coordinates,
@@ -111,18 +110,22 @@ class Windows:
             count, size = count + 1, size * n
         return count, size
 
-    def offsets(self, f: Function, before: Sequence[Int], batch: Sequence[Int]) -> tuple[Int, Int]:
-        """Offsets that the outer dimensions of a window add in the operand, and with the starts' in the dense
+    def offsets(self, f: Function, before: Sequence[Int], point: Int) -> tuple[Int, Int]:
+        """Offsets that the outer dimensions of a window add in the operand, and with the point's in the dense
         array.
         """
         operand, dense = self.window_strides
         outer = self.num_before
         place = dot(f, before, dense[:outer])
-        return dot(f, before, operand[:outer]), f.add(place, dot(f, batch, self.batch_strides))
+        strides = self.batch_strides
+        together = [n * s for n, s in zip(self.batch[1:], strides[1:], strict=True)]
+        if strides[:-1] == together:  # points lie one after another
+            along = f.mul(point, strides[-1]) if strides else 0
+        else:
+            along = dot(f, coordinates(f, point, self.batch), strides)
+        return dot(f, before, operand[:outer]), f.add(place, along)
 
-    def start(
-        self, f: Function, pointer: Value, point: Int, batch: Sequence[Int]
-    ) -> tuple[Int, Value | None]:
+    def start(self, f: Function, pointer: Value, point: Int) -> tuple[Int, Value | None]:
         """Position in the operand of the window of a point, and whether it lies inside (None: it always
         does).
         """
@@ -142,9 +145,9 @@ class Windows:
             else:
                 place = clamp(f, place, limits[d])
             position = f.add(position, f.mul(place, strides[d]))
-        for d, where in zip(
-            self.numbers.operand_batching_dims, self.numbers.start_indices_batching_dims, strict=True
-        ):
+        batching = self.numbers.operand_batching_dims, self.numbers.start_indices_batching_dims
+        batch = coordinates(f, point, self.batch) if batching[0] else []
+        for d, where in zip(*batching, strict=True):
             position = f.add(position, f.mul(batch[where], strides[d]))
         return position, inside
 
@@ -167,17 +170,19 @@ def gather(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[
     w = Windows(operand, indices, dense, numbers, sizes, attrs["mode"] != "fill")
     element, itemsize = bits_of(operand.dtype), operand.dtype.itemsize
     number = indexing.fill_of(operand.dtype, attrs["fill_value"])
-    items, inner = (*w.before, *w.batch), math.prod(w.window[w.num_before :])
-    chunks = Chunks.of(math.prod(items), inner * itemsize + 16)
+    points, outer, inner = math.prod(w.batch), math.prod(w.before), math.prod(w.window[w.num_before :])
+    wanted = max(1, outer * points * (inner * itemsize + 16) // TASK_BYTES)
+    cuts = _Cut.into(outer, wanted), _Cut(points)
+    if outer < wanted:
+        cuts = _Cut(outer), _Cut.into(points, wanted)
+    num_tasks = max(cut.num_tasks for cut in cuts)
 
     def write(f: Function, pointers: list[Value], task: Value) -> None:
         source, starts, out = pointers
-        with chunks.loop(f, task) as item:
-            outer, point = f.divide(item, math.prod(w.batch))
-            batch = coordinates(f, point, w.batch)
-            here, there = w.offsets(f, coordinates(f, outer, w.before), batch)
+        with cuts[0].loop(f, task) as turn, cuts[1].loop(f, task) as point:
+            here, there = w.offsets(f, coordinates(f, turn, w.before), point)
             to = f.at(out, there, element)
-            position, inside = w.start(f, starts, point, batch)
+            position, inside = w.start(f, starts, point)
             at = f.at(source, f.add(position, here), element)
 
             def copy() -> None:
@@ -194,8 +199,8 @@ def gather(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[
                 with w.rows(f) as (_, place, count):
                     fill_run(f, f.at(to, place, element), bits, count, target.lanes)
 
-    cost = chunks.count * (RUN_NS + inner * itemsize * BYTE_NS)
-    return (make_task("gather", 3, chunks.num_tasks, cost, write),)
+    cost = outer * points * (RUN_NS + inner * itemsize * BYTE_NS)
+    return (make_task("gather", 3, num_tasks, cost, write),)
 
 
 def _constant_bits(f: Function, number: np.ndarray) -> Value:
@@ -269,9 +274,8 @@ def _scatter(
     def write(f: Function, pointers: list[Value], task: Value) -> None:
         _, starts, source, out = pointers
         with parts.loops(f, task) as (outer, point):
-            batch = coordinates(f, point, w.batch)
-            here, there = w.offsets(f, coordinates(f, outer, w.before), batch)
-            position, inside = w.start(f, starts, point, batch)
+            here, there = w.offsets(f, coordinates(f, outer, w.before), point)
+            position, inside = w.start(f, starts, point)
             with contextlib.ExitStack() as guard:
                 if inside is not None:
                     guard.enter_context(f.when(inside))
@@ -300,7 +304,7 @@ class _Cut:
     @classmethod
     def into(cls, count: int, wanted: int, unit: int = 1) -> _Cut:
         """About `wanted` parts, each a multiple of `unit`."""
-        return cls(count, -(-count // (wanted * unit)) * unit)
+        return cls(count, max(-(-count // (wanted * unit)), 1) * unit)
 
     @property
     def num_tasks(self) -> int:

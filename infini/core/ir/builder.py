@@ -19,6 +19,9 @@ def infer_types(
     op: primitive.Primitive, in_types: Sequence[ArrayType], attrs: Mapping[str, Any]
 ) -> tuple[ArrayType, ...]:
     """Types of the results of an operation, by its TYPE rule."""
+    if op.is_higher_order:
+        # Their rules only compare; a cache would hash whole programs, and keep host functions alive.
+        return tuple(op.rule(primitive.TYPE)(*in_types, **attrs))
     return _infer_types(op, tuple(in_types), attrs if isinstance(attrs, Attrs) else Attrs(attrs))
 
 

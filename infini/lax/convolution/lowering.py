@@ -147,7 +147,10 @@ def _sums_of_products(conv: Convolution) -> Value:
         part, lhs = _without(_shifted(image, conv, place, by_result=True), spec.lhs, unit)
         product = trace.bind1(e.mul_p, _aligned(part, lhs, order), weight)
         found.append(view.expand_dims(reduction.reduce_sum(product, summed), (0,)))
-    stacked = view.concatenate(found, 0)
+    while len(found) > 1:
+        # Three at a time: kernels join no more.
+        found = [view.concatenate(found[i : i + 3], 0) for i in range(0, len(found), 3)]
+    (stacked,) = found
     shape = [line.count for line in conv.lines]
     split = view.reshape(stacked, (*shape, *stacked.shape[1:]))
     return e.convert_element_type(_aligned(split, spec.digits + kept, spec.out), conv.dtype)

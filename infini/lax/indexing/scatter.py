@@ -195,9 +195,7 @@ def _scatter(name: str, jvp: Any, transpose: Any = None, *, repeats: bool = True
         primitive.PLACE: places.place_scatter(kind.reducer),
         primitive.PARTITION: places.partition_scatter,
         primitive.WEAK: lambda weak, attrs: weak[0],
-        primitive.CASES: _cases(
-            kind.allowed - (dtypes.COMPLEX if name in _ORDERED else frozenset()), repeats=repeats
-        ),
+        primitive.CASES: _cases(kind.allowed, repeats=repeats),
     }
     if transpose is not None:
         rules[primitive.TRANSPOSE] = transpose
@@ -205,8 +203,6 @@ def _scatter(name: str, jvp: Any, transpose: Any = None, *, repeats: bool = True
         rules[primitive.DECOMPOSE] = one_by_one.decompose(name, kind.combine)
     return primitive.register(Primitive(name, None, rules))
 
-
-_ORDERED: Final = ("scatter_min", "scatter_max")  # complex numbers have no order in compiled programs
 
 scatter_p: Primitive = _scatter("scatter", derivatives.jvp_set, derivatives.transpose_set)
 scatter_add_p: Primitive = _scatter("scatter_add", derivatives.jvp_add, derivatives.transpose_add)
