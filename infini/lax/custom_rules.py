@@ -19,6 +19,8 @@ from infini.lax.families import is_linear
 
 # Cotangents of the primals from residuals and cotangents of the results; None is zero.
 Backward: TypeAlias = Callable[[Values, MaybeValues], MaybeValues]
+# A mapped axis: `transforms.batch_tracing.Axis`. Rules hold it and no interpreter, which would hold them.
+Axis: TypeAlias = Any
 # Results, residuals and backward rule, from primals and which of them have a tangent.
 Forward: TypeAlias = Callable[[Values, Flags], tuple[Values, Values, Backward]]
 # Results and their tangents, from primals and tangents; None is zero.
@@ -30,7 +32,7 @@ Rewrite: TypeAlias = Callable[[Callable[..., Values]], Callable[..., Values]]
 # --- rules over a batch --------------------------------------------------------------------------
 
 
-def batched_forward(ctx: Context, forward: Forward, batched: Flags) -> Forward:
+def batched_forward(axis: Axis, forward: Forward, batched: Flags) -> Forward:
     """The forward rule for whole batches of the primals marked in `batched`; every result is a batch."""
 
     def run(primals: Values, perturbed: Flags) -> tuple[Values, Values, Backward]:
@@ -43,15 +45,15 @@ def batched_forward(ctx: Context, forward: Forward, batched: Flags) -> Forward:
             counts.append(len(outs))
             return [*outs, *residuals]
 
-        values, flags = ctx.batch_function(flat, primals, batched)
+        values, flags = axis.batch_function(flat, primals, batched)
         count = counts[0]
-        outs = families.whole_batches(ctx.size, values[:count], flags[:count])
-        return outs, values[count:], batched_backward(ctx, backwards[0], flags[count:], batched)
+        outs = families.whole_batches(axis.size, values[:count], flags[:count])
+        return outs, values[count:], batched_backward(axis, backwards[0], flags[count:], batched)
 
     return run
 
 
-def batched_backward(ctx: Context, backward: Backward, residual_flags: Flags, batched: Flags) -> Backward:
+def batched_backward(axis: Axis, backward: Backward, residual_flags: Flags, batched: Flags) -> Backward:
     """The backward rule for batches: cotangents of primals that are not batched are summed over the batch."""
 
     def run(residuals: Values, cts: MaybeValues) -> MaybeValues:
@@ -65,8 +67,8 @@ def batched_backward(ctx: Context, backward: Backward, residual_flags: Flags, ba
 
         operands = [*residuals, *(ct for ct in cts if ct is not None)]
         flags = (*residual_flags, *(True for flag in given if flag))
-        values, out_flags = ctx.batch_function(flat, operands, flags)
-        wholes = families.whole_batches(ctx.size, values, out_flags)
+        values, out_flags = axis.batch_function(flat, operands, flags)
+        wholes = families.whole_batches(axis.size, values, out_flags)
         return [
             ct if ct is None or is_batched else trace.bind1(_op("reduce_sum"), ct, axes=(-ct.ndim,))
             for ct, is_batched in zip(merge(found_flags[0], wholes), batched, strict=True)
@@ -75,7 +77,7 @@ def batched_backward(ctx: Context, backward: Backward, residual_flags: Flags, ba
     return run
 
 
-def batched_rule(ctx: Context, rule: Rule, batched: Flags) -> Rule:
+def batched_rule(axis: Axis, rule: Rule, batched: Flags) -> Rule:
     """The JVP rule for whole batches of the primals marked in `batched`, with their tangents."""
 
     def run(primals: Values, tangents: MaybeValues) -> tuple[Values, MaybeValues]:
@@ -89,8 +91,8 @@ def batched_rule(ctx: Context, rule: Rule, batched: Flags) -> Rule:
 
         moving = [t for t in tangents if t is not None]
         flags = (*batched, *(b for b, flag in zip(batched, given, strict=True) if flag))
-        values, out_flags = ctx.batch_function(flat, [*primals, *moving], flags)
-        wholes = families.whole_batches(ctx.size, values, out_flags)
+        values, out_flags = axis.batch_function(flat, [*primals, *moving], flags)
+        wholes = families.whole_batches(axis.size, values, out_flags)
         num_outs, moved_flags = found[0]
         return wholes[:num_outs], merge(moved_flags, wholes[num_outs:])
 
@@ -226,7 +228,7 @@ def bind_linear(
 def _batch_vjp(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple[Values, Flags]:
     count = len(attrs["body"].results)
     body, out_flags = ctx.batch_program(attrs["body"], batched, force=(True,) * count)
-    forward = batched_forward(ctx, host.lookup(attrs["forward"]), batched)
+    forward = batched_forward(ctx.axis, host.lookup(attrs["forward"]), batched)
     changed = attrs.replace(body=body, forward=host.register(forward))
     return trace.bind(custom_vjp_call_p, *args, **changed), out_flags
 
@@ -257,7 +259,7 @@ def _transpose_linear(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs
 
 def _batch_linear(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple[Values, Flags]:
     count = attrs["num_residuals"]
-    backward = batched_backward(ctx, host.lookup(attrs["backward"]), batched[:count], batched[count:])
+    backward = batched_backward(ctx.axis, host.lookup(attrs["backward"]), batched[:count], batched[count:])
     changed = attrs.replace(
         backward=host.register(backward),
         out_types=tuple(t.update(shape=(ctx.size, *t.shape)) for t in attrs["out_types"]),
@@ -299,7 +301,7 @@ def _jvp_custom(
 def _batch_custom_jvp(ctx: Context, args: Values, batched: Flags, attrs: ir.Attrs) -> tuple[Values, Flags]:
     count = len(attrs["body"].results)
     body, out_flags = ctx.batch_program(attrs["body"], batched, force=(True,) * count)
-    rule = host.register(batched_rule(ctx, host.lookup(attrs["rule"]), batched))
+    rule = host.register(batched_rule(ctx.axis, host.lookup(attrs["rule"]), batched))
     return trace.bind(custom_jvp_call_p, *args, **attrs.replace(body=body, rule=rule)), out_flags
 
 

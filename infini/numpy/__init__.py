@@ -228,6 +228,7 @@ from infini.numpy.ordering import (
 from infini.numpy.padding import (
     pad as pad,
 )
+from infini.numpy.polynomials import polyval as polyval
 from infini.numpy.positions import (
     argwhere as argwhere,
     diag_indices as diag_indices,

@@ -33,7 +33,7 @@ def specs_by_name(params: Any, patterns: Mapping[str, P], default: P = P()) -> S
     """
 
     def choose(path: tuple[Any, ...], leaf: Any) -> P:
-        name = "/".join(map(str, path))
+        name = tree.keystr(path, simple=True, separator="/")
         found = next((spec for pattern, spec in patterns.items() if re.search(pattern, name)), default)
         return P(*found[: len(leaf.shape)]) if len(leaf.shape) >= len(mesh_.trim(found)) else P()
 

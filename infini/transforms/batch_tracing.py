@@ -35,6 +35,14 @@ class Axis:
     name: Hashable = None
     spmd_name: Hashable = None
 
+    def batch_function(
+        self, f: Callable[..., Sequence[Any]], args: Sequence[Value], flags: Flags
+    ) -> tuple[list[Value], Flags]:
+        """Apply a flat function to arguments of which the marked ones are batches: results, and which of
+        them are batches.
+        """
+        return batch_values(f, args, flags, self)
+
     def named(self) -> AbstractContextManager[None]:
         """Make the name known to collectives inside the block."""
         names: list[Any] = [] if self.name is None else [(self.name, self.size)]
@@ -121,14 +129,6 @@ class Batching(trace.Interpreter):
         """See `batch_program`."""
         wanted = (force,) * len(program.results) if isinstance(force, bool) else force
         return batch_program(program, tuple(flags), wanted, self.axis, trace.axis_env())
-
-    def batch_function(
-        self, f: Callable[..., Sequence[Any]], args: Sequence[Value], flags: Flags
-    ) -> tuple[list[Value], Flags]:
-        """Apply a flat function to arguments of which the marked ones are batches: results, and which of
-        them are batches.
-        """
-        return batch_values(f, args, flags, self.axis)
 
 
 def concerns_axis(attrs: ir.Attrs, name: Hashable) -> bool:

@@ -97,12 +97,12 @@ class custom_jvp:  # noqa: N801  # JAX's name
                 f"no JVP is defined for {name_of(self.fun)}, which is a custom_jvp function",
                 fix="call defjvp(rule) first",
             )
-        given = arguments_of(self.fun, self.nondiff_argnums, self.nondiff_argnames, args, kwargs)
+        values, given = arguments_of(self.fun, self.nondiff_argnums, self.nondiff_argnames, args, kwargs)
         flattened = _JVPRule(self, self.jvp, given)
         call = CustomCall(
             name_of(self.fun), flattened.function, rule=flattened.rule, key=(self, self.jvp, *given.key)
         )
-        results = call(given.leaves)
+        results = call(values)
         assert flattened.out_tree is not None
         return tree.unflatten(flattened.out_tree, flat.finished(results))
 
@@ -226,7 +226,7 @@ class custom_vjp:  # noqa: N801  # JAX's name
                 f"no VJP is defined for {name_of(self.fun)}, which is a custom_vjp function",
                 fix="call defvjp(fwd, bwd) first",
             )
-        given = arguments_of(self.fun, self.nondiff_argnums, self.nondiff_argnames, args, kwargs)
+        values, given = arguments_of(self.fun, self.nondiff_argnums, self.nondiff_argnames, args, kwargs)
         flattened = _VJPRule(self, self.fwd, self.bwd, given)
         call = CustomCall(
             name_of(self.fun),
@@ -234,7 +234,7 @@ class custom_vjp:  # noqa: N801  # JAX's name
             forward=flattened.forward,
             key=(self, self.fwd, self.bwd, *given.key),
         )
-        results = call(given.leaves)
+        results = call(values)
         assert flattened.out_tree is not None
         return tree.unflatten(flattened.out_tree, flat.finished(results))
 

@@ -60,9 +60,10 @@ class CustomVJPPrimal:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Arguments of one call: leaves of those that are differentiated, and the others with their positions."""
+    """Arguments of one call without the values that are differentiated: their structure, and the other
+    arguments with their positions.
+    """
 
-    leaves: tuple[Value, ...]
     in_tree: tree.PyTreeDef
     static: tuple[Any, ...]
     positions: tuple[int, ...]
@@ -85,8 +86,9 @@ class Arguments:
 
 def arguments_of(
     fun: Callable[..., Any], nums: Sequence[int], names: Sequence[str], args: Any, kwargs: Any
-) -> Arguments:
-    """The arguments of a call, those at positions `nums` and with `names` not differentiated.
+) -> tuple[list[Value], Arguments]:
+    """Values that are differentiated, and the rest of the arguments: those at positions `nums` and with
+    `names` are not.
 
     Raises:
         TypeMismatchError: the function cannot be called so, or an argument is no array.
@@ -104,7 +106,7 @@ def arguments_of(
     positions = tuple(sorted({n % len(given) for n in wanted}))
     leaves, in_tree = tree.flatten(tuple(a for n, a in enumerate(given) if n not in positions))
     what = f"arguments of {name_of(fun)}, which has custom derivative rules,"
-    return Arguments(tuple(flat.values(leaves, what)), in_tree, tuple(given[n] for n in positions), positions)
+    return flat.values(leaves, what), Arguments(in_tree, tuple(given[n] for n in positions), positions)
 
 
 def name_of(fun: Callable[..., Any]) -> str:

@@ -15,7 +15,7 @@ from infini.lax import custom_rules, families
 from infini.lax.calls import Flags, MaybeValues, Values, nonzero
 from infini.lax.custom_rules import Backward, Forward, Rule
 from infini.transforms import linear
-from infini.transforms.batch_tracing import Batching, BatchTracer
+from infini.transforms.batch_tracing import Axis, Batching, BatchTracer
 from infini.transforms.forward import JVP, JVPTracer
 
 
@@ -100,21 +100,21 @@ class CustomCall:
         with trace.running(interpreter.parent):
             if not any(flags) and interpreter.axis_name is None:
                 return self(values)
-            results = self.batched(interpreter, flags)(values)
+            results = self.batched(interpreter.axis, flags)(values)
         return [BatchTracer(interpreter, r) for r in results]
 
-    def batched(self, interpreter: Batching, flags: Flags) -> CustomCall:
+    def batched(self, axis: Axis, flags: Flags) -> CustomCall:
         """The call for whole batches of the arguments marked in `flags`; every result is a batch."""
 
         def function(*xs: Value) -> Sequence[Value]:
-            found, out_flags = interpreter.batch_function(self.function, xs, flags)
-            return families.whole_batches(interpreter.size, found, out_flags)
+            found, out_flags = axis.batch_function(self.function, xs, flags)
+            return families.whole_batches(axis.size, found, out_flags)
 
         return CustomCall(
             self.name,
             function,
-            None if self.rule is None else custom_rules.batched_rule(interpreter, self.rule, flags),
-            None if self.forward is None else custom_rules.batched_forward(interpreter, self.forward, flags),
+            None if self.rule is None else custom_rules.batched_rule(axis, self.rule, flags),
+            None if self.forward is None else custom_rules.batched_forward(axis, self.forward, flags),
         )
 
     def _stage(self, args: Values) -> list[Value]:

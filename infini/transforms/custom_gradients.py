@@ -83,11 +83,12 @@ class _GradientRule:
 
         # Staged, so that the values it uses are known: they are the residuals.
         staged = trace.stage(flat_rule, [r.type for r, m in zip(results, moving, strict=True) if m])
+        program, out_types = staged.program, [r.type for r in results]
 
         def backward(residuals: Values, cts: MaybeValues) -> MaybeValues:
-            pairs = [(ct, r.type) for ct, r, m in zip(cts, results, moving, strict=True) if m]
+            pairs = [(ct, t) for ct, t, m in zip(cts, out_types, moving, strict=True) if m]
             filled = [families.zeros(t) if ct is None else ct for ct, t in pairs]
-            found = iter(trace.evaluate(staged.program, [*residuals, *filled]))
+            found = iter(trace.evaluate(program, [*residuals, *filled]))
             leaves = [next(found) if flag else None for flag in found_flags[0]]
             assert len(leaves) == count
             return leaves

@@ -72,6 +72,16 @@ def test_mapped_as_by_jax(axes: tuple[int | None, int | None], rng: np.random.Ge
     assert_close(found, np.asarray(jax.vmap(of(jax_lax, row), axes)(x, w)), "program")
 
 
+def test_the_short_forms_are_those_of_jax(rng: np.random.Generator) -> None:
+    x, w = rng.standard_normal((2, 3, 6)).astype("f"), rng.standard_normal((4, 3, 2)).astype("f")
+    for name, arguments in (
+        ("conv", ((2,), "SAME")),
+        ("conv_with_general_padding", ((2,), [(1, 0)], (2,), (1,))),
+    ):
+        ours, theirs = (getattr(module, name)(x, w, *arguments) for module in (lax, jax_lax))
+        assert_close(ours, np.asarray(theirs), "program")
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 1))], ids=str)
 @pytest.mark.parametrize("options", [
     {}, {"transpose_kernel": True}, {"use_consistent_padding": True}, {"rhs_dilation": (2, 1)},
