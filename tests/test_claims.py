@@ -64,7 +64,8 @@ def rows() -> list[Row]:
 
 def pages() -> list[Path]:
     """Every page that may state a figure."""
-    return [ROOT / "README.md", ROOT / "README.zh.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path != CLAIMS)]
+    found = sorted(path for path in (ROOT / "docs").rglob("*.md") if path != CLAIMS)
+    return [ROOT / "README.md", ROOT / "README.zh.md", *found]
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:

@@ -49,8 +49,8 @@ class ShapedArray(AbstractValue):
 
     def str_short(self, short_dtypes: bool = False) -> str:
         """`float32[2,3]`, or `f32[2,3]`."""
-        is_short = short_dtypes and isinstance(self.dtype, np.dtype)
-        name = dtypes.short(self.dtype) if is_short else self.dtype.name
+        kind = self.dtype
+        name = dtypes.short(kind) if short_dtypes and isinstance(kind, np.dtype) else kind.name
         return f"{name}[{','.join(map(str, self.shape))}]"
 
     def __str__(self) -> str:
@@ -62,9 +62,9 @@ ShapedArray.register(ir.ArrayType)
 
 
 def typeof(x: object) -> ShapedArray:
-    """`jax.typeof`: shape, dtype, weak flag and placement of anything that an operation takes.
+    """`jax.typeof`: shape, dtype and weak flag of anything that an operation takes.
 
-    The placement is by names of an empty mesh: infini's values carry none in their types.
+    Placement is no part of types in infini: the field `sharding` is that of JAX outside every mesh.
     """
     if isinstance(x, key_array.KeyArray):
         return ShapedArray(x.shape, x.dtype, False, _unplaced(x.ndim))
@@ -72,8 +72,30 @@ def typeof(x: object) -> ShapedArray:
     return ShapedArray(item.shape, item.dtype, item.weak, _unplaced(item.ndim))
 
 
-def _unplaced(ndim: int) -> sharding_.NamedSharding:
-    return sharding_.NamedSharding(sharding_.AbstractMesh((), ()), sharding_.PartitionSpec(*[None] * ndim))
+@dataclass(frozen=True, slots=True)
+class EmptyMesh:
+    """The mesh of values that are on none."""
+
+    axis_names: tuple[str, ...] = ()
+    axis_sizes: tuple[int, ...] = ()
+    empty: bool = True
+    are_all_axes_explicit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """What JAX says of the placement of a value outside every mesh."""
+
+    mesh: EmptyMesh
+    spec: sharding_.PartitionSpec
+
+    def update(self, *, spec: sharding_.PartitionSpec) -> Unplaced:
+        """The same for another number of dimensions."""
+        return Unplaced(self.mesh, spec)
+
+
+def _unplaced(ndim: int) -> Unplaced:
+    return Unplaced(EmptyMesh(), sharding_.PartitionSpec(*[None] * ndim))
 
 
 def get_aval(x: object) -> ShapedArray:

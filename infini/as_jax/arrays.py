@@ -1,4 +1,4 @@
-"""`jax.Array` as libraries test for it: arrays, tracers and typed keys, which are a class of their own here."""
+"""`jax.Array` as libraries test for it: arrays, tracers and typed keys, which are of another class here."""
 
 from __future__ import annotations
 

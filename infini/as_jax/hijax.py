@@ -25,7 +25,7 @@ class HiPrimitive:
             UnsupportedError: always.
         """
         raise errors.UnsupportedError(
-            f"the operation {self.name!r} works on types that a library adds to JAX, which infini does not have",
+            f"the operation {self.name!r} works on types that a library adds, which infini does not have",
             fix="switch the library's use of hijax off",
         )
 

@@ -18,7 +18,7 @@ Function = Callable[..., Any]  # Any: rules and implementations have their own s
 
 
 class Primitive:
-    """An operation that a library declares: `def_impl`, `def_abstract_eval` and the rest collect its rules."""
+    """An operation that a library declares: `def_impl`, `def_abstract_eval` and others take its rules."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -92,6 +92,7 @@ def instantiate_zeros(tangent: object) -> object:
     """`jax.interpreters.ad.instantiate_zeros`: an array of zeros for a `Zero`."""
     if not isinstance(tangent, Zero):
         return tangent
+    assert isinstance(tangent.aval.dtype, np.dtype), "keys have no tangents"
     return trace.as_value(np.zeros(tangent.aval.shape, tangent.aval.dtype))
 
 
@@ -109,7 +110,7 @@ def lower_fun(function: Function, multiple_results: bool = True) -> Lowering:
 
 
 def register_lowering(primitive: Primitive, rule: Lowering | Function, platform: str | None = None) -> None:
-    """`jax.interpreters.mlir.register_lowering`: one written for MLIR means nothing here and is kept aside."""
+    """`jax.interpreters.mlir.register_lowering`: one written for MLIR means nothing here and is kept."""
     lowerings[primitive, platform] = rule
 
 

@@ -77,7 +77,7 @@ def pmap(function: Function, *args: object, **options: object) -> refused.Refuse
 
 
 def orthogonal_initializer(name: str) -> Function:
-    """An initializer's maker, which libraries call while they load; the initializer says that it is missing."""
+    """An initializer's maker, which libraries call while they load; using the initializer is the error."""
 
     def make(*args: object, **options: object) -> refused.Refused:
         del args, options
@@ -108,7 +108,8 @@ def iscomplexobj(x: object) -> bool:
     """`jax.numpy.iscomplexobj`: whether an array's dtype, or a number's type, is complex."""
     if x is None:
         return False
-    return np.issubdtype(getattr(x, "dtype", None) or np.result_type(x), np.complexfloating)
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    return isinstance(dtype, np.dtype) and dtype.kind == "c"
 
 
 def isrealobj(x: object) -> bool:
@@ -121,7 +122,7 @@ def canonicalize_dtype(dtype: object) -> np.dtype:
 
     Python's own types become the 32-bit defaults.
     """
-    return _DEFAULTS.get(dtype) or dtypes.canonical(dtype)  # type: ignore[call-overload]  # any object may be a key
+    return _DEFAULTS[dtype] if isinstance(dtype, type) and dtype in _DEFAULTS else dtypes.canonical(dtype)
 
 
 _DEFAULTS: Final[dict[object, np.dtype]] = {
@@ -141,7 +142,7 @@ class prng_key(extended):  # noqa: N801  # JAX's name
 
 
 class ExtendedDType:
-    """`jax._src.dtypes.ExtendedDType`: the base of dtypes that libraries add, which infini does not compute with."""
+    """`jax._src.dtypes.ExtendedDType`: the base of dtypes that libraries add; infini computes with none."""
 
 
 def issubdtype(first: Any, second: Any) -> bool:  # Any: what NumPy takes for a dtype, and kinds of keys

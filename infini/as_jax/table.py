@@ -9,7 +9,6 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any, Final
 
-
 import ml_dtypes
 import numpy as np
 

@@ -86,6 +86,16 @@ def _custom_vjp(x: Any) -> Any:  # Any: a value
     return function(x)
 
 
+def _custom_vmap(x: Any) -> Any:  # Any: a value
+    function = inf.custom_batching.custom_vmap(_sine)
+    function.def_vmap(lambda _, in_batched, v: (_sine(v), in_batched[0]))
+    return function(x)
+
+
+def _linear_call(x: Any) -> Any:  # Any: a value
+    return inf.custom_derivatives.linear_call(lambda _, v: lax.neg(v), lambda _, ct: lax.neg(ct), (), x)
+
+
 def _scan(carry: Any, xs: Any) -> Any:  # Any: values
     return lax.scan(lambda c, x: (lax.add(c, x), c), carry, xs)
 
@@ -113,9 +123,11 @@ STRUCTURED: Final[Mapping[str, tuple[Callable[..., Sequence[Any]], tuple[ArrayTy
     "checkpoint": (lambda x: [inf.checkpoint(_sine)(x)], (_VECTOR,)),
     "cond": (lambda i, x: [lax.switch(i, [_sine, lax.cos], x)], (_INDEX, _VECTOR)),
     "custom_jvp_call": (lambda x: [_custom_jvp(x)], (_VECTOR,)),
+    "custom_vmap_call": (lambda x: [_custom_vmap(x)], (_VECTOR,)),
     "custom_vjp_call": (lambda x: [_custom_vjp(x)], (_VECTOR,)),
     "debug_callback": (_callback, (_VECTOR,)),
     "io_callback": (_called(callbacks.io_callback), (_VECTOR,)),
+    "linear_call": (lambda x: [_linear_call(x)], (_VECTOR,)),
     "linear_solve": (lambda b: [_solve(b)], (_VECTOR,)),
     "name": (lambda x: [inf.ad_checkpoint.checkpoint_name(x, "x")], (_VECTOR,)),
     "optimization_barrier": (lambda x: [lax.optimization_barrier(x)], (_VECTOR,)),

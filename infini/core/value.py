@@ -134,6 +134,7 @@ class Value:
         clip: Method
         compress: Method
         conj: Method
+        conjugate: Method
         copy: Method
         cumsum: Method
         cumprod: Method
@@ -166,6 +167,7 @@ class Value:
         mT: Value  # noqa: N815  # NumPy's name
         at: Any  # a helper that infini.numpy defines
         real: Value
+        imag: Value
 
 
 class Literal(Value):

@@ -54,6 +54,17 @@ from infini.numpy.comparison import (
     right_shift as right_shift,
     signbit as signbit,
 )
+from infini.numpy.complex_numbers import (
+    angle as angle,
+    conj as conj,
+    conjugate as conjugate,
+    imag as imag,
+    iscomplex as iscomplex,
+    iscomplexobj as iscomplexobj,
+    isreal as isreal,
+    isrealobj as isrealobj,
+    real as real,
+)
 from infini.numpy.convolving import (
     convolve as convolve,
     correlate as correlate,
@@ -96,8 +107,6 @@ from infini.numpy.elementwise import (
     astype as astype,
     ceil as ceil,
     clip as clip,
-    conj as conj,
-    conjugate as conjugate,
     divide as divide,
     divmod as divmod,
     fabs as fabs,
@@ -113,7 +122,6 @@ from infini.numpy.elementwise import (
     positive as positive,
     pow as pow,
     power as power,
-    real as real,
     reciprocal as reciprocal,
     remainder as remainder,
     rint as rint,
@@ -123,6 +131,17 @@ from infini.numpy.elementwise import (
     subtract as subtract,
     true_divide as true_divide,
     trunc as trunc,
+)
+from infini.numpy.floats import (
+    copysign as copysign,
+    fmax as fmax,
+    fmin as fmin,
+    frexp as frexp,
+    heaviside as heaviside,
+    ldexp as ldexp,
+    modf as modf,
+    nextafter as nextafter,
+    spacing as spacing,
 )
 from infini.numpy.grids import (
     c_ as c_,
@@ -144,6 +163,15 @@ from infini.numpy.histograms import (
 from infini.numpy.indexing import (
     take as take,
     take_along_axis as take_along_axis,
+)
+from infini.numpy.integers import (
+    bitwise_count as bitwise_count,
+    gcd as gcd,
+    lcm as lcm,
+)
+from infini.numpy.interpolation import (
+    interp as interp,
+    unwrap as unwrap,
 )
 from infini.numpy.joining import (
     append as append,
@@ -229,6 +257,16 @@ from infini.numpy.padding import (
     pad as pad,
 )
 from infini.numpy.polynomials import polyval as polyval
+from infini.numpy.polynomials import (
+    poly as poly,
+    polyadd as polyadd,
+    polyder as polyder,
+    polydiv as polydiv,
+    polyint as polyint,
+    polymul as polymul,
+    polysub as polysub,
+    polyval as polyval,
+)
 from infini.numpy.positions import (
     argwhere as argwhere,
     diag_indices as diag_indices,
@@ -370,6 +408,21 @@ from infini.numpy.sets import (
     unique_values as unique_values,
 )
 from infini.numpy.transcendental import (
+    acos as acos,
+    acosh as acosh,
+    arccos as arccos,
+    arccosh as arccosh,
+    arcsin as arcsin,
+    arcsinh as arcsinh,
+    arctan as arctan,
+    arctan2 as arctan2,
+    arctanh as arctanh,
+    asin as asin,
+    asinh as asinh,
+    atan as atan,
+    atan2 as atan2,
+    atanh as atanh,
+    cbrt as cbrt,
     cos as cos,
     cosh as cosh,
     deg2rad as deg2rad,
@@ -378,18 +431,28 @@ from infini.numpy.transcendental import (
     exp2 as exp2,
     expm1 as expm1,
     hypot as hypot,
+    i0 as i0,
     log as log,
     log1p as log1p,
     log2 as log2,
     log10 as log10,
     logaddexp as logaddexp,
+    logaddexp2 as logaddexp2,
     rad2deg as rad2deg,
     radians as radians,
     sin as sin,
+    sinc as sinc,
     sinh as sinh,
     sqrt as sqrt,
     tan as tan,
     tanh as tanh,
+)
+from infini.numpy.window_functions import (
+    bartlett as bartlett,
+    blackman as blackman,
+    hamming as hamming,
+    hanning as hanning,
+    kaiser as kaiser,
 )
 
 ndarray = _value.Value

@@ -20,6 +20,7 @@ from infini.lax import elementwise as lax_elementwise
 from infini.numpy import (
     choosing,
     comparison,
+    complex_numbers,
     creation,
     cumulative,
     elementwise,
@@ -218,7 +219,8 @@ METHODS: Final[dict[str, Callable[..., Any]]] = {  # Any: arrays, and lists of t
     "choose": choosing.choose,
     "clip": elementwise.clip,
     "compress": _compress,
-    "conj": elementwise.conj,
+    "conj": complex_numbers.conj,
+    "conjugate": complex_numbers.conj,
     "copy": _copy,
     "cumsum": cumulative.cumsum,
     "cumprod": cumulative.cumprod,
@@ -252,7 +254,8 @@ PROPERTIES: Final[dict[str, Callable[[Value], Any]]] = {  # Any: arrays and help
     "T": manipulation.transpose,
     "mT": _matrix_transpose,
     "at": _at,
-    "real": elementwise.real,
+    "real": complex_numbers.real,
+    "imag": complex_numbers.imag,
 }
 
 

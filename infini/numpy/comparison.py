@@ -12,7 +12,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.value import Value
 from infini.lax import elementwise as e
 from infini.lax.families import bind_scalars, broadcast_to
-from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operands, operands
+from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operands, operands, with_weak
 
 
 def _compare(name: str, op: primitive.Primitive, x1: ArrayLike, x2: ArrayLike) -> Value:
@@ -161,32 +161,46 @@ def isinf(x: ArrayLike, /) -> Value:
     value = as_value("isinf", x)
     if not dtypes.is_inexact(value.dtype):
         return _nothing(value, False)
+    if value.dtype in dtypes.COMPLEX:
+        return trace.bind1(e.or_p, *(isinf(trace.bind1(part_p, value)) for part_p in (e.real_p, e.imag_p)))
     return bind_scalars(e.eq_p, trace.bind1(e.abs_p, value), math.inf)
 
 
 def isfinite(x: ArrayLike, /) -> Value:
     """Whether each element is neither infinite nor NaN."""
     value = as_value("isfinite", x)
+    if value.dtype in dtypes.COMPLEX:
+        parts = (trace.bind1(part_p, value) for part_p in (e.real_p, e.imag_p))
+        return trace.bind1(e.and_p, *(trace.bind1(e.is_finite_p, part) for part in parts))
     return trace.bind1(e.is_finite_p, value) if dtypes.is_inexact(value.dtype) else _nothing(value, True)
 
 
 def isposinf(x: ArrayLike, /) -> Value:
     """Whether each element is plus infinity."""
-    return equal(inexact_operands("isposinf", x)[0], math.inf)
+    return equal(_real("isposinf", x), math.inf)
 
 
 def isneginf(x: ArrayLike, /) -> Value:
     """Whether each element is minus infinity."""
-    return equal(inexact_operands("isneginf", x)[0], -math.inf)
+    return equal(_real("isneginf", x), -math.inf)
 
 
 def signbit(x: ArrayLike, /) -> Value:
     """Whether the sign of each element is negative; minus zero counts."""
-    value = as_value("signbit", x)
+    value = _real("signbit", x)
     if not dtypes.is_inexact(value.dtype):
         return less(value, 0)
     bits = trace.bind1(e.bitcast_convert_type_p, value, new_dtype=np.dtype(f"int{value.dtype.itemsize * 8}"))
     return bind_scalars(e.lt_p, bits, 0)
+
+
+def _real(name: str, x: ArrayLike) -> Value:
+    value = as_value(name, x)
+    if value.dtype in dtypes.COMPLEX:
+        raise errors.TypeMismatchError(
+            f"{name} takes real numbers", got=str(value.type), fix="use the real and imaginary parts"
+        )
+    return value
 
 
 def _nothing(x: Value, answer: bool) -> Value:
@@ -205,6 +219,10 @@ def nan_to_num(
     value = as_value("nan_to_num", x)
     if not dtypes.is_inexact(value.dtype):
         return value
+    if value.dtype in dtypes.COMPLEX:
+        parts = (trace.bind1(part_p, value) for part_p in (e.real_p, e.imag_p))
+        changed = (nan_to_num(part, copy, nan, posinf, neginf) for part in parts)
+        return with_weak(trace.bind1(e.complex_p, *changed), value.weak)
     largest = float(ml_dtypes.finfo(value.dtype).max)
     cases = (
         (isnan(value), nan),
@@ -227,7 +245,7 @@ def isclose(
     bind: Callable[..., Value] = trace.bind1
     bound = bind_scalars(e.add_p, bind_scalars(e.mul_p, bind(e.abs_p, y), rtol), atol)
     is_near = bind(e.le_p, bind(e.abs_p, bind(e.sub_p, x, y)), bound)
-    both_finite = bind(e.and_p, bind(e.is_finite_p, x), bind(e.is_finite_p, y))
+    both_finite = bind(e.and_p, isfinite(x), isfinite(y))
     result = bind(e.or_p, bind(e.and_p, is_near, both_finite), bind(e.eq_p, x, y))
     if equal_nan:
         result = bind(e.or_p, result, bind(e.and_p, bind(e.ne_p, x, x), bind(e.ne_p, y, y)))

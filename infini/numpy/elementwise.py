@@ -12,7 +12,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.value import Literal, Value
 from infini.lax import elementwise as e
 from infini.lax.families import bind_scalars
-from infini.numpy import creation
+from infini.numpy import _axes, creation
 from infini.numpy._promotion import (
     ArrayLike,
     DTypeLike,
@@ -196,7 +196,11 @@ def abs(x: ArrayLike, /) -> Value:
 
 
 absolute = abs
-fabs = abs
+
+
+def fabs(x: ArrayLike, /) -> Value:
+    """Absolute value of real numbers, as `numpy.fabs`; inexact."""
+    return _bind(e.abs_p, *_real_operands("fabs", *inexact_operands("fabs", x)))
 
 
 def sign(x: ArrayLike, /) -> Value:
@@ -214,14 +218,29 @@ def minimum(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     return _bind(e.min_p, *operands("minimum", x1, x2))
 
 
-def clip(x: ArrayLike, /, min: ArrayLike | None = None, max: ArrayLike | None = None) -> Value:
-    """`x` limited to the range from `min` to `max`, as `numpy.clip`; a bound of None does not limit."""
-    result: ArrayLike = as_value("clip", x)
+def clip(arr: ArrayLike, /, min: ArrayLike | None = None, max: ArrayLike | None = None) -> Value:
+    """`arr` limited to the range from `min` to `max`, as `numpy.clip`; a bound of None does not limit.
+
+    Raises:
+        TypeMismatchError: a complex number is given, which has no order.
+    """
+    result: ArrayLike = as_value("clip", arr)
+    _real_operands("clip", *(as_value("clip", v) for v in (result, min, max) if v is not None))
     if min is not None:
         result = maximum(min, result)
     if max is not None:
         result = minimum(max, result)
     return result
+
+
+def _real_operands(name: str, *values: Value) -> tuple[Value, ...]:
+    if any(v.dtype in dtypes.COMPLEX for v in values):
+        raise errors.TypeMismatchError(
+            f"{name} takes real numbers",
+            got=", ".join(str(v.type) for v in values),
+            fix="use the real and imaginary parts, or the absolute value",
+        )
+    return values
 
 
 # --- rounding -----------------------------------------------------------------------------
@@ -243,13 +262,13 @@ def ceil(x: ArrayLike, /) -> Value:
 
 
 def rint(x: ArrayLike, /) -> Value:
-    """Nearest integer, ties to even; inexact."""
-    return _bind(e.round_even_p, *inexact_operands("rint", x))
+    """Nearest integer, ties to even, of each part of complex numbers; inexact."""
+    return round(*inexact_operands("rint", x))
 
 
 def trunc(x: ArrayLike, /) -> Value:
     """Each element without its fraction; integers stay as they are."""
-    value = as_value("trunc", x)
+    (value,) = _real_operands("trunc", as_value("trunc", x))
     if not dtypes.is_inexact(value.dtype):
         return value
     return _bind(
@@ -257,14 +276,19 @@ def trunc(x: ArrayLike, /) -> Value:
     )
 
 
-def round(a: ArrayLike, decimals: int = 0) -> Value:
+def round(a: ArrayLike, decimals: int = 0, out: None = None) -> Value:
     """Round to `decimals` digits, ties to even, as `numpy.round`.
 
     Raises:
         ValueMismatchError: integers to negative `decimals`.
         TypeMismatchError: `a` is boolean.
+        UnsupportedError: `out` is given.
     """
+    _axes.no_out("round", out)
     value = as_value("round", a)
+    if value.dtype in dtypes.COMPLEX:
+        parts = (round(_bind(part_p, value), decimals) for part_p in (e.real_p, e.imag_p))
+        return with_weak(_bind(e.complex_p, *parts), value.weak)
     if value.dtype == dtypes.bool_:
         raise errors.TypeMismatchError("round does not take booleans", got=str(value.type))
     if not dtypes.is_inexact(value.dtype):
@@ -283,26 +307,6 @@ def round(a: ArrayLike, decimals: int = 0) -> Value:
 
 
 around = round
-
-
-def real(x: ArrayLike, /) -> Value:
-    """Real part; real arrays are returned as they are."""
-    value = as_value("real", x)
-    if value.dtype in dtypes.COMPLEX:
-        raise errors.MissingRuleError(
-            "real: complex arrays cannot be taken apart yet",
-            got=str(value.type),
-            fix="keep real and imaginary parts in two arrays",
-        )
-    return value
-
-
-def conj(x: ArrayLike, /) -> Value:
-    """Complex conjugate; real arrays are returned as they are."""
-    return real(x)
-
-
-conjugate = conj
 
 
 def astype(x: ArrayLike, dtype: DTypeLike | None, /, *, copy: bool = False) -> Value:

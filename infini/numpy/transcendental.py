@@ -7,13 +7,15 @@ float64 when they have 64 bits, and results are weak where every operand is.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Final
 
-from infini.core import primitive, trace
+from infini.core import dtypes, errors, primitive, trace
 from infini.core.value import Value
 from infini.lax import elementwise as e
-from infini.lax.families import bind_scalars
+from infini.lax.families import bind_scalars, broadcast_to
 from infini.numpy._promotion import ArrayLike, convert, inexact_operands
 from infini.transforms import custom
 
@@ -140,9 +142,124 @@ radians, degrees = deg2rad, rad2deg
 
 
 def hypot(x1: ArrayLike, x2: ArrayLike, /) -> Value:
-    """`sqrt(x1**2 + x2**2)` without overflow; inexact."""
-    x, y = (_bind(e.abs_p, v) for v in inexact_operands("hypot", x1, x2))
+    """`sqrt(x1**2 + x2**2)` without overflow; inexact.
+
+    Raises:
+        TypeMismatchError: an operand is complex.
+    """
+    operands = inexact_operands("hypot", x1, x2)
+    if operands[0].dtype in dtypes.COMPLEX:
+        raise errors.TypeMismatchError(
+            "hypot takes real numbers", got=str(operands[0].type), fix="pass the absolute values"
+        )
+    x, y = (_bind(e.abs_p, v) for v in operands)
     large, small = _bind(e.max_p, x, y), _bind(e.min_p, x, y)
     is_zero = bind_scalars(e.eq_p, large, 0)
     ratio = _bind(e.div_p, small, _bind(e.select_n_p, is_zero, large, convert(1, large.dtype)))
     return _bind(e.mul_p, large, _bind(e.sqrt_p, bind_scalars(e.add_p, _bind(e.mul_p, ratio, ratio), 1.0)))
+
+
+def logaddexp2(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """`log2(2**x1 + 2**x2)` without overflow, as `numpy.logaddexp2`; inexact."""
+    x, y = (bind_scalars(e.mul_p, v, _LN2) for v in inexact_operands("logaddexp2", x1, x2))
+    return bind_scalars(e.div_p, _logaddexp(x, y), _LN2)
+
+
+def cbrt(x: ArrayLike, /) -> Value:
+    """Cube root, also of negative numbers; inexact."""
+    return _bind(e.cbrt_p, *inexact_operands("cbrt", x))
+
+
+def asin(x: ArrayLike, /) -> Value:
+    """Angle whose sine is each element, between -pi/2 and pi/2; inexact."""
+    return _bind(e.asin_p, *inexact_operands("asin", x))
+
+
+def acos(x: ArrayLike, /) -> Value:
+    """Angle whose cosine is each element, between 0 and pi; inexact."""
+    return _bind(e.acos_p, *inexact_operands("acos", x))
+
+
+def atan(x: ArrayLike, /) -> Value:
+    """Angle whose tangent is each element, between -pi/2 and pi/2; inexact."""
+    return _bind(e.atan_p, *inexact_operands("atan", x))
+
+
+def atan2(x1: ArrayLike, x2: ArrayLike, /) -> Value:
+    """Angle of the point with height `x1` and width `x2`, between -pi and pi, as `numpy.arctan2`; inexact."""
+    return _bind(e.atan2_p, *inexact_operands("atan2", x1, x2))
+
+
+def asinh(x: ArrayLike, /) -> Value:
+    """Inverse of the hyperbolic sine; inexact."""
+    return _bind(e.asinh_p, *inexact_operands("asinh", x))
+
+
+def acosh(x: ArrayLike, /) -> Value:
+    """Inverse of the hyperbolic cosine, at least 0; inexact."""
+    return _bind(e.acosh_p, *inexact_operands("acosh", x))
+
+
+def atanh(x: ArrayLike, /) -> Value:
+    """Inverse of the hyperbolic tangent; inexact."""
+    return _bind(e.atanh_p, *inexact_operands("atanh", x))
+
+
+arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
+arcsinh, arccosh, arctanh = asinh, acosh, atanh
+
+
+def sinc(x: ArrayLike, /) -> Value:
+    """`sin(pi x) / (pi x)`, 1 at zero, as `numpy.sinc`; inexact. All its derivatives at zero are exact."""
+    (value,) = inexact_operands("sinc", x)
+    angle = bind_scalars(e.mul_p, value, math.pi)
+    is_zero = bind_scalars(e.eq_p, angle, 0)
+    safe = _bind(e.select_n_p, is_zero, angle, convert(1, angle.dtype, angle.weak))
+    return _bind(
+        e.select_n_p, is_zero, _bind(e.div_p, _bind(e.sin_p, safe), safe), _sinc_at_zero(0)(angle)
+    )
+
+
+# At most 64 functions, the least recently used out first: one for each order of derivative.
+@functools.lru_cache(maxsize=64)
+def _sinc_at_zero(order: int) -> Callable[[Value], Value]:
+    """A function that is the `order`-th derivative of sin(x) / x at zero wherever it is called, and whose
+    derivative is the next one."""
+    # sin(x) / x is the sum of (-1)^n x^2n / (2n + 1)!.
+    number = (0.0, 1.0, 0.0, -1.0)[(order + 1) % 4] / (order + 1)
+
+    def constant(x: Value) -> Value:
+        return broadcast_to(convert(number, x.dtype, x.weak), x.shape)
+
+    result = custom.custom_jvp(constant)
+
+    @result.defjvp
+    def slope(primals: tuple[Value], tangents: tuple[Value]) -> tuple[Value, Value]:
+        return result(*primals), _bind(e.mul_p, tangents[0], _sinc_at_zero(order + 1)(*primals))
+
+    return result
+
+
+def i0(x: ArrayLike) -> Value:
+    """Modified Bessel function of the first kind and order 0, as `numpy.i0`; inexact.
+
+    Raises:
+        TypeMismatchError: `x` is complex.
+    """
+    (value,) = inexact_operands("i0", x)
+    if value.dtype in dtypes.COMPLEX:
+        raise errors.TypeMismatchError("i0 takes real numbers", got=str(value.type))
+    return _i0(value)
+
+
+@custom.custom_jvp
+def _i0(x: Value) -> Value:
+    return _bind(e.mul_p, _bind(e.exp_p, _bind(e.abs_p, x)), _bind(e.bessel_i0e_p, x))
+
+
+@_i0.defjvp
+def _i0_slope(primals: tuple[Value], tangents: tuple[Value]) -> tuple[Value, Value]:
+    # The absolute value and its slope cancel here, so that all orders are smooth at zero.
+    (x,) = primals
+    slope = _bind(e.mul_p, _bind(e.exp_p, _bind(e.abs_p, x)), _bind(e.bessel_i1e_p, x))
+    return _i0(x), _bind(e.mul_p, tangents[0], slope)

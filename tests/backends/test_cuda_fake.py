@@ -227,6 +227,19 @@ def test_a_callback_gets_the_values(backend: Any) -> None:
     np.testing.assert_array_equal(seen, [x * 2])
 
 
+def test_results_of_a_callback_reach_the_device(backend: Any) -> None:
+    def host_function(x: Any) -> Any:
+        return np.asarray(x) * 2, np.asarray(x) > 1
+
+    def function(x: Any) -> Any:
+        types = (inf.ShapeDtypeStruct((3,), "float32"), inf.ShapeDtypeStruct((3,), bool))
+        doubled, is_large = inf.pure_callback(host_function, types, lax.add(x, 1.0))
+        total, _ = lax.scan(lambda c, y: (inf.pure_callback(np.add, c, c, y), None), np.float32(0.0), doubled)
+        return lax.mul(doubled, 3.0), is_large, total
+
+    check(backend, function, np.arange(3, dtype=np.float32), times=2)
+
+
 # --- donation --------------------------------------------------------------------------------
 
 

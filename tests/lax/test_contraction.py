@@ -122,7 +122,9 @@ def test_eight_bit_algorithms_refuse_wider_operands() -> None:
         lax.dot(inp.ones((2, 2)), inp.ones((2, 2)), precision="ANY_F8_ANY_F8_F32")
 
 
-@pytest.mark.parametrize("given", ["fast", 3, ("high",), (None, None), lax.dot], ids=["text", "number", "one", "none", "function"])
+@pytest.mark.parametrize(
+    "given", ["fast", 3, ("high",), (None, None), lax.dot], ids=["text", "number", "one", "none", "function"]
+)
 def test_anything_else_is_no_precision(given: Any) -> None:
     with pytest.raises(errors.ValueMismatchError, match="no precision"):
         precision.canonical(given)
