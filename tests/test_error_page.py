@@ -28,7 +28,7 @@ def message_of(snippet: str) -> str:
     assert found is not None
     namespace: dict[str, object] = {"__name__": "__main__"}
     exec(compile(found.group(1), "imports.py", "exec"), namespace)
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # the message is compared below
+    with pytest.raises(Exception) as caught:  # the message is compared below
         exec(compile(snippet, "example.py", "exec"), namespace)
     return f"{type(caught.value).__name__}: {caught.value}\n"
 

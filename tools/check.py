@@ -22,7 +22,8 @@ from tools import layers
 PATHS: Final = ("infini", "tests", "tools", "examples")
 # The doctests import every module of these folders; the other folders need extras or start work at import.
 DOCTEST_FOLDERS: Final = (
-    "core", "lax", "transforms", "tile", "numpy", "random", "nn", "optim", "io", "data", "parallel", "train", "debug", "llm",
+    "core", "lax", "transforms", "tile", "numpy", "random", "nn", "optim", "io", "data", "parallel",
+    "train", "debug", "llm",
 )  # fmt: skip
 # Folders of tests that a change is likely to break and that take seconds; `make test` runs all of them.
 FAST_TESTS: Final = (

@@ -93,7 +93,12 @@ KNOBS: Final[dict[str, Knob]] = {
         Knob("inf", False, _FLAG, "The same for infinities."),
         Knob("no_fuse", False, _FLAG, "One kernel per equation.", in_key=True),
         Knob("no_cache", False, _FLAG, "Do not read or write compiled objects on disk."),
-        Knob("cache_dir", "", _TEXT, "Folder of compiled objects and tokenised text; empty means the user's cache folder."),
+        Knob(
+            "cache_dir",
+            "",
+            _TEXT,
+            "Folder of compiled objects and tokenised text; empty means the user's cache folder.",
+        ),
         Knob(
             "num_threads",
             0,

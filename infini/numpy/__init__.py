@@ -12,6 +12,10 @@ from infini.numpy._einsum import (
     einsum_path as einsum_path,
 )
 from infini.numpy._promotion import promote_types as promote_types, result_type as result_type
+from infini.numpy.array_api import (
+    __array_api_version__ as __array_api_version__,
+    __array_namespace_info__ as __array_namespace_info__,
+)
 from infini.numpy.choosing import (
     choose as choose,
     compress as compress,
@@ -131,6 +135,11 @@ from infini.numpy.elementwise import (
     subtract as subtract,
     true_divide as true_divide,
     trunc as trunc,
+)
+from infini.numpy.files import (
+    load as load,
+    save as save,
+    savez as savez,
 )
 from infini.numpy.floats import (
     copysign as copysign,
@@ -256,7 +265,6 @@ from infini.numpy.ordering import (
 from infini.numpy.padding import (
     pad as pad,
 )
-from infini.numpy.polynomials import polyval as polyval
 from infini.numpy.polynomials import (
     poly as poly,
     polyadd as polyadd,
@@ -281,6 +289,13 @@ from infini.numpy.positions import (
     triu_indices_from as triu_indices_from,
     unravel_index as unravel_index,
     where as where,
+)
+from infini.numpy.printing import (
+    array_repr as array_repr,
+    array_str as array_str,
+    get_printoptions as get_printoptions,
+    printoptions as printoptions,
+    set_printoptions as set_printoptions,
 )
 from infini.numpy.products import (
     cross as cross,

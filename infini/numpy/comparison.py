@@ -16,7 +16,17 @@ from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operan
 
 
 def _compare(name: str, op: primitive.Primitive, x1: ArrayLike, x2: ArrayLike) -> Value:
-    return trace.bind1(op, *operands(name, x1, x2))
+    x, y = operands(name, x1, x2)
+    if x.dtype not in dtypes.COMPLEX or op in (e.eq_p, e.ne_p):
+        return trace.bind1(op, x, y)
+    # Complex numbers are in the order of their real parts, and where those are equal of the imaginary ones.
+    (x_real, y_real), (x_imag, y_imag) = ([trace.bind1(p, v) for v in (x, y)] for p in (e.real_p, e.imag_p))
+    return trace.bind1(
+        e.select_n_p,
+        trace.bind1(e.eq_p, x_real, y_real),
+        trace.bind1(op, x_real, y_real),
+        trace.bind1(op, x_imag, y_imag),
+    )
 
 
 def equal(x1: ArrayLike, x2: ArrayLike, /) -> Value:

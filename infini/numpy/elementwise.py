@@ -74,8 +74,7 @@ def floor_divide(x1: ArrayLike, x2: ArrayLike, /) -> Value:
 def remainder(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Remainder with the sign of the divisor, as `numpy.remainder`; of integers by zero it is 0."""
     x, y = numeric_operands("remainder", x1, x2)
-    if x.dtype in dtypes.INTEGERS and not _is_known_nonzero(y):
-        y = _bind(e.select_n_p, bind_scalars(e.eq_p, y, 0), y, convert(1, y.dtype, y.weak))
+    y = _without_zero(y)
     rest = _bind(e.rem_p, x, y)
     if x.dtype in dtypes.UNSIGNED:
         return rest
@@ -87,8 +86,9 @@ mod = remainder
 
 
 def fmod(x1: ArrayLike, x2: ArrayLike, /) -> Value:
-    """Remainder with the sign of the dividend, as `numpy.fmod`."""
-    return _bind(e.rem_p, *numeric_operands("fmod", x1, x2))
+    """Remainder with the sign of the dividend, as `numpy.fmod`; of integers by zero it is 0."""
+    x, y = numeric_operands("fmod", x1, x2)
+    return _bind(e.rem_p, x, _without_zero(y))
 
 
 def divmod(x1: ArrayLike, x2: ArrayLike, /) -> tuple[Value, Value]:
@@ -97,6 +97,14 @@ def divmod(x1: ArrayLike, x2: ArrayLike, /) -> tuple[Value, Value]:
     if x.dtype in dtypes.INTEGERS:
         return floor_divide(x, y), remainder(x, y)
     return _float_divmod(x, y)
+
+
+def _without_zero(divisor: Value) -> Value:
+    """1 in place of 0 where integers are divided."""
+    if divisor.dtype not in dtypes.INTEGERS or _is_known_nonzero(divisor):
+        return divisor
+    one = convert(1, divisor.dtype, divisor.weak)
+    return _bind(e.select_n_p, bind_scalars(e.eq_p, divisor, 0), divisor, one)
 
 
 def _is_known_nonzero(x: Value) -> bool:
@@ -248,7 +256,7 @@ def _real_operands(name: str, *values: Value) -> tuple[Value, ...]:
 
 def _round_with(name: str, op: primitive.Primitive, x: ArrayLike) -> Value:
     value = as_value(name, x)
-    return _bind(op, value) if dtypes.is_inexact(value.dtype) else numeric_operands(name, value)[0]
+    return _bind(op, value) if dtypes.is_inexact(value.dtype) else value
 
 
 def floor(x: ArrayLike, /) -> Value:

@@ -1,5 +1,4 @@
-"""The parts of floating numbers, and the numbers beside them, with NumPy's names. All of them are inexact.
-"""
+"""The parts of floating numbers, and the numbers beside them, with NumPy's names. All of them are inexact."""
 
 from __future__ import annotations
 

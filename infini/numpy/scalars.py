@@ -88,7 +88,7 @@ def iinfo(dtype: DTypeLike) -> np.iinfo:
     return np.iinfo(dtype.dtype if isinstance(dtype, Value) else dtypes.canonical(dtype))
 
 
-_KINDS: Final = {
+KINDS: Final = {
     "bool": frozenset({dtypes.bool_}),
     "signed integer": dtypes.SIGNED,
     "unsigned integer": dtypes.UNSIGNED,
@@ -127,7 +127,7 @@ def isdtype(dtype: DTypeLike, kind: Any) -> bool:  # Any: a dtype, a kind, or a 
         return any(isdtype(dtype, one) for one in kind)
     found = dtypes.canonical(dtype)
     return (
-        found in _KINDS[kind] if isinstance(kind, str) and kind in _KINDS else found == dtypes.canonical(kind)
+        found in KINDS[kind] if isinstance(kind, str) and kind in KINDS else found == dtypes.canonical(kind)
     )
 
 

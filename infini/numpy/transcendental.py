@@ -49,13 +49,21 @@ def log(x: ArrayLike, /) -> Value:
 def log2(x: ArrayLike, /) -> Value:
     """Logarithm to base 2; inexact."""
     (value,) = inexact_operands("log2", x)
-    return bind_scalars(e.div_p, _bind(e.log_p, value), _LN2)
+    return _by_part(lambda part: bind_scalars(e.div_p, part, _LN2), _bind(e.log_p, value))
 
 
 def log10(x: ArrayLike, /) -> Value:
     """Logarithm to base 10; inexact."""
     (value,) = inexact_operands("log10", x)
-    return bind_scalars(e.mul_p, _bind(e.log_p, value), 1 / math.log(10.0))
+    return _by_part(lambda part: bind_scalars(e.mul_p, part, 1 / math.log(10.0)), _bind(e.log_p, value))
+
+
+def _by_part(function: Callable[[Value], Value], x: Value) -> Value:
+    # A complex product with a real number would make NaN of an infinite part and a zero.
+    if x.dtype not in dtypes.COMPLEX:
+        return function(x)
+    parts = (function(_bind(part_p, x)) for part_p in (e.real_p, e.imag_p))
+    return _bind(e.complex_p, *parts)
 
 
 def log1p(x: ArrayLike, /) -> Value:
@@ -65,7 +73,18 @@ def log1p(x: ArrayLike, /) -> Value:
 
 def logaddexp(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """`log(exp(x1) + exp(x2))` without overflow, as `numpy.logaddexp`; inexact."""
-    return _logaddexp(*inexact_operands("logaddexp", x1, x2))
+    x, y = inexact_operands("logaddexp", x1, x2)
+    return _complex_logaddexp(x, y) if x.dtype in dtypes.COMPLEX else _logaddexp(x, y)
+
+
+def _complex_logaddexp(x: Value, y: Value) -> Value:
+    is_larger = _bind(e.ge_p, _bind(e.real_p, x), _bind(e.real_p, y))
+    large, small = _bind(e.select_n_p, is_larger, y, x), _bind(e.select_n_p, is_larger, x, y)
+    soft = _bind(e.add_p, large, _bind(e.log1p_p, _bind(e.exp_p, _bind(e.sub_p, small, large))))
+    # The imaginary part is an angle, between -pi and pi.
+    turns = bind_scalars(e.div_p, bind_scalars(e.add_p, _bind(e.imag_p, soft), math.pi), 2 * math.pi)
+    excess = bind_scalars(e.mul_p, _bind(e.floor_p, turns), 2 * math.pi)
+    return _bind(e.complex_p, _bind(e.real_p, soft), _bind(e.sub_p, _bind(e.imag_p, soft), excess))
 
 
 @custom.custom_jvp
@@ -162,6 +181,8 @@ def hypot(x1: ArrayLike, x2: ArrayLike, /) -> Value:
 def logaddexp2(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """`log2(2**x1 + 2**x2)` without overflow, as `numpy.logaddexp2`; inexact."""
     x, y = (bind_scalars(e.mul_p, v, _LN2) for v in inexact_operands("logaddexp2", x1, x2))
+    if x.dtype in dtypes.COMPLEX:
+        return _by_part(lambda part: bind_scalars(e.div_p, part, _LN2), _complex_logaddexp(x, y))
     return bind_scalars(e.div_p, _logaddexp(x, y), _LN2)
 
 
@@ -215,9 +236,7 @@ def sinc(x: ArrayLike, /) -> Value:
     angle = bind_scalars(e.mul_p, value, math.pi)
     is_zero = bind_scalars(e.eq_p, angle, 0)
     safe = _bind(e.select_n_p, is_zero, angle, convert(1, angle.dtype, angle.weak))
-    return _bind(
-        e.select_n_p, is_zero, _bind(e.div_p, _bind(e.sin_p, safe), safe), _sinc_at_zero(0)(angle)
-    )
+    return _bind(e.select_n_p, is_zero, _bind(e.div_p, _bind(e.sin_p, safe), safe), _sinc_at_zero(0)(angle))
 
 
 # At most 64 functions, the least recently used out first: one for each order of derivative.

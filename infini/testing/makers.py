@@ -286,8 +286,8 @@ def _body(draw: Draw, params: Sequence[ir.ArrayType], wanted: Sequence[ir.ArrayT
         made = MAKERS[draw(st.sampled_from(_INSIDE))](draw, builder, known)
         if made is not None and made.type.size <= 512:
             known.append(made)
-    results = [_pick(draw, known[::-1], lambda v, t=type_: v.type == t) for type_ in wanted]
-    return builder.build(variables, [v for v in results if v is not None])
+    results = [draw(st.sampled_from([v for v in known[::-1] if v.type == type_])) for type_ in wanted]
+    return builder.build(variables, results)
 
 
 def _scan(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None:

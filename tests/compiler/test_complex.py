@@ -1,4 +1,4 @@
-"""Complex arrays on the cpu backend, against NumPy: what the oracle tests of single operations do not reach."""
+"""Complex arrays on the cpu backend, against NumPy: what the oracle tests of operations do not reach."""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from infini import lax
-from infini.core import dtypes, errors, ir, primitive, trace
-from infini.core.ir import ArrayType
+from infini.core import dtypes, primitive, trace
 from infini.lax import contraction
 from infini.lax.indexing import KINDS, GatherDimensionNumbers, ScatterDimensionNumbers
 from tests.compiler import triton_kernels as k

@@ -1,4 +1,4 @@
-"""Design 4a.1: promotion is that of JAX; weakness belongs to values and to signatures of jit, not to types."""
+"""Design 4a.1: promotion is that of JAX; weakness belongs to values and signatures, not to types."""
 
 import numpy as np
 import pytest
