@@ -93,17 +93,6 @@ def imag(x: Any) -> Value:  # Any: what an operation takes
     return lax.imag(array) if iscomplexobj(array) else jnp.zeros_like(array)
 
 
-def save(file: Any, arr: object, allow_pickle: bool = True) -> None:  # Any: a path or an open file
-    """`jax.numpy.save`: write an array in NumPy's format."""
-    np.save(file, np.asarray(arr), allow_pickle=allow_pickle)
-
-
-def load(file: Any, *args: Any, **options: Any) -> Any:  # Any: as numpy.load
-    """`jax.numpy.load`: read what `save` or NumPy wrote."""
-    found = np.load(file, *args, **options)
-    return jnp.asarray(found) if isinstance(found, np.ndarray) else found
-
-
 def iscomplexobj(x: object) -> bool:
     """`jax.numpy.iscomplexobj`: whether an array's dtype, or a number's type, is complex."""
     if x is None:

@@ -259,8 +259,6 @@ STAND_INS: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kind
         "imag": shims.imag,
         "iscomplexobj": shims.iscomplexobj,
         "isrealobj": shims.isrealobj,
-        "load": shims.load,
-        "save": shims.save,
     },
     "jax.random": {
         name: refused.Refused(f"jax.random.{name}", "draw with jax.random.normal and transform")

@@ -7,6 +7,7 @@ error.
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from infini.core import config, errors
 Level = Literal["debug", "info", "warning", "error"]
 _RANK: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _logger = logging.getLogger("infini")
+_logger.setLevel(logging.DEBUG)  # the knob `log` decides, and the handlers of the program
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +35,31 @@ class Event:
 _listeners: list[Callable[[Event], None]] = []
 
 
-def emit(code: str, message: str, *, level: Level = "info", **data: object) -> None:
-    """Tell listeners, the log, and for warnings Python's warning system."""
+def emit(code: str, message: str, *, level: Level = "info", is_asked: bool = False, **data: object) -> None:
+    """Tell listeners, the log, and for warnings Python's warning system.
+
+    Args:
+        code: stable name of what happened.
+        message: a sentence about it.
+        level: how severe it is.
+        is_asked: whether a knob asks for this event, so that it is shown whatever the knob `log` says.
+        data: for listeners.
+    """
     event = Event(code, message, level, data)
     for listener in tuple(_listeners):
         listener(event)
     if level == "warning":
         warnings.warn(f"[{code}] {message}", errors.InfiniWarning, stacklevel=3)
-    elif _RANK[level] >= _RANK[config.get("log")]:
-        _logger.log(_RANK[level], "[%s] %s", code, message)
+    elif is_asked or _RANK[level] >= _RANK[config.get("log")]:
+        _write(_RANK[level], f"[{code}] {message}")
+
+
+def _write(rank: int, text: str) -> None:
+    """To the handlers of the program's log, or to the terminal when it has none."""
+    if _logger.hasHandlers():
+        _logger.log(rank, "%s", text)
+    else:
+        sys.stderr.write(f"infini: {text}\n")
 
 
 @contextmanager

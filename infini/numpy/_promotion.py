@@ -15,7 +15,7 @@ import numpy as np
 
 from infini.core import dtypes, errors, trace
 from infini.core.value import Literal, Value
-from infini.lax import elementwise
+from infini.lax import elementwise, families
 
 ArrayLike: TypeAlias = Any  # Any: arrays, tracers, NumPy arrays and Python numbers
 DTypeLike: TypeAlias = (
@@ -110,6 +110,12 @@ def with_weak(x: Value, weak: bool) -> Value:
     if isinstance(x, Literal):
         return Literal(x.host, weak=weak)
     return x.with_weak(weak)
+
+
+def constant(number: complex, dtype: np.dtype, shape: Sequence[int], weak: bool = False) -> Value:
+    """An array of one number, also where it has no dimensions."""
+    result = families.broadcast_to(Literal(_scalar(number, dtype), weak=weak), tuple(shape))
+    return trace.to_array(result) if isinstance(result, Literal) else result
 
 
 def result_type(*args: Any) -> np.dtype:  # Any: values, Python numbers, or dtypes

@@ -11,8 +11,16 @@ import numpy as np
 from infini.core import dtypes, errors, primitive, trace
 from infini.core.value import Value
 from infini.lax import elementwise as e
-from infini.lax.families import bind_scalars, broadcast_to
-from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operands, operands, with_weak
+from infini.lax.families import bind_scalars
+from infini.numpy._promotion import (
+    ArrayLike,
+    as_value,
+    constant,
+    convert,
+    inexact_operands,
+    operands,
+    with_weak,
+)
 
 
 def _compare(name: str, op: primitive.Primitive, x1: ArrayLike, x2: ArrayLike) -> Value:
@@ -214,7 +222,7 @@ def _real(name: str, x: ArrayLike) -> Value:
 
 
 def _nothing(x: Value, answer: bool) -> Value:
-    return broadcast_to(convert(answer, dtypes.bool_), x.shape)
+    return constant(answer, dtypes.bool_, x.shape)
 
 
 def nan_to_num(

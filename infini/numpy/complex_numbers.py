@@ -9,8 +9,8 @@ import numpy as np
 from infini.core import dtypes, trace
 from infini.core.value import Value
 from infini.lax import elementwise as e
-from infini.lax.families import bind_scalars, broadcast_to
-from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operands
+from infini.lax.families import bind_scalars
+from infini.numpy._promotion import ArrayLike, as_value, constant, inexact_operands, with_weak
 
 
 def real(val: ArrayLike, /) -> Value:
@@ -24,7 +24,7 @@ def imag(val: ArrayLike, /) -> Value:
     value = as_value("imag", val)
     if value.dtype in dtypes.COMPLEX:
         return trace.bind1(e.imag_p, value)
-    return broadcast_to(convert(0, value.dtype, value.weak), value.shape)
+    return constant(0, value.dtype, value.shape, value.weak)
 
 
 def conj(x: ArrayLike, /) -> Value:
@@ -44,7 +44,7 @@ def angle(z: ArrayLike, deg: bool = False) -> Value:
         deg: degrees in place of radians.
     """
     (value,) = inexact_operands("angle", z)
-    result = trace.bind1(e.atan2_p, imag(value), real(value))
+    result = with_weak(trace.bind1(e.atan2_p, imag(value), real(value)), False)
     return bind_scalars(e.mul_p, result, 180 / np.pi) if deg else result
 
 
@@ -58,7 +58,7 @@ def iscomplex(x: ArrayLike) -> Value:
     value = as_value("iscomplex", x)
     if value.dtype in dtypes.COMPLEX:
         return bind_scalars(e.ne_p, trace.bind1(e.imag_p, value), 0)
-    return broadcast_to(convert(False, dtypes.bool_), value.shape)
+    return constant(False, dtypes.bool_, value.shape)
 
 
 def iscomplexobj(x: Any) -> bool:  # Any: arrays, numbers, and nested sequences of them

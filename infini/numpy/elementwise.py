@@ -271,7 +271,8 @@ def ceil(x: ArrayLike, /) -> Value:
 
 def rint(x: ArrayLike, /) -> Value:
     """Nearest integer, ties to even, of each part of complex numbers; inexact."""
-    return round(*inexact_operands("rint", x))
+    (value,) = inexact_operands("rint", x)
+    return with_weak(round(value), False)
 
 
 def trunc(x: ArrayLike, /) -> Value:

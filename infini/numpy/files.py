@@ -45,7 +45,7 @@ def savez(file: File, *args: Any, allow_pickle: bool = False, **kwds: Any) -> No
     """
     _refuse_pickle("savez", allow_pickle)
     named = {name: _host(x) for name, x in kwds.items()}
-    np.savez(file, *map(_host, args), allow_pickle=False, **named)  # type: ignore[arg-type]  # arrays by name
+    np.savez(file, *map(_host, args), allow_pickle=False, **named)
 
 
 def load(file: File, mmap_mode: None = None, allow_pickle: bool = False) -> Any:

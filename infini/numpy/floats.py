@@ -10,7 +10,7 @@ from infini.core.value import Value
 from infini.lax import elementwise as e
 from infini.lax.families import bind_scalars, broadcast_to
 from infini.numpy import _axes, comparison
-from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operands, operands
+from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operands, operands, with_weak
 
 
 def _bind(op: primitive.Primitive, *values: Value) -> Value:
@@ -39,7 +39,7 @@ def spacing(x: ArrayLike, /) -> Value:
     (value,) = _reals("spacing", x)
     infinite = convert(np.inf, value.dtype, value.weak)
     outside = _select(comparison.signbit(value), _bind(e.neg_p, infinite), infinite)
-    return _bind(e.sub_p, _bind(e.nextafter_p, value, outside), value)
+    return with_weak(_bind(e.sub_p, _bind(e.nextafter_p, value, outside), value), False)
 
 
 def heaviside(x1: ArrayLike, x2: ArrayLike, /) -> Value:
@@ -118,7 +118,8 @@ def frexp(x: ArrayLike, /) -> tuple[Value, Value]:
     exponent = _select(is_small, bind_scalars(e.sub_p, exponent, layout.digits + 1), exponent)
     is_plain = _bind(e.and_p, bind_scalars(e.ne_p, wide, 0), _bind(e.is_finite_p, wide))
     exponent = _bind(e.select_n_p, is_plain, bind_scalars(e.mul_p, exponent, 0), exponent)
-    return convert(_scaled(wide, _bind(e.neg_p, exponent)), value.dtype, value.weak), exponent
+    mantissa = convert(_scaled(wide, _bind(e.neg_p, exponent)), value.dtype)
+    return mantissa, with_weak(exponent, False)
 
 
 class _Layout:

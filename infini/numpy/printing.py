@@ -50,5 +50,9 @@ def printoptions(*args: Any, **kwargs: Any) -> contextlib.AbstractContextManager
 def _options(
     width: int | None, precision: int | None, suppress: bool | None
 ) -> contextlib.AbstractContextManager[Any]:  # Any: NumPy's options
-    given = {"linewidth": width, "precision": precision, "suppress": suppress}
+    given: dict[str, Any] = {  # Any: NumPy's options
+        "linewidth": width,
+        "precision": precision,
+        "suppress": suppress,
+    }
     return np.printoptions(**{name: value for name, value in given.items() if value is not None})

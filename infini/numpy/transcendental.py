@@ -16,7 +16,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.value import Value
 from infini.lax import elementwise as e
 from infini.lax.families import bind_scalars, broadcast_to
-from infini.numpy._promotion import ArrayLike, convert, inexact_operands
+from infini.numpy._promotion import ArrayLike, convert, inexact_operands, with_weak
 from infini.transforms import custom
 
 _LN2: Final = math.log(2.0)
@@ -49,13 +49,15 @@ def log(x: ArrayLike, /) -> Value:
 def log2(x: ArrayLike, /) -> Value:
     """Logarithm to base 2; inexact."""
     (value,) = inexact_operands("log2", x)
-    return _by_part(lambda part: bind_scalars(e.div_p, part, _LN2), _bind(e.log_p, value))
+    return _by_part(lambda part: bind_scalars(e.div_p, part, _LN2), with_weak(_bind(e.log_p, value), False))
 
 
 def log10(x: ArrayLike, /) -> Value:
     """Logarithm to base 10; inexact."""
     (value,) = inexact_operands("log10", x)
-    return _by_part(lambda part: bind_scalars(e.mul_p, part, 1 / math.log(10.0)), _bind(e.log_p, value))
+    return _by_part(
+        lambda part: bind_scalars(e.mul_p, part, 1 / math.log(10.0)), with_weak(_bind(e.log_p, value), False)
+    )
 
 
 def _by_part(function: Callable[[Value], Value], x: Value) -> Value:
@@ -174,7 +176,7 @@ def hypot(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     x, y = (_bind(e.abs_p, v) for v in operands)
     large, small = _bind(e.max_p, x, y), _bind(e.min_p, x, y)
     is_zero = bind_scalars(e.eq_p, large, 0)
-    ratio = _bind(e.div_p, small, _bind(e.select_n_p, is_zero, large, convert(1, large.dtype)))
+    ratio = _bind(e.div_p, small, _bind(e.select_n_p, is_zero, large, convert(1, large.dtype, large.weak)))
     return _bind(e.mul_p, large, _bind(e.sqrt_p, bind_scalars(e.add_p, _bind(e.mul_p, ratio, ratio), 1.0)))
 
 

@@ -114,7 +114,7 @@ class Jitted:
         text = signature.explain_miss(self.fun, self._name, key, list(self._cache._items))
         self.misses.append(text)
         if config.get("explain"):
-            events.emit("retrace", text, level="info")
+            events.emit("retrace", text, is_asked=True)
 
     def _split_static(
         self, args: Sequence[Any], kwargs: dict[str, Any]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -145,3 +149,10 @@ def test_collectives_inside_nested_calls_see_the_mapped_axis():
     np.testing.assert_array_equal(
         inf.vmap(lambda _: inf.jit(lambda: lax.axis_index("i"))(), axis_name="i")(X), [0, 1, 2]
     )
+
+
+def test_the_knob_prints_why_a_function_is_traced_again():
+    source = "import infini as i, infini.numpy as n; f = i.jit(lambda x: x * 2); f(n.ones(3)); f(n.ones(4))"
+    environment = {**os.environ, "INFINI_EXPLAIN": "1"}
+    done = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
+    assert "traced again because of other types: x is f32[4] instead of f32[3]" in done.stderr
