@@ -49,7 +49,9 @@ def assert_close(
     wide = np.complex128 if found.dtype in dtypes.COMPLEX else np.float64
     if bound == 0 and found.dtype == wanted.dtype:
         # NumPy knows the NaN of its own floats only; float64 holds every small float.
-        exact = [x.astype(wide) if x.dtype in dtypes.FLOATS else x for x in (found, wanted)]
-        np.testing.assert_array_equal(*exact)
+        is_float = found.dtype in dtypes.FLOATS
+        np.testing.assert_array_equal(
+            found.astype(wide) if is_float else found, wanted.astype(wide) if is_float else wanted
+        )
     else:
         np.testing.assert_allclose(found.astype(wide), wanted.astype(wide), rtol=bound, atol=bound)
