@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """Pieces of a text up to the first of some strings, which is left out.
 
-    What might be the beginning of one is held back until it is known.
+    The first is the one that is complete first, as if the text came letter by letter. What might be the
+    beginning of one is held back until it is known.
 
     Args:
         pieces: the text as it arrives; nothing is asked for after the end was found.
@@ -21,10 +22,11 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        ends = [at for stop in stops if (at := held.find(stop)) >= 0]
-        if ends:
-            if min(ends):
-                yield held[: min(ends)]
+        found = [(at + len(stop), at) for stop in stops if (at := held.find(stop)) >= 0]
+        if found:
+            _, start = min(found)
+            if start:
+                yield held[:start]
             return
         keep = _num_open(held, stops)
         if len(held) > keep:

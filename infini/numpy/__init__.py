@@ -422,6 +422,7 @@ from infini.numpy.sets import (
     unique_inverse as unique_inverse,
     unique_values as unique_values,
 )
+from infini.numpy.statistics import corrcoef as corrcoef, cov as cov, gradient as gradient
 from infini.numpy.transcendental import (
     acos as acos,
     acosh as acosh,

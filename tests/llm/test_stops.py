@@ -23,8 +23,9 @@ def test_the_text_ends_before_the_first_string_however_it_is_cut(
 ) -> None:
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = [text[a:b] for a, b in itertools.pairwise(places)]
-    found = [at for end in ends if (at := text.find(end)) >= 0]
-    assert "".join(stops.until(pieces, ends)) == text[: min(found, default=len(text))]
+    found = [(at + len(end), at) for end in ends if (at := text.find(end)) >= 0]
+    _, start = min(found, default=(0, len(text)))
+    assert "".join(stops.until(pieces, ends)) == text[:start]
 
 
 def test_what_cannot_be_a_beginning_is_not_held_back() -> None:
