@@ -2,8 +2,12 @@
 model.
 
 Importing it installs the operators of arrays (`infini.numpy._methods`) and loads no compiler and no
-device library.
+device library. `infini.nn` loads when it is first used: making its classes takes a tenth of the whole.
 """
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from infini import (
     ad_checkpoint as ad_checkpoint,
@@ -14,7 +18,6 @@ from infini import (
     dlpack as dlpack,
     errors as errors,
     lax as lax,
-    nn as nn,
     numpy as numpy,
     random as random,
     sharding as sharding,
@@ -79,7 +82,20 @@ from infini.transforms.staging import (
     make_jaxpr as make_jaxpr,
 )
 
+if TYPE_CHECKING:
+    from infini import nn as nn
+
 Array = Value  # tracers are arrays too, as in JAX
 __version__ = "0.1.0"
 
 _methods.install()
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name == "nn":
+        return importlib.import_module("infini.nn")
+    raise AttributeError(f"module 'infini' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "nn"})

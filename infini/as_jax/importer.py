@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from infini.as_jax import table
 from infini.core import errors
-from infini.core.value import Value
 
 PACKAGES: Final = ("jax", "jaxlib")
 
@@ -139,9 +138,6 @@ def install() -> None:
             fix="call infini.as_jax.install() before the first `import jax`, or start the program with "
             "`python -m infini.as_jax PROGRAM.py`",
         )
-    for name, attribute in table.ARRAY_STAND_INS.items():
-        if not hasattr(Value, name):
-            setattr(Value, name, attribute)
     sys.meta_path.insert(0, _finder)
 
 
@@ -149,9 +145,6 @@ def uninstall() -> None:
     """Undo `install`: `import jax` finds JAX again, if there is one. Imported libraries keep infini."""
     if is_installed():
         sys.meta_path.remove(_finder)
-        for name, attribute in table.ARRAY_STAND_INS.items():
-            if Value.__dict__.get(name) is attribute:
-                delattr(Value, name)
     for name in [name for name, module in sys.modules.items() if isinstance(module, JaxModule)]:
         del sys.modules[name]
 

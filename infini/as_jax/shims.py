@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import optree
 
-from infini import lax, numpy as jnp
+from infini import numpy as jnp
 from infini.as_jax import abstract, refused
 from infini.core import backend, dtypes, errors, trace, tree, tree_nodes
 from infini.core.value import Value
@@ -85,25 +85,6 @@ def orthogonal_initializer(name: str) -> Function:
 
     make.__name__ = name.rpartition(".")[2]
     return make
-
-
-def imag(x: Any) -> Value:  # Any: what an operation takes
-    """`jax.numpy.imag`: the imaginary part, which is zero for real arrays."""
-    array = jnp.asarray(x)
-    return lax.imag(array) if iscomplexobj(array) else jnp.zeros_like(array)
-
-
-def iscomplexobj(x: object) -> bool:
-    """`jax.numpy.iscomplexobj`: whether an array's dtype, or a number's type, is complex."""
-    if x is None:
-        return False
-    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
-    return isinstance(dtype, np.dtype) and dtype.kind == "c"
-
-
-def isrealobj(x: object) -> bool:
-    """`jax.numpy.isrealobj`: the opposite of `iscomplexobj`."""
-    return not iscomplexobj(x)
 
 
 def canonicalize_dtype(dtype: object) -> np.dtype:

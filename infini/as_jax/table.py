@@ -247,7 +247,6 @@ ADDED: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
 
 # Names of JAX that stand here until infini has its own, which then wins.
 STAND_INS: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
-    "jax": {},
     "jax.nn.initializers": {
         "delta_orthogonal": shims.orthogonal_initializer("jax.nn.initializers.delta_orthogonal"),
         "orthogonal": shims.orthogonal_initializer("jax.nn.initializers.orthogonal"),
@@ -256,18 +255,12 @@ STAND_INS: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kind
         # Named in libraries; infini says that it does not compute with them when an array is made.
         "float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
         "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-        "imag": shims.imag,
-        "iscomplexobj": shims.iscomplexobj,
-        "isrealobj": shims.isrealobj,
     },
     "jax.random": {
         name: refused.Refused(f"jax.random.{name}", "draw with jax.random.normal and transform")
-        for name in ("ball", "multivariate_normal", "orthogonal")
+        for name in ("multivariate_normal", "orthogonal")
     },
 }
-
-# The same for attributes of arrays; set while infini stands in for JAX.
-ARRAY_STAND_INS: Final[Mapping[str, Any]] = {"imag": property(shims.imag)}  # Any: attributes of many kinds
 
 # Every module that is served, with the modules of infini that have its names.
 MODULES: Final[Mapping[str, tuple[str, ...]]] = {

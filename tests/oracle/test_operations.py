@@ -79,11 +79,14 @@ def test_jitted_and_eager_equal_the_definition(
         compare(inf.jit(run)(*given(arrays)), expected, case)
 
 
-@pytest.mark.parametrize(("op", "dtype"), applications())
+def batchable() -> list[Any]:
+    """Those with operands; the others have nothing to map over."""
+    return [p for p in applications() if examples(*p.values)[0].operands]
+
+
+@pytest.mark.parametrize(("op", "dtype"), batchable())
 def test_batched_equals_a_loop(op: Primitive, dtype: np.dtype, rng: np.random.Generator) -> None:
     case = examples(op, dtype)[0]
-    if not case.operands:
-        pytest.skip("has no operands")
     rows = [case.draw(dtype, rng) for _ in range(3)]
     expected = [np.stack(column) for column in zip(*(by_definition(op, case, r) for r in rows), strict=True)]
     run = function_of(op, case)
@@ -122,7 +125,7 @@ def test_derivative(op: Primitive, dtype: np.dtype, rng: np.random.Generator) ->
 
         primals = given([arrays[i] for i in moving])
         if not primals or not along(*primals):
-            return
+            continue  # nothing that moves, or whole numbers come out
         if dtype == dtypes.float64 and case.is_smooth:
             with inf.config(host64="keep"):
                 inf.testing.check_grads(along, primals, order=2, atol=1e-4, rtol=1e-4)
