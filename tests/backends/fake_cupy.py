@@ -42,17 +42,25 @@ class Machine:
         self.shared_bytes = 0
         self.scratch_bytes = 0
         self.has_cublas = True
+        self.now_ms = 0.0  # the device's clock, which events read
+        # Milliseconds that a product (kind "gemm") or a kernel ("launch", with its grid) takes.
+        self.cost_ms: Callable[[str, tuple[int, ...]], float] = lambda kind, size: 1.0
 
     def count(self, kind: str) -> int:
         """How many events of a kind there were."""
         return sum(event[0] == kind for event in self.events)
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Run work now, or record it."""
-        if self.recording is None:
+    def do(self, work: Callable[[], None], took_ms: float = 1.0) -> None:
+        """Run work now, or record it; the clock goes on when it runs."""
+
+        def run() -> None:
             work()
+            self.now_ms += took_ms
+
+        if self.recording is None:
+            run()
         else:
-            self.recording.append(work)
+            self.recording.append(run)
 
     def compile_source(
         self, source: TritonSource, capability: int, *, driver_version: int = 0
@@ -82,6 +90,7 @@ class Machine:
         )
         cublas, driver = _module("cupy_backends.cuda.libs.cublas"), _module("cupy_backends.cuda.api.driver")
         cublas.setStream = lambda handle, stream: None
+        cublas.getVersion = lambda handle: 130100
         cublas.gemmStridedBatchedEx = self._gemm
         driver.funcSetAttribute = self._set_attribute
         found = {"cupy": cupy, "cupy_backends.cuda.api.driver": driver}
@@ -127,7 +136,7 @@ class Machine:
                 out = matrix(at[2], c_type, m, n, ldc)
                 out[...] = (left.astype(scalar) @ right.astype(scalar)).astype(out.dtype)
 
-        self.do(work)
+        self.do(work, self.cost_ms("gemm", (m, n, k)))
 
 
 class _Cuda:
@@ -139,8 +148,8 @@ class _Cuda:
         self.alloc = _alloc
         self.function = types.SimpleNamespace(Module=lambda: _Module(machine))
         self.device = types.SimpleNamespace(get_cublas_handle=lambda: 1)
-        self.Event = _Event
-        self.get_elapsed_time = lambda start, end: 1.0
+        self.Event = lambda: _Event(machine)
+        self.get_elapsed_time = lambda start, end: end.now_ms - start.now_ms
 
 
 class _Runtime:
@@ -151,6 +160,9 @@ class _Runtime:
 
     def getDeviceCount(self) -> int:
         return 2
+
+    def getDeviceProperties(self, number: int) -> dict[str, Any]:
+        return {"name": b"A stand-in"}
 
     def driverGetVersion(self) -> int:
         return 13000
@@ -206,8 +218,12 @@ class _Stream:
 
 
 class _Event:
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
     def record(self, stream: _Stream) -> None:
         assert stream.ptr == 7
+        self.now_ms = self.machine.now_ms
 
     def synchronize(self) -> None:
         pass
@@ -257,7 +273,8 @@ class _Function:
         assert (int(arguments[-2]) != 0) == (self.machine.scratch_bytes > 0)
         self.machine.events.append(("launch", self.source.function_name, tuple(grid)))
         addresses = [int(a) for a in arguments[: len(kinds)]]
-        self.machine.do(lambda: interpret.launch(launched, addresses))
+        took_ms = self.machine.cost_ms("launch", tuple(grid))
+        self.machine.do(lambda: interpret.launch(launched, addresses), took_ms)
 
 
 def _module(name: str) -> Any:

@@ -16,9 +16,10 @@ import numpy as np
 
 from infini.backends import routes
 from infini.backends.cuda.driver import DeviceBuffer, Driver, Runtime, load_runtime
-from infini.backends.cuda.executable import CudaExecutable
+from infini.backends.cuda.executable import CudaExecutable, default_device
 from infini.backends.cuda.lower import ROUTES, has_route, lower
-from infini.compiler import pipeline
+from infini.backends.cuda.products import Products
+from infini.compiler import choices, pipeline
 from infini.compiler.passes import inline
 from infini.core import backend as backend_, errors, ir, primitive
 from infini.core.backend import CompileOptions, Device
@@ -33,6 +34,7 @@ class CudaBackend:
 
     def __init__(self) -> None:
         self._drivers: dict[int, Driver] = {}
+        self._measuring: dict[int, Driver] = {}
 
     @functools.cached_property
     def _probe(self) -> tuple[Runtime | None, str | None]:
@@ -118,7 +120,20 @@ class CudaBackend:
                 fix="use the backend cpu",
             )
         fused = pipeline.run(program, has_route, backend=self.name)
-        return CudaExecutable(self.driver, program, fused, lower(fused), options)
+        chooser = choices.Chooser(options)
+        has_device = self._probe[0] is not None
+        products = Products(chooser, self._measuring_driver if has_device else None)
+        block = lower(fused, products)
+        return CudaExecutable(self.driver, program, fused, block, options, chooser.decisions)
+
+    def _measuring_driver(self) -> Driver:
+        """A driver of the default device with a stream of its own: what other threads start meanwhile must
+        not become part of what is measured.
+        """
+        number = default_device()
+        if number not in self._measuring:
+            self._measuring[number] = Driver(self.driver(number).runtime, number)
+        return self._measuring[number]
 
     def route(self, program: ir.Program, op: primitive.Primitive) -> backend_.Route:
         """How `op` is computed in a program made of nothing else."""

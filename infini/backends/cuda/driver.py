@@ -8,8 +8,10 @@ and profiling scratch memory. Written against CuPy 14 and Triton 3.6 to 3.9.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-from collections.abc import Iterator, Sequence
+import importlib.metadata
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -79,6 +81,7 @@ class Driver:
     """Memory, launches, products and graphs of one device."""
 
     def __init__(self, runtime: Runtime, number: int) -> None:
+        self.runtime = runtime
         self.cupy = runtime.cupy
         self.number = number
         self.driver_version = runtime.driver_version
@@ -94,6 +97,21 @@ class Driver:
         """Make the device and its stream current, so that the pool orders memory by it."""
         with self.device, self.stream:
             yield
+
+    @functools.cached_property
+    def facts(self) -> tuple[str, ...]:
+        """What decides how fast the device computes, besides the program: its name, and versions."""
+        properties = self.cupy.cuda.runtime.getDeviceProperties(self.number)
+        library = self.cublas()
+        with self.device:
+            version = library and library.getVersion(self.cupy.cuda.device.get_cublas_handle())
+        return (
+            f"{properties['name'].decode()} ({self.capability / 10})",
+            f"driver {self.driver_version}",
+            f"cublas {version}",
+            f"cupy {self.cupy.__version__}",
+            f"triton {importlib.metadata.version('triton')}",
+        )
 
     # --- memory -------------------------------------------------------------------------------
 
@@ -260,6 +278,30 @@ class Driver:
             finally:
                 graph = self.stream.end_capture()
         captured.append(graph)
+
+    def timer(self, work: Callable[[], None], repeats: int) -> Callable[[], float]:
+        """A function that runs some work on the device and gives the seconds of one run.
+
+        Args:
+            work: starts the work; it is called here, and what it starts is recorded.
+            repeats: runs of one measurement, as one graph, so that the host's time does not count.
+        """
+        graphs: list[Any] = []  # Any: CuPy's graphs
+        with self.capturing(graphs):
+            for _ in range(repeats):
+                work()
+        events = self.cupy.cuda
+
+        def measure() -> float:
+            with self.current():
+                begin, end = events.Event(), events.Event()
+                begin.record(self.stream)
+                graphs[0].launch(self.stream)
+                end.record(self.stream)
+            end.synchronize()
+            return float(events.get_elapsed_time(begin, end)) / 1e3 / repeats
+
+        return measure
 
     def replay(self, graph: Any) -> None:  # Any: CuPy's graph
         """Run a recorded graph."""

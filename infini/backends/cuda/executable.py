@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from infini.backends.cuda.driver import DeviceBuffer, Driver
-from infini.backends.cuda.lower import Launch, Product
-from infini.compiler import memory
+from infini.backends.cuda.tasks import Launch, Task, start
+from infini.compiler import choices as choices_, memory, ordering
 from infini.compiler.memory import Ends
 from infini.compiler.steps import (
     Alias,
@@ -85,10 +85,15 @@ class CudaExecutable:
         fused: ir.Program,
         block: Block,
         options: CompileOptions,
+        decisions: tuple[choices_.Decision, ...] = (),
     ) -> None:
         self.driver = driver
+        self.decisions = decisions
+        self.choices = tuple((decision.choice.key, decision.winner) for decision in decisions)
+        ends = Ends(writable=frozenset(options.donated), is_free=True)
+        block = ordering.ordered(block, ends)
         self.program, self.fused, self.block, self.options = program, fused, block, options
-        self.plan = memory.plan(block, Ends(writable=frozenset(options.donated), is_free=True))
+        self.plan = memory.plan(block, ends)
         self.num_tasks = sum(1 for _ in _tasks(block))
         self.can_capture = self.num_tasks >= MIN_TASKS and not _reads_back(block)
         self.num_captures = 0
@@ -106,7 +111,7 @@ class CudaExecutable:
 
     def __call__(self, inputs: Sequence[DeviceBuffer]) -> tuple[DeviceBuffer, ...]:
         """Run on the device of the inputs; the results are ready in the order of its stream."""
-        number = inputs[0].device if inputs else _default_device()
+        number = inputs[0].device if inputs else default_device()
         driver = self.driver(number)
         if self.can_capture and number in self._ran_on:
             captured = self._captured(driver, inputs)
@@ -132,7 +137,7 @@ class CudaExecutable:
         )
 
     def text(self, stage: str) -> str:
-        """Text of a stage: `program`, `kernels` or `triton`.
+        """Text of a stage: `program`, `kernels`, `choices` (what was measured, and taken) or `triton`.
 
         Raises:
             ValueMismatchError: there is no such stage.
@@ -141,17 +146,22 @@ class CudaExecutable:
             return repr(self.program)
         if stage == "kernels":
             return repr(self.fused)
+        if stage == "choices":
+            return choices_.describe(self.decisions)
         if stage == "triton":
             sources = (t.source if isinstance(t, Launch) else t.kernel for t in _tasks(self.block))
             return "\n".join(dict.fromkeys(source.text for source in sources))
         raise errors.ValueMismatchError(
-            f"the cuda backend has no stage {stage!r}", expected="program, kernels, triton"
+            f"the cuda backend has no stage {stage!r}", expected="program, kernels, choices, triton"
         )
 
     def cost_analysis(self) -> dict[str, float]:
-        """Kernels and products of one run, bodies of loops counted once; graphs captured and replayed."""
+        """Kernels and products of one run, bodies of loops counted once; choices; graphs captured and
+        replayed.
+        """
         return {
             "kernels": float(self.num_tasks),
+            "choices": float(len(self.choices)),
             "graphs captured": float(self.num_captures),
             "graphs replayed": float(self.num_replays),
         }
@@ -263,7 +273,7 @@ class _Walk:
             if isinstance(step, Phase):
                 self.start_updates(step, step.must_share, plan.shared.get(number, frozenset()), reads, writes)
                 for task in step.tasks:
-                    self.task(task, reads, writes, scratch)
+                    start(self.driver, task, reads, writes, scratch)
             elif isinstance(step, Loop):
                 first = step.num_condition_consts + step.num_consts
                 pairs = tuple((first + i, i) for i in range(step.num_carry))
@@ -272,6 +282,7 @@ class _Walk:
             elif isinstance(step, Branch):
                 self.branch(step, plan.inner[number], reads, writes, scratch)
             else:
+                assert isinstance(step, HostCall), "phases are grouped on the CPU only"
                 self.call(step, reads, writes)
         for copy in plan.copies:
             self.driver.move(frame.address(copy.source), frame.address(copy.target), copy.nbytes)
@@ -288,25 +299,6 @@ class _Walk:
         for operand, output in pairs:
             if (operand, output) not in shared:
                 self.driver.move(reads[operand], writes[output], step.writes[output].type.nbytes)
-
-    def task(self, task: Any, reads: Sequence[int], writes: Sequence[int], scratch: int) -> None:
-        """Start a kernel or a product."""
-        if isinstance(task, Product):
-            if task.library is not None and self.driver.cublas() is not None:
-                numbers = task.library.numbers(reads[0], reads[1], writes[0])
-                self.driver.gemm(numbers, task.library.compute, task.library.scalar)
-                return
-            task = Launch(task.kernel)
-        names = {f"y{i}": address for i, address in enumerate(writes)} | {"scratch": scratch}
-        loads = [name for name, _ in task.source.signature if name[0] in "xn"]
-        if loads:
-            # Operands stand in order: those that are loaded, then run-time extents.
-            places = [int(name[1:]) if name[0] == "x" else -1 for name in loads]
-            num_loads = max(places) + 1
-            for name, place in zip(loads, places, strict=True):
-                names[name] = reads[place if place >= 0 else num_loads + int(name[1:])]
-        function = self.driver.function(task.source)
-        self.driver.launch(function, task.source.grid, [names[name] for name, _ in task.source.signature])
 
     def loop(
         self, step: Loop, plans: Sequence[Plan], reads: Sequence[int], writes: Sequence[int], scratch: int
@@ -373,7 +365,7 @@ def _blocks(block: Block) -> Iterator[Block]:
             yield from _blocks(inner)
 
 
-def _tasks(block: Block) -> Iterator[Any]:  # Any: Launch or Product
+def _tasks(block: Block) -> Iterator[Task]:
     for each in _blocks(block):
         for step in each.steps:
             if isinstance(step, Phase):
@@ -389,7 +381,7 @@ def _reads_back(block: Block) -> bool:
     )
 
 
-def _default_device() -> int:
+def default_device() -> int:
     """Number of the default device, for programs without inputs; 0 when the default is no GPU."""
     device = backend_.default_device()
     return device.id if device.platform == "cuda" else 0

@@ -1,45 +1,29 @@
 """From a fused program to steps of launches: the CUDA counterpart of the CPU's table of routes.
 
-Tasks of a phase are `Launch`es and `Gemm`s. An operation that is neither in the table nor fusable is
+Tasks of a phase are `Launch`es and `Product`s. An operation that is neither in the table nor fusable is
 decomposed by the pipeline, and refused there when it has no decomposition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from infini.backends.cuda import gemm
+from infini.backends.cuda.products import Products
+from infini.backends.cuda.tasks import Launch
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
 from infini.compiler.triton import cumulative, movement, sorting
 from infini.compiler.triton.emit import emit_triton
-from infini.compiler.triton.matmul import matmul_kernel
 from infini.compiler.triton.source import LANGUAGE_NAMES, TritonSource
 from infini.core import ir
 from infini.core.ir import ArrayType, Attrs, Equation, Program
 from infini.lax import contraction, indexing
 from infini.tile.program import Kernel
 
-Route = Callable[[Equation], list[Step]]
+Route = Callable[[Equation, Products], list[Step]]
 Sources = Callable[[Sequence[ArrayType], Attrs], tuple[TritonSource, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A kernel; parameters x, n are operands in order, y results, `scratch` the phase's scratch memory."""
-
-    source: TritonSource
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A contraction: by cuBLAS when its layout allows and the library is there, by a kernel elsewhere."""
-
-    library: gemm.Gemm | None
-    kernel: TritonSource
 
 
 # Operations of dtypes that kernels do not compute with are decomposed into those of wider ones.
@@ -61,8 +45,12 @@ def has_route(equation: Equation) -> bool:
     )
 
 
-def lower(program: Program) -> Block:
+def lower(program: Program, products: Products) -> Block:
     """The steps of a program in which everything fusable has become kernels.
+
+    Args:
+        program: the program.
+        products: chooses how contractions are computed.
 
     Raises:
         LoweringError: a kernel has no Triton form.
@@ -72,7 +60,7 @@ def lower(program: Program) -> Block:
         if equation.outputs and not any(v.type.size for v in equation.outputs):
             found.append(Phase(equation.op.name, (), equation.inputs, equation.outputs, where=equation.where))
         else:
-            found += ROUTES[equation.op.name](equation)
+            found += ROUTES[equation.op.name](equation, products)
     return Block(program.params, program.consts, tuple(found), program.results)
 
 
@@ -80,7 +68,7 @@ def _types(equation: Equation) -> tuple[ArrayType, ...]:
     return tuple(v.type for v in equation.inputs)
 
 
-def _kernel(equation: Equation) -> list[Step]:
+def _kernel(equation: Equation, products: Products) -> list[Step]:
     kernel: Kernel = equation.attrs["kernel"]
     launch = Launch(emit_triton(kernel, _types(equation)))
     pairs = _in_place(kernel, _types(equation))
@@ -105,20 +93,19 @@ def _in_place(kernel: Kernel, types: Sequence[ArrayType]) -> tuple[tuple[int, in
     return tuple(pairs)
 
 
-def _dot(equation: Equation) -> list[Step]:
+def _dot(equation: Equation, products: Products) -> list[Step]:
     x, y = _types(equation)
     spec, dtype = equation.attrs["spec"], equation.attrs["dtype"]
     a, b, _ = contraction.parse_spec(spec)
     assert x.ndim == len(a) and y.ndim == len(b), "the pass `contractions` gives loop dimensions letters"
-    kernel = matmul_kernel(x, y, spec, dtype)
-    task = Product(gemm.plan(x, y, spec, dtype), emit_triton(kernel, (x, y), name="matmul"))
+    task = products.product(x, y, spec, dtype)
     return [Phase(f"dot {spec}", (task,), equation.inputs, equation.outputs, where=equation.where)]
 
 
 def _moved(sources: Sources, *, updates: bool = False) -> Route:
     """Route of an operation that moves elements; with `updates` its result starts as its first operand."""
 
-    def route(equation: Equation) -> list[Step]:
+    def route(equation: Equation, products: Products) -> list[Step]:
         types = _types(equation)
         tasks = tuple(Launch(source) for source in sources(types, equation.attrs))
         return [
@@ -136,7 +123,7 @@ def _moved(sources: Sources, *, updates: bool = False) -> Route:
     return route
 
 
-def _sorted(equation: Equation) -> list[Step]:
+def _sorted(equation: Equation, products: Products) -> list[Step]:
     types = _types(equation)
     return [
         Phase(
@@ -150,7 +137,7 @@ def _sorted(equation: Equation) -> list[Step]:
     ]
 
 
-def _scanned(equation: Equation) -> list[Step]:
+def _scanned(equation: Equation, products: Products) -> list[Step]:
     name, types = equation.op.name, _types(equation)
     return [
         Phase(
@@ -164,36 +151,37 @@ def _scanned(equation: Equation) -> list[Step]:
     ]
 
 
-def _aliases(equation: Equation) -> list[Step]:
+def _aliases(equation: Equation, products: Products) -> list[Step]:
     return [Alias(x, y) for x, y in zip(equation.inputs, equation.outputs, strict=True)]
 
 
-def _scan(equation: Equation) -> list[Step]:
+def _scan(equation: Equation, products: Products) -> list[Step]:
     a = equation.attrs
     return [
         Loop(
-            "scan", None, lower(a["body"]), equation.inputs, equation.outputs, 0, a["num_consts"],
+            "scan", None, lower(a["body"], products), equation.inputs, equation.outputs, 0, a["num_consts"],
             a["num_carry"], a["length"], a["reverse"], equation.where,
         )
     ]  # fmt: skip
 
 
-def _while(equation: Equation) -> list[Step]:
+def _while(equation: Equation, products: Products) -> list[Step]:
     a = equation.attrs
     return [
         Loop(
-            "while", lower(a["cond"]), lower(a["body"]), equation.inputs, equation.outputs,
+            "while", lower(a["cond"], products), lower(a["body"], products),
+            equation.inputs, equation.outputs,
             a["num_cond_consts"], a["num_body_consts"], len(equation.outputs), where=equation.where,
         )
     ]  # fmt: skip
 
 
-def _cond(equation: Equation) -> list[Step]:
-    blocks = tuple(lower(branch) for branch in equation.attrs["branches"])
+def _cond(equation: Equation, products: Products) -> list[Step]:
+    blocks = tuple(lower(branch, products) for branch in equation.attrs["branches"])
     return [Branch("cond", blocks, equation.inputs, equation.outputs, equation.where)]
 
 
-def _callback(equation: Equation) -> list[Step]:
+def _callback(equation: Equation, products: Products) -> list[Step]:
     function: ir.HostFunction = equation.attrs["callback"]
     return [HostCall(function, equation.inputs, equation.outputs, equation.where)]
 

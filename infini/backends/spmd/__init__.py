@@ -6,6 +6,7 @@
     collectives  equations to calls of a comm
     lockstep     the comm of devices in one process
     mpi          the comm of a job under mpirun
+    agreement    one process chooses between ways to compute, the others are told
 
 A backend calls `executable.compile(self, program, options)` when `options.mesh` is set, and offers
 `host_devices(name)`.

@@ -7,21 +7,27 @@ there is one row and the comm talks.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from infini.backends.spmd import collectives, schedule as s
+from infini.backends.spmd import agreement, collectives, schedule as s
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.compiler import partition
-from infini.core import comm as comm_, errors
+from infini.core import backend as backend_, comm as comm_, config, errors, physical
 from infini.core.backend import Backend, Buffer, CompileOptions, Device, Executable
 from infini.core.ir import ArrayType, Program, Var
+from infini.core.layout import Layout
 from infini.core.mesh import AxisEntry
 
 Env: TypeAlias = dict[Var, list[Buffer]]  # one buffer per device of this process
 Row: TypeAlias = tuple[Buffer, ...]
+Pieces: TypeAlias = dict[int, Executable]  # by id of the piece
 
 
 class SpmdExecutable:
@@ -40,18 +46,77 @@ class SpmdExecutable:
         self.schedule = s.cut(partitioned.program)
         self._backend = backend
         self._options = options
-        self._pieces: dict[int, Executable] = {}
-        self._compile(self.schedule, {partitioned.program.params[i] for i in options.donated})
+        self._knobs = {knob.name: config.get(knob.name) for knob in config.KNOBS.values() if knob.in_key}
+        # In a job of several processes nothing is measured before it is known which of them take part.
+        is_alone = comm_.processes().count == 1
+        self._pieces = self._compiled(options.choices, is_measured=is_alone)
+        self._asks = not is_alone and bool(_choices_of(self._pieces))
+        self._agreed: dict[agreement.Owners, Pieces] = {}
 
-    def _compile(self, schedule: s.Schedule, donated: set[Var]) -> None:
+    @functools.cached_property
+    def key(self) -> str:
+        """What identifies the program to the other processes of a job."""
+        parts = (self.partitioned.program.fingerprint, self._options, sorted(self._knobs.items()))
+        return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
+
+    def _compiled(self, choices: agreement.Choices, *, is_measured: bool) -> Pieces:
+        """Executables of the pieces, with the knobs of the time when the program was compiled."""
+        knobs = self._knobs if is_measured else {**self._knobs, "tune": "off"}
+        pieces: Pieces = {}
+        with config.config(**knobs):
+            params = self.partitioned.program.params
+            self._compile(self.schedule, {params[i] for i in self._options.donated}, choices, pieces)
+        return pieces
+
+    def _compile(
+        self, schedule: s.Schedule, donated: set[Var], choices: agreement.Choices, pieces: Pieces
+    ) -> None:
         for step, dead in zip(schedule.steps, schedule.dead, strict=True):
             if isinstance(step, s.Piece):
                 given = tuple(i for i, v in enumerate(step.inputs) if v in donated and v in dead)
-                options = CompileOptions(donated=given, deterministic=self._options.deterministic)
-                self._pieces[id(step)] = self._backend.compile(step.program, options)
+                options = CompileOptions(
+                    donated=given, deterministic=self._options.deterministic, choices=choices
+                )
+                pieces[id(step)] = self._backend.compile(step.program, options)
             elif isinstance(step, s.Structured):
                 for body in step.bodies:
-                    self._compile(body, set())
+                    self._compile(body, set(), choices, pieces)
+
+    def _pieces_for(self, owners: agreement.Owners, comm: comm_.Comm) -> Pieces:
+        """The pieces with the choices of these processes; see `agreement`.
+
+        Raises:
+            CollectiveError: this process asks other questions than rank 0.
+        """
+        if not self._asks:
+            return self._pieces
+        found = self._agreed.get(owners)
+        if found is None:
+            found = self._agreed[owners] = self._agree(owners, comm)
+        return found
+
+    def _agree(self, owners: agreement.Owners, comm: comm_.Comm) -> Pieces:
+        given = self._options.choices
+        if len(set(owners)) == 1:
+            return self._compiled(given, is_measured=True)
+        if not s.always_meets(self.schedule, self.partitioned.mesh.shape):
+            return self._pieces
+        mine: list[Pieces] = []
+
+        def make() -> agreement.Choices:
+            mine.append(self._compiled(given, is_measured=True))
+            return _choices_of(mine[0])
+
+        choices = agreement.agree(comm, owners, self.key, make)
+        pieces = mine[0] if mine else self._compiled(choices, is_measured=False)
+        if _choices_of(pieces) != choices:
+            raise errors.CollectiveError(
+                "the processes of this job have different choices for one program",
+                got=_listed(_choices_of(pieces)),
+                expected=_listed(choices),
+                fix="run the same version of infini on devices of one kind in every process",
+            )
+        return pieces
 
     def __call__(self, inputs: Sequence[Buffer]) -> Row:
         """Refuse: a program for a mesh runs on all of its devices.
@@ -63,7 +128,7 @@ class SpmdExecutable:
             raise errors.DeviceError(
                 "a program for a mesh cannot run on one device", got=str(self.partitioned.mesh.shape)
             )
-        return self._run([inputs], (0,), LockstepComm(1), [None])[0]
+        return self._run([inputs], (0,), LockstepComm(1), [None], self._pieces)[0]
 
     def run_spmd(self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]) -> list[Row]:
         """Results on every device of this process, in mesh order."""
@@ -75,7 +140,9 @@ class SpmdExecutable:
         else:
             assert job.launcher is not None, "devices of other processes exist in a job only"
             comm = job.launcher.comm(owners)
-        return self._run(inputs, ranks, comm, [devices[rank] for rank in ranks])
+        return self._run(
+            inputs, ranks, comm, [devices[rank] for rank in ranks], self._pieces_for(owners, comm)
+        )
 
     def _run(
         self,
@@ -83,24 +150,33 @@ class SpmdExecutable:
         ranks: tuple[int, ...],
         comm: comm_.Comm,
         devices: Sequence[Any],
+        pieces: Pieces,
     ) -> list[Row]:
-        walk = _Walk(
-            self._backend, self._pieces, collectives.Mesh(self.partitioned.mesh, ranks), comm, devices
-        )
+        walk = _Walk(self._backend, pieces, collectives.Mesh(self.partitioned.mesh, ranks), comm, devices)
         columns = [list(column) for column in zip(*inputs, strict=True)]
         results = walk.run(self.schedule, columns)
         return [tuple(column[i] for column in results) for i in range(len(ranks))]
+
+    @property
+    def choices(self) -> agreement.Choices:
+        """The choices of the pieces, see `_current`."""
+        return _choices_of(self._current)
+
+    @property
+    def _current(self) -> Pieces:
+        """The pieces agreed on last; before the first run, those made when it was compiled."""
+        return next(reversed(self._agreed.values()), self._pieces)
 
     def text(self, stage: str) -> str:
         """`program` is the per-device program; other stages show each piece."""
         if stage == "program":
             return repr(self.partitioned.program)
-        return "\n\n".join(piece.text(stage) for piece in self._pieces.values())
+        return "\n\n".join(piece.text(stage) for piece in self._current.values())
 
     def cost_analysis(self) -> dict[str, float]:
         """Sums over the pieces, and the bytes that each device gives to collectives."""
         total: dict[str, float] = {}
-        for piece in self._pieces.values():
+        for piece in self._current.values():
             for key, number in piece.cost_analysis().items():
                 total[key] = total.get(key, 0.0) + number
         total["collective bytes"] = float(sum(c.nbytes for c in self.partitioned.collectives))
@@ -109,7 +185,7 @@ class SpmdExecutable:
     def memory_analysis(self) -> dict[str, int]:
         """The largest of each count over the pieces; arguments and results of the whole."""
         total: dict[str, int] = {}
-        for piece in self._pieces.values():
+        for piece in self._current.values():
             for key, number in piece.memory_analysis().items():
                 total[key] = max(total.get(key, 0), number)
         program = self.partitioned.program
@@ -118,13 +194,23 @@ class SpmdExecutable:
         return total
 
 
+def _choices_of(pieces: Pieces) -> agreement.Choices:
+    """Choices of all pieces in the order of the program; one question has one answer."""
+    made = (piece.choices for piece in pieces.values() if isinstance(piece, backend_.Chooses))
+    return tuple(dict(pair for choices in made for pair in choices).items())
+
+
+def _listed(choices: agreement.Choices) -> str:
+    return "; ".join(f"{key}: {name}" for key, name in choices) or "none"
+
+
 class _Walk:
     """One run of a schedule."""
 
     def __init__(
         self,
         backend: Backend,
-        pieces: dict[int, Executable],
+        pieces: Pieces,
         mesh: collectives.Mesh,
         comm: comm_.Comm,
         devices: Sequence[Device],
@@ -222,4 +308,25 @@ def compile(backend: Backend, program: Program, options: CompileOptions) -> Spmd
     """
     assert options.mesh is not None
     partitioned = partition.partition(program, options.mesh, options.in_specs)
+    if options.in_layouts:
+        laid_out = physical.with_layouts(partitioned.program, options.in_layouts)
+        partitioned = dataclasses.replace(partitioned, program=laid_out)
     return SpmdExecutable(backend, partitioned, options)
+
+
+def preferred_layouts(
+    program: Program, options: CompileOptions, preferred: Callable[[Program], tuple[Layout | None, ...]]
+) -> tuple[Layout | None, ...]:
+    """The best layouts of the parts of parameters, for a backend that knows them for one device; row-major
+    for what several pieces read.
+    """
+    assert options.mesh is not None
+    local = partition.partition(program, options.mesh, options.in_specs).program
+    schedule = s.cut(local)
+    found: dict[Var, Layout | None] = {}
+    for step in schedule.steps:
+        if isinstance(step, s.Piece):
+            found.update(zip(step.inputs, preferred(step.program), strict=True))
+    num_readers = Counter(v for step in schedule.steps for v in step.inputs)
+    shared = {v for v, count in num_readers.items() if count > 1} | set(local.results)
+    return tuple(None if v in shared else found.get(v) for v in local.params)

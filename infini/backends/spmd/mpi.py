@@ -149,9 +149,21 @@ class MpiComm:
         self._mpi.Request.Waitall(requests)
         return [result]
 
+    def broadcast(self, content: bytes) -> bytes:
+        """`MPI_Bcast` of the length, then of the bytes."""
+        communicator = self._everyone()
+        length = np.array([len(content)], np.int64)
+        communicator.Bcast(length, root=0)
+        received = np.frombuffer(content, np.uint8) if self._rank == 0 else np.empty(length[0], np.uint8)
+        communicator.Bcast(self._bytes(received), root=0)
+        return received.tobytes()
+
     def barrier(self) -> None:
         """`MPI_Barrier` of all ranks."""
-        self._communicator(tuple(range(len(self._process_of_rank)))).Barrier()
+        self._everyone().Barrier()
+
+    def _everyone(self) -> Any:  # Any: a communicator
+        return self._communicator(tuple(range(len(self._process_of_rank))))
 
     def _bytes(self, array: np.ndarray) -> list[Any]:  # Any: an MPI buffer specification
         assert array.flags.c_contiguous, "buffers of backends are in C order"

@@ -8,6 +8,7 @@ the same order, and nothing blocks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -84,6 +85,29 @@ def communicates(equation: Equation) -> bool:
     if equation.op.name == "axis_index" or equation.op.effect_for(equation.attrs) is Effect.COLLECTIVE:
         return True
     return any(communicates(inner) for program in equation.programs for inner in program.equations)
+
+
+def always_meets(schedule: Schedule, sizes: Mapping[str, int]) -> bool:
+    """Whether every run of a schedule has devices of several processes wait for each other.
+
+    Args:
+        schedule: the schedule.
+        sizes: sizes of the axes of the mesh.
+    """
+    for step in schedule.steps:
+        if isinstance(step, Exchange) and step.equation.op.name != "axis_index":
+            attrs = step.equation.attrs
+            axes = attrs["axes"] if "axes" in attrs else (attrs["axis_name"],)
+            if any(sizes[axis] > 1 for axis in axes):
+                return True
+        if (
+            isinstance(step, Structured)
+            and step.equation.op.name == "scan"
+            and step.equation.attrs["length"] > 0
+            and always_meets(step.bodies[0], sizes)
+        ):
+            return True
+    return False
 
 
 def cut(program: Program) -> Schedule:

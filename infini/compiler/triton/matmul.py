@@ -18,12 +18,23 @@ from infini.core.ir import ArrayType
 from infini.lax import contraction, elementwise as e, loops, view
 from infini.tile.program import Access, Kernel
 
-_LARGE, _SMALL, _DEPTH = 64, 16, 32
+_SMALL: Final = 16
 _MATRIX_UNITS: Final = frozenset({dtypes.float32, dtypes.float16, dtypes.bfloat16})
+# Largest tiles as (rows, columns, contracted): for dtypes that the matrix units take, the first unless
+# another was measured to be faster; and for the others.
+EDGES: Final = ((64, 64, 32), (128, 128, 32), (128, 64, 32), (16, 128, 64))
+_OTHER_EDGES: Final = ((_SMALL, _SMALL, _SMALL),)
+
+
+def edges_of(dtype: np.dtype) -> tuple[tuple[int, int, int], ...]:
+    """Largest tiles that are worth trying for operands of a dtype, the usual one first."""
+    return EDGES if dtype in _MATRIX_UNITS else _OTHER_EDGES
 
 
 @functools.lru_cache(maxsize=1024)
-def matmul_kernel(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype) -> Kernel:
+def matmul_kernel(
+    x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype, edges: tuple[int, int, int] | None = None
+) -> Kernel:
     """The kernel of a contraction without loop dimensions.
 
     Args:
@@ -31,6 +42,7 @@ def matmul_kernel(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype) -> Ker
         y: right operand.
         spec: letters, such as `bmk,bkn->bmn`.
         dtype: dtype of the result.
+        edges: largest tile as (rows, columns, contracted); see `edges_of`.
     """
     a, b, out = contraction.parse_spec(spec)
     sizes = dict(zip(a, x.shape, strict=True)) | dict(zip(b, y.shape, strict=True))
@@ -38,9 +50,9 @@ def matmul_kernel(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype) -> Ker
     rows = [c for c in a if c not in b and c in out]
     columns = [c for c in b if c not in a and c in out]
     summed = [c for c in dict.fromkeys(a + b) if c not in out]
-    edge = _LARGE if x.dtype in _MATRIX_UNITS else _SMALL
-    cut = {c: _tile(sizes[c], edge) for c in (rows[-1:] + columns[-1:])}
-    cut |= {c: _tile(sizes[c], _DEPTH if x.dtype in _MATRIX_UNITS else _SMALL) for c in summed[-1:]}
+    edges = edges_of(x.dtype)[0] if edges is None else edges
+    groups = zip((rows, columns, summed), edges, strict=True)
+    cut = {c: _tile(sizes[c], edge) for letters, edge in groups for c in letters[-1:]}
     on_grid = [*batch, *rows[:-1], *columns[:-1], *rows[-1:], *columns[-1:]]
     grid = [-(-sizes[c] // cut.get(c, 1)) for c in on_grid]
 
