@@ -158,6 +158,7 @@ from infini.nn.pooling import (
     MaxPool2d as MaxPool2d,
     MaxPool3d as MaxPool3d,
 )
+from infini.nn.quantization import quantize as quantize
 from infini.nn.recurrent import GRU as GRU, LSTM as LSTM, RNN as RNN
 from infini.nn.recurrent_cells import GRUCell as GRUCell, LSTMCell as LSTMCell, RNNCell as RNNCell
 from infini.nn.rotary import RotaryEmbedding as RotaryEmbedding, RotaryScaling as RotaryScaling

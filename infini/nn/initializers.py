@@ -219,5 +219,75 @@ def he_normal(
     return variance_scaling(2.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
 
 
+def orthogonal(scale: float = 1.0, column_axis: int = -1, dtype: DTypeLike | None = None) -> Initializer:
+    """Orthonormal rows or columns, whichever are fewer, times `scale`.
+
+    Args:
+        scale: factor of the result.
+        column_axis: the axis that counts as columns; the others together are rows.
+        dtype: float32 when absent.
+
+    Raises:
+        ValueMismatchError: the shape has fewer than two dimensions.
+
+    Example:
+        >>> from infini import nn, random
+        >>> nn.initializers.orthogonal()(random.key(0), (4, 3)).shape
+        (4, 3)
+    """
+
+    def init(
+        key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype, out_sharding: Placement = None
+    ) -> Value:  # Any: sizes
+        sizes = tuple(shape)
+        if len(sizes) < 2:
+            raise errors.ValueMismatchError(
+                "an orthogonal initializer needs at least two dimensions", got=f"shape {sizes}"
+            )
+        columns = sizes[column_axis]
+        rows = math.prod(sizes) // columns
+        samples = random.normal(key, (max(rows, columns), min(rows, columns)), _dtype(dtype))
+        q, r = inp.linalg.qr(samples)
+        q = inp.multiply(q, inp.sign(inp.diag(r)))
+        matrix = q if rows >= columns else q.T
+        others = list(sizes)
+        del others[column_axis]
+        found = inp.moveaxis(inp.reshape(matrix, (*others, columns)), -1, column_axis)
+        return placed(_times(found, scale), out_sharding)
+
+    return init
+
+
+def delta_orthogonal(
+    scale: float = 1.0, column_axis: int = -1, dtype: DTypeLike | None = None
+) -> Initializer:
+    """Zero but for the middle of a convolution's window, which is `orthogonal`.
+
+    Args:
+        scale: factor of the result.
+        column_axis: as for `orthogonal`.
+        dtype: float32 when absent.
+
+    Raises:
+        ValueMismatchError: the shape has not 3 to 5 dimensions, or fewer outputs than inputs.
+    """
+
+    def init(
+        key: KeyLike, shape: Any, dtype: DTypeLike | None = dtype, out_sharding: Placement = None
+    ) -> Value:  # Any: sizes
+        sizes = tuple(shape)
+        if len(sizes) not in (3, 4, 5) or sizes[-1] < sizes[-2]:
+            raise errors.ValueMismatchError(
+                "a delta-orthogonal initializer needs a window, inputs, and at least as many outputs",
+                got=f"shape {sizes}",
+                expected="(width, inputs, outputs) with up to three sizes of the window",
+            )
+        matrix = orthogonal(scale, column_axis, dtype)(key, sizes[-2:])
+        middle = tuple((n - 1) // 2 for n in sizes[:-2])
+        return placed(inp.zeros(sizes, _dtype(dtype)).at[middle].set(matrix), out_sharding)
+
+    return init
+
+
 xavier_uniform, xavier_normal = glorot_uniform, glorot_normal
 kaiming_uniform, kaiming_normal = he_uniform, he_normal

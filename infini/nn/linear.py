@@ -9,6 +9,7 @@ import infini.numpy as inp
 from infini import random
 from infini.core import dtypes, errors
 from infini.core.value import Value
+from infini.lax.quantized import QuantizedArray, quantized_matmul
 from infini.nn import parameters
 from infini.nn.module import Module, field
 from infini.numpy._promotion import ArrayLike, DTypeLike, as_value
@@ -17,6 +18,8 @@ from infini.random.keys import KeyLike
 
 class Linear(Module):
     """`x @ weight.T + bias` over the last dimension.
+
+    The weight may be a `QuantizedArray`, as `nn.quantize` makes it.
 
     Args:
         in_features: size of the last dimension of `x`.
@@ -36,7 +39,7 @@ class Linear(Module):
         Linear(weight=f32[2,3], bias=f32[2], in_features=3, out_features=2)
     """
 
-    weight: Value
+    weight: Value | QuantizedArray
     bias: Value | None
     in_features: int = field(static=True)
     out_features: int = field(static=True)
@@ -62,7 +65,11 @@ class Linear(Module):
     def __call__(self, x: ArrayLike) -> Value:
         """Map (..., in_features) to (..., out_features)."""
         value = parameters.operand("Linear", x, self.weight.shape[-1])
-        result = inp.matmul(value, inp.swapaxes(self.weight, -1, -2))
+        if isinstance(self.weight, QuantizedArray):
+            dtype = inp.promote_types(value.dtype, self.weight.dtype)
+            result = quantized_matmul(value.astype(dtype), self.weight)
+        else:
+            result = inp.matmul(value, inp.swapaxes(self.weight, -1, -2))
         return result if self.bias is None else result + self.bias
 
 

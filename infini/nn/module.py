@@ -19,6 +19,7 @@ import numpy as np
 
 from infini.core import dtypes, errors, tree
 from infini.core.value import Value
+from infini.lax.quantized import QuantizedArray
 from infini.nn import state_dict as state_dict_
 from infini.nn.state_dict import State
 from infini.numpy._promotion import DTypeLike
@@ -189,17 +190,21 @@ class Module:
 
         Args:
             device: as of `device_put`; a dtype here counts as `dtype`, as in PyTorch.
-            dtype: a floating dtype. Integers keep theirs.
+            dtype: a floating dtype. Integers keep theirs, and so do the parts of quantized arrays, which
+                give numbers of that dtype from then on.
         """
         if device is not None and dtype is None and _is_dtype(device):
             device, dtype = None, device
         target = None if dtype is None else dtypes.canonical(dtype)
 
         def move(leaf: Any) -> Any:  # Any: an array
+            if isinstance(leaf, QuantizedArray):
+                moved = leaf if target is None else dataclasses.replace(leaf, dtype=target)
+                return moved if device is None else placement.device_put(moved, device)
             moved = leaf if target is None or not dtypes.is_inexact(leaf.dtype) else leaf.astype(target)
             return moved if device is None else placement.device_put(moved, device)
 
-        return tree.map(move, self)
+        return tree.map(move, self, is_leaf=lambda part: isinstance(part, QuantizedArray))
 
     def __repr__(self) -> str:
         parts, lines = [], []

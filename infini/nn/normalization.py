@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import infini.numpy as inp
+from infini import lax
 from infini.core import dtypes, errors
 from infini.core.value import Value
 from infini.nn import parameters
@@ -99,11 +100,12 @@ class RMSNorm(Module):
     def __call__(self, x: ArrayLike) -> Value:
         """An array of the shape and dtype of `x`."""
         value = _checked("RMSNorm", x, self.normalized_shape)
-        wide = _wide(value)
-        axes = tuple(range(value.ndim - len(self.normalized_shape), value.ndim))
-        eps = float(inp.finfo(wide.dtype).eps) if self.eps is None else self.eps
-        scale = 1 / inp.sqrt(inp.mean(inp.square(wide), axes, keepdims=True) + eps)
-        return _affine(wide * scale, self.weight, None).astype(value.dtype)
+        size = math.prod(self.normalized_shape)
+        weight = inp.ones(size, value.dtype) if self.weight is None else self.weight.reshape(size)
+        dtype = inp.promote_types(value.dtype, weight.dtype)
+        rows = value.reshape(*value.shape[: value.ndim - len(self.normalized_shape)], size).astype(dtype)
+        eps = float(inp.finfo(_wide(value).dtype).eps) if self.eps is None else self.eps
+        return lax.rms_norm(rows, weight.astype(dtype), eps).reshape(value.shape).astype(value.dtype)
 
 
 class GroupNorm(Module):

@@ -14,6 +14,7 @@ import numpy as np
 import infini.numpy as inp
 from infini.core import array as array_, errors
 from infini.core.value import Value
+from infini.lax.quantized import QuantizedArray
 
 State: TypeAlias = dict[str, Any]  # Any: arrays, and dictionaries of them by the names of modules
 
@@ -42,6 +43,8 @@ def _spread(key: str, value: Any) -> Iterator[tuple[str, Any]]:  # Any: as entri
     if isinstance(value, (tuple, list, dict)):
         for name, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _spread(f"{key}.{name}" if key else str(name), part)
+    elif isinstance(value, QuantizedArray):
+        yield from ((f"{key}.{name}", plane) for name, plane in value.named_planes())
     elif value is not None:
         yield key, value
 
@@ -83,6 +86,9 @@ def _rebuilt_part(key: str, value: Any, prefix: str, change: Change) -> Any:  # 
             for i, part in enumerate(value)
         ]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, QuantizedArray):
+        planes = {name: change(f"{prefix}{key}.{name}", plane) for name, plane in value.named_planes()}
+        return dataclasses.replace(value, **planes)
     return None if value is None else change(prefix + key, value)
 
 

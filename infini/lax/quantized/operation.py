@@ -1,0 +1,200 @@
+"""The operation `quantized_matmul`: activations by a matrix that is stored in few bits.
+
+With `transpose` it is `x @ w.T` for `w` (N, K), the product of a linear layer; without it is `x @ w`. Each is
+the transpose of the other in `x`, so one operation, linear in `x`, has derivatives of every order and both
+modes. There are none by the matrix: its codes are whole numbers.
+
+The definition is the matrix in the dtype of `x`, then a contraction; a backend may lower the operation by a
+kernel that reads the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from infini.core import dtypes, errors, primitive, trace
+from infini.core.ir import ArrayType, Attrs
+from infini.core.primitive import Primitive, Signature
+from infini.core.value import Value
+from infini.lax import cases, contraction, families, places
+from infini.lax.cases import Case, Sample, Span
+from infini.lax.families import is_linear
+from infini.lax.quantized import codes, reference, scheme as scheme_
+from infini.lax.quantized.scheme import Scheme
+
+FLOATS = frozenset({dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.float64})
+
+
+def _signature(*, scheme: str, transpose: bool, dtype: np.dtype) -> Signature:
+    planes: tuple[tuple[str, ...], ...] = (("n", "g", "b"), ("n", "g"))
+    if scheme_.parse(scheme).beside:
+        planes += (("n", "g"),)
+    given, out = (("m", "k"), ("m", "n")) if transpose else (("m", "n"), ("m", "k"))
+    return Signature((given, *planes), (out,))
+
+
+def _type(
+    x: ArrayType, *planes: ArrayType, scheme: str, transpose: bool, dtype: np.dtype
+) -> tuple[ArrayType]:
+    found = scheme_.parse(scheme)
+    families.accept("quantized_matmul", FLOATS, [x])
+    check_planes(found, planes)
+    n, groups, nbytes = planes[0].shape[-3:]
+    k = groups * nbytes * 8 // found.bits
+    wanted, other = (k, n) if transpose else (n, k)
+    if x.ndim < 2 or x.shape[-1] != wanted:
+        is_turned = x.ndim > 1 and x.shape[-1] == other
+        raise errors.TypeMismatchError(
+            "quantized_matmul: the contracted sizes differ",
+            got=f"{x} and a matrix ({n}, {k}) of {found}, transpose={transpose}",
+            expected=f"x (..., {wanted})",
+            fix=f"transpose={not transpose} contracts the other dimension of the matrix"
+            if is_turned
+            else None,
+        )
+    loop = families.loop_shape("quantized_matmul", [x, *planes], [2, 3, *[2] * (len(planes) - 1)])
+    return (ArrayType((*loop, x.shape[-2], n if transpose else k), dtype),)
+
+
+def check_planes(scheme: Scheme, planes: Sequence[ArrayType], *, ndim: int = 3) -> None:
+    """Refuse planes that a scheme does not have.
+
+    Args:
+        scheme: the scheme.
+        planes: types of the planes.
+        ndim: how many dimensions the blocks have at least: 3 in a matrix, 2 in a row.
+
+    Raises:
+        TypeMismatchError: number, dtypes or shapes are others.
+    """
+    wanted = [dtypes.uint8, scheme.scale_dtype, *([scheme.beside_dtype] if scheme.beside else [])]
+    if [p.dtype for p in planes] != wanted:
+        raise errors.TypeMismatchError(
+            f"a matrix of {scheme} has other planes",
+            got=", ".join(map(str, planes)),
+            expected=", ".join(map(dtypes.short, wanted))
+            + (f" with a {scheme.beside}" if scheme.beside else ""),
+            fix="make it with quantization.quantize(x, scheme)",
+        )
+    blocks, *others = planes
+    rows = blocks.shape[-ndim:-1]
+    has_shapes = blocks.ndim >= ndim and all(p.shape[1 - ndim :] == rows for p in others)
+    if not has_shapes or (scheme.group is not None and blocks.shape[-1] != scheme.nbytes_of_group):
+        raise errors.TypeMismatchError(
+            f"the planes of a matrix of {scheme} do not go together",
+            got=", ".join(map(str, planes)),
+            expected=f"blocks (..., N, G, {scheme.nbytes_of_group}), the others (..., N, G)"
+            if scheme.group
+            else "blocks (..., N, G, B), the others (..., N, G)",
+            fix="make it with quantization.quantize(x, scheme)",
+        )
+
+
+def _reference(
+    x: np.ndarray, *planes: np.ndarray, scheme: str, transpose: bool, dtype: np.dtype
+) -> np.ndarray:
+    matrix = reference.dequantize(planes, scheme_.parse(scheme)).astype(x.dtype)
+    wide = np.float64 if x.dtype == np.float64 else np.float32
+    matrix = matrix.astype(wide)
+    return np.matmul(x.astype(wide), np.swapaxes(matrix, -1, -2) if transpose else matrix).astype(dtype)
+
+
+def _decompose(x: Value, *planes: Value, scheme: str, transpose: bool, dtype: np.dtype) -> tuple[Value]:
+    matrix = codes.dequantize(planes, scheme_.parse(scheme), x.dtype)
+    spec = "mk,nk->mn" if transpose else "mn,nk->mk"
+    return (trace.bind1(contraction.dot_p, x, matrix, spec=spec, dtype=dtype),)
+
+
+def _no_derivative() -> errors.MissingRuleError:
+    return errors.MissingRuleError(
+        "quantized_matmul has derivatives by its activations only",
+        got="a derivative by the scales of the quantized matrix",
+        expected="a matrix that is constant: its codes are whole numbers, and its scales belong to them",
+        fix="differentiate by other arguments, or pass lax.stop_gradient(w); to train the scales, use "
+        "x @ w.dequantize(x.dtype).T",
+    )
+
+
+def _jvp(
+    primals: Sequence[Value],
+    tangents: Sequence[Value | None],
+    results: Sequence[Value],
+    **attrs: Any,  # Any: attributes are of many types
+) -> tuple[Value | None]:
+    if any(t is not None for t in tangents[1:]):
+        raise _no_derivative()
+    if tangents[0] is None:
+        return (None,)
+    return (trace.bind1(quantized_matmul_p, tangents[0], *primals[1:], **attrs),)
+
+
+def _transpose(
+    ct: Value, x: Any, *planes: Any, scheme: str, transpose: bool, dtype: np.dtype
+) -> tuple[Value | None, ...]:
+    if not is_linear(x) or any(map(is_linear, planes)):
+        raise _no_derivative()
+    found = trace.bind1(
+        quantized_matmul_p, ct, *planes, scheme=scheme, transpose=not transpose, dtype=x.dtype
+    )
+    return (families.sum_to(found, x.shape), *(None,) * len(planes))
+
+
+def _place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Factors:
+    """Rows of the matrix may be split anywhere, the dimension with the groups between groups only: what is
+    split is their number, and `x` or the result goes along.
+    """
+    signature = op.signature_for(attrs)
+    assert signature is not None
+    found = places.by_signature(signature, in_types, out_types, frozenset("mng"), "sum")
+    groups: places.Dimension = ("g",)
+    inputs, outputs = found.inputs, found.outputs
+    if attrs["transpose"]:
+        inputs = ((*inputs[0][:-1], groups), *inputs[1:])
+    else:
+        outputs = ((*outputs[0][:-1], groups),)
+    return places.Factors(inputs, outputs, found.sizes, {"g" if attrs["transpose"] else "n": "sum"})
+
+
+def _cases(dtype: np.dtype) -> list[Case]:
+    def case(name: str, *, transpose: bool = True, groups: int = 1) -> Case:
+        scheme = scheme_.parse(name)
+        rows = 64 // (groups * scheme.nbytes_of_group)  # at most 64 bytes: larger arrays are no constants
+        planes = [
+            Sample((rows, groups, scheme.nbytes_of_group), dtypes.uint8, Span(0, 255)),
+            Sample((rows, groups), scheme.scale_dtype, Span(0.01, 0.05)),
+        ]
+        if scheme.beside:
+            planes.append(Sample((rows, groups), scheme.beside_dtype, Span(0, 15)))
+        x = Sample((3, groups * 32 if transpose else rows))
+        attrs = {"scheme": name, "transpose": transpose, "dtype": dtype}
+        return Case((x, *planes), attrs, "contraction", moving=(0,))
+
+    return [
+        case("Q5_1"),
+        case("Q5_0", transpose=False),
+        case("Q4_0", groups=2),
+        case("Q4_1", groups=2, transpose=False),
+        case("Q8_0"),
+        case("int8:32:bf16", transpose=False),
+        case("int4:32:f32:zero_point", groups=2),
+    ]
+
+
+quantized_matmul_p: Primitive = primitive.register(
+    Primitive(
+        "quantized_matmul",
+        _signature,
+        {
+            primitive.TYPE: _type,
+            primitive.REFERENCE: _reference,
+            primitive.JVP: _jvp,
+            primitive.TRANSPOSE: _transpose,
+            primitive.PLACE: _place,
+            primitive.DECOMPOSE: _decompose,
+            primitive.CASES: cases.Cases(FLOATS, _cases),
+        },
+    )
+)
