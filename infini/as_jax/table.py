@@ -6,6 +6,7 @@ Declarations only. A name that stands in no table is missing, and `infini.as_jax
 from __future__ import annotations
 
 import importlib.util
+import types
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,9 +14,8 @@ import ml_dtypes
 import numpy as np
 
 import infini
-from infini import parallel
-from infini.as_jax import abstract, arrays, flags, hijax, primitives, refused, shims
-from infini.core import backend, errors, ir, sharding, trace
+from infini.as_jax import abstract, flags, hijax, primitives, refused, shims
+from infini.core import dtypes, errors, ir, trace
 from infini.experimental import checkify
 from infini.transforms import batch_tracing, forward
 
@@ -44,6 +44,7 @@ _SAME_NAMES: Final[dict[str, str]] = {
     "jax.errors": "infini.errors",
     "jax.experimental": "infini.experimental",
     "jax.experimental.checkify": "infini.experimental.checkify",
+    "jax.experimental.layout": "infini.experimental.layout",
     "jax.experimental.multihost_utils": "infini.experimental.multihost_utils",
     "jax.experimental.shard_map": "infini.experimental.shard_map",
     "jax.export": "infini.export",
@@ -81,6 +82,11 @@ _SAME_NAMES: Final[dict[str, str]] = {
     "jax.typing": "infini.typing",
 }
 
+
+def _names_of(module: types.ModuleType) -> dict[str, Any]:  # Any: names of many kinds
+    return {name: found for name, found in vars(module).items() if not name.startswith("_")}
+
+
 _CORE: Final[dict[str, Any]] = {  # Any: names of many kinds
     "AbstractValue": abstract.AbstractValue,
     "OpaqueTraceState": abstract.OpaqueTraceState,
@@ -101,42 +107,20 @@ _TRACEBACKS: Final[dict[str, Any]] = {  # Any: names of many kinds
     "register_exclusion": shims.register_exclusion,
 }
 
-_DTYPES: Final[dict[str, Any]] = {  # Any: names of many kinds
-    "bfloat16": infini.numpy.bfloat16,
-    "canonicalize_dtype": shims.canonicalize_dtype,
-    "extended": shims.extended,
-    "finfo": infini.numpy.finfo,
-    "float0": infini.float0,
-    "iinfo": infini.numpy.iinfo,
-    "issubdtype": shims.issubdtype,
-    "prng_key": shims.prng_key,
-    "result_type": infini.numpy.result_type,
-}
-
 # Names that infini keeps elsewhere or that JAX has for libraries alone, by module of JAX.
 ADDED: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
     "jax": {
-        "Array": arrays.Array,
-        "Device": backend.Device,
-        "NamedSharding": sharding.NamedSharding,
         "Ref": refused.refused_class("jax.Ref"),
-        "P": sharding.PartitionSpec,
         "__version__": shims.VERSION,
         "__version_info__": shims.VERSION_INFO,
         "config": flags.jax_config,
-        "default_backend": shims.default_backend,
         "default_matmul_precision": flags.default_matmul_precision,
-        "device_count": shims.device_count,
         "enable_x64": flags.enable_x64,
-        "local_device_count": shims.local_device_count,
         "log_compiles": flags.log_compiles,
         "new_ref": refused.Refused("jax.new_ref", "carry the value through the function and return it"),
         "numpy_dtype_promotion": flags.numpy_dtype_promotion,
         "numpy_rank_promotion": flags.numpy_rank_promotion,
         "pmap": shims.pmap,
-        "process_count": parallel.process_count,
-        "process_index": parallel.process_index,
-        "typeof": abstract.typeof,
     },
     "jax._src": {},
     "jax._src.checkify": {
@@ -147,9 +131,9 @@ ADDED: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
     "jax._src.core": _CORE,
     "jax._src.dispatch": {"wait_for_tokens": shims.wait_for_tokens},
     "jax._src.dtypes": {
-        **_DTYPES,
+        **_names_of(infini.dtypes),
         "DType": np.dtype,
-        "ExtendedDType": shims.ExtendedDType,
+        "ExtendedDType": dtypes.ExtendedDType,
         "TypePromotionError": errors.PromotionError,
     },
     "jax._src.earray": {"EArray": refused.refused_class("jax._src.earray.EArray")},
@@ -169,7 +153,6 @@ ADDED: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
         "custom_jvp_call_p": primitives.Primitive("custom_jvp_call"),
         "custom_vjp_call_p": primitives.Primitive("custom_vjp_call"),
     },
-    "jax.dtypes": _DTYPES,
     "jax.errors": {"JaxRuntimeError": errors.InfiniError, "JAXRuntimeError": errors.InfiniError},
     "jax.api_util": {},
     "jax.experimental": {},
@@ -188,7 +171,6 @@ ADDED: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
         "is_undefined_primal": primitives.is_undefined_primal,
         "register_hitype": hijax.register_hitype,
     },
-    "jax.experimental.layout": {"Format": refused.refused_class("jax.experimental.layout.Format")},
     "jax.extend": {},
     "jax.extend.core": {
         "ClosedJaxpr": ir.Program,
@@ -202,7 +184,6 @@ ADDED: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
     },
     "jax.extend.linear_util": {},
     "jax.extend.source_info_util": {"register_exclusion": shims.register_exclusion},
-    "jax.flatten_util": {"ravel_pytree": shims.ravel_pytree},
     "jax.interpreters": {},
     "jax.interpreters.ad": {
         "JVPTracer": forward.JVPTracer,
@@ -233,13 +214,7 @@ ADDED: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
         "record_event": shims.record_event,
         "record_event_duration_secs": shims.record_event_duration_secs,
     },
-    "jax.scipy": {},
-    "jax.scipy.special": {},
-    "jax.scipy.stats": {},
-    "jax.scipy.stats.norm": {},
     "jax.stages": {"CompilerOptions": dict[str, str | bool | int | float]},
-    "jax.numpy": {"issubdtype": shims.issubdtype, "ndarray": arrays.Array},
-    "jax.typing": {"ArrayLike": shims.ArrayLike, "DTypeLike": shims.DTypeLike},
     "jax.version": {"__version__": shims.VERSION, "__version_info__": shims.VERSION_INFO},
     "jaxlib": {"__version__": shims.VERSION},
     "jaxlib.version": {"__version__": shims.VERSION},
@@ -247,18 +222,10 @@ ADDED: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
 
 # Names of JAX that stand here until infini has its own, which then wins.
 STAND_INS: Final[Mapping[str, Mapping[str, Any]]] = {  # Any: names of many kinds
-    "jax.nn.initializers": {
-        "delta_orthogonal": shims.orthogonal_initializer("jax.nn.initializers.delta_orthogonal"),
-        "orthogonal": shims.orthogonal_initializer("jax.nn.initializers.orthogonal"),
-    },
     "jax.numpy": {
         # Named in libraries; infini says that it does not compute with them when an array is made.
         "float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
         "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-    },
-    "jax.random": {
-        name: refused.Refused(f"jax.random.{name}", "draw with jax.random.normal and transform")
-        for name in ("multivariate_normal", "orthogonal")
     },
 }
 

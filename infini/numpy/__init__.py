@@ -6,7 +6,8 @@ names, signatures and defaults are those of `jax.numpy`; where a function is mis
 never approximated.
 """
 
-from infini.core import value as _value
+from infini.core.array_class import Array as _Array
+from infini.numpy import linalg as linalg
 from infini.numpy._einsum import (
     einsum as einsum,
     einsum_path as einsum_path,
@@ -471,5 +472,5 @@ from infini.numpy.window_functions import (
     kaiser as kaiser,
 )
 
-ndarray = _value.Value
+ndarray = _Array
 bool = bool_

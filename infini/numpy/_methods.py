@@ -35,6 +35,7 @@ from infini.numpy import (
     updates,
 )
 from infini.numpy._promotion import ArrayLike, DTypeLike
+from infini.numpy._repeated import repeated
 
 Binary = Callable[[ArrayLike, ArrayLike], Any]  # Any: an array, or a pair for divmod
 
@@ -57,6 +58,9 @@ def _reflected(function: Binary) -> Callable[[Value, object], Any]:  # Any: as B
         return function(other, self) if _accepts(other) else NotImplemented
 
     return method
+
+
+_matmul: Final = repeated(products.matmul)
 
 
 def _reshape(self: Value, *shape: Any, order: str = "C") -> Value:  # Any: sizes, or one sequence of sizes
@@ -177,8 +181,8 @@ OPERATORS: Final[dict[str, Callable[..., Any]]] = {  # Any: as Binary
     "__rdivmod__": _reflected(elementwise.divmod),
     "__pow__": _operator(elementwise.power),
     "__rpow__": _reflected(elementwise.power),
-    "__matmul__": _operator(products.matmul),
-    "__rmatmul__": _reflected(products.matmul),
+    "__matmul__": _operator(_matmul),
+    "__rmatmul__": _reflected(_matmul),
     "__and__": _operator(comparison.bitwise_and),
     "__rand__": _reflected(comparison.bitwise_and),
     "__or__": _operator(comparison.bitwise_or),

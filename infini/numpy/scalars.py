@@ -115,7 +115,10 @@ flexible, character, object_ = np.flexible, np.character, np.object_
 
 def issubdtype(arg1: DTypeLike, arg2: DTypeLike) -> bool:
     """Whether a dtype is another one or belongs to an abstract class such as `floating`; bfloat16 is
-    floating."""
+    floating. Typed keys are of the kinds `dtypes.prng_key` and `dtypes.extended`."""
+    is_extended = isinstance(arg1, dtypes.ExtendedDType) or arg1 in (dtypes.extended, dtypes.prng_key)
+    if is_extended or arg2 in (dtypes.extended, dtypes.prng_key):
+        return is_extended and (arg2 in (dtypes.extended, dtypes.prng_key, np.generic) or arg1 == arg2)
     group = _ABSTRACT.get(arg2) if isinstance(arg2, type) else None
     found = dtypes.canonical(arg1)
     return found in group if group is not None else found == dtypes.canonical(arg2)

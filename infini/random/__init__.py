@@ -47,6 +47,7 @@ from infini.random.keys import (
     split as split,
     wrap_key_data as wrap_key_data,
 )
+from infini.random.matrices import multivariate_normal as multivariate_normal, orthogonal as orthogonal
 from infini.random.normal import (
     double_sided_maxwell as double_sided_maxwell,
     lognormal as lognormal,

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import infini.numpy as inp
-from infini.core import array as array_, errors, tree
+from infini.core import array as array_, array_class, dtypes, errors, tree
 from infini.core.value import Value
 from infini.lax import view
 from infini.numpy import _axes
@@ -22,7 +22,7 @@ Index: TypeAlias = Any  # Any: as of arrays
 
 
 @dataclass(frozen=True, slots=True)
-class KeyDType:
+class KeyDType(dtypes.ExtendedDType):
     """The dtype of typed keys.
 
     Args:
@@ -267,3 +267,4 @@ class KeyIndexUpdateRef:
 
 
 tree.register_pytree_node(KeyArray, lambda keys: ((keys.words,), None), lambda _, words: KeyArray(*words))
+array_class.count_as_array(KeyArray)

@@ -40,6 +40,28 @@ def test_long_float32_sums_stay_accurate(shape: tuple[int, ...], axis: int, rng:
 
 
 @pytest.mark.parametrize(
+    ("shape", "axis"), [((1024, 64), 0), ((1000, 5), 0), ((40, 513, 3), 1), ((64, 4099), 1)], ids=str
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_error_of_a_sum_does_not_grow_with_its_length(
+    shape: tuple[int, ...], axis: int, dtype: type, rng: Any
+) -> None:
+    x = rng.uniform(0, 1, shape).astype(dtype)
+    exact = np.vectorize(math.fsum, signature="(n)->()")(np.moveaxis(x, axis, -1))
+    found = jitted(lambda x: lax.reduce_sum(x, (axis,)), x)
+    # One after the other, 1024 numbers have an error of about ten epsilons.
+    np.testing.assert_allclose(found, exact, rtol=2.5 * np.finfo(dtype).eps)
+
+
+def test_a_long_sum_and_a_long_extremum_share_a_pass(rng: Any) -> None:
+    x = rng.standard_normal((1000, 24)).astype(np.float32)
+    found = inf.jit(lambda x: (x.sum(0), x.max(0), x.argmax(0), (x > 0).any(0)))(x)
+    np.testing.assert_allclose(found[0], x.astype(np.float64).sum(0), rtol=1e-4, atol=1e-4)
+    for one, expected in zip(found[1:], (x.max(0), x.argmax(0), (x > 0).any(0)), strict=True):
+        np.testing.assert_array_equal(one, expected)
+
+
+@pytest.mark.parametrize(
     "name", ["reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_xor", "reduce_sum"]
 )
 def test_a_long_axis_of_prime_size_is_padded_with_the_neutral_element(name: str, rng: Any) -> None:

@@ -38,6 +38,16 @@ def test_curves_agree(run: Path) -> None:
     assert found["held_out_difference"] < 1e-3
 
 
+def test_jax_from_disturbed_parameters_is_compared_with_jax(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "NOISE", 1e-4)  # a model this small keeps the losses of a run of six steps
+    found = replay.replay(run, [Path(__file__)], max_steps=6, num_disturbed=2)
+    gaps = [found[f"disturbed_{n}_step_difference"] for n in (1, 2)]
+    assert all(0 < gap < 1e-2 for gap in gaps)
+    assert gaps[0] != gaps[1]
+
+
 def test_other_text_is_an_error(run: Path) -> None:
     with pytest.raises(errors.ValueMismatchError, match="not the one that the run saw"):
         replay.replay(run, [Path(replay.__file__)])

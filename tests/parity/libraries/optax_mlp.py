@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 OPTIMISERS = {
     "adamw": optax.adamw(1e-2),
@@ -11,7 +12,10 @@ OPTIMISERS = {
         optax.clip_by_global_norm(0.5), optax.adam(optax.cosine_decay_schedule(1e-2, decay_steps=20))
     ),
     "every_second": optax.MultiSteps(optax.sgd(0.1, momentum=0.9), every_k_schedule=2),
+    "lamb": optax.lamb(1e-2),
     "lion": optax.lion(1e-3),
+    "muon": optax.contrib.muon(1e-2),
+    "novograd": optax.novograd(1e-2),
 }
 
 
