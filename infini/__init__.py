@@ -2,7 +2,8 @@
 model.
 
 Importing it installs the operators of arrays (`infini.numpy._methods`) and loads no compiler and no
-device library. `infini.nn` loads when it is first used: making its classes takes a tenth of the whole.
+device library. `infini.nn` and `infini.scipy` load when they are first used: making its classes takes a
+tenth of the whole.
 """
 
 import importlib
@@ -16,16 +17,23 @@ from infini import (
     custom_derivatives as custom_derivatives,
     debug as debug,
     dlpack as dlpack,
+    dtypes as dtypes,
     errors as errors,
+    flatten_util as flatten_util,
     lax as lax,
     numpy as numpy,
+    ops as ops,
+    quantization as quantization,
     random as random,
     sharding as sharding,
     stages as stages,
     tree as tree,
     tree_util as tree_util,
+    typing as typing,
 )
-from infini.core.backend import devices as devices, local_devices as local_devices
+from infini.core.abstract import typeof as typeof
+from infini.core.array_class import Array as Array
+from infini.core.backend import Device as Device, devices as devices, local_devices as local_devices
 from infini.core.config import (
     check_tracer_leaks as check_tracer_leaks,
     config as config,
@@ -36,8 +44,16 @@ from infini.core.dtypes import float0 as float0
 from infini.core.errors import InfiniError as InfiniError
 from infini.core.execute import clear_caches as clear_caches
 from infini.core.leaks import checking_leaks as checking_leaks
-from infini.core.sharding import make_mesh as make_mesh
-from infini.core.value import Value
+from infini.core.sharding import Mesh as Mesh, NamedSharding as NamedSharding, P as P, make_mesh as make_mesh
+from infini.core.world import (
+    default_backend as default_backend,
+    default_device as default_device,
+    device_count as device_count,
+    local_device_count as local_device_count,
+    process_count as process_count,
+    process_index as process_index,
+    process_indices as process_indices,
+)
 from infini.lax.callbacks import pure_callback as pure_callback
 from infini.numpy import _methods
 from infini.transforms.batching import vmap as vmap
@@ -83,19 +99,19 @@ from infini.transforms.staging import (
 )
 
 if TYPE_CHECKING:
-    from infini import nn as nn
+    from infini import nn as nn, scipy as scipy
 
-Array = Value  # tracers are arrays too, as in JAX
 __version__ = "0.1.0"
+_LATER = ("nn", "scipy")  # modules that load when they are first used
 
 _methods.install()
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name == "nn":
-        return importlib.import_module("infini.nn")
+    if name in _LATER:
+        return importlib.import_module(f"infini.{name}")
     raise AttributeError(f"module 'infini' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "nn"})
+    return sorted({*globals(), *_LATER})

@@ -96,6 +96,10 @@ def _linear_call(x: Any) -> Any:  # Any: a value
     return inf.custom_derivatives.linear_call(lambda _, v: lax.neg(v), lambda _, ct: lax.neg(ct), (), x)
 
 
+def _composite_tangent(x: Any) -> Any:  # Any: a value
+    return inf.linearize(lambda v: lax.rms_norm(v, v), x)[1](x)
+
+
 def _scan(carry: Any, xs: Any) -> Any:  # Any: values
     return lax.scan(lambda c, x: (lax.add(c, x), c), carry, xs)
 
@@ -121,6 +125,7 @@ def _callback(x: Any) -> Sequence[Any]:  # Any: a value
 STRUCTURED: Final[Mapping[str, tuple[Callable[..., Sequence[Any]], tuple[ArrayType, ...]]]] = {  # Any: values
     "call": (lambda x: [inf.jit(_sine)(x)], (_VECTOR,)),
     "checkpoint": (lambda x: [inf.checkpoint(_sine)(x)], (_VECTOR,)),
+    "composite_tangent": (lambda x: [_composite_tangent(x)], (_VECTOR,)),
     "cond": (lambda i, x: [lax.switch(i, [_sine, lax.cos], x)], (_INDEX, _VECTOR)),
     "custom_jvp_call": (lambda x: [_custom_jvp(x)], (_VECTOR,)),
     "custom_vmap_call": (lambda x: [_custom_vmap(x)], (_VECTOR,)),

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from infini.cli import demo, generate, machine, output, train
+from infini.cli import cache, demo, generate, machine, output, train
 from infini.core import comm, errors
 
 
@@ -66,6 +66,7 @@ app.command("generate")(generate.command)
 app.command("demo")(demo.command)
 app.command("devices")(machine.devices)
 app.command("doctor")(machine.doctor)
+app.add_typer(cache.app, name="cache")
 app.command("version")(machine.version)
 
 

@@ -1,65 +1,108 @@
-"""Estimates of work: of scalar operations, used by the fuser, and of whole programs, shown by
-`cost_analysis`.
+"""Estimates of work from the COST rules of operations: of scalar operations, used by the fuser, and of whole
+programs, shown by `cost_analysis`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from typing import Final
 
+from infini.core import dtypes, primitive
 from infini.core.ir import Equation, Program
-from infini.lax import contraction
-
-# Relative to an addition, per element on a vector unit.
-_WEIGHTS: Final[dict[str, float]] = {
-    "exp": 10.0, "log": 12.0, "log1p": 14.0, "expm1": 14.0, "tanh": 14.0, "logistic": 14.0, "erf": 16.0,
-    "erf_inv": 30.0, "sin": 16.0, "cos": 16.0, "pow": 40.0, "div": 4.0, "rem": 8.0, "sqrt": 5.0, "rsqrt": 6.0,
-    "convert_element_type": 0.5, "bitcast_convert_type": 0.0, "select_n": 1.0,
-    "exp2": 10.0, "tan": 20.0, "asin": 14.0, "acos": 14.0, "atan": 14.0, "atan2": 20.0, "sinh": 20.0,
-    "cosh": 20.0, "asinh": 30.0, "acosh": 30.0, "atanh": 20.0, "cbrt": 26.0, "erfc": 24.0, "lgamma": 70.0,
-    "digamma": 80.0, "bessel_i0e": 36.0, "bessel_i1e": 36.0, "clamp": 2.0, "integer_pow": 2.0,
-}  # fmt: skip
-
-
-def op_weight(name: str) -> float:
-    """Work of one element of an elementwise operation, an addition being 1."""
-    return _WEIGHTS.get(name, 1.0)
-
+from infini.core.primitive import Primitive
+from infini.lax import families, indexing
 
 # Other names for the same memory.
 _FREE: Final = frozenset({"optimization_barrier", "reshape", "view_as_complex", "view_as_real"})
 
 
+def op_weight(op: Primitive) -> float:
+    """Work of one element of an elementwise operation, an addition being 1."""
+    rule = op.rules.get(primitive.COST)
+    return rule.weight if isinstance(rule, families.PerElement) else 1.0
+
+
 def analyse(source: Program, fused: Program) -> dict[str, float]:
-    """Counts of a program: `flops`, `bytes accessed` by its phases, `kernels`, `equations`. Loops count once
-    per turn.
+    """Counts of a program: `flops`, `transcendentals`, `bytes accessed` by its phases, `kernels` and
+    `equations`.
+
+    A loop counts as often as it turns, one of unknown length once; of a conditional every branch counts. What
+    is computed again in several kernels counts in each.
     """
-    counts = {"flops": 0.0, "bytes accessed": 0.0, "kernels": 0.0, "equations": float(len(source.equations))}
-    _count(fused, counts, 1.0)
-    return counts
+    counts = dict.fromkeys(("flops", "transcendentals", "bytes accessed", "kernels"), 0.0)
+    for equation, times in executed(fused):
+        counts["bytes accessed"] += times * sum(traffic(equation))
+        counts["kernels"] += times
+        for name, number in work(equation).items():
+            counts[name] += times * number
+    return {**counts, "equations": float(len(source.equations))}
 
 
-def _count(program: Program, counts: dict[str, float], times: float) -> None:
+def executed(program: Program, times: float = 1.0) -> Iterator[tuple[Equation, float]]:
+    """The equations that do something, with how often each is executed, as `analyse` counts."""
     for equation in program.equations:
-        if equation.op.name in _FREE:
-            continue
         if equation.op.name in ("scan", "while", "cond"):
             turns = float(equation.attrs.get("length", 1))
             for inner in equation.programs:
-                _count(inner, counts, times * turns)
-            continue
-        counts["bytes accessed"] += times * sum(v.type.nbytes for v in (*equation.inputs, *equation.outputs))
-        counts["kernels"] += times
-        counts["flops"] += times * _flops(equation)
+                yield from executed(inner, times * turns)
+        elif equation.op.name not in _FREE:
+            yield equation, times
 
 
-def _flops(equation: Equation) -> float:
-    if equation.op.name == "dot":
-        return contraction.cost([v.type for v in equation.inputs], spec=equation.attrs["spec"])
-    if equation.op.name == "kernel":
+def traffic(equation: Equation) -> tuple[float, float]:
+    """Bytes that an equation reads and writes, each once: of what it moves, not of what it picks from or
+    overwrites in place.
+    """
+    reads = [float(v.type.nbytes) for v in equation.inputs]
+    writes = [float(v.type.nbytes) for v in equation.outputs]
+    name = equation.op.name
+    if name == "kernel":
         kernel = equation.attrs["kernel"]
-        return float(
-            kernel.num_programs
-            * sum(e.inputs[0].type.size if e.op.name.startswith("reduce_") else e.outputs[0].type.size
-                  for e in kernel.body.equations if e.op.name not in ("broadcast_in_dim", "reshape", "iota"))
-        )  # fmt: skip
-    return 0.0
+        for i, (access, v) in enumerate(zip(kernel.loads, equation.inputs, strict=False)):
+            loaded = kernel.num_programs * math.prod(access.tile) * v.type.dtype.itemsize
+            reads[i] = min(reads[i], float(loaded))
+    elif name in ("gather", "dynamic_slice"):
+        reads[0] = min(reads[0], writes[0])
+    elif name == "dynamic_update_slice":
+        reads[0], writes[0] = 0.0, reads[1]
+    elif name in indexing.KINDS:  # scatters: operand, indices, updates
+        is_combined = indexing.KINDS[name].combine is not None
+        reads[0], writes[0] = (reads[2] if is_combined else 0.0), min(writes[0], reads[2])
+        reads[0] = min(reads[0], writes[0])
+    return sum(reads), sum(writes)
+
+
+def work(equation: Equation) -> Mapping[str, float]:
+    """The `flops` and `transcendentals` of an equation, those of the programs inside it included."""
+    rule = equation.op.rules.get(primitive.COST)
+    if rule is not None:
+        is_curve = isinstance(rule, families.PerElement) and rule.is_transcendental
+        number = rule([v.type for v in equation.inputs], equation.attrs)
+        return {"transcendentals" if is_curve else "flops": number}
+    found = {"flops": 0.0, "transcendentals": 0.0}
+    is_kernel = equation.op.name == "kernel"
+    bodies = (equation.attrs["kernel"].body,) if is_kernel else equation.programs
+    times = equation.attrs["kernel"].num_programs if is_kernel else equation.attrs.get("length", 1)
+    for inner in (e for body in bodies for e in body.equations):
+        for name, number in work(inner).items():
+            found[name] += times * number
+    return found
+
+
+def effort(equation: Equation) -> float:
+    """What an equation costs a vector unit, in the unit of its peak, where a multiply-add is two: an element of
+    an elementwise operation is twice its weight, other operations are their FLOPs; float64 is twice that.
+    """
+    is_kernel = equation.op.name == "kernel"
+    if is_kernel or (equation.programs and primitive.COST not in equation.op.rules):
+        bodies = (equation.attrs["kernel"].body,) if is_kernel else equation.programs
+        times = equation.attrs["kernel"].num_programs if is_kernel else equation.attrs.get("length", 1)
+        return float(times * sum(effort(inner) for body in bodies for inner in body.equations))
+    rule = equation.op.rules.get(primitive.COST)
+    is_wide = any(v.type.dtype in (dtypes.float64, dtypes.complex128) for v in equation.outputs)
+    if isinstance(rule, families.PerElement):
+        number = 2.0 * rule.weight * max((v.type.size for v in equation.outputs), default=0)
+    else:
+        number = sum(work(equation).values())
+    return number * (2.0 if is_wide else 1.0)

@@ -2,16 +2,22 @@
 renamed.
 
 An entry is never wrong, only missing: the key must hold everything that decides the content. A broken or
-unreadable entry counts as missing, and a folder that cannot be written is no reason to fail.
+unreadable entry counts as missing, and a folder that cannot be written is no reason to fail. When a process
+that added entries ends, those that were not used for longest are removed until the knob `cache_mib` holds.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,28 +25,53 @@ from infini.core import config
 
 _MAGIC: Final = b"infini-cache-1\n"
 _DIGEST_SIZE: Final = 20
+_DAY_S: Final = 86_400.0
+_ROOM: Final = 0.9  # of the bound that is left after old entries were removed
+# What is kept, and how people call it.
+KINDS: Final = {
+    "objects": "machine code",
+    "programs": "compiled programs",
+    "cubins": "kernels of the Triton backends",
+    "choices": "measured choices",
+}
 
 
-def folder(kind: str) -> Path:
-    """Folder of one kind of entries, in the knob `cache_dir` or the user's cache folder."""
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Entries of one kind and their bytes."""
+
+    num_entries: int
+    num_bytes: int
+
+
+def root() -> Path:
+    """Folder of all kinds: the knob `cache_dir`, or the user's cache folder."""
     chosen = config.get("cache_dir")
     if chosen:
-        return Path(chosen) / kind
+        return Path(chosen)
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "infini" / kind
+    return base / "infini"
+
+
+def folder(kind: str) -> Path:
+    """Folder of one kind of entries."""
+    return root() / kind
 
 
 def read(kind: str, key: str) -> bytes | None:
     """The content under a key; None when there is none, or the knob `no_cache` is set."""
     if config.get("no_cache"):
         return None
+    path = _path(kind, key)
     try:
-        stored = _path(kind, key).read_bytes()
+        stored = path.read_bytes()
+        if time.time() - path.stat().st_mtime > _DAY_S:
+            os.utime(path)  # used: the oldest entries are removed first
     except OSError:
         return None
     start = len(_MAGIC) + _DIGEST_SIZE
@@ -61,8 +92,64 @@ def write(kind: str, key: str, content: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(_MAGIC + _digest(content) + content)
             Path(name).replace(path)
+            _written.add(root())
         except OSError:
             Path(name).unlink(missing_ok=True)
+
+
+# --- keeping it small -------------------------------------------------------------------------------
+
+
+_written: Final[set[Path]] = set()  # folders this process has added to
+
+
+def usage(kind: str) -> Usage:
+    """How much there is of one kind."""
+    sizes = [size for _, size, _ in _entries(folder(kind))]
+    return Usage(len(sizes), sum(sizes))
+
+
+def clear(kinds: Sequence[str] = tuple(KINDS)) -> int:
+    """Remove every entry of some kinds; returns the bytes freed. Running programs keep what they have loaded."""
+    freed = 0
+    for kind in kinds:
+        freed += usage(kind).num_bytes
+        shutil.rmtree(folder(kind), ignore_errors=True)
+    return freed
+
+
+def trim(top: Path, limit: int) -> int:
+    """Remove the entries that were not used for longest while there are more than `limit` bytes; returns the
+    bytes freed.
+    """
+    entries = [entry for kind in KINDS for entry in _entries(top / kind)]
+    excess = sum(size for _, size, _ in entries) - limit
+    if excess <= 0:
+        return 0
+    excess, freed = excess + int(limit * (1 - _ROOM)), 0
+    for _, size, path in sorted(entries):
+        if freed >= excess:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+            freed += size
+    return freed
+
+
+def _entries(top: Path) -> list[tuple[float, int, Path]]:
+    """Time of the last use, size and path of every entry."""
+    found = []
+    for path in top.glob("*/*"):
+        with contextlib.suppress(OSError):  # another process may have removed it
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
+    return found
+
+
+@atexit.register
+def _trim_what_was_written() -> None:
+    for top in _written:
+        trim(top, config.get("cache_mib") << 20)
 
 
 def _path(kind: str, key: str) -> Path:

@@ -19,6 +19,7 @@ from infini.compiler import affine, views
 from infini.compiler.affine import Affine, IndexMap
 from infini.core import dtypes, ir, primitive
 from infini.core.ir import Attrs, Equation, Var
+from infini.core.source import Where
 from infini.lax import positions, reduction
 
 REDUCTIONS: Final = frozenset(reduction.MONOIDS) | positions.NAMES
@@ -97,6 +98,7 @@ class Compute(Node):
     attrs: Attrs
     operands: tuple[Node, ...]
     output: int = 0
+    where: Where | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,6 +108,7 @@ class Reduce(Node):
     op: primitive.Primitive
     operand: Node
     source: Var
+    where: Where | None = None
 
 
 class Puller:
@@ -180,7 +183,8 @@ class Puller:
         operands = tuple(
             self.pull(x, views.operand_index(index, x.type.shape, shape), guarded) for x in equation.inputs
         )
-        return self.compute(op, equation.attrs, operands, var.type.dtype, equation.outputs.index(var))
+        output = equation.outputs.index(var)
+        return self.compute(op, equation.attrs, operands, var.type.dtype, output, equation.where)
 
     def compute(
         self,
@@ -189,12 +193,13 @@ class Puller:
         operands: tuple[Node, ...],
         dtype: np.dtype,
         output: int = 0,
+        where: Where | None = None,
     ) -> Node:
-        """The node of an elementwise operation."""
+        """The node of an elementwise operation; the first of several users' lines is kept."""
         key = (op, attrs, operands, output)
         if key not in self._computed:
             used = frozenset[int]().union(*(x.axes for x in operands))
-            self._computed[key] = Compute(dtype, used, op, attrs, operands, output)
+            self._computed[key] = Compute(dtype, used, op, attrs, operands, output, where)
         return self._computed[key]
 
     def place(self, index: Affine) -> Node:
@@ -284,5 +289,6 @@ class Puller:
         key = (equation.op, operand, equation.output.type.dtype)
         if key not in self._computed:
             axes_left = operand.axes - set(self.reduced)
-            self._computed[key] = Reduce(equation.output.type.dtype, axes_left, equation.op, operand, x)
+            dtype = equation.output.type.dtype
+            self._computed[key] = Reduce(dtype, axes_left, equation.op, operand, x, equation.where)
         return self._computed[key]

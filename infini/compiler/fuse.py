@@ -138,7 +138,7 @@ class _Fuser:
             pending += self.grouping.definition[v].inputs
         evaluations = self._evaluations(var, inside)
         weight = sum(
-            evaluations[v] * cost.op_weight(self.grouping.definition[v].op.name)
+            evaluations[v] * cost.op_weight(self.grouping.definition[v].op)
             for v in inside
             if not self.grouping.is_view(v)
         )
@@ -209,8 +209,9 @@ class _Fuser:
         self._add_crossings(members)
 
     def _add_crossings(self, roots: Iterable[Var]) -> None:
-        """Store what kernels of other groups need for some roots."""
-        pending = list(roots)
+        """Store what kernels of other groups need for some roots, the last ones first."""
+        # What is stored by then decides what is computed again, so the order must not be that of a set.
+        pending = sorted(roots, key=self.grouping.position.__getitem__)
         while pending:
             found = [v for v in self._crossings(pending.pop()) if v not in self.arrays]
             self.arrays.update(found)
@@ -319,7 +320,7 @@ def _name(roots: Sequence[tiling.Root]) -> str:
     names: dict[str, float] = {}
     for node in tiling.nodes_of(root.node for root in roots):
         if isinstance(node, Compute):
-            names[node.op.name] = max(names.get(node.op.name, 0.0), cost.op_weight(node.op.name))
+            names[node.op.name] = max(names.get(node.op.name, 0.0), cost.op_weight(node.op))
         elif isinstance(node, Reduce):
             names[node.op.name.removeprefix("reduce_")] = 5.0
     chosen = sorted(names, key=lambda n: -names[n])[:3]

@@ -145,7 +145,7 @@ class Grouping:
         large = sum(leaf.type.size * 8 > size for leaf in leaves if leaf.type.size > 1)
         if large > 1:
             return math.inf
-        own = cost.op_weight(equation.op.name)
+        own = cost.op_weight(equation.op)
         return own + sum(self.cheap.get(v, 0.0) for x in equation.inputs for v in self._through_views(x))
 
     def _through_views(self, var: Var) -> Iterator[Var]:

@@ -19,6 +19,7 @@ from infini.compiler.steps import (
     Branch,
     Const,
     Copy,
+    Group,
     Loop,
     Parameter,
     Phase,
@@ -143,8 +144,9 @@ class _Planner:
     # --- sharing ---------------------------------------------------------------------------------
 
     def _step(self, number: int, step: steps_.Step) -> None:
-        if isinstance(step, Phase):
-            self._share(number, step, [*step.must_share, *step.in_place])
+        if isinstance(step, (Phase, Group)):
+            must = step.must_share if isinstance(step, Phase) else ()
+            self._share(number, step, [*must, *step.in_place])
             if step.scratch_bytes:
                 self.scratch_storage[number] = Storage(step.scratch_bytes, number, number)
         elif isinstance(step, Loop):
@@ -166,18 +168,22 @@ class _Planner:
         )
         found: set[tuple[int, int]] = set()
         done: set[int] = set()
+        taken: set[Storage] = set()
+        allowed = set(pairs)
 
         def order(pair: tuple[int, int]) -> tuple[bool, bool]:
             return pair not in must, self.storage[reads[pair[0]]].parameter is None
 
         for operand, output in sorted(pairs, key=order):
             source, target = self.storage[reads[operand]], self.storage[writes[output]]
-            if output in done or not self._may_take(
-                number, reads, operand, source, target, (operand, output) in must
-            ):
+            places = [i for i, v in enumerate(reads) if self.storage[v] is source]
+            if output in done or source in taken or not all((i, output) in allowed for i in places):
+                continue
+            if not self._may_take(number, source, target, (operand, output) in must):
                 continue
             self._unite(source, target)
             done.add(output)
+            taken.add(source)
             found.add((operand, output))
         self.shared[number] = self.shared.get(number, frozenset()) | frozenset(found)
         return frozenset(found)
@@ -185,15 +191,14 @@ class _Planner:
     def _may_take(
         self,
         number: int,
-        reads: Sequence[Var],
-        operand: int,
         source: Storage,
         target: Storage,
         is_update: bool,
     ) -> bool:
+        """Whether what a step makes may be in memory that it reads last."""
         if source is target or source.last != number or source.nbytes != target.nbytes or source.results:
             return False
-        if sum(self.storage[v] is source for v in reads) != 1 or isinstance(source.place, Const):
+        if isinstance(source.place, Const):
             return False
         parameter = source.parameter
         if parameter is None:
@@ -203,6 +208,9 @@ class _Planner:
         # A temporary in the memory of a parameter would keep out the result that belongs there; an update is
         # worth it.
         return is_update or any(self.ends.allows(k, parameter) for k in target.results)
+
+    def _is_read_once(self, step: steps_.Step, var: Var) -> bool:
+        return sum(self.storage[v] is self.storage[var] for v in steps_.reads_of(step)) == 1
 
     def _unite(self, source: Storage, target: Storage) -> None:
         source.last = max(source.last, target.last)
@@ -240,8 +248,10 @@ class _Planner:
         for k in range(step.num_carry, len(step.writes)):
             for i, x in enumerate(step.reads[first_x:]):
                 target = self.storage[step.writes[k]]
-                if i not in used and self._may_take(
-                    number, step.reads, first_x + i, self.storage[x], target, False
+                if (
+                    i not in used
+                    and self._is_read_once(step, x)
+                    and self._may_take(number, self.storage[x], target, False)
                 ):
                     found[k] = step.num_consts + step.num_carry + i
                     used.add(i)
@@ -252,8 +262,10 @@ class _Planner:
         optional: dict[int, int] = {}
         for k, out in enumerate(step.writes):
             for i, x in enumerate(step.reads[1:]):
-                if i not in optional.values() and self._may_take(
-                    number, step.reads, i + 1, self.storage[x], self.storage[out], True
+                if (
+                    i not in optional.values()
+                    and self._is_read_once(step, x)
+                    and self._may_take(number, self.storage[x], self.storage[out], True)
                 ):
                     optional[k] = i
                     break
@@ -277,37 +289,48 @@ class _Planner:
     # --- results ---------------------------------------------------------------------------------
 
     def _place_results(self) -> None:
-        """Put storages of results where the caller wants them, or into memory of dead parameters."""
+        """Put storages of results into memory of dead parameters, or where the caller wants them."""
+        waiting = [s for s in self._storages() if s.place is None and s.results]
+        for parameter, storage in self._matched(waiting).items():
+            storage.place = Parameter(parameter)
+            self.taken[parameter].append(storage)
         given: set[int] = set()
-        for storage in self._storages():
-            if storage.place is not None or not storage.results:
+        for storage in waiting:
+            if storage.place is not None:
                 continue
             for k in storage.results:
-                parameter = self._free_parameter(k, storage)
-                if parameter is not None:
-                    storage.place = Parameter(parameter)
-                    self.taken[parameter].append(storage)
+                if k not in self.ends.required and k not in given:
+                    storage.place = Result(k)
+                    given.add(k)
                     break
-            else:
-                for k in storage.results:
-                    if k not in self.ends.required and k not in given:
-                        storage.place = Result(k)
-                        given.add(k)
-                        break
 
-    def _free_parameter(self, k: int, storage: Storage) -> int | None:
-        """A writable parameter that a result may be left in and whose memory is free while the result is
-        alive.
-        """
-        for parameter, others in self.taken.items():
-            if (
-                not self.ends.allows(k, parameter)
-                or self.block.params[parameter].type.nbytes != storage.nbytes
-            ):
-                continue
-            if all(other.last < storage.first for other in others):
-                return parameter
-        return None
+    def _matched(self, waiting: Sequence[Storage]) -> dict[int, Storage]:
+        """As many storages of results as possible, each with a parameter of its own to take the memory of."""
+        found: dict[int, Storage] = {}
+
+        def place(storage: Storage, tried: set[int]) -> bool:
+            for parameter in self._free_parameters(storage):
+                if parameter in tried:
+                    continue
+                tried.add(parameter)
+                if parameter not in found or place(found[parameter], tried):
+                    found[parameter] = storage
+                    return True
+            return False
+
+        for storage in waiting:
+            place(storage, set())
+        return found
+
+    def _free_parameters(self, storage: Storage) -> list[int]:
+        """Writable parameters that a result may be left in and whose memory is free while it is alive."""
+        return [
+            parameter
+            for parameter, others in self.taken.items()
+            if any(self.ends.allows(k, parameter) for k in storage.results)
+            and self.block.params[parameter].type.nbytes == storage.nbytes
+            and all(other.last < storage.first for other in others)
+        ]
 
     def _finish_results(self, arena: _Arena) -> tuple[Place, ...]:
         """Final places of results, with the copies that bring them there."""

@@ -1,16 +1,16 @@
 """The passes in order, from a traced program to kernels and the operations that have a route of their own.
 
 Between passes the program is checked when `INFINI_CHECK` is 1 or more, and written when `INFINI_DUMP` names
-the pass.
+the pass (`dump`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeAlias
 
-from infini.compiler import extents, fuse
+from infini.compiler import dump, extents, fuse, inspection
 from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.passes import (
     complex_pairs,
@@ -20,11 +20,16 @@ from infini.compiler.passes import (
     decompose,
     inline,
     one_hot,
+    panels,
     reductions,
     simplify,
 )
-from infini.core import check, config, primitive, text
+from infini.core import check, config, primitive
 from infini.core.ir import Equation, Program
+
+
+# Is told the name of each pass, and the program before and after it.
+Observer: TypeAlias = Callable[[str, Program, Program], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,31 @@ class Pass:
 
 
 def passes(
-    has_route: Callable[[Equation], bool], *, backend: str, declared: extents.Declared = ()
+    has_route: Callable[[Equation], bool],
+    *,
+    backend: str,
+    declared: extents.Declared = (),
+    reads_panels: panels.Reads | None = None,
 ) -> tuple[Pass, ...]:
     """The pipeline for a backend that lowers the equations `has_route` accepts, with the declared run-time
-    extents.
+    extents; `reads_panels` is given by one that has packed products, which `has_route` accepts.
     """
+    canonical = canonical_passes(has_route, backend=backend)
+    fuse_ = Pass("fuse", lambda program: fuse.fuse(program, declared))
+    if reads_panels is None:
+        return (*canonical, fuse_)
+    return (
+        Pass("panels", panels.keep),
+        canonical[0],
+        Pass("panels_into_bodies", panels.into_bodies),
+        *canonical[1:],
+        Pass("panel_products", lambda program: panels.products(program, reads_panels)),
+        fuse_,
+    )
+
+
+def canonical_passes(has_route: Callable[[Equation], bool], *, backend: str) -> tuple[Pass, ...]:
+    """The passes before kernels are made."""
     return (
         Pass("inline", inline.inline_calls),
         Pass("complex_pairs", complex_pairs.split_complex),
@@ -53,7 +78,6 @@ def passes(
         Pass("one_hot", one_hot.one_per_row),
         Pass("reductions", reductions.canonical_reductions),
         Pass("dead_code_again", dead_code.eliminate_dead),
-        Pass("fuse", lambda program: fuse.fuse(program, declared)),
     )
 
 
@@ -77,7 +101,13 @@ def trace_passes(
 
 
 def run(
-    program: Program, has_route: Callable[[Equation], bool], *, backend: str, declared: extents.Declared = ()
+    program: Program,
+    has_route: Callable[[Equation], bool],
+    *,
+    backend: str,
+    declared: extents.Declared = (),
+    reads_panels: panels.Reads | None = None,
+    observe: Observer | None = None,
 ) -> Program:
     """Apply every pass.
 
@@ -86,24 +116,22 @@ def run(
         has_route: whether the backend lowers an equation itself.
         backend: name of the backend, for errors.
         declared: run-time extents of the parameters, as `CompileOptions.extents`.
+        reads_panels: whether the backend lowers a `packed_dot`; absent when it lowers none.
+        observe: sees every pass; when absent, those that the knob `dump` names are written to files.
 
     Raises:
         LoweringError: an operation has no route.
         CheckError: a pass made a malformed program (only looked for when `INFINI_CHECK` is set).
     """
-    is_checked, dumped = config.get("check") >= 1, config.get("dump")
-    for step in passes(has_route, backend=backend, declared=declared):
+    is_checked = config.get("check") >= 1
+    recorder = dump.recorder() if observe is None else None
+    watching, source = observe or recorder, program
+    for step in passes(has_route, backend=backend, declared=declared, reads_panels=reads_panels):
         before, program = program, step.run(program)
         if is_checked:
             check.check(program)
-        if step.name in dumped:
-            _dump(step.name, before, program)
+        if watching is not None:
+            watching(step.name, before, program)
+    if recorder is not None:
+        dump.write(inspection.Inspection(source, backend, snapshots=tuple(recorder.snapshots)))
     return program
-
-
-def _dump(name: str, before: Program, after: Program) -> None:
-    folder = Path(config.get("dump_dir"))
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{before.name}.{before.fingerprint[:8]}.{name}"
-    (folder / f"{stem}.before.ir").write_text(text.print_program(before) + "\n")
-    (folder / f"{stem}.after.ir").write_text(text.print_program(after) + "\n")

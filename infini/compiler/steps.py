@@ -7,6 +7,7 @@ memory it needs meanwhile. The planner asks nothing else, so it serves every suc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -38,6 +39,53 @@ class Phase:
     must_share: tuple[tuple[int, int], ...] = ()
     scratch_bytes: int = 0
     where: Where | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Phases that do not depend on each other, run as one: their tasks are claimed together.
+
+    Args:
+        phases: phases of one task function each, whose outputs do not start as copies.
+        reads: operands of all phases in order.
+        writes: outputs of all phases in order.
+    """
+
+    phases: tuple[Phase, ...]
+    reads: tuple[Var, ...]
+    writes: tuple[Var, ...]
+
+    @property
+    def name(self) -> str:
+        """What most of the phases are called."""
+        names = [phase.name for phase in self.phases]
+        return f"{len(names)} x {max(names, key=names.count)}"
+
+    @property
+    def where(self) -> Where | None:
+        """The user's line of the first phase."""
+        return self.phases[0].where
+
+    @property
+    def in_place(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (operand, output) that may share memory, numbered in the group."""
+        found: list[tuple[int, int]] = []
+        reads = writes = 0
+        for phase in self.phases:
+            found += [(reads + i, writes + j) for i, j in phase.in_place]
+            reads, writes = reads + len(phase.reads), writes + len(phase.writes)
+        return tuple(found)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that all phases need at once."""
+        return sum(align(phase.scratch_bytes) for phase in self.phases)
+
+
+def group(phases: Sequence[Phase]) -> Group:
+    """A group of phases."""
+    reads = tuple(v for phase in phases for v in phase.reads)
+    return Group(tuple(phases), reads, tuple(v for phase in phases for v in phase.writes))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +139,7 @@ class HostCall:
     where: Where | None = None
 
 
-Step: TypeAlias = Phase | Alias | Loop | Branch | HostCall
+Step: TypeAlias = Phase | Group | Alias | Loop | Branch | HostCall
 
 
 @dataclass(frozen=True, slots=True, eq=False)

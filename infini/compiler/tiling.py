@@ -333,14 +333,16 @@ class _Emitter:
         if isinstance(node, Place):
             return self._place(node.index)
         if isinstance(node, Compute):
-            outputs = self.builder.emit(node.op, [env[x] for x in node.operands], node.attrs)
+            operands = [env[x] for x in node.operands]
+            outputs = self.builder.emit(node.op, operands, node.attrs, where=node.where)
             return outputs[node.output]
         assert isinstance(node, Reduce)
         operand = self._broadcast(env[node.operand], self._reduce_shape(env[node.operand]))
         axis = -len(self.tile.axes)
-        if node.op.name in positions.NAMES:
-            return self.builder.emit1(node.op, [operand], axis=axis, index_dtype=node.dtype)
-        return self.builder.emit1(node.op, [operand], axes=(axis,))
+        is_position = node.op.name in positions.NAMES
+        attrs = {"axis": axis, "index_dtype": node.dtype} if is_position else {"axes": (axis,)}
+        (output,) = self.builder.emit(node.op, [operand], ir.Attrs(attrs), where=node.where)
+        return output
 
     def _reduce_shape(self, operand: Var) -> tuple[int, ...]:
         """The operand's shape with the reduced axis present."""

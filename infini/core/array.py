@@ -5,8 +5,8 @@ Operators and methods are installed by `infini.numpy`. Arrays copy and pickle as
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,9 @@ from infini.core import (
     dlpack,
     dtypes,
     errors,
+    formats,
     ir,
+    layout as layout_,
     representation,
     sharding as sharding_,
     shards,
@@ -29,6 +31,25 @@ class ReadyEvent(Protocol):
 
     def wait(self) -> None:
         """Block until the work is done; raises what the work raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arranged:
+    """Buffers with the layout of what is in them; None is row-major."""
+
+    layout: layout_.Layout | None
+    buffers: tuple[backend.Buffer, ...]
+
+    def host(self, number: int, part: ir.ArrayType, device: backend.Device) -> np.ndarray:
+        """The logical contents of one buffer, which holds an array of type `part`; a view where that can
+        be.
+        """
+        if self.layout is None:
+            return device.backend.get(self.buffers[number], part)
+        physical = layout_.physical_type(self.layout, part)
+        return layout_.logical_host(
+            self.layout, part.shape, device.backend.get(self.buffers[number], physical)
+        )
 
 
 class Array(value.Value):
@@ -44,7 +65,8 @@ class Array(value.Value):
         ready: event of the work that fills the buffers; None when it is done.
     """
 
-    __slots__ = ("__weakref__", "_buffers", "committed", "ready", "sharding")
+    __slots__ = ("__weakref__", "_arranged", "_buffers", "committed", "ready", "sharding")
+    _arranged: Arranged | None  # unset unless `_buffers` is None
 
     def __init__(
         self,
@@ -71,19 +93,83 @@ class Array(value.Value):
             DeletedBufferError: the array was donated or deleted.
         """
         if self._buffers is None:
+            return self._row_major_buffers()
+        return self._buffers
+
+    # An array whose memory is not row-major has no `_buffers` but `_arranged`, so nothing is asked of the
+    # others, and whoever does not know of layouts gets row-major copies.
+
+    @classmethod
+    def arranged(
+        cls,
+        type: ir.ArrayType,
+        memory: Arranged,
+        sharding: sharding_.Sharding,
+        *,
+        weak: bool = False,
+        committed: bool = False,
+    ) -> Array:
+        """An array whose memory is in a layout.
+
+        Args:
+            type: global shape and dtype; the layout does not change it.
+            memory: buffers and their layout.
+            sharding: which part lives where; every part has the layout.
+            weak: as for any array.
+            committed: as for any array.
+        """
+        array = cls(type, (), sharding, weak=weak, committed=committed)
+        array._buffers, array._arranged = None, memory
+        return array
+
+    @property
+    def memory(self) -> Arranged:
+        """The buffers as they are, with their layout (None: row-major).
+
+        Raises:
+            DeletedBufferError: the array was donated or deleted.
+        """
+        found = self._arrangement
+        return found if found is not None else Arranged(None, self.buffers)
+
+    @property
+    def layout(self) -> layout_.Layout | None:
+        """The layout of the memory, None for row-major; a deleted array has none."""
+        if self._buffers is not None:
+            return None
+        found: Arranged | None = getattr(self, "_arranged", None)
+        return None if found is None else found.layout
+
+    @property
+    def format(self) -> formats.Format:
+        """How it lies in memory, and where."""
+        return formats.Format(layout_.shown(self.layout, self.ndim), self.sharding)
+
+    @property
+    def _arrangement(self) -> Arranged | None:
+        found: Arranged | None = getattr(self, "_arranged", None) if self._buffers is None else None
+        return found
+
+    def _row_major_buffers(self) -> tuple[backend.Buffer, ...]:
+        found = self._arrangement
+        if found is None:
             raise errors.DeletedBufferError(
                 f"an array of type {self.type} was used after it had been donated or deleted",
                 fix="use the result that replaced it, or leave the argument out of donate_argnums",
             )
-        return self._buffers
+        part = self.type.update(shape=self.sharding.shard_shape(self.shape))
+        devices = self.addressable_devices
+        return tuple(
+            d.backend.put(found.host(i, part, d), d) for i, d in enumerate(devices)
+        )  # fmt: skip
 
     def delete(self) -> None:
         """Release the buffers; later uses raise `DeletedBufferError`."""
-        self._buffers = None
+        self._buffers = self._arranged = None
 
     def is_deleted(self) -> bool:
         """Whether the buffers have been donated or released."""
-        return self._buffers is None
+        return self._buffers is None and self._arrangement is None
 
     @property
     def device(self) -> backend.Device | sharding_.Sharding:
@@ -138,7 +224,8 @@ class Array(value.Value):
 
     def on_device_size_in_bytes(self) -> int:
         """Bytes of all parts, wherever they are."""
-        return len(self.sharding.devices) * math.prod(self.sharding.shard_shape(self.shape)) * self.itemsize
+        part = self.type.update(shape=self.sharding.shard_shape(self.shape))
+        return len(self.sharding.devices) * layout_.size_in_bytes(self.layout, part)
 
     def unsafe_buffer_pointer(self) -> int:
         """Address of the only buffer, in the memory of its device.
@@ -146,7 +233,7 @@ class Array(value.Value):
         Raises:
             ValueMismatchError: there are several buffers, or the backend has no addresses.
         """
-        buffers = self.block_until_ready().buffers
+        buffers = self.block_until_ready().memory.buffers
         address = getattr(buffers[0], "address", None)
         if len(buffers) != 1 or address is None:
             raise errors.ValueMismatchError(
@@ -178,6 +265,10 @@ class Array(value.Value):
         """The same buffers with another weak flag."""
         if weak == self.weak:
             return self
+        if self._arrangement is not None:
+            return Array.arranged(
+                self.type, self.memory, self.sharding, weak=weak, committed=self.committed
+            )  # fmt: skip
         return Array(
             self.type, self.buffers, self.sharding, weak=weak, committed=self.committed, ready=self.ready
         )
@@ -191,7 +282,7 @@ class Array(value.Value):
         self.block_until_ready()
         devices = self.addressable_devices
         if isinstance(self.sharding, sharding_.SingleDeviceSharding):
-            host = devices[0].backend.get(self.buffers[0], self.type)
+            host = self.memory.host(0, self.type, devices[0])
         else:
             host = self._gather(devices)
         host.flags.writeable = False
@@ -209,12 +300,12 @@ class Array(value.Value):
                 fix="replicate it first, for example with device_put(x, NamedSharding(mesh, P()))",
             )
         if is_replicated:
-            return devices[0].backend.get(self.buffers[0], local_type)
-        host = np.empty(self.shape, self.dtype)
-        for device, buffer in zip(devices, self.buffers, strict=True):
+            return self.memory.host(0, local_type, devices[0])
+        host, memory = np.empty(self.shape, self.dtype), self.memory
+        for i, device in enumerate(devices):
             rank = sharding.devices.index(device)
             index = sharding_.shard_index(self.shape, sharding.spec, sharding.mesh.abstract, rank)
-            host[index] = device.backend.get(buffer, local_type)
+            host[index] = memory.host(i, local_type, device)
         return host
 
     def __array__(
@@ -234,6 +325,8 @@ class Array(value.Value):
 
     def _is_host_memory(self) -> bool:
         """Whether NumPy can look at the contents where they are."""
+        if self.layout is not None and self.layout.tile:
+            return False
         if not isinstance(self.sharding, sharding_.SingleDeviceSharding):
             return False
         return dlpack.sharing_backend(self.sharding.device.platform) is None
@@ -257,7 +350,8 @@ class Array(value.Value):
     ) -> Any:  # Any: a capsule
         here = self.__dlpack_device__()
         there = here if dl_device is None else (int(dl_device[0]), int(dl_device[1]))
-        if there not in (here, (dlpack.CPU, 0)) or (copy is False and there != here):
+        is_moved = there != here or self.layout is not None
+        if there not in (here, (dlpack.CPU, 0)) or (copy is False and is_moved):
             raise errors.BufferExchangeError(
                 "this array cannot be exported to that device" + (" without a copy" if copy is False else ""),
                 got=f"{self.type} on {self.device}, for device {there}",
@@ -277,7 +371,7 @@ class Array(value.Value):
     def _memory(self, there: tuple[int, int], *, copy: bool) -> dlpack.Memory:
         """The elements on a device, for DLPack; a copy is the consumer's own."""
         if there[0] == dlpack.CPU:
-            host = np.array(self.to_host()) if copy else self.to_host()
+            host = np.array(self.to_host(), order="C") if copy else np.asarray(self.to_host(), order="C")
             address = host.__array_interface__["data"][0]
             return dlpack.Memory(address, self.type, host, is_read_only=not copy)
         (device,) = self.sharding.devices
@@ -387,7 +481,7 @@ class Array(value.Value):
         return (
             _unpickled,
             (
-                self.to_host().view(np.uint8) if self.ndim else self.to_host().tobytes(),
+                np.asarray(self.to_host(), order="C").view(np.uint8) if self.ndim else self.tobytes(),
                 self.shape,
                 self.dtype.name,
                 self.weak,

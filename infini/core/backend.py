@@ -8,17 +8,24 @@ it is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-import importlib.metadata
-from collections.abc import Mapping, Sequence
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from infini.core import config, errors, events, ir, primitive
+from infini.core.layout import AutoLayout, Layout
 from infini.core.mesh import AbstractMesh, AxisEntry
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Buffer: TypeAlias = Any  # Any: each backend has its own kind of buffer; core never looks inside
 ENTRY_POINTS: Final = "infini.backends"
@@ -29,6 +36,10 @@ BUILT_IN: Final[dict[str, str]] = {
     "reference": "infini.backends.reference",
     "null": "infini.backends.null",
 }
+
+
+# Packages without which a backend has no device: looking for a device does not load the backend to hear so.
+_NEEDS: Final = {"cuda": ("cupy", "triton")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,11 @@ class CompileOptions:
         mesh: axes over which the program, written for global shapes, is split; None for one device.
         in_specs: for each parameter how it is split over the mesh (a `P`), or None to let the
             partitioner choose.
-        deterministic: fixed reduction splits that do not depend on batch neighbours.
+        deterministic: fixed reduction splits that do not depend on batch neighbours; nothing is measured.
+        choices: pairs (question, candidate) that were chosen before, see `Chooses`; they are taken as they
+            are, and what the program does not ask is ignored.
+        in_layouts: for each parameter how its memory is laid out, None for row-major; all are when it is
+            empty. A backend sees layouts only beside a mesh, see `execute.compile`.
     """
 
     donated: tuple[int, ...] = ()
@@ -75,6 +90,8 @@ class CompileOptions:
     mesh: AbstractMesh | None = None
     in_specs: tuple[tuple[AxisEntry, ...] | None, ...] = ()
     deterministic: bool = False
+    choices: tuple[tuple[str, str], ...] = ()
+    in_layouts: tuple[Layout | None, ...] = ()
 
 
 class Executable(Protocol):
@@ -103,6 +120,15 @@ class Executable(Protocol):
 
     def memory_analysis(self) -> dict[str, int]:
         """Bytes of arguments, results, aliases and temporaries of the plan."""
+
+
+@runtime_checkable
+class Chooses(Protocol):
+    """What an executable may offer besides: the choices between equal ways that were made for it (design
+    4a.15).
+    """
+
+    choices: tuple[tuple[str, str], ...]  # (question, candidate), in the order of the program
 
 
 class Backend(Protocol):
@@ -142,6 +168,16 @@ class Backend(Protocol):
         """Bytes in use, at the peak and kept for reuse."""
 
 
+@runtime_checkable
+class Prefers(Protocol):
+    """What a backend may offer besides: the layouts its kernels like best. Others like row-major memory."""
+
+    def preferred_layouts(
+        self, program: ir.Program, layouts: Sequence[Layout | AutoLayout | None], options: CompileOptions
+    ) -> tuple[Layout | None, ...]:
+        """Layouts of the parameters, those that are `AUTO` chosen; over a mesh those of their parts."""
+
+
 # How a backend computes an operation: by an emitter of its own, inside a fused kernel, by a library, by its
 # definition in other operations, by putting its body in its place, by communication over a mesh, or not at
 # all. `transform` marks what never reaches a backend.
@@ -156,6 +192,58 @@ class Explains(Protocol):
 
     def route(self, program: ir.Program, op: primitive.Primitive) -> Route:
         """How `op` is computed in a program made of nothing else. Needs no device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a jitted function outside every transformation, for a backend that can repeat it.
+
+    Args:
+        args: positional arguments as given.
+        kwargs: arguments by keyword.
+        static: positions of arguments that are constants.
+        static_names: the same by keyword.
+        captures: arrays the function closes over; the first parameters of its program.
+        executable: what ran.
+        placement: where (a `SingleDeviceSharding`).
+        committed: whether the results are committed there.
+        out_types: types of the results.
+        out_weak: their weak flags.
+        finish: function of the list of results that makes what the user gets; None for the only array.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    static: frozenset[int]
+    static_names: frozenset[str]
+    captures: Sequence[Any]
+    executable: Executable
+    placement: Any  # Any: a sharding, a module above this one
+    committed: bool
+    out_types: tuple[ir.ArrayType, ...]
+    out_weak: tuple[bool, ...]
+    finish: Callable[[list[Any]], Any] | None
+
+
+class CallPath(Protocol):
+    """What repeats the calls of one jitted function that it has learned, without going through Python."""
+
+    call: Callable[[tuple[Any, ...], dict[str, Any]], Any]
+    """`call(args, kwargs)`: the result, or `NotImplemented` for a call that is unlike all it knows."""
+
+    def learn(self, call: Call) -> None:
+        """Remember a call, when it is of a kind that can be repeated."""
+
+    def forget(self) -> None:
+        """Forget what was learned."""
+
+
+@runtime_checkable
+class HasCallPath(Protocol):
+    """What a backend may offer besides: a short way for calls that are repeated."""
+
+    def call_path(self) -> CallPath | None:
+        """A way for the calls of one function; None where there is none."""
 
 
 class Broken:
@@ -188,10 +276,27 @@ _METHODS: Final = (
 
 
 @functools.cache
-def _advertised() -> Mapping[str, importlib.metadata.EntryPoint]:
+def _advertised() -> Mapping[str, EntryPoint]:
+    if not _is_mentioned():
+        return {}
+    # Loading it takes longer than all of the above; hardly any installation has a backend of its own.
+    import importlib.metadata  # noqa: PLC0415
+
     points = importlib.metadata.entry_points(group=ENTRY_POINTS)
     # Two packages may advertise one name; the first by its reference is taken, whatever order they come in.
     return {point.name: point for point in sorted(points, key=lambda point: point.value, reverse=True)}
+
+
+def _is_mentioned() -> bool:
+    """Whether the entry points of an installed package name our group, or that cannot be told from here."""
+    for place in map(Path, sys.path or ["."]):
+        if place.is_file():
+            return True  # an archive
+        for path in (*place.glob("*.dist-info/entry_points.txt"), *place.glob("*.egg-info/entry_points.txt")):
+            with contextlib.suppress(OSError):
+                if f"[{ENTRY_POINTS}]" in path.read_text(encoding="utf-8", errors="replace"):
+                    return True
+    return False
 
 
 @functools.cache
@@ -216,7 +321,7 @@ def get(name: str) -> Backend:
     )
 
 
-def _load(point: importlib.metadata.EntryPoint) -> Backend:
+def _load(point: EntryPoint) -> Backend:
     """The backend behind an entry point: a function without arguments that gives it."""
     source = f"entry point {point.name} = {point.value}"
     if point.dist is not None:
@@ -267,6 +372,8 @@ def devices(platform: str | None = None) -> tuple[Device, ...]:
 def _device_by_name(name: str) -> Device:
     if not name:
         for candidate in names():
+            if any(importlib.util.find_spec(package) is None for package in _NEEDS.get(candidate, ())):
+                continue
             chosen = get(candidate)
             if isinstance(chosen, Broken) and candidate not in BUILT_IN:
                 # It was installed to be used: running elsewhere without a word would hide that.

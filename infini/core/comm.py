@@ -49,6 +49,9 @@ class Comm(Protocol):
         zeros.
         """
 
+    def broadcast(self, content: bytes) -> bytes:
+        """What rank 0 gives, for every process; what others give is ignored."""
+
     def barrier(self) -> None:
         """Wait for every rank."""
 

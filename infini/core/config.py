@@ -92,6 +92,15 @@ KNOBS: Final[dict[str, Knob]] = {
         Knob("nan", False, _FLAG, "Name the equation that made a NaN, and raise, when a result has one."),
         Knob("inf", False, _FLAG, "The same for infinities."),
         Knob("no_fuse", False, _FLAG, "One kernel per equation.", in_key=True),
+        Knob("cache_mib", 2048, _COUNT, "Bound of what is kept on disk, in MiB; what was not used for longest goes."),
+        Knob(
+            "memory_budget",
+            0,
+            _COUNT,
+            "Bytes of temporaries that a compiled program should need; to keep to them it computes again "
+            "what is cheap. 0 means no bound. Never changes a result.",
+            in_key=True,
+        ),
         Knob("no_cache", False, _FLAG, "Do not read or write compiled objects on disk."),
         Knob(
             "cache_dir",
@@ -112,6 +121,21 @@ KNOBS: Final[dict[str, Knob]] = {
             "narrow",
             _choice("narrow", "keep"),
             "What 64-bit host data become: the 32-bit default, or kept.",
+        ),
+        Knob(
+            "tune",
+            "on",
+            _choice("off", "cached", "on"),
+            "Choices between a library and kernels: `on` measures once per shape and keeps the answer on "
+            "disk, `cached` takes what was measured before and measures nothing, `off` takes the "
+            "first candidate.",
+            in_key=True,
+        ),
+        Knob(
+            "call_path",
+            "native",
+            _choice("native", "python"),
+            "What repeats the calls of jitted functions on the CPU: machine code where it can, or Python.",
         ),
         Knob("seed", 0, _INTEGER, "Seed of commands that take none."),
     )
@@ -173,6 +197,19 @@ _scope: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("infini_co
 def current() -> Scope:
     """The values of this moment, in this thread or task."""
     return _scope.get() or _process.scope
+
+
+def in_block() -> bool:
+    """Whether knobs are set for a block, whose values end with it."""
+    return _scope.get() is not None
+
+
+def plain_state() -> list[tuple[object, str | None, object]]:
+    """What holds while no block sets knobs and the knobs of the process stay: see `backend.CallPath`."""
+    return [(_scope, None, None), (_process, _SCOPE_NAME, _process.scope)]
+
+
+_SCOPE_NAME: Final = "scope"
 
 
 def get(name: str) -> Any:  # Any: knobs have different types

@@ -28,6 +28,21 @@ complex64, complex128 = np.dtype("complex64"), np.dtype("complex128")
 # What tangents of integers and booleans are made of: nothing. NumPy arrays of it stand for symbolic zeros.
 float0: Final = np.dtype([("float0", np.void, 0)])
 
+
+class extended(np.generic):  # noqa: N801  # JAX's name
+    """The kind of dtypes that are not numbers."""
+
+
+class prng_key(extended):  # noqa: N801  # JAX's name
+    """The kind of the dtype of typed keys."""
+
+
+class ExtendedDType:
+    """Base of dtypes that are not numbers, such as that of typed keys."""
+
+    __slots__ = ()
+
+
 SHORT_NAMES: Final[dict[np.dtype, str]] = {
     bool_: "bool",
     int8: "i8",
@@ -186,3 +201,41 @@ def promote(operands: tuple[tuple[np.dtype, bool], ...]) -> tuple[np.dtype, bool
         return _WEAK_DTYPE[result], True
     dtype = BY_SHORT_NAME[result]
     return dtype, all(weak for _, weak in operands)
+
+
+_PYTHON_TYPES: Final[dict[object, np.dtype]] = {
+    bool: bool_,
+    int: int32,
+    float: float32,
+    complex: complex64,
+}
+
+
+def canonicalize_dtype(dtype: object, allow_extended_dtype: bool = False) -> np.dtype | ExtendedDType:
+    """The dtype that something stands for; 64 bits stay, since infini has them without a flag.
+
+    Args:
+        dtype: a dtype, its name, or one of Python's types, which become the 32-bit defaults.
+        allow_extended_dtype: take dtypes that are not numbers, and give them back.
+
+    Example:
+        >>> import infini
+        >>> infini.dtypes.canonicalize_dtype(float)
+        dtype('float32')
+    """
+    if isinstance(dtype, ExtendedDType) and allow_extended_dtype:
+        return dtype
+    return _PYTHON_TYPES[dtype] if isinstance(dtype, type) and dtype in _PYTHON_TYPES else canonical(dtype)
+
+
+def itemsize_bits(dtype: object) -> int:
+    """Bits of one element."""
+    return 8 * canonical(dtype).itemsize
+
+
+def scalar_type_of(x: object) -> type:
+    """Python's type of the elements of something: `bool`, `int`, `float` or `complex`."""
+    kind = canonical(getattr(x, "dtype", type(x)))
+    return next(
+        (t for t, group in ((bool, {bool_}), (int, INTEGERS), (float, FLOATS)) if kind in group), complex
+    )

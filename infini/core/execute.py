@@ -8,9 +8,11 @@ by operation, types and attributes (at most 8192). `clear_caches` empties both.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -21,7 +23,9 @@ from infini.core import (
     config,
     errors,
     ir,
+    layout as layout_,
     mesh as mesh_,
+    physical,
     primitive,
     sharding as sharding_,
 )
@@ -87,14 +91,67 @@ def clear_caches() -> None:
     """Forget every compiled program of this process."""
     _executables.clear()
     _equations.clear()
+    for forget in on_clear:
+        forget()
+
+
+# What else holds compiled programs: called when they are dropped.
+on_clear: Final[list[Callable[[], None]]] = []
+
+
+@contextlib.contextmanager
+def unswept() -> Iterator[None]:
+    """No garbage collection inside the block: tracing and compiling make many objects that live on, and the
+    collector would walk them again and again (a third of the time they take).
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def compile(
     program: ir.Program, device: backend.Device, options: backend.CompileOptions
 ) -> backend.Executable:
-    """The executable of a program on a device's backend, compiled at most once."""
-    key = (program.fingerprint, device.platform, options, config.cache_key())
-    return _executables.make(key, lambda: device.backend.compile(program, options))
+    """The executable of a program on a device's backend, compiled at most once.
+
+    Parameters that are not row-major become so here: the program starts with the views of their memory. Over
+    a mesh that is for after the partitioner, which splits logical arrays.
+    """
+
+    def made() -> backend.Executable:
+        with unswept():
+            if options.in_layouts and options.mesh is None:
+                plain = dataclasses.replace(options, in_layouts=())
+                return device.backend.compile(physical.with_layouts(program, options.in_layouts), plain)
+            return device.backend.compile(program, options)
+
+    return _executables.make((program.fingerprint, device.platform, options, config.cache_key()), made)
+
+
+def chosen_layouts(
+    program: ir.Program,
+    device: backend.Device,
+    options: backend.CompileOptions,
+    wanted: Sequence[layout_.Layout | layout_.AutoLayout | None],
+) -> tuple[layout_.Layout | None, ...]:
+    """Layouts of the parameters of a program, those that are `AUTO` chosen by the backend.
+
+    A donated parameter stays row-major, as results are.
+    """
+    donated = set(options.donated)
+    open_ = [None if i in donated and item is layout_.AUTO else item for i, item in enumerate(wanted)]
+    if not any(item is layout_.AUTO for item in open_):
+        chosen: Sequence[layout_.Layout | layout_.AutoLayout | None] = open_
+    elif isinstance(device.backend, backend.Prefers):
+        chosen = device.backend.preferred_layouts(program, open_, options)
+    else:
+        chosen = [None if item is layout_.AUTO else item for item in open_]
+    return tuple(layout_.normal(item) if isinstance(item, layout_.Layout) else None for item in chosen)
 
 
 def common_sharding(arrays: Sequence[array_.Array]) -> tuple[sharding_.Sharding, bool]:
@@ -171,11 +228,19 @@ class Runner:
             return _run_on_mesh(self.program, arrays, self.options, self.mesh)
         device = placement.device
         scope = config.current()
-        key = (device.platform, scope.key, _executables.num_clears)
+        layouts: tuple[layout_.Layout | None, ...] = ()
+        try:
+            inputs = [
+                a._buffers[0] if a.sharding is placement else on_device(a, device)  # type: ignore[index]
+                for a in arrays
+            ]
+        except TypeError:  # an array without `_buffers`: deleted, or in a layout
+            inputs, layouts = _arranged(arrays, placement, scope.inspects)
+        key = (device.platform, scope.key, _executables.num_clears, layouts)
         executable = self._executables.get(key)
         if executable is None:
-            executable = self._executables[key] = compile(self.program, device, self.options)
-        inputs = [a.buffers[0] if a.sharding is placement else on_device(a, device) for a in arrays]
+            options = dataclasses.replace(self.options, in_layouts=layouts)
+            executable = self._executables[key] = compile(self.program, device, options)
         try:
             outputs = self._inspected(executable, inputs, device) if scope.inspects else executable(inputs)
         except KeyboardInterrupt:
@@ -188,6 +253,10 @@ class Runner:
                 for type_, buffer in zip(self._types, outputs, strict=True)
             ]
         )
+
+    def last_executable(self, device: backend.Device) -> backend.Executable | None:
+        """What a call with row-major arrays on a device runs now, if there was one."""
+        return self._executables.get((device.platform, config.current().key, _executables.num_clears, ()))
 
     def _inspected(
         self, executable: backend.Executable, inputs: Sequence[backend.Buffer], device: backend.Device
@@ -206,6 +275,25 @@ class Runner:
             device,
         )
         return outputs
+
+
+def _arranged(
+    arrays: Sequence[array_.Array], placement: sharding_.SingleDeviceSharding, inspects: bool
+) -> tuple[list[backend.Buffer], tuple[layout_.Layout | None, ...]]:
+    """Buffers for one device, as they are where they live there, with their layouts; row-major ones for who
+    wants to look at them.
+    """
+    inputs: list[backend.Buffer] = []
+    layouts: list[layout_.Layout | None] = []
+    for array in arrays:
+        layout = array.layout
+        if layout is not None and not inspects and array.sharding == placement:
+            inputs.append(array.memory.buffers[0])
+        else:
+            layout = None
+            inputs.append(on_device(array, placement.device))
+        layouts.append(layout)
+    return inputs, tuple(layouts) if any(item is not None for item in layouts) else ()
 
 
 # What `core.finite`, which imports this module, installs: (program, its arguments, its results, runner of one
@@ -253,19 +341,22 @@ def _run_on_mesh(
     options: backend.CompileOptions,
     mesh: sharding_.Mesh | None,
 ) -> tuple[array_.Array, ...]:
-    mesh = _mesh_of(arrays, options, mesh)
+    mesh = mesh_of(arrays, options, mesh)
     specs = tuple(
         mesh_.trim(a.sharding.spec) if isinstance(a.sharding, sharding_.NamedSharding) else None
         for a in arrays
     )
     devices = mesh.flat_devices
-    executable = compile(
-        program, devices[0], dataclasses.replace(options, mesh=mesh.abstract, in_specs=specs)
-    )
+    # Parts of arrays that live on the mesh are used as they lie; see `backends.spmd`.
+    arranged = [a.layout if isinstance(a.sharding, sharding_.NamedSharding) else None for a in arrays]
+    layouts = tuple(arranged) if any(item is not None for item in arranged) else ()
+    options = dataclasses.replace(options, mesh=mesh.abstract, in_specs=specs, in_layouts=layouts)
+    executable = compile(program, devices[0], options)
     placed = [
-        shards(array, sharding_.NamedSharding(mesh, mesh_.P(*spec)))
-        for array, spec in zip(arrays, executable.in_specs, strict=True)
-    ]
+        list(array.memory.buffers) if layout is not None
+        else shards(array, sharding_.NamedSharding(mesh, mesh_.P(*spec)))
+        for array, spec, layout in zip(arrays, executable.in_specs, arranged, strict=True)
+    ]  # fmt: skip
     # Donated buffers are overwritten, so what might be interpreted again is fetched before.
     inspects = config.current().inspects
     kept = [np.array(a.to_host()) if a.is_fully_addressable else None for a in arrays] if inspects else []
@@ -282,7 +373,7 @@ def _run_on_mesh(
     return results
 
 
-def _mesh_of(
+def mesh_of(
     arrays: Sequence[array_.Array], options: backend.CompileOptions, given: sharding_.Mesh | None
 ) -> sharding_.Mesh:
     """The mesh of the arguments; else one given or entered; else the first devices there are.

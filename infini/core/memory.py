@@ -8,17 +8,19 @@ to the free list only when nothing else refers to it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import mmap
 import sys
 import threading
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import numpy as np
 
 ALIGNMENT: Final = 64
 HUGE_PAGE: Final = 2 << 20
-_MAX_FREE_BYTES: Final = 1 << 30
+MAX_FREE_BYTES: Final = 1 << 30
 
 
 Block: TypeAlias = tuple[np.ndarray, int]  # the owner of the memory, and an aligned address in it
@@ -58,47 +60,52 @@ class HostAllocator:
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, list[Block]] = {}
-        self._free_bytes = 0
+        self.free: Final[dict[int, list[Block]]] = {}
+        # Bytes in use, at the peak and kept; in plain memory, where machine code counts too.
+        self.counts: Final = (ctypes.c_int64 * 3)()
         # Reentrant: a collection inside `take` may run the `__del__` of a buffer, which gives its block back.
         self._lock = threading.RLock()
-        self.used_bytes = 0
-        self.peak_bytes = 0
+        self.pop: Callable[[int], Block | None] = self._pop
 
     def take(self, size: int) -> Block:
         """A block of a size class and its aligned address."""
+        return self.pop(size) or _new_block(size)
+
+    def _pop(self, size: int) -> Block | None:
+        """A kept block, or None; it counts as used either way."""
         with self._lock:
-            self.used_bytes += size
-            self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-            blocks = self._free.get(size)
+            self.counts[0] += size
+            self.counts[1] = max(self.counts[1], self.counts[0])
+            blocks = self.free.get(size)
             if blocks:
-                self._free_bytes -= size
+                self.counts[2] -= size
                 return blocks.pop()
-        return _new_block(size)
+        return None
 
     def give(self, block: Block | None, size: int) -> None:
         """Take back a block; None when a view still uses its memory, which is then dropped instead of
         kept.
         """
         with self._lock:
-            self.used_bytes -= size
-            if block is not None and self._free_bytes + size <= _MAX_FREE_BYTES:
-                self._free.setdefault(size, []).append(block)
-                self._free_bytes += size
+            self.counts[0] -= size
+            if block is not None and self.counts[2] + size <= MAX_FREE_BYTES:
+                self.free.setdefault(size, []).append(block)
+                self.counts[2] += size
 
     def trim(self) -> int:
         """Free every kept block; returns the bytes freed."""
         with self._lock:
-            freed, self._free_bytes = self._free_bytes, 0
-            self._free.clear()
+            freed, self.counts[2] = self.counts[2], 0
+            for blocks in self.free.values():
+                blocks.clear()  # the lists stay: machine code holds them
         return freed
 
     def stats(self) -> dict[str, int]:
         """Bytes in use, at the peak, and kept for reuse."""
         return {
-            "bytes_in_use": self.used_bytes,
-            "peak_bytes_in_use": self.peak_bytes,
-            "bytes_kept": self._free_bytes,
+            "bytes_in_use": self.counts[0],
+            "peak_bytes_in_use": self.counts[1],
+            "bytes_kept": self.counts[2],
         }
 
 
@@ -110,13 +117,12 @@ class HostBuffer:
     elsewhere.
     """
 
-    __slots__ = ("__weakref__", "_block", "_references", "_size", "address", "nbytes")
+    __slots__ = ("__weakref__", "_block", "_size", "address", "nbytes")
 
     def __init__(self, nbytes: int) -> None:
         self._size = size_class(nbytes)
         self._block, self.address = HOST.take(self._size)
         self.nbytes = nbytes
-        self._references = sys.getrefcount(self._block)
 
     @classmethod
     def adopt(cls, array: np.ndarray) -> HostBuffer:
@@ -126,7 +132,6 @@ class HostBuffer:
         buffer._size = 0
         buffer.nbytes = array.nbytes
         buffer.address = array.__array_interface__["data"][0]
-        buffer._references = -1
         return buffer
 
     @classmethod
@@ -151,10 +156,28 @@ class HostBuffer:
     @property
     def has_views(self) -> bool:
         """Whether a NumPy array other than ours may see this memory."""
-        return self._size == 0 or sys.getrefcount(self._block) > self._references
+        return self._size == 0 or sys.getrefcount(self._block) > _ALONE
 
     def __del__(self) -> None:
         if getattr(self, "_size", 0) and HOST is not None:  # None while the interpreter shuts down
             # The test of `has_views`, with the reference the expression itself holds.
-            is_shared = sys.getrefcount(self._block) > self._references
+            is_shared = sys.getrefcount(self._block) > _ALONE
             HOST.give(None if is_shared else (self._block, self.address), self._size)
+
+
+def _references_alone() -> int:
+    """What `getrefcount(buffer._block)` is when only the buffer holds its block."""
+    probe = HostBuffer.__new__(HostBuffer)
+    probe._size, probe._block = 0, object()  # type: ignore[assignment]  # only counted
+    return sys.getrefcount(probe._block)
+
+
+_ALONE: Final = _references_alone()
+
+
+def install(pop: Callable[[int], Block | None], finalizer: Callable[[HostBuffer], None]) -> None:
+    """Put machine code with the same meaning in the place of `HOST.pop` and `HostBuffer.__del__`. It runs
+    under the interpreter lock, as they do.
+    """
+    HOST.pop = pop
+    HostBuffer.__del__ = finalizer  # type: ignore[method-assign]

@@ -14,10 +14,10 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from infini.core import dtypes, errors, ir, primitive, source
+from infini.core import dtypes, errors, frames, ir, primitive, source
 
 _EXAMPLE: Final = "program @name(%0: f32[2]) {"
-_HEAD: Final = re.compile(r"program @([\w.]+)\((.*)\) \{")
+_HEAD: Final = re.compile(r"(\w+) @([\w.]+)\(([^()]*)\)(.*) \{")
 _CONST: Final = re.compile(r"(%\w+: \S+) = const (.*)")
 _EQUATION: Final = re.compile(r"(?:(.*?) = )?([\w.]+)\(([^()]*)\)(?: \{(.*)\})?")
 _TYPE: Final = re.compile(r"(\w+)\[([\d,]*)\]")
@@ -47,12 +47,14 @@ def parse(text: str, *, file: str = "") -> ir.Program:
 
 @dataclass(slots=True)
 class _Chunk:
-    """The lines of one program, with their numbers in the text."""
+    """The lines of one program, with their numbers in the text; `style` and `tail` if it has a frame."""
 
     name: str
     head: str
     number: int
     lines: list[tuple[int, str]] = field(default_factory=list)
+    style: frames.Style | None = None
+    tail: str = ""
 
 
 def _chunks(text: str, file: str) -> list[_Chunk]:
@@ -69,11 +71,12 @@ def _chunks(text: str, file: str) -> list[_Chunk]:
                 found[-1].lines.append((number, line))
             continue
         head = _HEAD.fullmatch(line)
-        if head is None:
+        style = frames.by_keyword(head[1]) if head is not None else None
+        if head is None or (style is None and (head[1] != "program" or head[4])):
             _fail("this line does not begin a program", number, line, file, _EXAMPLE)
-        if any(chunk.name == head[1] for chunk in found):
-            _fail(f"two programs are called @{head[1]}", number, line, file)
-        found.append(_Chunk(head[1], head[2], number))
+        if any(chunk.name == head[2] for chunk in found):
+            _fail(f"two programs are called @{head[2]}", number, line, file)
+        found.append(_Chunk(head[2], head[3], number, style=style, tail=head[4]))
         is_open = True
     if is_open:
         last = found[-1]
@@ -89,15 +92,15 @@ def _fail(what: str, number: int, line: str, file: str, expected: str | None = N
 class _Parser:
     def __init__(self, chunks: dict[str, _Chunk], file: str) -> None:
         self.chunks, self.file = chunks, file
-        self.done: dict[str, ir.Program] = {}
+        self.done: dict[str, Any] = {}  # Any: programs, and attributes that have a frame
         self.open: list[str] = []
         self.number, self.line = 0, ""
 
     def fail(self, what: str, number: int, line: str, expected: str | None = None) -> NoReturn:
         _fail(what, number, line, self.file, expected)
 
-    def program(self, name: str) -> ir.Program:
-        """The program called `name`; attributes ask for theirs in turn."""
+    def program(self, name: str) -> Any:  # Any: as `done`
+        """The program or the framed attribute called `name`; attributes ask for theirs in turn."""
         if name not in self.done:
             if name not in self.chunks:
                 raise errors.ParseError(f"@{name} is used and not defined")
@@ -108,12 +111,13 @@ class _Parser:
             self.open.pop()
         return self.done[name]
 
-    def _program(self, chunk: _Chunk) -> ir.Program:
+    def _program(self, chunk: _Chunk) -> Any:  # Any: as `done`
         scope = _Scope()
         params: tuple[ir.Var, ...] = ()
         consts: list[tuple[ir.Var, ir.Constant]] = []
         equations: list[ir.Equation] = []
         results: tuple[ir.Var, ...] | None = None
+        around: list[str] = []
         for number, raw in [(chunk.number, f"({chunk.head})"), *chunk.lines]:
             line, comment = _cut_comment(raw)
             try:
@@ -121,6 +125,8 @@ class _Parser:
                     params = tuple(scope.declare(item) for item in split(chunk.head))
                 elif results is not None:
                     raise errors.ParseError("a line follows the results")
+                elif chunk.style is not None and line.partition(" ")[0] in chunk.style.words:
+                    around.append(line)
                 elif re.match(r"return\b", line):
                     results = tuple(scope.use(v) for v in split(line[len("return") :]))
                 elif const := _CONST.fullmatch(line):
@@ -133,9 +139,22 @@ class _Parser:
                 if error.what.startswith("line "):
                     raise
                 self.fail(error.what, number, raw, error.expected)
+        if chunk.style is not None:
+            return self._framed(chunk, chunk.style, around, scope, params, equations, consts)
         if results is None:
             self.fail(f"@{chunk.name} has no return line", chunk.number, chunk.head)
         return ir.Program(params, tuple(equations), results, tuple(consts), chunk.name)
+
+    def _framed(self, chunk: _Chunk, style: frames.Style, around: list[str], *parts: Any) -> Any:
+        """The attribute of a section that has a frame. Any: of `_program`, as it has collected them."""
+        scope, params, equations, consts = parts
+        try:
+            results = tuple(scope.use(label) for label in style.results(around))
+            body = ir.Program(params, tuple(equations), results, tuple(consts), chunk.name)
+            return style.read(body, frames.Frame(chunk.tail, tuple(around), ()), self.value)
+        except (errors.ParseError, ValueError, IndexError) as error:
+            what = error.what if isinstance(error, errors.ParseError) else str(error)
+            self.fail(f"{style.keyword} @{chunk.name}: {what}", chunk.number, chunk.head)
 
     def _equation(self, line: str, comment: str, scope: _Scope) -> ir.Equation:
         match = _EQUATION.fullmatch(line)

@@ -123,6 +123,11 @@ def current_mesh() -> Mesh | None:
     return entered[-1] if entered else None
 
 
+def plain_state() -> list[tuple[object, str | None, object]]:
+    """What holds outside every `with mesh:` block: (context variable, None, value)."""
+    return [(_entered, None, ())]
+
+
 def make_mesh(
     axis_shapes: Sequence[int], axis_names: Sequence[str], *, devices: Sequence[backend.Device] | None = None
 ) -> Mesh:

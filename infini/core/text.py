@@ -6,7 +6,8 @@
       return %2
     }
 
-Programs among the attributes are printed below their user as `@name` and shared when equal.
+Programs among the attributes are printed below their user as `@name` and shared when equal; so are kernels,
+with lines of their own around their equations (`core.frames`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.core import dtypes, ir, primitive
+from infini.core import dtypes, frames, ir, primitive
 from infini.core.parser import parse as parse, parse_constant as parse_constant, parse_type as parse_type
 
 _COMMENT_COLUMN = 72
@@ -26,16 +27,29 @@ _COMMENT_COLUMN = 72
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The lines of one program: its head, its constants, its equations, its results, and a closing brace."""
+    """The lines of one program: its head, lines of its frame, its constants, its equations, its results, and
+    a closing brace.
+
+    Args:
+        name: its label.
+        program: the program.
+        lines: text.
+        num_before: lines of the frame before the constants.
+        keyword: what the head begins with.
+        item: the attribute that has the frame, or the program.
+    """
 
     name: str
     program: ir.Program
     lines: tuple[str, ...]
+    num_before: int = 0
+    keyword: str = "program"
+    item: object = None
 
     @property
     def first_equation(self) -> int:
         """The number of the line of the first equation."""
-        return 1 + len(self.program.consts)
+        return 1 + self.num_before + len(self.program.consts)
 
 
 def print_program(program: ir.Program, *, lines: bool = True) -> str:
@@ -64,7 +78,7 @@ class _Printer:
         self.lines, self.names = lines, names
         self.labels: dict[str, str] = {}  # fingerprint -> @name
         self.taken: set[str] = set()
-        self.queue: list[tuple[str, ir.Program]] = []
+        self.queue: list[tuple[str, object]] = []  # programs, and attributes that have a frame
 
     def run(self, program: ir.Program) -> list[Section]:
         name = _label(program.name) if self.names else "main"
@@ -74,22 +88,38 @@ class _Printer:
         found = []
         while self.queue:
             name, current = self.queue.pop(0)
-            found.append(Section(name, current, tuple(self.body(name, current))))
+            found.append(self.section(name, current))
         return found
 
     def label(self, program: ir.Program) -> str:
         key = program.fingerprint
-        if not self.names:
-            return key
+        return self.named(key, program.name, program) if self.names else key
+
+    def named(self, key: str, base: str, item: object) -> str:
+        """The label of what is printed as a section of its own."""
         if key not in self.labels:
-            base = _label(program.name)
+            base = _label(base)
             name, count = base, 1
             while name in self.taken:
                 name, count = f"{base}_{count}", count + 1
             self.taken.add(name)
             self.labels[key] = name
-            self.queue.append((name, program))
+            self.queue.append((name, item))
         return self.labels[key]
+
+    def section(self, name: str, item: object) -> Section:
+        if isinstance(item, ir.Program):
+            return Section(name, item, tuple(self.body(name, item)), item=item)
+        style = frames.style_of(item)
+        assert style is not None
+        program = style.body(item)
+        head, *middle, last, end = self.body(name, program)
+        results = last.removeprefix("  return").replace(",", " ").split()
+        frame = style.write(item, results, self.value)
+        head = f"{style.keyword}{head.removeprefix('program').removesuffix(' {')}{frame.tail} {{"
+        before = [f"  {line}" for line in frame.before]
+        lines = (head, *before, *middle, *(f"  {line}" for line in frame.after), end)
+        return Section(name, program, lines, len(before), style.keyword, item)
 
     def body(self, name: str, program: ir.Program) -> list[str]:
         numbers: dict[ir.Var, str] = {}
@@ -118,6 +148,9 @@ class _Printer:
     def value(self, item: object) -> str:
         if isinstance(item, ir.Program):
             return f"@{self.label(item)}"
+        if self.names and (style := frames.style_of(item)) is not None:
+            key = f"{style.keyword} {attribute_text(item)}"
+            return f"@{self.named(key, style.body(item).name, item)}"
         if isinstance(item, np.dtype):
             return dtypes.short(item)
         if isinstance(item, primitive.Primitive):

@@ -282,6 +282,11 @@ def is_eager() -> bool:
     return _current.get() is _EVAL
 
 
+def plain_state() -> list[tuple[object, str | None, object]]:
+    """What holds outside every transformation and named axis: (context variable, None, value)."""
+    return [(_current, None, _EVAL), (_axes, None, ())]
+
+
 @contextlib.contextmanager
 def named_axes(*axes: tuple[str, int]) -> Iterator[None]:
     """Make axis names known to collectives inside the block, innermost last."""

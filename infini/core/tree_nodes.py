@@ -93,6 +93,8 @@ class _Key:
 # --- registration ---------------------------------------------------------------------------------
 
 _FlattenWithKeys = Callable[[Any], tuple[Iterable[KeyLeafPair], Any]]
+# Fields of registered dataclasses: those that are children, and those that belong to the structure.
+FIELDS: Final[dict[type, tuple[tuple[str, ...], tuple[str, ...]]]] = {}
 _registered: dict[type, Callable[[Any], tuple[Any, Any, Any]]] = {}  # how optree flattens each class
 
 
@@ -241,6 +243,7 @@ def register_dataclass(
         return node
 
     register_pytree_with_keys(nodetype, to_pairs, from_children)
+    FIELDS[nodetype] = data, meta
     return nodetype
 
 
@@ -268,6 +271,11 @@ def aux_of(node: Any) -> Any:
     if type(node) in _registered:
         return _registered[type(node)](node)[1]
     return type(node) if optree.is_namedtuple_class(type(node)) else None
+
+
+def is_registered(cls: type) -> bool:
+    """Whether somebody registered a class, rather than its being a node from the start."""
+    return cls in _registered
 
 
 def is_leaf_in_jax(cls: type) -> bool:

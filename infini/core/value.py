@@ -237,7 +237,9 @@ def narrow(dtype: np.dtype) -> np.dtype:
 
 
 def _check_fits(host: np.ndarray, target: np.dtype) -> None:
-    if host.dtype in dtypes.INTEGERS and target in dtypes.INTEGERS and host.size:
+    # A Python integer beyond 64 bits is an object for NumPy.
+    is_integer = host.dtype in dtypes.INTEGERS or host.dtype == object
+    if is_integer and target in dtypes.INTEGERS and host.size:
         bounds = np.iinfo(target)
         low, high = int(host.min()), int(host.max())
         if low < bounds.min or high > bounds.max:

@@ -1,8 +1,29 @@
-"""Looking inside: prints and callbacks from compiled programs with the names of `jax.debug`, and why jitted
-functions were traced again.
+"""Looking inside: prints and callbacks from compiled programs with the names of `jax.debug`, why jitted
+functions were traced again, every stage of a compiled program as a page, and how fast its kernels are.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from infini.debug.caches import explain_cache
 from infini.lax.effects import debug_callback as callback, debug_print as print  # noqa: A004  # JAX's name
 
-__all__ = ["callback", "explain_cache", "print"]
+if TYPE_CHECKING:
+    from infini.debug.rooflines import Roofline as Roofline, Row as Row, roofline as roofline
+    from infini.debug.pages import Page as Page, show as show
+
+# What loads the compiler or a library for tables, at its first use.
+_LATER = {"Page": "pages", "Roofline": "rooflines", "Row": "rooflines", "roofline": "rooflines", "show": "pages"}
+__all__ = ["Page", "Roofline", "Row", "callback", "explain_cache", "print", "roofline", "show"]
+
+
+def __getattr__(name: str) -> Any:  # Any: what a module holds
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

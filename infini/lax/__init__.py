@@ -2,6 +2,7 @@
 place.
 """
 
+from infini.lax import linalg as linalg
 from infini.lax.associative import associative_scan as associative_scan
 from infini.lax.calls import (
     call_p as call_p,
@@ -307,6 +308,10 @@ from infini.lax.precision import (
     DotAlgorithmPreset as DotAlgorithmPreset,
     Precision as Precision,
     PrecisionLike as PrecisionLike,
+)
+from infini.lax.quantized import (
+    quantized_matmul as quantized_matmul,
+    quantized_matmul_p as quantized_matmul_p,
 )
 from infini.lax.ragged import (
     RaggedDotDimensionNumbers as RaggedDotDimensionNumbers,

@@ -38,11 +38,13 @@ class Sample:
         shape: its shape.
         dtype: its dtype, where that is not the one under test.
         span: what its elements are drawn from; integers are drawn from the whole numbers in it.
+        made: makes the operand of what was drawn, where not every array will do: a positive definite matrix.
     """
 
     shape: ir.Shape
     dtype: np.dtype | None = None
     span: Span = ANYTHING
+    made: Callable[[np.ndarray], np.ndarray] | None = None
 
     def type_in(self, dtype: np.dtype) -> ArrayType:
         """Type of the operand when `dtype` is under test."""
@@ -73,7 +75,8 @@ class Case:
 
     def draw(self, dtype: np.dtype, rng: np.random.Generator) -> list[np.ndarray]:
         """Operands of the case when `dtype` is under test."""
-        return [draw(s.type_in(dtype), s.span, rng) for s in self.operands]
+        drawn = [draw(s.type_in(dtype), s.span, rng) for s in self.operands]
+        return [x if s.made is None else s.made(x) for s, x in zip(self.operands, drawn, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

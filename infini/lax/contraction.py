@@ -134,6 +134,7 @@ dot_p: Primitive = primitive.register(
             ),
             primitive.TRANSPOSE: _transpose,
             primitive.PLACE: places.every_letter(),
+            primitive.COST: lambda types, attrs: cost(types, spec=attrs["spec"]),
             primitive.CASES: cases.Cases(dtypes.NUMERIC, _cases),
         },
     )

@@ -148,6 +148,7 @@ def _cumulative(
         primitive.JVP: jvp,
         primitive.PLACE: places.place_axes,
         primitive.DECOMPOSE: decompose,
+        primitive.COST: families.PerElement(),
         primitive.CASES: cases.always(
             allowed, *(_case(*example, span) for example in _EXAMPLES[:num_examples])
         ),

@@ -1,9 +1,9 @@
 """Families of operations: helpers that fill most rules of an operation from its signature.
 
 Loop dimensions (left of the core dimensions of the signature) broadcast. Letters give types here, `vmap` in
-`transforms.batching`, placement in `compiler.partition` and cost in `compiler.cost`. Rules receive values
-and run under
-whatever interpreter is current, so they are written with the operations themselves.
+`transforms.batching`, placement in `compiler.partition`; `compiler.cost` adds up the COST rules. Rules
+receive values and run under whatever interpreter is current, so they are written with the operations
+themselves.
 """
 
 from __future__ import annotations
@@ -279,6 +279,24 @@ def in_float32(reference: Callable[..., np.ndarray]) -> Callable[..., np.ndarray
     return rule
 
 
+@dataclass(frozen=True, slots=True)
+class PerElement:
+    """COST rule of an operation that does the same for every element of its largest operand.
+
+    Args:
+        weight: time of one element on a vector unit, an addition being 1; what a fuser weighs.
+        is_transcendental: whether it counts as one of these instead of as one floating-point operation.
+    """
+
+    weight: float = 1.0
+    is_transcendental: bool = False
+
+    def __call__(self, types: Sequence[ArrayType], attrs: ir.Attrs) -> float:
+        """Operations, one per element."""
+        shapes = [t.shape for t in types]
+        return float(prod(np.broadcast_shapes(*shapes))) if self.weight else 0.0
+
+
 def elementwise(
     name: str,
     allowed: Collection[np.dtype],
@@ -290,6 +308,7 @@ def elementwise(
     dtype: DTypeRule | np.dtype | None = None,
     type: Callable[..., tuple[ArrayType, ...]] | None = None,
     decompose: Callable[..., Sequence[Value]] | None = None,
+    cost: PerElement | None = None,
     cases: Sequence[Span] | cases_.Cases | None = None,
     extra: Mapping[RuleKey, Any] | None = None,  # Any: each key has its own kind of rule
 ) -> Primitive:
@@ -305,6 +324,7 @@ def elementwise(
         dtype: dtype of the result; that of the operands when absent.
         type: whole type rule, for operations whose operands differ in dtype.
         decompose: definition by other operations, for backends without the scalar function.
+        cost: work of one element; that of an addition when absent.
         cases: inputs for the oracle tests: one span per operand, or whole cases.
         extra: further rules.
     """
@@ -321,6 +341,7 @@ def elementwise(
         primitive.TYPE: type or type_from_signature(name, signature, allowed, dtype_rule),
         primitive.REFERENCE: in_float32(reference),
         primitive.SCALAR: name,
+        primitive.COST: cost or PerElement(),
         primitive.JVP: no_jvp if jvp is None else jvp_by_operand(*jvp),
         primitive.CASES: cases
         if isinstance(cases, cases_.Cases)

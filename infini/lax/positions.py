@@ -55,6 +55,7 @@ def _position(name: str, reference: Callable[..., Any]) -> Primitive:
                 primitive.PLACE: places.every_letter(None),
                 primitive.WEAK: lambda weak, attrs: False,
                 primitive.DECOMPOSE: decompose,
+                primitive.COST: families.PerElement(),
                 primitive.CASES: cases.always(
                     reduction.ORDERED,
                     *(

@@ -89,6 +89,7 @@ threefry2x32_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.JVP: families.no_jvp,
             primitive.DECOMPOSE: _decompose,
+            primitive.COST: families.PerElement(80.0),
             primitive.WEAK: lambda weak, attrs: False,
         },
     )

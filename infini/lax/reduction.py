@@ -139,6 +139,7 @@ def reduction(
         primitive.JVP: jvp,
         primitive.PLACE: place or places.every_letter(None),
         primitive.DECOMPOSE: decompose,
+        primitive.COST: families.PerElement(),
         primitive.CASES: cases.always(allowed, *(_case(shape, axes, span) for shape, axes in _EXAMPLES)),
     }
     if transpose is not None:

@@ -92,7 +92,7 @@ def _reference(
     xs = arrays[num_consts + num_carry :]
     ys = [np.empty((length, *t.shape), t.dtype) for t in body.out_types[num_carry:]]
     for i in reversed(range(length)) if reverse else range(length):
-        results = evaluate(body, [*consts, *carry, *(x[i] for x in xs)])
+        results = evaluate(body, [*consts, *carry, *(x[i, ...] for x in xs)])
         carry = list(results[:num_carry])
         for y, result in zip(ys, results[num_carry:], strict=True):
             y[i] = result

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive
 from infini.core.value import Value
 from infini.lax import cases, families, indexing, places
@@ -75,6 +75,12 @@ def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see tr
     return trace.bind(sort_p, *moved, **attrs), (True,) * len(args)
 
 
+def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """Comparisons of a sort by merging."""
+    length = types[0].shape[-1]
+    return float(types[0].size * max(length - 1, 0).bit_length() * attrs["num_keys"])
+
+
 def _case(*operands: Sample, num_keys: int = 1, is_smooth: bool = True) -> Case:
     return Case(operands, {"num_keys": num_keys, "is_stable": True}, "exact", is_smooth)
 
@@ -89,6 +95,7 @@ sort_p: Primitive = primitive.register(
             primitive.JVP: _jvp,
             primitive.BATCH: _batch,
             primitive.PLACE: places.place_axes,
+            primitive.COST: _cost,
             primitive.CASES: cases.always(
                 dtypes.ALL,
                 _case(Sample((3, 9))),

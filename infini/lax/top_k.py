@@ -87,6 +87,7 @@ top_k_p: Primitive = primitive.register(
             primitive.JVP: _jvp,
             primitive.PLACE: places.place_axes,
             primitive.DECOMPOSE: _decompose,
+            primitive.COST: families.PerElement(),
             primitive.WEAK: lambda weak, attrs: (weak[0], False),
             primitive.CASES: cases.always(
                 reduction.ORDERED,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +13,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infini.perf import accuracy as accuracy_suite, core as core_suite, record, replay as replay_run
+from infini.perf import (
+    accuracy as accuracy_suite,
+    contestants,
+    core as core_suite,
+    cpu as cpu_suite,
+    judge,
+    plot as plot_,
+    record,
+    replay as replay_run,
+    tables,
+    workload as workload_,
+    workloads,
+)
 
 app = typer.Typer(help="Measurements of infini, with its peers beside it.", no_args_is_help=True)
 
@@ -54,18 +69,129 @@ def core(
 
 
 @app.command()
+def cpu(
+    *,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Take this family; may be given several times.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take workloads whose name begins so, such as softmax; may be given several times."
+        ),
+    ] = None,
+    peers: Annotated[
+        str, typer.Option(help="Contenders beside infini, by commas: jax, torch, torch_compile.")
+    ] = "jax,torch,torch_compile",
+    rounds: Annotated[
+        int, typer.Option(help="Rounds; each starts new processes; 0 for 5, or 1 with --quick.", min=0)
+    ] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of each contender.", min=1)] = 2,
+    quick: Annotated[bool, typer.Option(help="Few sizes, one round and short turns.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Print the workloads and measure nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this file (PNG, SVG, PDF).")] = None,
+    save: Annotated[bool, typer.Option(help="Append the run to bench/results/.")] = True,
+) -> None:
+    """Every workload of the CPU backend beside JAX and PyTorch, against its target."""
+    chosen, probes = _chosen(family or (), only or (), is_quick=quick)
+    if listed:
+        every: list[workload_.Workload | cpu_suite.Probe] = [*chosen, *probes]
+        for item in every:
+            typer.echo(f"{item.family:14}{item.name}{'' if item.is_quick else '  (not in --quick)'}")
+        return
+    wanted = [name.strip() for name in peers.split(",") if name.strip()]
+    names = tuple(name for name in contestants.NAMES if name in wanted or name == "infini")
+    if unknown := sorted(set(wanted) - set(contestants.NAMES)):
+        raise typer.BadParameter(
+            f"there is no contender {unknown[0]!r}; there are {', '.join(contestants.NAMES)}"
+        )
+    options = cpu_suite.Options(
+        names=cpu_suite.installed(names),
+        num_rounds=rounds or (1 if quick else 5),
+        num_threads=threads,
+        turns=2 if quick else 4,
+        budget_s=0.05 if quick else 0.1,
+    )
+    out, err = Console(highlight=False, width=200), Console(stderr=True, highlight=False)
+    if missing := set(names) - set(options.names):
+        err.print(f"not installed, left out: {', '.join(sorted(missing))}")
+    if plot is not None and not plot_.is_available():
+        err.print("matplotlib is not installed, so nothing will be drawn: python -m pip install matplotlib")
+        plot = None
+    limits = cpu_suite.measure_limits(threads)
+    err.print(tables.limits_text(limits))
+    lines: list[judge.Line] = []
+    for name in workload_.TARGETS:
+        tell = err.status(name) if err.is_terminal else None
+        progress = tell.update if tell else (lambda text: None)
+        own = [w for w in chosen if w.family == name]
+        own_probes = [p for p in probes if p.family == name]
+        if not own and not own_probes:
+            continue
+        with tell or contextlib.nullcontext():
+            measured = cpu_suite.measure(own, options, limits, progress)
+            measured += cpu_suite.measure_probes(own_probes, options, progress)
+        found = [judge.line(m) for m in measured]
+        lines += found
+        if not as_json:
+            out.print(tables.family(name, found))
+    verdicts = judge.verdicts(lines)
+    results = judge.as_json(lines, verdicts)
+    if as_json:
+        typer.echo(json.dumps(results, indent=1))
+    else:
+        for table in (tables.failures(lines), tables.verdicts(verdicts)):
+            if table is not None:
+                out.print(table)
+    if save:
+        path = record.append(
+            "cpu", {"options": dataclasses.asdict(options), "limits": limits.as_json(), **results}
+        )
+        err.print(f"appended to {path.relative_to(record.ROOT)}")
+    if plot is not None:
+        plot_.draw(lines, plot)
+
+
+def _chosen(
+    families: Sequence[str], names: Sequence[str], *, is_quick: bool
+) -> tuple[list[workload_.Workload], list[cpu_suite.Probe]]:
+    """The workloads and probes that the options ask for."""
+    if unknown := sorted(set(families) - set(workload_.TARGETS)):
+        raise typer.BadParameter(
+            f"there is no family {unknown[0]!r}; there are {', '.join(workload_.TARGETS)}"
+        )
+
+    def is_asked(item: workload_.Workload | cpu_suite.Probe) -> bool:
+        return (
+            (not families or item.family in families)
+            and (not names or item.name.startswith(tuple(names)))
+            and (item.is_quick or not is_quick)
+        )
+
+    chosen = [w for w in workloads.WORKLOADS if is_asked(w)]
+    probes = [p for p in cpu_suite.PROBES if is_asked(p)]
+    if not chosen and not probes:
+        raise typer.BadParameter("no workload is asked for; --list shows them all")
+    return chosen, probes
+
+
+@app.command()
 def replay(
     metrics_file: Annotated[Path, typer.Argument(help="The .metrics.jsonl that `infini train` wrote.")],
     *,
     data: Annotated[
         list[Path] | None, typer.Option(help="The files and folders that the run was given.")
     ] = None,
+    disturbed: Annotated[
+        int, typer.Option(help="Further runs of JAX from parameters with noise in their last place.", min=0)
+    ] = 0,
     save: Annotated[bool, typer.Option(help="Append the result to bench/results/.")] = True,
 ) -> None:
     """Repeat a training run in JAX, and compare the losses."""
-    found = replay_run.replay(metrics_file, data or [])
+    found = replay_run.replay(metrics_file, data or [], num_disturbed=disturbed)
     for name, value in found.items():
-        typer.echo(f"{name:24}{value:.6g}")
+        typer.echo(f"{name:34}{value:.6g}")
     if save:
         path = record.append("replay", {"measures": found})
         typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)

@@ -55,10 +55,22 @@ class _VJP:
         found = self.pullback(residuals, checked)
         all_weak = all(ct.weak for ct in checked if ct is not None)
         leaves = [
-            result_tangent(ct if ct is None else ct.with_weak(weak and all_weak), t, weak)
+            result_tangent(
+                ct
+                if ct is None
+                else ct.with_weak(weak and all_weak and not _through_parts(t, self.pullback.out_types)),
+                t,
+                weak,
+            )
             for ct, t, weak in zip(found, self.pullback.in_types, self.in_weak, strict=True)
         ]
         return tree.unflatten(self.in_tree, flat.finished(leaves))
+
+
+def _through_parts(in_type: ArrayType, out_types: Sequence[ArrayType]) -> bool:
+    """Whether a derivative by complex numbers is made of real ones: the zero of its other part is not
+    weak."""
+    return in_type.dtype in dtypes.COMPLEX and not any(t.dtype in dtypes.COMPLEX for t in out_types)
 
 
 def _cotangent(ct: Any, type_: ArrayType) -> Value | None:  # Any: a leaf
@@ -179,7 +191,11 @@ def value_and_grad(
         (value,) = flat.finished([value])
         seed = Literal(np.ones((), value.dtype), weak=False)
         leaves = [
-            result_tangent(g if g is None else g.with_weak(x.weak), x.type, x.weak)
+            result_tangent(
+                g if g is None else g.with_weak(x.weak and not _through_parts(x.type, [seed.type])),
+                x.type,
+                x.weak,
+            )
             for g, x in zip(pullback(residuals, [seed]), chosen.operands, strict=True)
         ]
         gradient = chosen.shaped(flat.finished(leaves))

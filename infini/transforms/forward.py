@@ -9,10 +9,10 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from infini.core import array, ir, primitive, trace
+from infini.core import array, dtypes, interpret, ir, primitive, trace
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Value
-from infini.lax import families
+from infini.lax import dead_code, families
 
 Flags = tuple[bool, ...]
 
@@ -146,3 +146,26 @@ def jvp_program(program: Program, nonzero: Flags, force: Flags = ()) -> tuple[Pr
     staged = trace.stage(run, types, name=f"{program.name}_jvp")
     assert not staged.captures, "a program captures nothing"
     return staged.program, flags[0]
+
+
+@functools.lru_cache(maxsize=1024)
+def definition_tangent(
+    op: primitive.Primitive, in_types: tuple[ArrayType, ...], attrs: ir.Attrs, nonzero: Flags
+) -> Program:
+    """The derivative of an operation's definition alone, without its results.
+
+    Args:
+        op: operation with a DECOMPOSE.
+        in_types: types of its operands.
+        attrs: its attributes.
+        nonzero: which operands have a tangent.
+
+    Returns:
+        The program from the operands and their nonzero tangents to the tangents of the results that are
+        inexact.
+    """
+    definition = interpret.decomposition(op, in_types, attrs)
+    moving = tuple(dtypes.is_inexact(t.dtype) for t in definition.out_types)
+    program, _ = jvp_program(definition, nonzero, moving)
+    tangents = program.results[len(definition.results) :]
+    return dead_code.without_dead(program.replace(results=tangents))[0]

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.core import array, ir, primitive, trace
+from infini.core import array, dtypes, ir, primitive, trace
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Value
-from infini.lax import custom_rules, dead_code, families
+from infini.lax import calls, custom_rules, dead_code, families
+from infini.lax.composites import derivative
 from infini.transforms import forward
 from infini.transforms.transposition import backward as backward, transpose_program as transpose_program
 
@@ -157,14 +158,33 @@ class Linearize(trace.Interpreter):
         run_forward, run_backward = op.rule(primitive.VJP)
         with trace.running(self.parent):
             results, residuals = run_forward(*primals, **attrs)
-        types = [r.type for r in results]
+        types = tuple(r.type for r in results)
 
         def pull(saved: Sequence[Value], cts: Sequence[Value | None]) -> Sequence[Value | None]:
             filled = [families.zeros(t) if ct is None else ct for t, ct in zip(types, cts, strict=True)]
             found: Sequence[Value | None] = run_backward(saved, filled, **attrs)
             return found
 
-        return results, custom_rules.bind_linear(self, pull, residuals, primals, tangents, types)
+        if not op.has(primitive.DECOMPOSE):
+            return results, custom_rules.bind_linear(self, pull, residuals, primals, tangents, types)
+        given = tuple(t is not None for t in tangents)
+        moving = tuple(dtypes.is_inexact(t.dtype) for t in types)
+
+        def pull_given(saved: Sequence[Value], cts: Sequence[Value | None]) -> Sequence[Value | None]:
+            found = pull(saved, calls.merge(moving, cts))
+            return [ct for ct, flag in zip(found, given, strict=True) if flag]
+
+        in_types = tuple(p.type for p in primals)
+        moved = derivative.bind_tangent(
+            self,
+            forward.definition_tangent(op, in_types, attrs, given),
+            pull_given,
+            ("vjp", op, types, attrs, given),
+            residuals,
+            primals,
+            [t for t in tangents if t is not None],
+        )
+        return results, calls.merge(moving, moved)
 
 
 class RuleStaging(trace.Interpreter):

@@ -12,11 +12,13 @@ import numpy as np
 
 from infini.core import array as array_, backend, errors, execute, mesh, sharding, trace, tree
 from infini.core.array import Array
+from infini.core.formats import Format
 from infini.core.ir import ArrayType
+from infini.core.layout import AutoLayout, Layout
 from infini.core.sharding import NamedSharding, SingleDeviceSharding
 from infini.core.value import Value
 from infini.lax import placement
-from infini.transforms import flat
+from infini.transforms import flat, layouts
 
 
 def device_put(
@@ -28,7 +30,8 @@ def device_put(
     Args:
         x: pytree of arrays, NumPy arrays and numbers.
         device: `Device`, `NamedSharding`, `P` inside `with mesh:`, or a pytree of these that is a prefix
-            of `x`; None leaves everything where it is, uncommitted.
+            of `x`; None leaves everything where it is, uncommitted. A `Format` asks for a layout of the
+            memory, too: the array is repacked once.
         src: accepted for JAX's sake; arrays know where they are.
         donate: whether the arrays given are deleted, or a prefix tree of booleans; they must not be used
             afterwards.
@@ -45,14 +48,14 @@ def device_put(
         >>> inf.device_put(np.ones(2, np.float32), inf.devices("reference")[0]).committed
         True
     """
-    if device is None or isinstance(device, backend.Device) or placement.is_sharding(device):
+    if device is None or _is_place(device):
         moved = tree.map(lambda leaf: _put(leaf, device), x)
     else:
         moved = tree.map(
             lambda where, part: tree.map(lambda leaf: _put(leaf, where), part),
             device,
             x,
-            is_leaf=lambda d: isinstance(d, backend.Device) or placement.is_sharding(d),
+            is_leaf=_is_place,
         )
     if donate is not False:
         flags = tree.leaves(tree.broadcast(donate, x))
@@ -61,16 +64,22 @@ def device_put(
     return moved
 
 
+def _is_place(x: object) -> bool:
+    return isinstance(x, (backend.Device, Format)) or placement.is_sharding(x)
+
+
 def _donate(given: Any, found: Value, is_donated: bool) -> None:  # Any: a leaf
     """Delete an array that was put elsewhere, unless the result lies in its memory."""
     if not is_donated or not isinstance(given, Array) or not isinstance(found, Array) or found is given:
         return
-    if not any(a is b for a in given.buffers for b in found.buffers):
+    if not any(a is b for a in given.memory.buffers for b in found.memory.buffers):
         given.delete()
 
 
 def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
     (value,) = flat.values([leaf], "what device_put is given")
+    if isinstance(where, Format):
+        return _put_format(value, where)
     if isinstance(where, backend.Device):
         where = sharding.on_one(where)
     if isinstance(where, mesh.PartitionSpec):
@@ -78,9 +87,15 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
     if not trace.is_eager():
         is_split = isinstance(where, NamedSharding)
         return placement.constrain(value, where.mesh.abstract, where.spec) if is_split else value
+    if isinstance(where, (Layout, AutoLayout)):
+        raise errors.ValueMismatchError(
+            "device_put takes no bare layout", got=str(where), fix="wrap it: Format(layout, x.sharding)"
+        )
     array = trace.to_array(value)
     if where is None:
         return array
+    if array.layout is not None and array.sharding == where:
+        return Array.arranged(array.type, array.memory, where, weak=array.weak, committed=True)
     if isinstance(where, SingleDeviceSharding):
         buffer = execute.on_device(array, where.device)
         return Array(array.type, (buffer,), where, weak=array.weak, committed=True)
@@ -88,6 +103,47 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
     if isinstance(array.sharding, NamedSharding) and array.sharding.mesh == where.mesh:
         return _respread(array, where)
     return Array(array.type, execute.shards(array, where), where, weak=array.weak, committed=True)
+
+
+def _put_format(value: Value, where: Format) -> Value:
+    if isinstance(where.layout, AutoLayout):
+        raise errors.ValueMismatchError(
+            "device_put needs a concrete layout",
+            got=f"{where} for {value.type}",
+            fix="compile first: the formats a program wants are compiled.input_formats",
+        )
+    if where.layout is not None:
+        layouts.check_fits(where.layout, value.shape, "device_put")
+    moved = _put(value, where.sharding)
+    return layouts.arranged(moved, where.layout) if where.layout and isinstance(moved, Array) else moved
+
+
+def with_layout_constraint(x: Any, layouts_: Any) -> Any:  # Any: pytrees
+    """Lay out the memory of arrays, as `jax.experimental.layout.with_layout_constraint`.
+
+    Inside a program this checks and does nothing else: what lies in between is the compiler's to lay out,
+    and results are as `out_shardings` says.
+
+    Args:
+        x: pytree of arrays.
+        layouts_: a `Layout`, or a tree of them that is a prefix of `x`.
+
+    Raises:
+        ValueMismatchError: a layout has another rank than its array.
+        TypeMismatchError: there is something else than a layout.
+    """
+    leaves, treedef = tree.flatten(x)
+    found = []
+    for leaf, layout in zip(leaves, tree.leaves(tree.broadcast(layouts_, x)), strict=True):
+        if not isinstance(layout, Layout):
+            raise errors.TypeMismatchError(
+                "with_layout_constraint needs concrete layouts", got=repr(layout), expected="a Layout"
+            )
+        (value,) = flat.values([leaf], "what with_layout_constraint is given")
+        layouts.check_fits(layout, value.shape, "with_layout_constraint")
+        is_eager = trace.is_eager()
+        found.append(layouts.arranged(trace.to_array(value), layout) if is_eager else value)
+    return tree.unflatten(treedef, found)
 
 
 def _respread(x: Array, where: NamedSharding) -> Array:

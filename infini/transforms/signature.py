@@ -10,7 +10,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from infini.core import dtypes, errors, ir, sharding as sharding_, tree
+from infini.core.formats import Format
 from infini.core.ir import ArrayType
+from infini.core.layout import Layout
 from infini.core.value import Value
 from infini.transforms import flat
 
@@ -22,7 +24,7 @@ class ShapeDtypeStruct:
     Args:
         shape: its shape.
         dtype: its dtype.
-        sharding: where it would live, or None.
+        sharding: where it would live, or None; a `Format` says how it would lie in memory, too.
         weak_type: whether the dtype yields to others, as a Python number's does.
     """
 
@@ -30,6 +32,7 @@ class ShapeDtypeStruct:
     dtype: np.dtype
     sharding: Any = None
     weak_type: bool = False
+    layout: Layout | None = None
 
     def __init__(
         self, shape: Sequence[int], dtype: Any, *, sharding: Any = None, weak_type: bool = False
@@ -37,8 +40,16 @@ class ShapeDtypeStruct:
         object.__setattr__(self, "shape", tuple(int(n) for n in shape))
         is_nothing = isinstance(dtype, np.dtype) and dtype == dtypes.float0
         object.__setattr__(self, "dtype", dtype if is_nothing else dtypes.canonical(dtype))
-        object.__setattr__(self, "sharding", sharding)
+        layout = sharding.layout if isinstance(sharding, Format) else None
+        object.__setattr__(self, "layout", layout if isinstance(layout, Layout) else None)
+        where = sharding.sharding if isinstance(sharding, Format) else sharding
+        object.__setattr__(self, "sharding", where)
         object.__setattr__(self, "weak_type", weak_type)
+
+    @property
+    def format(self) -> Format:
+        """How it would lie in memory, and where."""
+        return Format(self.layout, self.sharding)
 
     @property
     def type(self) -> ArrayType:
@@ -63,7 +74,10 @@ class ShapeDtypeStruct:
     def update(self, **changes: Any) -> ShapeDtypeStruct:
         """The same description with some fields changed."""
         fields = {
-            "shape": self.shape, "dtype": self.dtype, "sharding": self.sharding, "weak_type": self.weak_type
+            "shape": self.shape,
+            "dtype": self.dtype,
+            "sharding": self.format if self.layout else self.sharding,
+            "weak_type": self.weak_type,
         }  # fmt: skip
         unknown = sorted(set(changes) - set(fields))
         if unknown:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.core import array, backend, errors, execute, ir, trace, tree
+from infini.core import array, backend, errors, execute, ir, layout as layout_, sharding, trace, tree
+from infini.core.formats import Format
+from infini.core.layout import Layout
 from infini.core.value import Value
 from infini.lax import calls
-from infini.transforms import flat
+from infini.transforms import flat, layouts as layouts_
 from infini.transforms.signature import ShapeDtypeStruct
 
 
@@ -50,6 +53,36 @@ class Specialisation:
             results = trace.bind(calls.call_p, *staged.captures, *values, body=staged.program, name=self.name)
         marked = [r.with_weak(flag) if flag else r for r, flag in zip(results, staged.weak, strict=True)]
         return tree.unflatten(self.out_tree, self.out_holes.fill(marked))
+
+    def repeatable(self, values: Sequence[Value]) -> backend.Call | None:
+        """A call with these operands that has been made, for `backend.CallPath`, the arguments left out; None
+        when it is one that only Python can make.
+        """
+        arrays = [v for v in (*self.staged.captures, *values) if isinstance(v, array.Array)]
+        if self.in_holes.shapes or self.out_holes.shapes or self.runner.options.mesh is not None:
+            return None
+        if any(a.layout is not None for a in arrays):
+            return None
+        placement, committed = execute.common_sharding(arrays)
+        if not isinstance(placement, sharding.SingleDeviceSharding):
+            return None
+        executable = self.runner.last_executable(placement.device)
+        if executable is None or any(a.sharding is not placement for a in arrays):
+            return None
+        finish = None if self.out_tree.is_leaf() else self.out_tree.unflatten
+        return backend.Call(
+            args=(),
+            kwargs={},
+            static=frozenset(),
+            static_names=frozenset(),
+            captures=self.staged.captures,
+            executable=executable,
+            placement=placement,
+            committed=committed,
+            out_types=self.staged.program.out_types,
+            out_weak=tuple(self.staged.weak),
+            finish=finish,
+        )
 
     @property
     def out_info(self) -> Any:  # Any: a pytree
@@ -142,10 +175,24 @@ class _Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Layouts:
+    """Layouts of a function that is being compiled.
+
+    Args:
+        inputs: one per dynamic leaf; nothing when no argument has or wants one.
+        outputs: tree of formats for the results, or None.
+    """
+
+    inputs: tuple[layouts_.Wanted, ...] = ()
+    outputs: Any = None  # Any: a pytree
+
+
+@dataclass(frozen=True, slots=True)
 class Traced(_Stage):
     """A function traced at the types of some arguments."""
 
     traced: Specialisation
+    layouts: Layouts = Layouts()
 
     @property
     def jaxpr(self) -> ir.Program:
@@ -164,7 +211,7 @@ class Traced(_Stage):
 
     def lower(self, *, lowering_platforms: Any = None) -> Lowered:
         """The next stage. The program is the same for every platform."""
-        return Lowered(self.traced)
+        return Lowered(self.traced, self.layouts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +219,7 @@ class Lowered(_Stage):
     """A traced function before compilation."""
 
     traced: Specialisation
+    layouts: Layouts = Layouts()
 
     @property
     def name(self) -> str:
@@ -202,8 +250,15 @@ class Lowered(_Stage):
             compiler_options: must be empty; knobs are set with `infini.config`.
         """
         check_compiler_options(compiler_options)
-        device = backend.default_device()
-        return Compiled(self.traced, execute.compile(self.program, device, self.traced.runner.options))
+        device, options = backend.default_device(), self.traced.runner.options
+        captures = [x.layout if isinstance(x, array.Array) else None for x in self.traced.staged.captures]
+        wanted = [*captures, *self.layouts.inputs]
+        wanted += [None] * (len(self.program.params) - len(wanted))
+        if any(item is not None for item in wanted):
+            chosen = execute.chosen_layouts(self.program, device, options, wanted)
+            options = dataclasses.replace(options, in_layouts=chosen if any(chosen) else ())
+        executable = execute.compile(self.program, device, options)
+        return Compiled(self.traced, executable, options.in_layouts, self.layouts.outputs)
 
 
 def check_compiler_options(options: Mapping[str, Any] | None) -> None:
@@ -255,12 +310,50 @@ class Compiled(_Stage):
 
     traced: Specialisation
     executable: backend.Executable
+    in_layouts: tuple[Layout | None, ...] = ()
+    out_formats: Any = None  # Any: a pytree
+
+    @property
+    def input_formats(self) -> Any:  # Any: a pytree
+        """How the program wants its dynamic arguments in memory, as (args, kwargs): see `device_put`."""
+        count = len(self.traced.staged.captures)
+        types = self.program.in_types
+        layouts = self.in_layouts or (None,) * len(types)
+        leaves = self._formats(types[count:], layouts[count:], self.executable.in_specs[count:])
+        return tree.unflatten(self.in_tree, self.traced.in_holes.fill(leaves))
+
+    @property
+    def output_formats(self) -> Any:  # Any: a pytree
+        """How the results lie in memory."""
+        types = self.program.out_types
+        found = self._formats(types, [None] * len(types), self.executable.out_specs)
+        result = tree.unflatten(self.out_tree, self.traced.out_holes.fill(found))
+        if self.out_formats is None:
+            return result
+        wanted = layouts_.of_leaves(self.out_formats, self.out_info, "out_shardings")
+        asked = [
+            Format(normal, f.sharding) if isinstance(w, Layout) and (normal := layout_.normal(w)) else f
+            for f, w in zip(found, wanted, strict=True)
+        ]
+        return tree.unflatten(self.out_tree, self.traced.out_holes.fill(asked))
+
+    def _formats(
+        self, types: Sequence[ir.ArrayType], layouts: Sequence[Layout | None], specs: Sequence[Any]
+    ) -> list[Format]:  # Any: specs
+        shown = [layout_.shown(item, t.ndim) for item, t in zip(layouts, types, strict=True)]
+        if self.traced.runner.options.mesh is None:
+            place = sharding.on_one(backend.default_device())
+            return [Format(item, place) for item in shown]
+        mesh = execute.mesh_of([], self.traced.runner.options, self.traced.runner.mesh)
+        places = [sharding.NamedSharding(mesh, sharding.P(*spec)) for spec in specs]
+        return [Format(item, where) for item, where in zip(shown, places, strict=True)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # Any: pytrees
         """Run on arguments of the types it was compiled for, static ones left out.
 
         Raises:
             TypeMismatchError: structure or types differ, or the call is inside a transformation.
+            ValueMismatchError: an array is committed to another layout than `input_formats` says.
         """
         if not trace.is_eager():
             raise errors.TypeMismatchError(
@@ -282,7 +375,12 @@ class Compiled(_Stage):
             raise errors.TypeMismatchError(
                 f"the compiled {self.traced.name} takes other types", got=str(found), expected=str(expected)
             )
-        return self.traced(values)
+        count = len(self.traced.staged.captures)
+        wanted = self.in_layouts[count:] or (None,) * len(values)
+        found_results = self.traced(layouts_.compiled(values, wanted, self.traced.name))
+        if self.out_formats is None:
+            return found_results
+        return layouts_.results(found_results, self.out_formats, "out_shardings")
 
     call = __call__
 

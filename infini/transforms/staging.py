@@ -7,18 +7,19 @@ axes in scope and the knobs that change results. A jitted function inside anothe
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from infini.core import backend as backend_, config, errors, events, execute, ir, sharding, trace, tree
 from infini.core.ir import ArrayType
 from infini.core.value import Value
-from infini.transforms import flat, placement, signature, stages
+from infini.transforms import flat, layouts, placement, signature, stages
 from infini.transforms.signature import Key, Marks, ShapeDtypeStruct as ShapeDtypeStruct
-from infini.transforms.stages import Specialisation, Traced
+from infini.transforms.stages import Layouts, Specialisation, Traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Options:
         mesh: devices of its placements, when it has some.
         is_inline: whether its body takes the place of a call inside another trace.
         device: where its arguments are put, when one is given.
+        asked: layouts of arguments and results.
     """
 
     static: Marks = Marks()  # noqa: RUF009  # immutable
@@ -40,6 +42,10 @@ class Options:
     mesh: sharding.Mesh | None = None
     is_inline: bool = False
     device: backend_.Device | None = None
+    asked: layouts.Asked = layouts.Asked()  # noqa: RUF009  # immutable
+
+
+_Path: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any] | None
 
 
 class Jitted:
@@ -50,21 +56,79 @@ class Jitted:
         self.fun = fun
         self.options = options
         self._static, self._donated = options.static, options.donated
+        self._asks_layouts = bool(options.asked)
         self._name = getattr(fun, "__name__", type(fun).__name__)
         self._cache: execute.BoundedCache[Key, Specialisation] = execute.BoundedCache(1024)
         self.num_traces = 0
         self.misses: deque[str] = deque(maxlen=100)
+        self._path: _Path = None
+        self._learner: backend_.CallPath | None = None
+        self._repeats = not self._asks_layouts and options.device is None
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._path is not None:
+            result = self._path(args, kwargs)
+            if result is not NotImplemented:
+                return result
         if config.get("disable_jit"):
             return self.fun(*args, **kwargs)
         values, specialisation = self.specialise(args, kwargs)
         if self.options.device is not None and trace.is_eager():
             values = [placement.device_put(x, self.options.device) for x in values]
-        return specialisation(values)
+        if self._asks_layouts and trace.is_eager():
+            return self._in_layouts(args, kwargs, values, specialisation)
+        results = specialisation(values)
+        if self._repeats and trace.is_eager():
+            self._learn(args, kwargs, values, specialisation)
+        return results
+
+    def _learn(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], values: Sequence[Value], found: Specialisation
+    ) -> None:
+        """Let the backend repeat calls like this one without us, where it can."""
+        call = found.repeatable(values)
+        if call is None:
+            return
+        if self._learner is None:
+            driver = call.placement.device.backend
+            self._learner = driver.call_path() if isinstance(driver, backend_.HasCallPath) else None
+            if self._learner is None:
+                self._repeats = False
+                return
+            self._path = self._learner.call
+        self._learner.learn(
+            dataclasses.replace(
+                call,
+                args=args,
+                kwargs=kwargs,
+                static=frozenset(self._static.positions(len(args))),
+                static_names=frozenset(self._static.names),
+            )
+        )
+
+    def _in_layouts(
+        self, args: Sequence[Any], kwargs: dict[str, Any], values: list[Value], found: Specialisation
+    ) -> Any:  # Any: a pytree
+        """Results of a call of a function that asks for layouts."""
+        wanted = self._wanted_layouts(args, kwargs, found)
+        results = found(layouts.called(values, wanted, self._name))
+        outputs = self.options.asked.outputs
+        return results if outputs is None else layouts.results(results, outputs, "out_shardings")
+
+    def _wanted_layouts(
+        self, args: Sequence[Any], kwargs: dict[str, Any], found: Specialisation
+    ) -> list[layouts.Wanted]:
+        dynamic, named, _ = self._split_static(args, kwargs)
+        asked = self.options.asked
+        wanted = layouts.of_leaves(asked.inputs, dynamic, "in_shardings")
+        wanted += layouts.of_leaves(None, named, "in_shardings")
+        count = len(found.staged.captures)
+        donated = [n - count for n in found.runner.options.donated]
+        layouts.check_donated(wanted, donated, asked.outputs)
+        return wanted
 
     def specialise(
         self, args: Sequence[Any], kwargs: dict[str, Any], *, requires_hashable: bool = True
@@ -150,7 +214,8 @@ class Jitted:
         call.__name__ = self._name
         f = flat.FlatFunction(call, in_tree, holes=holes)
         in_types, weak = [t for t, _ in types], [w for _, w in types]
-        staged = trace.stage(f, in_types, weak=weak, name=self._name, transform="jit")
+        with execute.unswept():
+            staged = trace.stage(f, in_types, weak=weak, name=self._name, transform="jit")
         assert f.out_tree is not None
         donated = self._donated_parameters(args, kwargs, set(positions), len(staged.captures))
         options = backend_.CompileOptions(
@@ -186,7 +251,11 @@ class Jitted:
         leaves, in_tree = tree.flatten((dynamic_args, dynamic_kwargs))
         holes, leaves = flat.Holes.of(leaves)
         types = [signature.type_and_weak(x) for x in leaves]
-        return Traced(self._trace(args, kwargs, in_tree, holes, types, static))
+        found = self._trace(args, kwargs, in_tree, holes, types, static)
+        wanted = self._wanted_layouts(args, kwargs, found)
+        inputs = layouts.lowered(leaves, wanted, self._name)
+        has_layouts = any(item is not None for item in inputs)
+        return Traced(found, Layouts(tuple(inputs) if has_layouts else (), self.options.asked.outputs))
 
     def lower(self, *args: Any, **kwargs: Any) -> stages.Lowered:
         """Trace at these arguments (or `ShapeDtypeStruct` in their place), ready to compile."""
@@ -199,6 +268,8 @@ class Jitted:
     def clear_cache(self) -> None:
         """Forget every specialisation."""
         self._cache.clear()
+        if self._learner is not None:
+            self._learner.forget()
 
     def __repr__(self) -> str:
         return f"<jitted {self._name}, {len(self._cache)} specialisations>"
@@ -239,7 +310,8 @@ def jit(  # noqa: PLR0913  # JAX's arguments
         fun: function of arrays and pytrees of arrays, without side effects.
         in_shardings: how arguments are split over a mesh: a placement, or a tuple with one tree of
             placements (a prefix of the argument) per dynamic positional argument; None where the
-            partitioner chooses.
+            partitioner chooses. A `Format` asks for a layout of the memory, too; `Layout.AUTO` in it lets
+            the compiler choose, see `lower(...).compile().input_formats`.
         out_shardings: the same for the result.
         static_argnums: positions of arguments that are compile-time constants; they must be hashable.
         static_argnames: the same by keyword; each set is completed from the other by the function's
@@ -294,6 +366,8 @@ def jit(  # noqa: PLR0913  # JAX's arguments
         raise errors.ValueMismatchError(
             "jit: an argument cannot be both static and donated", got=str(static_argnums)
         )
+    in_shardings, in_formats = layouts.split(in_shardings, "in_shardings")
+    out_shardings, out_formats = layouts.split(out_shardings, "out_shardings")
     mesh = None
     if in_shardings is not None or out_shardings is not None:
         fun, mesh = placement.constrained(fun, in_shardings, out_shardings, static.numbers)
@@ -304,6 +378,7 @@ def jit(  # noqa: PLR0913  # JAX's arguments
         mesh,
         inline,
         _device(device, backend),
+        layouts.Asked(in_formats, out_formats),
     )
     return Jitted(fun, options)
 

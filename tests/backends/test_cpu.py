@@ -225,10 +225,17 @@ def test_profile_times_every_phase():
     program = program_of(lambda x: programs.softmax(x @ x), f32(64, 64))
     executable = CPU.compile(program, CompileOptions())
     found = executable.profile([CPU.put(x, DEVICE) for x in inputs_for(program.in_types)])
-    assert all(phase.ns >= 0 for phase in found)
-    assert any(phase.name.startswith("dot") for phase in found) and any(
-        "exp" in phase.name for phase in found
-    )
+    assert all(phase.ns >= 0 and phase.runs == 1 for phase in found.phases)
+    assert 0 < sum(phase.ns for phase in found.phases) < found.wall_ns * 1.01
+    names = [phase.name for phase in found.phases]
+    assert any(name.startswith("dot") for name in names) and any("exp" in name for name in names)
+
+
+def test_profile_counts_the_runs_of_phases_in_loops():
+    program = program_of(lambda x: lax.fori_loop(0, 7, lambda i, c: programs.softmax(c @ c), x), f32(64, 64))
+    executable = CPU.compile(program, CompileOptions())
+    found = executable.profile([CPU.put(x, DEVICE) for x in inputs_for(program.in_types)], calls=3)
+    assert {phase.runs for phase in found.phases if phase.name.startswith("dot")} == {7}
 
 
 def test_text_of_every_stage():

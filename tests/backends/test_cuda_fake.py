@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("triton")
 
 import infini as inf  # after the skip
-from infini import lax
+from infini import lax, quantization
 from infini.backends import cuda
 from infini.backends.cuda import driver, executable, gemm
 from infini.backends.reference import interpreter
@@ -136,6 +136,18 @@ def test_products_by_the_library_and_by_a_kernel(
 
 def test_a_kernel_by_hand(backend: Any, rng: Any) -> None:
     check(backend, lambda x, w: kernels.rms_norm(x, w), normal(rng, 4, 24), normal(rng, 24))
+
+
+@pytest.mark.parametrize("scheme", ["Q5_1", "int8"])
+def test_a_product_with_a_quantized_matrix(scheme: str, backend: Any, machine: Machine, rng: Any) -> None:
+    with inf.config(device="reference"):
+        w = inf.tree.map(np.asarray, quantization.quantize(normal(rng, 10, 64), scheme))
+
+    def function(x: Any, *planes: Any) -> Any:
+        return lax.quantized_matmul(x, inf.tree.unflatten(inf.tree.structure(w), planes))
+
+    check(backend, function, normal(rng, 4, 64), *w.planes, tolerance=1e-4)
+    assert (machine.count("gemm"), machine.count("launch")) == (1, 1)
 
 
 def test_views_constants_and_several_results(backend: Any, rng: Any) -> None:

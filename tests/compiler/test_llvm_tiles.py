@@ -238,6 +238,30 @@ def test_strided_and_reversed_loads(rng: np.random.Generator) -> None:
     k.check(Kernel((1,), (even, back), (store,), (ArrayType((16,), dtypes.float32),), body), x, x)
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 16, 21])
+@pytest.mark.parametrize(
+    "dtype", [dtypes.float32, dtypes.float64, dtypes.int8, dtypes.bfloat16, dtypes.bool_]
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_every_other_element(size: int, dtype: np.dtype, first: int, rng: np.random.Generator) -> None:
+    """The last element that is read is the last of the array."""
+    x = numbers(rng, (2 * size - 1 + first,), dtype)
+    body = k.body_of(lambda x: e.convert_element_type(x, np.float32), [ArrayType((size,), dtype)], 1)
+    load = Access((size,), ((0,),), ((2,),), (first,))
+    store = Access.whole((size,), 1)
+    k.check(Kernel((1,), (load,), (store,), (ArrayType((size,), dtypes.float32),), body), x)
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64, dtypes.int8, dtypes.bfloat16])
+@pytest.mark.parametrize("first", [-3, -2, 0, 5])
+def test_every_other_element_outside_is_filled(first: int, dtype: np.dtype, rng: np.random.Generator) -> None:
+    x = numbers(rng, (39,), dtype)
+    body = k.body_of(lambda x: e.convert_element_type(x, np.float32), [ArrayType((23,), dtype)], 1)
+    load = Access((23,), ((0,),), ((2,),), (first,), 1.0)
+    store = Access.whole((23,), 1)
+    k.check(Kernel((1,), (load,), (store,), (ArrayType((23,), dtypes.float32),), body), x)
+
+
 def test_store_across_the_rows(rng: np.random.Generator) -> None:
     x = numbers(rng, (12, 20), dtypes.float32)
     body = k.body_of(lambda x: e.exp(x), [ArrayType((20,), dtypes.float32)], 1)

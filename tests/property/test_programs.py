@@ -57,3 +57,14 @@ def test_donation_changes_nothing(program: Program, seed: int, data: st.DataObje
     donated = run("cpu", program, arrays, donated=tuple(sorted(numbers)))
     for x, y in zip(donated, run("cpu", program, arrays), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.filterwarnings("ignore:.donation-unused")
+@hypothesis.given(programs.programs(families=programs.EXACT), st.integers(0, 9), st.booleans())
+def test_a_memory_budget_changes_nothing(program: Program, seed: int, is_donated: bool) -> None:
+    arrays = programs.arguments(program, seed)
+    donated = tuple(range(len(arrays))) if is_donated else ()
+    with config.config(memory_budget=1):
+        found = run("cpu", program, arrays, donated=donated)
+    for x, y in zip(found, run("cpu", program, arrays), strict=True):
+        np.testing.assert_array_equal(x, y)

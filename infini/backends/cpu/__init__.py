@@ -7,18 +7,28 @@ With the knob `cpu_devices` one process looks like several devices that share me
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from infini.backends import routes, spmd
-from infini.backends.cpu.executable import CpuExecutable
+from infini.backends.cpu import call_path, images, inspect, link
+from infini.backends.cpu.executable import Built, CpuExecutable, compiled
 from infini.backends.spmd import executable as spmd_executable
-from infini.compiler import memory, pipeline, steps
-from infini.compiler.llvm import lower, target as target_
+from infini.compiler import dump, inspection, memory, ordering, pipeline, rematerialise, steps
+from infini.compiler.llvm import (
+    layouts as llvm_layouts,
+    linear_algebra,
+    lower,
+    program as program_,
+    target as target_,
+    together,
+)
 from infini.compiler.passes import inline
 from infini.compiler.steps import Block, Plan
-from infini.core import backend as backend_, errors, events, ir, primitive
+from infini.core import backend as backend_, config, errors, events, ir, primitive
 from infini.core.backend import CompileOptions, Device, Executable
+from infini.core.layout import AUTO, AutoLayout, Layout
 from infini.core.memory import HOST, HostBuffer
 
 
@@ -64,12 +74,49 @@ class CpuBackend:
         """
         if options.mesh is not None:
             return spmd_executable.compile(self, program, options)
-        fused, block, plan = build(program, options, target_.host_target())
-        return CpuExecutable(program, fused, block, plan, options, target_.host_target())
+        target = target_.host_target()
+        key = images.key(program, options, target)
+        image = images.read(key) if key is not None else None
+        addresses = link.stored(image, target) if image is not None else None
+        if image is not None and addresses is not None:
+            return CpuExecutable(
+                program, options, target, image, addresses, lambda: Built(*build(program, options, target))
+            )
+        recorder = dump.recorder()
+        found = compiled(program, options, target, Built(*build(program, options, target, recorder)))
+        if recorder is not None:
+            dump.write(inspect.inspection(program, recorder, found.native, target))
+        # What a compilation says about donated arrays is said every time.
+        if key is not None and not unused_donations(found.block, found.plan, options):
+            images.write(key, found.image)
+        return found
+
+    def inspect(self, program: ir.Program, options: CompileOptions) -> inspection.Inspection:
+        """Every stage of a program, from traced to assembly."""
+        recorder, target = inspection.Recorder(), target_.host_target()
+        _, block, plan = build(program, options, target, recorder)
+        return inspect.inspection(program, recorder, program_.write(block, plan, target), target)
 
     def route(self, program: ir.Program, op: primitive.Primitive) -> backend_.Route:
         """How `op` is computed in a program made of nothing else."""
         return route(program, op)
+
+    def call_path(self) -> backend_.CallPath | None:
+        """A short way for the calls of one jitted function."""
+        return call_path.make()
+
+    def preferred_layouts(
+        self, program: ir.Program, layouts: Sequence[Layout | AutoLayout | None], options: CompileOptions
+    ) -> tuple[Layout | None, ...]:
+        """Layouts of the parameters, those that are `AUTO` chosen: panels of weights above all."""
+        if options.mesh is None:
+            found = _preferred(program)
+        else:
+            found = spmd_executable.preferred_layouts(program, options, _preferred)
+        return tuple(
+            best if asked is AUTO else asked  # type: ignore[misc]  # the others are layouts
+            for asked, best in zip(layouts, found, strict=True)
+        )
 
     def memory_stats(self, device: Device) -> dict[str, int]:
         """Bytes in use, at the peak and kept for reuse."""
@@ -85,28 +132,49 @@ def route(program: ir.Program, op: primitive.Primitive) -> backend_.Route:
         has_route=lower.has_route,
         routes=lower.ROUTES,
         inlined=inline.CALLS,
+        library=linear_algebra.NAMES,
     )
 
 
+def _preferred(program: ir.Program) -> tuple[Layout | None, ...]:
+    """The best layouts of the parameters of a program on one device."""
+    for step in pipeline.canonical_passes(lower.has_route, backend="cpu"):
+        program = step.run(program)
+    return llvm_layouts.preferred(program, target_.host_target())
+
+
 def build(
-    program: ir.Program, options: CompileOptions, target: target_.Target
+    program: ir.Program,
+    options: CompileOptions,
+    target: target_.Target,
+    observe: pipeline.Observer | None = None,
 ) -> tuple[ir.Program, Block, Plan]:
     """Everything but machine code: the program in kernels, its steps, and their memory."""
-    fused = pipeline.run(program, lower.has_route, backend="cpu", declared=options.extents)
-    block = lower.lower(fused, target)
-    donated = frozenset(options.donated)
-    plan = memory.plan(block, memory.Ends(writable=donated, is_free=True))
+    fused = pipeline.run(
+        program,
+        lower.has_route,
+        backend="cpu",
+        declared=options.extents,
+        reads_panels=lambda equation: lower.reads_panels(equation, target),
+        observe=observe,
+    )
+    ends = memory.Ends(writable=frozenset(options.donated), is_free=True)
+    block = ordering.ordered(lower.lower(fused, target), ends)
+    if budget := config.get("memory_budget"):
+        block = rematerialise.within(block, ends, budget)
+    block = together.grouped(block, ends.writable)
+    plan = memory.plan(block, ends)
     check_donation(program, block, plan, options)
     return fused, block, plan
 
 
 def check_donation(program: ir.Program, block: Block, plan: Plan, options: CompileOptions) -> None:
-    """Say which donated parameters no result could reuse; scalars are not worth a word.
+    """Say which donated parameters no result could reuse.
 
     Raises:
         DonationError: there is one, and the options require donation.
     """
-    unused = [i for i in options.donated if i not in plan.donated and block.params[i].type.size > 1]
+    unused = unused_donations(block, plan, options)
     if not unused:
         return
     reasons = [_why_unused(block, i) for i in unused]
@@ -123,6 +191,11 @@ def check_donation(program: ir.Program, block: Block, plan: Plan, options: Compi
         level="warning",
         parameters=tuple(unused),
     )
+
+
+def unused_donations(block: Block, plan: Plan, options: CompileOptions) -> list[int]:
+    """Donated parameters that no result could reuse; scalars are not worth a word."""
+    return [i for i in options.donated if i not in plan.donated and block.params[i].type.size > 1]
 
 
 def _why_unused(block: Block, number: int) -> str:

@@ -1,33 +1,28 @@
 """Object files: compile LLVM IR, keep the result on disk, load it into this process.
 
-The disk cache is keyed by the text, the processor and the versions that decide the machine code, so an
-entry is never wrong, only missing; entries carry a checksum, are written under another name and renamed,
-and a broken one is compiled again. No IR passes run: the emitters write code as it should be, and only the
+The disk cache (`compiler.disk_cache`) is keyed by the text, the processor and the versions that decide the
+machine code. No IR passes run: the emitters write code as it should be, and only the
 code generator works on it (level 2).
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import hashlib
-import os
-import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Final
 
 import llvmlite.binding as llvm
 
+from infini.compiler import disk_cache
 from infini.compiler.llvm import target as target_
 from infini.compiler.llvm.target import Target
 from infini.core import config, errors
 
 EMITTER_VERSION: Final = 1  # raise when compiled code changes meaning without its text changing
-_MAGIC: Final = b"infini-object-1\n"
+KIND: Final = "objects"  # of entries of the disk cache
 _DIGEST_SIZE: Final = 20
 CODE_LEVEL: Final = 2  # effort of the code generator, LLVM's -O
 
@@ -44,15 +39,16 @@ def compile_module(text: str, target: Target, *, level: int = CODE_LEVEL) -> byt
         LoweringError: LLVM refuses the text.
     """
     key = object_key(text, target, level)
-    path = None if config.get("no_cache") else cache_folder() / key[:2] / f"{key}.o"
-    if path is not None:
-        found = _read(path)
-        if found is not None:
-            return found
-    code = _generate(text, target, level)
-    if path is not None:
-        _write(path, code)
-    return code
+    found = disk_cache.read(KIND, key)
+    if found is None:
+        found = _generate(text, target, level)
+        disk_cache.write(KIND, key, found)
+    return found
+
+
+def stored(key: str) -> bytes | None:
+    """The object file under a key of `object_key`, when it is on disk."""
+    return disk_cache.read(KIND, key)
 
 
 def compile_modules(texts: Sequence[str], target: Target, num_threads: int = 1) -> list[bytes]:
@@ -80,45 +76,6 @@ def object_key(text: str, target: Target, level: int = CODE_LEVEL) -> str:
         f"{EMITTER_VERSION}.{level}",
     )
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=_DIGEST_SIZE).hexdigest()
-
-
-def cache_folder() -> Path:
-    """Folder of compiled objects: the knob `cache_dir`, or the user's cache folder."""
-    chosen = config.get("cache_dir")
-    if chosen:
-        return Path(chosen) / "objects"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "infini" / "objects"
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    start = len(_MAGIC) + _DIGEST_SIZE
-    digest = hashlib.blake2b(content[start:], digest_size=_DIGEST_SIZE).digest()
-    is_whole = content.startswith(_MAGIC) and content[len(_MAGIC) : start] == digest and len(content) > start
-    return content[start:] if is_whole else None
-
-
-def _write(path: Path, code: bytes) -> None:
-    content = _MAGIC + hashlib.blake2b(code, digest_size=_DIGEST_SIZE).digest() + code
-    # A cache that cannot be written (read-only home, full disk) is no reason to fail.
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(name).replace(path)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
 
 
 class _Compilers(threading.local):

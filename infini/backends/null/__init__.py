@@ -63,7 +63,11 @@ class NullExecutable:
 
     def cost_analysis(self) -> dict[str, float]:
         """Counts of the compiled program, see `compiler.cost`."""
-        return {**cost.analyse(self.program, self.fused), "copied bytes": self.native.copied_bytes}
+        return {
+            **cost.analyse(self.program, self.fused),
+            "copied bytes": self.native.copied_bytes,
+            "phases": float(self.native.num_phases),
+        }
 
     def memory_analysis(self) -> dict[str, int]:
         """Bytes of arguments, results, aliases and temporaries of the plan."""

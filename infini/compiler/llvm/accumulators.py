@@ -29,6 +29,11 @@ class Accumulator:
     op: primitive.Primitive
     dtype: np.dtype
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the order of its steps changes the result."""
+        return self.dtype in dtypes.FLOATS and reduction.MONOIDS[self.op.name].name in ("add", "mul")
+
     def start(self, f: Function, lanes: int) -> State:
         """The state of nothing."""
         return (registers.constant(f, reduction.identity_of(self.op, self.dtype), self.dtype, lanes),)
@@ -69,6 +74,11 @@ class Position:
     dtype: np.dtype
     index_dtype: np.dtype
     is_max: bool
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the order of its steps changes the result."""
+        return False
 
     def start(self, f: Function, lanes: int) -> State:
         """The state of nothing."""

@@ -44,8 +44,11 @@ class Plan:
     row_block: int
     column_block: int
     a_layout: str  # "direct", "rows" or "panels"
-    packs: str  # who packs B: an own "phase", each "task" a whole matrix, or each "tile" what it needs
+    # Who packs B: an own "phase", each "task" a whole matrix, each "tile" what it needs, or nobody: it comes
+    # "ready", in panels of `panel_depth` rows.
+    packs: str
     batches_per_task: int
+    panel_depth: int = 0
 
     @property
     def panel(self) -> int:
@@ -75,7 +78,10 @@ class Plan:
     @property
     def packed_size(self) -> int:
         """Elements of one packed matrix."""
-        return self.k.size * self.num_panels * self.panel
+        rows = self.k.size
+        if self.packs == "ready":
+            rows = -(-rows // self.panel_depth) * self.panel_depth
+        return rows * self.num_panels * self.panel
 
     @property
     def y_batch(self) -> tuple[Dimension, ...]:
@@ -119,9 +125,14 @@ class Plan:
 
 
 def make_plan(
-    problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype, out_dtype: np.dtype, target: Target
+    problem: Problem,
+    x_dtype: np.dtype,
+    y_dtype: np.dtype,
+    out_dtype: np.dtype,
+    target: Target,
+    panel_depth: int = 0,
 ) -> Plan:
-    """Choose the blocks of a product."""
+    """Choose the blocks of a product; B may come packed, in panels of `panel_depth` rows."""
     compute = compute_dtype(out_dtype)
     m, (k,) = problem.m.size, problem.k
     rows, vectors, lanes = microkernel.block_size(target, m, compute)
@@ -151,9 +162,11 @@ def make_plan(
     batches = max(1, round(TASK_FLOPS / one)) if packs == "task" else 1
     if problem.flops <= SMALL_FLOPS and packs == "task":
         batches = problem.num_batches
+    if panel_depth:  # sums are cut as before, so that their bits do not change
+        packs, batches = "ready", 1
     return Plan(
         problem, x_dtype, y_dtype, out_dtype, compute, rows, vectors, lanes, depth, row_block, column_block,
-        a_layout, packs, batches,
+        a_layout, packs, batches, panel_depth,
     )  # fmt: skip
 
 

@@ -238,17 +238,40 @@ class Evaluator:
             return registers.load(f, pointer, dtype, self.lanes, is_invariant=is_invariant)
         if stride == 1 and mask is not None:
             return registers.masked_load(f, pointer, dtype, mask, fill)
+        if stride == 2 and (mask is None or dtype.itemsize >= 4):
+            return self._every_other(pointer, dtype, mask, fill, is_invariant=is_invariant)
         return self._gather(pointer, dtype, stride, mask, fill)
+
+    def _every_other(
+        self, pointer: Value, dtype: np.dtype, mask: Value | None, fill: complex, *, is_invariant: bool
+    ) -> Value:
+        """Elements two apart, from two loads of neighbours: the second one ends with the last lane's element,
+        so nothing beyond is read.
+        """
+        f, lanes = self.f, self.lanes
+        memory = vector(registers.memory_element(dtype), lanes)
+        places = [pointer, f.at(pointer, lanes - 1, memory.element)]
+        if mask is None:
+            parts = [f.load(place, memory, is_invariant=is_invariant) for place in places]
+        else:
+            # What lies between is not read: it may be outside where a lane is off.
+            no, passthrough = f.constant(False, mask.type), registers.in_memory(f, fill, dtype, lanes)
+            numbers = [range(lanes), range(lanes - 1, 2 * lanes - 1)]
+            parts = [
+                f.masked_load(
+                    place, f.shuffle(mask, no, [lanes if n % 2 else n // 2 for n in part]), passthrough
+                )
+                for place, part in zip(places, numbers, strict=True)
+            ]
+        chosen = [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)]
+        return registers.from_memory(f, f.shuffle(parts[0], parts[1], chosen), dtype)
 
     def _gather(
         self, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None, fill: complex
     ) -> Value:
         f = self.f
         memory = vector(registers.memory_element(dtype), self.lanes)
-        bits = np.asarray(fill).astype(dtype)
-        if memory.element != registers.register_type(dtype).element:
-            bits = bits.view(np.dtype(f"int{8 * dtype.itemsize}"))
-        passthrough = f.constant(bits.item(), memory)
+        passthrough = registers.in_memory(f, fill, dtype, self.lanes)
         places = self._lane_pointers(pointer, memory.element, stride)
         active = mask if mask is not None else f.constant(True, vector("i1", self.lanes))
         name = f"@llvm.masked.gather.{_suffix(memory)}.v{memory.lanes}p0"

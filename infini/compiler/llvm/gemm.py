@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -64,6 +65,61 @@ def emit_contraction(
     return _Emission(blocking.make_plan(problem, first, second, dtype, target)).phases()
 
 
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """An operand whose memory is in panels: operand 0 or 1, and the rows and columns of a block."""
+
+    operand: int
+    depth: int
+    width: int
+
+
+def emit_packed(
+    x: ArrayType, y: ArrayType, *, spec: str, dtype: np.dtype, panels: Panels, target: Target
+) -> tuple[TaskFunction, ...]:
+    """As `emit_contraction`, with one operand in panels that `takes_panels` accepts: nothing is packed."""
+    problem = contraction.analyse(x, y, spec)
+    first, second = (y.dtype, x.dtype) if problem.is_swapped else (x.dtype, y.dtype)
+    plan = blocking.make_plan(problem, first, second, dtype, target, panels.depth)
+    return _Emission(plan).phases()
+
+
+def takes_panels(
+    x: ArrayType, y: ArrayType, *, spec: str, dtype: np.dtype, panels: Panels, target: Target
+) -> bool:
+    """Whether the blocked product can read an operand, of this logical type, in panels: it is a matrix [K, N]
+    or a stack of them, and the one that the product packs.
+    """
+    problem = contraction.analyse(x, y, spec)
+    packed, other = (x, y) if panels.operand == 0 else (y, x)
+    if not is_packed_kind(problem, dtype, packed.dtype, other.dtype):
+        return False
+    plan = blocking.make_plan(problem, other.dtype, packed.dtype, dtype, target)
+    (k,), n = problem.k, problem.n
+    is_matrix = packed.shape[-2:] == (k.size, n.size) and (k.y, n.y) == (n.size, 1)
+    is_stack = [d.y for d in plan.y_batch] == [k.size * n.size] * (packed.ndim - 2)
+    return (
+        problem.is_swapped == (panels.operand == 0)
+        and packed.ndim <= 3
+        and is_matrix
+        and is_stack
+        and panels.width == plan.panel
+        and (panels.depth >= k.size or panels.depth % plan.depth == 0)
+    )
+
+
+def is_packed_kind(problem: contraction.Problem, dtype: np.dtype, packed: np.dtype, other: np.dtype) -> bool:
+    """Whether a product, with these operands and this result, is one that the blocked product computes."""
+    compute = blocking.compute_dtype(dtype)
+    return (
+        problem.flops > 0
+        and dtypes.is_float(compute)
+        and all(dtypes.is_float(d) and d.itemsize >= 2 for d in (packed, other))
+        and (problem.n.out == 1 or problem.n.size == 1)
+        and len(problem.k) == 1
+    )
+
+
 class _Emission:
     """Writes the phases of a blocked product."""
 
@@ -80,7 +136,7 @@ class _Emission:
             return (_finish("gemm", [*self._products(), *self.tiles.helpers.values()], tasks, cost),)
         tasks = plan.problem.num_batches * plan.num_row_blocks * plan.num_column_blocks
         compute = _finish("gemm", [*self._tile(), *self.tiles.helpers.values()], tasks, cost)
-        return (compute,) if plan.packs == "tile" else (self._pack(), compute)
+        return (self._pack(), compute) if plan.packs == "phase" else (compute,)
 
     def _start(self) -> tuple[Function, list[Value]]:
         """A task function, and pointers to x, y, result and, if there is, scratch; x and y as the plan has
@@ -120,7 +176,9 @@ class _Emission:
         rest, row_block = f.divide(f.parameters[1], plan.num_row_blocks)
         batch, column_block = f.divide(rest, plan.num_column_blocks)
         x, y, out = self._matrices(f, batch, x, y, out)
-        if scratch:
+        if plan.packs == "ready":
+            packed = y
+        elif scratch:
             packed = _moved(f, scratch[0], plan.compute, self._packed_offset(f, batch))
         else:
             packed = f.allocate(plan.depth * plan.column_block * plan.compute.itemsize)
@@ -151,9 +209,11 @@ class _Emission:
     ) -> tuple[Value, Value, Value]:
         """The first elements of the matrices of one product."""
         plan, dimensions = self.plan, self.plan.problem.batch
+        is_ready = plan.packs == "ready"
+        y_offset = self._packed_offset(f, batch) if is_ready else _offset(f, batch, dimensions, "y")
         return (
             _moved(f, x, plan.x_dtype, _offset(f, batch, dimensions, "x")),
-            _moved(f, y, plan.y_dtype, _offset(f, batch, dimensions, "y")),
+            _moved(f, y, plan.y_dtype, y_offset),
             _moved(f, out, plan.out_dtype, _offset(f, batch, dimensions, "out")),
         )
 

@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +35,7 @@ MAX_STACK_BYTES = 384 << 10  # of buffers; a thread of the system may have half 
 INSTRUCTION_NS = 0.3  # of one vector instruction
 BYTE_NS = 0.02  # of memory traffic, between the last-level cache and memory
 PROGRAM_NS = 4.0
+POINT = 2  # elements, as of a complex number, that a nest reads together before it writes one
 
 
 def emit_kernel(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -> TaskFunction:
@@ -65,26 +68,47 @@ def in_place_pairs(kernel: Kernel, in_types: Sequence[ArrayType]) -> tuple[tuple
     """Pairs (operand, result) that may share memory.
 
     Each program reads every element of the operand that it overwrites before it does, and no other program
-    reads it. That holds for the array as this operand; whoever passes one array as several operands must
-    not share it.
+    reads it. That holds for the array as this operand; an array that is passed as several operands may be
+    shared with a result that makes a pair with each of them.
     """
     plan = schedule.make_schedule(kernel.body)
-    moved = schedule.moved_params(plan)
     last_read: dict[int, int] = {}
+    last_moved: dict[int, int] = {}  # and at another index than that of the result it takes part in
     written: dict[int, int] = {}
     for number, p in enumerate(plan.passes):
-        reads = schedule.read_params(p, plan)
+        reads, moved = schedule.read_params(p, plan), schedule.moved_params(p, plan)
         last_read.update((i, number) for i, param in enumerate(kernel.body.params) if param in reads)
+        last_moved.update((i, number) for i, param in enumerate(kernel.body.params) if param in moved)
         written.update(dict.fromkeys(p.stores, number))
     pairs = []
     for i, (load, type_) in enumerate(zip(kernel.loads, in_types, strict=False)):
         for j, (store, out) in enumerate(zip(kernel.stores, kernel.outputs, strict=True)):
+            if type_.shape != out.shape or type_.dtype.itemsize != out.dtype.itemsize:
+                continue
+            if last_read.get(i, -1) > written[j]:
+                continue
             is_same_map = dataclasses.replace(load, fill=None) == dataclasses.replace(store, fill=None)
-            is_same_memory = type_.shape == out.shape and type_.dtype.itemsize == out.dtype.itemsize
-            is_read_first = last_read.get(i, -1) <= written[j] and kernel.body.params[i] not in moved
-            if is_same_map and is_same_memory and is_read_first:
+            is_point = math.prod(plan.passes[written[j]].space) <= POINT and _lies_in(load, store)
+            moved_until = last_moved.get(i, -1)
+            if (is_same_map and moved_until < written[j]) or (is_point and moved_until <= written[j]):
                 pairs.append((i, j))
     return tuple(pairs)
+
+
+def _lies_in(load: Access, store: Access) -> bool:
+    """Whether each program loads only what it stores, in arrays of one dimension."""
+    is_flat = len(load.offsets) == 1 and load.grid_strides == store.grid_strides
+    if not is_flat or load.fill is not None or store.fill is not None:
+        return False
+    return _tile_places(load) <= _tile_places(store)
+
+
+def _tile_places(access: Access) -> set[int]:
+    """Where the elements of the first program's tile lie."""
+    steps = [
+        [i * step for i in range(n)] for n, step in zip(access.tile, access.tile_strides[0], strict=True)
+    ]
+    return {access.offsets[0] + sum(place) for place in itertools.product(*steps)}
 
 
 def _symbol(name: str) -> str:

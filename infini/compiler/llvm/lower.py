@@ -17,6 +17,7 @@ from infini.compiler.llvm import (
     cumulative,
     gemm,
     kernels,
+    linear_algebra,
     movement,
     operations,
     registers,
@@ -26,6 +27,7 @@ from infini.compiler.llvm import (
 )
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
+from infini.compiler.passes import panels
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
 from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program
@@ -43,6 +45,8 @@ _COMPUTING: Final = cumulative.NAMES | {
 def has_route(equation: Equation) -> bool:
     """Whether the CPU lowers an equation itself, alone or inside a kernel."""
     op = equation.op
+    if op is panels.from_panels_p:
+        return True  # until it is known who reads it; see `passes.panels`
     if op.name in _COMPUTING and equation.inputs[0].type.dtype not in registers.SUPPORTED:
         return False
     if op.name in ROUTES or (equation.outputs and not any(v.type.size for v in equation.outputs)):
@@ -52,6 +56,17 @@ def has_route(equation: Equation) -> bool:
     if is_reduction(equation):
         return True
     return is_fusable(equation) and (op.name in operations.NAMES or not op.has(primitive.SCALAR))
+
+
+def reads_panels(equation: Equation, target: Target) -> bool:
+    """Whether a `packed_dot` is a blocked product on this processor."""
+    x, y = panels.logical_types(equation)
+    spec, dtype = equation.attrs["spec"], equation.attrs["dtype"]
+    return gemm.takes_panels(x, y, spec=spec, dtype=dtype, panels=_panels(equation), target=target)
+
+
+def _panels(equation: Equation) -> gemm.Panels:
+    return gemm.Panels(equation.attrs["operand"], *equation.attrs["tile"])
 
 
 def lower(program: Program, target: Target) -> Block:
@@ -96,16 +111,14 @@ def _kernel(equation: Equation, target: Target) -> list[Step]:
     kernel: Kernel = equation.attrs["kernel"]
     types = tuple(v.type for v in equation.inputs)
     task = _kernel_task(kernel, types, target)
-    # An operand that is passed twice may be read through its other access after it has been overwritten.
-    once = [equation.inputs.count(v) == 1 for v in equation.inputs]
-    pairs = [(i, j) for i, j in kernels.in_place_pairs(kernel, types) if once[i]]
+    pairs = kernels.in_place_pairs(kernel, types)
     return [
         Phase(
             kernel.name,
             (task,),
             equation.inputs,
             equation.outputs,
-            tuple(pairs),
+            pairs,
             scratch_bytes=task.scratch_bytes,
             where=equation.where,
         )
@@ -120,6 +133,20 @@ def _dot(equation: Equation, target: Target) -> list[Step]:
     return [
         Phase(f"dot {spec}", tasks, (x, y), equation.outputs, scratch_bytes=scratch, where=equation.where)
     ]
+
+
+@functools.lru_cache(maxsize=1024)
+def _packed_tasks(
+    x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype, packed: gemm.Panels, target: Target
+) -> tuple[TaskFunction, ...]:
+    return gemm.emit_packed(x, y, spec=spec, dtype=dtype, panels=packed, target=target)
+
+
+def _packed_dot(equation: Equation, target: Target) -> list[Step]:
+    x, y = panels.logical_types(equation)
+    spec, dtype = equation.attrs["spec"], equation.attrs["dtype"]
+    tasks = _packed_tasks(x, y, spec, dtype, _panels(equation), target)
+    return [Phase(f"packed dot {spec}", tasks, equation.inputs, equation.outputs, where=equation.where)]
 
 
 def _moved(emit: Callable[..., tuple[TaskFunction, ...]], *, updates: bool = False) -> Route:
@@ -180,6 +207,7 @@ def _callback(equation: Equation, target: Target) -> list[Step]:
 ROUTES: Final[dict[str, Route]] = {
     "kernel": _kernel,
     "dot": _dot,
+    "packed_dot": _packed_dot,
     "reshape": _aliases,
     "optimization_barrier": _aliases,
     "view_as_real": _aliases,
@@ -198,5 +226,11 @@ ROUTES: Final[dict[str, Route]] = {
     "concatenate": _moved(movement.concatenate),
     "sort": _moved(sorting.sort),
     "top_k": _moved(top_k.top_k),
+    "cholesky": _moved(linear_algebra.cholesky),
+    "eigh": _moved(linear_algebra.eigh),
+    "lu": _moved(linear_algebra.lu),
+    "qr": _moved(linear_algebra.qr),
+    "svd": _moved(linear_algebra.svd),
+    "triangular_solve": _moved(linear_algebra.triangular_solve),
     **{name: _moved(functools.partial(cumulative.cumulative, name)) for name in sorted(cumulative.NAMES)},
 }

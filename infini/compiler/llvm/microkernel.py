@@ -11,12 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import registers
+from infini.compiler.llvm import operations, registers
 from infini.compiler.llvm.builder import Function, Value
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.types import I1, I64, PTR, scalar, vector
 
 UNROLL = 4  # steps of k per turn
+# How far ahead rows of a panel are asked for that nobody has packed just before, as they come from far. It
+# halves the time of 16 rows times a matrix of 1024 by 4096; 8, 16 and 32 rows ahead gain less.
+PREFETCH_ROWS = 64
+LINE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Block:
         out_row: elements from one row of the result to the next.
         compute: dtype of A, of B and of the accumulators.
         out: dtype of the result.
+        stored: dtype of B where it was packed long before, converted as it is loaded; None when it has just
+            been packed, in `compute`.
     """
 
     rows: int
@@ -46,6 +52,7 @@ class Block:
     out_row: int
     compute: np.dtype
     out: np.dtype
+    stored: np.dtype | None = None
 
 
 def block_size(target: Target, num_rows: int, compute: np.dtype) -> tuple[int, int, int]:
@@ -99,10 +106,16 @@ def _steps(
 ) -> list[Value]:
     acc, type_ = list(acc), acc[0].type
     a_here = f.at(a, f.mul(start, block.a_depth), type_.element)
-    b_here = f.at(panel, f.mul(start, block.panel), type_.element)
+    stored = block.stored if block.stored is not None else block.compute
+    memory = registers.memory_element(stored)
+    b_here = f.at(panel, f.mul(start, block.panel), memory)
     for u in range(count):
+        if block.stored is not None:
+            ahead = f.at(b_here, (PREFETCH_ROWS + u) * block.panel, memory)
+            for start_of_line in range(0, block.panel, LINE_BYTES // stored.itemsize):
+                f.prefetch(f.at(ahead, start_of_line, memory))
         row_of_b = [
-            f.load(f.at(b_here, u * block.panel + j * block.lanes, type_.element), type_)
+            _row_of_panel(f, block, f.at(b_here, u * block.panel + j * block.lanes, memory), stored)
             for j in range(block.vectors)
         ]
         for i in range(block.rows):
@@ -111,6 +124,11 @@ def _steps(
             for j in range(block.vectors):
                 acc[i * block.vectors + j] = f.fma(x, row_of_b[j], acc[i * block.vectors + j])
     return acc
+
+
+def _row_of_panel(f: Function, block: Block, place: Value, stored: np.dtype) -> Value:
+    x = registers.load(f, place, stored, block.lanes)
+    return operations.convert(f, stored, x, new_dtype=block.compute)
 
 
 def _write(f: Function, block: Block, c: Value, acc: list[Value], *, adds: bool) -> None:

@@ -3,6 +3,10 @@
 Kept dimensions are the outer loops, reduced ones the inner. When the vector dimension is kept, its vectors
 stay in registers while the reduced dimensions stream by; when it is reduced, several accumulators hide the
 latency and are joined at the end in a fixed order, so results depend on shapes only.
+
+The error of a sum of n floats, one after the other, grows with n. Long loops therefore add up partial sums,
+and those partial sums of theirs, so that it grows with log(n), as in pairwise summation (N. Higham, The
+accuracy of floating point summation, 1993).
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from infini.compiler.llvm import accumulators
 from infini.compiler.llvm.accumulators import State
@@ -23,6 +27,8 @@ from infini.core.ir import Equation
 from infini.lax import positions
 
 STRAIGHT_LINE = 2  # turns of a vector loop that are written out instead
+LONG_SUM: Final = 32  # turns of a loop above which it adds up partial sums
+PARTIAL_SUM: Final = 16  # turns of each of them
 
 
 class StoreTarget(Protocol):
@@ -42,6 +48,7 @@ class Lane:
 
 Vectors: TypeAlias = tuple[int, Sequence[Lane]]  # the vector dimension and the vectors in hand
 States: TypeAlias = list[list[State]]  # of each reduction, of each vector
+Turn: TypeAlias = Callable[[Value, States], States]  # the states after the turn of a loop at an index
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ class Nest:
 
     def _inner(self, index: list[Index], vectors: Vectors | None) -> None:
         width = len(vectors[1]) if vectors else self.shape.unroll
-        states = [[kind.start(self.f, self.shape.lanes) for _ in range(width)] for kind in self.kinds]
+        states = self._start(width)
         loops = [d for d in sorted(self.axes) if d != self.shape.vector and self.p.space[d] != 1]
         self._finish(index, vectors, self._accumulate(loops, index, vectors, states))
 
@@ -140,10 +147,12 @@ class Nest:
         """Run over the reduced dimensions, carrying the accumulators."""
         if loops:
             d = loops[0]
-            with self.f.loop(0, self.p.space[d], 1, _pack(states)) as loop:
-                inner = [Index(loop.index) if i == d else place for i, place in enumerate(index)]
-                loop.next = _pack(self._accumulate(loops[1:], inner, vectors, _unpack(loop.carried, states)))
-            return _unpack(loop.results, states)
+
+            def turn(at: Value, states: States) -> States:
+                inner = [Index(at) if i == d else place for i, place in enumerate(index)]
+                return self._accumulate(loops[1:], inner, vectors, states)
+
+            return self._turns(self.p.space[d], 1, states, turn)
         if vectors is not None:
             return self._point(index, vectors, states)
         assert self.shape.vector is not None
@@ -157,17 +166,44 @@ class Nest:
         start = 0
         if turns > STRAIGHT_LINE:
             start = turns * step
-            with f.loop(0, start, step, _pack(states), runs=True) as loop:
-                lanes = [
-                    Lane(Index(f.add(loop.index, u * self.shape.lanes), 1)) for u in range(self.shape.unroll)
-                ]
-                loop.next = _pack(self._point(index, (d, lanes), _unpack(loop.carried, states)))
-            states = _unpack(loop.results, states)
+
+            def turn(at: Value, states: States) -> States:
+                lanes = [Lane(Index(f.add(at, u * self.shape.lanes), 1)) for u in range(self.shape.unroll)]
+                return self._point(index, (d, lanes), states)
+
+            states = self._turns(start, step, states, turn)
         while start < size:
             lanes = self._static_lanes(start, min(size, start + step))
             states = self._point(index, (d, lanes), states)
             start += step
         return states
+
+    def _turns(self, stop: int, step: int, states: States, turn: Turn) -> States:
+        """A loop over `range(0, stop, step)` that accumulates."""
+        if stop <= LONG_SUM * step or not any(kind.rounds for kind in self.kinds):
+            return self._plain_turns(0, stop, step, states, turn)
+        part = step * PARTIAL_SUM
+
+        def partial(at: Value, states: States) -> States:
+            after = self.f.add(at, part)
+            last = after if stop % part == 0 else self.f.minimum(after, stop)
+            sums = self._plain_turns(at, last, step, self._start(len(states[0])), turn)
+            return [
+                [kind.join(self.f, *pair) for pair in zip(state, more, strict=True)]
+                for kind, state, more in zip(self.kinds, states, sums, strict=True)
+            ]
+
+        return self._turns(stop, part, states, partial)
+
+    def _plain_turns(self, start: Int, stop: Int, step: int, states: States, turn: Turn) -> States:
+        """A loop that carries the states. One whose bounds are not known has a turn."""
+        with self.f.loop(start, stop, step, _pack(states), runs=isinstance(start, Value)) as loop:
+            loop.next = _pack(turn(loop.index, _unpack(loop.carried, states)))
+        return _unpack(loop.results, states)
+
+    def _start(self, width: int) -> States:
+        """States of nothing for some vectors."""
+        return [[kind.start(self.f, self.shape.lanes) for _ in range(width)] for kind in self.kinds]
 
     def _static_lanes(self, start: int, stop: int) -> list[Lane]:
         lanes = self.shape.lanes

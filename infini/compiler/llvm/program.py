@@ -9,8 +9,10 @@ calling thread is ever here: workers see the tasks of one phase at a time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -21,6 +23,7 @@ from infini.compiler.steps import (
     Block,
     Branch,
     Const,
+    Group,
     HostCall,
     Loop,
     Parameter,
@@ -30,6 +33,7 @@ from infini.compiler.steps import (
     Result,
     Step,
     Temporary,
+    align,
 )
 from infini.core import ir
 from infini.core.ir import Var
@@ -41,11 +45,13 @@ _BLOCK_PARAMETERS: Final = "ptr %pool, ptr %table, ptr %frame, ptr %arena"
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A phase that the profile counts."""
+    """A phase that the profile counts; `step` is None for a copy, which moves `nbytes`."""
 
     name: str
     where: Where | None
     cost_ns: float
+    step: Phase | Group | None = None
+    nbytes: int = 0
 
 
 # A host function with the types of its operands and results.
@@ -62,10 +68,11 @@ class ProgramText:
         functions: task functions it calls, each once.
         consts: constants in the order of the table.
         callbacks: host functions in the order of the table, with the types of their operands and results.
-        timed: phases in the order of the counters, when profiling.
+        timed: phases in the order of the counters, when profiling; each has two, for ticks and for runs.
         is_bounded: whether `cost_ns` says how long it may run: it has no loops of unknown length.
         cost_ns: estimated time of one run on one thread, loops of unknown length once.
         copied_bytes: bytes that move only because memory could not be shared; loops of unknown length once.
+        num_phases: phases that the pool's threads share; loops of unknown length once.
     """
 
     name: str
@@ -77,6 +84,7 @@ class ProgramText:
     is_bounded: bool = True
     cost_ns: float = 0.0
     copied_bytes: float = 0.0
+    num_phases: int = 0
 
 
 def write(block: Block, plan: Plan, target: Target, *, profile: bool = False) -> ProgramText:
@@ -106,6 +114,7 @@ class _Program:
         self.interruption = self.counters + 1
         main = self.block(block, plan)
         self.result.cost_ns, self.result.copied_bytes = main.cost_ns, main.copied_bytes
+        self.result.num_phases = main.num_phases
         arena = len(block.params) + len(block.results)
         entry = (
             "define void @NAME(ptr %pool, ptr %table) nounwind {\n"
@@ -157,7 +166,44 @@ class _Program:
         body = writer.write()
         name = f"block{len(self.bodies)}"
         self.bodies.append(f"define internal i32 @{name}({_BLOCK_PARAMETERS}) nounwind {{\n{body}}}\n")
-        return _Written(name, writer.cost_ns, writer.copied_bytes)
+        return _Written(name, writer.cost_ns, writer.copied_bytes, writer.num_phases)
+
+    def group(self, members: Sequence[Member]) -> tuple[str, int]:
+        """Write the function that runs a task of several task functions; its symbol, and how many tasks there
+        are.
+        """
+        starts = list(itertools.accumulate((m.task.num_tasks for m in members), initial=0))
+        text = f"entry:\n{_choice(members, starts, 0, len(members))}"
+        name = f"group{len(self.bodies)}"
+        self.bodies.append(f"define internal void @{name}(ptr %args, i64 %task) nounwind {{\n{text}}}\n")
+        return name, starts[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A task function of a group, and the entry of the arguments where its own start."""
+
+    symbol: str
+    task: TaskFunction
+    first: int
+
+
+def _choice(members: Sequence[Member], starts: Sequence[int], low: int, high: int) -> str:
+    """Text that finds the member from `low` to `high` that has a task, by halves, and runs the task."""
+    if high - low == 1:
+        member = members[low]
+        return (
+            f"  %own{low} = getelementptr ptr, ptr %args, i64 {member.first}\n"
+            f"  %number{low} = sub i64 %task, {starts[low]}\n"
+            f"  call void @{member.symbol}(ptr %own{low}, i64 %number{low})\n  ret void\n"
+        )
+    middle = (low + high) // 2
+    return (
+        f"  %is{middle} = icmp ult i64 %task, {starts[middle]}\n"
+        f"  br i1 %is{middle}, label %below{middle}, label %from{middle}\n"
+        f"below{middle}:\n{_choice(members, starts, low, middle)}"
+        f"from{middle}:\n{_choice(members, starts, middle, high)}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +213,7 @@ class _Written:
     name: str
     cost_ns: float
     copied_bytes: float
+    num_phases: int
 
 
 def _host_entry(step: HostCall) -> HostEntry:
@@ -189,11 +236,14 @@ class _BlockWriter:
         self.counter = 0
         self.cost_ns = 0.0
         self.copied_bytes = 0.0
+        self.num_phases = 0
 
     def write(self) -> str:
         for number, step in enumerate(self.block.steps):
             if isinstance(step, Phase):
                 self._phase(number, step)
+            elif isinstance(step, Group):
+                self._group(number, step)
             elif isinstance(step, Loop):
                 self._loop(number, step)
             elif isinstance(step, Branch):
@@ -208,6 +258,7 @@ class _BlockWriter:
     def _inner(self, block: Block, plan: Plan, times: int = 1) -> str:
         """Write the function of an inner block that runs `times` times; its symbol."""
         written = self.program.block(block, plan)
+        self.num_phases += written.num_phases * times
         self.cost_ns += written.cost_ns * times
         self.copied_bytes += written.copied_bytes * times
         return written.name
@@ -272,28 +323,58 @@ class _BlockWriter:
         self.num_args = max(self.num_args, len(pointers))
         self._fill("%args", pointers)
         for task in tasks:
-            self._run(task, step.name, step.where)
+            self._run(task, Timed(step.name, step.where, task.cost_ns, step))
 
-    def _run(self, task: TaskFunction, name: str, where: Where | None) -> None:
+    def _group(self, number: int, step: Group) -> None:
+        """Several phases as one: a task finds its phase, and the arguments of that, by its number."""
+        pointers: list[str] = []
+        members: list[Member] = []
+        scratch = self.plan.scratch[number].offset if number in self.plan.scratch else 0
+        for phase in step.phases:
+            (task,) = phase.tasks
+            if task.num_tasks:
+                members.append(Member(self.program.function(task), task, len(pointers)))
+                pointers += [self._of(v) for v in (*phase.reads, *phase.writes)]
+            if phase.scratch_bytes:
+                pointers.append(self._temporary(Temporary(scratch)))
+                scratch += align(phase.scratch_bytes)
+        self.num_args = max(self.num_args, len(pointers))
+        self._fill("%args", pointers)
+        with self._timed(Timed(step.name, step.where, sum(m.task.cost_ns for m in members), step)):
+            self._parallel(*self.program.group(members))
+
+    def _run(self, task: TaskFunction, timed: Timed) -> None:
         """Run a task function over the arguments that are set up."""
         symbol = self.program.function(task)
-        self.cost_ns += task.cost_ns
-        started = self._let("call i64 @llvm.readcyclecounter()") if self.program.profile else ""
-        if task.num_tasks == 1:
-            self._do(f"call void @{symbol}(ptr %args, i64 0)")
-        else:
-            self._do(f"call void @infini_phase(ptr %pool, ptr @{symbol}, ptr %args, i64 {task.num_tasks})")
-        if started:
-            self._count(started, Timed(name, where, task.cost_ns))
+        with self._timed(timed):
+            if task.num_tasks == 1:
+                self._do(f"call void @{symbol}(ptr %args, i64 0)")
+            else:
+                self._parallel(symbol, task.num_tasks)
 
-    def _count(self, started: str, timed: Timed) -> None:
-        counters = self._slot("%table", self.program.counters)
-        place = self._let(f"getelementptr i64, ptr {counters}, i64 {len(self.program.result.timed)}")
-        self.program.result.timed.append(timed)
-        now = self._let("call i64 @llvm.readcyclecounter()")
-        spent = self._let(f"sub i64 {now}, {started}")
+    def _parallel(self, symbol: str, num_tasks: int) -> None:
+        """Let the threads of the pool share the tasks of a function."""
+        self._do(f"call void @infini_phase(ptr %pool, ptr @{symbol}, ptr %args, i64 {num_tasks})")
+        self.num_phases += 1
+
+    @contextlib.contextmanager
+    def _timed(self, timed: Timed) -> Iterator[None]:
+        """Around the text of a phase: add up its cost, and count its time and its runs when profiling."""
+        self.cost_ns += timed.cost_ns
+        started = self._let("call i64 @llvm.readcyclecounter()") if self.program.profile else ""
+        yield
+        if started:
+            now = self._let("call i64 @llvm.readcyclecounter()")
+            counters = self._slot("%table", self.program.counters)
+            entry = 2 * len(self.program.result.timed)
+            self.program.result.timed.append(timed)
+            self._increase(counters, entry, self._let(f"sub i64 {now}, {started}"))
+            self._increase(counters, entry + 1, "1")
+
+    def _increase(self, counters: str, entry: int, amount: str) -> None:
+        place = self._let(f"getelementptr i64, ptr {counters}, i64 {entry}")
         before = self._let(f"load i64, ptr {place}, align 8")
-        self._do(f"store i64 {self._let(f'add i64 {before}, {spent}')}, ptr {place}, align 8")
+        self._do(f"store i64 {self._let(f'add i64 {before}, {amount}')}, ptr {place}, align 8")
 
     def _copy(self, target: str, source: str, nbytes: int) -> None:
         if nbytes == 0:
@@ -304,7 +385,8 @@ class _BlockWriter:
             return
         self.num_args = max(self.num_args, 2)
         self._fill("%args", [source, target])
-        self._run(movement.copy(nbytes), "copy", None)
+        task = movement.copy(nbytes)
+        self._run(task, Timed("copy", None, task.cost_ns, nbytes=nbytes))
 
     # --- loops ----------------------------------------------------------------------------------
 

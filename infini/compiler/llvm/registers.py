@@ -224,11 +224,16 @@ def load(f: Function, pointer: Value, dtype: np.dtype, lanes: int, *, is_invaria
 
 def masked_load(f: Function, pointer: Value, dtype: np.dtype, mask: Value, fill: complex) -> Value:
     """Consecutive elements in the lanes of a mask, `fill` in the others."""
-    type_ = vector(memory_element(dtype), mask.type.lanes)
-    bits = np.asarray(fill).astype(dtype)
-    if memory_element(dtype) != register_type(dtype).element:
+    return from_memory(f, f.masked_load(pointer, mask, in_memory(f, fill, dtype, mask.type.lanes)), dtype)
+
+
+def in_memory(f: Function, number: complex, dtype: np.dtype, lanes: int) -> Value:
+    """A constant as memory holds it, in every lane."""
+    type_ = vector(memory_element(dtype), lanes)
+    bits = np.asarray(number).astype(dtype)
+    if type_.element != register_type(dtype).element:
         bits = bits.view(np.dtype(f"int{8 * dtype.itemsize}"))
-    return from_memory(f, f.masked_load(pointer, mask, f.constant(bits.item(), type_)), dtype)
+    return f.constant(bits.item(), type_)
 
 
 def store(f: Function, x: Value, pointer: Value, dtype: np.dtype, mask: Value | None = None) -> None:

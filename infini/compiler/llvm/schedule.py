@@ -8,6 +8,7 @@ ones are computed again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -115,11 +116,16 @@ def make_schedule(body: Program) -> Schedule:
             _join(passes, ready[var], var.type.shape, None).kept.append(var)
     for number, var in enumerate(body.results):
         _join(passes, ready[var] + (var in forced), var.type.shape, None).stores.append(number)
-    passes.sort(key=lambda p: p.level)
+    passes.sort(key=_order)
     _keep_dear_values(body, passes, definitions, forced)
     kept = {v for p in passes for v in p.kept}
     weights = [_weight(p.roots(body), definitions, kept - set(p.kept)) for p in passes]
     return Schedule(body, passes, definitions, weights)
+
+
+def _order(p: Pass) -> tuple[int, bool, int]:
+    """Within a level, what overwrites an operand follows larger passes, which read it broadcast."""
+    return (p.level, bool(p.stores), -math.prod(p.space))
 
 
 def _is_block_output(var: Var, definitions: dict[Var, Equation]) -> bool:
@@ -229,21 +235,31 @@ def read_params(p: Pass, plan: Schedule) -> set[Var]:
     return used & set(plan.body.params)
 
 
-def moved_params(plan: Schedule) -> set[Var]:
-    """Parameters that are read at another index than that of the result they take part in."""
-    origins: dict[Var, set[Var]] = {param: {param} for param in plan.body.params}
-    moved: set[Var] = set()
-    for equation in plan.body.equations:
-        below: set[Var] = set()
-        for var in equation.inputs:
-            found = origins.get(var, set())
-            below |= found
-            is_same_place = equation.op.name in REDUCTIONS or var.type.shape == equation.outputs[0].type.shape
-            if equation.op.name in VIEWS | BLOCKS or not is_same_place:
-                moved |= found
-        ends = equation.op.name in REDUCTIONS
-        origins.update((v, set() if ends else below) for v in equation.outputs)
-    return moved
+def moved_params(p: Pass, plan: Schedule) -> set[Var]:
+    """Parameters that a pass reads at another index than the one it is at."""
+    kept = {v for other in plan.passes if other.level < p.level for v in other.kept}
+    params = set(plan.body.params)
+    found: set[Var] = set()
+    if p.block is not None:
+        return params & set(p.block.inputs)
+    seen: set[tuple[Var, bool]] = set()
+    pending = [(v, False) for v in p.roots(plan.body)]
+    while pending:
+        var, is_moved = pending.pop()
+        if (var, is_moved) in seen:
+            continue
+        seen.add((var, is_moved))
+        if var in params:
+            found |= {var} if is_moved else set()
+            continue
+        equation = plan.definitions.get(var)
+        if equation is None or var in kept or equation.op.name in REDUCTIONS | BLOCKS:
+            continue
+        shape = var.type.shape
+        pending += [
+            (v, is_moved or equation.op.name in VIEWS or v.type.shape != shape) for v in equation.inputs
+        ]
+    return found
 
 
 def _keep_dear_values(

@@ -42,6 +42,7 @@ class TileWriter:
         self.x_memory = registers.memory_element(plan.x_dtype)
         self.y_memory = registers.memory_element(plan.y_dtype)
         self.out_memory = registers.memory_element(plan.out_dtype)
+        self.panel_memory = self.y_memory if plan.packs == "ready" else self.element
         x_source = Source(plan.x_dtype, plan.k.x, plan.problem.m.x)
         y_source = Source(plan.y_dtype, plan.k.y, plan.problem.n.y)
         self.pack_x = Packer(x_source, plan.copied_row, plan.lanes, plan.compute)
@@ -110,11 +111,17 @@ class TileWriter:
             if plan.packs == "tile":
                 self._pack_panels(f, y, packed, part, (first_panel, stop_panel), origin=first_panel)
                 base, origin = packed, first_panel
+            elif plan.packs == "ready":
+                number, row = f.divide(part.start, plan.panel_depth)
+                place = f.mul(number, plan.num_panels * plan.panel_depth * plan.panel)
+                base = f.at(packed, f.add(place, f.mul(row, plan.panel)), self.panel_memory)
+                origin = 0
             else:
                 base, origin = f.at(packed, f.mul(part.start, plan.num_panels * plan.panel), self.element), 0
             with f.loop(first_panel, stop_panel) as panels:
-                place = f.mul(f.sub(panels.index, origin), f.mul(part.depth, plan.panel))
-                panel = f.at(base, place, self.element)
+                rows_of_panel = plan.panel_depth if plan.packs == "ready" else part.depth
+                place = f.mul(f.sub(panels.index, origin), f.mul(rows_of_panel, plan.panel))
+                panel = f.at(base, place, self.panel_memory)
                 c = self._result_panel(f, out, sums, panels.index, first_panel)
                 for width in self._widths(f, panels.index):
                     self._blocks(f, (a, panel, c), rows, part, width)
@@ -182,6 +189,7 @@ class TileWriter:
                 out_row=plan.out_row,
                 compute=plan.compute,
                 out=plan.compute if plan.is_staged else plan.out_dtype,
+                stored=plan.y_dtype if plan.packs == "ready" else None,
             )
             depths = {plan.depth, plan.k.size % plan.depth} if plan.num_depth_blocks > 1 else {plan.k.size}
             has_tail = any(depth % microkernel.UNROLL for depth in depths)

@@ -21,6 +21,7 @@ _LINEAR: Final[dict[str, tuple[Literal["one", "all"], slice]]] = {
     "mul": ("one", slice(0, 2)),
     "div": ("one", slice(0, 1)),
     "dot": ("one", slice(0, 2)),
+    "quantized_matmul": ("one", slice(0, 1)),
     "reduce_sum": ("one", slice(0, 1)),
     "cumsum": ("one", slice(0, 1)),
     "reshape": ("one", slice(0, 1)),

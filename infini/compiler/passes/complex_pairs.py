@@ -28,10 +28,11 @@ ALIKE: Final = frozenset({
 })  # fmt: skip
 # Products of two operands, linear in each: four real ones.
 BILINEAR: Final = frozenset({"conv", "dot", "ragged_dot"})
-# Operations whose complex operands and results stay whole: what a host function sees.
-WHOLE: Final = frozenset(
-    {"debug_callback", "pure_callback", "io_callback", "view_as_real", "view_as_complex"}
-)
+# Operations whose complex operands and results stay whole: what a host function or a library sees.
+WHOLE: Final = frozenset({
+    "cholesky", "debug_callback", "eigh", "io_callback", "lu", "pure_callback", "qr", "svd",
+    "triangular_solve", "view_as_complex", "view_as_real",
+})  # fmt: skip
 
 
 def split_complex(program: Program) -> Program:

@@ -24,7 +24,7 @@ def eliminate_common(program: Program) -> Program:
     for var, constant in program.consts:
         env[var] = builder.constant(constant.array)
     for equation in program.equations:
-        inputs = tuple(env.get(v, v) for v in equation.inputs)
+        inputs = tuple([env.get(v, v) for v in equation.inputs])
         attrs = rewrite.map_programs(equation.attrs, eliminate_common)
         key = (equation.op, inputs, attrs)
         found = seen.get(key)
@@ -33,5 +33,7 @@ def eliminate_common(program: Program) -> Program:
             continue
         if equation.effect is Effect.NONE and equation.op.name not in _KEPT_APART:
             seen[key] = equation.outputs
-        builder.append(Equation(equation.op, inputs, attrs, equation.outputs, equation.where, equation.via))
+        if inputs != equation.inputs or attrs is not equation.attrs:
+            equation = Equation(equation.op, inputs, attrs, equation.outputs, equation.where, equation.via)  # noqa: PLW2901
+        builder.append(equation)
     return builder.build(program.params, [env.get(v, v) for v in program.results], name=program.name)

@@ -141,9 +141,17 @@ class Rewriter:
             env[var] = self.literal(constant.array)
         for equation in program.equations:
             self._trail = []
-            inputs = tuple(env[v] for v in equation.inputs)
+            inputs = tuple([env[v] for v in equation.inputs])
             attrs = map_programs(equation.attrs, lambda inner: self.fork().run(inner))
-            moved = Equation(equation.op, inputs, attrs, equation.outputs, equation.where, equation.via)
+            moved = equation
+            if inputs != equation.inputs or attrs is not equation.attrs:
+                moved = Equation(equation.op, inputs, attrs, equation.outputs, equation.where, equation.via)
+            if equation.op.name not in self.table:
+                self._keep(moved)
+                for output in moved.outputs:
+                    env[output] = output
+                    self.uses[output] = uses[output]
+                continue
             for before, after in zip(equation.outputs, self._rewrite(moved), strict=True):
                 env[before] = after
                 self.uses[after] += uses[before]
@@ -183,22 +191,25 @@ class Rewriter:
                 assert types == [v.type for v in equation.outputs], f"rule {rule.name} changes a type"
                 return outputs
             del self._trail[depth:]
+        self._keep(equation)
+        return equation.outputs
+
+    def _keep(self, equation: Equation) -> None:
         self.builder.append(equation)
         for output in equation.outputs:
             self.definition[output] = equation
-        return equation.outputs
 
 
 def map_programs(attrs: Attrs, change: Callable[[Program], Program]) -> Attrs:
     """Attributes with every program among them, in tuples too, replaced by `change` of it."""
+    if not ir.programs_of(attrs):
+        return attrs
 
     def value(item: Any) -> Any:  # Any: attributes are of many types
         if isinstance(item, Program):
             return change(item)
         return tuple(value(x) for x in item) if isinstance(item, tuple) else item
 
-    if not any(isinstance(item, (Program, tuple)) for item in attrs.values()):
-        return attrs
     return Attrs({name: value(item) for name, item in attrs.items()})
 
 

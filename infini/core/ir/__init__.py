@@ -30,5 +30,6 @@ from infini.core.ir.program import (
     Program as Program,
     install_printer as install_printer,
     max_effect as max_effect,
+    programs_of as programs_of,
 )
 from infini.core.ir.types import ArrayType as ArrayType, Shape as Shape, Var as Var

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -23,11 +23,18 @@ _Class = TypeVar("_Class", bound=type)
 class Attrs(Mapping[str, Any]):  # Any: attributes are of many frozen types
     """Frozen, hashable attributes of an equation, in the order of their names."""
 
-    __slots__ = ("_hash", "_items")
+    __slots__ = ("_hash", "_items", "_programs")
 
     def __init__(self, items: Mapping[str, Any]) -> None:
         self._items = {name: freeze(items[name]) for name in sorted(items)}
         self._hash: int | None = None
+        self._programs: tuple[Any, ...] | None = None  # Any: programs, which this module is below
+
+    def programs(self, find: Callable[[Iterable[object]], Iterator[Any]]) -> tuple[Any, ...]:
+        """What `find` finds in the values; looked for once."""
+        if self._programs is None:
+            self._programs = tuple(find(self._items.values()))
+        return self._programs
 
     def __getitem__(self, name: str) -> Any:  # Any: see class
         return self._items[name]

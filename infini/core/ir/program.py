@@ -42,16 +42,27 @@ class Equation:
     def effect(self) -> primitive.Effect:
         """What it does besides computing, its sub-programs included."""
         own = self.op.effect_for(self.attrs)
-        return max_effect([own, *(program.effect for program in self.programs)])
+        inner = self.programs
+        return max_effect([own, *(program.effect for program in inner)]) if inner else own
 
     @property
     def programs(self) -> tuple[Program, ...]:
         """The programs among its attributes."""
-        return tuple(_programs_in(self.attrs.values()))
+        return programs_of(self.attrs)
+
+
+def programs_of(attrs: Attrs) -> tuple[Program, ...]:
+    """The programs among some attributes, in tuples and attribute classes too."""
+    return attrs.programs(_programs_in)
+
+
+_LEAVES = frozenset({int, float, str, bool, type(None)})  # most attributes
 
 
 def _programs_in(values: Iterable[object]) -> Iterator[Program]:
     for value in values:
+        if type(value) in _LEAVES:
+            continue
         if isinstance(value, Program):
             yield value
         elif isinstance(value, tuple):

@@ -14,7 +14,7 @@ from infini.lax import families
 from infini.lax.cases import ANYTHING, Case, Cases, Sample, Span
 from infini.lax.elementwise import terms as t
 from infini.lax.elementwise.terms import ArrayLike
-from infini.lax.families import elementwise, is_linear
+from infini.lax.families import PerElement, elementwise, is_linear
 
 _NONZERO = Span(0.5, 4.0)
 _WORDS = Span(-1e9, 1e9)
@@ -154,6 +154,7 @@ div_p: Primitive = elementwise(
         lambda g, out, x, y: t.mul(g, t.neg(t.div(out, y))),
     ),
     transpose=lambda ct, x, y: (t.div(ct, y), None),
+    cost=PerElement(4.0),
     cases=t.examples(t.NUMERIC, (ANYTHING, _NONZERO), edges=(t.EDGES, t.OTHER_EDGES)),
 )
 
@@ -180,6 +181,7 @@ rem_p: Primitive = elementwise(
     _reference_rem,
     num_operands=2,
     jvp=(lambda g, *_: g, lambda g, out, x, y: t.mul(t.neg(g), _truncated_quotient(x, y))),
+    cost=PerElement(8.0),
     cases=t.examples(t.REAL, (Span(5.1, 5.9), Span(2.0, 2.5)), edges=(t.EDGES, t.OTHER_EDGES)),
 )
 
@@ -223,6 +225,7 @@ pow_p: Primitive = elementwise(
     num_operands=2,
     type=_type_pow,
     jvp=(_pow_slope, lambda g, out, x, y: t.mul(g, t.mul(t.log(t.one_for_zero(x)), out))),
+    cost=PerElement(40.0, is_transcendental=True),
     cases=Cases(t.INEXACT, _cases_pow),
 )
 
@@ -301,6 +304,7 @@ integer_pow_p: Primitive = elementwise(
         if x.dtype in t.INEXACT
         else (_decompose_integer_pow(x, y=y),)
     ),
+    cost=PerElement(2.0),
     cases=Cases(t.NUMERIC, _cases_integer_pow),
 )
 

@@ -12,7 +12,7 @@ from infini.lax import cases as cases_, families
 from infini.lax.cases import Case, Sample, Span
 from infini.lax.elementwise import terms as t
 from infini.lax.elementwise.terms import ArrayLike
-from infini.lax.families import elementwise, is_linear
+from infini.lax.families import PerElement, elementwise, is_linear
 
 # Numbers that meet themselves, zeros of both signs and NaN.
 _LEFT = Span(-4.0, 4.0, (0.0, -0.0, 1.0, np.nan, np.inf, -np.inf, 2.0))
@@ -189,6 +189,7 @@ clamp_p: Primitive = elementwise(
         lambda g, out, low, x, high: t.where(t.lt(high, x), g, 0),
     ),
     decompose=lambda low, x, high: (t.min(t.max(x, low), high),),
+    cost=PerElement(2.0),
     cases=t.examples(
         t.ORDERED, (Span(-3.0, -2.0), Span(-1.5, 1.5), Span(2.0, 3.0)), edges=(Span(-2.0, 1.0), _LEFT, _RIGHT)
     ),

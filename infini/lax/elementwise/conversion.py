@@ -14,7 +14,7 @@ from infini.core.value import Literal, Value
 from infini.lax.cases import Case, Cases, Sample, Span, always
 from infini.lax.elementwise import terms as t
 from infini.lax.elementwise.terms import ArrayLike
-from infini.lax.families import elementwise
+from infini.lax.families import PerElement, elementwise
 
 _IN_ALL = Span(0.0, 100.0)  # numbers that every dtype holds, more or less
 _WITH_ENDS = Span(
@@ -74,6 +74,7 @@ convert_element_type_p: Primitive = elementwise(
     _reference_convert,
     type=_type_convert,
     transpose=lambda ct, x, *, new_dtype: (trace.bind1(convert_element_type_p, ct, new_dtype=x.dtype),),
+    cost=PerElement(0.5),
     cases=Cases(dtypes.ALL, _cases_convert),
     extra={
         primitive.REFERENCE: _reference_convert,
@@ -143,6 +144,7 @@ bitcast_convert_type_p: Primitive = elementwise(
     _HAVE_BITS,
     _reference_bitcast,
     type=_type_bitcast,
+    cost=PerElement(0.0),
     cases=Cases(
         _HAVE_BITS,
         lambda dtype: [

@@ -15,7 +15,7 @@ from infini.lax.cases import Span
 from infini.lax.elementwise import formulas, terms as t
 from infini.lax.elementwise.number import decomposition
 from infini.lax.elementwise.terms import ArrayLike
-from infini.lax.families import elementwise
+from infini.lax.families import PerElement, elementwise
 
 _LN2 = math.log(2.0)
 _MODERATE = Span(-3.0, 3.0)
@@ -73,6 +73,7 @@ exp_p: Primitive = elementwise(
     t.INEXACT,
     np.exp,
     jvp=(lambda g, out, x: t.mul(g, out),),
+    cost=PerElement(10.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_MODERATE,), edges=(_EXTREME,)),
 )
 
@@ -92,6 +93,7 @@ exp2_p: Primitive = elementwise(
     _reference_exp2,
     jvp=(lambda g, out, x: t.mul(_LN2, t.mul(g, out)),),
     decompose=decomposition(formulas.exp2),
+    cost=PerElement(10.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_MODERATE,), edges=(_EXTREME,)),
 )
 
@@ -116,6 +118,7 @@ expm1_p: Primitive = elementwise(
     np.expm1,
     jvp=(lambda g, out, x: t.mul(g, t.add(out, 1)),),
     decompose=t.widened(_decompose_expm1),
+    cost=PerElement(14.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_MODERATE,), edges=(_EXTREME,)),
 )
 
@@ -131,6 +134,7 @@ logistic_p: Primitive = elementwise(
     lambda x: 1 / (1 + np.exp(-x)),
     jvp=(lambda g, out, x: t.mul(g, t.mul(out, t.sub(1, out))),),
     decompose=t.widened(lambda x: t.div(1, t.add(t.exp(t.neg(x)), 1))),
+    cost=PerElement(14.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_MODERATE,), edges=(_EXTREME,)),
 )
 
@@ -147,6 +151,7 @@ log_p: Primitive = elementwise(
     t.INEXACT,
     np.log,
     jvp=(lambda g, out, x: t.div(g, x),),
+    cost=PerElement(12.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (Span(0.3, 9.0),), edges=(_MAGNITUDES,)),
 )
 
@@ -171,6 +176,7 @@ log1p_p: Primitive = elementwise(
     np.log1p,
     jvp=(lambda g, out, x: t.div(g, t.add(x, 1)),),
     decompose=t.widened(_decompose_log1p),
+    cost=PerElement(14.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (Span(-0.7, 9.0),), edges=(_MAGNITUDES,)),
 )
 
@@ -187,6 +193,7 @@ sqrt_p: Primitive = elementwise(
     t.INEXACT,
     np.sqrt,
     jvp=(lambda g, out, x: t.mul(g, t.div(0.5, out)),),
+    cost=PerElement(5.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (Span(0.3, 4.0),), edges=(_MAGNITUDES,)),
 )
 
@@ -201,6 +208,7 @@ rsqrt_p: Primitive = elementwise(
     t.INEXACT,
     lambda x: 1 / np.sqrt(x),
     jvp=(lambda g, out, x: t.mul(g, t.mul(-0.5, t.div(out, x))),),
+    cost=PerElement(6.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (Span(0.3, 4.0),), edges=(_MAGNITUDES,)),
 )
 
@@ -216,6 +224,7 @@ cbrt_p: Primitive = elementwise(
     np.cbrt,
     jvp=(lambda g, out, x: t.mul(g, t.mul(1 / 3, t.integer_pow(out, -2))),),
     decompose=decomposition(formulas.cbrt),
+    cost=PerElement(26.0, is_transcendental=True),
     cases=t.examples(t.FLOATS, (Span(0.3, 4.0),), edges=(_MAGNITUDES,)),
 )
 

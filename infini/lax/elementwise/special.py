@@ -17,7 +17,7 @@ from infini.lax.cases import Span
 from infini.lax.elementwise import formulas, terms as t
 from infini.lax.elementwise.number import decomposition
 from infini.lax.elementwise.terms import ArrayLike
-from infini.lax.families import elementwise
+from infini.lax.families import PerElement, elementwise
 
 _REALS = Span(-3.0, 3.0)
 _EDGES = Span(
@@ -44,6 +44,7 @@ erf_p: Primitive = elementwise(
     t.by_element(math.erf),
     jvp=(lambda g, out, x: _gaussian(2 / math.sqrt(math.pi), g, x),),
     decompose=decomposition(formulas.erf),
+    cost=PerElement(16.0, is_transcendental=True),
     cases=t.examples(t.FLOATS, (_REALS,), edges=(_EDGES,)),
 )
 
@@ -59,6 +60,7 @@ erfc_p: Primitive = elementwise(
     t.by_element(math.erfc),
     jvp=(lambda g, out, x: _gaussian(-2 / math.sqrt(math.pi), g, x),),
     decompose=decomposition(formulas.erfc),
+    cost=PerElement(24.0, is_transcendental=True),
     cases=t.examples(t.FLOATS, (_REALS,), edges=(_EDGES,)),
 )
 
@@ -95,6 +97,7 @@ erf_inv_p: Primitive = elementwise(
     t.by_element(_erf_inv),
     jvp=(lambda g, out, x: t.mul(math.sqrt(math.pi) / 2, t.mul(g, t.exp(t.square(out)))),),
     decompose=decomposition(formulas.erf_inv),
+    cost=PerElement(30.0, is_transcendental=True),
     cases=t.examples(t.FLOATS, (Span(-0.9, 0.9),), edges=(_INSIDE_EDGES,)),
 )
 
@@ -119,6 +122,7 @@ lgamma_p: Primitive = elementwise(
     t.by_element(_lgamma),
     jvp=(lambda g, out, x: t.mul(g, t.digamma(x)),),
     decompose=decomposition(formulas.lgamma),
+    cost=PerElement(70.0, is_transcendental=True),
     cases=t.examples(t.FLOATS, (Span(0.4, 12.0),), edges=(_GAMMA_EDGES,)),
 )
 
@@ -155,6 +159,7 @@ digamma_p: Primitive = elementwise(
     t.by_element(reference_digamma),
     jvp=(lambda g, out, x: t.mul(g, t.polygamma(1.0, x)),),
     decompose=decomposition(formulas.digamma),
+    cost=PerElement(80.0, is_transcendental=True),
     cases=t.examples(t.FLOATS, (Span(0.4, 12.0),), edges=(_GAMMA_EDGES,)),
 )
 
@@ -199,6 +204,7 @@ bessel_i0e_p: Primitive = elementwise(
     t.by_element(_bessel(0)),
     jvp=(lambda g, out, x: t.mul(g, t.sub(t.bessel_i1e(x), t.mul(t.sign(x), out))),),
     decompose=decomposition(formulas.bessel_i0e),
+    cost=PerElement(36.0, is_transcendental=True),
     cases=t.examples(t.FLOATS, (Span(0.5, 9.0),), edges=(_EDGES,)),
 )
 
@@ -223,6 +229,7 @@ bessel_i1e_p: Primitive = elementwise(
     t.by_element(_bessel(1)),
     jvp=(_slope_i1e,),
     decompose=decomposition(formulas.bessel_i1e),
+    cost=PerElement(36.0, is_transcendental=True),
     cases=t.examples(t.FLOATS, (Span(0.5, 9.0),), edges=(_EDGES,)),
 )
 

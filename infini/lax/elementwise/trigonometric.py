@@ -11,7 +11,7 @@ from infini.lax.elementwise import formulas, terms as t
 from infini.lax.elementwise.exponential import Accuracy, with_accuracy
 from infini.lax.elementwise.number import decomposition
 from infini.lax.elementwise.terms import ArrayLike
-from infini.lax.families import elementwise
+from infini.lax.families import PerElement, elementwise
 
 _ANGLES = Span(-3.0, 3.0)
 _FAR_ANGLES = Span(
@@ -41,6 +41,7 @@ sin_p: Primitive = elementwise(
     t.INEXACT,
     np.sin,
     jvp=(lambda g, out, x: t.mul(g, t.cos(x)),),
+    cost=PerElement(16.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_ANGLES,), edges=(_FAR_ANGLES,)),
 )
 
@@ -55,6 +56,7 @@ cos_p: Primitive = elementwise(
     t.INEXACT,
     np.cos,
     jvp=(lambda g, out, x: t.neg(t.mul(g, t.sin(x))),),
+    cost=PerElement(16.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_ANGLES,), edges=(_FAR_ANGLES,)),
 )
 
@@ -70,6 +72,7 @@ tan_p: Primitive = elementwise(
     np.tan,
     jvp=(lambda g, out, x: t.mul(g, t.add(1, t.square(out))),),
     decompose=t.widened(lambda x: t.div(t.sin(x), t.cos(x))),
+    cost=PerElement(20.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (Span(-1.2, 1.2),), edges=(_FAR_ANGLES,)),
 )
 
@@ -85,6 +88,7 @@ asin_p: Primitive = elementwise(
     np.arcsin,
     jvp=(lambda g, out, x: t.mul(g, t.rsqrt(t.sub(1, t.square(x)))),),
     decompose=decomposition(formulas.asin),
+    cost=PerElement(14.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_INSIDE,), edges=(_INSIDE_EDGES,)),
 )
 
@@ -100,6 +104,7 @@ acos_p: Primitive = elementwise(
     np.arccos,
     jvp=(lambda g, out, x: t.neg(t.mul(g, t.rsqrt(t.sub(1, t.square(x))))),),
     decompose=decomposition(formulas.acos),
+    cost=PerElement(14.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_INSIDE,), edges=(_INSIDE_EDGES,)),
 )
 
@@ -115,6 +120,7 @@ atan_p: Primitive = elementwise(
     np.arctan,
     jvp=(lambda g, out, x: t.div(g, t.add(1, t.square(x))),),
     decompose=decomposition(formulas.atan),
+    cost=PerElement(14.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_REALS,), edges=(_REAL_EDGES,)),
 )
 
@@ -140,6 +146,7 @@ atan2_p: Primitive = elementwise(
         lambda g, out, x, y: t.mul(g, t.div(t.neg(x), t.add(t.square(x), t.square(y)))),
     ),
     decompose=decomposition(formulas.atan2),
+    cost=PerElement(20.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (t.POSITIVE, Span(-4.0, -0.1))),
 )
 
@@ -159,6 +166,7 @@ sinh_p: Primitive = elementwise(
     np.sinh,
     jvp=(lambda g, out, x: t.mul(g, t.cosh(x)),),
     decompose=decomposition(formulas.sinh),
+    cost=PerElement(20.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_REALS,), edges=(_EXTREME,)),
 )
 
@@ -174,6 +182,7 @@ cosh_p: Primitive = elementwise(
     np.cosh,
     jvp=(lambda g, out, x: t.mul(g, t.sinh(x)),),
     decompose=decomposition(formulas.cosh),
+    cost=PerElement(20.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_REALS,), edges=(_EXTREME,)),
 )
 
@@ -189,6 +198,7 @@ tanh_p: Primitive = elementwise(
     np.tanh,
     jvp=(lambda g, out, x: t.mul(t.add(g, t.mul(g, out)), t.sub(1, out)),),
     decompose=decomposition(formulas.tanh),
+    cost=PerElement(14.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_REALS,), edges=(_EXTREME,)),
 )
 
@@ -204,6 +214,7 @@ asinh_p: Primitive = elementwise(
     np.arcsinh,
     jvp=(lambda g, out, x: t.mul(g, t.rsqrt(t.add(t.square(x), 1))),),
     decompose=decomposition(formulas.asinh),
+    cost=PerElement(30.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_REALS,), edges=(_REAL_EDGES,)),
 )
 
@@ -219,6 +230,7 @@ acosh_p: Primitive = elementwise(
     np.arccosh,
     jvp=(lambda g, out, x: t.mul(g, t.rsqrt(t.sub(t.square(x), 1))),),
     decompose=decomposition(formulas.acosh),
+    cost=PerElement(30.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (Span(1.3, 9.0),), edges=(_REAL_EDGES,)),
 )
 
@@ -234,6 +246,7 @@ atanh_p: Primitive = elementwise(
     np.arctanh,
     jvp=(lambda g, out, x: t.mul(t.div(1, t.add(1, x)), t.div(g, t.sub(1, x))),),
     decompose=decomposition(formulas.atanh),
+    cost=PerElement(20.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_INSIDE,), edges=(_INSIDE_EDGES,)),
 )
 

@@ -95,6 +95,13 @@ def _cases(dtype: np.dtype) -> list[Case]:
     return [Case((Sample(shape),), attributes(lines), "reduction") for shape, lines in examples]
 
 
+def cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """Operations: each window joins its elements."""
+    x = types[-1]
+    size = families.prod(result_type(x, **attrs).shape)
+    return float(size * families.prod([line.window for line in lines_of(x.shape, **attrs)]))
+
+
 def windowed(
     name: str,
     allowed: Collection[np.dtype],
@@ -127,6 +134,7 @@ def windowed(
         primitive.JVP: jvp,
         primitive.PLACE: place,
         primitive.DECOMPOSE: decompose,
+        primitive.COST: cost,
         primitive.CASES: cases.Cases(frozenset(allowed), _cases),
     }
     if transpose is not None:

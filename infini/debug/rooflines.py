@@ -1,0 +1,324 @@
+"""The roofline of a program: what each kernel moves and computes, how long that takes at least on this
+machine, and how long it takes.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from infini.backends.cpu import inspect, limits as limits_
+from infini.backends.cpu.executable import CpuExecutable, PhaseTime
+from infini.backends.cpu.limits import Limits
+from infini.compiler import cost, inspection
+from infini.compiler.llvm.target import Target
+from infini.core import errors, ir, tree
+from infini.core.array import Array
+from infini.core.source import Where
+from infini.debug import subject as subject_
+
+OUTSIDE: Final = "outside kernels"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A kernel, or what one phase of the program computes; of a loop all turns together.
+
+    Args:
+        name: its operations.
+        where: the user's line.
+        runs: how often it ran in a call.
+        flops: floating-point operations, a multiply-add counted as two.
+        transcendentals: exponentials, logarithms and the like.
+        read_bytes: bytes that it must read.
+        written_bytes: bytes that it must write.
+        predicted_s: the shortest time that the limits of the machine allow.
+        measured_s: time on the clock.
+        bound: which limit decides.
+    """
+
+    name: str
+    where: Where | None
+    runs: int
+    flops: float
+    transcendentals: float
+    read_bytes: float
+    written_bytes: float
+    predicted_s: float
+    measured_s: float
+    bound: Literal["compute", "memory", ""]
+
+    @property
+    def share(self) -> float:
+        """How much of the limit is reached: predicted over measured time."""
+        return self.predicted_s / self.measured_s if self.measured_s > 0 else 0.0
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes read and written."""
+        return self.read_bytes + self.written_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """What `roofline` found. It prints as a table.
+
+    Args:
+        name: name of the function.
+        rows: kernels, the slowest first; the last row is the time outside of them.
+        wall_s: time of one call with clocks around its kernels: the sum of the rows.
+        call_s: time of one call of the function without clocks, or None when it was given compiled.
+        num_calls: calls that were measured; the rows are those of the one of median length.
+        limits: of this machine.
+        source: lines of the user's files, for the table.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    wall_s: float
+    call_s: float | None
+    num_calls: int
+    limits: Limits
+    source: dict[Where, str] = field(default_factory=dict)
+
+    @property
+    def kernels(self) -> tuple[Row, ...]:
+        """The rows without the last one."""
+        return self.rows[:-1]
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Sums over the kernels under the names of `cost_analysis`. Loops of unknown length count as often as
+        they turned, and branches that were not taken not at all.
+        """
+        return {
+            "flops": sum(row.flops for row in self.rows),
+            "transcendentals": sum(row.transcendentals for row in self.rows),
+            "bytes accessed": sum(row.nbytes for row in self.rows),
+        }
+
+    def __rich__(self) -> Table:
+        return _table(self)
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=160)
+        console.print(_table(self))
+        return console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def roofline(function: Any, /, *args: Any, calls: int = 10, **kwargs: Any) -> Roofline:  # Any: pytrees
+    """Measure every kernel of a function, print a table, slowest first, and return it.
+
+    The limits of the machine (multiply-adds, reading and copying from caches and memory) are measured the
+    first time and kept in the cache folder. Donated arguments are copied, so the arrays stay as they are.
+
+    Args:
+        function: a function, jitted or not.
+        args: its arguments.
+        calls: how many calls to measure; the one of median length is shown.
+        kwargs: its keyword arguments.
+
+    Returns:
+        The rows; `rows[-1]` is the time outside kernels.
+
+    Raises:
+        UnsupportedError: the program is for another backend than the CPU's, or for several devices.
+
+    Example:
+        >>> import infini as inf, infini.numpy as inp
+        >>> report = inf.debug.roofline(lambda x: inp.tanh(x @ x), inp.ones((256, 256)))  # doctest: +SKIP
+    """
+    if calls < 1:
+        raise errors.ValueMismatchError("roofline needs a call to measure", got=f"calls={calls}")
+    found = measure(function, args, kwargs, calls, limits_.known())
+    Console().print(found)
+    return found
+
+
+def measure(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], calls: int, limits: Limits
+) -> Roofline:  # Any: pytrees
+    """The roofline of a function, without printing; see `roofline`."""
+    subject = subject_.of(function, args, kwargs)
+    executable = subject.executable
+    if not isinstance(executable, CpuExecutable):
+        raise errors.UnsupportedError(
+            f"roofline measures programs of the CPU backend, and {subject.name} is not one",
+            got=f"a program for {subject.device}",
+            fix="put the arguments on infini.devices('cpu')[0]",
+        )
+    if len(subject.arrays) != len(subject.program.params):
+        raise errors.TypeMismatchError(
+            f"{subject.name} was given compiled, without arguments to run it with",
+            fix="pass the jitted function and its arguments",
+        )
+    profile = executable.profile(subject.buffers(), calls)  # type: ignore[arg-type]  # buffers of the host
+    rows = _rows(profile.phases, _costs(executable.fused, executable.target), limits)
+    outside = profile.wall_ns * 1e-9 - sum(row.measured_s for row in rows)
+    rows.sort(key=lambda row: -row.measured_s)
+    rows.append(Row(OUTSIDE, None, 1, 0.0, 0.0, 0.0, 0.0, 0.0, max(outside, 0.0), ""))
+    call_s = _call_s(function, args, kwargs, calls, has_donated=bool(subject.options.donated))
+    lines = {row.where: inspection.source_line(row.where) for row in rows if row.where is not None}
+    return Roofline(subject.name, tuple(rows), profile.wall_ns * 1e-9, call_s, calls, limits, lines)
+
+
+def _call_s(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], calls: int, *, has_donated: bool
+) -> float:
+    """Median time of plain calls."""
+    found = []
+    for _ in range(calls):
+        given = tree.map(_copied, (args, kwargs)) if has_donated else (args, kwargs)
+        started = time.perf_counter()
+        function(*given[0], **given[1])
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, Array) else leaf
+
+
+# --- from phases to rows ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Work of one run of a task function; `effort` is in additions that a vector unit does, times two."""
+
+    flops: float = 0.0
+    transcendentals: float = 0.0
+    read: float = 0.0
+    written: float = 0.0
+    effort: float = 0.0
+
+    def __add__(self, other: _Cost) -> _Cost:
+        return _Cost(
+            self.flops + other.flops,
+            self.transcendentals + other.transcendentals,
+            self.read + other.read,
+            self.written + other.written,
+            self.effort + other.effort,
+        )
+
+
+def _costs(fused: ir.Program, target: Target) -> dict[str, _Cost]:
+    """Work by the symbol of the function that does it: the last one that an equation calls; what packs for it
+    does no work of its own.
+    """
+    last = {id(equation): task.name for equation, task in inspect.equations_of(fused, target)}
+    found: dict[str, _Cost] = {}
+    for equation, task in inspect.equations_of(fused, target):
+        if last[id(equation)] != task.name:
+            found.setdefault(task.name, _Cost())
+            continue
+        work = cost.work(equation)
+        read, written = cost.traffic(equation)
+        found[task.name] = _Cost(
+            work.get("flops", 0.0), work.get("transcendentals", 0.0), read, written, cost.effort(equation)
+        )
+    return found
+
+
+def _rows(phases: Iterable[PhaseTime], costs: dict[str, _Cost], limits: Limits) -> list[Row]:
+    """One row per phase that ran; the tasks of one phase are added up."""
+    merged: dict[int, list[PhaseTime]] = {}
+    for number, phase in enumerate(phases):
+        if phase.runs:
+            merged.setdefault(number if phase.step is None else -1 - id(phase.step), []).append(phase)
+    return [_row(parts, costs, limits) for parts in merged.values()]
+
+
+def _row(parts: list[PhaseTime], costs: dict[str, _Cost], limits: Limits) -> Row:
+    first = parts[0]
+    if first.step is None:
+        work, name = _Cost(read=float(first.nbytes), written=float(first.nbytes)), first.name
+    else:
+        phases = getattr(first.step, "phases", (first.step,))
+        work = _Cost()
+        for task in (task for phase in phases for task in phase.tasks):
+            work += costs.get(task.name, _Cost())
+        names = list(dict.fromkeys(phase.name for phase in phases))
+        counts = [sum(phase.name == name for phase in phases) for name in names]
+        name = " + ".join(n if count == 1 else f"{count} x {n}" for n, count in zip(names, counts, strict=True))
+    moving, computing = limits.least_s(0.0, work.read, work.written), work.effort / limits.flops_per_s
+    runs = first.runs
+    return Row(
+        name, first.where, runs, work.flops * runs, work.transcendentals * runs, work.read * runs,
+        work.written * runs, max(moving, computing) * runs, sum(part.ns for part in parts) * 1e-9,
+        "compute" if computing > moving else "memory",
+    )  # fmt: skip
+
+
+# --- the table --------------------------------------------------------------------------------------
+
+
+def _table(found: Roofline) -> Table:
+    limits = found.limits
+    reading = max(limits.read_bytes_per_s.values())
+    memory = limits.read_bytes_per_s[max(limits.read_bytes_per_s)]
+    call = "" if found.call_s is None else f", {_time(found.call_s)} without clocks"
+    table = Table(
+        title=f"{found.name}: a call takes {_time(found.wall_s)}{call}",
+        caption=f"limits with {limits.num_threads} threads: {limits.flops_per_s / 1e9:.0f} GFLOP/s, reading "
+        f"{reading / 1e9:.0f} GB/s from caches and {memory / 1e9:.0f} from memory",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("of call", justify="right", no_wrap=True)
+    table.add_column("kernel", overflow="fold", max_width=38)
+    table.add_column("your line", overflow="ellipsis", no_wrap=True, max_width=44)
+    for head in ("runs", "FLOP", "bytes", "GFLOP/s", "GB/s", "at least", "of limit", "bound"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in found.rows:
+        line = "" if row.where is None else f"{row.where}  {found.source.get(row.where, '')}"
+        share = row.measured_s / found.wall_s if found.wall_s else 0.0
+        own = ("",) * 8
+        if row.name != OUTSIDE:
+            work = row.flops + row.transcendentals
+            own = (
+                str(row.runs),
+                _count(work),
+                _count(row.nbytes),
+                f"{work / row.measured_s / 1e9:.3g}" if row.measured_s else "",
+                f"{row.nbytes / row.measured_s / 1e9:.3g}" if row.measured_s else "",
+                _time(row.predicted_s),
+                f"{row.share:.0%}",
+                row.bound,
+            )
+        table.add_row(_time(row.measured_s), f"{share:.1%}", row.name, line, *own)
+    totals = found.totals
+    table.add_section()
+    table.add_row(
+        _time(found.wall_s), "100%", "sum", "", "", _count(totals["flops"] + totals["transcendentals"]),
+        _count(totals["bytes accessed"]), "", "", _time(sum(row.predicted_s for row in found.rows)), "", "",
+    )  # fmt: skip
+    return table
+
+
+def _time(seconds: float) -> str:
+    for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e9:.0f} ns"
+
+
+def _count(number: float) -> str:
+    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}"
+    return f"{number:.0f}"
