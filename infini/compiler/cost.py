@@ -91,8 +91,8 @@ def work(equation: Equation) -> Mapping[str, float]:
 
 
 def effort(equation: Equation) -> float:
-    """What an equation costs a vector unit, in the unit of its peak, where a multiply-add is two: an element of
-    an elementwise operation is twice its weight, other operations are their FLOPs; float64 is twice that.
+    """What an equation costs a vector unit, in the unit of its peak, where a multiply-add is two: an element
+    of an elementwise operation is twice its weight, other operations are their FLOPs; float64 is twice that.
     """
     is_kernel = equation.op.name == "kernel"
     if is_kernel or (equation.programs and primitive.COST not in equation.op.rules):

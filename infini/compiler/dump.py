@@ -107,7 +107,7 @@ def _with_head(name: str, program: inspection_.Program) -> str:
 
 
 def _function_files(found: Inspection, function: Function, wanted: Collection[str]) -> dict[str, str]:
-    mark = "//" if found.target.endswith(("(aarch64", "(arm64")) else "#"
+    mark = "//" if "(aarch64" in found.target or "(arm64" in found.target else "#"
     texts = {
         ".tile": inspection_.comments(function, "#") + found.kernel_text(function) + "\n",
         ".ll": inspection_.comments(function, ";") + function.llvm + "\n",
@@ -147,7 +147,7 @@ def _index(found: Inspection, rows: list[str], kernels: list[str], made: dict[st
             "",
             "Native functions in the order of their first call; equal kernels share one.",
             "",
-            "| | kernel | uses | tasks | estimate (us) | your lines | files |",
+            "| | kernel | uses | tasks | estimate | your lines | files |",
             "|---:|---|---:|---:|---:|---|---|",
             *kernels,
         ]
@@ -176,7 +176,7 @@ def _kernel_row(number: int, function: Function, stem: str, texts: dict[str, str
     lines = ", ".join(map(str, function.lines))
     return (
         f"| {number} | {function.name} | {len(function.equations)} | {function.num_tasks} "
-        f"| {function.cost_ns / 1000:.3g} | {lines} | {files} |"
+        f"| {inspection_.duration(function.cost_ns)} | {lines} | {files} |"
     )
 
 

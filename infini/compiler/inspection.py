@@ -136,9 +136,7 @@ class Inspection:
 
     def kernel_text(self, function: Function) -> str:
         """The tile program of a function; empty when it has none."""
-        return next(
-            ("\n".join(s.lines) for s in _sections(self.fused) if s.name == function.section), ""
-        )
+        return next(("\n".join(s.lines) for s in _sections(self.fused) if s.name == function.section), "")
 
 
 @functools.lru_cache(maxsize=8)
@@ -164,10 +162,21 @@ def source_line(where: Where) -> str:
     return linecache.getline(where.file, where.line).strip() if is_there else ""
 
 
+def duration(ns: float) -> str:
+    """A time as people read it."""
+    for scale, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "us")):
+        if ns >= scale:
+            return f"{ns / scale:.3g} {unit}"
+    return f"{ns:.0f} ns"
+
+
 def comments(function: Function, mark: str) -> str:
     """What a function is, and the user's lines it computes, as comments above its text."""
     plural = "s" if function.num_tasks != 1 else ""
-    found = [f"{function.name}: {function.num_tasks} task{plural}, about {function.cost_ns / 1000:.3g} us on one thread"]
+    estimate = f"about {duration(function.cost_ns)} on one thread"
+    found = [f"{function.name}: {function.num_tasks} task{plural}, {estimate}"]
+    if not function.section:
+        found += dict.fromkeys(map(equation_key, function.equations))
     found += [f"{where}    {source_line(where)}".rstrip() for where in function.lines]
     return "".join(f"{mark} {line}\n" for line in found)
 

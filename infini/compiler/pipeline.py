@@ -27,7 +27,6 @@ from infini.compiler.passes import (
 from infini.core import check, config, primitive
 from infini.core.ir import Equation, Program
 
-
 # Is told the name of each pass, and the program before and after it.
 Observer: TypeAlias = Callable[[str, Program, Program], None]
 

@@ -228,8 +228,9 @@ class Call:
 class CallPath(Protocol):
     """What repeats the calls of one jitted function that it has learned, without going through Python."""
 
-    call: Callable[[tuple[Any, ...], dict[str, Any]], Any]
-    """`call(args, kwargs)`: the result, or `NotImplemented` for a call that is unlike all it knows."""
+    @property
+    def call(self) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+        """`call(args, kwargs)`: the result, or `NotImplemented` for a call that is unlike all it knows."""
 
     def learn(self, call: Call) -> None:
         """Remember a call, when it is of a kind that can be repeated."""

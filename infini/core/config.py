@@ -78,8 +78,13 @@ KNOBS: Final[dict[str, Knob]] = {
             "Default device, such as `cpu`, `cuda:1` or `reference`; empty picks the best there is.",
         ),
         Knob("check", 0, _COUNT, "1 checks programs between passes, 2 also re-checks every traced program."),
-        Knob("dump", (), _NAMES, "Comma-separated pass names whose programs are written before and after."),
-        Knob("dump_dir", "infini-dump", _TEXT, "Folder for dumps."),
+        Knob(
+            "dump",
+            (),
+            _NAMES,
+            "Stages that are written to files: names of passes, `kernels`, `llvm`, `assembly`, or `all`.",
+        ),
+        Knob("dump_dir", "infini-dump", _TEXT, "Folder for dumps, one folder per program in it."),
         Knob(
             "log",
             "warning",

@@ -1,9 +1,9 @@
 """Running programs on devices: choose the device, compile once, wrap buffers. Eager execution and jit
 both end here.
 
-Two caches: executables by program fingerprint, device and options (at most 4096, oldest out first);
-programs of one equation
-by operation, types and attributes (at most 8192). `clear_caches` empties both.
+Two caches: executables by program fingerprint, device and options (those that somebody still runs, and the
+last 512); programs of one equation by operation, types and attributes (at most 2048, oldest out first).
+`clear_caches` empties both.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -59,14 +60,14 @@ class BoundedCache(Generic[K, V]):
 
     def make(self, key: K, maker: Callable[[], V]) -> V:
         """The entry, made by `maker` when there is none; threads that want one entry wait for the first."""
-        found = self._items.get(key)
+        found = self.get(key)
         if found is not None:
             return found
         with self._lock:
             lock = self._making.setdefault(key, threading.RLock())
         try:
             with lock:
-                found = self._items.get(key)
+                found = self.get(key)
                 return found if found is not None else self.put(key, maker())
         finally:
             with self._lock:
@@ -82,8 +83,32 @@ class BoundedCache(Generic[K, V]):
         return len(self._items)
 
 
-_executables: BoundedCache[Hashable, backend.Executable] = BoundedCache(4096)
-_equations: BoundedCache[Hashable, Runner] = BoundedCache(8192)
+class LivingCache(BoundedCache[K, V]):
+    """It also finds older entries, as long as somebody else keeps them."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._alive: weakref.WeakValueDictionary[K, V] = weakref.WeakValueDictionary()
+
+    def get(self, key: K) -> V | None:
+        """The entry, or None."""
+        found = self._items.get(key)
+        return found if found is not None else self._alive.get(key)
+
+    def put(self, key: K, item: V) -> V:
+        """Add an entry and return it."""
+        self._alive[key] = item
+        return super().put(key, item)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        super().clear()
+        self._alive.clear()
+
+
+# A compiled program takes about 100 kB, so a process that compiles for ever must let go of some.
+_executables: LivingCache[Hashable, backend.Executable] = LivingCache(512)
+_equations: BoundedCache[Hashable, Runner] = BoundedCache(2048)
 _PLAIN: Final = backend.CompileOptions()
 
 
@@ -254,9 +279,12 @@ class Runner:
             ]
         )
 
-    def last_executable(self, device: backend.Device) -> backend.Executable | None:
-        """What a call with row-major arrays on a device runs now, if there was one."""
-        return self._executables.get((device.platform, config.current().key, _executables.num_clears, ()))
+    def last_executable(
+        self, device: backend.Device, layouts: Sequence[layout_.Layout | None]
+    ) -> backend.Executable | None:
+        """What a call with arrays in these layouts on a device runs now, if there was one."""
+        known = tuple(layouts) if any(item is not None for item in layouts) else ()
+        return self._executables.get((device.platform, config.current().key, _executables.num_clears, known))
 
     def _inspected(
         self, executable: backend.Executable, inputs: Sequence[backend.Buffer], device: backend.Device

@@ -62,7 +62,7 @@ _DECLARED_LATER: Final = {"kernel": "infini.tile.notation"}
 
 
 def register(style: Style) -> None:
-    """Say how the attributes of a class are written; the keyword is the name of the class in small letters."""
+    """Say how the attributes of a class are written; the keyword is its name in small letters."""
     _STYLES[style.keyword] = style
 
 

@@ -9,14 +9,17 @@ import html
 import linecache
 import re
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infini.core import ir, text
+from infini.core import ir, source, text
 
 _TOKEN: Final = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*")|(?P<var>%\d+)|(?P<program>@[\w.]+)"""
-    r"""|(?P<type>\b\w+\[[\d,]*\])|(?P<keyword>\b(?:program|return|const)\b)|(?P<attribute>\b\w+(?==))"""
+    r"""|(?P<type>\b\w+\[[\d,]*\])|(?P<attribute>\b\w+(?==))"""
+    r"""|(?P<keyword>\b(?:program|return|const|kernel(?= @)|grid|load|store|extent)\b)"""
 )
 
 
@@ -32,17 +35,43 @@ def page(program: ir.Program, *, title: str = "") -> str:
     """
     sections = text.sections(program, lines=False)
     heading = html.escape(title or f"@{sections[0].name}")
-    body = "\n".join(_section(section) for section in sections)
+    body = fragment(sections)
     counts = _counts(program)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style></head>\n"
+        f"<style>{STYLE}</style></head>\n"
         f'<body><header><h1>{heading}</h1><p class="summary">{counts}</p>'
         '<button type="button" id="theme" title="light or dark">&#9680;</button></header>\n'
-        f'<main>\n{body}\n</main><div id="tip" role="tooltip" hidden></div>\n<script>{_SCRIPT}</script>'
+        f'<main>\n{body}\n</main><div id="tip" role="tooltip" hidden></div>\n<script>{SCRIPT}</script>'
         "</body></html>\n"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where a fragment stands in a larger page.
+
+    Args:
+        prefix: before the ids of its sections, so that several fragments fit into one page.
+        line: the label of a user's line, which the page uses to connect places; None for no connection.
+        is_new: whether to mark an equation.
+        link: the address that the label of a program leads to.
+    """
+
+    prefix: str = ""
+    line: Callable[[source.Where], str | None] = lambda where: None
+    is_new: Callable[[ir.Equation], bool] = lambda equation: False
+    link: Callable[[str], str] | None = None
+
+    def address(self, name: str) -> str:
+        """Where the label of a program leads."""
+        return self.link(name) if self.link is not None else f"#{self.prefix}{name}"
+
+
+def fragment(sections: Sequence[text.Section], context: Context | None = None) -> str:
+    """Sections of a program as HTML, for a page that has `STYLE` and `SCRIPT`."""
+    return "\n".join(_section(section, context or Context()) for section in sections)
 
 
 def _counts(program: ir.Program) -> str:
@@ -59,18 +88,21 @@ def _counts(program: ir.Program) -> str:
     )
 
 
-def _section(section: text.Section) -> str:
-    names = _Names(section)
+def _section(section: text.Section, context: Context) -> str:
+    names = _Names(section, context)
     rows = []
     for number, line in enumerate(section.lines):
         equation = _equation_at(section, number)
         where = f"{equation.where or ''}" if equation is not None else ""
         via = f" via {equation.via}" if equation is not None and equation.via else ""
+        label = context.line(equation.where) if equation is not None and equation.where else None
+        marks = ' class="new"' if equation is not None and context.is_new(equation) else ""
+        marks += f' data-line="{html.escape(label)}"' if label else ""
         rows.append(
-            f'<li><code>{_code(line, names, equation)}</code><span class="where">{html.escape(where + via)}'
-            "</span></li>"
+            f"<li{marks}><code>{_code(line, names, equation)}</code>"
+            f'<span class="where">{html.escape(where + via)}</span></li>'
         )
-    return f'<section id="{html.escape(section.name)}"><ol>{"".join(rows)}</ol></section>'
+    return f'<section id="{html.escape(names.section)}"><ol>{"".join(rows)}</ol></section>'
 
 
 def _equation_at(section: text.Section, number: int) -> ir.Equation | None:
@@ -81,8 +113,9 @@ def _equation_at(section: text.Section, number: int) -> ir.Equation | None:
 class _Names:
     """What is known about each label of a section."""
 
-    def __init__(self, section: text.Section) -> None:
-        self.section = section.name
+    def __init__(self, section: text.Section, context: Context) -> None:
+        self.section = context.prefix + section.name
+        self.context = context
         program = section.program
         self.types: dict[str, ir.ArrayType] = {}
         self.origins: dict[str, str] = {}
@@ -129,7 +162,7 @@ def _span(kind: str, token: str, names: _Names) -> str:
         tip = html.escape(f"{token}: {names.types[token]}\n{names.origins[token]}")
         return f'<b class="var" tabindex="0" data-var="{names.section}:{token}" data-tip="{tip}">{shown}</b>'
     if kind == "program":
-        return f'<a class="program" href="#{shown[1:]}">{shown}</a>'
+        return f'<a class="program" href="{html.escape(names.context.address(token[1:]))}">{shown}</a>'
     return f'<span class="{kind}">{shown}</span>'
 
 
@@ -145,7 +178,7 @@ def _plain(code: str, equation: ir.Equation | None) -> str:
     )
 
 
-_STYLE: Final = """
+STYLE: Final = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1f2328; --soft: #6b7280; --line: #e5e7eb;
   --op: #0550ae; --type: #6f42c1; --string: #0a6b2d; --link: #953800; --mark: #fff3bf; --use: #dbeafe; }
 @media (prefers-color-scheme: dark) { :root:not([data-theme=light]) { --page: #14171c; --ink: #e6e8eb;
@@ -185,7 +218,7 @@ code { flex: 1; white-space: pre; font: 13px/1.6 ui-monospace, "SF Mono", Menlo,
   font: 12px/1.5 ui-monospace, monospace; pointer-events: none; }
 """
 
-_SCRIPT: Final = """
+SCRIPT: Final = """
 const tip = document.getElementById("tip"), root = document.documentElement;
 const target = (event) => event.target.closest ? event.target.closest("[data-tip]") : null;
 function show(element) {

@@ -11,11 +11,17 @@ from infini.debug.caches import explain_cache
 from infini.lax.effects import debug_callback as callback, debug_print as print  # noqa: A004  # JAX's name
 
 if TYPE_CHECKING:
-    from infini.debug.rooflines import Roofline as Roofline, Row as Row, roofline as roofline
     from infini.debug.pages import Page as Page, show as show
+    from infini.debug.rooflines import Roofline as Roofline, Row as Row, roofline as roofline
 
 # What loads the compiler or a library for tables, at its first use.
-_LATER = {"Page": "pages", "Roofline": "rooflines", "Row": "rooflines", "roofline": "rooflines", "show": "pages"}
+_LATER = {
+    "Page": "pages",
+    "Roofline": "rooflines",
+    "Row": "rooflines",
+    "roofline": "rooflines",
+    "show": "pages",
+}
 __all__ = ["Page", "Roofline", "Row", "callback", "explain_cache", "print", "roofline", "show"]
 
 

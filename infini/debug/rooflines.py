@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import html
 import io
-import statistics
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infini.backends.cpu import inspect, limits as limits_
@@ -20,17 +21,21 @@ from infini.backends.cpu.executable import CpuExecutable, PhaseTime
 from infini.backends.cpu.limits import Limits
 from infini.compiler import cost, inspection
 from infini.compiler.llvm.target import Target
+from infini.compiler.steps import Group, Phase
 from infini.core import errors, ir, tree
 from infini.core.array import Array
 from infini.core.source import Where
 from infini.debug import subject as subject_
+from infini.transforms import stages, staging
 
 OUTSIDE: Final = "outside kernels"
+MOST_ROWS: Final = 40  # of the table; the object has all
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A kernel, or what one phase of the program computes; of a loop all turns together.
+    """A kernel, or what one phase of the program computes. All turns of a loop are one row, and so are equal
+    kernels of one line, such as those of equal layers.
 
     Args:
         name: its operations.
@@ -54,7 +59,7 @@ class Row:
     written_bytes: float
     predicted_s: float
     measured_s: float
-    bound: Literal["compute", "memory", ""]
+    bound: Literal["compute", "memory", "mixed", ""]
 
     @property
     def share(self) -> float:
@@ -76,7 +81,7 @@ class Roofline:
         rows: kernels, the slowest first; the last row is the time outside of them.
         wall_s: time of one call with clocks around its kernels: the sum of the rows.
         call_s: time of one call of the function without clocks, or None when it was given compiled.
-        num_calls: calls that were measured; the rows are those of the one of median length.
+        num_calls: calls that were measured; the rows are those of the fastest.
         limits: of this machine.
         source: lines of the user's files, for the table.
     """
@@ -128,7 +133,7 @@ def roofline(function: Any, /, *args: Any, calls: int = 10, **kwargs: Any) -> Ro
     Args:
         function: a function, jitted or not.
         args: its arguments.
-        calls: how many calls to measure; the one of median length is shown.
+        calls: how many calls to measure; the fastest is shown, as what else the machine does only adds.
         kwargs: its keyword arguments.
 
     Returns:
@@ -152,6 +157,8 @@ def measure(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], calls: int, limits: Limits
 ) -> Roofline:  # Any: pytrees
     """The roofline of a function, without printing; see `roofline`."""
+    if callable(function) and not isinstance(function, (staging.Jitted, stages.Compiled)):
+        function = staging.jit(function)
     subject = subject_.of(function, args, kwargs)
     executable = subject.executable
     if not isinstance(executable, CpuExecutable):
@@ -165,7 +172,7 @@ def measure(
             f"{subject.name} was given compiled, without arguments to run it with",
             fix="pass the jitted function and its arguments",
         )
-    profile = executable.profile(subject.buffers(), calls)  # type: ignore[arg-type]  # buffers of the host
+    profile = executable.profile(subject.buffers(), calls)
     rows = _rows(profile.phases, _costs(executable.fused, executable.target), limits)
     outside = profile.wall_ns * 1e-9 - sum(row.measured_s for row in rows)
     rows.sort(key=lambda row: -row.measured_s)
@@ -178,14 +185,14 @@ def measure(
 def _call_s(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], calls: int, *, has_donated: bool
 ) -> float:
-    """Median time of plain calls."""
+    """Time of the fastest plain call."""
     found = []
     for _ in range(calls):
         given = tree.map(_copied, (args, kwargs)) if has_donated else (args, kwargs)
         started = time.perf_counter()
         function(*given[0], **given[1])
         found.append(time.perf_counter() - started)
-    return statistics.median(found)
+    return min(found)
 
 
 def _copied(leaf: Any) -> Any:
@@ -234,31 +241,41 @@ def _costs(fused: ir.Program, target: Target) -> dict[str, _Cost]:
 
 
 def _rows(phases: Iterable[PhaseTime], costs: dict[str, _Cost], limits: Limits) -> list[Row]:
-    """One row per phase that ran; the tasks of one phase are added up."""
-    merged: dict[int, list[PhaseTime]] = {}
+    """One row per kernel and line: the tasks of one phase are added up, and then equal phases."""
+    by_phase: dict[int, list[PhaseTime]] = {}
     for number, phase in enumerate(phases):
         if phase.runs:
-            merged.setdefault(number if phase.step is None else -1 - id(phase.step), []).append(phase)
-    return [_row(parts, costs, limits) for parts in merged.values()]
+            by_phase.setdefault(number if phase.step is None else -1 - id(phase.step), []).append(phase)
+    equal: dict[object, list[list[PhaseTime]]] = {}
+    for parts in by_phase.values():
+        symbols = tuple(task.name for phase in _phases(parts[0]) for task in phase.tasks)
+        equal.setdefault((symbols, parts[0].nbytes, parts[0].where), []).append(parts)
+    return [_row(group, costs, limits) for group in equal.values()]
 
 
-def _row(parts: list[PhaseTime], costs: dict[str, _Cost], limits: Limits) -> Row:
-    first = parts[0]
-    if first.step is None:
-        work, name = _Cost(read=float(first.nbytes), written=float(first.nbytes)), first.name
-    else:
-        phases = getattr(first.step, "phases", (first.step,))
-        work = _Cost()
-        for task in (task for phase in phases for task in phase.tasks):
-            work += costs.get(task.name, _Cost())
-        names = list(dict.fromkeys(phase.name for phase in phases))
-        counts = [sum(phase.name == name for phase in phases) for name in names]
-        name = " + ".join(n if count == 1 else f"{count} x {n}" for n, count in zip(names, counts, strict=True))
+def _phases(part: PhaseTime) -> tuple[Phase, ...]:
+    """The phases that are timed together."""
+    if part.step is None:
+        return ()
+    return part.step.phases if isinstance(part.step, Group) else (part.step,)
+
+
+def _row(group: list[list[PhaseTime]], costs: dict[str, _Cost], limits: Limits) -> Row:
+    """The row of equal phases, each given by the times of its tasks."""
+    first = group[0][0]
+    phases = _phases(first)
+    work, name = _Cost(read=float(first.nbytes), written=float(first.nbytes)), first.name
+    for task in (task for phase in phases for task in phase.tasks):
+        work += costs.get(task.name, _Cost())
+    if phases:
+        counts = Counter(phase.name for phase in phases)
+        name = " + ".join(n if count == 1 else f"{count} x {n}" for n, count in counts.items())
     moving, computing = limits.least_s(0.0, work.read, work.written), work.effort / limits.flops_per_s
-    runs = first.runs
+    runs = sum(parts[0].runs for parts in group)
+    measured = sum(part.ns for parts in group for part in parts) * 1e-9
     return Row(
         name, first.where, runs, work.flops * runs, work.transcendentals * runs, work.read * runs,
-        work.written * runs, max(moving, computing) * runs, sum(part.ns for part in parts) * 1e-9,
+        work.written * runs, max(moving, computing) * runs, measured,
         "compute" if computing > moving else "memory",
     )  # fmt: skip
 
@@ -272,7 +289,7 @@ def _table(found: Roofline) -> Table:
     memory = limits.read_bytes_per_s[max(limits.read_bytes_per_s)]
     call = "" if found.call_s is None else f", {_time(found.call_s)} without clocks"
     table = Table(
-        title=f"{found.name}: a call takes {_time(found.wall_s)}{call}",
+        title=f"{escape(found.name)}: a call takes {_time(found.wall_s)}{call}",
         caption=f"limits with {limits.num_threads} threads: {limits.flops_per_s / 1e9:.0f} GFLOP/s, reading "
         f"{reading / 1e9:.0f} GB/s from caches and {memory / 1e9:.0f} from memory",
         title_justify="left",
@@ -284,11 +301,13 @@ def _table(found: Roofline) -> Table:
     table.add_column("your line", overflow="ellipsis", no_wrap=True, max_width=44)
     for head in ("runs", "FLOP", "bytes", "GFLOP/s", "GB/s", "at least", "of limit", "bound"):
         table.add_column(head, justify="right", no_wrap=True)
-    for row in found.rows:
+    shown = found.kernels[:MOST_ROWS]
+    rest = found.kernels[MOST_ROWS:]
+    for row in (*shown, *_together(rest), found.rows[-1]):
         line = "" if row.where is None else f"{row.where}  {found.source.get(row.where, '')}"
         share = row.measured_s / found.wall_s if found.wall_s else 0.0
         own = ("",) * 8
-        if row.name != OUTSIDE:
+        if row.bound:
             work = row.flops + row.transcendentals
             own = (
                 str(row.runs),
@@ -300,7 +319,7 @@ def _table(found: Roofline) -> Table:
                 f"{row.share:.0%}",
                 row.bound,
             )
-        table.add_row(_time(row.measured_s), f"{share:.1%}", row.name, line, *own)
+        table.add_row(_time(row.measured_s), f"{share:.1%}", escape(row.name), escape(line), *own)
     totals = found.totals
     table.add_section()
     table.add_row(
@@ -310,11 +329,27 @@ def _table(found: Roofline) -> Table:
     return table
 
 
+def _together(rows: tuple[Row, ...]) -> list[Row]:
+    """The rows that the table does not show one by one, as one."""
+    if not rows:
+        return []
+    more = Row(
+        name=f"{len(rows)} more rows",
+        where=None,
+        runs=sum(row.runs for row in rows),
+        flops=sum(row.flops for row in rows),
+        transcendentals=sum(row.transcendentals for row in rows),
+        read_bytes=sum(row.read_bytes for row in rows),
+        written_bytes=sum(row.written_bytes for row in rows),
+        predicted_s=sum(row.predicted_s for row in rows),
+        measured_s=sum(row.measured_s for row in rows),
+        bound="mixed",
+    )
+    return [more]
+
+
 def _time(seconds: float) -> str:
-    for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
+    return inspection.duration(seconds * 1e9)
 
 
 def _count(number: float) -> str:

@@ -61,7 +61,9 @@ def of(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Subject
             )
         return _subject(function.traced, ())
     if not callable(function):
-        raise errors.TypeMismatchError("there is no program of this", got=repr(function), expected="a function")
+        raise errors.TypeMismatchError(
+            "there is no program of this", got=repr(function), expected="a function"
+        )
     jitted = function if isinstance(function, staging.Jitted) else staging.jit(function)
     values, found = jitted.specialise(args, dict(kwargs), requires_hashable=False)
     return _subject(found, tuple(trace.to_array(v) for v in (*found.staged.captures, *values)))

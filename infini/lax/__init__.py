@@ -36,6 +36,11 @@ from infini.lax.complex_views import (
     view_as_real as view_as_real,
     view_as_real_p as view_as_real_p,
 )
+from infini.lax.composites.attention import (
+    attention_gradient_p as attention_gradient_p,
+    attention_p as attention_p,
+    attention_sums_p as attention_sums_p,
+)
 from infini.lax.composites.rms_norm import (
     rms_norm as rms_norm,
     rms_norm_p as rms_norm_p,

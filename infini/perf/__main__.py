@@ -122,20 +122,25 @@ def cpu(
     limits = cpu_suite.measure_limits(threads)
     err.print(tables.limits_text(limits))
     lines: list[judge.Line] = []
-    for name in workload_.TARGETS:
-        tell = err.status(name) if err.is_terminal else None
-        progress = tell.update if tell else (lambda text: None)
-        own = [w for w in chosen if w.family == name]
-        own_probes = [p for p in probes if p.family == name]
-        if not own and not own_probes:
-            continue
-        with tell or contextlib.nullcontext():
-            measured = cpu_suite.measure(own, options, limits, progress)
-            measured += cpu_suite.measure_probes(own_probes, options, progress)
-        found = [judge.line(m) for m in measured]
-        lines += found
-        if not as_json:
-            out.print(tables.family(name, found))
+    is_whole = False
+    try:
+        for name in workload_.TARGETS:
+            own = [w for w in chosen if w.family == name]
+            own_probes = [p for p in probes if p.family == name]
+            if not own and not own_probes:
+                continue
+            tell = err.status(name) if err.is_terminal else None
+            progress = tell.update if tell else (lambda text: None)
+            with tell or contextlib.nullcontext():
+                measured = cpu_suite.measure(own, options, limits, progress)
+                measured += cpu_suite.measure_probes(own_probes, options, progress)
+            found = [judge.line(m) for m in measured]
+            lines += found
+            if not as_json:
+                out.print(tables.family(name, found))
+        is_whole = True
+    except KeyboardInterrupt:
+        err.print("interrupted: the families before this one are kept")
     verdicts = judge.verdicts(lines)
     results = judge.as_json(lines, verdicts)
     if as_json:
@@ -144,10 +149,14 @@ def cpu(
         for table in (tables.failures(lines), tables.verdicts(verdicts)):
             if table is not None:
                 out.print(table)
-    if save:
-        path = record.append(
-            "cpu", {"options": dataclasses.asdict(options), "limits": limits.as_json(), **results}
-        )
+    if save and lines:
+        asked = {"family": family or [], "only": only or [], "quick": quick}
+        about = {
+            "options": dataclasses.asdict(options) | asked,
+            "limits": limits.as_json(),
+            "is_whole": is_whole,
+        }
+        path = record.append("cpu", about | results)
         err.print(f"appended to {path.relative_to(record.ROOT)}")
     if plot is not None:
         plot_.draw(lines, plot)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from infini.perf import record
 from infini.perf.contestants import NAMES, Name
@@ -158,17 +158,14 @@ class Worker:
         try:
             process.stdin.write(json.dumps(request) + "\n")
         except BrokenPipeError:
-            self.close()
+            self._end()
             raise WorkerError(f"the process of {self.name} has ended") from None
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             is_ready = bool(selector.select(self.options.patience_s))
-        answers: IO[str] = process.stdout
-        line = answers.readline() if is_ready else ""
+        line = process.stdout.readline() if is_ready else ""
         if not line:
-            process.kill()
-            status = process.wait()
-            self._process = None
+            status = self._end()
             why = (
                 f"ended with status {status}" if is_ready else f"took more than {self.options.patience_s:g} s"
             )
@@ -176,17 +173,29 @@ class Worker:
         return dict(json.loads(line))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, after what it does at the moment."""
         if self._process is not None:
+            assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                assert self._process.stdin is not None
                 self._process.stdin.close()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+            self._end()
+
+    def _end(self) -> int:
+        """End the process now; the next request starts another. Returns its status."""
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        self._process = None
+        # One that is on its way out has a status of its own, which says more than that it was killed.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.kill()
+        status = process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.stdout.close()
+        return status
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(

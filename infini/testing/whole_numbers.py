@@ -219,7 +219,7 @@ def _reduce(draw: Draw, known: Known) -> Made | None:
         return None
     x, axes = found
     names = ["sum"] if _is_number(x) else ["all", "any"]
-    if _is_real(x) and math.prod(x.type.shape[a] for a in axes):
+    if _is_real(x) and all(x.type.shape[a] for a in axes):
         names += ["max", "min", "prod"] if _is_number(x) else ["max", "min"]
     name, keeps = draw(st.sampled_from(names)), draw(st.booleans())
 

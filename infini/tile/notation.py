@@ -25,7 +25,8 @@ from infini.tile.program import Access, Kernel
 _ARROW: Final = " -> "
 _GRID: Final = re.compile(r"(%\w+) < (\d+)")
 _LOAD: Final = re.compile(
-    r"load (%\w+)(?:\[[\w, ]*\])? = in(\d+)\[([^\]]*)\](?: else (\S+|complex\(.*\)))?(?: walking (i[\di, ]*))?"
+    r"load (%\w+)(?:\[[\w, ]*\])? = in(\d+)\[([^\]]*)\](?: else (\S+|complex\(.*\)))?"
+    r"(?: walking (i[\di, ]*))?"
 )
 _STORE: Final = re.compile(
     r"store out(\d+)\[([^\]]*)\] = (%\w+)(?:\[[\w, ]*\])?( where inside(?:, else (.+?))?)?"
@@ -58,7 +59,9 @@ class _Notation:
     def write(self, item: Kernel, results: Sequence[str], value: Callable[[object], str]) -> frames.Frame:
         """Lines for the grid, the loads and the stores."""
         ids = [f"%{len(item.loads) + n}" for n in range(len(item.grid))]
-        before = [f"grid ({', '.join(f'{name} < {size}' for name, size in zip(ids, item.grid, strict=True))})"]
+        before = [
+            f"grid ({', '.join(f'{name} < {size}' for name, size in zip(ids, item.grid, strict=True))})"
+        ]
         before += [f"extent {ids[d]} < ceil(in{operand} / {rows})" for d, rows, operand in item.extents]
         for n, access in enumerate(item.loads):
             fill = "" if access.fill is None else f" else {value(access.fill)}"
@@ -82,7 +85,9 @@ class _Notation:
         """The kernel that `write` wrote."""
         ids: list[str] = []
         grid: tuple[int, ...] = ()
-        loads, stores, extents = [], [], []
+        loads: list[Access] = []
+        stores: list[Access] = []
+        extents: list[tuple[int, int, int]] = []
         for line in frame.before:
             word = line.partition(" ")[0]
             if word == "grid":

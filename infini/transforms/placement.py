@@ -94,6 +94,8 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
     array = trace.to_array(value)
     if where is None:
         return array
+    if isinstance(where, SingleDeviceSharding):
+        where = sharding.on_one(where.device)  # the one object for this placement
     if array.layout is not None and array.sharding == where:
         return Array.arranged(array.type, array.memory, where, weak=array.weak, committed=True)
     if isinstance(where, SingleDeviceSharding):

@@ -61,12 +61,10 @@ class Specialisation:
         arrays = [v for v in (*self.staged.captures, *values) if isinstance(v, array.Array)]
         if self.in_holes.shapes or self.out_holes.shapes or self.runner.options.mesh is not None:
             return None
-        if any(a.layout is not None for a in arrays):
-            return None
         placement, committed = execute.common_sharding(arrays)
         if not isinstance(placement, sharding.SingleDeviceSharding):
             return None
-        executable = self.runner.last_executable(placement.device)
+        executable = self.runner.last_executable(placement.device, [a.layout for a in arrays])
         if executable is None or any(a.sharding is not placement for a in arrays):
             return None
         finish = None if self.out_tree.is_leaf() else self.out_tree.unflatten

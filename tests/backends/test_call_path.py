@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import infini
+import infini.experimental.layout
 import infini.numpy as inp
 from infini import lax, tree_util
 from infini.backends.cpu import call_path
@@ -123,6 +124,21 @@ def test_several_signatures_are_known_at_once() -> None:
     assert all(repeats(function, inp.ones(n)) for n in range(6))
 
 
+def test_loops_look_at_their_own_flag() -> None:
+    """The entry of the table that tells a loop to end is the last, after the one for counters."""
+
+    def recurrence(w: Any, h: Any, xs: Any) -> Any:
+        return lax.scan(lambda h, x: (inp.tanh(h @ w + x), inp.sum(h)), h, xs)
+
+    function = infini.jit(recurrence)
+    args = (inp.ones((8, 8)) / 9, inp.ones(8), inp.ones((200, 8)))
+    expected = [np.asarray(x) for x in function(*args)]
+    assert repeats(function, *args)
+    for _ in range(20):
+        for a, b in zip(function(*args), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_static_arguments_are_told_apart_by_value_and_class() -> None:
     function = infini.jit(lambda x, n: x * n, static_argnums=1, static_argnames="n")
     for n, dtype in ((2, "int32"), (2.0, "float32"), (True, "int32"), (3, "int32")):
@@ -161,6 +177,26 @@ def test_integers_that_do_not_fit_are_the_error_they_always_were() -> None:
         function(inp.ones(2, inp.int32), 2**40)
     with pytest.raises(type(slow.value)):
         function(inp.ones(2, inp.int32), 2**70)
+
+
+def test_arrays_in_a_layout_are_recognised_by_it() -> None:
+    function = infini.jit(lambda x, w: x @ w)
+    x, w = inp.ones((8, 64)), inp.arange(64.0 * 128).reshape(64, 128)
+    expected = np.asarray(function(x, w))
+    format_ = infini.experimental.layout.Format(
+        infini.experimental.layout.Layout((1, 0)), infini.sharding.SingleDeviceSharding(infini.devices()[0])
+    )
+    turned = infini.device_put(w, format_)
+    for _ in range(2):
+        np.testing.assert_allclose(function(x, turned), expected, rtol=1e-6)
+    assert repeats(function, x, turned)
+    assert not repeats(infini.jit(lambda x, w: x @ w), x, turned)
+    other = infini.jit(lambda x, w: x @ w)
+    other(x, infini.device_put(w, infini.devices()[0]))
+    assert not repeats(other, x, turned)
+    turned.delete()
+    with pytest.raises(errors.DeletedBufferError):
+        function(x, turned)
 
 
 # --- donation ---------------------------------------------------------------------------------------

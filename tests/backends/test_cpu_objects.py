@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infini.backends.cpu import objects
+from infini.backends.cpu import generator, objects
 from infini.compiler.llvm.target import host_target
 from infini.core import config, errors
 
@@ -39,7 +39,7 @@ def entries(cache: Path) -> list[Path]:
 def test_second_compilation_is_read_from_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = text_of("twice", "  %y = mul i64 %x, 2\n  ret i64 %y")
     first = objects.compile_module(text, TARGET)
-    monkeypatch.setattr(objects, "_generate", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(generator, "generate", lambda *_: pytest.fail("compiled again"))
     assert objects.compile_module(text, TARGET) == first
     assert len(entries(cache)) == 1
 
@@ -85,10 +85,10 @@ def test_objects_call_each_other_and_externs(cache: Path) -> None:
     address = ctypes.cast(given, ctypes.c_void_p).value
     assert address is not None
     codes = objects.compile_modules([inner, outer], TARGET, num_threads=2)
-    library = objects.load(codes, {"given_function": address})
+    library = objects.load(codes, ["outer_function"], {"given_function": address})
     assert call(library["outer_function"], 4) == 50
-    with pytest.raises(KeyError, match="missing_function"):
-        library["missing_function"]
+    with pytest.raises(errors.LoweringError, match="missing_function"):
+        objects.load(codes, ["missing_function"], {"given_function": address})
 
 
 def test_wrong_text_is_refused_with_llvms_reason() -> None:

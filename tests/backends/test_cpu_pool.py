@@ -41,7 +41,7 @@ def count() -> int:
     target = host_target()
     text = f'target triple = "{target.triple}"\n{COUNT}'
     with config.config(no_cache=True):
-        return objects.load([objects.compile_module(text, target)])["count_tasks"]
+        return objects.load([objects.compile_module(text, target)], ["count_tasks"])["count_tasks"]
 
 
 @pytest.fixture(params=KINDS, ids=["native", "portable"])

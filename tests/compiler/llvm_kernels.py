@@ -78,7 +78,7 @@ def load(phases: Sequence[TaskFunction]) -> list[int]:
     texts = [p.text for p in {p.name: p for p in phases}.values()]
     text = "\n".join([f'target triple = "{target.triple}"', *declares, *texts])
     with config.config(no_cache=True):
-        library = objects.load([objects.compile_module(text, target)])
+        library = objects.load([objects.compile_module(text, target)], [p.name for p in phases])
     return [library[p.name] for p in phases]
 
 

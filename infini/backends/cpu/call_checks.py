@@ -48,10 +48,29 @@ compare.shape:
 whole:
   %buffers = call ptr @slot(ptr %array, i64 $ARRAY_BUFFERS)
   %none = call ptr @word(ptr %facts, i64 $none)
-  %is.deleted = icmp eq ptr %buffers, %none
-  br i1 %is.deleted, label %no, label %held
+  %layout.known = call ptr @word(ptr %pc, i64 8)
+  %has.no.layout = icmp eq ptr %layout.known, null
+  %is.elsewhere = icmp eq ptr %buffers, %none
+  br i1 %is.elsewhere, label %elsewhere, label %row.major
+row.major:
+  br i1 %has.no.layout, label %held, label %no
+elsewhere:
+  ; Deleted, or in a layout.
+  br i1 %has.no.layout, label %no, label %look
+look:
+  %arranged = call ptr @slot(ptr %array, i64 $ARRAY_ARRANGED)
+  %is.unset = icmp eq ptr %arranged, null
+  %is.none = icmp eq ptr %arranged, %none
+  %is.gone = or i1 %is.unset, %is.none
+  br i1 %is.gone, label %no, label %arranged.compare
+arranged.compare:
+  %layout = call ptr @slot(ptr %arranged, i64 $ARRANGED_LAYOUT)
+  %same.layout = icmp eq ptr %layout, %layout.known
+  %arranged.buffers = call ptr @slot(ptr %arranged, i64 $ARRANGED_BUFFERS)
+  br i1 %same.layout, label %held, label %no
 held:
-  %buffer = call ptr @PyTuple_GetItem(ptr %buffers, i64 0)
+  %memory = phi ptr [ %buffers, %row.major ], [ %arranged.buffers, %arranged.compare ]
+  %buffer = call ptr @PyTuple_GetItem(ptr %memory, i64 0)
   %buffer.class = call ptr @slot(ptr %buffer, i64 8)
   %buffer.known = call ptr @word(ptr %facts, i64 $buffer)
   %is.ours = icmp eq ptr %buffer.class, %buffer.known

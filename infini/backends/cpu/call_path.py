@@ -62,15 +62,20 @@ class CallPath:
         self._lock = threading.Lock()
         self._conditions: list[tuple[Any, ...]] = []
         self._write("facts", ctypes.addressof(native.facts))
-        # A bound function of C: its first argument is the number that is the address of the head.
-        self.call = native.function("infini_call", _METH_FASTCALL, ctypes.addressof(self._head))
         _LIVE.add(self)
+
+    @property
+    def call(self) -> Any:  # Any: a function of C
+        """A bound function of C: its first argument is the number that is the address of the head. It keeps
+        this path, whose words a call may be reading when everybody else has let go of it.
+        """
+        return self._native.function("infini_call", _METH_FASTCALL, ctypes.addressof(self._head), self)
 
     def _write(self, name: str, value: int) -> None:
         self._head[call_text.HEAD.index(name)] = value
 
     def forget(self) -> None:
-        """Forget every call. The words stay as long as this path, for a thread that may be looking at them."""
+        """Forget every call. The words stay as long as this path, for a thread that may be reading them."""
         self._write("num_states", 0)
 
     def learn(self, call: backend.Call) -> None:
@@ -158,6 +163,7 @@ class _State:
         threads = pool.shared() if mode == call_text.POOLED else None
         if threads is not None and not threads.is_native:
             raise _UnlearnableError  # its workers are woken from Python
+        tail = [*facts.tail, 0, interrupts.NEVER]  # no counters
         values = {
             "num_inputs": num_inputs,
             "num_outputs": num_outputs,
@@ -166,9 +172,9 @@ class _State:
             "pool": threads.memory if threads is not None else 0,
             "wakes": int(facts.wakes),
             "releases": int(facts.cost_ns >= RELEASE_NS),
-            "tail": self._keep([*facts.tail, interrupts.NEVER]),
+            "tail": self._keep(tail),
             "tail_start": num_inputs + num_outputs + 1,
-            "tail_count": len(facts.tail) + 1,
+            "tail_count": len(tail),
             "arena": arena,
             "outputs": self._keep(records),
             "sharding": id(call.placement),
@@ -180,7 +186,7 @@ class _State:
             "finish": 0 if call.finish is None else id(call.finish),
         }
         self.words = _array([values[name] for name in call_text.STATE])
-        table = num_inputs + num_outputs + 1 + len(facts.tail) + 1
+        table = num_inputs + num_outputs + 1 + len(tail)
         self.frame_words = 2 * num_inputs + num_outputs + 1 + table
 
     def _keep(self, words: Words) -> int:
@@ -231,10 +237,11 @@ class _State:
     def _leaf(self, x: object, slot: int) -> Words:
         if type(x) is not array.Array or type(x.sharding) is not sharding.SingleDeviceSharding:
             raise _UnlearnableError
-        self.held += [x.type, x.sharding]
+        layout = x.layout
+        self.held += [x.type, x.sharding, layout]
         return [
             call_text.LEAF, slot, id(x.type), id(x.type.dtype), id(x.type.shape), id(bool(x.weak)),
-            id(bool(x.committed)), id(x.sharding),
+            id(bool(x.committed)), id(x.sharding), 0 if layout is None else id(layout),
         ]  # fmt: skip
 
     def _tree(self, x: Any, leaves: Iterator[int]) -> Words:  # Any: a pytree
@@ -296,7 +303,11 @@ class _Native:
         text = call_text.call_text(target, slots)
         symbols = {name: _address(name) for name in call_text.API}
         symbols |= {name: pool.shared().symbols[name] for name in ("infini_begin", "infini_end")}
-        self._library = objects.load([objects.compile_module(text, target)], symbols)
+        self._library = objects.load(
+            [objects.compile_module(text, target)],
+            ["infini_call", "infini_know", "infini_take", "infini_give"],
+            symbols,
+        )
         things = {
             "array": array.Array,
             "buffer": HostBuffer,
@@ -319,11 +330,13 @@ class _Native:
             self._definitions[symbol] = _MethodDef(name.encode(), self._library[symbol], flags, None)
         return self._definitions[symbol]
 
-    def function(self, symbol: str, flags: int, bound: object) -> Any:  # Any: a function of C
-        """A built-in function with `bound` as what C calls self."""
+    def function(
+        self, symbol: str, flags: int, bound: object, keeps: object = None
+    ) -> Any:  # Any: a function of C
+        """A built-in function with `bound` as what C calls self; it keeps `keeps` alive, as its module."""
         make = ctypes.pythonapi.PyCFunction_NewEx
-        make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
-        return make(ctypes.addressof(self._definition(symbol, symbol, flags)), bound, None)
+        make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, *[ctypes.py_object] * 2]
+        return make(ctypes.addressof(self._definition(symbol, symbol, flags)), bound, keeps)
 
     def _method(self, owner: type, name: str, symbol: str, flags: int) -> Any:  # Any: a method of C
         make = ctypes.pythonapi.PyDescr_NewMethod
@@ -338,9 +351,10 @@ def _address(name: str) -> int:
 def _slots() -> dict[str, int]:
     """Offsets of the slots, as the descriptors of the classes tell, and looked at in an object of each."""
     named: dict[str, tuple[Any, tuple[str, ...]]] = {  # Any: classes
-        "ARRAY": (array.Array, ("type", "weak", "_buffers", "sharding", "committed", "ready")),
+        "ARRAY": (array.Array, ("type", "weak", "_buffers", "sharding", "committed", "ready", "_arranged")),
         "BUFFER": (HostBuffer, ("_block", "_size", "address", "nbytes")),
         "TYPE": (ir.ArrayType, ("shape", "dtype")),
+        "ARRANGED": (array.Arranged, ("layout", "buffers")),
     }
     found = {}
     for prefix, (owner, names) in named.items():

@@ -38,7 +38,7 @@ STATE: Final = (
 OUTPUT: Final = ("alias", "size_object", "nbytes_object", "free_list", "size", "type", "weak", "committed")
 
 # Kinds of checks, with the words that follow.
-LEAF: Final = 0  # slot, type, dtype, shape, weak, committed, sharding
+LEAF: Final = 0  # slot, type, dtype, shape, weak, committed, sharding, layout
 TUPLE: Final = 1  # class, count
 LIST: Final = 2  # class, count
 DICT: Final = 3  # class, count, keys
@@ -48,7 +48,7 @@ EQUAL: Final = 6  # class, object: numbers and texts, whose comparison runs no c
 NUMBER: Final = 7  # class, slot, kind of `NUMBERS`
 # Python numbers as arguments, and what they become: bool, int32, int64, float32, float64.
 NUMBERS: Final = ("bool", "int32", "int64", "float32", "float64")
-LEAF_WORDS: Final = 8
+LEAF_WORDS: Final = 9
 
 # How a program is entered.
 SINGLE: Final = 0  # entry(table, null): one task
@@ -58,6 +58,8 @@ POOLED: Final = 2  # between begin and end of the pool
 # Slots of classes: %array, %buffer and %type are objects, their offsets are given.
 SLOTS: Final = (
     "ARRAY_TYPE", "ARRAY_WEAK", "ARRAY_BUFFERS", "ARRAY_SHARDING", "ARRAY_COMMITTED", "ARRAY_READY",
+    "ARRAY_ARRANGED",
+    "ARRANGED_LAYOUT", "ARRANGED_BUFFERS",
     "BUFFER_BLOCK", "BUFFER_SIZE", "BUFFER_ADDRESS", "BUFFER_NBYTES",
     "TYPE_SHAPE", "TYPE_DTYPE",
 )  # fmt: skip

@@ -139,7 +139,8 @@ def _unpacked(content: bytes) -> Image | None:
         fields["functions"] = tuple(Code(*code) for code in fields["functions"])
         fields["program"] = None if fields["program"] is None else Code(*fields["program"])
         fields["consts"] = tuple(
-            np.frombuffer(data, dtypes.canonical(name)).reshape(shape) for name, shape, data in fields["consts"]
+            np.frombuffer(data, dtypes.canonical(name)).reshape(shape)
+            for name, shape, data in fields["consts"]
         )
         return Image(**fields)
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):

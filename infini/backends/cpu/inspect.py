@@ -4,12 +4,9 @@ assembly.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
-import llvmlite.binding as llvm
-
-from infini.backends.cpu import link, objects
+from infini.backends.cpu import generator, link, objects
 from infini.compiler import inspection as inspection_
 from infini.compiler.inspection import Function, Inspection, Recorder
 from infini.compiler.llvm import lower
@@ -52,7 +49,7 @@ def inspection(program: Program, recorder: Recorder, native: ProgramText, target
                 task.num_tasks,
                 task.cost_ns,
                 text,
-                assembly(text, target),
+                objects.assembly(text, target),
             )
         )
     return Inspection(
@@ -73,10 +70,3 @@ def equations_of(program: Program, target: Target) -> Iterator[tuple[Equation, T
             for step in lower.ROUTES[equation.op.name](equation, target):
                 for task in step.tasks if isinstance(step, Phase) else ():
                     yield equation, task
-
-
-@functools.lru_cache(maxsize=1024)
-def assembly(text: str, target: Target) -> str:
-    """Assembly of a module, as the code generator makes it."""
-    module = llvm.parse_assembly(text, llvm.create_context())
-    return str(objects.new_machine(target).emit_assembly(module))

@@ -90,20 +90,25 @@ def known(*, again: bool = False) -> Limits:
     target = target_.host_target()
     parts = ("limits", target.cpu, target.features, str(pool_.shared().num_threads))
     key = hashlib.blake2b("\0".join(parts).encode(), digest_size=20).hexdigest()
-    stored = disk_cache.read(_KIND, key)
-    before = None if stored is None else Limits.from_json(json.loads(stored))
-    if before is not None and not again:
-        return before
-    found = measure(_FEW_REPEATS, WORKING_SETS[:-1])
-    found = found if before is None else before.better(found)
-    disk_cache.write(_KIND, key, json.dumps(found.as_json()).encode())
-    return found
+    before = _found.get(key)
+    if before is None and (stored := disk_cache.read(_KIND, key)) is not None:
+        before = Limits.from_json(json.loads(stored))
+    if before is None or again:
+        found = measure(_FEW_REPEATS, WORKING_SETS[:-1])
+        before = found if before is None else before.better(found)
+        disk_cache.write(_KIND, key, json.dumps(before.as_json()).encode())
+    _found[key] = before
+    return before
+
+
+_found: Final[dict[str, Limits]] = {}  # by processor and number of threads: a few entries in a process
 
 
 def measure(repeats: int = REPEATS, sizes: Sequence[int] = WORKING_SETS) -> Limits:
     """Measure with the threads of the pool of this process; takes a few seconds."""
     target = target_.host_target()
-    library = objects.load([objects.compile_module(_text(target.lanes), target)])
+    names = [f"infini_limit_{name}" for name in ("fma", "read", "copy", "stream")]
+    library = objects.load([objects.compile_module(_text(target.lanes), target)], names)
     pool = pool_.shared()
     num_threads = pool.num_threads
     # A few tasks per thread, so that one that is late does not decide.

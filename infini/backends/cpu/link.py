@@ -1,13 +1,13 @@
-"""Linking: task functions are compiled once per process, whichever programs use them, and found again by
-name.
+"""Linking: task functions are loaded once per process, whichever programs use them, and found again by name.
 
 Names hold a hash of the text, so equal kernels of different programs are one function. New ones are compiled
-in parallel.
+in parallel. Code stays loaded as long as a program has its address.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -20,18 +20,33 @@ from infini.core import config
 PROGRAM_LEVEL: Final = 0  # effort of the code generator for what only hands pointers to phases
 _PARALLEL: Final = 4  # modules from which on it pays to compile in several threads
 
-_addresses: dict[str, int] = {}  # never forgotten: code is never unmapped, and programs keep addresses
-_libraries: list[objects.Library] = []
-_lock = threading.Lock()
+_loaded: weakref.WeakValueDictionary[str, objects.Library] = weakref.WeakValueDictionary()
+# Reentrant: a collection inside may run code of the user that compiles.
+_lock = threading.RLock()
+
+
+class Address(int):
+    """The address of a function, which keeps its code loaded."""
+
+    library: objects.Library
+
+
+def _find(symbol: str) -> Address | None:
+    library = _loaded.get(symbol)
+    if library is None:
+        return None
+    address = Address(library[symbol])
+    address.library = library
+    return address
 
 
 def functions(tasks: Mapping[str, TaskFunction], target: Target) -> dict[str, int]:
-    """Addresses of task functions by name, after compiling the ones this process has not seen."""
+    """Addresses of task functions by name, after compiling the ones that are not loaded."""
     with _lock:
-        missing = [task for name, task in tasks.items() if name not in _addresses]
-        if missing:
-            _add(missing, target)
-        return {name: _addresses[name] for name in tasks}
+        found = {name: _find(name) for name in tasks}
+        missing = [task for name, task in tasks.items() if found[name] is None]
+        added = _add(missing, target) if missing else {}
+        return {name: address if address is not None else added[name] for name, address in found.items()}
 
 
 def stored(image: Image, target: Target) -> dict[str, int] | None:
@@ -39,35 +54,37 @@ def stored(image: Image, target: Target) -> dict[str, int] | None:
     is no longer on disk.
     """
     with _lock:
-        missing = [code for code in image.functions if code.symbol not in _addresses]
-        found = [objects.stored(code.key) for code in missing]
-        entry = None
-        if image.program is not None and image.program.symbol not in _addresses:
-            entry = objects.stored(image.program.key)
-            if entry is None:
-                return None
-        present = [code for code in found if code is not None]
-        if len(present) != len(found):
+        found = {code.symbol: _find(code.symbol) for code in image.functions}
+        addresses: dict[str, int] = {name: address for name, address in found.items() if address is not None}
+        missing = [code for code in image.functions if code.symbol not in addresses]
+        files = [objects.stored(code.key) for code in missing]
+        entry = None if image.program is None else _find(image.program.symbol)
+        program = objects.stored(image.program.key) if image.program is not None and entry is None else None
+        present = [file for file in files if file is not None]
+        if len(present) != len(files) or (image.program is not None and entry is None and program is None):
             return None
         if missing:
             externs = libraries.addresses(text for code in missing for text in code.declares)
-            _keep(present, [code.symbol for code in missing], externs)
-        addresses = {code.symbol: _addresses[code.symbol] for code in image.functions}
+            addresses |= _load(present, [code.symbol for code in missing], externs)
         if image.program is not None:
-            if entry is not None:
-                _keep([entry], [image.program.symbol], {**addresses, **pool.shared().symbols})
-            addresses[image.program.symbol] = _addresses[image.program.symbol]
+            if entry is None and program is not None:
+                (entry,) = _load(
+                    [program], [image.program.symbol], {**addresses, **pool.shared().symbols}
+                ).values()
+            assert entry is not None
+            addresses[image.program.symbol] = entry
         return addresses
 
 
 def program(name: str, text: str, externs: Mapping[str, int], target: Target) -> int:
     """Address of the entry function of a program whose task functions are linked."""
     with _lock:
-        if name not in _addresses:
+        found = _find(name)
+        if found is None:
             # It only hands pointers to phases, and may be long: the least effort is right for it.
             code = objects.compile_module(text, target, level=PROGRAM_LEVEL)
-            _keep([code], [name], {**externs, **pool.shared().symbols})
-        return _addresses[name]
+            (found,) = _load([code], [name], {**externs, **pool.shared().symbols}).values()
+        return found
 
 
 def module_text(task: TaskFunction, target: Target) -> str:
@@ -75,14 +92,15 @@ def module_text(task: TaskFunction, target: Target) -> str:
     return "\n".join([f'target triple = "{target.triple}"', *sorted(task.declares), task.text])
 
 
-def _add(tasks: Sequence[TaskFunction], target: Target) -> None:
+def _add(tasks: Sequence[TaskFunction], target: Target) -> dict[str, Address]:
     num_threads = (config.get("num_threads") or pool.num_cores()) if len(tasks) >= _PARALLEL else 1
     code = objects.compile_modules([module_text(task, target) for task in tasks], target, num_threads)
     externs = libraries.addresses(text for task in tasks for text in task.declares)
-    _keep(code, [task.name for task in tasks], externs)
+    return _load(code, [task.name for task in tasks], externs)
 
 
-def _keep(code: Sequence[bytes], names: Sequence[str], externs: Mapping[str, int]) -> None:
-    library = objects.load(code, externs)
-    _libraries.append(library)
-    _addresses.update((name, library[name]) for name in names)
+def _load(code: Sequence[bytes], names: Sequence[str], externs: Mapping[str, int]) -> dict[str, Address]:
+    library = objects.load(code, names, externs, is_kept=False)
+    _loaded.update((name, library) for name in names)
+    found = {name: _find(name) for name in names}
+    return {name: address for name, address in found.items() if address is not None}

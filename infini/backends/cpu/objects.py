@@ -10,12 +10,14 @@ from __future__ import annotations
 import atexit
 import hashlib
 import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import llvmlite.binding as llvm
 
+from infini.backends.cpu import generator
 from infini.compiler import disk_cache
 from infini.compiler.llvm import target as target_
 from infini.compiler.llvm.target import Target
@@ -41,7 +43,7 @@ def compile_module(text: str, target: Target, *, level: int = CODE_LEVEL) -> byt
     key = object_key(text, target, level)
     found = disk_cache.read(KIND, key)
     if found is None:
-        found = _generate(text, target, level)
+        found = generator.generate(text, target, level)
         disk_cache.write(KIND, key, found)
     return found
 
@@ -78,81 +80,108 @@ def object_key(text: str, target: Target, level: int = CODE_LEVEL) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=_DIGEST_SIZE).hexdigest()
 
 
-class _Compilers(threading.local):
-    """One LLVM context and one code generator per Python thread and processor: neither may be shared."""
-
-    def __init__(self) -> None:
-        self.machines: dict[tuple[Target, int], llvm.TargetMachine] = {}
-
-    def machine(self, target: Target, level: int) -> llvm.TargetMachine:
-        if (target, level) not in self.machines:
-            self.machines[target, level] = new_machine(target, level)
-        return self.machines[target, level]
-
-
-_COMPILERS = _Compilers()
-
-
-def new_machine(target: Target, level: int = CODE_LEVEL) -> llvm.TargetMachine:
-    """A code generator for a processor."""
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=level, reloc="pic", codemodel="default"
-    )
-
-
-def _generate(text: str, target: Target, level: int) -> bytes:
-    context = llvm.create_context()
-    try:
-        module = llvm.parse_assembly(text, context)
-    except RuntimeError as error:
-        raise errors.LoweringError("LLVM refuses the text of a kernel", got=str(error)) from None
-    return bytes(_COMPILERS.machine(target, level).emit_object(module))
+def assembly(text: str, target: Target) -> str:
+    """What the code generator makes of a module, for people."""
+    module = llvm.parse_assembly(text, llvm.create_context())
+    return str(generator.new_generator(target, CODE_LEVEL).emit_assembly(module))
 
 
 class Library:
     """Object files loaded together; `library[symbol]` is the address of a function.
 
-    The code is never unmapped: a worker may be in it, and compiled programs keep addresses.
+    The code is unmapped with the library: a program that runs keeps the libraries it calls. No worker is in
+    their code then, as a phase ends after its last task.
+
+    Args:
+        linker: LLVM's linker that loaded it.
+        tracker: its handle of the code, with the addresses of its symbols.
+        symbols: the functions that can be asked for.
+        needs: what the code calls, which must stay loaded.
     """
 
-    def __init__(self, engine: llvm.ExecutionEngine) -> None:
-        self._engine = engine
-        self._addresses: dict[str, int] = {}
-        _ENGINES.append(engine)
+    def __init__(
+        self,
+        linker: llvm.LLJIT,
+        tracker: llvm.ResourceTracker,
+        symbols: Iterable[str],
+        needs: Mapping[str, int],
+    ) -> None:
+        self._tracker, self._linker, self._needs = tracker, linker, needs
+        self._addresses = {symbol: int(tracker[symbol]) for symbol in symbols}
+        _TRACKERS.add(tracker)
 
     def __getitem__(self, symbol: str) -> int:
-        if symbol not in self._addresses:
-            address = int(self._engine.get_function_address(symbol))
-            if not address:
-                raise KeyError(f"no loaded object defines {symbol!r}")
-            self._addresses[symbol] = address
         return self._addresses[symbol]
 
 
-_ENGINES: Final[list[llvm.ExecutionEngine]] = []  # kept for the life of the process, see Library
+_TRACKERS: Final[weakref.WeakSet[llvm.ResourceTracker]] = weakref.WeakSet()
+_KEPT: Final[list[Library]] = []  # for the life of the process
+_LINKERS: Final[weakref.WeakSet[llvm.LLJIT]] = weakref.WeakSet()
+
+
+class _Linkers:
+    """LLVM's linkers: one for every library takes five times the time, and one for all never forgets the names
+    of libraries that are gone (9 kB each). So each serves some libraries, and goes with the last of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._number = 0
+        self._current: llvm.LLJIT | None = None
+
+    def next(self) -> tuple[llvm.LLJIT, str]:
+        """A linker, and a name for one more library."""
+        with self._lock:
+            if self._current is None or self._number % _LIBRARIES_PER_LINKER == 0:
+                machine = generator.new_generator(target_.host_target(), CODE_LEVEL)
+                self._current = llvm.create_lljit_compiler(machine, suppress_errors=True)
+                _LINKERS.add(self._current)
+            self._number += 1
+            return self._current, f"library{self._number}"
+
+
+_LIBRARIES_PER_LINKER: Final = 64
+_ALL_LINKERS: Final = _Linkers()
 
 
 @atexit.register
 def _leave_code_mapped() -> None:
-    for engine in _ENGINES:
-        engine.detach()
+    """At the end workers may still run, and destructors of the interpreter call code in any order."""
+    for item in (*_TRACKERS, *_LINKERS):
+        item.detach()
 
 
-def load(objects: Iterable[bytes], externs: Mapping[str, int] | None = None) -> Library:
+def load(
+    objects: Iterable[bytes],
+    symbols: Sequence[str],
+    externs: Mapping[str, int] | None = None,
+    *,
+    is_kept: bool = True,
+) -> Library:
     """Load object files made for the running processor.
 
     Args:
         objects: object files; they may call each other's functions.
+        symbols: the functions whose addresses are wanted.
         externs: addresses of functions that the objects call, besides those of the C library.
+        is_kept: whether the code stays for the life of the process, and not only for that of the library.
+
+    Raises:
+        LoweringError: a function is missing.
     """
-    target = target_.host_target()
-    for name, address in (externs or {}).items():
-        llvm.add_symbol(name, address)
-    empty = llvm.parse_assembly(f'target triple = "{target.triple}"\n', llvm.create_context())
-    engine = llvm.create_mcjit_compiler(empty, new_machine(target))
+    builder = llvm.JITLibraryBuilder().add_current_process()
     for code in objects:
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    return Library(engine)
+        builder.add_object_img(code)
+    for symbol, address in (externs or {}).items():
+        builder.import_symbol(symbol, address)
+    for symbol in symbols:
+        builder.export_symbol(symbol)
+    try:
+        linker, name = _ALL_LINKERS.next()
+        tracker = builder.link(linker, name)
+    except RuntimeError as error:
+        raise errors.LoweringError("LLVM cannot link the code of a program", got=str(error)) from None
+    library = Library(linker, tracker, symbols, externs or {})
+    if is_kept:
+        _KEPT.append(library)
+    return library

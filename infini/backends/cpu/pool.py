@@ -228,7 +228,7 @@ def _load_runtime(is_native: bool) -> dict[str, int]:
         target = target_.host_target()
         text = runtime.runtime_text(target, sys.platform, is_native=is_native)
         symbols = [*_SYMBOLS, *(["infini_worker"] if is_native else [])]
-        library = objects.load([objects.compile_module(text, target)])
+        library = objects.load([objects.compile_module(text, target)], symbols)
         _RUNTIMES[is_native] = {symbol: library[symbol] for symbol in symbols}
     return _RUNTIMES[is_native]
 

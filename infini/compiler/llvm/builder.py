@@ -341,9 +341,19 @@ class Function:
         text = f"load {type}, ptr {pointer}, align {align or BYTES[type.element]}"
         return self.pure(text, type, pointer) if is_invariant else self.here(text, type)
 
-    def store(self, value: Value, pointer: Value, *, align: int | None = None) -> None:
-        """A store."""
-        self.do(f"store {value.type} {value}, ptr {pointer}, align {align or BYTES[value.type.element]}")
+    def store(self, value: Value, pointer: Value, *, align: int | None = None, streams: bool = False) -> None:
+        """A store; one that streams passes the cache by, and needs `fence` before another thread reads."""
+        hint = ""
+        if streams:
+            self.declare("!0 = !{i32 1}")
+            hint = ", !nontemporal !0"
+        self.do(
+            f"store {value.type} {value}, ptr {pointer}, align {align or BYTES[value.type.element]}{hint}"
+        )
+
+    def fence(self) -> None:
+        """Let other threads see what has streamed before they see what is stored from here on."""
+        self.do("fence seq_cst")
 
     def masked_load(self, pointer: Value, mask: Value, passthrough: Value) -> Value:
         """Lanes of the mask from memory, the others from `passthrough`; nothing else is read."""
@@ -359,6 +369,13 @@ class Function:
     def masked_store(self, value: Value, pointer: Value, mask: Value) -> None:
         """Store the lanes of the mask; nothing else is written."""
         type, align = value.type, BYTES[value.type.element]
+        chosen = [lane for lane, bit in enumerate(mask.text.strip("<>").split(", ")) if bit == "i1 true"]
+        if len(chosen) == 1:
+            # LLVM 20 makes one store of this; where the value was narrowed just before, of the wide element,
+            # which writes over what follows.
+            (lane,) = chosen
+            self.store(self.extract(value, lane), self.at(pointer, lane, type.element))
+            return
         suffix = f"v{type.lanes}{'f' if type.is_float else 'i'}{type.bits}"
         self.declare(f"declare void @llvm.masked.store.{suffix}.p0({type}, ptr, i32, {mask.type})")
         self.do(

@@ -8,12 +8,14 @@ vector, the elements of all lie together in one of the arrays, and are dealt out
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from infini.compiler.llvm import builder as b, operations, registers
+from infini.compiler.llvm import operations, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.evaluate import Evaluator, Operand
 from infini.compiler.llvm.indexing import Index, c_strides
@@ -21,17 +23,19 @@ from infini.compiler.llvm.movement import make_task
 from infini.compiler.llvm.schedule import Schedule
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.llvm.types import I32, vector
+from infini.compiler.llvm.types import I32, I64, vector
 from infini.core.ir import ArrayType, Var
 from infini.tile.program import Access, Kernel
 
 NARROW: Final = 8  # elements up to which a tile or a row of programs is dealt out instead of transposed
 CHUNK: Final = 64  # neighbouring programs that are walked together
+PANEL: Final = 128  # elements of the tile that these walk before they go on
 TASK_NS: Final = 20_000.0  # aimed at per task
 ALONE_NS: Final = 8_000.0  # below this one task does everything
 BYTE_NS: Final = 0.06
 ITEM_NS: Final = 4.0
-STREAMED_BYTES: Final = 16 << 20  # results from which on stores pass the cache
+STREAMED_BYTES: Final = 16 << 20  # results from which on stores pass the cache by
+STREAMED_VECTOR: Final = 32  # bytes of a vector below which they do not
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def find(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule, target: 
     dimension = max(found, key=lambda d: len(found[d]))
     loads = tuple(found[dimension])
     itemsize = max(in_types[i].dtype.itemsize for i in loads)
-    lanes = target.lanes // 2 if itemsize == 8 else target.lanes
+    lanes = min(4 * target.lanes // itemsize, 2 * target.lanes)
     return Crossing(dimension, loads, lanes, _form(kernel, in_types, dimension, loads, size))
 
 
@@ -109,7 +113,9 @@ def _form(
         return "blocks"
     if any(e.op.name not in operations.NAMES for e in kernel.body.equations):
         return "blocks"
-    if kernel.body.params[len(kernel.loads) + dimension] in {v for e in kernel.body.equations for v in e.inputs}:
+    if kernel.body.params[len(kernel.loads) + dimension] in {
+        v for e in kernel.body.equations for v in e.inputs
+    }:
         return "blocks"
     for number, (load, type_) in enumerate(zip(kernel.loads, in_types, strict=False)):
         grid, tile = _flat(load, type_)
@@ -180,20 +186,46 @@ class _Emission:
             allocate=f.allocate,
         )
         self.e.lanes = self.crossing.lanes
-        single = self.items == 1
-        first: Int = 0 if single else f.mul(task, self.per_task)
+        first: Int = 0 if self.items == 1 else f.mul(task, self.per_task)
         stop: Int = f.add(first, self.per_task)
         if self.items % self.per_task:
             stop = f.minimum(stop, self.items)
+        with contextlib.ExitStack() as branch:
+            if self._may_stream():
+                mask = self.crossing.lanes * max(t.dtype.itemsize for t in kernel.outputs) - 1
+                addresses = [f.convert("ptrtoint", pointer, I64) for pointer in outs]
+                joined = functools.reduce(lambda x, y: f.binary("or", x, y), addresses)
+                rest = f.binary("and", joined, f.constant(mask, I64))
+                is_aligned = f.compare("eq", rest, f.constant(0, I64))
+                with f.when(is_aligned):
+                    self.e.streams = True
+                    self._items(f, first, stop)
+                    f.fence()
+                self.e.streams = False
+                branch.enter_context(f.when(f.compare("ne", rest, f.constant(0, I64))))
+            self._items(f, first, stop)
+
+    def _may_stream(self) -> bool:
+        """Whether stores pass the cache by: results are large, and all that is stored are whole vectors."""
+        outputs, lanes = self.kernel.outputs, self.crossing.lanes
+        if sum(t.nbytes for t in outputs) < STREAMED_BYTES or self.size % lanes:
+            return False
+        if any(lanes * t.dtype.itemsize < STREAMED_VECTOR for t in outputs):
+            return False
+        flat = [(_flat(s, t)[0], s.offsets[0]) for s, t in zip(self.kernel.stores, outputs, strict=True)]
+        return all(not any(n % lanes for n in (*grid, offset)) for grid, offset in flat)
+
+    def _items(self, f: Function, first: Int, stop: Int) -> None:
         with f.loop(first, stop, runs=True) as loop:
-            self._item(f, 0 if single else loop.index)
+            self.e.turn += 1
+            self._item(f, 0 if self.items == 1 else loop.index)
 
     def _item(self, f: Function, item: Int) -> None:
         ids: list[Int] = []
         for n in reversed(self.outer[1:]):
             item, rest = f.divide(item, n)
             ids.append(rest if n > 1 else 0)
-        ids = [*ids, item][::-1]
+        ids = [*ids, item if self.outer[0] > 1 else 0][::-1]
         dimension = self.crossing.dimension
         chunk = ids[dimension]
         self.e.program_ids = ids
@@ -209,14 +241,36 @@ class _Emission:
             for place, rows in self._pieces(f, first, self.count, self.chunk):
                 self._gather(f, place, rows)
             return
-        for column, columns in self._pieces(f, 0, self.size, self.size):
+        for left, right in self._panels(f):
             for row, rows in self._pieces(f, first, self.count, self.chunk):
-                self._block(f, (row, rows), (column, columns))
+                for column, columns in self._columns(f, left, right):
+                    self._block(f, (row, rows), (column, columns))
+
+    def _panels(self, f: Function) -> Iterator[tuple[Int, Int]]:
+        """Ranges of columns that are walked for every block of rows before the next."""
+        whole = self.size - self.size % PANEL
+        if whole:
+            with f.loop(0, whole, PANEL) as loop:
+                start = loop.index if whole > PANEL else 0
+                yield start, f.add(start, PANEL)
+        if whole < self.size:
+            yield whole, self.size
+
+    def _columns(self, f: Function, left: Int, right: Int) -> Iterator[tuple[Int, int]]:
+        """Vectors of a range of columns, with the number of elements that are there."""
+        lanes = self.crossing.lanes
+        rest = self.size % lanes if isinstance(right, int) and right == self.size else 0
+        stop = f.add(right, -rest)
+        if isinstance(left, Value) or isinstance(stop, Value) or left < stop:
+            with f.loop(left, stop, lanes, runs=True) as loop:
+                yield loop.index, lanes
+        if rest:
+            yield self.size - rest, rest
 
     def _id(self, dimension: int) -> Var:
         return self.kernel.body.params[len(self.kernel.loads) + dimension]
 
-    def _pieces(self, f: Function, first: Int, total: int, length: int):
+    def _pieces(self, f: Function, first: Int, total: int, length: int) -> Iterator[tuple[Int, int]]:
         """Pieces of a vector of the elements from `first` on, `length` of them or up to the end; each is
         yielded inside its loop or branch."""
         lanes = self.crossing.lanes

@@ -6,15 +6,15 @@ once as a scalar; the builder moves what does not depend on a loop out of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import operations, registers, schedule
+from infini.compiler.llvm import operations, registers, schedule, segments
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.indexing import Index, broadcast_index, c_strides, view_index
-from infini.compiler.llvm.types import BYTES, Type, scalar, vector
+from infini.compiler.llvm.types import BYTES, I1, Type, scalar, vector
 from infini.core import dtypes, ir
 from infini.core.ir import ArrayType, Equation, Var
 from infini.tile.program import Access
@@ -88,6 +88,10 @@ class Evaluator:
         self.lanes = 1
         self.mask: Value | None = None  # active lanes, None when all are
         self.guaranteed: frozenset[Bound] = frozenset()
+        self.segment: range | None = None  # of the only dimension of the tile, where the loops stand now
+        self.places = segments.Places(definitions, constants)
+        self.streams = False  # whether stores, all of them to aligned vectors, pass the cache by
+        self.turn = 0  # counted up by who changes program ids or registers: what was known is computed anew
 
     # --- values -------------------------------------------------------------------------
 
@@ -101,7 +105,8 @@ class Evaluator:
         if known is not None:
             return known
         varies = any(i.stride for i in index)
-        key = (var, index, self.lanes if varies else 1, self.mask.text if varies and self.mask else "")
+        mask = self.mask.text if varies and self.mask else ""
+        key = (var, index, self.lanes if varies else 1, mask, self.turn)
         found = self.f.recall(key)
         if found is not None:
             return found
@@ -120,9 +125,18 @@ class Evaluator:
         equation = self.definitions[var]
         if equation.op.name in schedule.VIEWS:
             return self._view(equation, index)
-        values = [
-            self.value(v, broadcast_index(index, v.type.shape, var.type.shape)) for v in equation.inputs
-        ]
+        inputs = equation.inputs
+        if self.segment is not None:
+            if equation.op.name in segments.COMPARISONS:
+                holds = self.places.holds(equation, self.segment)
+                if holds is not None:
+                    return self.f.constant(holds, I1)
+            elif equation.op.name == "select_n" and inputs[0].type.dtype == dtypes.bool_:
+                chosen = self.value(inputs[0], broadcast_index(index, inputs[0].type.shape, var.type.shape))
+                if chosen.text in ("true", "false"):
+                    taken = inputs[1 + (chosen.text == "true")]
+                    return self.value(taken, broadcast_index(index, taken.type.shape, var.type.shape))
+        values = [self.value(v, broadcast_index(index, v.type.shape, var.type.shape)) for v in inputs]
         lanes = max(v.type.lanes for v in values)
         return operations.emit(
             self.f,
@@ -195,12 +209,16 @@ class Evaluator:
     def load(self, operand: Operand, index: Sequence[Index]) -> Value:
         """Elements of a tile of an array."""
         access, dtype = operand.access, operand.type.dtype
+        if access.fill is not None and self._is_outside(operand):
+            return registers.constant(self.f, access.fill, dtype)
         condition = None if access.fill is None else self.inside(operand, index)
-        pointer, stride = self._place(operand, index)
+        pointer, stride = self.place(operand, index)
         if condition is None:
             return self._load_lanes(pointer, dtype, stride, self.mask, 0, is_invariant=True)
         assert access.fill is not None
         if self.lanes > 1 and (condition.type.lanes > 1 or stride != 0):
+            # A load of which no lane is on costs a thousand times one of memory when there is none.
+            pointer = self.f.select(self._touches(operand, index), pointer, operand.pointer)
             condition = self.f.splat(condition, self.lanes)
             mask = condition if self.mask is None else self.f.binary("and", condition, self.mask)
             return self._load_lanes(pointer, dtype, stride, mask, access.fill, is_invariant=False)
@@ -214,7 +232,7 @@ class Evaluator:
     def store(self, operand: Operand, index: Sequence[Index], x: Value) -> None:
         """Store elements of a tile into an array, where they lie inside."""
         condition = None if operand.access.fill is None else self.inside(operand, index)
-        pointer, stride = self._place(operand, index)
+        pointer, stride = self.place(operand, index)
         mask = self.mask
         if condition is not None:
             condition = self.f.splat(condition, x.type.lanes)
@@ -238,9 +256,25 @@ class Evaluator:
             return registers.load(f, pointer, dtype, self.lanes, is_invariant=is_invariant)
         if stride == 1 and mask is not None:
             return registers.masked_load(f, pointer, dtype, mask, fill)
+        if stride == -1:
+            return self._backwards(pointer, dtype, mask, fill, is_invariant=is_invariant)
         if stride == 2 and (mask is None or dtype.itemsize >= 4):
             return self._every_other(pointer, dtype, mask, fill, is_invariant=is_invariant)
         return self._gather(pointer, dtype, stride, mask, fill)
+
+    def _backwards(
+        self, pointer: Value, dtype: np.dtype, mask: Value | None, fill: complex, *, is_invariant: bool
+    ) -> Value:
+        """Neighbours, the last of them first."""
+        f, order = self.f, range(self.lanes - 1, -1, -1)
+        memory = vector(registers.memory_element(dtype), self.lanes)
+        start = f.at(pointer, 1 - self.lanes, memory.element)
+        if mask is None:
+            bits = f.load(start, memory, is_invariant=is_invariant)
+        else:
+            passthrough = registers.in_memory(f, fill, dtype, self.lanes)
+            bits = f.masked_load(start, f.shuffle(mask, None, order), passthrough)
+        return registers.from_memory(f, f.shuffle(bits, None, order), dtype)
 
     def _every_other(
         self, pointer: Value, dtype: np.dtype, mask: Value | None, fill: complex, *, is_invariant: bool
@@ -292,6 +326,10 @@ class Evaluator:
         self, x: Value, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None
     ) -> None:
         f = self.f
+        if self.streams and mask is None and stride == 1 and x.type.lanes > 1:
+            bits = registers.to_memory(f, x, dtype)
+            f.store(bits, pointer, align=bits.type.lanes * dtype.itemsize, streams=True)
+            return
         if x.type.lanes == 1 or stride == 1:
             registers.store(f, x, pointer, dtype, mask)
             return
@@ -306,7 +344,7 @@ class Evaluator:
 
     # --- addresses ------------------------------------------------------------------------
 
-    def _place(self, operand: Operand, index: Sequence[Index]) -> tuple[Value, int]:
+    def place(self, operand: Operand, index: Sequence[Index]) -> tuple[Value, int]:
         """Address of the first lane, and elements from lane to lane."""
         access = operand.access
         strides = c_strides(operand.type.shape)
@@ -340,8 +378,41 @@ class Evaluator:
 
     def inside(self, operand: Operand, index: Sequence[Index]) -> Value | None:
         """Whether each lane lies inside the array; None when all do."""
-        f, access = self.f, operand.access
+        f = self.f
         result: Value | None = None
+        for place, size, dtype in self._checked(operand, index):
+            at = self.lane_places(place, dtype)
+            check = f.compare("ult", at, f.constant(size, at.type))
+            if result is None:
+                result = check
+            else:
+                lanes = max(result.type.lanes, check.type.lanes)
+                result = f.binary("and", f.splat(result, lanes), f.splat(check, lanes))
+        return result
+
+    def _is_outside(self, operand: Operand) -> bool:
+        """Whether no program has an element inside along some dimension."""
+        ranges = [self._range(operand.access, d) for d in range(operand.type.ndim)]
+        return any(
+            high < 0 or low >= size for (low, high), size in zip(ranges, operand.type.shape, strict=True)
+        )
+
+    def _touches(self, operand: Operand, index: Sequence[Index]) -> Value:
+        """Whether some lane may lie inside the array: along each dimension for itself, some lane does."""
+        f, lanes = self.f, self.lanes
+        result: Value | None = None
+        for place, size, _ in self._checked(operand, index):
+            reach = place.stride * (lanes - 1)
+            # Of the lanes, the first and the last are the ends.
+            nearest = f.integer(f.add(place.base, max(reach, 0)))
+            check = f.compare("ult", nearest, f.integer(size + abs(reach)))
+            result = check if result is None else f.binary("and", result, check)
+        assert result is not None
+        return result
+
+    def _checked(self, operand: Operand, index: Sequence[Index]) -> Iterator[tuple[Index, int, np.dtype]]:
+        """The place along each array dimension that may be outside, the size there, and a dtype for it."""
+        f, access = self.f, operand.access
         for d, size in enumerate(operand.type.shape):
             grid_row, tile_row = access.grid_strides[d], access.tile_strides[d]
             if Bound(size, access.offsets[d], grid_row, tile_row) in self.guaranteed:
@@ -357,14 +428,7 @@ class Evaluator:
                 base = f.add(base, f.mul(place.base, factor))
                 stride += factor * place.stride
             dtype = dtypes.int32 if max(-low, high, size) < 1 << 31 else dtypes.int64
-            at = self.lane_places(Index(base, stride), dtype)
-            check = f.compare("ult", at, f.constant(size, at.type))
-            if result is None:
-                result = check
-            else:
-                lanes = max(result.type.lanes, check.type.lanes)
-                result = f.binary("and", f.splat(result, lanes), f.splat(check, lanes))
-        return result
+            yield Index(base, stride), size, dtype
 
     def _range(self, access: Access, d: int) -> tuple[int, int]:
         """Least and largest index along one array dimension over all programs and tile elements."""
@@ -373,6 +437,10 @@ class Evaluator:
             *zip(access.grid_strides[d], self.grid, strict=True),
             *zip(access.tile_strides[d], access.tile, strict=True),
         ]
+        if self.segment is not None and len(access.tile) == 1 and access.tile[0] > 1:
+            factor = access.tile_strides[d][0]
+            low = high = low + factor * self.segment[0]
+            sizes[-1] = (factor, len(self.segment))
         for factor, size in sizes:
             reach = factor * (size - 1)
             low, high = low + min(reach, 0), high + max(reach, 0)

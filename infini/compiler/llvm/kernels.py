@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infini.compiler.llvm import blocks, nests, schedule
+from infini.compiler.llvm import blocks, crossing, nests, schedule, segments
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.evaluate import Bound, Evaluator, Operand
 from infini.compiler.llvm.indexing import c_strides
@@ -53,6 +53,9 @@ def emit_kernel(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -
         LoweringError: the body has an operation or dtype that the emitter does not know.
     """
     plan = schedule.make_schedule(kernel.body)
+    across = crossing.find(kernel, in_types, plan, target)
+    if across is not None and all(kernel.grid):
+        return crossing.emit(kernel, in_types, plan, across, _program_cost(kernel, in_types, plan, target))
     layout = _choose_tasks(kernel, in_types, plan, target)
     emission = _Emission(layout, in_types, plan, target)
     text = emission.write()
@@ -320,7 +323,8 @@ class _Emission:
                 if self.layout.chunked is not None:
                     p = dataclasses.replace(p, space=self.kernel.stores[0].tile)
                 shape = nests.layout(p, weight, self.target.lanes, functools.partial(self._contiguity, p))
-                nests.Nest(evaluator, p, shape, stores, plan.body.results, limit).emit()
+                cuts = segments.cuts(self.kernel, self.in_types, plan) if limit is None else ()
+                nests.Nest(evaluator, p, shape, stores, plan.body.results, limit, cuts).emit()
 
     def _limit(self, ids: list[Int], evaluator: Evaluator) -> Int | None:
         """Elements of a folded tile that are there: before the end of the last chunk, inside every store."""

@@ -14,6 +14,9 @@ import numpy as np
 
 from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.llvm import (
+    attention,
+    attention_gradient,
+    attention_parts,
     cumulative,
     gemm,
     kernels,
@@ -47,6 +50,8 @@ def has_route(equation: Equation) -> bool:
     op = equation.op
     if op is panels.from_panels_p:
         return True  # until it is known who reads it; see `passes.panels`
+    if op.name in _ATTENTION:
+        return attention_parts.is_suited([v.type for v in equation.inputs], equation.attrs)
     if op.name in _COMPUTING and equation.inputs[0].type.dtype not in registers.SUPPORTED:
         return False
     if op.name in ROUTES or (equation.outputs and not any(v.type.size for v in equation.outputs)):
@@ -88,7 +93,7 @@ def _nothing(equation: Equation) -> list[Step]:
 # --- kernels and contractions --------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _kernel_task(kernel: Kernel, in_types: tuple[ArrayType, ...], target: Target) -> TaskFunction:
     return kernels.emit_kernel(kernel, in_types, target)
 
@@ -166,6 +171,25 @@ def _moved(emit: Callable[..., tuple[TaskFunction, ...]], *, updates: bool = Fal
     return route
 
 
+@functools.lru_cache(maxsize=1024)
+def _attention_tasks(
+    name: str, operands: tuple[ArrayType, ...], results: tuple[ArrayType, ...], attrs: Attrs, target: Target
+) -> tuple[TaskFunction, ...]:
+    return _ATTENTION[name](operands, results, attrs, target)
+
+
+def _attention(equation: Equation, target: Target) -> list[Step]:
+    types = [tuple(v.type for v in group) for group in (equation.inputs, equation.outputs)]
+    tasks = _attention_tasks(equation.op.name, *types, equation.attrs, target)
+    scratch = max(t.scratch_bytes for t in tasks)
+    return [
+        Phase(
+            equation.op.name, tasks, equation.inputs, equation.outputs, scratch_bytes=scratch,
+            where=equation.where,
+        )
+    ]  # fmt: skip
+
+
 # --- aliases, control flow, effects --------------------------------------------------------------
 
 
@@ -204,10 +228,17 @@ def _callback(equation: Equation, target: Target) -> list[Step]:
     return [HostCall(function, equation.inputs, equation.outputs, equation.where)]
 
 
+_ATTENTION: Final = {
+    "attention": attention.emit,
+    "attention_sums": attention.emit,
+    "attention_gradient": attention_gradient.emit,
+}
+
 ROUTES: Final[dict[str, Route]] = {
     "kernel": _kernel,
     "dot": _dot,
     "packed_dot": _packed_dot,
+    **dict.fromkeys(_ATTENTION, _attention),
     "reshape": _aliases,
     "optimization_barrier": _aliases,
     "view_as_real": _aliases,

@@ -87,6 +87,7 @@ class Nest:
         stores: where each result goes.
         results: variable of each result.
         limit: number of elements of the vector dimension, when it is known at run time only.
+        cuts: places of the only dimension at which conditions change.
     """
 
     def __init__(
@@ -97,13 +98,14 @@ class Nest:
         stores: Sequence[StoreTarget],
         results: Sequence[ir.Var],
         limit: Int | None = None,
+        cuts: Sequence[int] = (),
     ) -> None:
         self.e, self.f = evaluator, evaluator.f
         self.p, self.shape, self.stores, self.results = p, shape, stores, results
         self.axes = p.axes or frozenset()
         self.kinds = [accumulators.accumulator(equation) for equation in p.reductions]
         self.buffers: dict[ir.Var, Buffer] = {}
-        self.limit = limit
+        self.limit, self.cuts = limit, cuts
 
     def emit(self) -> None:
         """Write the nest."""
@@ -212,22 +214,31 @@ class Nest:
             for at in range(start, stop, lanes)
         ]
 
+    def _between(self, start: int, stop: int) -> Iterator[list[Lane]]:
+        """Blocks of a part of the vector dimension, each inside its loop."""
+        f, step = self.f, self.shape.lanes * self.shape.unroll
+        turns = (stop - start) // step
+        if turns > STRAIGHT_LINE:
+            with f.loop(start, start + turns * step, step, runs=True) as loop:
+                yield [
+                    Lane(Index(f.add(loop.index, u * self.shape.lanes), 1)) for u in range(self.shape.unroll)
+                ]
+            start += turns * step
+        while start < stop:
+            yield self._static_lanes(start, min(stop, start + step))
+            start += step
+
     def _vectors(self, d: int) -> Iterator[list[Lane]]:
         """Blocks of the kept vector dimension, each inside its loop."""
         f, step = self.f, self.shape.lanes * self.shape.unroll
         if self.limit is None:
-            size = self.p.space[d]
-            turns, start = size // step, 0
-            if turns > STRAIGHT_LINE:
-                start = turns * step
-                with f.loop(0, start, step, runs=True) as loop:
-                    yield [
-                        Lane(Index(f.add(loop.index, u * self.shape.lanes), 1))
-                        for u in range(self.shape.unroll)
-                    ]
-            while start < size:
-                yield self._static_lanes(start, min(size, start + step))
-                start += step
+            ends = [*self.cuts, self.p.space[d]]
+            for first, stop in zip([0, *self.cuts], ends, strict=True):
+                if self.cuts:
+                    self.e.segment = range(first, stop)
+                    self.e.turn += 1
+                yield from self._between(first, stop)
+            self.e.segment = None
             return
         limit = f.integer(self.limit)
         whole = f.mul(f.divide(f.maximum(limit, 0), step)[0], step)

@@ -1,0 +1,1 @@
+"""Convolutions as native code: products that read windows from the image itself."""
