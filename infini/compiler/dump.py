@@ -24,6 +24,7 @@ from typing import Final
 from infini.compiler import inspection as inspection_
 from infini.compiler.inspection import Function, Inspection, Recorder
 from infini.core import config, events, text
+from infini.core.ir import Program
 
 ALL: Final = "all"
 STAGES: Final = {"kernels": ".tile", "llvm": ".ll", "assembly": ".s"}
@@ -47,7 +48,7 @@ def write(found: Inspection) -> Path:
         )
     top = Path(config.get("dump_dir"))
     top.mkdir(parents=True, exist_ok=True)
-    place = top / f"{_plain(found.program.name)}.{found.program.fingerprint[:8]}"
+    place = top / stem(found.program)
     made = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=top))
     try:
         made.chmod(0o755)
@@ -59,6 +60,11 @@ def write(found: Inspection) -> Path:
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return place
+
+
+def stem(program: Program) -> str:
+    """Name of the files of a program, for people and different for different programs."""
+    return f"{_plain(program.name).strip('_') or 'program'}.{program.fingerprint[:8]}"
 
 
 def _rename(made: Path, place: Path) -> None:
@@ -102,7 +108,7 @@ def files(found: Inspection, wanted: Collection[str] = frozenset({ALL})) -> dict
     return {"index.md": _index(found, rows, kernels, made), **dict(sorted(made.items()))}
 
 
-def _with_head(name: str, program: inspection_.Program) -> str:
+def _with_head(name: str, program: Program) -> str:
     return f"# {name}\n{text.print_program(program)}\n"
 
 
@@ -160,7 +166,7 @@ def _link(name: str, made: Collection[str]) -> str:
     return f"[{name}]({name})" if name in made else ""
 
 
-def _count(program: inspection_.Program) -> int:
+def _count(program: Program) -> int:
     return sum(1 for _ in inspection_.all_equations(program))
 
 

@@ -15,10 +15,13 @@ from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.passes import (
     complex_pairs,
     contractions,
+    convolutions,
     cse,
     dead_code,
     decompose,
     inline,
+    loop_products,
+    loops,
     one_hot,
     panels,
     reductions,
@@ -45,11 +48,17 @@ def passes(
     backend: str,
     declared: extents.Declared = (),
     reads_panels: panels.Reads | None = None,
+    takes_windows: convolutions.Takes | None = None,
 ) -> tuple[Pass, ...]:
     """The pipeline for a backend that lowers the equations `has_route` accepts, with the declared run-time
-    extents; `reads_panels` is given by one that has packed products, which `has_route` accepts.
+    extents; `reads_panels` is given by one that has packed products, which `has_route` accepts, and
+    `takes_windows` by one that convolves without a matrix of patches.
     """
     canonical = canonical_passes(has_route, backend=backend)
+    if takes_windows is not None:
+        from_images = Pass("convolutions", lambda program: convolutions.from_images(program, takes_windows))
+        before = [step.name for step in canonical].index("decompose")
+        canonical = (*canonical[:before], from_images, *canonical[before:])
     fuse_ = Pass("fuse", lambda program: fuse.fuse(program, declared))
     if reads_panels is None:
         return (*canonical, fuse_)
@@ -74,6 +83,8 @@ def canonical_passes(has_route: Callable[[Equation], bool], *, backend: str) -> 
         Pass("simplify_again", _simplified),
         Pass("cse", cse.eliminate_common),
         Pass("dead_code", dead_code.eliminate_dead),
+        Pass("loops", loops.move_invariants),
+        Pass("loop_products", loop_products.leave_scans),
         Pass("one_hot", one_hot.one_per_row),
         Pass("reductions", reductions.canonical_reductions),
         Pass("dead_code_again", dead_code.eliminate_dead),
@@ -106,6 +117,7 @@ def run(
     backend: str,
     declared: extents.Declared = (),
     reads_panels: panels.Reads | None = None,
+    takes_windows: convolutions.Takes | None = None,
     observe: Observer | None = None,
 ) -> Program:
     """Apply every pass.
@@ -116,6 +128,7 @@ def run(
         backend: name of the backend, for errors.
         declared: run-time extents of the parameters, as `CompileOptions.extents`.
         reads_panels: whether the backend lowers a `packed_dot`; absent when it lowers none.
+        takes_windows: whether the backend lowers a `windowed_dot`; absent when it lowers none.
         observe: sees every pass; when absent, those that the knob `dump` names are written to files.
 
     Raises:
@@ -125,7 +138,10 @@ def run(
     is_checked = config.get("check") >= 1
     recorder = dump.recorder() if observe is None else None
     watching, source = observe or recorder, program
-    for step in passes(has_route, backend=backend, declared=declared, reads_panels=reads_panels):
+    steps = passes(
+        has_route, backend=backend, declared=declared, reads_panels=reads_panels, takes_windows=takes_windows
+    )
+    for step in steps:
         before, program = program, step.run(program)
         if is_checked:
             check.check(program)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from infini.compiler import inspection
+from infini.compiler import dump, inspection
 from infini.core import config, ir
 from infini.core.backend import CompileOptions
 from infini.debug import layout, subject as subject_
@@ -72,8 +72,7 @@ def show(function: Any, /, *args: Any, path: str | Path | None = None, **kwargs:
         found = backend.inspect(program, subject.options)
     else:
         found = inspection.Inspection(program, backend.name)
-    stem = f"{program.name}.{program.fingerprint[:8]}.html"
-    place = Path(path) if path is not None else Path(config.get("dump_dir")) / stem
+    place = Path(path) if path is not None else Path(config.get("dump_dir")) / f"{dump.stem(program)}.html"
     place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_name(f".{place.name}.part")
     part.write_text(layout.page(found), encoding="utf-8")

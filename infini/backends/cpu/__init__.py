@@ -156,6 +156,7 @@ def build(
         backend="cpu",
         declared=options.extents,
         reads_panels=lambda equation: lower.reads_panels(equation, target),
+        takes_windows=lambda x, w, attrs: lower.takes_windows(x, w, attrs, target),
         observe=observe,
     )
     ends = memory.Ends(writable=frozenset(options.donated), is_free=True)

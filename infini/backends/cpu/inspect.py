@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from infini.backends.cpu import generator, link, objects
+from infini.backends.cpu import link, objects
 from infini.compiler import inspection as inspection_
 from infini.compiler.inspection import Function, Inspection, Recorder
 from infini.compiler.llvm import lower

@@ -6,6 +6,7 @@ once as a scalar; the builder moves what does not depend on a loop out of it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,10 +89,26 @@ class Evaluator:
         self.lanes = 1
         self.mask: Value | None = None  # active lanes, None when all are
         self.guaranteed: frozenset[Bound] = frozenset()
-        self.segment: range | None = None  # of the only dimension of the tile, where the loops stand now
-        self.places = segments.Places(definitions, constants)
+        self.cuts: segments.Cuts | None = None  # of the only dimension of the tile
+        self.segment: range | None = None  # between them, where the loops stand now
+        self.programs: dict[int, range] = {}  # along dimensions of the grid, where they stand
+        self.facts: list[tuple[segments.Lines, range]] = []  # for comparisons in these ranges
         self.streams = False  # whether stores, all of them to aligned vectors, pass the cache by
         self.turn = 0  # counted up by who changes program ids or registers: what was known is computed anew
+
+    def segments(self, size: int) -> Iterator[range]:
+        """The parts of a tile of one dimension in which conditions are constant; what is evaluated meanwhile
+        is for that part."""
+        if self.cuts is None:
+            yield range(size)
+            return
+        for first, stop in itertools.pairwise([0, *self.cuts.places, size]):
+            self.segment = range(first, stop)
+            self.facts.append((self.cuts.lines, self.segment))
+            self.turn += 1
+            yield self.segment
+            self.facts.pop()
+        self.segment = None
 
     # --- values -------------------------------------------------------------------------
 
@@ -126,11 +143,12 @@ class Evaluator:
         if equation.op.name in schedule.VIEWS:
             return self._view(equation, index)
         inputs = equation.inputs
-        if self.segment is not None:
+        if self.facts:
             if equation.op.name in segments.COMPARISONS:
-                holds = self.places.holds(equation, self.segment)
-                if holds is not None:
-                    return self.f.constant(holds, I1)
+                for lines, where in self.facts:
+                    holds = lines.holds(equation, where)
+                    if holds is not None:
+                        return self.f.constant(holds, I1)
             elif equation.op.name == "select_n" and inputs[0].type.dtype == dtypes.bool_:
                 chosen = self.value(inputs[0], broadcast_index(index, inputs[0].type.shape, var.type.shape))
                 if chosen.text in ("true", "false"):
@@ -437,9 +455,14 @@ class Evaluator:
             *zip(access.grid_strides[d], self.grid, strict=True),
             *zip(access.tile_strides[d], access.tile, strict=True),
         ]
+        for dimension, programs in self.programs.items():
+            factor = access.grid_strides[d][dimension]
+            low += factor * programs[0]
+            high += factor * programs[0]
+            sizes[dimension] = (factor, len(programs))
         if self.segment is not None and len(access.tile) == 1 and access.tile[0] > 1:
             factor = access.tile_strides[d][0]
-            low = high = low + factor * self.segment[0]
+            low, high = low + factor * self.segment[0], high + factor * self.segment[0]
             sizes[-1] = (factor, len(self.segment))
         for factor, size in sizes:
             reach = factor * (size - 1)

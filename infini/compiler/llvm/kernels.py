@@ -13,7 +13,7 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from infini.compiler.llvm import blocks, crossing, nests, schedule, segments
@@ -65,6 +65,38 @@ def emit_kernel(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -
     return TaskFunction(
         name, text.replace("@NAME@", name), declares, layout.num_tasks, scratch, layout.cost_ns
     )
+
+
+def emit_program(
+    f: Function,
+    kernel: Kernel,
+    in_types: Sequence[ArrayType],
+    target: Target,
+    *,
+    pointers: Sequence[Value],
+    program: Value,
+    allocate: Callable[[int], Value],
+) -> None:
+    """Write one program of a kernel into a function.
+
+    Args:
+        f: the function.
+        kernel: the kernel, whose grid has one dimension.
+        in_types: types of the operands.
+        target: processor to make code for.
+        pointers: the operands, then the results.
+        program: number of the program.
+        allocate: memory of the task for a buffer of so many bytes.
+    """
+    plan = schedule.make_schedule(kernel.body)
+    layout = _Layout(kernel, 1, kernel.num_programs, 0.0)
+    _Emission(layout, in_types, plan, target, f, allocate).program(pointers, [program])
+
+
+def kernel_ns(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -> float:
+    """Estimated nanoseconds of a kernel on one thread."""
+    plan = schedule.make_schedule(kernel.body)
+    return _program_cost(kernel, in_types, plan, target) * kernel.num_programs
 
 
 def in_place_pairs(kernel: Kernel, in_types: Sequence[ArrayType]) -> tuple[tuple[int, int], ...]:
@@ -229,13 +261,21 @@ class _Emission:
     """Writes the function of a kernel."""
 
     def __init__(
-        self, layout: _Layout, in_types: Sequence[ArrayType], plan: Schedule, target: Target
+        self,
+        layout: _Layout,
+        in_types: Sequence[ArrayType],
+        plan: Schedule,
+        target: Target,
+        f: Function | None = None,
+        allocate: Callable[[int], Value] | None = None,
     ) -> None:
         self.layout, self.plan, self.target = layout, plan, target
         self.kernel = layout.kernel
         self.in_types = in_types
-        self.f = Function("@NAME@", [(PTR, "args"), (I64, "task")])
+        self.f = f or Function("@NAME@", [(PTR, "args"), (I64, "task")])
+        self.allocate = allocate or self._allocate
         self.stack_bytes = 0
+        self.parts = 0  # of the grid that have been written
         self.slot_bytes = 0  # of scratch memory that each task has for itself
 
     def write(self) -> str:
@@ -246,11 +286,6 @@ class _Emission:
         arrays = [*self.in_types, *kernel.outputs]
         pointers = [
             f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in range(len(arrays))
-        ]
-        loads = [Operand(*item) for item in zip(pointers, self.in_types, kernel.loads, strict=False)]
-        stores = [
-            Operand(*item)
-            for item in zip(pointers[len(self.in_types) :], kernel.outputs, kernel.stores, strict=True)
         ]
         per_task, programs = layout.programs_per_task, kernel.num_programs
         with contextlib.ExitStack() as regions:
@@ -267,8 +302,16 @@ class _Emission:
                 start = f.mul(ids[dimension], rows)
                 wide = f.convert("sext", extent, I64)
                 regions.enter_context(f.when(f.compare("slt", f.integer(start), wide)))
-            self._body(ids, loads, stores)
+            self.program(pointers, ids)
         return f.finish().replace("@SLOT@", str(self.slot_bytes))
+
+    def program(self, pointers: Sequence[Value], ids: list[Int]) -> None:
+        """Write one program, given pointers to operands and results."""
+        in_types, kernel = self.in_types, self.kernel
+        loads = [Operand(*item) for item in zip(pointers, in_types, kernel.loads, strict=False)]
+        results = pointers[len(in_types) :]
+        stores = [Operand(*item) for item in zip(results, kernel.outputs, kernel.stores, strict=True)]
+        self._programs(ids, loads, stores)
 
     def _allocate(self, nbytes: int) -> Value:
         """Memory of a task: on the stack while it is small, then a part of the task's slot in the scratch
@@ -294,16 +337,41 @@ class _Emission:
             ids.append(program)
         return ids[::-1]
 
-    def _body(self, ids: list[Int], loads: list[Operand], stores: list[Operand]) -> None:
+    def _programs(self, ids: list[Int], loads: list[Operand], stores: list[Operand]) -> None:
+        """The body, once for each part of the grid in which conditions are constant."""
+        found = segments.grid_cuts(self.kernel, self.in_types, self.plan)
+        if found is None or self.layout.chunked is not None:
+            self._body(ids, loads, stores)
+            return
+        f, number, size = self.f, ids[found.dimension], self.kernel.grid[found.dimension]
+        for first, stop in itertools.pairwise([0, *found.places, size]):
+            is_here = f.compare("ult", f.integer(f.sub(number, first)), f.integer(stop - first))
+            with f.when(is_here):
+                self._body(ids, loads, stores, (found, range(first, stop)))
+
+    def _body(
+        self,
+        ids: list[Int],
+        loads: list[Operand],
+        stores: list[Operand],
+        part: tuple[segments.Cuts, range] | None = None,
+    ) -> None:
+        """The body; `part` are cuts of the grid and the programs between them that it is for."""
         f, kernel = self.f, self.kernel
         params = kernel.body.params
         operands = dict(zip(params, loads, strict=False))
         constants = dict(kernel.body.consts)
         evaluator = Evaluator(
-            f, self.plan.definitions, kernel.grid, ids, operands, constants, allocate=self._allocate
+            f, self.plan.definitions, kernel.grid, ids, operands, constants, allocate=self.allocate
         )
         for var, number in zip(params[len(loads) :], ids, strict=True):
             evaluator.registers[var] = f.convert("trunc", f.integer(number), I32)
+        if part is not None:
+            cuts, programs = part
+            evaluator.programs[cuts.dimension] = programs
+            evaluator.facts.append((cuts.lines, programs))
+            self.parts += 1
+            evaluator.turn = self.parts << 16
         self._passes(evaluator, self.plan, stores, self._limit(ids, evaluator))
 
     def _passes(
@@ -323,8 +391,9 @@ class _Emission:
                 if self.layout.chunked is not None:
                     p = dataclasses.replace(p, space=self.kernel.stores[0].tile)
                 shape = nests.layout(p, weight, self.target.lanes, functools.partial(self._contiguity, p))
-                cuts = segments.cuts(self.kernel, self.in_types, plan) if limit is None else ()
-                nests.Nest(evaluator, p, shape, stores, plan.body.results, limit, cuts).emit()
+                if limit is None and plan is self.plan:
+                    evaluator.cuts = segments.cuts(self.kernel, self.in_types, plan)
+                nests.Nest(evaluator, p, shape, stores, plan.body.results, limit).emit()
 
     def _limit(self, ids: list[Int], evaluator: Evaluator) -> Int | None:
         """Elements of a folded tile that are there: before the end of the last chunk, inside every store."""

@@ -26,11 +26,13 @@ from infini.compiler.llvm import (
     registers,
     sorting,
     top_k,
+    wake,
     windows,
 )
+from infini.compiler.llvm.convolution import emission
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.passes import panels
+from infini.compiler.passes import convolutions, panels
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
 from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program
@@ -50,6 +52,8 @@ def has_route(equation: Equation) -> bool:
     op = equation.op
     if op is panels.from_panels_p:
         return True  # until it is known who reads it; see `passes.panels`
+    if op is convolutions.windowed_dot_p:
+        return True  # made where `takes_windows` holds
     if op.name in _ATTENTION:
         return attention_parts.is_suited([v.type for v in equation.inputs], equation.attrs)
     if op.name in _COMPUTING and equation.inputs[0].type.dtype not in registers.SUPPORTED:
@@ -70,6 +74,11 @@ def reads_panels(equation: Equation, target: Target) -> bool:
     return gemm.takes_panels(x, y, spec=spec, dtype=dtype, panels=_panels(equation), target=target)
 
 
+def takes_windows(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> bool:
+    """Whether a `windowed_dot` is a product of this processor's."""
+    return emission.plans(x, w, attrs, target) is not None
+
+
 def _panels(equation: Equation) -> gemm.Panels:
     return gemm.Panels(equation.attrs["operand"], *equation.attrs["tile"])
 
@@ -77,8 +86,12 @@ def _panels(equation: Equation) -> gemm.Panels:
 def lower(program: Program, target: Target) -> Block:
     """The steps of a program in which everything fusable has become kernels."""
     found: list[Step] = []
-    for equation in program.equations:
-        if equation.outputs and not any(v.type.size for v in equation.outputs):
+    joined = wake.phases(program, target)
+    for number, equation in enumerate(program.equations):
+        if number in joined:
+            phase = joined[number]
+            found += [] if phase is None else [phase]
+        elif equation.outputs and not any(v.type.size for v in equation.outputs):
             found += _nothing(equation)
         else:
             found += ROUTES[equation.op.name](equation, target)
@@ -94,8 +107,12 @@ def _nothing(equation: Equation) -> list[Step]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _kernel_task(kernel: Kernel, in_types: tuple[ArrayType, ...], target: Target) -> TaskFunction:
-    return kernels.emit_kernel(kernel, in_types, target)
+def _kernel_tasks(
+    kernel: Kernel, in_types: tuple[ArrayType, ...], target: Target
+) -> tuple[TaskFunction, ...]:
+    if wake.find(kernel, in_types) is not None:
+        return wake.tasks(kernel, in_types, target)
+    return (kernels.emit_kernel(kernel, in_types, target),)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -115,19 +132,15 @@ def _task(
 def _kernel(equation: Equation, target: Target) -> list[Step]:
     kernel: Kernel = equation.attrs["kernel"]
     types = tuple(v.type for v in equation.inputs)
-    task = _kernel_task(kernel, types, target)
+    tasks = _kernel_tasks(kernel, types, target)
     pairs = kernels.in_place_pairs(kernel, types)
+    scratch = max(task.scratch_bytes for task in tasks)
     return [
         Phase(
-            kernel.name,
-            (task,),
-            equation.inputs,
-            equation.outputs,
-            pairs,
-            scratch_bytes=task.scratch_bytes,
+            kernel.name, tasks, equation.inputs, equation.outputs, pairs, scratch_bytes=scratch,
             where=equation.where,
         )
-    ]
+    ]  # fmt: skip
 
 
 def _dot(equation: Equation, target: Target) -> list[Step]:
@@ -238,6 +251,7 @@ ROUTES: Final[dict[str, Route]] = {
     "kernel": _kernel,
     "dot": _dot,
     "packed_dot": _packed_dot,
+    "windowed_dot": _moved(emission.emit),
     **dict.fromkeys(_ATTENTION, _attention),
     "reshape": _aliases,
     "optimization_barrier": _aliases,

@@ -87,7 +87,6 @@ class Nest:
         stores: where each result goes.
         results: variable of each result.
         limit: number of elements of the vector dimension, when it is known at run time only.
-        cuts: places of the only dimension at which conditions change.
     """
 
     def __init__(
@@ -98,14 +97,13 @@ class Nest:
         stores: Sequence[StoreTarget],
         results: Sequence[ir.Var],
         limit: Int | None = None,
-        cuts: Sequence[int] = (),
     ) -> None:
         self.e, self.f = evaluator, evaluator.f
         self.p, self.shape, self.stores, self.results = p, shape, stores, results
         self.axes = p.axes or frozenset()
         self.kinds = [accumulators.accumulator(equation) for equation in p.reductions]
         self.buffers: dict[ir.Var, Buffer] = {}
-        self.limit, self.cuts = limit, cuts
+        self.limit = limit
 
     def emit(self) -> None:
         """Write the nest."""
@@ -214,9 +212,10 @@ class Nest:
             for at in range(start, stop, lanes)
         ]
 
-    def _between(self, start: int, stop: int) -> Iterator[list[Lane]]:
+    def _between(self, segment: range) -> Iterator[list[Lane]]:
         """Blocks of a part of the vector dimension, each inside its loop."""
         f, step = self.f, self.shape.lanes * self.shape.unroll
+        start, stop = segment.start, segment.stop
         turns = (stop - start) // step
         if turns > STRAIGHT_LINE:
             with f.loop(start, start + turns * step, step, runs=True) as loop:
@@ -232,13 +231,8 @@ class Nest:
         """Blocks of the kept vector dimension, each inside its loop."""
         f, step = self.f, self.shape.lanes * self.shape.unroll
         if self.limit is None:
-            ends = [*self.cuts, self.p.space[d]]
-            for first, stop in zip([0, *self.cuts], ends, strict=True):
-                if self.cuts:
-                    self.e.segment = range(first, stop)
-                    self.e.turn += 1
-                yield from self._between(first, stop)
-            self.e.segment = None
+            for segment in self.e.segments(self.p.space[d]):
+                yield from self._between(segment)
             return
         limit = f.integer(self.limit)
         whole = f.mul(f.divide(f.maximum(limit, 0), step)[0], step)

@@ -7,14 +7,16 @@ an operand that ends somewhere inside the tile. Cut there, a loop has no choices
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from infini.compiler.llvm.schedule import Schedule
-from infini.core import dtypes, ir
+from infini.core import dtypes
 from infini.core.ir import ArrayType, Equation, Var
 from infini.tile.program import Kernel
 
 MAX_CUTS: Final = 7
+MAX_GRID_CUTS: Final = 3
 COMPARISONS: Final[Mapping[str, Callable[[int, int], bool]]] = {
     "lt": lambda x, y: x < y,
     "le": lambda x, y: x <= y,
@@ -23,35 +25,82 @@ COMPARISONS: Final[Mapping[str, Callable[[int, int], bool]]] = {
     "eq": lambda x, y: x == y,
     "ne": lambda x, y: x != y,
 }
-_INT32: Final = range(-(1 << 31), 1 << 31)
+Line: TypeAlias = tuple[int, int]  # a number at place t: the first times t, and the second
+_FAR: Final = 1 << 30
 
 
-def cuts(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule) -> tuple[int, ...]:
-    """Places inside the tile of a kernel that has one pass over one dimension; none when there are many."""
-    if len(plan.passes) != 1 or len(plan.passes[0].space) != 1 or plan.passes[0].axes is not None:
-        return ()
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Where conditions change.
+
+    Args:
+        places: in the tile, or numbers of programs along a dimension of the grid.
+        lines: what is known of the body between them.
+        dimension: of the grid; -1 for the tile.
+    """
+
+    places: tuple[int, ...]
+    lines: Lines
+    dimension: int = -1
+
+
+def cuts(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule) -> Cuts | None:
+    """Cuts of the tile of a kernel that has one pass over one dimension; None when there are none or many."""
+    if not _is_plain(plan):
+        return None
     (size,) = plan.passes[0].space
-    if any(equation.op.name in _MOVING for equation in kernel.body.equations):
-        return ()
-    found: set[int] = set()
+    lines = Lines(plan, None)
+    found = _compared(plan, lines, size)
     for load, type_ in zip(kernel.loads, in_types, strict=False):
         if load.fill is None or load.tile != (size,):
             continue
         for d, length in enumerate(type_.shape):
             if not any(load.grid_strides[d]):
-                line = (load.tile_strides[d][0], load.offsets[d])
-                found |= _flips(line, (0, 0), "ge", size) | _flips(line, (0, length), "lt", size)
-    places = Places(plan.definitions, dict(kernel.body.consts))
-    for equation in kernel.body.equations:
+                found |= _ends((load.tile_strides[d][0], load.offsets[d]), length, size)
+    return Cuts(tuple(sorted(found)), lines) if 0 < len(found) <= MAX_CUTS else None
+
+
+def grid_cuts(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule) -> Cuts | None:
+    """Cuts of the grid of such a kernel, along the dimension that has the fewest."""
+    if not _is_plain(plan) or kernel.extents:
+        return None
+    choices = []
+    for dimension, size in enumerate(kernel.grid):
+        lines = Lines(plan, kernel.body.params[len(kernel.loads) + dimension])
+        found = _compared(plan, lines, size)
+        for load, type_ in zip(kernel.loads, in_types, strict=False):
+            for d, length in enumerate(type_.shape) if load.fill is not None else ():
+                others = [n for i, n in enumerate(load.grid_strides[d]) if i != dimension]
+                if not any(others) and not any(load.tile_strides[d]):
+                    found |= _ends((load.grid_strides[d][dimension], load.offsets[d]), length, size)
+        if 0 < len(found) <= MAX_GRID_CUTS:
+            choices.append(Cuts(tuple(sorted(found)), lines, dimension))
+    return min(choices, key=lambda choice: len(choice.places), default=None)
+
+
+def _is_plain(plan: Schedule) -> bool:
+    """Whether a kernel has one pass over one dimension, and reads nothing elsewhere in the tile."""
+    if len(plan.passes) != 1 or len(plan.passes[0].space) != 1 or plan.passes[0].axes is not None:
+        return False
+    return plan.passes[0].block is None and not any(e.op.name in _MOVING for e in plan.body.equations)
+
+
+def _compared(plan: Schedule, lines: Lines, size: int) -> set[int]:
+    found: set[int] = set()
+    for equation in plan.body.equations:
         if equation.op.name in COMPARISONS:
-            x, y = (places.line(v) for v in equation.inputs)
+            x, y = (lines.line(v) for v in equation.inputs)
             if x is not None and y is not None:
                 found |= _flips(x, y, equation.op.name, size)
-    return tuple(sorted(found)) if len(found) <= MAX_CUTS else ()
+    return found
+
+
+def _ends(line: Line, length: int, size: int) -> set[int]:
+    """Where a line enters and leaves an array."""
+    return _flips(line, (0, 0), "ge", size) | _flips(line, (0, length), "lt", size)
 
 
 _MOVING: Final = frozenset({"reshape", "transpose", "slice", "rev"})  # what is read elsewhere in the tile
-Line = tuple[int, int]  # a number at place t of the tile: the first times t, and the second
 
 
 def _flips(x: Line, y: Line, comparison: str, size: int) -> set[int]:
@@ -65,16 +114,17 @@ def _flips(x: Line, y: Line, comparison: str, size: int) -> set[int]:
     return {t for t in near if holds(step * t + start, 0) != holds(step * (t - 1) + start, 0)}
 
 
-class Places:
-    """What is known of integers of a body: those that are a line along the tile.
+class Lines:
+    """What is known of integers of a body: those that are a line along the tile, or along the grid.
 
     Args:
-        definitions: equation of each variable that has one.
-        constants: constant of each variable that is one.
+        plan: the body in passes.
+        program_id: number of a program along a dimension of the grid; None for the tile.
     """
 
-    def __init__(self, definitions: Mapping[Var, Equation], constants: Mapping[Var, ir.Constant]) -> None:
-        self.definitions, self.constants = definitions, constants
+    def __init__(self, plan: Schedule, program_id: Var | None) -> None:
+        self.definitions, self.constants = plan.definitions, dict(plan.body.consts)
+        self.program_id = program_id
         self.known: dict[Var, Line | None] = {}
 
     def line(self, var: Var) -> Line | None:
@@ -86,13 +136,15 @@ class Places:
     def _line(self, var: Var) -> Line | None:
         constant = self.constants.get(var)
         if constant is not None:
-            return (0, int(constant.item())) if constant.is_scalar else None
+            return (0, int(constant.item().real)) if constant.is_scalar else None
+        if var is self.program_id:
+            return (1, 0)
         equation = self.definitions.get(var)
         if equation is None or var.type.ndim > 1:
             return None
         name = equation.op.name
         if name == "iota":
-            return (1, 0) if var.type.size > 1 else (0, 0)
+            return None if self.program_id is not None else (int(var.type.size > 1), 0)
         if name not in ("add", "sub", "mul", "broadcast_in_dim"):
             return None
         operands = [self.line(v) for v in equation.inputs]
@@ -101,7 +153,6 @@ class Places:
         x, y = operands
         if x is None or y is None:
             return None
-        found: Line
         if name == "mul":
             if x[0] and y[0]:
                 return None
@@ -109,9 +160,8 @@ class Places:
         else:
             sign = 1 if name == "add" else -1
             found = (x[0] + sign * y[0], x[1] + sign * y[1])
-        size = max(var.type.size, 1)
-        does_fit = found[1] in _INT32 and found[0] * (size - 1) + found[1] in _INT32
-        return found if does_fit else None
+        # Far from where 32 bits end, for all places that there are.
+        return found if abs(found[0]) < _FAR and abs(found[1]) < _FAR else None
 
     def holds(self, equation: Equation, segment: range) -> bool | None:
         """What a comparison gives all along a segment of the tile that no cut divides; None if not known."""

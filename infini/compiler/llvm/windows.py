@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infini.compiler.affine import row_major
-from infini.compiler.llvm import builder as b, operations, registers
+from infini.compiler.llvm import builder as b, operations, picking, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.movement import (
     BYTE_NS,
@@ -170,6 +170,8 @@ def gather(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[
     w = Windows(operand, indices, dense, numbers, sizes, attrs["mode"] != "fill")
     element, itemsize = bits_of(operand.dtype), operand.dtype.itemsize
     number = indexing.fill_of(operand.dtype, attrs["fill_value"])
+    if picking.is_for(w):
+        return (picking.emit(w, number, target),)
     points, outer, inner = math.prod(w.batch), math.prod(w.before), math.prod(w.window[w.num_before :])
     wanted = max(1, outer * points * (inner * itemsize + 16) // TASK_BYTES)
     cuts = _Cut.into(outer, wanted), _Cut(points)

@@ -162,7 +162,11 @@ def _scores(
     scores = bind_scalars(e.mul_p, scores, scale)
     if has_bias:
         scores = trace.bind1(e.add_p, scores, _spread(operands[3], letters.extras[0], letters.scores))
-    return scores if allowed is None else bind_scalars(e.select_n_p, allowed, float(fill), scores)
+    return scores if allowed is None else _where(allowed, scores, fill)
+
+
+def _where(allowed: Value, x: Value, fill: float) -> Value:
+    return trace.bind1(e.select_n_p, allowed, families.like(float(fill), x), x)
 
 
 def _column(x: Value, letters: Letters) -> Value:
@@ -255,7 +259,7 @@ def _weights_and_change(
     moved = _contract(f"{letters.out},{letters.value}->{letters.scores}", _wide(ct), _wide(given[2]))
     change = trace.bind1(e.mul_p, weights, trace.bind1(e.sub_p, moved, _column(delta, letters)))
     if allowed is not None:
-        change = bind_scalars(e.select_n_p, allowed, 0.0, change)
+        change = _where(allowed, change, 0.0)
     return weights, change
 
 

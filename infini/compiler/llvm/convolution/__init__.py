@@ -1,1 +1,1 @@
-"""Convolutions as native code: products that read windows from the image itself."""
+"""Convolutions as native code, which reads windows from the image itself."""

@@ -1,0 +1,64 @@
+"""Which convolutions are native code, and the phases of one."""
+
+from __future__ import annotations
+
+import functools
+
+from infini.compiler.llvm.builder import Function, Value
+from infini.compiler.llvm.convolution import product
+from infini.compiler.llvm.convolution.problem import Problem, analyse
+from infini.compiler.llvm.movement import BYTE_NS, Chunks, bits_of, make_task
+from infini.compiler.llvm.target import Target
+from infini.compiler.llvm.task import TaskFunction
+from infini.compiler.llvm.types import scalar
+from infini.compiler.passes import convolutions
+from infini.core import dtypes, primitive
+from infini.core.ir import ArrayType, Attrs
+
+
+@functools.lru_cache(maxsize=1024)
+def plans(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> tuple[product.Plan, ...] | None:
+    """The plans of a `windowed_dot`, one for each part without holes; None where another way is better."""
+    if not all(dtypes.is_float(d) and d.itemsize >= 2 for d in (x.dtype, w.dtype, attrs["dtype"])):
+        return None
+    if 0 in x.shape or 0 in w.shape:
+        return None
+    problems = analyse(x, w, attrs)
+    if problems is None or all(_is_plain(problem, x) for problem in problems):
+        return None
+    found = [product.make_plan(problem, target) for problem in problems if problem.depth]
+    if not found or any(plan is None for plan in found):
+        return None
+    return tuple(plan for plan in found if plan is not None)
+
+
+def _is_plain(problem: Problem, x: ArrayType) -> bool:
+    """Whether no element of the image is in two windows or in none, so that patches are the image."""
+    used = problem.num_groups * problem.rows * problem.depth
+    return used == x.size and not any(problem.bounds)
+
+
+def emit(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
+    """Native code of a `windowed_dot` that has plans."""
+    x, w = types
+    chosen = plans(x, w, attrs, target)
+    assert chosen is not None, "a convolution that has no plan has a decomposition"
+    phases: list[TaskFunction] = []
+    if len(chosen) < len(analyse(x, w, attrs) or ()):
+        phases.append(_zeros(x, w, attrs, target))
+    for plan in chosen:
+        phases += product.Emission(plan).phases()
+    return tuple(phases)
+
+
+def _zeros(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> TaskFunction:
+    """Zeros everywhere: places that meet no element of the kernel are written by nobody else."""
+    (out,) = convolutions.windowed_dot_p.rule(primitive.TYPE)(x, w, **attrs)
+
+    def write(f: Function, pointers: list[Value], task: Value) -> None:
+        with Chunks.of(out.size, out.dtype.itemsize).loop(f, task) as place:
+            bits = bits_of(out.dtype)
+            f.store(f.constant(0, scalar(bits)), f.at(pointers[2], place, bits))
+
+    num_tasks = Chunks.of(out.size, out.dtype.itemsize).num_tasks
+    return make_task("zeros", 3, num_tasks, out.nbytes * BYTE_NS, write)

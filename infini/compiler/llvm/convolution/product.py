@@ -1,0 +1,575 @@
+"""Convolutions whose image is contiguous along a letter, such as NHWC: blocked products of patches and kernel.
+
+As in `gemm`, the kernel is packed into panels, a task computes a tile of the result over all of k, and a
+register block runs over it; but the rows of A are copied from the image where a tile needs them, so the
+matrix of patches never exists. A contracted letter that is contiguous gives rows of A, a free one (in the
+derivative by the kernel) columns of A.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from infini.compiler.llvm import blocking, microkernel, registers
+from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.convolution import copying
+from infini.compiler.llvm.convolution.problem import Axis, Problem, joined_run, without_ones
+from infini.compiler.llvm.microkernel import Block
+from infini.compiler.llvm.packing import Packer, Source
+from infini.compiler.llvm.target import Target
+from infini.compiler.llvm.task import TaskFunction
+from infini.compiler.llvm.types import I1, I64, PTR
+
+DEPTH = 256  # of a block of k whose rows are runs of the image
+PIXELS = 128  # of a block of k whose columns are runs of the image
+ROWS = 96  # of a tile
+COLUMNS = 512  # of a tile
+LOCAL_COLUMNS = 256  # of a tile that packs its part of the kernel
+TASKS = 16  # so that several threads get equal shares
+TASK_FLOPS = 2e6
+PACK_BYTES = 64 << 10
+NS_PER_FLOP = 0.006
+NS_PER_PACKED_BYTE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Blocking of one problem.
+
+    Args:
+        problem: the convolution.
+        has_runs_of_k: whether runs of the image are along k.
+        row_axes: axes that number the runs of a block: of m when runs are along k, else of k.
+        place_axes: the other axes of runs: of k, or of m.
+        length: elements of a run.
+        run_other: stride of the elements of a run in the kernel, or in the result.
+        piece: elements of a run that are copied at once.
+        per: places of a block of k, or pixels of it.
+        row_block: rows of a tile.
+        column_block: columns of a tile.
+        rows: of a register block.
+        vectors: of a register block.
+        lanes: of a register.
+        compute: dtype of products.
+        packs: whether the kernel is packed in a phase of its own, not by each tile.
+    """
+
+    problem: Problem
+    has_runs_of_k: bool
+    row_axes: tuple[Axis, ...]
+    place_axes: tuple[Axis, ...]
+    length: int
+    run_other: int
+    piece: int
+    per: int
+    row_block: int
+    column_block: int
+    rows: int
+    vectors: int
+    lanes: int
+    compute: np.dtype
+    packs: bool
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces of a run."""
+        return -(-self.length // self.piece)
+
+    @property
+    def num_places(self) -> int:
+        """Runs that start at other places of the window, or of the result."""
+        return _count(self.place_axes)
+
+    @property
+    def panel(self) -> int:
+        """Columns of a panel."""
+        return self.vectors * self.lanes
+
+    @property
+    def num_panels(self) -> int:
+        """Panels of the kernel."""
+        return -(-self.problem.n[0] // self.panel)
+
+    @property
+    def num_column_blocks(self) -> int:
+        """Tiles along n."""
+        return -(-self.num_panels * self.panel // self.column_block)
+
+    @property
+    def num_row_blocks(self) -> int:
+        """Tiles along m."""
+        if self.has_runs_of_k:
+            return -(-self.problem.rows // self.row_block)
+        return self.num_places * self.num_pieces
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of k."""
+        if self.has_runs_of_k:
+            return -(-self.num_places // self.per) * self.num_pieces
+        return -(-self.problem.depth // self.per)
+
+    @property
+    def block_depth(self) -> int:
+        """Depth of a block of k, the last one aside."""
+        return self.per * self.piece if self.has_runs_of_k else self.per
+
+    @property
+    def copied_row(self) -> int:
+        """Elements from one run of the copy to the next; whole vectors are written."""
+        width = self.block_depth if self.has_runs_of_k else self.piece
+        # Not a power of two, so that runs do not share cache sets.
+        return -(-width // 16) * 16 + 16
+
+    @property
+    def copied_size(self) -> int:
+        """Elements of the copy that a tile needs."""
+        return (self.row_block if self.has_runs_of_k else self.per) * self.copied_row
+
+    @property
+    def num_tasks(self) -> int:
+        """Tiles of all groups."""
+        return self.problem.num_groups * self.num_row_blocks * self.num_column_blocks
+
+    @property
+    def row_stride(self) -> int | None:
+        """Elements from row to row of a tile in the result, where all rows lie equally."""
+        return _stride(without_ones(self.problem.m)) if self.has_runs_of_k else self.run_other
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether the sums of a tile are kept aside until they are complete."""
+        rounds = self.problem.out_dtype != self.compute and self.num_blocks > 1
+        return rounds or self.row_stride is None
+
+
+def _count(axes: Sequence[Axis]) -> int:
+    return int(np.prod([a.size for a in axes], dtype=np.int64))
+
+
+def _stride(axes: Sequence[Axis]) -> int | None:
+    """The stride of some axes as one in their other array."""
+    for outer, inner in zip(axes, axes[1:], strict=False):
+        if outer.other != inner.size * inner.other:
+            return None
+    return axes[-1].other if axes else 0
+
+
+def make_plan(problem: Problem, target: Target) -> Plan | None:
+    """Choose the blocks; None when the image is not contiguous along a letter, or the result not along n."""
+    size, _, out = problem.n
+    if size == 1 or out != 1:
+        return None
+    compute = blocking.compute_dtype(problem.out_dtype)
+    k_rest, k_length, k_other = joined_run(problem.k, problem)
+    m_rest, m_length, m_other = joined_run(problem.m, problem)
+    k_letter = any(a.x == 1 and a.digit < 0 for a in without_ones(problem.k))
+    m_letter = any(a.x == 1 and a.digit < 0 for a in without_ones(problem.m))
+    if not k_letter and not m_letter:
+        return None
+    height = problem.rows if k_letter else m_length
+    rows, vectors, lanes = microkernel.block_size(target, height, compute)
+    vectors = min(vectors, -(-size // lanes))
+    panel = vectors * lanes
+    padded = -(-size // panel) * panel
+    wanted = min(TASKS, problem.flops / TASK_FLOPS)
+    row_axes = without_ones(problem.m)
+    if k_letter:
+        piece = k_length if k_length <= DEPTH else _even(k_length, DEPTH, lanes)
+        per = _even(_count(k_rest), max(1, DEPTH // k_length), 1) if piece == k_length else 1
+        row_block = _even(problem.rows, ROWS, rows)
+        places, length, other = k_rest, k_length, k_other
+    else:
+        row_axes = tuple(sorted(without_ones(problem.k), key=lambda a: -a.other))
+        if _stride(row_axes) is None:
+            return None
+        piece = m_length if m_length <= ROWS else _even(m_length, ROWS, rows)
+        per = _even(problem.depth, PIXELS, microkernel.UNROLL)
+        places, length, other, row_block = m_rest, m_length, m_other, piece
+    column_block = _even(padded, COLUMNS, panel)
+    plan = Plan(
+        problem, k_letter, row_axes, places, length, other, piece, per, row_block, column_block, rows, vectors,
+        lanes, compute, packs=True,
+    )  # fmt: skip
+    plan = _with_tasks(plan, wanted, padded)
+    if plan.num_row_blocks == 1:
+        plan = dataclasses.replace(
+            plan, packs=False, column_block=min(plan.column_block, _even(padded, LOCAL_COLUMNS, panel))
+        )
+    return plan
+
+
+def _with_tasks(plan: Plan, wanted: float, padded: int) -> Plan:
+    """The plan in more, smaller tiles where there would be few."""
+    while plan.num_tasks < wanted and plan.column_block >= 8 * plan.panel:
+        plan = dataclasses.replace(plan, column_block=_even(padded, plan.column_block // 2, plan.panel))
+    while plan.num_tasks < wanted and plan.row_block >= 4 * plan.rows:
+        if plan.has_runs_of_k:
+            row_block = _even(plan.problem.rows, plan.row_block // 2, plan.rows)
+            plan = dataclasses.replace(plan, row_block=row_block)
+        else:
+            piece = _even(plan.length, plan.row_block // 2, plan.rows)
+            plan = dataclasses.replace(plan, row_block=piece, piece=piece)
+    while plan.num_tasks < wanted and plan.column_block >= 2 * plan.panel:
+        plan = dataclasses.replace(plan, column_block=_even(padded, plan.column_block // 2, plan.panel))
+    return plan
+
+
+def _even(size: int, largest: int, unit: int) -> int:
+    """A block of at most about `largest`, a multiple of `unit`, that cuts `size` into equal parts."""
+    parts = -(-size // max(largest, unit))
+    return -(-(-(-size // parts)) // unit) * unit
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """First elements of one group: image, kernel or panels of it, result."""
+
+    x: Value
+    w: Value
+    out: Value
+
+
+class Emission:
+    """Writes the phases of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.runs = copying.Runs(plan.problem.x_dtype, plan.compute, plan.lanes)
+        self.element = registers.memory_element(plan.compute)
+        self.w_memory = registers.memory_element(plan.problem.w_dtype)
+        self.out_memory = registers.memory_element(plan.problem.out_dtype)
+        depth = plan.run_other if plan.has_runs_of_k else _stride(plan.row_axes) or 0
+        source = Source(plan.problem.w_dtype, depth, plan.problem.n[1])
+        self.packer = Packer(source, plan.panel, plan.lanes, plan.compute)
+        self.helpers: dict[tuple[int, int], Function] = {}
+
+    def phases(self) -> tuple[TaskFunction, ...]:
+        """Packing, where it is a phase, and computing."""
+        compute = self._compute()
+        return (self._pack(), compute) if self.plan.packs else (compute,)
+
+    def _start(self) -> tuple[Function, list[Value]]:
+        f = Function("TASK", [(PTR, "args"), (I64, "task")])
+        count = 4 if self.plan.packs else 3
+        return f, [f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in range(count)]
+
+    def _group(self, f: Function, number: Int) -> tuple[Int, Int, Int]:
+        """Elements to the first one of a group in image, kernel and result."""
+        p = self.plan.problem
+        x: Int = p.x_first
+        w: Int = p.w_first
+        out: Int = p.out_first
+        for group in reversed(p.groups):
+            number, index = f.divide(number, group.size) if group is not p.groups[0] else (0, number)
+            x, w = f.add(x, f.mul(index, group.x)), f.add(w, f.mul(index, group.w))
+            out = f.add(out, f.mul(index, group.out))
+        return x, w, out
+
+    # --- packing the kernel -----------------------------------------------------------------------
+
+    def _pack(self) -> TaskFunction:
+        plan = self.plan
+        panel_bytes = plan.block_depth * plan.panel * plan.compute.itemsize
+        each = max(1, min(plan.num_panels, PACK_BYTES // panel_bytes))
+        parts = -(-plan.num_panels // each)
+        f, (_, w, _, scratch) = self._start()
+        rest, part = f.divide(f.parameters[1], parts)
+        group, block = f.divide(rest, plan.num_blocks)
+        w = f.at(w, self._group(f, group)[1], self.w_memory)
+        there = f.at(scratch, f.mul(group, self._packed_size), self.element)
+        first = f.mul(part, each)
+        stop = f.minimum(f.add(first, each), plan.num_panels)
+        self._pack_block(f, w, f.at(there, f.mul(self._first_k(f, block), self._padded), self.element), block, (first, stop))
+        nbytes = plan.problem.num_groups * self._packed_size * plan.compute.itemsize
+        tasks = plan.problem.num_groups * plan.num_blocks * parts
+        packed = finish("pack", [f], tasks, nbytes * NS_PER_PACKED_BYTE)
+        return dataclasses.replace(packed, scratch_bytes=nbytes)
+
+    @property
+    def _padded(self) -> int:
+        return self.plan.num_panels * self.plan.panel
+
+    @property
+    def _packed_size(self) -> int:
+        return self.plan.problem.depth * self._padded
+
+    def _pack_block(self, f: Function, w: Value, there: Value, block: Int, panels: tuple[Int, Int]) -> None:
+        """Pack panels of one block of k, the first one to `there`, with all panels of a block behind each
+        other.
+        """
+        plan = self.plan
+        depth = self._depth(f, block)
+        with f.loop(*panels) as loop:
+            first = loop.index if plan.packs else f.sub(loop.index, panels[0])
+            panel = f.at(there, f.mul(first, f.mul(depth, plan.panel)), self.element)
+            source = f.at(w, f.mul(loop.index, plan.panel * plan.problem.n[1]), self.w_memory)
+            for width in sizes(f, loop.index, plan.num_panels, plan.panel, plan.problem.n[0]):
+                if not plan.has_runs_of_k:
+                    place = f.mul(f.mul(block, plan.per), _stride(plan.row_axes) or 0)
+                    self.packer.panel(f, f.at(source, place, self.w_memory), panel, depth, width)
+                    continue
+                first_place, count, piece_first, length = self._places(f, block)
+                with f.loop(0, count) as places:
+                    offset: Int = f.mul(piece_first, plan.run_other)
+                    axes = plan.place_axes
+                    for axis, index in zip(
+                        axes, copying.indices(f, f.add(first_place, places.index), axes), strict=True
+                    ):
+                        offset = f.add(offset, f.mul(index, axis.other))
+                    to = f.at(panel, f.mul(places.index, plan.piece * plan.panel), self.element)
+                    self.packer.panel(f, f.at(source, offset, self.w_memory), to, length, width)
+
+    # --- blocks of k ------------------------------------------------------------------------------
+
+    def _places(self, f: Function, block: Int) -> tuple[Int, Int, Int, Int]:
+        """Of a block of k with runs along it: the first place, how many, where the runs start, how long they
+        are.
+        """
+        plan = self.plan
+        number, piece = f.divide(block, plan.num_pieces)
+        first = f.mul(number, plan.per)
+        count: Int = plan.per
+        if plan.num_places % plan.per:
+            count = f.minimum(f.sub(plan.num_places, first), plan.per)
+        start = f.mul(piece, plan.piece)
+        length: Int = plan.piece
+        if plan.length % plan.piece:
+            length = f.minimum(f.sub(plan.length, start), plan.piece)
+        return first, count, start, length
+
+    def _depth(self, f: Function, block: Int) -> Int:
+        plan = self.plan
+        if plan.has_runs_of_k:
+            _, count, _, length = self._places(f, block)
+            return f.mul(count, length)
+        if plan.problem.depth % plan.per == 0:
+            return plan.per
+        return f.minimum(f.sub(plan.problem.depth, f.mul(block, plan.per)), plan.per)
+
+    def _first_k(self, f: Function, block: Int) -> Int:
+        """Columns of patches before a block."""
+        plan = self.plan
+        if not plan.has_runs_of_k:
+            return f.mul(block, plan.per)
+        first, _, start, _ = self._places(f, block)
+        return f.add(f.mul(first, plan.length), start)
+
+    # --- tiles --------------------------------------------------------------------------------------
+
+    def _compute(self) -> TaskFunction:
+        plan, problem = self.plan, self.plan.problem
+        f, (x, w, out, *scratch) = self._start()
+        rest, row_block = f.divide(f.parameters[1], plan.num_row_blocks)
+        group, column_block = f.divide(rest, plan.num_column_blocks)
+        x_first, w_first, out_first = self._group(f, group)
+        if scratch:
+            w = f.at(scratch[0], f.mul(group, self._packed_size), self.element)
+        else:
+            w = f.at(w, w_first, self.w_memory)
+        out = f.at(out, out_first, self.out_memory)
+        self._tile(f, _Arrays(f.at(x, x_first, self.runs.memory), w, out), row_block, column_block)
+        return finish("conv", [f, *self.helpers.values()], plan.num_tasks, problem.flops * NS_PER_FLOP)
+
+    def _tile(self, f: Function, arrays: _Arrays, row_block: Int, column_block: Int) -> None:
+        plan = self.plan
+        per_tile = plan.column_block // plan.panel
+        first_panel = f.mul(column_block, per_tile)
+        stop_panel: Int = f.add(first_panel, per_tile)
+        if plan.num_panels % per_tile:
+            stop_panel = f.minimum(stop_panel, plan.num_panels)
+        panels = (first_panel, stop_panel)
+        place, first, count = self._rows(f, row_block)
+        itemsize = plan.compute.itemsize
+        copy = f.allocate(plan.copied_size * itemsize)
+        local = None if plan.packs else f.allocate(plan.block_depth * plan.column_block * itemsize)
+        sums = f.allocate(plan.row_block * plan.column_block * itemsize) if plan.is_staged else None
+        result = arrays.out
+        if sums is None:
+            result = f.at(result, self._out_offset(f, place, first), self.out_memory)
+        with f.loop(0, plan.num_blocks) as loop:
+            depth = self._depth(f, loop.index)
+            self._copy(f, arrays.x, copy, loop.index, (place, first, count))
+            if local is None:
+                base = f.at(arrays.w, f.mul(self._first_k(f, loop.index), self._padded), self.element)
+                origin: Int = 0
+            else:
+                self._pack_block(f, arrays.w, local, loop.index, panels)
+                base, origin = local, first_panel
+            with f.loop(*panels) as each:
+                panel = f.at(base, f.mul(f.sub(each.index, origin), f.mul(depth, plan.panel)), self.element)
+                if sums is None:
+                    c = f.at(result, f.mul(each.index, plan.panel), self.out_memory)
+                else:
+                    c = f.at(sums, f.mul(f.sub(each.index, first_panel), plan.panel), self.element)
+                for width in sizes(f, each.index, plan.num_panels, plan.panel, plan.problem.n[0]):
+                    self._blocks(f, (copy, panel, c), (first, count), (depth, loop.index), width)
+        if sums is not None:
+            self._store(f, sums, arrays.out, (place, first, count), panels)
+
+    def _rows(self, f: Function, row_block: Int) -> tuple[Int, Int, Int]:
+        """Of a tile: its place of the result (0 when runs are along k), its first row, and how many."""
+        plan = self.plan
+        size, place = plan.problem.rows, 0
+        number = row_block
+        if not plan.has_runs_of_k:
+            size = plan.length
+            place, number = f.divide(row_block, plan.num_pieces)  # type: ignore[assignment]
+        first = f.mul(number, plan.row_block)
+        if size <= plan.row_block:
+            return place, 0, size
+        if size % plan.row_block == 0:
+            return place, first, plan.row_block
+        return place, first, f.minimum(f.sub(size, first), plan.row_block)
+
+    def _out_offset(self, f: Function, place: Int, row: Int) -> Int:
+        """Elements to a row in the result."""
+        plan = self.plan
+        axes, number, offset = without_ones(plan.problem.m), row, 0
+        if not plan.has_runs_of_k:
+            axes, number, offset = plan.place_axes, place, f.mul(row, plan.run_other)  # type: ignore[assignment]
+        found: Int = offset
+        stride = _stride(axes)
+        if stride is not None:
+            return f.add(found, f.mul(number, stride))
+        for axis, index in zip(axes, copying.indices(f, number, axes), strict=True):
+            found = f.add(found, f.mul(index, axis.other))
+        return found
+
+    def _copy(self, f: Function, x: Value, copy: Value, block: Int, rows: tuple[Int, Int, Int]) -> None:
+        """The part of patches that a tile needs for one block of k."""
+        plan, bounds = self.plan, self.plan.problem.bounds
+        place, first, count = rows
+        if plan.has_runs_of_k:
+            first_place, num_places, start, length = self._places(f, block)
+            row_first, num_rows = first, count
+        else:
+            first_place, num_places, start, length = place, 1, first, count
+            row_first, num_rows = f.mul(block, plan.per), self._depth(f, block)
+        x = f.at(x, start, self.runs.memory)
+        with f.loop(0, num_rows) as row:
+            by_row = copying.reach(f, f.add(row_first, row.index), plan.row_axes, bounds)
+            there = f.at(copy, f.mul(row.index, plan.copied_row), self.element)
+            with f.loop(0, num_places) as number:
+                by_place = copying.reach(f, f.add(first_place, number.index), plan.place_axes, bounds)
+                inside = copying.is_inside(f, bounds, by_row, by_place)
+                here = f.at(x, f.add(by_row.x, by_place.x), self.runs.memory)
+                to = f.at(there, f.mul(number.index, plan.piece), self.element)
+                for size in self._lengths(f, length, start):
+                    self.runs.copy(f, here, to, size, inside)
+
+    def _lengths(self, f: Function, length: Int, start: Int) -> Iterator[int]:
+        plan = self.plan
+        if isinstance(length, int):
+            yield length
+            return
+        number, _ = f.divide(start, plan.piece)
+        yield from sizes(f, number, plan.num_pieces, plan.piece, plan.length)
+
+    def _blocks(
+        self,
+        f: Function,
+        matrices: tuple[Value, Value, Value],
+        rows: tuple[Int, Int],
+        block: tuple[Int, Int],
+        width: int,
+    ) -> None:
+        """Call the micro-kernel for every register block of a tile and panel."""
+        plan = self.plan
+        a, panel, c = matrices
+        first, count = rows
+        size = plan.problem.rows if plan.has_runs_of_k else plan.length
+        a_row = plan.copied_row if plan.has_runs_of_k else 1
+        memory = self.element if plan.is_staged else self.out_memory
+        numbers = ", ".join(f"i64 {f.integer(number)}" for number in block)
+        with f.loop(0, count, plan.rows, runs=True) as loop:
+            here = f.at(a, f.mul(loop.index, a_row), self.element)
+            there = f.at(c, f.mul(loop.index, self._out_row), memory)
+            number, _ = f.divide(f.add(first, loop.index), plan.rows)
+            for height in sizes(f, number, -(-size // plan.rows), plan.rows, size):
+                name = self._helper(height, width)
+                f.do(f"call void @{name}(ptr {here}, ptr {panel}, ptr {there}, {numbers})")
+
+    @property
+    def _out_row(self) -> int:
+        plan = self.plan
+        return plan.column_block if plan.is_staged else plan.row_stride or 0
+
+    def _helper(self, height: int, width: int) -> str:
+        plan = self.plan
+        name = f"TASK_{height}x{width}"
+        if (height, width) not in self.helpers:
+            a_row, a_depth = (plan.copied_row, 1) if plan.has_runs_of_k else (1, plan.copied_row)
+            block = Block(
+                rows=height,
+                lanes=plan.lanes,
+                vectors=-(-width // plan.lanes),
+                width=plan.panel if plan.is_staged else width,
+                a_row=a_row,
+                a_depth=a_depth,
+                panel=plan.panel,
+                out_row=self._out_row,
+                compute=plan.compute,
+                out=plan.compute if plan.is_staged else plan.problem.out_dtype,
+            )
+            self.helpers[height, width] = microkernel.emit_block(name, block, has_tail=self._has_tail)
+        return name
+
+    @property
+    def _has_tail(self) -> bool:
+        plan = self.plan
+        if plan.has_runs_of_k:
+            depths = {plan.piece * plan.per, plan.piece * (plan.num_places % plan.per)}
+            depths |= {plan.per * (plan.length % plan.piece)}
+        else:
+            depths = {plan.per, plan.problem.depth % plan.per}
+        return any(depth % microkernel.UNROLL for depth in depths)
+
+    def _store(
+        self, f: Function, sums: Value, out: Value, rows: tuple[Int, Int, Int], panels: tuple[Int, Int]
+    ) -> None:
+        """Complete sums of a tile to their places in the result."""
+        plan, dtype = self.plan, self.plan.problem.out_dtype
+        place, first, count = rows
+        with f.loop(0, count) as row:
+            to = f.at(out, self._out_offset(f, place, f.add(first, row.index)), self.out_memory)
+            line = f.at(sums, f.mul(row.index, plan.column_block), self.element)
+            with f.loop(*panels) as panel:
+                here = f.at(line, f.mul(f.sub(panel.index, panels[0]), plan.panel), self.element)
+                there = f.at(to, f.mul(panel.index, plan.panel), self.out_memory)
+                for width in sizes(f, panel.index, plan.num_panels, plan.panel, plan.problem.n[0]):
+                    for start in range(0, width, plan.lanes):
+                        x = registers.load(f, f.at(here, start, self.element), plan.compute, plan.lanes)
+                        active = min(plan.lanes, width - start)
+                        mask = None if active == plan.lanes else f.first_lanes(active, plan.lanes)
+                        registers.store(
+                            f, registers.rounded(f, x, dtype), f.at(there, start, self.out_memory), dtype, mask
+                        )
+
+
+def finish(kind: str, functions: Sequence[Function], num_tasks: int, cost_ns: float) -> TaskFunction:
+    """A task function of its text, under a name made from it."""
+    text = "".join(f.finish() for f in functions)
+    name = f"{kind}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
+    declares = frozenset[str]().union(*(f.declares for f in functions))
+    return TaskFunction(name, text.replace("@TASK", f"@{name}"), declares, num_tasks, 0, cost_ns)
+
+
+def sizes(f: Function, number: Int, count: int, usual: int, total: int) -> Iterator[int]:
+    """The size of block `number` of `count` that cut `total`, each yielded inside the branch taken for it."""
+    rest = total - usual * (count - 1)
+    if count == 1:
+        yield rest
+    elif rest == usual:
+        yield usual
+    else:
+        is_last = f.compare("eq", f.integer(number), f.integer(count - 1))
+        with f.when(f.binary("xor", is_last, f.constant(True, I1))):
+            yield usual
+        with f.when(is_last):
+            yield rest

@@ -1,0 +1,199 @@
+"""Gathers of single elements: a vector of starts at a time, without a branch.
+
+Starts are limited or checked in vectors, and the elements of all lanes are loaded together, those outside
+from the first place of the array.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from infini.compiler.affine import row_major
+from infini.compiler.llvm import registers
+from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.crossing import picked
+from infini.compiler.llvm.movement import TASK_BYTES, bits_of, coordinates, make_task
+from infini.compiler.llvm.target import Target
+from infini.compiler.llvm.task import TaskFunction
+from infini.compiler.llvm.types import I32, I64, scalar, vector
+from infini.core import dtypes
+
+if TYPE_CHECKING:
+    from infini.compiler.llvm.windows import Windows
+
+MAX_SIZE: Final = 1 << 30  # elements of an array whose places are numbers of 32 bits with room to spare
+UNROLL: Final = 2
+ELEMENT_NS: Final = 0.8
+
+
+def is_for(w: Windows) -> bool:
+    """Whether windows are single elements at places that vectors of 32 bits hold."""
+    is_small = max(w.operand.size, w.dense.size) < MAX_SIZE and w.operand.size > 0
+    starts = w.indices.dtype
+    is_number = starts in dtypes.INTEGERS and starts.itemsize <= 4 and starts != dtypes.uint32
+    return is_small and is_number and math.prod(w.window) == 1 and w.operand.dtype.itemsize <= 8
+
+
+def emit(w: Windows, fill: np.ndarray, target: Target) -> TaskFunction:
+    """The gather of elements."""
+    return _Picking(w, fill, target).task()
+
+
+class _Picking:
+    def __init__(self, w: Windows, fill: np.ndarray, target: Target) -> None:
+        self.w, self.fill, self.target = w, fill, target
+        self.lanes = target.lanes // 2 if w.operand.dtype.itemsize == 8 else target.lanes
+        self.rows, self.columns = math.prod(w.batch[:-1]), w.batch[-1] if w.batch else 1
+        if not w.numbers.operand_batching_dims:  # all points are alike
+            self.rows, self.columns = 1, self.rows * self.columns
+        while self.lanes // 2 >= self.columns:
+            self.lanes //= 2
+        points = self.rows * self.columns
+        nbytes = points * (w.operand.dtype.itemsize + 4 * w.indices.shape[-1])
+        wanted = max(1, 2 * nbytes // TASK_BYTES)
+        step = self.lanes * UNROLL
+        self.rows_each = max(1, self.rows // wanted)
+        pieces = min(-(-wanted // self.rows), -(-self.columns // step))
+        self.columns_each = -(-self.columns // pieces // step) * step if pieces > 1 else self.columns
+        self.pieces = -(-self.columns // self.columns_each)
+        self.cost_ns = points * ELEMENT_NS
+
+    def task(self) -> TaskFunction:
+        num_tasks = self.pieces * -(-self.rows // self.rows_each)
+        return make_task("pick", 3, num_tasks, self.cost_ns, self._write)
+
+    def _write(self, f: Function, pointers: list[Value], task: Value) -> None:
+        number, piece = f.divide(task, self.pieces)
+        single = self.rows_each >= self.rows
+        first: Int = 0 if single else f.mul(number, self.rows_each)
+        stop: Int = self.rows if single else f.add(first, self.rows_each)
+        if not single and self.rows % self.rows_each:
+            stop = f.minimum(stop, self.rows)
+        with f.loop(first, stop, runs=True) as loop:
+            row: Int = loop.index if self.rows > 1 else 0
+            if self.pieces == 1:
+                self._row(f, pointers, row, 0, self.columns)
+            else:
+                left = f.mul(piece, self.columns_each)
+                self._row(f, pointers, row, left, f.minimum(f.add(left, self.columns_each), self.columns))
+
+    def _row(self, f: Function, pointers: Sequence[Value], row: Int, left: Int, right: Int) -> None:
+        """The columns of a row from `left` to `right`."""
+        step = self.lanes * UNROLL
+        whole = self.columns - self.columns % self.lanes
+        many = self.columns - self.columns % step
+        stop_many = many if isinstance(right, int) else f.minimum(right, many)
+        stop_whole = whole if isinstance(right, int) else f.minimum(right, whole)
+        if many:
+            with f.loop(left, stop_many, step) as loop:
+                places = [f.add(loop.index, u * self.lanes) for u in range(UNROLL)]
+                self._vectors(f, pointers, row, places, self.lanes)
+        if whole > many:  # part of the last piece
+            with f.loop(many, stop_whole, self.lanes) as loop:
+                self._vectors(f, pointers, row, [loop.index], self.lanes)
+        if whole < self.columns:
+            if isinstance(right, int):
+                self._vectors(f, pointers, row, [whole], self.columns - whole)
+            else:
+                with f.when(f.compare("eq", right, f.integer(self.columns))):
+                    self._vectors(f, pointers, row, [whole], self.columns - whole)
+
+    def _vectors(
+        self, f: Function, pointers: Sequence[Value], row: Int, columns: Sequence[Int], active: int
+    ) -> None:
+        """Vectors of elements from some columns on, of which `active` lanes are there."""
+        source, starts, out = pointers
+        element = bits_of(self.w.operand.dtype)
+        # Numbers go through memory: that is faster than taking lanes out of vectors and putting them in.
+        slot = f.allocate(4 * self.lanes * len(columns))
+        insides = []
+        for u, column in enumerate(columns):
+            offsets, inside = self._offsets(f, starts, row, column, active)
+            f.store(offsets, f.at(slot, u * self.lanes, "i32"))
+            insides.append(inside)
+        for u, column in enumerate(columns):
+            place = f.at(out, f.add(f.mul(row, self.columns), column), element)
+            for i in range(active):
+                number = f.load(f.at(slot, u * self.lanes + i, "i32"), I32)
+                at = f.at(source, f.convert("zext", number, I64), element)
+                f.store(f.load(at, scalar(element)), f.at(place, i, element))
+            inside = insides[u]
+            if inside is not None:
+                self._fill(f, inside, place, active)
+
+    def _fill(self, f: Function, inside: Value, place: Value, active: int) -> None:
+        """Overwrite elements of which the starts are outside, which are rare."""
+        lanes = self.lanes
+        type_ = vector(bits_of(self.w.operand.dtype), lanes)
+        outside = f.binary("xor", inside, f.constant(True, inside.type))
+        if active < lanes:
+            outside = f.binary("and", outside, f.first_lanes(active, lanes))
+        filler = f.constant(int.from_bytes(self.fill.tobytes(), "little"), type_)
+        if lanes == 1:
+            with f.when(outside):
+                f.store(filler, place)
+            return
+        bits = f.convert("bitcast", outside, scalar(f"i{lanes}"))
+        with f.when(f.compare("ne", bits, f.constant(0, bits.type))):
+            f.masked_store(filler, place, outside)
+
+    def _offsets(
+        self, f: Function, starts: Value, row: Int, column: Int, active: int
+    ) -> tuple[Value, Value | None]:
+        """Places of the elements in the operand, 0 for those outside, and which lie inside."""
+        w, lanes = self.w, self.lanes
+        strides = row_major(w.operand.shape)
+        type_ = vector("i32", lanes)
+        total = f.constant(0, type_)
+        inside: Value | None = None
+        for d, place in zip(
+            w.numbers.start_index_map, self._starts(f, starts, row, column, active), strict=True
+        ):
+            limit = f.constant(w.operand.shape[d] - w.sizes[d], type_)
+            if w.clips:
+                place = f.intrinsic("smin", f.intrinsic("smax", place, f.constant(0, type_)), limit)
+            else:
+                fits = f.compare("ule", place, limit)
+                inside = fits if inside is None else f.binary("and", inside, fits)
+            total = f.binary("add", total, f.binary("mul", place, f.constant(strides[d], type_)))
+        batching = w.numbers.operand_batching_dims, w.numbers.start_indices_batching_dims
+        outer = coordinates(f, row, w.batch[:-1]) if batching[0] else []
+        for d, where in zip(*batching, strict=True):
+            if where < len(w.batch) - 1:
+                base = f.mul(outer[where], strides[d])
+                along = f.splat(f.convert("trunc", f.integer(base), scalar("i32")), lanes)
+            else:
+                first = f.splat(f.convert("trunc", f.integer(column), scalar("i32")), lanes)
+                number = f.binary("add", first, f.lane_numbers(type_))
+                along = f.binary("mul", number, f.constant(strides[d], type_))
+            total = f.binary("add", total, along)
+        if inside is not None:
+            total = f.select(inside, total, f.constant(0, type_))
+        return total, inside
+
+    def _starts(self, f: Function, starts: Value, row: Int, column: Int, active: int) -> list[Value]:
+        """The starts of a vector of points along each indexed dimension."""
+        w, lanes = self.w, self.lanes
+        count = w.indices.shape[-1]
+        element = registers.memory_element(w.indices.dtype)
+        at = f.at(starts, f.mul(f.add(f.mul(row, self.columns), column), count), element)
+        parts = []
+        for j in range(count):
+            there = min(lanes, max(0, active * count - j * lanes))
+            type_ = vector(element, lanes)
+            here = f.at(at, j * lanes, element)
+            if there == lanes:
+                parts.append(f.load(here, type_))
+            elif there:
+                parts.append(f.masked_load(here, f.first_lanes(there, lanes), f.constant(0, type_)))
+            else:
+                parts.append(f.constant(0, type_))
+        op = "sext" if w.indices.dtype in dtypes.SIGNED else "zext"
+        order = [[i * count + k for i in range(lanes)] for k in range(count)]
+        if count > 1 and lanes > 1:
+            parts = [picked(f, parts, places) for places in order]
+        return [f.convert(op, part, vector("i32", lanes)) for part in parts]
