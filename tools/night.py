@@ -30,8 +30,12 @@ class Part:
 
 PARTS: Final = (
     Part("suite", ("tests", "--ignore=tests/parity", "--slow")),
+    # Every float32, a minute of threads, ten thousand compilations.
     Part("night", ("tests", "-m", "night", "--slow")),
-    Part("properties, 5000 examples", ("tests/property", "--slow", "--hypothesis-profile=night")),
+    Part(
+        "properties, 5000 examples",
+        ("tests/property", "tests/backends/test_determinism.py", "--slow", "--hypothesis-profile=night"),
+    ),
     Part("parity", ("tests/parity", "--slow")),
 )
 

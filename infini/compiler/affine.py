@@ -44,6 +44,10 @@ class Affine:
 
     def plus(self, other: Affine) -> Affine:
         """The sum of two."""
+        if not other.terms:
+            return Affine(self.offset + other.offset, self.terms) if other.offset else self
+        if not self.terms and all(c for _, c in other.terms):
+            return Affine(self.offset + other.offset, other.terms)
         terms = dict(self.terms)
         for axis, coefficient in other.terms:
             terms[axis] = terms.get(axis, 0) + coefficient

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from infini.compiler import tiling
 from infini.compiler.expression import Domain
-from infini.compiler.grouping import Grouping, Level, is_fusable
+from infini.compiler.grouping import Grouping, Level
 from infini.core import ir, primitive
 from infini.core.ir import Attrs, Equation, Program, Var
 from infini.core.primitive import Effect
@@ -38,7 +38,7 @@ def assemble(grouping: Grouping, units: Sequence[Unit], core: Callable[[Var], Va
     """
     program = grouping.program
     steps: list[tuple[int, Equation | Unit]] = [(unit.position, unit) for unit in units]
-    steps += [(i, e) for i, e in enumerate(program.equations) if not is_fusable(e)]
+    steps += [(i, e) for i, e in enumerate(program.equations) if not grouping.is_fusable(e)]
     steps.sort(key=lambda step: step[0])
     writer = _Writer(program, core)
     for step in _ordered(steps, core):

@@ -8,15 +8,15 @@ stay equations: they cost nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from infini.compiler import affine, assemble, cost, extents, tiling, views
 from infini.compiler.assemble import Unit
 from infini.compiler.expression import Compute, Domain, NotFusable, Puller, Reduce
-from infini.compiler.grouping import Group, Grouping, Level, is_fusable, split_axes
+from infini.compiler.grouping import Group, Grouping, Level, split_axes
 from infini.compiler.passes import rewrite
 from infini.core import config
 from infini.core.ir import Equation, Program, Var
@@ -24,6 +24,9 @@ from infini.tile import program as kernel_
 
 # Most work per element that is done twice rather than stored, by the number of large arrays it reads.
 RECOMPUTE_WEIGHTS: Final = (16.0, 16.0, 8.0)
+
+# A kernel, and the numbers that its operands and what was pulled have in the pattern it was built from.
+_Known: TypeAlias = tuple[tiling.Built, tuple[int, ...], tuple[int, ...]]
 
 
 def fuse(program: Program, declared: extents.Declared = ()) -> Program:
@@ -53,6 +56,7 @@ class _Fuser:
         self.finished: dict[
             tuple[Var, ...], tuple[tiling.Built, set[Var]]
         ] = {}  # by results; with what was pulled
+        self.patterns: dict[Hashable, _Known] = {}  # kernels built, by what they compute
         self.aliases: set[Var] = set()  # reshapes of arrays that kernels take instead of following the index
         self.alone: set[Var] = set()  # stored variables that have had a kernel of their own from the start
 
@@ -75,12 +79,12 @@ class _Fuser:
     # --- what becomes an array ------------------------------------------------------------------
 
     def _choose_arrays(self) -> None:
-        needed = [v for e in self.program.equations if not is_fusable(e) for v in e.inputs]
+        needed = [v for e in self.program.equations if not self.grouping.is_fusable(e) for v in e.inputs]
         for var in (*needed, *self.program.results):
             self._need(self._core(var))
         if self.no_fuse:
             for equation in self.program.equations:
-                if is_fusable(equation) and equation.op.name != "reshape":
+                if self.grouping.is_fusable(equation) and equation.op.name != "reshape":
                     self.arrays.update(equation.outputs)
             return
         self._add_crossings(self.arrays)
@@ -265,6 +269,46 @@ class _Fuser:
         if built is not None and not any(self._is_stored(v) for v in computed - roots):
             unit.built = built
             return
+        pattern, numbers = self._pattern(unit, roots)
+        known = None if self.bounds else self.patterns.get(pattern)
+        if known is None:
+            unit.built, computed = self._built(unit, roots)
+            places = tuple(numbers[v] for v in unit.built.operands)
+            self.patterns[pattern] = (unit.built, places, tuple(numbers[v] for v in computed))
+        else:
+            variables = list(numbers)
+            operands = tuple(variables[i] for i in known[1])
+            unit.built = dataclasses.replace(known[0], operands=operands)
+            computed = {variables[i] for i in known[2]}
+        self.finished[key] = (unit.built, computed)
+
+    def _pattern(self, unit: Unit, roots: set[Var]) -> tuple[Hashable, dict[Var, int]]:
+        """What a kernel computes, in terms of numbers for variables, and these: equal layers have equal
+        ones.
+        """
+        numbers: dict[Var, int] = {}
+        steps: list[Hashable] = []
+
+        def visit(var: Var) -> int:
+            found = numbers.get(var)
+            if found is not None:
+                return found
+            if var not in roots and self._is_stored(var):
+                constant = self.grouping.constants.get(var)
+                is_number = constant is not None and constant.is_scalar
+                steps.append((var.type, constant if is_number else None))
+            else:
+                e = self.grouping.definition[var]
+                inputs = tuple(map(visit, e.inputs))
+                steps.append((e.op, e.attrs, e.where, inputs, e.outputs.index(var)))
+            numbers[var] = len(numbers)
+            return numbers[var]
+
+        results = tuple((visit(var), level) for var, level in unit.roots)
+        return (unit.domain, results, tuple(steps)), numbers
+
+    def _built(self, unit: Unit, roots: set[Var]) -> tuple[tiling.Built, set[Var]]:
+        """A kernel, pulled and tiled, and the variables it computes."""
 
         def definition(var: Var) -> Equation | None:
             if self._is_stored(var) and var not in roots:
@@ -288,8 +332,8 @@ class _Fuser:
                 break
             except affine.SplitAxis as split:
                 sizes = affine.split(sizes, split)
-        unit.built = tiling.build(nodes, sizes, reduced, self._bounded(nodes, sizes), _name(nodes))
-        self.finished[key] = (unit.built, puller.computed)
+        built = tiling.build(nodes, sizes, reduced, self._bounded(nodes, sizes), _name(nodes))
+        return built, puller.computed
 
     def _bounded(self, roots: Sequence[tiling.Root], sizes: Sequence[int]) -> dict[int, Var]:
         """Axes of which every result of a kernel wants only the points below one extent."""

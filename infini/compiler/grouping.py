@@ -55,6 +55,7 @@ class Grouping:
         self.position: dict[Var, int] = {}
         self.uses: dict[Var, list[int]] = {}
         self.group_of: dict[Var, Group] = {}
+        self.groups: dict[Group, None] = {}  # in the order they were begun
         self.cheap: dict[Var, float] = {}
         self.ancestors: dict[int, int] = {}  # of equations that are no member of a group
         self.fusable = {v for e in program.equations if is_fusable(e) for v in e.outputs}
@@ -77,6 +78,10 @@ class Grouping:
         """
         return var not in self.fusable
 
+    def is_fusable(self, equation: Equation) -> bool:
+        """Whether kernels compute an equation of the program."""
+        return bool(equation.outputs) and equation.outputs[0] in self.fusable
+
     def is_view(self, var: Var) -> bool:
         """Whether a variable is an index map of others."""
         return var in self.fusable and self.definition[var].op.name in views.PLAIN
@@ -94,7 +99,7 @@ class Grouping:
     # --- the walk -----------------------------------------------------------------------------
 
     def _place(self, number: int, equation: Equation) -> None:
-        if not is_fusable(equation):
+        if not self.is_fusable(equation):
             self._set_ancestors(number, equation)
             return
         if equation.op.name in views.PLAIN or equation.op.name == "iota":
@@ -294,7 +299,9 @@ class Grouping:
         for group in groups[1:]:
             target.members.update(group.members)
             self.group_of.update((v, target) for v in group.members)
+            del self.groups[group]
         before = target.ancestors
+        self.groups[target] = None
         target.domain, target.shapes = united, shapes
         target.mask, target.producers = mask, producers
         target.ancestors = self._ancestors_of(producers)
@@ -308,10 +315,14 @@ class Grouping:
     def _propagate(self, changed: Group) -> None:
         """Whatever depends on a part of a group depends on all that the group depends on."""
         added = changed.ancestors | changed.mask
-        for number, ancestors in self.ancestors.items():
-            if ancestors & changed.mask:
-                self.ancestors[number] = ancestors | added
-        for group in set(self.group_of.values()):
+        # Only later equations depend on those of the group.
+        first = (changed.mask & -changed.mask).bit_length() - 1
+        for number in reversed(self.ancestors):
+            if number < first:
+                break
+            if self.ancestors[number] & changed.mask:
+                self.ancestors[number] |= added
+        for group in self.groups:
             if group is not changed and group.ancestors & changed.mask:
                 group.ancestors |= added
 

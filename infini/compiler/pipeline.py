@@ -13,6 +13,7 @@ from typing import TypeAlias
 from infini.compiler import dump, extents, fuse, inspection
 from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.passes import (
+    attention,
     complex_pairs,
     contractions,
     convolutions,
@@ -20,6 +21,7 @@ from infini.compiler.passes import (
     dead_code,
     decompose,
     inline,
+    loop_panels,
     loop_products,
     loops,
     one_hot,
@@ -48,11 +50,12 @@ def passes(
     backend: str,
     declared: extents.Declared = (),
     reads_panels: panels.Reads | None = None,
+    wants_panels: loop_panels.Wants | None = None,
     takes_windows: convolutions.Takes | None = None,
 ) -> tuple[Pass, ...]:
     """The pipeline for a backend that lowers the equations `has_route` accepts, with the declared run-time
-    extents; `reads_panels` is given by one that has packed products, which `has_route` accepts, and
-    `takes_windows` by one that convolves without a matrix of patches.
+    extents; `reads_panels` is given by one that has packed products, which `has_route` accepts,
+    `wants_panels` by one that has loops packed for them, and `takes_windows` by one that convolves without a matrix of patches.
     """
     canonical = canonical_passes(has_route, backend=backend)
     if takes_windows is not None:
@@ -62,11 +65,17 @@ def passes(
     fuse_ = Pass("fuse", lambda program: fuse.fuse(program, declared))
     if reads_panels is None:
         return (*canonical, fuse_)
+
+    def packs(program: Program) -> Program:
+        assert wants_panels is not None, "the pass is there"
+        return loop_panels.pack_before(program, wants_panels)
+
     return (
         Pass("panels", panels.keep),
         canonical[0],
         Pass("panels_into_bodies", panels.into_bodies),
         *canonical[1:],
+        *([] if wants_panels is None else [Pass("loop_panels", packs)]),
         Pass("panel_products", lambda program: panels.products(program, reads_panels)),
         fuse_,
     )
@@ -88,6 +97,7 @@ def canonical_passes(has_route: Callable[[Equation], bool], *, backend: str) -> 
         Pass("one_hot", one_hot.one_per_row),
         Pass("reductions", reductions.canonical_reductions),
         Pass("dead_code_again", dead_code.eliminate_dead),
+        Pass("attention", lambda program: attention.find(program, has_route)),
     )
 
 
@@ -117,6 +127,7 @@ def run(
     backend: str,
     declared: extents.Declared = (),
     reads_panels: panels.Reads | None = None,
+    wants_panels: loop_panels.Wants | None = None,
     takes_windows: convolutions.Takes | None = None,
     observe: Observer | None = None,
 ) -> Program:
@@ -128,6 +139,7 @@ def run(
         backend: name of the backend, for errors.
         declared: run-time extents of the parameters, as `CompileOptions.extents`.
         reads_panels: whether the backend lowers a `packed_dot`; absent when it lowers none.
+        wants_panels: the layout in which a loop's body would like a constant.
         takes_windows: whether the backend lowers a `windowed_dot`; absent when it lowers none.
         observe: sees every pass; when absent, those that the knob `dump` names are written to files.
 
@@ -139,7 +151,12 @@ def run(
     recorder = dump.recorder() if observe is None else None
     watching, source = observe or recorder, program
     steps = passes(
-        has_route, backend=backend, declared=declared, reads_panels=reads_panels, takes_windows=takes_windows
+        has_route,
+        backend=backend,
+        declared=declared,
+        reads_panels=reads_panels,
+        wants_panels=wants_panels,
+        takes_windows=takes_windows,
     )
     for step in steps:
         before, program = program, step.run(program)

@@ -17,8 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from infini.backends.cpu import inspect, limits as limits_
-from infini.backends.cpu.executable import CpuExecutable, PhaseTime
+from infini.backends.cpu.executable import CpuExecutable
 from infini.backends.cpu.limits import Limits
+from infini.backends.cpu.profiling import PhaseTime
 from infini.compiler import cost, inspection
 from infini.compiler.llvm.target import Target
 from infini.compiler.steps import Group, Phase

@@ -13,11 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from infini.core import dtypes
 from infini.perf import (
     accuracy as accuracy_suite,
     contestants,
     core as core_suite,
     cpu as cpu_suite,
+    exhaustive,
     judge,
     plot as plot_,
     record,
@@ -215,8 +217,15 @@ def accuracy(
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write the page of the documentation here.")] = None,
     claim: Annotated[str, typer.Option(help="Row of docs/claims.md that the page refers to.")] = "C11",
+    every: Annotated[
+        int, typer.Option(help="Take every so manieth float32 instead; 1 for all, in minutes.", min=0)
+    ] = 0,
 ) -> None:
     """Errors of elementwise functions in units in the last place."""
+    if every:
+        for function, worst in exhaustive.table(only, dtypes.float32, every):
+            typer.echo(f"| `{function.name}` | {worst.ulp:.2f} | {worst.argument!r} | {function.bound} |")
+        return
     chosen = [f for f in accuracy_suite.FUNCTIONS if not only or f.name in only]
     rows = []
     for name, single, double in accuracy_suite.table(chosen, count):

@@ -1,7 +1,7 @@
 """Errors of elementwise functions over every float of a dtype, against NumPy and SciPy in float64.
 
-Where a result has 24 bits, an oracle of 53 is as good as an exact one: its own error is below 1e-8 of a unit in
-the last place. `accuracy` measures float64, and says in docs/accuracy.md what was found here.
+Where a result has 24 bits, an oracle of 53 is as good as an exact one: its own error is below 1e-8 of a unit
+in the last place. `accuracy` measures float64, and says in docs/accuracy.md what was found here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Function:
         name: its name in lax.
         exact: the same function of float64 arrays.
         bound: largest error in float32, in units in the last place, that we state.
-        low: arguments below are not tried.
-        least: results below are measured in units of this number; for functions with zeros that no argument hits.
+        low: only arguments above are tried.
+        least: results below are measured in units of this number, for functions with zeros that no argument
+            hits.
     """
 
     name: str
@@ -62,9 +63,14 @@ def _scipy(name: str) -> Callable[[np.ndarray], np.ndarray]:
     def function(x: np.ndarray) -> np.ndarray:
         # An oracle, which people who only compute have no need of.
         result: np.ndarray = getattr(importlib.import_module("scipy.special"), name)(x)
-        return result
+        return np.where((x == 0) & (result == 0), x, result)  # SciPy drops the sign of zero
 
     return function
+
+
+def _erf_inv(x: np.ndarray) -> np.ndarray:
+    inside = np.abs(x) <= 1  # SciPy takes its time over the others
+    return np.where(inside, _scipy("erfinv")(np.where(inside, x, 0.0)), np.nan)
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
@@ -78,7 +84,7 @@ FUNCTIONS: Final = (
     Function("expm1", np.expm1, 1.5),
     Function("log", np.log, 0.8),
     Function("log1p", np.log1p, 1.6),
-    Function("logistic", _logistic, 3.0),
+    Function("logistic", _logistic, 3.0, low=-87.3),  # results below the normal numbers are 0
     Function("sqrt", np.sqrt, 0.5),
     Function("rsqrt", lambda x: 1 / np.sqrt(x), 1.5),
     Function("cbrt", np.cbrt, 1.0),
@@ -90,15 +96,15 @@ FUNCTIONS: Final = (
     Function("atan", np.arctan, 2.5),
     Function("sinh", np.sinh, 2.5),
     Function("cosh", np.cosh, 2.5),
-    Function("tanh", np.tanh, 4.5),
+    Function("tanh", np.tanh, 5.0),
     Function("asinh", np.arcsinh, 2.5),
     Function("acosh", np.arccosh, 2.5),
     Function("atanh", np.arctanh, 2.5),
     Function("erf", _scipy("erf"), 5.0),
     Function("erfc", _scipy("erfc"), 5.0),
-    Function("erf_inv", _scipy("erfinv"), 3.5),
+    Function("erf_inv", _erf_inv, 3.5),
     Function("lgamma", _scipy("gammaln"), 6.0, low=0.0, least=1.0),
-    Function("digamma", _scipy("psi"), 8.0, low=0.0, least=1.0),
+    Function("digamma", _scipy("psi"), 16.0, low=0.0, least=1.0),
     Function("bessel_i0e", _scipy("i0e"), 5.0),
     Function("bessel_i1e", _scipy("i1e"), 12.0),
 )
@@ -116,7 +122,8 @@ def measure(function: Function, dtype: np.dtype, stride: int = 1) -> Worst:
     worst = Worst(0.0, 0.0, 0, 0)
     with np.errstate(all="ignore"), config.config(host64="keep"):
         for x in _arguments(dtype, stride):
-            x = x[~(x < np.asarray(function.low).astype(dtype))]
+            if function.low > -np.inf:
+                x = x[x > np.asarray(function.low).astype(dtype)]
             found = np.asarray(run(x))
             worst = _worse(worst, function, x, found)
     return worst

@@ -1,8 +1,8 @@
 """Random programs whose every number is small and whole, so that every backend must give the same bits.
 
-Sums of whole numbers do not round, whatever their order; what may grow is clamped to [-8, 8], which even floats
-of 8 bits hold. Comparisons, sorts, conversions and indices are then tested in the middle of programs, and dots,
-convolutions and loops with them, in every dtype. Needs hypothesis.
+Sums of whole numbers do not round, whatever their order; what may grow is clamped to [-8, 8], which even
+floats of 8 bits hold. Comparisons, sorts, conversions and indices are then tested in the middle of programs,
+and dots, convolutions and loops with them, in every dtype. Needs hypothesis.
 """
 
 from __future__ import annotations
@@ -304,7 +304,10 @@ def _windows(draw: Draw, known: Known) -> Made | None:
     strides = tuple(draw(st.integers(1, 2)) for _ in range(rank))
     dilation = tuple(draw(st.integers(1, 2)) for _ in range(rank))
     padding = [(draw(st.integers(0, 1)), draw(st.integers(0, 1))) for _ in range(rank)]
-    if any((w - 1) * d + 1 > n + sum(p) for w, d, n, p in zip(window, dilation, x.type.shape, padding, strict=True)):
+    if any(
+        (w - 1) * d + 1 > n + sum(p)
+        for w, d, n, p in zip(window, dilation, x.type.shape, padding, strict=True)
+    ):
         dilation = (1,) * rank
     name = draw(st.sampled_from(("add", "max", "min")))
     wide = dtypes.float32 if x.type.dtype in dtypes.FLOATS else x.type.dtype
@@ -364,7 +367,14 @@ def _dot(draw: Draw, known: Known) -> Made | None:
     return lambda a, b: [_small(lax.dot_general(a, b, numbers, preferred_element_type=preferred))], [x, y]
 
 
-_CONVOLVED: Final = (dtypes.float32, dtypes.float64, dtypes.float16, dtypes.bfloat16, dtypes.int32, dtypes.int8)
+_CONVOLVED: Final = (
+    dtypes.float32,
+    dtypes.float64,
+    dtypes.float16,
+    dtypes.bfloat16,
+    dtypes.int32,
+    dtypes.int8,
+)
 _ORDERS: Final = {
     1: (("NCH", "OIH", "NCH"), ("NHC", "HIO", "NHC")),
     2: (("NCHW", "OIHW", "NCHW"), ("NHWC", "HWIO", "NHWC"), ("CNHW", "IOHW", "NHWC")),
@@ -411,14 +421,18 @@ def _view(draw: Draw, known: Known) -> Made | None:
     if x is None:
         return None
     shape, rank = x.type.shape, x.type.ndim
-    kind = draw(st.sampled_from(("transpose", "reshape", "slice", "reverse", "pad", "broadcast", "roll", "squeeze")))
+    kind = draw(
+        st.sampled_from(("transpose", "reshape", "slice", "reverse", "pad", "broadcast", "roll", "squeeze"))
+    )
     if kind == "transpose":
         order = tuple(draw(st.permutations(range(rank))))
         return lambda a: [inp.transpose(a, order)], [x]
     if kind == "reshape":
         divisors = [n for n in range(1, x.type.size + 1) if x.type.size % n == 0][:64] or [1]
         first = draw(st.sampled_from(divisors))
-        new = draw(st.sampled_from([(x.type.size,), (first, x.type.size // first), (x.type.size // first, 1, first)]))
+        new = draw(
+            st.sampled_from([(x.type.size,), (first, x.type.size // first), (x.type.size // first, 1, first)])
+        )
         return lambda a: [inp.reshape(a, new)], [x]
     if kind == "slice":
         starts = [draw(st.integers(0, max(n - 1, 0))) for n in shape]
@@ -430,8 +444,13 @@ def _view(draw: Draw, known: Known) -> Made | None:
         axes = tuple(draw(st.sets(st.integers(0, rank - 1), min_size=1)))
         return lambda a: [inp.flip(a, axes)], [x]
     if kind == "pad":
-        widths = [(draw(st.integers(-1, 2)), draw(st.integers(-1, 2)), draw(st.integers(0, 1))) for _ in shape]
-        if any(n + (n - 1) * w[2] + w[0] + w[1] < 0 or n + min(w[0], 0) + min(w[1], 0) < 0 for n, w in zip(shape, widths, strict=True)):
+        widths = [
+            (draw(st.integers(-1, 2)), draw(st.integers(-1, 2)), draw(st.integers(0, 1))) for _ in shape
+        ]
+        if any(
+            n + (n - 1) * w[2] + w[0] + w[1] < 0 or n + min(w[0], 0) + min(w[1], 0) < 0
+            for n, w in zip(shape, widths, strict=True)
+        ):
             return None
         return lambda a: [lax.pad(a, np.ones((), a.dtype), widths)], [x]
     if kind == "broadcast":
@@ -456,7 +475,9 @@ def _join(draw: Draw, known: Known) -> Made | None:
         return (
             v.type.dtype == x.type.dtype
             and v.type.ndim == x.type.ndim
-            and all(m == n for i, (m, n) in enumerate(zip(v.type.shape, x.type.shape, strict=True)) if i != axis)
+            and all(
+                m == n for i, (m, n) in enumerate(zip(v.type.shape, x.type.shape, strict=True)) if i != axis
+            )
         )
 
     pieces = draw(st.lists(st.sampled_from([v for v in known if fits(v)]), min_size=1, max_size=3))
@@ -467,7 +488,9 @@ def _rows(draw: Draw, size: int) -> np.ndarray:
     """A few places along an axis; some lie outside."""
     shape = draw(st.sampled_from(((1,), (3,), (2, 3), (9,))))
     count = math.prod(shape)
-    return np.array(draw(st.lists(st.integers(-size - 1, size + 1), min_size=count, max_size=count)), np.int32).reshape(shape)
+    return np.array(
+        draw(st.lists(st.integers(-size - 1, size + 1), min_size=count, max_size=count)), np.int32
+    ).reshape(shape)
 
 
 _GATHER_MODES: Final = ("fill", "clip", "wrap")
@@ -635,7 +658,9 @@ def _while(draw: Draw, known: Known) -> Made | None:
         if turns % 2:
             return [lax.fori_loop(0, turns, lambda i, v: _applied(body, c, v)[0], start)]
         (_, result) = lax.while_loop(
-            lambda pair: pair[0] < turns, lambda pair: (pair[0] + 1, _applied(body, c, pair[1])[0]), (0, start)
+            lambda pair: pair[0] < turns,
+            lambda pair: (pair[0] + 1, _applied(body, c, pair[1])[0]),
+            (0, start),
         )
         return [result]
 

@@ -71,6 +71,7 @@ def gradients(f: Callable[..., Any], *numbers: int) -> Callable[..., Any]:
 
 QKV = tuple(normal(2, 4, 130, 64, seed=i) for i in range(3))
 PIXELS = (normal(2, 33, 31, 12), normal(3, 3, 12, 24))
+PRODUCTS = ((64, 64, 64), (63, 65, 67), (512, 512, 512), (1, 2048, 512), (300, 4000, 7), (700, 1, 700))
 WORKLOADS: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "layer norm": (layer_norm, (normal(512, 768), normal(768), normal(768))),
     "layer norm gradient": (gradients(layer_norm, 0, 1, 2), (normal(512, 768), normal(768), normal(768))),
@@ -81,10 +82,7 @@ WORKLOADS: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "attention gradient": (gradients(attention, 0, 1, 2), QKV),
     "convolution": (convolution, PIXELS),
     "convolution gradient": (gradients(convolution, 0, 1), PIXELS),
-    **{
-        f"product of {m}, {k}, {n}": (inp.matmul, (normal(m, k), normal(k, n)))
-        for m, k, n in ((64, 64, 64), (63, 65, 67), (512, 512, 512), (1, 2048, 512), (300, 4000, 7), (700, 1, 700))
-    },
+    **{f"product of {m}, {k}, {n}": (inp.matmul, (normal(m, k), normal(k, n))) for m, k, n in PRODUCTS},
     "product of bfloat16": (inp.matmul, tuple(normal(200, 200).astype(inp.bfloat16) for _ in range(2))),
     "batched product": (inp.matmul, (normal(20, 30, 40), normal(20, 40, 50))),
     "network gradient": (inf.grad(multilayer, (1, 2)), (normal(256, 300), normal(300, 400), normal(400, 50))),
@@ -95,8 +93,14 @@ WORKLOADS: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "running sum": (lambda x: (inp.cumsum(x), inp.cumsum(x.reshape(400, 500), 0)), (normal(200_000),)),
     "sort": (lambda x: (inp.sort(x), inp.argsort(x)), (normal(200_000).round(2),)),
     "top k": (lambda x: lax.top_k(x, 40), (normal(50, 20_000).round(2),)),
-    "sums of rows": (lambda x, i: inp.zeros((1000, 32), np.float32).at[i].add(x), (normal(40_000, 32), whole(1000, 40_000))),
-    "overwritten rows": (lambda x, i: inp.zeros(1000, np.float32).at[i].set(x), (normal(40_000), whole(1000, 40_000))),
+    "sums of rows": (
+        lambda x, i: inp.zeros((1000, 32), np.float32).at[i].add(x),
+        (normal(40_000, 32), whole(1000, 40_000)),
+    ),
+    "overwritten rows": (
+        lambda x, i: inp.zeros(1000, np.float32).at[i].set(x),
+        (normal(40_000), whole(1000, 40_000)),
+    ),
     "embedding gradient": (
         inf.grad(lambda table, i: inp.sin(table[i]).sum()), (normal(1000, 48), whole(1000, 20_000)),
     ),

@@ -1,10 +1,9 @@
-"""Many threads, forks, nested calls, interruption and thousands of compilations: results stay right, memory stays."""
+"""Threads, forks, nested calls, interruption, thousands of compilations: results stay right, memory stays."""
 
 from __future__ import annotations
 
 import gc
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +18,6 @@ import pytest
 import infini as inf
 import infini.numpy as inp
 from infini import lax
-from infini.backends.cpu import link, pool
 
 ON_CPU = {**os.environ, "INFINI_DEVICE": "cpu", "INFINI_NUM_THREADS": "2"}
 
@@ -37,17 +35,22 @@ def run_python(text: str, **env: str) -> str:
 
 
 def _programs() -> list[tuple[Any, Callable[[int], tuple[Any, ...]], list[bytes]]]:
-    """Three jitted functions, makers of their arguments, and the bits of their results for each of 8 arguments."""
+    """Three jitted functions, makers of their arguments, and the bits of their results for 8 arguments."""
     rng = np.random.default_rng(0)
     wide = [rng.standard_normal((200, 300)).astype(np.float32) for _ in range(8)]
     square = rng.standard_normal((300, 300)).astype(np.float32)
     small = inf.jit(lambda x, y: (x * 2 + y, (x - y).sum()))
     large = inf.jit(lambda x: inp.tanh(x @ square) / (1 + inp.exp(x).sum(-1, keepdims=True)))
-    step = inf.jit(lambda state, x: {k: v * 0.5 + x[: v.shape[0]] for k, v in state.items()}, donate_argnums=0)
+    step = inf.jit(
+        lambda state, x: {k: v * 0.5 + x[: v.shape[0]] for k, v in state.items()}, donate_argnums=0
+    )
     calls: list[tuple[Any, Callable[[int], tuple[Any, ...]]]] = [
         (small, lambda i: (inp.asarray(wide[i][0]), inp.asarray(wide[i][1]))),
         (large, lambda i: (inp.asarray(wide[i]),)),
-        (step, lambda i: ({"a": inp.asarray(wide[i]), "b": inp.asarray(wide[i][:50])}, inp.asarray(wide[-i]))),
+        (
+            step,
+            lambda i: ({"a": inp.asarray(wide[i]), "b": inp.asarray(wide[i][:50])}, inp.asarray(wide[-i])),
+        ),
     ]
     return [(f, given, [_bits(f(*given(i))) for i in range(8)]) for f, given in calls]
 

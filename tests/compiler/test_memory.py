@@ -6,7 +6,7 @@ import pytest
 import infini
 import infini.numpy as inp
 from infini import lax
-from infini.backends import cpu
+from infini.backends.cpu import CpuBackend, compiling
 from infini.compiler import memory, steps
 from infini.compiler.llvm import target
 from infini.compiler.steps import Alias, Block, Parameter, Phase, Result, Temporary
@@ -134,12 +134,14 @@ def test_no_two_living_arrays_overlap(seed):
 
 
 def built(f, *types, donated=(), **options):
-    return cpu.build(program_of(f, *types), CompileOptions(donated=donated, **options), target.host_target())
+    return compiling.build(
+        program_of(f, *types), CompileOptions(donated=donated, **options), target.host_target()
+    )
 
 
 def copied(f, *types, donated=()):
     """Bytes copied because memory could not be shared, and bytes of temporaries."""
-    executable = cpu.CpuBackend().compile(program_of(f, *types), CompileOptions(donated=donated))
+    executable = CpuBackend().compile(program_of(f, *types), CompileOptions(donated=donated))
     return executable.cost_analysis()["copied bytes"], executable.memory_analysis()["temp bytes"]
 
 
@@ -195,7 +197,7 @@ def test_required_donation_names_the_step_that_blocks_it():
 
 
 def test_peak_bytes_count_shared_memory_once():
-    executable = cpu.CpuBackend().compile(
+    executable = CpuBackend().compile(
         program_of(lambda x: x * 2.0, f32(1024)), CompileOptions(donated=(0,))
     )
     found = executable.memory_analysis()

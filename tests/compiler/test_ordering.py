@@ -6,7 +6,7 @@ import pytest
 import infini
 import infini.numpy as inp
 from infini import lax, optim, tree
-from infini.backends import cpu
+from infini.backends.cpu import CpuBackend, compiling
 from infini.compiler import memory, ordering
 from infini.compiler.llvm import target, together
 from infini.compiler.llvm.task import TaskFunction
@@ -238,7 +238,7 @@ def test_a_normalised_layer_is_trained_in_place():
 
     types = [f32(16), f32(16, 8), f32(32, 16)]
     options = CompileOptions(donated=(0, 1), donation="require")
-    _, _, plan = cpu.build(program_of(step, *types), options, target.host_target())
+    _, _, plan = compiling.build(program_of(step, *types), options, target.host_target())
     assert plan.donated == {0, 1}
 
 
@@ -247,7 +247,7 @@ def test_a_cache_read_after_its_update_in_the_text_is_updated_in_place():
         after = lax.dynamic_update_slice(cache, x, (i, inp.int32(0)))
         return after, (cache * cache).sum()
 
-    executable = cpu.CpuBackend().compile(
+    executable = CpuBackend().compile(
         program_of(f, f32(512, 16), i32(), f32(1, 16)), CompileOptions(donated=(0,), donation="require")
     )
     assert executable.cost_analysis()["copied bytes"] == 0

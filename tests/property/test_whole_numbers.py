@@ -1,5 +1,5 @@
-"""Random programs of small whole numbers, in every dtype: the CPU backend gives the reference's numbers, whatever
-is donated, fused or split among threads.
+"""Random programs of small whole numbers, in every dtype: the CPU backend gives the reference's numbers,
+whatever is donated or fused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ few = hypothesis.settings(max_examples=max(20, hypothesis.settings.default.max_e
 
 
 def assert_same(found: list[np.ndarray], wanted: list[np.ndarray], what: str) -> None:
-    """Equal numbers; a product that is zero may have either sign, as sums may start from 0 or from a product."""
+    """Equal numbers; a sum that is zero may have either sign, as it may start from 0 or from a product."""
     for x, y in zip(found, wanted, strict=True):
         assert (x.shape, x.dtype) == (y.shape, y.dtype)
         wide = np.complex128 if x.dtype in dtypes.COMPLEX else np.float64

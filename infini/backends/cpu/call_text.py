@@ -289,8 +289,8 @@ def call_text(target: Target, slots: dict[str, int]) -> str:
     )
 
 
-# `%v = call ptr @word(ptr %p, i64 N)` and its kin: loads of word N, and of the slot at byte N. They are written
-# out here, because nothing inlines calls afterwards.
+# `%v = call ptr @word(ptr %p, i64 N)` and its kin: loads of word N, and of the slot at byte N. They are
+# written out here, because nothing inlines calls afterwards.
 _LOADS: Final = re.compile(r"%(\S+) = call (ptr|i64) @(word|integer|slot)\(ptr (\S+), i64 (\S+)\)")
 _ELEMENT: Final = {"word": "i64", "integer": "i64", "slot": "i8"}
 

@@ -6,24 +6,23 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import time
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from infini.backends.cpu import callbacks, interrupts, link, objects, pool
-from infini.backends.cpu.images import Code, Image
-from infini.compiler import cost
-from infini.compiler.llvm import program as program_, target as target_
-from infini.compiler.llvm.program import ProgramText
-from infini.compiler.llvm.target import Target
-from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.steps import Alias, Block, Group, Parameter, Phase, Place, Plan
-from infini.core import errors, events, ir
+from infini.backends.cpu import callbacks, interrupts, pool
+from infini.backends.cpu.images import Image
+from infini.core import events, ir
 from infini.core.backend import CompileOptions, Device
 from infini.core.memory import HostBuffer
 from infini.core.mesh import AxisEntry
-from infini.core.source import Where
+
+if TYPE_CHECKING:
+    from infini.backends.cpu.profiling import Profile
+    from infini.compiler.llvm.program import HostEntry, ProgramText
+    from infini.compiler.llvm.target import Target
+    from infini.compiler.steps import Block, Plan
 
 WAKE_NS: Final = 200_000.0  # a program that is worth waking parked workers
 LONG_NS: Final = 20e6  # a program that people may want to interrupt
@@ -31,37 +30,6 @@ LONG_NS: Final = 20e6  # a program that people may want to interrupt
 _Entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 _Begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32)
 _End = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseTime:
-    """Time of one phase of a profiled program, all its runs together.
-
-    Args:
-        name: what it computes, for people.
-        where: the user's line.
-        ns: time on the clock.
-        estimate_ns: what the compiler expected of one run on one thread.
-        runs: how often it ran; more than once inside a loop.
-        step: the phase itself; None for a copy of memory that could not be shared.
-        nbytes: bytes of such a copy.
-    """
-
-    name: str
-    where: Where | None
-    ns: float
-    estimate_ns: float
-    runs: int = 1
-    step: Phase | Group | None = None
-    nbytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """One call of a program with a clock around every phase."""
-
-    phases: tuple[PhaseTime, ...]
-    wall_ns: float  # from the arrays to the results
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,49 +57,6 @@ class CallFacts:
     arena_bytes: int
     num_inputs: int
     donated: tuple[int, ...]
-
-
-def compiled(source: ir.Program, options: CompileOptions, target: Target, built: Built) -> CpuExecutable:
-    """Machine code of a program whose steps are planned."""
-    native = program_.write(built.block, built.plan, target)
-    image, addresses = linked(native, built, target)
-    made = CpuExecutable(source, options, target, image, addresses, lambda: built, native.callbacks)
-    made.native = native
-    return made
-
-
-def linked(native: ProgramText, built: Built, target: Target) -> tuple[Image, dict[str, int]]:
-    """The image of a text and the addresses of its functions, after compiling what is new."""
-    block, plan = built.block, built.plan
-    addresses = link.functions(native.functions, target)
-    only = None if native.timed else _only_task(block, plan)
-    program = None
-    if only is None:  # one task over exactly the table needs no program around it
-        address = link.program(native.name, native.text, addresses, target)
-        addresses = {**addresses, native.name: address}
-        program = Code(native.name, objects.object_key(native.text, target, link.PROGRAM_LEVEL))
-    image = Image(
-        functions=tuple(
-            Code(
-                task.name,
-                objects.object_key(link.module_text(task, target), target),
-                tuple(sorted(task.declares)),
-            )
-            for task in native.functions.values()
-        ),
-        program=program,
-        consts=tuple(constant.array for constant in native.consts),
-        num_params=len(block.params),
-        result_bytes=tuple(v.type.nbytes for v in block.results),
-        aliases=tuple(p.number if isinstance(p, Parameter) else None for p in plan.results),
-        arena_bytes=plan.nbytes,
-        is_bounded=native.is_bounded,
-        cost_ns=native.cost_ns,
-        copied_bytes=native.copied_bytes,
-        num_phases=native.num_phases,
-        memory=memory_analysis(block, plan),
-    )
-    return image, addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +98,7 @@ class CpuExecutable:
         image: Image,
         addresses: Mapping[str, int],
         build: Callable[[], Built],
-        host_functions: Sequence[program_.HostEntry] = (),
+        host_functions: Sequence[HostEntry] = (),
     ) -> None:
         self.source, self.options, self.target, self.image = source, options, target, image
         self._build = build
@@ -215,7 +140,7 @@ class CpuExecutable:
     @functools.cached_property
     def native(self) -> ProgramText:
         """Its text."""
-        return program_.write(self.block, self.plan, self.target)
+        return _looking().text_of(self)
 
     # --- running --------------------------------------------------------------------------------
 
@@ -313,29 +238,11 @@ class CpuExecutable:
         Raises:
             ValueMismatchError: there is no such stage.
         """
-        stages = {
-            "program": lambda: repr(self.source),
-            "kernels": lambda: repr(self.fused),
-            "llvm": lambda: self.native.text,
-            "tasks": lambda: "\n".join(task.text for task in self.native.functions.values()),
-            "assembly": lambda: "\n".join(
-                objects.assembly(link.module_text(task, self.target), self.target)
-                for task in self.native.functions.values()
-            ),
-        }
-        if stage not in stages:
-            raise errors.ValueMismatchError(
-                f"the cpu backend has no stage {stage!r}", expected=", ".join(stages)
-            )
-        return stages[stage]()
+        return _looking().text(self, stage)
 
     def cost_analysis(self) -> dict[str, float]:
         """Counts of the compiled program, see `compiler.cost`."""
-        return {
-            **cost.analyse(self.source, self.fused),
-            "copied bytes": self.image.copied_bytes,
-            "phases": float(self.image.num_phases),
-        }
+        return _looking().cost_analysis(self)
 
     def memory_analysis(self) -> dict[str, int]:
         """Bytes of arguments, results, aliases and temporaries of the plan."""
@@ -345,105 +252,13 @@ class CpuExecutable:
         """Run with a clock around every phase; phases inside loops are added up. Donated inputs are not
         overwritten. Of several calls it is the fastest: what else the machine does only adds.
         """
-        return _Profiled(self).run(inputs, calls)
-
-
-def _only_task(block: Block, plan: Plan) -> TaskFunction | None:
-    """The task function whose arguments are the parameters and results in order, when the program is nothing
-    else.
-    """
-    phases = [step for step in block.steps if not isinstance(step, Alias)]
-    if len(phases) != 1 or plan.copies or plan.scratch:
-        return None
-    (phase,) = phases
-    if (
-        not isinstance(phase, Phase)
-        or phase.must_share
-        or len(phase.tasks) != 1
-        or phase.tasks[0].num_tasks != 1
-    ):
-        return None
-    # A result in the memory of a donated parameter is the same address in two entries of the table.
-    given: list[Place] = [*(Parameter(i) for i in range(len(block.params))), *plan.results]
-    found = [plan.places[v] for v in (*phase.reads, *phase.writes)]
-    task: TaskFunction = phase.tasks[0]
-    return task if found == given else None
-
-
-def memory_analysis(block: Block, plan: Plan) -> dict[str, int]:
-    """Bytes of arguments, results, aliases and temporaries of a plan."""
-    arguments = sum(v.type.nbytes for v in block.params)
-    outputs = sum(v.type.nbytes for v in block.results)
-    aliased = sum(
-        v.type.nbytes for v, p in zip(block.results, plan.results, strict=True) if isinstance(p, Parameter)
-    )
-    return {
-        "argument bytes": arguments,
-        "output bytes": outputs,
-        "alias bytes": aliased,
-        "temp bytes": plan.nbytes,
-        "peak bytes": arguments + outputs - aliased + plan.nbytes,
-    }
-
-
-class _Profiled(CpuExecutable):
-    """The same program with counters."""
-
-    def __init__(self, other: CpuExecutable) -> None:
-        built = Built(other.fused, other.block, other.plan)
-        native = program_.write(built.block, built.plan, other.target, profile=True)
-        image, addresses = linked(native, built, other.target)
-        super().__init__(
-            other.source, other.options, other.target, image, addresses, lambda: built, native.callbacks
-        )
-        self.native = native
-        self._counters = (ctypes.c_int64 * (2 * len(native.timed) + 1))()
-        self._tail = [*self._tail, ctypes.addressof(self._counters)]
-
-    def run(self, inputs: Sequence[HostBuffer], calls: int) -> Profile:
-        """The fastest call, after one that is not counted."""
-        self(self._kept(inputs))
-        found = [self._timed_call(self._kept(inputs)) for _ in range(calls)]
-        return min(found, key=lambda profile: profile.wall_ns)
-
-    def _kept(self, inputs: Sequence[HostBuffer]) -> list[HostBuffer]:
-        """Inputs with copies in place of the donated ones."""
-        kept = list(inputs)
-        for i in self.options.donated:
-            type_ = self.block.params[i].type
-            kept[i] = HostBuffer.copy_of(inputs[i].view(type_.shape, type_.dtype))
-        return kept
-
-    def _timed_call(self, inputs: Sequence[HostBuffer]) -> Profile:
-        rate = _cycles_per_ns()
-        ctypes.memset(self._counters, 0, ctypes.sizeof(self._counters))
-        started = time.perf_counter_ns()
-        self(inputs)
-        wall_ns = time.perf_counter_ns() - started
-        phases = tuple(
-            PhaseTime(
-                timed.name, timed.where, self._counters[2 * n] / rate, timed.cost_ns,
-                self._counters[2 * n + 1], timed.step, timed.nbytes,
-            )
-            for n, timed in enumerate(self.native.timed)
-        )  # fmt: skip
-        return Profile(phases, float(wall_ns))
+        return _looking().Profiled(self).run(inputs, calls)
 
 
 @functools.cache
-def _cycles_per_ns() -> float:
-    """Speed of the counter that profiles read."""
-    text = (
-        "declare i64 @llvm.readcyclecounter()\n"
-        "define i64 @infini_cycles() nounwind {\n"
-        "  %now = call i64 @llvm.readcyclecounter()\n  ret i64 %now\n}\n"
-    )
-    library = objects.load([objects.compile_module(text, target_.host_target())], ["infini_cycles"])
-    read = ctypes.CFUNCTYPE(ctypes.c_int64)(library["infini_cycles"])
-    first, start = read(), time.perf_counter_ns()
-    while time.perf_counter_ns() - start < 5_000_000:
-        pass
-    return float(read() - first) / (time.perf_counter_ns() - start)
+def _looking() -> Any:  # Any: a module
+    """`profiling`, and the compiler with it, which running a program from the disk does not need."""
+    return importlib.import_module("infini.backends.cpu.profiling")
 
 
 @functools.cache

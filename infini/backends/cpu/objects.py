@@ -120,7 +120,7 @@ _LINKERS: Final[weakref.WeakSet[llvm.LLJIT]] = weakref.WeakSet()
 
 
 class _Linkers:
-    """LLVM's linkers: one for every library takes five times the time, and one for all never forgets the names
+    """LLVM's linkers: one for every library takes five times the time; one for all never forgets the names
     of libraries that are gone (9 kB each). So each serves some libraries, and goes with the last of them.
     """
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from infini.backends import cpu, spmd
-from infini.backends.cpu.executable import memory_analysis
+from infini.backends import spmd
+from infini.backends.cpu import compiling
 from infini.backends.spmd import executable as spmd_executable
 from infini.compiler import cost
 from infini.compiler.llvm import program as program_, target as target_
@@ -31,7 +31,7 @@ class NullExecutable:
     def __init__(self, program: ir.Program, options: CompileOptions) -> None:
         target = target_.host_target()
         self.program, self.options = program, options
-        self.fused, self.block, self.plan = cpu.build(program, options, target)
+        self.fused, self.block, self.plan = compiling.build(program, options, target)
         self.native = program_.write(self.block, self.plan, target)
 
     def __call__(self, inputs: Sequence[HostBuffer]) -> tuple[HostBuffer, ...]:
@@ -71,7 +71,7 @@ class NullExecutable:
 
     def memory_analysis(self) -> dict[str, int]:
         """Bytes of arguments, results, aliases and temporaries of the plan."""
-        return memory_analysis(self.block, self.plan)
+        return compiling.memory_analysis(self.block, self.plan)
 
 
 class NullBackend:
@@ -120,7 +120,7 @@ class NullBackend:
 
     def route(self, program: ir.Program, op: primitive.Primitive) -> backend_.Route:
         """How the CPU computes `op` in a program made of nothing else."""
-        return cpu.route(program, op)
+        return compiling.route(program, op)
 
     def memory_stats(self, device: Device) -> dict[str, int]:
         """Nothing is counted."""

@@ -11,7 +11,10 @@ from infini.compiler.llvm.contraction import Dimension, Problem
 from infini.compiler.llvm.target import Target
 from infini.core import dtypes
 
-TILE_DEPTH = 64  # rows of B that a task packs at once when nobody else needs them
+TILE_ROWS = 256  # most rows of A with which a task packs the columns of B that it needs, by itself
+TILE_DEPTH = 64  # rows of B that it packs at once: as many as are read while those before are used
+TILE_DEPTH_OF_MANY = 128  # the same with more than ROW_BLOCK rows of A
+MIN_COLUMN_TILES = 6  # with fewer tasks B is packed by all of them together
 DEPTH_BLOCK = 256  # rows of a packed panel, so that it stays in the first-level cache
 ROW_BLOCK = 96  # rows of A per task
 COLUMN_BLOCK = 512  # columns per task, so that DEPTH_BLOCK rows of B stay in the second-level cache
@@ -20,6 +23,9 @@ LOCAL_FLOPS = 2e7  # largest product that is one task
 SMALL_FLOPS = 1.5e6  # a single product below this is one task
 TASK_FLOPS = 2e6
 STAGED_COLUMNS = 256  # per task when the sums of a tile are kept aside
+FAR_BYTES = 1 << 20  # of B from which on it is not expected in a cache
+DEPTH_UNIT = 16  # depth blocks are a multiple of it, so that B is packed in whole squares
+MIN_COLUMNS = 4  # panels of a task
 MIN_TILES = 16  # so that several threads get equal shares
 
 
@@ -114,6 +120,12 @@ class Plan:
         return self.column_block if self.is_staged else self.problem.m.out
 
     @property
+    def asks_ahead(self) -> bool:
+        """Whether register blocks ask for what the tile packs next: B comes from memory and is used once."""
+        nbytes = self.k.size * self.problem.n.size * self.y_dtype.itemsize
+        return self.packs == "tile" and self.num_depth_blocks > 1 and nbytes >= FAR_BYTES
+
+    @property
     def num_packed(self) -> int:
         """Different matrices B."""
         return int(np.prod([d.size for d in self.y_batch], dtype=np.int64))
@@ -139,13 +151,15 @@ def make_plan(
     panel = vectors * lanes
     padded = -(-problem.n.size // panel) * panel
     one = problem.flops / problem.num_batches
-    packs = "tile" if m <= ROW_BLOCK else "phase"
+    has_tiles = m <= ROW_BLOCK or (m <= TILE_ROWS and padded >= MIN_COLUMN_TILES * MIN_COLUMNS * panel)
+    packs = "tile" if has_tiles else "phase"
     if padded * k.size * compute.itemsize <= LOCAL_BYTES and (
         problem.flops <= SMALL_FLOPS or (problem.num_batches >= 4 and one <= LOCAL_FLOPS)
     ):
         packs = "task"
-    depth = _even_block(k.size, TILE_DEPTH if packs == "tile" else DEPTH_BLOCK, microkernel.UNROLL)
-    row_block = _even_block(m, ROW_BLOCK, rows)
+    tile_depth = TILE_DEPTH if m <= ROW_BLOCK else TILE_DEPTH_OF_MANY
+    depth = _even_block(k.size, tile_depth if packs == "tile" else DEPTH_BLOCK, DEPTH_UNIT)
+    row_block = _even_block(m, TILE_ROWS if packs == "tile" else ROW_BLOCK, rows)
     column_block = padded if packs == "task" else _even_block(padded, COLUMN_BLOCK, panel)
     if out_dtype != compute:  # the sums of a tile stay on the stack
         column_block = (
@@ -153,9 +167,9 @@ def make_plan(
         )
     if packs != "task":
         wanted = min(MIN_TILES, problem.flops / TASK_FLOPS)
-        while column_block >= 8 * panel and _tiles(problem, row_block, column_block) < wanted:
+        while column_block >= 2 * MIN_COLUMNS * panel and _tiles(problem, row_block, column_block) < wanted:
             column_block = _even_block(padded, column_block // 2, panel)
-        while row_block >= 4 * rows and _tiles(problem, row_block, column_block) < wanted:
+        while packs != "tile" and row_block >= 2 * rows and _tiles(problem, row_block, column_block) < wanted:
             row_block = _even_block(m, row_block // 2, rows)
     is_direct = x_dtype == compute and k.x == 1 and k.size <= 512 and (problem.m.x * compute.itemsize) % 2048
     a_layout = "direct" if is_direct else "rows" if k.x == 1 else "panels"

@@ -9,6 +9,7 @@ normalisation's input, weight and bias then read everything once.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -283,9 +284,14 @@ class _Writer:
             for i, type_, access in zip(rider.arguments, types, kernel.loads, strict=False)
         ]
         evaluator = Evaluator(
-            f, rider.columns.plan.definitions, kernel.grid, rider.columns.program_ids(array), dict(zip(params, loads, strict=False)),
-            dict(kernel.body.consts), allocate=f.allocate,
-        )  # fmt: skip
+            f,
+            rider.columns.plan.definitions,
+            kernel.grid,
+            rider.columns.program_ids(array),
+            dict(zip(params, loads, strict=False)),
+            dict(kernel.body.consts),
+            allocate=f.allocate,
+        )
         evaluator.lanes = self.target.lanes
         return evaluator
 
@@ -412,35 +418,49 @@ class _Writer:
         f, pointers = self._function()
         first, total_ns = 0, 0.0
         for rider, partials in zip(self.riders, self.partials, strict=True):
-            width = rider.columns.width
-            cost_ns = self.num_blocks * width * len(partials) * JOIN_NS
-            unit = self.target.lanes * JOIN_UNROLL
-            chunk = width
-            if cost_ns >= ALONE_NS:
-                chunk = min(width, max(1, round(width * TASK_NS / cost_ns / unit)) * unit)
-            count = -(-width // chunk)
+            cost_ns = self.num_blocks * rider.columns.width * len(partials) * JOIN_NS
             total_ns += cost_ns
-            for part in self._parts(f, first, count, width, chunk):
-                self._join(f, pointers, rider, partials, part)
+            task = f.sub(f.parameters[1], first)
+            parts = self._arrays if self.outer > 1 else self._chunks
+            count = parts(f, task, cost_ns, rider, partials, pointers)
             first += count
         return f, first, total_ns
 
-    def _parts(
-        self, f: Function, first: int, count: int, width: int, chunk: int
-    ) -> Iterator[Iterable[Sequence[Lane]]]:
-        """The columns of each task from number `first` on, inside the condition that it is one of them."""
-        task = f.sub(f.parameters[1], first)
+    def _arrays(
+        self, f: Function, task: Int, cost_ns: float, rider: Rider, partials: Sequence[_Partial],
+        pointers: Sequence[Value],
+    ) -> int:  # fmt: skip
+        """Tasks that each join some whole arrays; how many."""
+        wanted = max(1, round(self.outer * TASK_NS / cost_ns))
+        size = self.outer if cost_ns < ALONE_NS else min(wanted, self.outer)
+        count, width = -(-self.outer // size), rider.columns.width
+        start = f.mul(task, size)
+        with f.when(f.compare("ult", f.integer(task), f.integer(count))):
+            stop = f.minimum(f.add(start, size), self.outer)
+            with f.loop(start, stop, runs=True) as array:
+                columns = self._vectors(f, 0, width, JOIN_UNROLL, size=width)
+                self._join(f, pointers, rider, partials, columns, array.index)
+        return count
+
+    def _chunks(
+        self, f: Function, task: Int, cost_ns: float, rider: Rider, partials: Sequence[_Partial],
+        pointers: Sequence[Value],
+    ) -> int:  # fmt: skip
+        """Tasks that each join some columns of the only array; how many."""
+        width, unit = rider.columns.width, self.target.lanes * JOIN_UNROLL
+        chunk = width
+        if cost_ns >= ALONE_NS:
+            chunk = min(width, max(1, round(width * TASK_NS / cost_ns / unit)) * unit)
         whole = width // chunk
-        if whole:
-            with f.when(f.compare("ult", f.integer(task), f.integer(whole))):
-                if count == 1:
-                    yield self._vectors(f, 0, width, JOIN_UNROLL, size=width)
-                else:
-                    start = f.mul(task, chunk)
-                    yield self._vectors(f, start, f.add(start, chunk), JOIN_UNROLL, size=chunk)
-        if whole < count:
+        with f.when(f.compare("ult", f.integer(task), f.integer(whole))):
+            first: Int = f.mul(task, chunk) if whole > 1 else 0
+            columns = self._vectors(f, first, f.add(first, chunk), JOIN_UNROLL, size=chunk)
+            self._join(f, pointers, rider, partials, columns, 0)
+        if width % chunk:
             with f.when(f.compare("eq", f.integer(task), f.integer(whole))):
-                yield self._vectors(f, whole * chunk, width, JOIN_UNROLL, size=width)
+                columns = self._vectors(f, whole * chunk, width, JOIN_UNROLL, size=width)
+                self._join(f, pointers, rider, partials, columns, 0)
+        return -(-width // chunk)
 
     def _join(
         self,
@@ -449,11 +469,13 @@ class _Writer:
         rider: Rider,
         partials: Sequence[_Partial],
         columns: Iterable[Sequence[Lane]],
+        array: Int,
     ) -> None:
-        evaluator = self._evaluator(f, rider, pointers)
+        evaluator = self._evaluator(f, rider, pointers, array)
         stores, results = self._stores(rider, pointers), rider.columns.plan.body.results
         for lanes in columns:
-            states = self._total(f, pointers[-1], partials, [lane.place.base for lane in lanes])
+            places = [lane.place.base for lane in lanes]
+            states = self._total(f, pointers[-1], partials, places, f.mul(array, self.each))
             for lane, state in zip(lanes, states, strict=True):
                 evaluator.mask = lane.mask
                 evaluator.turn += 1
@@ -466,9 +488,9 @@ class _Writer:
                         stores[n].store(evaluator, at, value)
 
     def _total(
-        self, f: Function, scratch: Value, partials: Sequence[_Partial], columns: Sequence[Int]
+        self, f: Function, scratch: Value, partials: Sequence[_Partial], columns: Sequence[Int], first: Int
     ) -> list[list[Value]]:
-        """Of each vector of columns, every reduction."""
+        """Of each vector of columns, every reduction; `first` is the first block of the array."""
         lanes = self.target.lanes
 
         def nothing() -> list[Value]:
@@ -479,7 +501,8 @@ class _Writer:
             for number, column in enumerate(columns):
                 for k, partial in enumerate(partials):
                     before = totals[number * len(partials) + k]
-                    x = f.load(self._place(f, scratch, partial, block, column), before.type)
+                    place = self._place(f, scratch, partial, f.add(first, block), column)
+                    x = f.load(place, before.type)
                     found.append(partial.kind.join(f, (x,), (before,))[0])
             return found
 
@@ -493,12 +516,12 @@ class _Writer:
             return loop.results
 
         def walk(step: int, turn: Turn) -> list[Value]:
-            if self.num_blocks <= 2 * PARTIAL * step:
-                return plain(0, self.num_blocks, step, turn)
+            if self.each <= 2 * PARTIAL * step:
+                return plain(0, self.each, step, turn)
             part = step * PARTIAL
 
             def partial(at: Value, totals: list[Value]) -> list[Value]:
-                last = f.minimum(f.add(at, part), self.num_blocks)
+                last = f.minimum(f.add(at, part), self.each)
                 return joined(plain(at, last, step, turn), totals)
 
             return walk(part, partial)

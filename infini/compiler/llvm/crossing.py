@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from infini.compiler.llvm import operations, registers
+from infini.compiler.llvm import registers, segments
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.evaluate import Evaluator, Operand
 from infini.compiler.llvm.indexing import Index, c_strides
 from infini.compiler.llvm.movement import make_task
 from infini.compiler.llvm.schedule import Schedule
+from infini.compiler.llvm.segments import MOVING
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import I32, I64, vector
@@ -46,8 +47,8 @@ class Crossing:
         dimension: of the grid, along which elements of the operands lie together.
         loads: numbers of these operands.
         lanes: of a vector, and rows of a block.
-        form: "blocks" are transposed; of a narrow grid dimension elements are "dealt" out, those of a narrow
-            tile "gathered".
+        form: "blocks" are transposed; of a narrow grid dimension elements are "dealt" out; of a "narrow" tile
+            vectors run along the grid.
     """
 
     dimension: int
@@ -58,22 +59,44 @@ class Crossing:
 
 def find(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule, target: Target) -> Crossing | None:
     """How a kernel reads across; None when it does not, or does more than computing element by element."""
-    if len(plan.passes) != 1 or kernel.extents:
+    if len(plan.passes) != 1 or kernel.extents or not kernel.stores:
         return None
     only = plan.passes[0]
     if len(only.space) != 1 or only.reductions or only.kept or only.block is not None:
-        return None
-    if any(e.op.name not in operations.NAMES | {"broadcast_in_dim", "iota"} for e in kernel.body.equations):
         return None
     (size,) = only.space
     for store, type_ in zip(kernel.stores, kernel.outputs, strict=True):
         if store.fill is not None or store.tile != (size,) or _flat(store, type_)[1] != (1,):
             return None
-    if size == 1 or not kernel.stores:
+    if size == 1:
+        return None
+    return _narrow(kernel, in_types, size, target) or _crossed(kernel, in_types, size, target)
+
+
+def _narrow(kernel: Kernel, in_types: Sequence[ArrayType], size: int, target: Target) -> Crossing | None:
+    """A tile narrower than a vector, of which neighbouring programs store one after another."""
+    if size > NARROW or any(load.fill is not None for load in kernel.loads):
+        return None
+    stores = [_flat(s, t)[0] for s, t in zip(kernel.stores, kernel.outputs, strict=True)]
+    lanes = _lanes([*in_types[: len(kernel.loads)], *kernel.outputs], target)
+    for dimension, count in enumerate(kernel.grid):
+        if count >= lanes and all(grid[dimension] == size for grid in stores):
+            return Crossing(dimension, (), lanes, "narrow")
+    return None
+
+
+def _lanes(types: Sequence[ArrayType], target: Target) -> int:
+    itemsize = max(type_.dtype.itemsize for type_ in types)
+    return min(4 * target.lanes // itemsize, 2 * target.lanes)
+
+
+def _crossed(kernel: Kernel, in_types: Sequence[ArrayType], size: int, target: Target) -> Crossing | None:
+    """Operands of which elements of neighbouring programs lie together."""
+    if any(e.op.name in MOVING for e in kernel.body.equations):
         return None
     found: dict[int, list[int]] = {}
     for number, (load, type_) in enumerate(zip(kernel.loads, in_types, strict=False)):
-        if load.tile != (size,) or load.fill is not None or load.tile_strides == ():
+        if load.tile != (size,) or load.fill is not None:
             continue
         grid, (step,) = _flat(load, type_)
         beside = [d for d, stride in enumerate(grid) if stride == 1 and kernel.grid[d] > 1]
@@ -83,9 +106,11 @@ def find(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule, target: 
         return None
     dimension = max(found, key=lambda d: len(found[d]))
     loads = tuple(found[dimension])
-    itemsize = max(in_types[i].dtype.itemsize for i in loads)
-    lanes = min(4 * target.lanes // itemsize, 2 * target.lanes)
-    return Crossing(dimension, loads, lanes, _form(kernel, in_types, dimension, loads, size))
+    steps = {_flat(kernel.loads[i], in_types[i])[1] for i in loads}
+    count = kernel.grid[dimension]
+    is_dealt = count <= NARROW and steps == {(count,)}
+    lanes = _lanes([in_types[i] for i in loads], target)
+    return Crossing(dimension, loads, lanes, "dealt" if is_dealt else "blocks")
 
 
 def _flat(access: Access, type_: ArrayType) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -99,33 +124,6 @@ def _flat(access: Access, type_: ArrayType) -> tuple[tuple[int, ...], tuple[int,
         for rows in (access.grid_strides, access.tile_strides)
     )
     return grid, tile
-
-
-def _form(
-    kernel: Kernel, in_types: Sequence[ArrayType], dimension: int, loads: Sequence[int], size: int
-) -> str:
-    count = kernel.grid[dimension]
-    steps = {_flat(kernel.loads[i], in_types[i])[1] for i in loads}
-    if count <= NARROW and steps == {(count,)}:
-        return "dealt"
-    stores = [_flat(s, t) for s, t in zip(kernel.stores, kernel.outputs, strict=True)]
-    if size > NARROW or any(grid[dimension] != size for grid, _ in stores):
-        return "blocks"
-    if any(e.op.name not in operations.NAMES for e in kernel.body.equations):
-        return "blocks"
-    if kernel.body.params[len(kernel.loads) + dimension] in {
-        v for e in kernel.body.equations for v in e.inputs
-    }:
-        return "blocks"
-    for number, (load, type_) in enumerate(zip(kernel.loads, in_types, strict=False)):
-        grid, tile = _flat(load, type_)
-        is_scalar = load.tile == () and grid[dimension] == 0
-        is_like = load.tile == (size,) and tile == (1,) and grid[dimension] == size
-        if number not in loads and (load.fill is not None or not (is_scalar or is_like)):
-            return "blocks"
-    if any(v.type.shape != (size,) for v in kernel.body.results):
-        return "blocks"
-    return "gathered"
 
 
 def emit(
@@ -150,7 +148,7 @@ class _Emission:
         self.chunk = self.count
         if crossing.form == "blocks":
             self.chunk = min(CHUNK, self.count)
-        elif crossing.form == "gathered":
+        elif crossing.form == "narrow":
             self.chunk = min(self.count, max(1, 4096 // self.size // crossing.lanes) * crossing.lanes)
         self.outer = tuple(
             -(-n // self.chunk) if d == crossing.dimension else n for d, n in enumerate(kernel.grid)
@@ -186,6 +184,8 @@ class _Emission:
             allocate=f.allocate,
         )
         self.e.lanes = self.crossing.lanes
+        if self.crossing.form == "narrow":
+            self.e.cuts = segments.Cuts(tuple(range(1, self.size)), segments.Lines(self.plan, None))
         first: Int = 0 if self.items == 1 else f.mul(task, self.per_task)
         stop: Int = f.add(first, self.per_task)
         if self.items % self.per_task:
@@ -208,6 +208,8 @@ class _Emission:
     def _may_stream(self) -> bool:
         """Whether stores pass the cache by: results are large, and all that is stored are whole vectors."""
         outputs, lanes = self.kernel.outputs, self.crossing.lanes
+        if self.crossing.form == "narrow":
+            return False
         if sum(t.nbytes for t in outputs) < STREAMED_BYTES or self.size % lanes:
             return False
         if any(lanes * t.dtype.itemsize < STREAMED_VECTOR for t in outputs):
@@ -237,9 +239,9 @@ class _Emission:
                 self._deal(f, place, columns)
             return
         first = f.mul(chunk, self.chunk)
-        if self.crossing.form == "gathered":
+        if self.crossing.form == "narrow":
             for place, rows in self._pieces(f, first, self.count, self.chunk):
-                self._gather(f, place, rows)
+                self._across(f, place, rows)
             return
         for left, right in self._panels(f):
             for row, rows in self._pieces(f, first, self.count, self.chunk):
@@ -349,39 +351,44 @@ class _Emission:
             self._row(f, r, {param: vectors[r] for param, vectors in dealt}, Index(column, 1))
         e.mask = None
 
-    def _gather(self, f: Function, row: Int, num_rows: int) -> None:
+    def _across(self, f: Function, row: Int, num_rows: int) -> None:
         """A vector of programs with all their elements, which lie in the results one after another."""
         e, lanes, size = self.e, self.crossing.lanes, self.size
-        e.program_ids[self.crossing.dimension] = row
+        dimension = self.crossing.dimension
+        e.program_ids[dimension], e.lane_dimension = row, dimension
+        first = f.splat(f.convert("trunc", f.integer(row), I32), lanes)
+        e.registers[self._id(dimension)] = f.binary("add", first, f.lane_numbers(first.type))
+        is_moved = any(equation.op.name in MOVING for equation in self.kernel.body.equations)
         known: list[tuple[Var, list[Value]]] = []
-        mask = None if num_rows == lanes else f.first_lanes(num_rows, lanes)
-        for number, load in enumerate(self.kernel.loads):
-            param = self.kernel.body.params[number]
-            if load.tile == ():
-                continue
-            pointer, step = e.place(e.operands[param], (Index(0, 1),))
-            if number not in self.crossing.loads:
-                known.append((param, self._lying_together(f, pointer, param, size, num_rows * size)))
-                continue
-            element = registers.memory_element(param.type.dtype)
-            type_ = vector(element, lanes)
-            parts = []
-            for i in range(size):
-                at = f.at(pointer, i * step, element)
-                nothing = f.constant(0, type_)
-                parts.append(f.load(at, type_) if mask is None else f.masked_load(at, mask, nothing))
-            places = [divmod(i, size) for i in range(size * lanes)]
-            order = [t * lanes + g for g, t in places]
-            known.append(
-                (param, [picked(f, parts, order[i : i + lanes]) for i in range(0, size * lanes, lanes)])
-            )
-        for j in range(size):
-            active = min(lanes, num_rows * size - j * lanes)
-            if active <= 0:
-                continue
-            e.mask = None if active == lanes else f.first_lanes(active, lanes)
-            self._row(f, row, {param: vectors[j] for param, vectors in known}, Index(j * lanes, 1))
-        e.mask = None
+        for param, load, type_ in zip(
+            self.kernel.body.params, self.kernel.loads, self.in_types, strict=False
+        ):
+            grid, tile = _flat(load, type_)
+            if load.tile == (size,) and tile == (1,) and grid[dimension] == size and not is_moved:
+                pointer, _ = e.place(e.operands[param], (Index(0, 0),))
+                parts = self._lying_together(f, pointer, param, size, num_rows * size)
+                orders = [[i * size + t for i in range(lanes)] for t in range(size)]
+                known.append((param, [picked(f, parts, order) for order in orders]))
+        e.mask = None if num_rows == lanes else f.first_lanes(num_rows, lanes)
+        results: list[list[Value]] = []
+        for t in e.segments(size):
+            for param, vectors in known:
+                e.registers[param] = registers.from_memory(f, vectors[t[0]], param.type.dtype)
+            results.append([e.vector(result, (Index(t[0]),)) for result in self.kernel.body.results])
+        e.mask, e.lane_dimension = None, None
+        for operand, values in zip(self.stores, zip(*results, strict=True), strict=True):
+            dtype = operand.type.dtype
+            bits = [registers.to_memory(f, value, dtype) for value in values]
+            pointer, _ = e.place(operand, (Index(0),))
+            for j in range(-(-num_rows * size // lanes)):
+                order = [divmod(j * lanes + i, size) for i in range(lanes)]
+                vector_ = picked(f, bits, [t * lanes + program for program, t in order])
+                at = f.at(pointer, j * lanes, vector_.type.element)
+                active = num_rows * size - j * lanes
+                if active < lanes:
+                    f.masked_store(vector_, at, f.first_lanes(active, lanes))
+                else:
+                    f.store(vector_, at)
 
     def _lying_together(
         self, f: Function, pointer: Value, param: Var, count: int, num_elements: int

@@ -21,6 +21,8 @@ from infini.core.ir import ArrayType, Equation, Var
 from infini.tile.program import Access
 
 
+import os
+PF=int(os.environ.get("PF","0"))
 @dataclass(frozen=True, slots=True)
 class Bound:
     """A range check of an access that the loop's range already guarantees: (size, offset, grid strides,
@@ -93,6 +95,7 @@ class Evaluator:
         self.segment: range | None = None  # between them, where the loops stand now
         self.programs: dict[int, range] = {}  # along dimensions of the grid, where they stand
         self.facts: list[tuple[segments.Lines, range]] = []  # for comparisons in these ranges
+        self.lane_dimension: int | None = None  # of the grid, when lanes are neighbouring programs
         self.streams = False  # whether stores, all of them to aligned vectors, pass the cache by
         self.turn = 0  # counted up by who changes program ids or registers: what was known is computed anew
 
@@ -121,7 +124,7 @@ class Evaluator:
         known = self.registers.get(var)
         if known is not None:
             return known
-        varies = any(i.stride for i in index)
+        varies = self.lane_dimension is not None or any(i.stride for i in index)
         mask = self.mask.text if varies and self.mask else ""
         key = (var, index, self.lanes if varies else 1, mask, self.turn)
         found = self.f.recall(key)
@@ -143,17 +146,9 @@ class Evaluator:
         if equation.op.name in schedule.VIEWS:
             return self._view(equation, index)
         inputs = equation.inputs
-        if self.facts:
-            if equation.op.name in segments.COMPARISONS:
-                for lines, where in self.facts:
-                    holds = lines.holds(equation, where)
-                    if holds is not None:
-                        return self.f.constant(holds, I1)
-            elif equation.op.name == "select_n" and inputs[0].type.dtype == dtypes.bool_:
-                chosen = self.value(inputs[0], broadcast_index(index, inputs[0].type.shape, var.type.shape))
-                if chosen.text in ("true", "false"):
-                    taken = inputs[1 + (chosen.text == "true")]
-                    return self.value(taken, broadcast_index(index, taken.type.shape, var.type.shape))
+        known = self._known(equation, index)
+        if known is not None:
+            return known
         values = [self.value(v, broadcast_index(index, v.type.shape, var.type.shape)) for v in inputs]
         lanes = max(v.type.lanes for v in values)
         return operations.emit(
@@ -164,6 +159,28 @@ class Evaluator:
             [self.f.splat(v, lanes) for v in values],
             equation.attrs,
         )
+
+    def _known(self, equation: Equation, index: tuple[Index, ...]) -> Value | None:
+        """What an operation gives where comparisons are constants: True, False, or the choice they make."""
+        name, inputs, shape = equation.op.name, equation.inputs, equation.output.type.shape
+        if not self.facts or not inputs or inputs[0].type.ndim > 1:
+            return None
+        if name in segments.COMPARISONS:
+            for lines, where in self.facts:
+                holds = lines.holds(equation, where)
+                if holds is not None:
+                    return self.f.constant(holds, I1)
+        if inputs[0].type.dtype != dtypes.bool_ or name not in ("and", "or", "select_n"):
+            return None
+        for number, var in enumerate(inputs[: 1 if name == "select_n" else 2]):
+            value = self.value(var, broadcast_index(index, var.type.shape, shape)).text
+            if value in ("true", "false"):
+                is_true = value == "true"
+                if name != "select_n" and is_true == (name == "or"):
+                    return self.f.constant(is_true, I1)
+                other = inputs[1 + is_true] if name == "select_n" else inputs[1 - number]
+                return self.value(other, broadcast_index(index, other.type.shape, shape))
+        return None
 
     def _constant(self, var: Var, index: tuple[Index, ...]) -> Value:
         constant = self.constants[var]
@@ -271,6 +288,7 @@ class Evaluator:
         if self.lanes == 1 or (stride == 0 and (mask is None or mask is self.mask)):
             return registers.load(f, pointer, dtype, 1, is_invariant=is_invariant)
         if stride == 1 and mask is None:
+            if PF and is_invariant: f.prefetch(f.at(pointer, PF, registers.memory_element(dtype)))
             return registers.load(f, pointer, dtype, self.lanes, is_invariant=is_invariant)
         if stride == 1 and mask is not None:
             return registers.masked_load(f, pointer, dtype, mask, fill)
@@ -376,6 +394,8 @@ class Evaluator:
             factor = sum(s * row[t] for s, row in zip(strides, access.tile_strides, strict=True))
             terms.append((place.base, factor))
             stride += factor * place.stride
+        if self.lane_dimension is not None:
+            stride += terms[1 + self.lane_dimension][1]
         return self._address(operand.pointer, operand.type.dtype, terms), stride
 
     def _address(self, pointer: Value, dtype: np.dtype, terms: Sequence[tuple[Int, int]]) -> Value:

@@ -150,6 +150,7 @@ class _Emission:
     # --- the phase that packs B -----------------------------------------------------------------
 
     def _pack(self) -> TaskFunction:
+        """A task packs some panels of a depth block."""
         plan = self.plan
         panel_bytes = plan.depth * plan.panel * plan.compute.itemsize
         group = max(1, min(plan.num_panels, PACK_BYTES // panel_bytes))

@@ -18,6 +18,11 @@ def preferred(program: Program, target: Target) -> tuple[Layout | None, ...]:
     return tuple(_preferred_of(param, program, target) for param in program.params)
 
 
+def wanted(program: Program, number: int, target: Target) -> Layout | None:
+    """The layout of one parameter of a program in canonical form, None for row-major."""
+    return _preferred_of(program.params[number], program, target)
+
+
 def _preferred_of(param: Var, program: Program, target: Target) -> Layout | None:
     if param in program.results or param.type.ndim < 2:
         return None

@@ -14,13 +14,30 @@ import numpy as np
 from infini.compiler.llvm import operations, registers
 from infini.compiler.llvm.builder import Function, Value
 from infini.compiler.llvm.target import Target
-from infini.compiler.llvm.types import I1, I64, PTR, scalar, vector
+from infini.compiler.llvm.types import I64, PTR, scalar, vector
 
-UNROLL = 4  # steps of k per turn
+UNROLL = 1  # steps of k per turn; more give longer code and no more speed
 # How far ahead rows of a panel are asked for that nobody has packed just before, as they come from far. It
 # halves the time of 16 rows times a matrix of 1024 by 4096; 8, 16 and 32 rows ahead gain less.
 PREFETCH_ROWS = 64
 LINE_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Memory to ask for, a piece per step of k: `num_lines` cache lines of each row, `pieces` to a row.
+
+    Args:
+        row_bytes: from one row to the next.
+        pieces: steps that a row takes, a power of two.
+        num_lines: lines of a step.
+        gap: lines between the lines of a step, and to those of the next step.
+    """
+
+    row_bytes: int
+    pieces: int
+    num_lines: int
+    gap: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +57,7 @@ class Block:
         out: dtype of the result.
         stored: dtype of B where it was packed long before, converted as it is loaded; None when it has just
             been packed, in `compute`.
+        ahead: what to ask for meanwhile that will be read soon, if anything.
     """
 
     rows: int
@@ -53,6 +71,7 @@ class Block:
     compute: np.dtype
     out: np.dtype
     stored: np.dtype | None = None
+    ahead: Ahead | None = None
 
 
 def block_size(target: Target, num_rows: int, compute: np.dtype) -> tuple[int, int, int]:
@@ -64,22 +83,28 @@ def block_size(target: Target, num_rows: int, compute: np.dtype) -> tuple[int, i
     return max(1, min(most, -(-num_rows // fewest_turns))), 2, lanes
 
 
-def emit_block(name: str, block: Block, *, has_tail: bool) -> Function:
+def emit_block(name: str, block: Block, *, has_tail: bool, adds: bool = True) -> Function:
     """`void name(ptr A, ptr B, ptr C, i64 depth, i64 is_later)`: C = A B, or C += A B when `is_later` is
     not 0.
+
+    With `block.ahead` a sixth argument points to what will be read soon.
 
     Args:
         name: symbol.
         block: the register block.
         has_tail: whether depth may be no multiple of UNROLL.
+        adds: whether `is_later` may be anything but 0.
     """
     f = Function(
         name,
-        [(PTR, "A"), (PTR, "B"), (PTR, "C"), (I64, "depth"), (I64, "is_later")],
+        [
+            *((PTR, "A"), (PTR, "B"), (PTR, "C"), (I64, "depth"), (I64, "is_later")),
+            *([(PTR, "ahead")] if block.ahead is not None else []),
+        ],
         linkage="internal",
         attributes="nounwind noinline",
     )
-    a, panel, c, depth, is_later = f.parameters
+    a, panel, c, depth, is_later = f.parameters[:5]
     element = registers.register_type(block.compute).element
     type_ = vector(element, block.lanes)
     for row in range(block.rows):
@@ -87,18 +112,26 @@ def emit_block(name: str, block: Block, *, has_tail: bool) -> Function:
     acc = [f.constant(0, type_)] * (block.rows * block.vectors)
     whole = f.mul(f.divide(depth, UNROLL)[0], UNROLL) if has_tail else depth
     with f.loop(0, whole, UNROLL, acc, runs=not has_tail) as loop:
+        if block.ahead is not None:
+            _ask(f, block.ahead, f.parameters[5], loop.index)
         loop.next = _steps(f, block, a, panel, start=loop.index, acc=loop.carried, count=UNROLL)
     acc = loop.results
     if has_tail:
         with f.loop(whole, depth, 1, acc) as loop:
             loop.next = _steps(f, block, a, panel, start=loop.index, acc=loop.carried, count=1)
         acc = loop.results
-    later = f.compare("ne", is_later, f.integer(0))
-    with f.when(later):
-        _write(f, block, c, acc, adds=True)
-    with f.when(f.binary("xor", later, f.constant(True, I1))):
-        _write(f, block, c, acc, adds=False)
+    _write(f, block, c, acc, is_later if adds else None)
     return f
+
+
+def _ask(f: Function, ahead: Ahead, first: Value, step: Value) -> None:
+    """Prefetch the lines of one step."""
+    row, piece = f.divide(step, ahead.pieces)
+    here = f.at(first, f.mul(row, ahead.row_bytes), "i8")
+    span = LINE_BYTES * ahead.gap
+    here = f.at(here, f.mul(piece, ahead.num_lines * span), "i8")
+    for line in range(ahead.num_lines):
+        f.prefetch(f.at(here, line * span, "i8"))
 
 
 def _steps(
@@ -131,8 +164,11 @@ def _row_of_panel(f: Function, block: Block, place: Value, stored: np.dtype) -> 
     return operations.convert(f, stored, x, new_dtype=block.compute)
 
 
-def _write(f: Function, block: Block, c: Value, acc: list[Value], *, adds: bool) -> None:
+def _write(f: Function, block: Block, c: Value, acc: list[Value], is_later: Value | None) -> None:
+    """Store the sums, added to what is there when `is_later` is not 0."""
     element = registers.memory_element(block.out)
+    # What makes a sum of a number keeps its bits; with +0 that of -0 would change.
+    nothing = f.constant(-0.0, acc[0].type)
     for i in range(block.rows):
         for j in range(block.vectors):
             active = min(block.lanes, block.width - j * block.lanes)
@@ -141,10 +177,11 @@ def _write(f: Function, block: Block, c: Value, acc: list[Value], *, adds: bool)
             place = f.at(c, i * block.out_row + j * block.lanes, element)
             mask = None if active == block.lanes else f.first_lanes(active, block.lanes)
             value = acc[i * block.vectors + j]
-            if adds:
+            if is_later is not None:
                 if mask is None:
                     before = registers.load(f, place, block.out, block.lanes)
                 else:
                     before = registers.masked_load(f, place, block.out, mask, 0)
-                value = f.binary("fadd", before, value)
+                adds = f.compare("ne", is_later, f.integer(0))
+                value = f.binary("fadd", f.select(adds, before, nothing), value)
             registers.store(f, registers.rounded(f, value, block.out), place, block.out, mask)

@@ -2,7 +2,8 @@
 in.
 
 A panel holds some columns, row by row, with zeros beyond the edge. Where k is the contiguous dimension of
-the source, square blocks are transposed in registers.
+the source, square blocks are transposed in registers. The text is small loops: many products of a program
+pack in a way of their own, and each is compiled.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import numpy as np
 
 from infini.compiler.llvm import operations, registers
 from infini.compiler.llvm.builder import Function, Int, Value
+
+LINE_BYTES = 64
+AHEAD_ROWS = 8  # of a row-major matrix that are asked for before they are copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,14 @@ class Packer:
         row: elements of a row of the copy, a multiple of `lanes`.
         lanes: elements of a register.
         compute: dtype of the copy.
+        least_depth: rows that every piece has at least.
     """
 
     source: Source
     row: int
     lanes: int
     compute: np.dtype
+    least_depth: int = 0
 
     @property
     def element(self) -> str:
@@ -50,80 +56,136 @@ class Packer:
         """LLVM's name of an element of the matrix."""
         return registers.memory_element(self.source.dtype)
 
-    def panel(self, f: Function, pointer: Value, target: Value, depth: Int, width: int) -> None:
+    @property
+    def is_row_major(self) -> bool:
+        """Whether the columns of a panel lie one after the other in the matrix."""
+        return self.source.width == 1
+
+    def panel(self, f: Function, pointer: Value, target: Value, depth: Int, width: Int) -> None:
         """Copy `depth` rows of `width` columns; columns of the copy beyond `width` become 0."""
-        if self.source.depth == 1 and self.source.width != 1:
+        if self.source.depth == 1 and not self.is_row_major:
             self._transposed(f, pointer, target, depth, width)
             return
         with f.loop(0, depth) as loop:
             here = f.at(pointer, f.mul(loop.index, self.source.depth), self.memory)
             self._row(f, here, f.at(target, f.mul(loop.index, self.row), self.element), width)
 
+    def panels(
+        self, f: Function, pointer: Value, target: Value, depth: Int,
+        panels: tuple[Int, Int], num_columns: int,
+    ) -> None:  # fmt: skip
+        """Copy `depth` rows of a row-major matrix, each into some panels one after the other, so that it is
+        read in long runs, which come faster from memory.
+
+        Args:
+            f: function to write into.
+            pointer: row 0 of the matrix.
+            target: the first of the panels.
+            depth: rows of each panel.
+            panels: first and end of the panels.
+            num_columns: columns of the matrix.
+        """
+        whole, rest = divmod(num_columns, self.row)
+        first, stop = panels
+        size = f.mul(depth, self.row)
+        end: Int = f.minimum(stop, whole) if rest else stop
+        with f.loop(0, depth) as row:
+            here = f.at(pointer, f.mul(row.index, self.source.depth), self.memory)
+            there = f.at(target, f.mul(row.index, self.row), self.element)
+            with f.loop(first, end) as panel:
+                source = f.at(here, f.mul(panel.index, self.row), self.memory)
+                for column in range(0, self.row, LINE_BYTES // self.source.dtype.itemsize):
+                    f.prefetch(f.at(source, AHEAD_ROWS * self.source.depth + column, self.memory))
+                place = f.mul(f.sub(panel.index, first), size)
+                self._row(f, source, f.at(there, place, self.element), self.row)
+            if rest:
+                with f.when(f.compare("sgt", f.integer(stop), f.integer(whole))):
+                    source = f.at(here, whole * self.row, self.memory)
+                    place = f.mul(f.sub(whole, first), size)
+                    self._row(f, source, f.at(there, place, self.element), rest)
+
     def rows(self, f: Function, pointer: Value, target: Value, count: Int, depth: int) -> None:
         """Copy `count` rows of `depth` contiguous elements, one row of the copy each."""
         with f.loop(0, count) as loop:
             here = f.at(pointer, f.mul(loop.index, self.source.width), self.memory)
             there = f.at(target, f.mul(loop.index, self.row), self.element)
-            step = 4 * self.lanes
-            whole = depth // step * step
-            with f.loop(0, whole, step) as column:
-                for u in range(4):
-                    self._move(f, here, there, f.add(column.index, u * self.lanes), self.lanes)
-            for start in range(whole, depth, self.lanes):
-                self._move(f, here, there, start, min(self.lanes, depth - start))
+            whole = depth // self.lanes * self.lanes
+            with f.loop(0, whole, self.lanes) as column:
+                self._move(f, here, there, column.index, self.lanes)
+            if whole < depth:
+                self._move(f, here, there, whole, depth - whole)
 
     def _move(self, f: Function, here: Value, there: Value, place: Int, count: int) -> None:
-        x = self._load(f, f.at(here, place, self.memory), count, stride=1)
+        source = f.at(here, place, self.memory)
         mask = None if count == self.lanes else f.first_lanes(count, self.lanes)
-        registers.store(f, x, f.at(there, place, self.element), self.compute, mask)
+        if mask is None:
+            x = registers.load(f, source, self.source.dtype, self.lanes)
+        else:
+            x = registers.masked_load(f, source, self.source.dtype, mask, 0)
+        registers.store(f, self._converted(f, x), f.at(there, place, self.element), self.compute, mask)
 
-    def _row(self, f: Function, here: Value, there: Value, width: int) -> None:
+    def _row(self, f: Function, here: Value, there: Value, width: Int) -> None:
+        """One row of a panel."""
         for start in range(0, self.row, self.lanes):
-            place = f.at(here, start * self.source.width, self.memory)
-            x = self._load(f, place, min(self.lanes, width - start), stride=self.source.width)
+            x = self._columns(f, here, start, width)
             registers.store(f, x, f.at(there, start, self.element), self.compute)
 
-    def _load(self, f: Function, pointer: Value, count: int, *, stride: int) -> Value:
-        """`count` elements in the compute dtype, and zeros."""
-        source, zero = self.source.dtype, registers.constant(f, 0, self.compute, self.lanes)
-        if count <= 0:
+    def _columns(self, f: Function, here: Value, start: int, width: Int) -> Value:
+        """Columns of a row from `start` on in the compute dtype, and zeros from `width` on."""
+        zero = registers.constant(f, 0, self.compute, self.lanes)
+        count = f.sub(width, start)
+        if isinstance(count, int) and count <= 0:
             return zero
-        if stride == 1 and count == self.lanes:
-            return self._converted(f, registers.load(f, pointer, source, self.lanes))
-        if stride == 1:
+        if self.is_row_major:
+            place = f.at(here, start, self.memory)
+            if isinstance(count, int) and count >= self.lanes:
+                return self._converted(f, registers.load(f, place, self.source.dtype, self.lanes))
             mask = f.first_lanes(count, self.lanes)
-            return self._converted(f, registers.masked_load(f, pointer, source, mask, 0))
+            return self._converted(f, registers.masked_load(f, place, self.source.dtype, mask, 0))
         result = zero
-        for lane in range(count):
-            one = self._converted(f, registers.load(f, f.at(pointer, lane * stride, self.memory), source, 1))
+        for lane in range(min(self.lanes, count) if isinstance(count, int) else self.lanes):
+            one = self._column(f, here, start + lane, width, 1)
             text = f"insertelement {result.type} {result}, {one.type} {one}, i64 {lane}"
             result = f.pure(text, result.type, result, one)
         return result
 
+    def _column(self, f: Function, here: Value, column: Int, width: Int, lanes: int) -> Value:
+        """Elements of a column along k in the compute dtype; beyond `width` zeros, and another is read."""
+        offset = f.mul(column, self.source.width)
+        if width == self.row or (isinstance(column, int) and isinstance(width, int)):
+            place = f.at(here, offset, self.memory)
+            return self._converted(f, registers.load(f, place, self.source.dtype, lanes))
+        is_there = f.compare("slt", f.integer(column), f.integer(width))
+        place = f.at(here, f.select(is_there, f.integer(offset), f.integer(0)), self.memory)
+        x = self._converted(f, registers.load(f, place, self.source.dtype, lanes))
+        return f.select(is_there, x, registers.constant(f, 0, self.compute, lanes))
+
     def _converted(self, f: Function, x: Value) -> Value:
         return operations.convert(f, self.source.dtype, x, new_dtype=self.compute)
 
-    def _transposed(self, f: Function, pointer: Value, target: Value, depth: Int, width: int) -> None:
-        """A panel of a matrix whose depth is contiguous: square blocks, and the rest row by row."""
-        whole = f.mul(f.divide(depth, self.lanes)[0], self.lanes)
-        with f.loop(0, whole, self.lanes) as loop:
-            here = f.at(pointer, loop.index, self.memory)
-            there = f.at(target, f.mul(loop.index, self.row), self.element)
-            for start in range(0, self.row, self.lanes):
-                columns = [
-                    self._load(
-                        f,
-                        f.at(here, (start + lane) * self.source.width, self.memory),
-                        self.lanes if start + lane < width else 0,
-                        stride=1,
-                    )
-                    for lane in range(self.lanes)
-                ]
-                for i, x in enumerate(transpose(f, columns)):
-                    registers.store(f, x, f.at(there, i * self.row + start, self.element), self.compute)
-        with f.loop(whole, depth) as loop:
-            here = f.at(pointer, loop.index, self.memory)
-            self._row(f, here, f.at(target, f.mul(loop.index, self.row), self.element), width)
+    def _transposed(self, f: Function, pointer: Value, target: Value, depth: Int, width: Int) -> None:
+        """A panel of a matrix whose depth is contiguous, by square blocks.
+
+        The last block of a depth that is no multiple of the lanes overlaps the one before. A depth that may
+        be smaller than a block is copied row by row.
+        """
+        least = depth if isinstance(depth, int) else self.least_depth
+        if least < self.lanes:
+            with f.loop(0, depth) as loop:
+                here = f.at(pointer, loop.index, self.memory)
+                self._row(f, here, f.at(target, f.mul(loop.index, self.row), self.element), width)
+            return
+        is_even = isinstance(depth, int) and depth % self.lanes == 0
+        with f.loop(0, self.row, self.lanes) as half, f.loop(0, depth, self.lanes, runs=True) as loop:
+            start: Int = loop.index if is_even else f.minimum(loop.index, f.sub(depth, self.lanes))
+            here = f.at(pointer, start, self.memory)
+            rows = [
+                self._column(f, here, f.add(half.index, lane), width, self.lanes)
+                for lane in range(self.lanes)
+            ]
+            there = f.at(target, f.add(f.mul(start, self.row), half.index), self.element)
+            for i, x in enumerate(transpose(f, rows)):
+                registers.store(f, x, f.at(there, i * self.row, self.element), self.compute)
 
 
 def transpose(f: Function, rows: list[Value]) -> list[Value]:

@@ -15,6 +15,7 @@ from infini.core import dtypes
 from infini.core.ir import ArrayType, Equation, Var
 from infini.tile.program import Kernel
 
+MOVING: Final = frozenset({"reshape", "transpose", "slice", "rev"})  # what is read elsewhere in the tile
 MAX_CUTS: Final = 7
 MAX_GRID_CUTS: Final = 3
 COMPARISONS: Final[Mapping[str, Callable[[int, int], bool]]] = {
@@ -82,7 +83,7 @@ def _is_plain(plan: Schedule) -> bool:
     """Whether a kernel has one pass over one dimension, and reads nothing elsewhere in the tile."""
     if len(plan.passes) != 1 or len(plan.passes[0].space) != 1 or plan.passes[0].axes is not None:
         return False
-    return plan.passes[0].block is None and not any(e.op.name in _MOVING for e in plan.body.equations)
+    return plan.passes[0].block is None and not any(e.op.name in MOVING for e in plan.body.equations)
 
 
 def _compared(plan: Schedule, lines: Lines, size: int) -> set[int]:
@@ -98,9 +99,6 @@ def _compared(plan: Schedule, lines: Lines, size: int) -> set[int]:
 def _ends(line: Line, length: int, size: int) -> set[int]:
     """Where a line enters and leaves an array."""
     return _flips(line, (0, 0), "ge", size) | _flips(line, (0, length), "lt", size)
-
-
-_MOVING: Final = frozenset({"reshape", "transpose", "slice", "rev"})  # what is read elsewhere in the tile
 
 
 def _flips(x: Line, y: Line, comparison: str, size: int) -> set[int]:

@@ -1,8 +1,9 @@
 """A few rows times a large matrix that lies in memory row by row: read once, in order, at the speed of
 memory.
 
-Each task walks whole rows of the matrix for a part of k, so its reads are one long run, and keeps its
-partial sums (rows by n) in the first-level cache; a second phase adds the partial sums in a fixed order.
+Each task walks rows of the matrix for a part of k, and of n where there are several rows of x, so its reads
+are long runs, and keeps its partial sums in the first-level cache; a second phase adds the partial sums in a
+fixed order.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from infini.compiler.llvm.types import I64, PTR
 MAX_ROWS = 8
 MIN_BYTES = 4 << 20  # of the matrix; a smaller one stays in the cache and needs no such care
 TASK_BYTES = 1 << 20
-MAX_PARTIAL_BYTES = 64 << 10
+PARTIAL_BYTES = 16 << 10
+PAD = 144
+AHEAD_GROUPS = 1  # groups of rows that are asked for before they are read
 GROUP = 4  # rows of the matrix per pass over the partial sums
 NS_PER_BYTE = 0.05
 
@@ -30,14 +33,12 @@ NS_PER_BYTE = 0.05
 def is_suited(problem: Problem, y_dtype: np.dtype) -> bool:
     """Whether a contraction is a few rows times one large matrix in row-major order."""
     (k,) = problem.k
-    partial = problem.m.size * problem.n.size * 4
     is_row_major = problem.n.y == 1 and k.y >= problem.n.size and (k.x == 1 or k.size == 1)
     return (
         not problem.batch
         and problem.m.size <= MAX_ROWS
         and is_row_major
         and k.size * problem.n.size * y_dtype.itemsize >= MIN_BYTES
-        and partial <= MAX_PARTIAL_BYTES
     )
 
 
@@ -65,14 +66,27 @@ class _Emission:
     lanes: int
 
     @property
+    def block(self) -> int:
+        """Columns per task, whose partial sums are PARTIAL_BYTES."""
+        size = self.columns
+        most = max(8 * self.lanes, PARTIAL_BYTES // self.compute.itemsize // self.problem.m.size)
+        count = -(-size // most)
+        return -(-size // count // self.lanes) * self.lanes
+
+    @property
+    def num_blocks(self) -> int:
+        """Tasks of the first phase along n."""
+        return -(-self.columns // self.block)
+
+    @property
     def depth(self) -> int:
         """Rows of the matrix per task."""
-        row_bytes = self.problem.n.size * self.y_dtype.itemsize
+        row_bytes = min(self.block, self.problem.n.size) * self.y_dtype.itemsize
         return max(GROUP, TASK_BYTES // row_bytes // GROUP * GROUP)
 
     @property
     def num_parts(self) -> int:
-        """Tasks of the first phase."""
+        """Tasks of the first phase along k."""
         return -(-self.problem.k[0].size // self.depth)
 
     @property
@@ -80,12 +94,19 @@ class _Emission:
         """Columns of the partial sums, a multiple of the lanes."""
         return -(-self.problem.n.size // self.lanes) * self.lanes
 
+    @property
+    def row(self) -> int:
+        """Elements from one row of the partial sums to the next: not the same place of a page, where a load
+        waits for a store to another page.
+        """
+        return self.columns + PAD
+
     def phases(self) -> tuple[TaskFunction, ...]:
         """Partial sums, and their sum."""
         problem = self.problem
-        nbytes = problem.m.size * self.columns * self.compute.itemsize
+        nbytes = problem.m.size * self.row * self.compute.itemsize
         read = problem.k[0].size * problem.n.size * self.y_dtype.itemsize
-        first = self._finish("stream", self._partial(), self.num_parts, read * NS_PER_BYTE)
+        first = self._finish("stream", self._partial(), self.num_parts * self.num_blocks, read * NS_PER_BYTE)
         blocks = -(-self.columns // (self.lanes * 16))
         last = self._finish("join", self._join(), blocks, nbytes * self.num_parts * NS_PER_BYTE)
         return (
@@ -116,24 +137,40 @@ class _Emission:
 
     def _partial(self) -> Function:
         f, (x, y, _, scratch) = self._start()
-        k = self.problem.k[0]
-        element = registers.memory_element(self.compute)
-        partial = f.at(scratch, f.mul(f.parameters[1], self.problem.m.size * self.columns), element)
+        k, m, size = self.problem.k[0], self.problem.m, self.problem.n.size
+        element, memory = registers.memory_element(self.compute), registers.memory_element(self.y_dtype)
+        part, number = f.divide(f.parameters[1], self.num_blocks)
+        first = f.mul(number, self.block)
+        # Rows of the partial sums of a task lie where those of the whole product would.
+        partial = f.at(scratch, f.add(f.mul(part, m.size * self.row), first), element)
+        width: Int = self.block
+        if self.columns % self.block:
+            width = f.minimum(f.sub(self.columns, first), self.block)
         zero = registers.constant(f, 0, self.compute, self.lanes)
-        with f.loop(0, self.problem.m.size * self.columns, self.lanes) as loop:
-            registers.store(f, zero, f.at(partial, loop.index, element), self.compute)
-        start = f.mul(f.parameters[1], self.depth)
+        with f.loop(0, width, self.lanes) as loop:
+            for i in range(m.size):
+                place = f.at(f.at(partial, loop.index, element), i * self.row, element)
+                registers.store(f, zero, place, self.compute)
+        whole = width
+        if size % self.lanes:
+            whole = f.minimum(f.sub(size - size % self.lanes, first), self.block)
+        y = f.at(y, first, memory)
+        start = f.mul(part, self.depth)
         stop = f.minimum(f.add(start, self.depth), k.size)
-        whole = f.add(start, f.mul(f.divide(f.sub(stop, start), GROUP)[0], GROUP))
-        with f.loop(start, whole, GROUP) as loop:
-            self._rows(f, x, y, partial, loop.index, GROUP)
-        with f.loop(whole, stop) as loop:
-            self._rows(f, x, y, partial, loop.index, 1)
+        groups = f.add(start, f.mul(f.divide(f.sub(stop, start), GROUP)[0], GROUP))
+        with f.loop(start, groups, GROUP) as loop:
+            self._rows(f, x, y, partial, loop.index, count=GROUP, columns=(whole, width))
+        if k.size % GROUP:
+            with f.loop(groups, stop) as loop:
+                self._rows(f, x, y, partial, loop.index, count=1, columns=(whole, width))
         return f
 
-    def _rows(self, f: Function, x: Value, y: Value, partial: Value, row: Int, count: int) -> None:
+    def _rows(
+        self, f: Function, x: Value, y: Value, partial: Value, row: Int, *, count: int,
+        columns: tuple[Int, Int],
+    ) -> None:  # fmt: skip
         """Add `count` rows of the matrix, each times an element of every row of x."""
-        (k,), m, size = self.problem.k, self.problem.m, self.problem.n.size
+        (k,), m, rest = self.problem.k, self.problem.m, self.problem.n.size % self.lanes
         x_memory = registers.memory_element(self.x_dtype)
         factors: list[list[Value]] = []  # of each row of x, for each row of the matrix
         for i in range(m.size):
@@ -141,12 +178,13 @@ class _Emission:
             loaded = [registers.load(f, place, self.x_dtype, 1, is_invariant=True) for place in places]
             factors.append([f.splat(self._wide(f, self.x_dtype, one), self.lanes) for one in loaded])
         y_row = f.at(y, f.mul(row, k.y), registers.memory_element(self.y_dtype))
-        whole = size // self.lanes * self.lanes
+        whole, width = columns
         with f.loop(0, whole, self.lanes) as loop:
             self._column(f, y_row, partial, loop.index, factors=factors, mask=None)
-        if whole < size:
-            mask = f.first_lanes(size - whole, self.lanes)
-            self._column(f, y_row, partial, whole, factors=factors, mask=mask)
+        if rest:
+            with f.when(f.compare("slt", f.integer(whole), f.integer(width))):
+                mask = f.first_lanes(rest, self.lanes)
+                self._column(f, y_row, partial, whole, factors=factors, mask=mask)
 
     def _wide(self, f: Function, dtype: np.dtype, x: Value) -> Value:
         return operations.convert(f, dtype, x, new_dtype=self.compute)
@@ -168,13 +206,15 @@ class _Emission:
         values = []
         for u in range(len(factors[0])):
             place = f.at(here, u * k.y, memory)
+            if self.num_blocks > 1:  # its runs are too short for the processor to foresee the next
+                f.prefetch(f.at(place, AHEAD_GROUPS * GROUP * k.y, memory))
             if mask is None:
                 value = registers.load(f, place, self.y_dtype, self.lanes)
             else:
                 value = registers.masked_load(f, place, self.y_dtype, mask, 0)
             values.append(self._wide(f, self.y_dtype, value))
         for i, row_factors in enumerate(factors):
-            place = f.at(f.at(partial, column, element), i * self.columns, element)
+            place = f.at(f.at(partial, column, element), i * self.row, element)
             total = registers.load(f, place, self.compute, self.lanes)
             for value, factor in zip(values, row_factors, strict=True):
                 total = f.fma(value, factor, total)
@@ -191,7 +231,7 @@ class _Emission:
             rest = f.sub(size, loop.index)
             mask = None if size % self.lanes == 0 else f.first_lanes(rest, self.lanes)
             for i in range(self.problem.m.size):
-                total = self._total(f, scratch, f.add(loop.index, i * self.columns))
+                total = self._total(f, scratch, f.add(loop.index, i * self.row))
                 memory = registers.memory_element(self.out_dtype)
                 place = f.at(f.at(out, loop.index, memory), i * self.problem.m.out, memory)
                 registers.store(f, registers.rounded(f, total, self.out_dtype), place, self.out_dtype, mask)
@@ -201,6 +241,6 @@ class _Emission:
         element = registers.memory_element(self.compute)
         zero = registers.constant(f, 0, self.compute, self.lanes)
         with f.loop(0, self.num_parts, 1, [zero]) as loop:
-            part = f.at(scratch, f.add(f.mul(loop.index, self.problem.m.size * self.columns), place), element)
+            part = f.at(scratch, f.add(f.mul(loop.index, self.problem.m.size * self.row), place), element)
             loop.next = [f.binary("fadd", loop.carried[0], registers.load(f, part, self.compute, self.lanes))]
         return loop.results[0]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from infini.compiler.llvm import microkernel, registers
 from infini.compiler.llvm.blocking import Plan
 from infini.compiler.llvm.builder import Function, Int, Value
-from infini.compiler.llvm.microkernel import Block
+from infini.compiler.llvm.microkernel import Ahead, Block
 from infini.compiler.llvm.packing import Packer, Source
 from infini.compiler.llvm.types import I1
 
@@ -45,8 +45,9 @@ class TileWriter:
         self.panel_memory = self.y_memory if plan.packs == "ready" else self.element
         x_source = Source(plan.x_dtype, plan.k.x, plan.problem.m.x)
         y_source = Source(plan.y_dtype, plan.k.y, plan.problem.n.y)
-        self.pack_x = Packer(x_source, plan.copied_row, plan.lanes, plan.compute)
-        self.pack_y = Packer(y_source, plan.panel, plan.lanes, plan.compute)
+        least = plan.k.size - (plan.num_depth_blocks - 1) * plan.depth
+        self.pack_x = Packer(x_source, plan.copied_row, plan.lanes, plan.compute, least)
+        self.pack_y = Packer(y_source, plan.panel, plan.lanes, plan.compute, least)
         self.helpers: dict[tuple[int, int], Function] = {}
 
     # --- packing B ------------------------------------------------------------------------------
@@ -55,20 +56,28 @@ class TileWriter:
         self, f: Function, y: Value, packed: Value, start: Int, panels: tuple[Int, Int]
     ) -> None:
         """Pack some panels of the depth block at `start` into their place in a packed matrix."""
-        block = f.at(packed, f.mul(start, self.plan.num_panels * self.plan.panel), self.element)
-        self._pack_panels(f, y, block, self._depth_block(f, start), panels, origin=0)
+        plan = self.plan
+        part = self._depth_block(f, start)
+        place = f.add(f.mul(start, plan.num_panels), f.mul(panels[0], part.depth))
+        self._pack_panels(f, y, f.at(packed, f.mul(place, plan.panel), self.element), part, panels)
 
     def _pack_panels(
-        self, f: Function, y: Value, block: Value, part: _DepthBlock, panels: tuple[Int, Int], *, origin: Int
+        self, f: Function, y: Value, block: Value, part: _DepthBlock, panels: tuple[Int, Int]
     ) -> None:
-        """Pack panels; panel `origin` is the first in `block`."""
+        """Pack panels into `block`."""
         plan = self.plan
         y = f.at(y, f.mul(part.start, plan.k.y), self.y_memory)
+        if self.pack_y.is_row_major:
+            self.pack_y.panels(f, y, block, part.depth, panels, plan.problem.n.size)
+            return
         with f.loop(*panels) as loop:
-            source = f.at(y, f.mul(loop.index, plan.panel * plan.problem.n.y), self.y_memory)
-            place = f.mul(f.sub(loop.index, origin), f.mul(part.depth, plan.panel))
-            for width in self._widths(f, loop.index):
-                self.pack_y.panel(f, source, f.at(block, place, self.element), part.depth, width)
+            first = f.mul(loop.index, plan.panel)
+            source = f.at(y, f.mul(first, plan.problem.n.y), self.y_memory)
+            place = f.mul(f.sub(loop.index, panels[0]), f.mul(part.depth, plan.panel))
+            width: Int = plan.panel
+            if plan.problem.n.size % plan.panel:
+                width = f.minimum(f.sub(plan.problem.n.size, first), plan.panel)
+            self.pack_y.panel(f, source, f.at(block, place, self.element), part.depth, width)
 
     def _depth_block(self, f: Function, start: Int) -> _DepthBlock:
         plan = self.plan
@@ -109,7 +118,7 @@ class TileWriter:
                 self._copy_a(f, a, copy, rows, part)
                 a = copy
             if plan.packs == "tile":
-                self._pack_panels(f, y, packed, part, (first_panel, stop_panel), origin=first_panel)
+                self._pack_panels(f, y, packed, part, (first_panel, stop_panel))
                 base, origin = packed, first_panel
             elif plan.packs == "ready":
                 number, row = f.divide(part.start, plan.panel_depth)
@@ -123,8 +132,9 @@ class TileWriter:
                 place = f.mul(f.sub(panels.index, origin), f.mul(rows_of_panel, plan.panel))
                 panel = f.at(base, place, self.panel_memory)
                 c = self._result_panel(f, out, sums, panels.index, first_panel)
+                ahead = self._ahead_of(f, y, part, panels.index) if plan.asks_ahead else None
                 for width in self._widths(f, panels.index):
-                    self._blocks(f, (a, panel, c), rows, part, width)
+                    self._blocks(f, (a, panel, c), rows, part, width, ahead)
         if sums is not None:
             self._convert(f, sums, out, rows, (first_panel, stop_panel))
 
@@ -156,19 +166,46 @@ class TileWriter:
         number, _ = f.divide(row, plan.rows)
         return f.mul(number, plan.depth * plan.copied_row)
 
+    def _ahead_of(self, f: Function, y: Value, part: _DepthBlock, panel: Int) -> Value:
+        """Where the next depth block of a panel begins in B."""
+        plan = self.plan
+        row = f.add(part.start, plan.depth)
+        place = f.add(f.mul(row, plan.k.y), f.mul(f.mul(panel, plan.panel), plan.problem.n.y))
+        return f.at(y, place, self.y_memory)
+
+    @property
+    def _ahead(self) -> Ahead | None:
+        """What a register block asks for: its share of the same panel in the next depth block."""
+        plan = self.plan
+        if not plan.asks_ahead:
+            return None
+        size = plan.y_dtype.itemsize
+        lines = max(1, plan.panel * size // microkernel.LINE_BYTES)  # per step of k, by all blocks together
+        num_lines = lines if plan.row_block <= plan.rows else max(1, lines // 2)
+        if plan.problem.n.y == 1:
+            return Ahead(plan.k.y * size, 1, num_lines, lines // num_lines)
+        pieces = max(1, plan.depth // plan.panel)
+        return Ahead(plan.problem.n.y * size, pieces, num_lines, lines // num_lines)
+
     def _blocks(
-        self, f: Function, matrices: tuple[Value, Value, Value], rows: _Rows, part: _DepthBlock, width: int
-    ) -> None:
+        self, f: Function, matrices: tuple[Value, Value, Value], rows: _Rows, part: _DepthBlock, width: int,
+        ahead: Value | None,
+    ) -> None:  # fmt: skip
         """Call the micro-kernel for every block of rows; `matrices`: A, panels of B and of the result."""
         a, panel, c = matrices
         memory = self.element if self.plan.is_staged else self.out_memory
+        kind = self._ahead
         with f.loop(0, rows.count, self.plan.rows) as loop:
             here = f.at(a, self._a_place(f, loop.index), self.element)
             there = f.at(c, f.mul(loop.index, self.plan.out_row), memory)
-            numbers = f"i64 {f.integer(part.depth)}, i64 {f.integer(part.start)}"
+            rest = f"i64 {f.integer(part.depth)}, i64 {f.integer(part.start)}"
+            if ahead is not None and kind is not None:
+                number, _ = f.divide(loop.index, self.plan.rows)
+                _, share = f.divide(number, kind.gap)
+                rest += f", ptr {f.at(ahead, f.mul(share, microkernel.LINE_BYTES), 'i8')}"
             for height in self._heights(f, f.add(rows.first, loop.index)):
                 name = self._helper(height, width)
-                f.do(f"call void @{name}(ptr {here}, ptr {panel}, ptr {there}, {numbers})")
+                f.do(f"call void @{name}(ptr {here}, ptr {panel}, ptr {there}, {rest})")
 
     def _helper(self, height: int, width: int) -> str:
         """The micro-kernel for a block of this size."""
@@ -190,10 +227,13 @@ class TileWriter:
                 compute=plan.compute,
                 out=plan.compute if plan.is_staged else plan.out_dtype,
                 stored=plan.y_dtype if plan.packs == "ready" else None,
+                ahead=self._ahead,
             )
             depths = {plan.depth, plan.k.size % plan.depth} if plan.num_depth_blocks > 1 else {plan.k.size}
             has_tail = any(depth % microkernel.UNROLL for depth in depths)
-            self.helpers[height, width] = microkernel.emit_block(name, block, has_tail=has_tail)
+            self.helpers[height, width] = microkernel.emit_block(
+                name, block, has_tail=has_tail, adds=plan.num_depth_blocks > 1
+            )
         return name
 
     def _convert(self, f: Function, sums: Value, out: Value, rows: _Rows, panels: tuple[Int, Int]) -> None:

@@ -1,13 +1,15 @@
 """Which kernels of a program reduce columns, and behind which kernel of rows each of them can.
 
 A reduction joins a kernel that reads or makes the rows it reduces, as the gradients of a normalisation's
-weight and bias join that of its input. The two become one phase.
+weight and bias join that of its input. The two become one phase. Where rows are so wide that not all of them
+stays in the cache, reductions of one array join each other instead.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
 from infini.compiler.llvm import columns as columns_, kernels
 from infini.compiler.llvm.columns import Columns, Leader, Rider
@@ -16,6 +18,9 @@ from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.steps import Phase
 from infini.core.ir import ArrayType, Equation, Program, Var
 from infini.tile.program import Access, Kernel
+
+
+MAX_ROW_BYTES: Final = 1 << 19  # of a row of all that a kernel reads and writes; more leaves the cache
 
 
 @functools.lru_cache(maxsize=1024)
@@ -35,10 +40,15 @@ def tasks(kernel: Kernel, in_types: tuple[ArrayType, ...], target: Target) -> tu
 
 @dataclass(slots=True)
 class _Ride:
-    """A kernel of rows and the reductions that go with it, by their numbers."""
+    """Reductions that run together, and the kernel of rows they go behind if there is one, by number."""
 
-    leader: int
+    leader: int | None
     riders: list[int] = field(default_factory=list)
+
+    @property
+    def place(self) -> int:
+        """The equation in whose place it is."""
+        return self.leader if self.leader is not None else max(self.riders)
 
 
 def phases(program: Program, target: Target) -> dict[int, Phase | None]:
@@ -64,25 +74,57 @@ class _Finder:
         return self.root.get(var, var)
 
     def run(self) -> dict[int, Phase | None]:
-        rides: dict[int, _Ride] = {}
+        rides: list[_Ride] = []
         for number, equation in enumerate(self.equations):
             columns = self._columns(equation)
             if columns is None:
                 continue
-            leader = self._leader(number, columns)
-            if leader is not None:
-                rides.setdefault(leader, _Ride(leader)).riders.append(number)
+            ride = self._found(number, columns, rides)
+            if ride is not None:
+                ride.riders.append(number)
                 self.late.update(equation.outputs)
         found: dict[int, Phase | None] = {}
-        for ride in rides.values():
-            found.update(dict.fromkeys(ride.riders))
-            found[ride.leader] = self._phase(ride)
+        for ride in rides:
+            if ride.leader is not None or len(ride.riders) > 1:
+                found.update(dict.fromkeys(ride.riders))
+                found[ride.place] = self._phase(ride)
         return found
+
+    def _found(self, number: int, columns: Columns, rides: list[_Ride]) -> _Ride | None:
+        """The ride that a reduction can join."""
+        leader = self._leader(number, columns)
+        for ride in rides:
+            if not all(self._is_like(columns, self.equations[i]) for i in ride.riders):
+                continue
+            if leader == ride.leader and (leader is not None or self._can_join(number, ride)):
+                return ride
+        if leader is not None and any(ride.leader == leader for ride in rides):
+            return None  # with reductions of other rows
+        rides.append(_Ride(leader))
+        return rides[-1]
+
+    def _can_join(self, number: int, ride: _Ride) -> bool:
+        """Whether a reduction reads what others do that come before it, which can be made later."""
+        mine = set(map(self._root, self.equations[number].inputs))
+        shared = {self._root(v) for i in ride.riders for v in self.equations[i].inputs}
+        made = [v for i in ride.riders for v in self.equations[i].outputs]
+        first = min((i for v in made for i in self.readers.get(v, ())), default=number + 1)
+        large = [v for v in mine & shared if v.type.size > self._most(number)]
+        return bool(large) and first > number
+
+    def _most(self, number: int) -> int:
+        return max(v.type.size for v in self.equations[number].outputs)
 
     def _columns(self, equation: Equation) -> Columns | None:
         if equation.op.name != "kernel":
             return None
         return find(equation.attrs["kernel"], tuple(v.type for v in equation.inputs))
+
+    def _is_like(self, columns: Columns, equation: Equation) -> bool:
+        """Whether another reduction has as many rows of as many arrays."""
+        other = self._columns(equation)
+        assert other is not None
+        return (columns.outer, columns.rows) == (other.outer, other.rows)
 
     # --- who leads ----------------------------------------------------------------------------
 
@@ -115,6 +157,9 @@ class _Finder:
                 return False
             elif root in read:
                 shares |= row == columns.width and _is_row(read[root], row)
+        width = columns.width * sum(a.type.dtype.itemsize for a in (*equation.inputs, *equation.outputs))
+        if width > MAX_ROW_BYTES:
+            return False
         outputs = self.equations[number].outputs
         # What reduces earlier than the kernel it follows must not be wanted in between.
         early = [i for v in outputs for i in self.readers.get(v, ()) if i <= candidate]
@@ -123,70 +168,68 @@ class _Finder:
     # --- the phase ----------------------------------------------------------------------------
 
     def _phase(self, ride: _Ride) -> Phase:
-        leader = self.equations[ride.leader]
-        kernel: Kernel = leader.attrs["kernel"]
         riders = [self.equations[i] for i in ride.riders]
-        made = set(leader.outputs)
+        leader = None if ride.leader is None else self.equations[ride.leader]
+        given = () if leader is None else leader.inputs
+        made = () if leader is None else leader.outputs
         # An alias that comes later is another name for what is there already.
-        reads = list(leader.inputs)
+        reads = list(given)
         for rider in riders:
-            reads += [self._named(v, ride.leader) for v in rider.inputs if self._root(v) not in made]
-        writes = [*leader.outputs, *(v for rider in riders for v in rider.outputs)]
-        places = iter(range(len(leader.inputs), len(reads)))
-        first = len(reads) + len(leader.outputs)
+            reads += [self._named(v, ride.place) for v in rider.inputs if self._root(v) not in made]
+        writes = [*made, *(v for rider in riders for v in rider.outputs)]
+        places = iter(range(len(given), len(reads)))
+        first = len(reads) + len(made)
         arguments = []
         for rider in riders:
             operands = [
-                len(reads) + leader.outputs.index(self._root(v)) if self._root(v) in made else next(places)
+                len(reads) + made.index(self._root(v)) if self._root(v) in made else next(places)
                 for v in rider.inputs
             ]
             arguments.append((*operands, *range(first, first + len(rider.outputs))))
             first += len(rider.outputs)
         functions = _tasks(
-            kernel,
-            tuple(v.type for v in leader.inputs),
-            tuple((e.attrs["kernel"], tuple(v.type for v in e.inputs)) for e in riders),
+            None if leader is None else _typed(leader),
+            tuple(map(_typed, riders)),
             tuple(arguments),
             self.target,
         )
-        read_later = {self._root(v) for rider in riders for v in rider.inputs}
-        pairs = kernels.in_place_pairs(kernel, [v.type for v in leader.inputs])
-        kept = tuple((i, j) for i, j in pairs if self._root(leader.inputs[i]) not in read_later)
+        kept: tuple[tuple[int, int], ...] = ()
+        if leader is not None:
+            read_later = {self._root(v) for rider in riders for v in rider.inputs}
+            pairs = kernels.in_place_pairs(*_typed(leader))
+            kept = tuple((i, j) for i, j in pairs if self._root(given[i]) not in read_later)
         scratch = max(task.scratch_bytes for task in functions)
+        named = leader or riders[-1]
         return Phase(
-            kernel.name,
-            functions,
-            tuple(reads),
-            tuple(writes),
-            kept,
-            scratch_bytes=scratch,
-            where=leader.where,
-        )
+            named.attrs["kernel"].name, functions, tuple(reads), tuple(writes), kept, scratch_bytes=scratch,
+            where=named.where,
+        )  # fmt: skip
 
     def _named(self, var: Var, number: int) -> Var:
         return var if self.made.get(var, -1) < number else self._root(var)
 
 
+_Typed: TypeAlias = tuple[Kernel, tuple[ArrayType, ...]]
+
+
+def _typed(equation: Equation) -> _Typed:
+    return equation.attrs["kernel"], tuple(v.type for v in equation.inputs)
+
+
 @functools.lru_cache(maxsize=1024)
 def _tasks(
-    kernel: Kernel,
-    in_types: tuple[ArrayType, ...],
-    riders: tuple[tuple[Kernel, tuple[ArrayType, ...]], ...],
-    arguments: tuple[tuple[int, ...], ...],
-    target: Target,
+    leader: _Typed | None, riders: tuple[_Typed, ...], arguments: tuple[tuple[int, ...], ...], target: Target
 ) -> tuple[TaskFunction, ...]:
     found = []
-    for (rider, types), places in zip(riders, arguments, strict=True):
-        columns = find(rider, types)
+    for typed, places in zip(riders, arguments, strict=True):
+        columns = find(*typed)
         assert columns is not None
         found.append(Rider(columns, places))
-    num_outputs = len(kernel.outputs) + sum(len(rider.outputs) for rider, _ in riders)
-    num_arguments = max(places[-1] for places in arguments) + 1
-    assert num_arguments >= num_outputs
-    leader_ns = kernels.kernel_ns(kernel, in_types, target)
-    return columns_.emit(
-        found, Leader(kernel, in_types), num_arguments, target, kernel.name, leader_ns=leader_ns
-    )
+    count = arguments[-1][-1] + 1
+    if leader is None:
+        return columns_.emit(found, None, count, target, riders[-1][0].name)
+    leader_ns = kernels.kernel_ns(*leader, target)
+    return columns_.emit(found, Leader(*leader), count, target, leader[0].name, leader_ns=leader_ns)
 
 
 def _is_of_rows(kernel: Kernel, rows: int) -> bool:

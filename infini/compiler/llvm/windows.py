@@ -12,6 +12,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -36,6 +37,8 @@ from infini.compiler.llvm.task import TaskFunction
 from infini.core import dtypes, primitive
 from infini.core.ir import ArrayType, Attrs
 from infini.lax import indexing
+
+SMALLEST_RUN: Final = 128  # bytes of what a task of a scatter combines per point
 
 # --- windows ---------------------------------------------
 
@@ -352,7 +355,7 @@ class _Parts:
         if wanted > 1 and outer > 1:
             cut = _Cut.into(outer, wanted)
             return cls(cut.num_tasks, run, cut, _Cut(points))
-        smallest = max(1, 64 // w.operand.dtype.itemsize)
+        smallest = max(1, SMALLEST_RUN // w.operand.dtype.itemsize)
         count = next((n for n in range(wanted, 0, -1) if run % n == 0 and run // n >= smallest), 1)
         return cls(count, run // count, _Cut(outer), _Cut(points))
 

@@ -8,7 +8,6 @@ file has it. Convolutions that the backend does not take are left to their decom
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
@@ -136,19 +135,47 @@ def _attrs(conv: Convolution, turned: tuple[bool, ...]) -> Attrs:
 
 
 def _forms(conv: Convolution) -> Iterator[Convolution]:
-    """The convolution as it is and with its result in another order; the image padded first where the
-    features side by side are fewer than a vector, so that they join with places of the window.
+    """The convolution as it is and with its result in another order, then with all arrays in the order that
+    a product reads. The image is padded first where the features side by side are fewer than a vector, so
+    that they join with places of the window.
     """
-    orders = [conv.spec.out]
     free = conv.of_kernel
-    orders.append("".join(c for c in conv.spec.out if c not in free) + free)
-    last = next((c for c in reversed(conv.spec.lhs) if conv.sizes[c] > 1), "")
-    is_narrow = last.isalpha() and conv.sizes[last] * conv.x.dtype.itemsize < NARROW_BYTES
-    images = [conv]
-    if is_narrow and all(line.base_dilation == 1 for line in conv.lines):
-        images.insert(0, _padded_first(conv))
-    for image, order in itertools.product(images, dict.fromkeys(orders)):
-        yield dataclasses.replace(image, spec=Spec(conv.spec.lhs, conv.spec.rhs, order))
+    features_last = "".join(c for c in conv.spec.out if c not in free) + free
+    orders: tuple[Callable[[], Convolution], ...] = (
+        lambda: conv,
+        lambda: _ordered(conv, conv.spec.lhs, conv.spec.rhs, features_last),
+        lambda: _letters_last(conv),
+    )
+    for order in orders:
+        form = order()
+        last = next((c for c in reversed(form.spec.lhs) if form.sizes[c] > 1), "")
+        is_narrow = last.isalpha() and form.sizes[last] * form.x.dtype.itemsize < NARROW_BYTES
+        if is_narrow and all(line.base_dilation == 1 for line in form.lines):
+            yield _padded_first(form)
+        yield form
+
+
+def _ordered(conv: Convolution, lhs: str, rhs: str, out: str) -> Convolution:
+    """The same with the dimensions of all arrays in other orders."""
+    return dataclasses.replace(
+        conv,
+        x=view.transpose(conv.x, [conv.spec.lhs.index(c) for c in lhs]),
+        w=view.transpose(conv.w, [conv.spec.rhs.index(c) for c in rhs]),
+        spec=Spec(lhs, rhs, out),
+    )
+
+
+def _letters_last(conv: Convolution) -> Convolution:
+    """The same with the contracted letters of the image last, or its free ones where the windows are large
+    and the results few, as in the derivative by the kernel.
+    """
+    spec, digits, free = conv.spec, conv.spec.digits, conv.of_image
+    groups = spec.groups + conv.of_kernel
+    if conv.count >= conv.window:
+        kernel = digits + spec.contracted + groups
+        return _ordered(conv, free + digits + spec.groups + spec.contracted, kernel, free + digits + groups)
+    kernel = spec.contracted + digits + groups
+    return _ordered(conv, spec.contracted + digits + spec.groups + free, kernel, digits + free + groups)
 
 
 def _padded_first(conv: Convolution) -> Convolution:

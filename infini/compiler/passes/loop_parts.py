@@ -80,10 +80,12 @@ class Scan:
             self.equations,
             [*(c.after for c in self.carry), *(f.inner for f in self.ys)],
         )
-        attrs = self.equation.attrs.replace(
-            body=body, num_consts=len(self.consts), num_carry=len(self.carry)
-        )
-        inputs = [*(g.outer for g in self.consts), *(c.start for c in self.carry), *(g.outer for g in self.xs)]
+        attrs = self.equation.attrs.replace(body=body, num_consts=len(self.consts), num_carry=len(self.carry))
+        inputs = [
+            *(g.outer for g in self.consts),
+            *(c.start for c in self.carry),
+            *(g.outer for g in self.xs),
+        ]
         outputs = [*(c.end for c in self.carry), *(f.outer for f in self.ys)]
         return Equation(
             self.equation.op, tuple(inputs), ir.Attrs(attrs), tuple(outputs), self.equation.where, via
@@ -145,9 +147,7 @@ class While:
         )
         inputs = [g.outer for g in (*self.condition_consts, *self.consts)] + [c.start for c in self.carry]
         outputs = tuple(c.end for c in self.carry)
-        return Equation(
-            self.equation.op, tuple(inputs), ir.Attrs(attrs), outputs, self.equation.where, via
-        )
+        return Equation(self.equation.op, tuple(inputs), ir.Attrs(attrs), outputs, self.equation.where, via)
 
 
 def _built(

@@ -29,9 +29,9 @@ from infini.core.primitive import Effect
 from infini.lax import contraction, scanning
 
 VIA: Final = "loop_products"
-ENOUGH: Final = 256  # rows, or terms of a sum, from which on a product is as fast alone
-MAX_GROWTH: Final = 8  # bytes of a stacked result per byte of what it is made of
-MAX_STACKED_BYTES: Final = 1 << 28
+ENOUGH: Final = 128  # rows, or terms of a sum, from which on a product is as fast alone
+MAX_GROWTH: Final = 4  # bytes that are stacked per byte of what is stacked anyway: loops save memory, too
+MAX_STACKED_BYTES: Final = 1 << 27
 _VIEWS: Final = frozenset({"transpose", "reshape"})
 
 
@@ -71,25 +71,28 @@ class _Products:
         self.builder, self.scan = builder, scan
         self.maker = {v: e for e in scan.equations for v in e.outputs}
         self.consts = {given.inner: given.outer for given in scan.consts}
+        self.env: dict[Var, Var] = {}
         self._count()
 
     def run(self) -> dict[Var, Var]:
         """Append the loop; what stands for its outputs from now on."""
+        ys = list(self.scan.ys)
         summed = [(c, growth) for c in list(self.scan.carry) if (growth := self._growth(c)) is not None]
         for carried, growth in summed:
             self._drop_carry(carried, growth)
-        sunk = [(y, equation) for y in list(self.scan.ys) if (equation := self._sinks(y)) is not None]
+        needed = {v for _, growth in summed for v in growth.term.inputs}
+        sunk = [(y, e) for y in ys if y.inner not in needed and (e := self._sinks(y)) is not None]
         for y, equation in sunk:
-            self._drop(equation)
             self.scan.ys.remove(y)
+            self._drop(equation)
             for v in equation.inputs:
                 self._stack(v)
         for equation in list(self.scan.equations):
             self._before(equation)
         self.builder.append(self.scan.build(self.scan.equation.via))
-        env = {c.end: self._total(c, growth) for c, growth in summed}
-        env.update((y.outer, self._at_once(equation)) for y, equation in sunk)
-        return env
+        self.env.update((c.end, self._total(c, growth)) for c, growth in summed)
+        self.env.update((y.outer, self._at_once(equation)) for y, equation in sunk)
+        return self.env
 
     def _count(self) -> None:
         ends = [*(c.after for c in self.scan.carry), *(y.inner for y in self.scan.ys)]
@@ -111,13 +114,12 @@ class _Products:
         if var not in self.consts and self._stacked(var) is None:
             outer = Var(scanning.stacked(var.type, self.scan.length))
             self.scan.ys.append(Filled(var, outer))
+            self._count()
 
     def _extra_bytes(self, equation: Equation) -> int:
         """Bytes that have to be stacked for the operands of an equation."""
         return self.scan.length * sum(
-            v.type.nbytes
-            for v in set(equation.inputs)
-            if v not in self.consts and self._stacked(v) is None
+            v.type.nbytes for v in set(equation.inputs) if v not in self.consts and self._stacked(v) is None
         )
 
     # --- sums -----------------------------------------------------------------------------------
@@ -151,7 +153,9 @@ class _Products:
             return False
         terms = _size(x, a, set(b) - set(out))
         # The stacked operands take the place of as many sums in the memory of the carry.
-        return extra == 0 or (terms < ENOUGH and extra <= min(MAX_STACKED_BYTES, 64 * carried.inner.type.nbytes))
+        return extra == 0 or (
+            terms < ENOUGH and extra <= min(MAX_STACKED_BYTES, 64 * carried.inner.type.nbytes)
+        )
 
     def _drop_carry(self, carried: Carried, growth: _Growth) -> None:
         self.scan.carry = [c for c in self.scan.carry if c is not carried]
@@ -168,7 +172,9 @@ class _Products:
         assert len(arrays) == len(stacked), "the operands have been stacked"
         if term.op.name == "reduce_sum":
             (x,) = arrays
-            total = self._emit(term, "reduce_sum", [x], axes=tuple(sorted({-x.type.ndim, *term.attrs["axes"]})))
+            total = self._emit(
+                term, "reduce_sum", [x], axes=tuple(sorted({-x.type.ndim, *term.attrs["axes"]}))
+            )
         else:
             a, b, out = contraction.parse_spec(term.attrs["spec"])
             step = next(c for c in string.ascii_letters if c not in a + b)
@@ -229,6 +235,9 @@ class _Products:
         result = self._at_once(equation)
         self._drop(equation)
         self.scan.xs.append(Given(result, equation.output))
+        for y in [y for y in self.scan.ys if y.inner is equation.output]:
+            self.scan.ys.remove(y)
+            self.env[y.outer] = result
         if not self.uses[x.inner]:
             self.scan.xs.remove(x)
 

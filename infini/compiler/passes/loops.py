@@ -94,6 +94,10 @@ class _Mover:
                 "broadcast_in_dim", [one], shape=shape, dims=tuple(range(-one.type.ndim, 0))
             )
             scan.ys.remove(y)
+        taken = {x.inner: x.outer for x in scan.xs}
+        for y in [y for y in scan.ys if y.inner in taken]:
+            self.env[y.outer] = taken[y.inner]
+            scan.ys.remove(y)
         used = _used(scan.equations, [*(c.after for c in scan.carry), *(y.inner for y in scan.ys)])
         scan.consts = found.consts(used)
         return scan.build(equation.via)

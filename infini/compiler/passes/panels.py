@@ -177,11 +177,20 @@ def _with_panels_inside(equation: Equation, maker: dict[Var, Equation]) -> Equat
         chain = _chain(var, maker) if place is not None else ()
         if place is None or not chain or (place.is_slice and not _keeps_first(chain)):
             continue
-        inputs = list(equation.inputs)
-        inputs[number] = chain[0].inputs[0]
-        attrs = _with_bodies(equation.attrs, place, [_prefixed(body, place, chain) for body in place.bodies])
-        equation = dataclasses.replace(equation, inputs=tuple(inputs), attrs=attrs)
+        equation = with_chain(equation, number, chain)
     return equation
+
+
+def with_chain(equation: Equation, number: int, chain: Sequence[Equation]) -> Equation:
+    """A loop or branch that is given the memory of panels instead of an operand which `chain`, that is
+    `from_panels` and perhaps a transpose, makes of it; its bodies begin with the chain.
+    """
+    place = given(equation, number)
+    assert place is not None, "the operand does not change"
+    inputs = list(equation.inputs)
+    inputs[number] = chain[0].inputs[0]
+    attrs = _with_bodies(equation.attrs, place, [_prefixed(body, place, chain) for body in place.bodies])
+    return dataclasses.replace(equation, inputs=tuple(inputs), attrs=attrs)
 
 
 def _with_bodies(attrs: Attrs, place: Given, bodies: Sequence[Program]) -> Attrs:

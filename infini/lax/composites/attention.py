@@ -282,9 +282,21 @@ def _forward(*operands: Value, **attrs: Any) -> tuple[Sequence[Value], Sequence[
     return [out], [*operands, out, largest, total]
 
 
-def _backward(residuals: Sequence[Value], cotangents: Sequence[Value], **attrs: Any) -> list[Value | None]:
-    *operands, out, largest, total = residuals
-    letters, (ct,) = parse_spec(attrs["spec"]), cotangents
+def gradient(saved: Sequence[Value], ct: Value, **attrs: Any) -> tuple[Value, ...]:  # Any: as `attention_p`
+    """Cotangents of queries, keys and values.
+
+    Args:
+        saved: operands of `attention`, its result, largest scores and sums.
+        ct: cotangent of the result.
+        **attrs: attributes of `attention`.
+    """
+    return trace.bind(attention_gradient_p, *_given(saved, ct, attrs["spec"]), **attrs)
+
+
+def _given(saved: Sequence[Value], ct: Value, spec: str) -> list[Value]:
+    """Operands of `attention_gradient`."""
+    *operands, out, largest, total = saved
+    letters = parse_spec(spec)
     # The mean of dp over a row, by its weights, is the product of the row's result and its cotangent.
     product = trace.bind1(e.mul_p, _wide(out), _wide(ct))
     place = letters.out.index("v") - len(letters.out)
@@ -293,7 +305,13 @@ def _backward(residuals: Sequence[Value], cotangents: Sequence[Value], **attrs: 
     if kept != letters.rows:
         order = tuple(kept.index(letter) - len(kept) for letter in letters.rows)
         delta = trace.bind1(view.transpose_p, delta, permutation=order)
-    given = (*operands, ct, largest, total, delta)
+    return [*operands, ct, largest, total, delta]
+
+
+def _backward(residuals: Sequence[Value], cotangents: Sequence[Value], **attrs: Any) -> list[Value | None]:
+    *operands, _, _, _ = residuals
+    letters, (ct,) = parse_spec(attrs["spec"]), cotangents
+    given = _given(residuals, ct, attrs["spec"])
     found = trace.bind(attention_gradient_p, *given, **attrs)
     results: list[Value | None] = [
         families.sum_to(g, x.shape) for g, x in zip(found, operands[:3], strict=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from typing import TypeAlias
 
 from infini.compiler.llvm.builder import Function, Value
-from infini.compiler.llvm.convolution import product
+from infini.compiler.llvm.convolution import depthwise, product
 from infini.compiler.llvm.convolution.problem import Problem, analyse
 from infini.compiler.llvm.movement import BYTE_NS, Chunks, bits_of, make_task
 from infini.compiler.llvm.target import Target
@@ -16,8 +17,11 @@ from infini.core import dtypes, primitive
 from infini.core.ir import ArrayType, Attrs
 
 
+Plan: TypeAlias = product.Plan | depthwise.Plan
+
+
 @functools.lru_cache(maxsize=1024)
-def plans(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> tuple[product.Plan, ...] | None:
+def plans(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> tuple[Plan, ...] | None:
     """The plans of a `windowed_dot`, one for each part without holes; None where another way is better."""
     if not all(dtypes.is_float(d) and d.itemsize >= 2 for d in (x.dtype, w.dtype, attrs["dtype"])):
         return None
@@ -26,10 +30,14 @@ def plans(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> tuple[pro
     problems = analyse(x, w, attrs)
     if problems is None or all(_is_plain(problem, x) for problem in problems):
         return None
-    found = [product.make_plan(problem, target) for problem in problems if problem.depth]
+    found = [_plan(problem, target) for problem in problems if problem.depth]
     if not found or any(plan is None for plan in found):
         return None
     return tuple(plan for plan in found if plan is not None)
+
+
+def _plan(problem: Problem, target: Target) -> Plan | None:
+    return product.make_plan(problem, target) or depthwise.make_plan(problem, target)
 
 
 def _is_plain(problem: Problem, x: ArrayType) -> bool:
@@ -47,7 +55,8 @@ def emit(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[Ta
     if len(chosen) < len(analyse(x, w, attrs) or ()):
         phases.append(_zeros(x, w, attrs, target))
     for plan in chosen:
-        phases += product.Emission(plan).phases()
+        is_product = isinstance(plan, product.Plan)
+        phases += product.Emission(plan).phases() if is_product else depthwise.Emission(plan).phases()
     return tuple(phases)
 
 

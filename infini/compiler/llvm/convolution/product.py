@@ -26,13 +26,15 @@ from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import I1, I64, PTR
 
 DEPTH = 256  # of a block of k whose rows are runs of the image
-PIXELS = 128  # of a block of k whose columns are runs of the image
+PIXELS = 256  # of a block of k whose columns are runs of the image
 ROWS = 96  # of a tile
 COLUMNS = 512  # of a tile
 LOCAL_COLUMNS = 256  # of a tile that packs its part of the kernel
 TASKS = 16  # so that several threads get equal shares
 TASK_FLOPS = 2e6
 PACK_BYTES = 64 << 10
+MOST_BLOCKS = 4  # of k, and places of the window, that are written out one by one
+MOST_PLACES = 32
 NS_PER_FLOP = 0.006
 NS_PER_PACKED_BYTE = 0.1
 
@@ -132,6 +134,11 @@ class Plan:
         return (self.row_block if self.has_runs_of_k else self.per) * self.copied_row
 
     @property
+    def is_written_out(self) -> bool:
+        """Whether the code has every place of the window by itself, so that it is known where each lies."""
+        return self.has_runs_of_k and self.num_blocks <= MOST_BLOCKS and self.num_places <= MOST_PLACES
+
+    @property
     def num_tasks(self) -> int:
         """Tiles of all groups."""
         return self.problem.num_groups * self.num_row_blocks * self.num_column_blocks
@@ -174,7 +181,8 @@ def make_plan(problem: Problem, target: Target) -> Plan | None:
         return None
     height = problem.rows if k_letter else m_length
     rows, vectors, lanes = microkernel.block_size(target, height, compute)
-    vectors = min(vectors, -(-size // lanes))
+    if size <= lanes:  # a register block of twice the rows uses as many registers
+        rows, vectors = _even(height, 2 * microkernel.block_size(target, 1 << 20, compute)[0], 1), 1
     panel = vectors * lanes
     padded = -(-size // panel) * panel
     wanted = min(TASKS, problem.flops / TASK_FLOPS)
@@ -336,11 +344,11 @@ class Emission:
         first = f.mul(number, plan.per)
         count: Int = plan.per
         if plan.num_places % plan.per:
-            count = f.minimum(f.sub(plan.num_places, first), plan.per)
+            count = _least(f, f.sub(plan.num_places, first), plan.per)
         start = f.mul(piece, plan.piece)
         length: Int = plan.piece
         if plan.length % plan.piece:
-            length = f.minimum(f.sub(plan.length, start), plan.piece)
+            length = _least(f, f.sub(plan.length, start), plan.piece)
         return first, count, start, length
 
     def _depth(self, f: Function, block: Int) -> Int:
@@ -350,7 +358,7 @@ class Emission:
             return f.mul(count, length)
         if plan.problem.depth % plan.per == 0:
             return plan.per
-        return f.minimum(f.sub(plan.problem.depth, f.mul(block, plan.per)), plan.per)
+        return _least(f, f.sub(plan.problem.depth, f.mul(block, plan.per)), plan.per)
 
     def _first_k(self, f: Function, block: Int) -> Int:
         """Columns of patches before a block."""
@@ -392,14 +400,14 @@ class Emission:
         result = arrays.out
         if sums is None:
             result = f.at(result, self._out_offset(f, place, first), self.out_memory)
-        with f.loop(0, plan.num_blocks) as loop:
-            depth = self._depth(f, loop.index)
-            self._copy(f, arrays.x, copy, loop.index, (place, first, count))
+        for block in self._blocks_of_k(f):
+            depth = self._depth(f, block)
+            self._copy(f, arrays.x, copy, block, (place, first, count))
             if local is None:
-                base = f.at(arrays.w, f.mul(self._first_k(f, loop.index), self._padded), self.element)
+                base = f.at(arrays.w, f.mul(self._first_k(f, block), self._padded), self.element)
                 origin: Int = 0
             else:
-                self._pack_block(f, arrays.w, local, loop.index, panels)
+                self._pack_block(f, arrays.w, local, block, panels)
                 base, origin = local, first_panel
             with f.loop(*panels) as each:
                 panel = f.at(base, f.mul(f.sub(each.index, origin), f.mul(depth, plan.panel)), self.element)
@@ -408,9 +416,17 @@ class Emission:
                 else:
                     c = f.at(sums, f.mul(f.sub(each.index, first_panel), plan.panel), self.element)
                 for width in sizes(f, each.index, plan.num_panels, plan.panel, plan.problem.n[0]):
-                    self._blocks(f, (copy, panel, c), (first, count), (depth, loop.index), width)
+                    self._blocks(f, (copy, panel, c), (first, count), (depth, block), width)
         if sums is not None:
             self._store(f, sums, arrays.out, (place, first, count), panels)
+
+    def _blocks_of_k(self, f: Function) -> Iterator[Int]:
+        """The numbers of all blocks, one after another or in a loop."""
+        if self.plan.is_written_out:
+            yield from range(self.plan.num_blocks)
+            return
+        with f.loop(0, self.plan.num_blocks) as loop:
+            yield loop.index
 
     def _rows(self, f: Function, row_block: Int) -> tuple[Int, Int, Int]:
         """Of a tile: its place of the result (0 when runs are along k), its first row, and how many."""
@@ -455,13 +471,21 @@ class Emission:
         with f.loop(0, num_rows) as row:
             by_row = copying.reach(f, f.add(row_first, row.index), plan.row_axes, bounds)
             there = f.at(copy, f.mul(row.index, plan.copied_row), self.element)
-            with f.loop(0, num_places) as number:
-                by_place = copying.reach(f, f.add(first_place, number.index), plan.place_axes, bounds)
+            x_row = f.at(x, by_row.x, self.runs.memory)
+            for number in self._numbers(f, num_places):
+                by_place = copying.reach(f, f.add(first_place, number), plan.place_axes, bounds)
                 inside = copying.is_inside(f, bounds, by_row, by_place)
-                here = f.at(x, f.add(by_row.x, by_place.x), self.runs.memory)
-                to = f.at(there, f.mul(number.index, plan.piece), self.element)
+                here = f.at(x_row, by_place.x, self.runs.memory)
+                to = f.at(there, f.mul(number, plan.piece), self.element)
                 for size in self._lengths(f, length, start):
                     self.runs.copy(f, here, to, size, inside)
+
+    def _numbers(self, f: Function, count: Int) -> Iterator[Int]:
+        if self.plan.is_written_out and isinstance(count, int):
+            yield from range(count)
+            return
+        with f.loop(0, count) as loop:
+            yield loop.index
 
     def _lengths(self, f: Function, length: Int, start: Int) -> Iterator[int]:
         plan = self.plan
@@ -550,6 +574,10 @@ class Emission:
                         registers.store(
                             f, registers.rounded(f, x, dtype), f.at(there, start, self.out_memory), dtype, mask
                         )
+
+
+def _least(f: Function, a: Int, b: Int) -> Int:
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else f.minimum(a, b)
 
 
 def finish(kind: str, functions: Sequence[Function], num_tasks: int, cost_ns: float) -> TaskFunction:
