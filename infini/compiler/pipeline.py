@@ -55,7 +55,8 @@ def passes(
 ) -> tuple[Pass, ...]:
     """The pipeline for a backend that lowers the equations `has_route` accepts, with the declared run-time
     extents; `reads_panels` is given by one that has packed products, which `has_route` accepts,
-    `wants_panels` by one that has loops packed for them, and `takes_windows` by one that convolves without a matrix of patches.
+    `wants_panels` by one that has loops packed for them, and `takes_windows` by one that convolves without a
+    matrix of patches.
     """
     canonical = canonical_passes(has_route, backend=backend)
     if takes_windows is not None:

@@ -3,6 +3,7 @@ heads, H head size."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal
 
@@ -10,9 +11,8 @@ import ml_dtypes
 
 from infini.core import dtypes, errors, trace
 from infini.core.value import Value
-from infini.lax import contraction, elementwise as e, view
-from infini.lax.families import bind_scalars
-from infini.nn import activations
+from infini.lax import elementwise as e, view
+from infini.lax.composites import attention
 from infini.numpy._promotion import ArrayLike, as_value, convert
 
 
@@ -69,22 +69,27 @@ def dot_product_attention(
     _check(q, k, v)
     batch, queries, heads, size = q.shape
     keys, key_heads = k.shape[1:3]
-    grouped = view.reshape(q, (batch, queries, key_heads, heads // key_heads, size))  # (B, T, K, G, H)
+    groups = (key_heads, heads // key_heads)
     wide = q.dtype if q.dtype.itemsize >= 4 else dtypes.float32
-    scores = contraction.contract("btkgh,bskh->bkgts", grouped, k, preferred_element_type=wide)
-    scores = view.reshape(scores, (batch, heads, queries, keys))  # (B, N, T, S)
-    scores = bind_scalars(e.mul_p, scores, 1 / math.sqrt(size) if scale is None else scale)
+    operands = [view.reshape(q, (batch, queries, *groups, size)), k, v]  # (B, T, K, G, H), (B, S, K, H)
+    spec = ["btkgd", "bskd", "bskv"]
     if bias is not None:
-        scores = trace.bind1(e.add_p, scores, convert(as_value("dot_product_attention", bias), wide))
-    allowed = _allowed(
-        mask, is_causal, query_seq_lengths, key_value_seq_lengths, local_window_size, queries, keys
+        given = convert(as_value("dot_product_attention", bias), wide)
+        _append(operands, spec, given, (batch, *groups, queries, keys))
+    masks = _masks(mask, query_seq_lengths, key_value_seq_lengths, queries, keys)
+    if masks:
+        allowed = functools.reduce(lambda a, b: trace.bind1(e.and_p, a, b), masks)
+        _append(operands, spec, allowed, (batch, *groups, queries, keys))
+    mixed = trace.bind1(
+        attention.attention_p,
+        *operands,
+        spec=f"{','.join(spec)}->btkgv,bkgt",
+        scale=1 / math.sqrt(size) if scale is None else float(scale),
+        band=_band(is_causal, local_window_size),
+        fill=-0.7 * float(ml_dtypes.finfo(wide).max),
+        has_bias=bias is not None,
+        has_mask=bool(masks),
     )
-    for one in allowed:
-        lowest = convert(-0.7 * float(ml_dtypes.finfo(wide).max), wide)
-        scores = trace.bind1(e.select_n_p, one, lowest, scores)
-    weights = convert(activations.softmax(scores), k.dtype)
-    weights = view.reshape(weights, (batch, key_heads, heads // key_heads, queries, keys))
-    mixed = contraction.contract("bkgts,bskh->btkgh", weights, v)
     result = view.reshape(mixed, (batch, queries, heads, size))
     if query_seq_lengths is not None:
         inside = _before(query_seq_lengths, queries, "query_seq_lengths")  # (B, T)
@@ -113,14 +118,27 @@ def _check(q: Value, k: Value, v: Value) -> None:
         )
 
 
-def _allowed(
-    mask: ArrayLike | None,
-    is_causal: bool,
-    query_lengths: ArrayLike | None,
-    key_lengths: ArrayLike | None,
-    window: int | tuple[int, int] | None,
-    queries: int,
-    keys: int,
+def _append(operands: list[Value], spec: list[str], x: Value, sizes: tuple[int, ...]) -> None:
+    """Add a bias or a mask, which broadcasts to (B, N, T, S), without dimensions of size 1; `sizes` has N as
+    (K, G)."""
+    batch, key_heads, groups, queries, keys = sizes
+    full = (batch, key_heads * groups, queries, keys)
+    shape = (1,) * (4 - x.ndim) + x.shape
+    if x.ndim > 4 or any(n not in (1, m) for n, m in zip(shape, full, strict=True)):
+        raise errors.TypeMismatchError(
+            "dot_product_attention: bias and mask have to broadcast to (B, N, T, S)",
+            got=str(x.type),
+            expected=str(full),
+        )
+    letters = ("b", "kg", "t", "s")
+    kept = [(n, c) for n, c in zip(shape, letters, strict=True) if n != 1]
+    split = [size for n, c in kept for size in ((key_heads, groups) if c == "kg" else (n,))]
+    operands.append(view.reshape(x, tuple(split)))
+    spec.append("".join(c for _, c in kept))
+
+
+def _masks(
+    mask: ArrayLike | None, query_lengths: ArrayLike | None, key_lengths: ArrayLike | None, queries: int, keys: int
 ) -> list[Value]:
     """Boolean arrays that broadcast to (B, N, T, S); a score counts where all of them hold."""
     result = []
@@ -133,21 +151,22 @@ def _allowed(
                 fix="pass it as bias=",
             )
         result.append(given)
-    row = view.broadcasted_iota(dtypes.int32, (queries, 1), 0)
-    column = view.broadcasted_iota(dtypes.int32, (1, keys), 1)
-    if is_causal:
-        result.append(trace.bind1(e.ge_p, row, column))
-    if window is not None:
-        left, right = (window, window) if isinstance(window, int) else window
-        if left < 0 or right < 0:
-            raise errors.ValueMismatchError("dot_product_attention: a window is negative", got=str(window))
-        result.append(trace.bind1(e.le_p, row, bind_scalars(e.add_p, column, left)))
-        result.append(trace.bind1(e.ge_p, row, bind_scalars(e.sub_p, column, right)))
     if key_lengths is not None:
         result.append(view.expand_dims(_before(key_lengths, keys, "key_value_seq_lengths"), (1, 2)))
     if query_lengths is not None:
         result.append(view.expand_dims(_before(query_lengths, queries, "query_seq_lengths"), (1, 3)))
     return result
+
+
+def _band(is_causal: bool, window: int | tuple[int, int] | None) -> attention.Band:
+    """How far keys may lie before and after the query that looks at them."""
+    low, high = None, 0 if is_causal else None
+    if window is not None:
+        left, right = (window, window) if isinstance(window, int) else window
+        if left < 0 or right < 0:
+            raise errors.ValueMismatchError("dot_product_attention: a window is negative", got=str(window))
+        low, high = -left, 0 if is_causal else right
+    return low, high
 
 
 def _before(lengths: ArrayLike, size: int, name: str) -> Value:

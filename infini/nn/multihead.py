@@ -10,8 +10,9 @@ from typing import Any
 
 import infini.numpy as inp
 from infini import random
-from infini.core import dtypes, errors
+from infini.core import dtypes, errors, trace
 from infini.core.value import Value
+from infini.lax.composites import attention
 from infini.nn import activations, dropout as dropout_, parameters
 from infini.nn.linear import Linear
 from infini.nn.module import Module, field
@@ -57,10 +58,36 @@ def scaled_dot_product_attention(
             "scaled_dot_product_attention takes a mask or is_causal, not both",
             fix="make the mask causal with inp.tril",
         )
+    has_dropout = dropout_p and dropout_key is not None
+    if attn_mask is None and not has_dropout and q.dtype == k.dtype == v.dtype and q.dtype in dtypes.FLOATS:
+        return _without_weights(q, k, v, is_causal, scale, enable_gqa)
     if enable_gqa:
         k, v = (inp.repeat(x, q.shape[-3] // x.shape[-3], -3) for x in (k, v))
     mixed, _ = _attend(q, k, v, attn_mask, is_causal, scale, dropout_p, dropout_key)
     return mixed
+
+
+def _without_weights(
+    q: Value, k: Value, v: Value, is_causal: bool, scale: float | None, enable_gqa: bool
+) -> Value:
+    """Results alone; leading dimensions broadcast."""
+    shape = q.shape
+    if enable_gqa:  # (..., K, G, L, D), and keys that lack G
+        q = inp.reshape(q, (*shape[:-3], k.shape[-3], shape[-3] // k.shape[-3], *shape[-2:]))
+    group = "g" if enable_gqa else ""
+    mixed = trace.bind1(
+        attention.attention_p,
+        q,
+        k,
+        v,
+        spec=f"{group}td,sd,sv->{group}tv,{group}t",
+        scale=1 / math.sqrt(shape[-1]) if scale is None else float(scale),
+        band=(None, 0 if is_causal else None),
+        fill=-math.inf,
+        has_bias=False,
+        has_mask=False,
+    )
+    return inp.reshape(mixed, (*mixed.shape[:-4], shape[-3], *mixed.shape[-2:])) if enable_gqa else mixed
 
 
 def _attend(

@@ -84,7 +84,9 @@ def test_objects_call_each_other_and_externs(cache: Path) -> None:
     given = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(lambda x: 10 * x)
     address = ctypes.cast(given, ctypes.c_void_p).value
     assert address is not None
-    codes = objects.compile_modules([inner, outer], TARGET, num_threads=2)
+    ahead = objects.Compilations(TARGET, num_threads=2)
+    ahead.begin(inner)  # the other is compiled when it is asked for
+    codes = [ahead.code(inner), ahead.code(outer)]
     library = objects.load(codes, ["outer_function"], {"given_function": address})
     assert call(library["outer_function"], 4) == 50
     with pytest.raises(errors.LoweringError, match="missing_function"):

@@ -76,7 +76,7 @@ class CpuBackend:
         if image is not None and addresses is not None:
             return CpuExecutable(
                 program, options, target, image, addresses,
-                lambda: Built(*_compiler().build(program, options, target)),
+                build=lambda: Built(*_compiler().build(program, options, target)),
             )  # fmt: skip
         made: CpuExecutable = _compiler().compiled(program, options, target, key)
         return made

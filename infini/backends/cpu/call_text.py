@@ -284,9 +284,7 @@ def call_text(target: Target, slots: dict[str, int]) -> str:
         + call_running.TEXT
     )
     head = f'target triple = "{target.triple}"\n'
-    return head + _LOADS.sub(
-        _load, string.Template(text).substitute(values)
-    )
+    return head + _LOADS.sub(_load, string.Template(text).substitute(values))
 
 
 # `%v = call ptr @word(ptr %p, i64 N)` and its kin: loads of word N, and of the slot at byte N. They are

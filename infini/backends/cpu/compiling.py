@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from infini.backends import routes
 from infini.backends.cpu import images, inspect, link, objects
 from infini.backends.cpu.executable import Built, CpuExecutable
@@ -24,6 +27,8 @@ from infini.core import backend as backend_, config, errors, events, ir, primiti
 from infini.core.backend import CompileOptions
 from infini.core.layout import Layout
 
+_LARGE: Final = 64  # equations from which on functions are compiled while the rest is lowered
+
 
 def compiled(source: ir.Program, options: CompileOptions, target: Target, key: str | None) -> CpuExecutable:
     """Machine code of a program; its image goes to the disk under `key`, when there is one.
@@ -32,18 +37,22 @@ def compiled(source: ir.Program, options: CompileOptions, target: Target, key: s
         LoweringError: an operation has no route.
         DonationError: `donation="require"` and a donated parameter cannot be reused.
     """
-    recorder = dump.recorder()
-    built = Built(*build(source, options, target, recorder))
+    recorder, ahead = dump.recorder(), link.compilations(target)
+    is_large = len(source.equations) >= _LARGE
+    made = (lambda task: link.begin(task, ahead)) if is_large else (lambda task: None)
+    built = Built(*build(source, options, target, recorder, made))
     native = program_.write(built.block, built.plan, target)
-    image, addresses = linked(native, built, target)
-    made = CpuExecutable(source, options, target, image, addresses, lambda: built, native.callbacks)
-    made.native = native
+    image, addresses = linked(native, built, ahead)
+    executable = CpuExecutable(
+        source, options, target, image, addresses, build=lambda: built, host_functions=native.callbacks
+    )
+    executable.native = native
     if recorder is not None:
         dump.write(inspect.inspection(source, recorder, native, target))
     # What a compilation says about donated arrays is said every time.
     if key is not None and not unused_donations(built.block, built.plan, options):
         images.write(key, image)
-    return made
+    return executable
 
 
 def inspected(program: ir.Program, options: CompileOptions, target: Target) -> inspection.Inspection:
@@ -53,10 +62,10 @@ def inspected(program: ir.Program, options: CompileOptions, target: Target) -> i
     return inspect.inspection(program, recorder, program_.write(block, plan, target), target)
 
 
-def linked(native: ProgramText, built: Built, target: Target) -> tuple[Image, dict[str, int]]:
+def linked(native: ProgramText, built: Built, ahead: objects.Compilations) -> tuple[Image, dict[str, int]]:
     """The image of a text and the addresses of its functions, after compiling what is new."""
-    block, plan = built.block, built.plan
-    addresses = link.functions(native.functions, target)
+    block, plan, target = built.block, built.plan, ahead.target
+    addresses = link.functions(native.functions, ahead)
     only = None if native.timed else _only_task(block, plan)
     program = None
     if only is None:  # one task over exactly the table needs no program around it
@@ -150,6 +159,7 @@ def build(
     options: CompileOptions,
     target: Target,
     observe: pipeline.Observer | None = None,
+    made: Callable[[TaskFunction], None] = lambda task: None,
 ) -> tuple[ir.Program, Block, Plan]:
     """Everything but machine code: the program in kernels, its steps, and their memory."""
     fused = pipeline.run(
@@ -163,7 +173,7 @@ def build(
         observe=observe,
     )
     ends = memory.Ends(writable=frozenset(options.donated), is_free=True)
-    block = ordering.ordered(lower.lower(fused, target), ends)
+    block = ordering.ordered(lower.lower(fused, target, made), ends)
     if budget := config.get("memory_budget"):
         block = rematerialise.within(block, ends, budget)
     block = together.grouped(block, ends.writable)

@@ -97,6 +97,7 @@ class CpuExecutable:
         target: Target,
         image: Image,
         addresses: Mapping[str, int],
+        *,
         build: Callable[[], Built],
         host_functions: Sequence[HostEntry] = (),
     ) -> None:

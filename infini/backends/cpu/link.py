@@ -40,12 +40,23 @@ def _find(symbol: str) -> Address | None:
     return address
 
 
-def functions(tasks: Mapping[str, TaskFunction], target: Target) -> dict[str, int]:
+def compilations(target: Target) -> objects.Compilations:
+    """What compiles the functions of one program."""
+    return objects.Compilations(target, config.get("num_threads") or pool.num_cores())
+
+
+def begin(task: TaskFunction, ahead: objects.Compilations) -> None:
+    """Compile a task function soon, unless it is loaded."""
+    if task.name not in _loaded:
+        ahead.begin(module_text(task, ahead.target))
+
+
+def functions(tasks: Mapping[str, TaskFunction], ahead: objects.Compilations) -> dict[str, int]:
     """Addresses of task functions by name, after compiling the ones that are not loaded."""
     with _lock:
         found = {name: _find(name) for name in tasks}
         missing = [task for name, task in tasks.items() if found[name] is None]
-        added = _add(missing, target) if missing else {}
+        added = _add(missing, ahead) if missing else {}
         return {name: address if address is not None else added[name] for name, address in found.items()}
 
 
@@ -92,9 +103,11 @@ def module_text(task: TaskFunction, target: Target) -> str:
     return "\n".join([f'target triple = "{target.triple}"', *sorted(task.declares), task.text])
 
 
-def _add(tasks: Sequence[TaskFunction], target: Target) -> dict[str, Address]:
-    num_threads = (config.get("num_threads") or pool.num_cores()) if len(tasks) >= _PARALLEL else 1
-    code = objects.compile_modules([module_text(task, target) for task in tasks], target, num_threads)
+def _add(tasks: Sequence[TaskFunction], ahead: objects.Compilations) -> dict[str, Address]:
+    if len(tasks) >= _PARALLEL:
+        for task in tasks:
+            begin(task, ahead)
+    code = [ahead.code(module_text(task, ahead.target)) for task in tasks]
     externs = libraries.addresses(text for task in tasks for text in task.declares)
     return _load(code, [task.name for task in tasks], externs)
 

@@ -8,11 +8,13 @@ code generator works on it (level 2).
 from __future__ import annotations
 
 import atexit
+import functools
 import hashlib
+import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import llvmlite.binding as llvm
@@ -53,18 +55,47 @@ def stored(key: str) -> bytes | None:
     return disk_cache.read(KIND, key)
 
 
-def compile_modules(texts: Sequence[str], target: Target, num_threads: int = 1) -> list[bytes]:
-    """The object files of several modules, compiled in parallel."""
-    if num_threads <= 1 or len(texts) <= 1:
-        return [compile_module(text, target) for text in texts]
-    folder = config.get("cache_dir"), config.get("no_cache")
+class Compilations:
+    """Modules that are compiled in threads of their own from the moment they are known, while the compiler
+    goes on.
 
-    def one(text: str) -> bytes:
-        with config.config(cache_dir=folder[0], no_cache=folder[1]):
-            return compile_module(text, target)
+    Args:
+        target: processor to make code for.
+        num_threads: threads that compile; with one, a module is compiled when its code is asked for.
+    """
 
-    with ThreadPoolExecutor(min(num_threads, len(texts))) as threads:
-        return list(threads.map(one, texts))
+    def __init__(self, target: Target, num_threads: int) -> None:
+        self.target, self.num_threads = target, num_threads
+        self._knobs = {name: config.get(name) for name in ("cache_dir", "no_cache")}
+        self._begun: dict[str, Future[bytes]] = {}
+
+    def begin(self, text: str) -> None:
+        """Compile a module soon."""
+        if self.num_threads > 1 and text not in self._begun:
+            self._begun[text] = _threads(self.num_threads).submit(self._compile, text)
+
+    def code(self, text: str) -> bytes:
+        """The object file of a module.
+
+        Raises:
+            LoweringError: LLVM refuses the text.
+        """
+        begun = self._begun.get(text)
+        return begun.result() if begun is not None else compile_module(text, self.target)
+
+    def _compile(self, text: str) -> bytes:
+        with config.config(**self._knobs):
+            return compile_module(text, self.target)
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads that compile; each has a code generator, so they are kept."""
+    return ThreadPoolExecutor(count, thread_name_prefix="infini-llvm")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # the child has none of them
 
 
 def object_key(text: str, target: Target, level: int = CODE_LEVEL) -> str:

@@ -92,9 +92,15 @@ class Profiled(CpuExecutable):
     def __init__(self, other: CpuExecutable) -> None:
         built = Built(other.fused, other.block, other.plan)
         native = program_.write(built.block, built.plan, other.target, profile=True)
-        image, addresses = compiling.linked(native, built, other.target)
+        image, addresses = compiling.linked(native, built, link.compilations(other.target))
         super().__init__(
-            other.source, other.options, other.target, image, addresses, lambda: built, native.callbacks
+            other.source,
+            other.options,
+            other.target,
+            image,
+            addresses,
+            build=lambda: built,
+            host_functions=native.callbacks,
         )
         self.native = native
         self._counters = (ctypes.c_int64 * (2 * len(native.timed) + 1))()

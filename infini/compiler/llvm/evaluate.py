@@ -21,8 +21,6 @@ from infini.core.ir import ArrayType, Equation, Var
 from infini.tile.program import Access
 
 
-import os
-PF=int(os.environ.get("PF","0"))
 @dataclass(frozen=True, slots=True)
 class Bound:
     """A range check of an access that the loop's range already guarantees: (size, offset, grid strides,
@@ -288,7 +286,6 @@ class Evaluator:
         if self.lanes == 1 or (stride == 0 and (mask is None or mask is self.mask)):
             return registers.load(f, pointer, dtype, 1, is_invariant=is_invariant)
         if stride == 1 and mask is None:
-            if PF and is_invariant: f.prefetch(f.at(pointer, PF, registers.memory_element(dtype)))
             return registers.load(f, pointer, dtype, self.lanes, is_invariant=is_invariant)
         if stride == 1 and mask is not None:
             return registers.masked_load(f, pointer, dtype, mask, fill)

@@ -23,6 +23,7 @@ from infini.compiler.llvm import (
     linear_algebra,
     movement,
     operations,
+    picks,
     registers,
     sorting,
     top_k,
@@ -83,10 +84,19 @@ def _panels(equation: Equation) -> gemm.Panels:
     return gemm.Panels(equation.attrs["operand"], *equation.attrs["tile"])
 
 
-def lower(program: Program, target: Target) -> Block:
-    """The steps of a program in which everything fusable has become kernels."""
+def lower(
+    program: Program, target: Target, made: Callable[[TaskFunction], None] = lambda task: None
+) -> Block:
+    """The steps of a program in which everything fusable has become kernels.
+
+    Args:
+        program: program in kernels.
+        target: processor to make code for.
+        made: called with every task function as soon as it is written; those of loops and branches come
+            with the rest.
+    """
     found: list[Step] = []
-    joined = wake.phases(program, target)
+    joined = picks.phases(program, target) | wake.phases(program, target)
     for number, equation in enumerate(program.equations):
         if number in joined:
             phase = joined[number]
@@ -94,7 +104,11 @@ def lower(program: Program, target: Target) -> Block:
         elif equation.outputs and not any(v.type.size for v in equation.outputs):
             found += _nothing(equation)
         else:
-            found += ROUTES[equation.op.name](equation, target)
+            steps = ROUTES[equation.op.name](equation, target)
+            for step in steps:
+                for task in step.tasks if isinstance(step, Phase) else ():
+                    made(task)
+            found += steps
     return Block(program.params, program.consts, tuple(found), program.results)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,11 +17,15 @@ from infini.compiler.affine import row_major
 from infini.compiler.llvm import registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.crossing import picked
+from infini.compiler.llvm.evaluate import Evaluator
+from infini.compiler.llvm.indexing import Index
 from infini.compiler.llvm.movement import TASK_BYTES, bits_of, coordinates, make_task
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import I32, I64, scalar, vector
 from infini.core import dtypes
+from infini.core.ir import ArrayType
+from infini.tile.program import Kernel
 
 if TYPE_CHECKING:
     from infini.compiler.llvm.windows import Windows
@@ -38,14 +43,23 @@ def is_for(w: Windows) -> bool:
     return is_small and is_number and math.prod(w.window) == 1 and w.operand.dtype.itemsize <= 8
 
 
-def emit(w: Windows, fill: np.ndarray, target: Target) -> TaskFunction:
-    """The gather of elements."""
-    return _Picking(w, fill, target).task()
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Starts that are computed from the elements of arrays at the same place, instead of an array of them."""
+
+    kernel: Kernel
+    in_types: tuple[ArrayType, ...]
+
+
+def emit(w: Windows, fill: np.ndarray, target: Target, computed: Computed | None = None) -> TaskFunction:
+    """The gather of elements; its `args` are the operand, the starts or what they are computed from, and the
+    result."""
+    return _Picking(w, fill, target, computed).task()
 
 
 class _Picking:
-    def __init__(self, w: Windows, fill: np.ndarray, target: Target) -> None:
-        self.w, self.fill, self.target = w, fill, target
+    def __init__(self, w: Windows, fill: np.ndarray, target: Target, computed: Computed | None) -> None:
+        self.w, self.fill, self.computed = w, fill, computed
         self.lanes = target.lanes // 2 if w.operand.dtype.itemsize == 8 else target.lanes
         self.rows, self.columns = math.prod(w.batch[:-1]), w.batch[-1] if w.batch else 1
         if not w.numbers.operand_batching_dims:  # all points are alike
@@ -60,11 +74,18 @@ class _Picking:
         pieces = min(-(-wanted // self.rows), -(-self.columns // step))
         self.columns_each = -(-self.columns // pieces // step) * step if pieces > 1 else self.columns
         self.pieces = -(-self.columns // self.columns_each)
+        self.turn = 0  # of computing starts, so that none is taken for another's
         self.cost_ns = points * ELEMENT_NS
 
     def task(self) -> TaskFunction:
         num_tasks = self.pieces * -(-self.rows // self.rows_each)
-        return make_task("pick", 3, num_tasks, self.cost_ns, self._write)
+        return make_task(
+            "pick",
+            3 if self.computed is None else 2 + len(self.computed.in_types),
+            num_tasks,
+            self.cost_ns,
+            self._write,
+        )
 
     def _write(self, f: Function, pointers: list[Value], task: Value) -> None:
         number, piece = f.divide(task, self.pieces)
@@ -106,7 +127,7 @@ class _Picking:
         self, f: Function, pointers: Sequence[Value], row: Int, columns: Sequence[Int], active: int
     ) -> None:
         """Vectors of elements from some columns on, of which `active` lanes are there."""
-        source, starts, out = pointers
+        source, *starts, out = pointers
         element = bits_of(self.w.operand.dtype)
         # Numbers go through memory: that is faster than taking lanes out of vectors and putting them in.
         slot = f.allocate(4 * self.lanes * len(columns))
@@ -142,7 +163,7 @@ class _Picking:
             f.masked_store(filler, place, outside)
 
     def _offsets(
-        self, f: Function, starts: Value, row: Int, column: Int, active: int
+        self, f: Function, starts: Sequence[Value], row: Int, column: Int, active: int
     ) -> tuple[Value, Value | None]:
         """Places of the elements in the operand, 0 for those outside, and which lie inside."""
         w, lanes = self.w, self.lanes
@@ -175,12 +196,16 @@ class _Picking:
             total = f.select(inside, total, f.constant(0, type_))
         return total, inside
 
-    def _starts(self, f: Function, starts: Value, row: Int, column: Int, active: int) -> list[Value]:
+    def _starts(
+        self, f: Function, starts: Sequence[Value], row: Int, column: Int, active: int
+    ) -> list[Value]:
         """The starts of a vector of points along each indexed dimension."""
         w, lanes = self.w, self.lanes
         count = w.indices.shape[-1]
+        if self.computed is not None:
+            return [self._compute(f, self.computed, starts, f.add(f.mul(row, self.columns), column), active)]
         element = registers.memory_element(w.indices.dtype)
-        at = f.at(starts, f.mul(f.add(f.mul(row, self.columns), column), count), element)
+        at = f.at(starts[0], f.mul(f.add(f.mul(row, self.columns), column), count), element)
         parts = []
         for j in range(count):
             there = min(lanes, max(0, active * count - j * lanes))
@@ -197,3 +222,24 @@ class _Picking:
         if count > 1 and lanes > 1:
             parts = [picked(f, parts, places) for places in order]
         return [f.convert(op, part, vector("i32", lanes)) for part in parts]
+
+    def _compute(
+        self, f: Function, computed: Computed, arrays: Sequence[Value], place: Int, active: int
+    ) -> Value:
+        """A vector of starts from some place on."""
+        lanes, body = self.lanes, computed.kernel.body
+        definitions = {v: equation for equation in body.equations for v in equation.outputs}
+        grid = computed.kernel.grid
+        e = Evaluator(f, definitions, grid, [0] * len(grid), {}, dict(body.consts), allocate=f.allocate)
+        e.lanes = lanes
+        e.turn = self.turn = self.turn + 1
+        for array, param, type_ in zip(arrays, body.params, computed.in_types, strict=False):
+            at = f.at(array, place, registers.memory_element(type_.dtype))
+            if active == lanes:
+                e.registers[param] = registers.load(f, at, type_.dtype, lanes)
+            else:
+                mask = f.first_lanes(active, lanes)
+                e.registers[param] = registers.masked_load(f, at, type_.dtype, mask, 0)
+        value = e.vector(body.results[0], (Index(0),) * body.results[0].type.ndim)
+        op = "sext" if self.w.indices.dtype in dtypes.SIGNED else "zext"
+        return f.convert(op, value, vector("i32", lanes))

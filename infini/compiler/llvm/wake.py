@@ -19,7 +19,6 @@ from infini.compiler.steps import Phase
 from infini.core.ir import ArrayType, Equation, Program, Var
 from infini.tile.program import Access, Kernel
 
-
 MAX_ROW_BYTES: Final = 1 << 19  # of a row of all that a kernel reads and writes; more leaves the cache
 
 

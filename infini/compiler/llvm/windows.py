@@ -165,14 +165,24 @@ class Windows:
             yield dot(f, index, operand[inner]), dot(f, index, dense[inner]), count
 
 
+def of_gather(operand: ArrayType, indices: ArrayType, attrs: Attrs) -> Windows:
+    """The windows that a gather copies."""
+    (dense,) = indexing.gather_p.rule(primitive.TYPE)(operand, indices, **attrs)
+    numbers, sizes = attrs["dimension_numbers"], attrs["slice_sizes"]
+    return Windows(operand, indices, dense, numbers, sizes, attrs["mode"] != "fill")
+
+
+def fill_of(w: Windows, attrs: Attrs) -> np.ndarray:
+    """What a gather gives for windows outside."""
+    return indexing.fill_of(w.operand.dtype, attrs["fill_value"])
+
+
 def gather(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
     """The operation `gather`."""
     operand, indices = types
-    (dense,) = indexing.gather_p.rule(primitive.TYPE)(*types, **attrs)
-    numbers, sizes = attrs["dimension_numbers"], attrs["slice_sizes"]
-    w = Windows(operand, indices, dense, numbers, sizes, attrs["mode"] != "fill")
+    w = of_gather(operand, indices, attrs)
     element, itemsize = bits_of(operand.dtype), operand.dtype.itemsize
-    number = indexing.fill_of(operand.dtype, attrs["fill_value"])
+    number = fill_of(w, attrs)
     if picking.is_for(w):
         return (picking.emit(w, number, target),)
     points, outer, inner = math.prod(w.batch), math.prod(w.before), math.prod(w.window[w.num_before :])

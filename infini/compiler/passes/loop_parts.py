@@ -62,9 +62,8 @@ class Scan:
             Carried(g.outer, g.inner, f.inner, f.outer)
             for g, f in zip(given[first : first + count], filled[:count], strict=True)
         ]
-        return cls(
-            equation, given[:first], carry, given[first + count :], filled[count:], list(body.equations), body.consts
-        )  # fmt: skip
+        xs, ys = given[first + count :], filled[count:]
+        return cls(equation, given[:first], carry, xs, ys, list(body.equations), body.consts)
 
     @property
     def length(self) -> int:

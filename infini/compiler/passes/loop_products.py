@@ -25,7 +25,6 @@ from infini.compiler.passes import rewrite
 from infini.compiler.passes.loop_parts import Carried, Filled, Given, Scan
 from infini.core import ir, primitive
 from infini.core.ir import Equation, Program, Var
-from infini.core.primitive import Effect
 from infini.lax import contraction, scanning
 
 VIA: Final = "loop_products"
@@ -46,8 +45,8 @@ def leave_scans(program: Program) -> Program:
         inputs = tuple(env.get(v, v) for v in equation.inputs)
         attrs = rewrite.map_programs(equation.attrs, leave_scans)
         if inputs != equation.inputs or attrs is not equation.attrs:
-            equation = dataclasses.replace(equation, inputs=inputs, attrs=attrs)  # noqa: PLW2901
-        if equation.op.name == "scan" and equation.attrs["length"] > 1 and equation.effect is Effect.NONE:
+            equation = dataclasses.replace(equation, inputs=inputs, attrs=attrs)
+        if equation.op.name == "scan" and equation.attrs["length"] > 1:
             env.update(_Products(builder, Scan.of(equation)).run())
         else:
             builder.append(equation)
@@ -71,19 +70,23 @@ class _Products:
         self.builder, self.scan = builder, scan
         self.maker = {v: e for e in scan.equations for v in e.outputs}
         self.consts = {given.inner: given.outer for given in scan.consts}
+        self.arrays = {y.inner: y.outer for y in scan.ys} | {x.inner: x.outer for x in scan.xs}
         self.env: dict[Var, Var] = {}
         self._count()
 
     def run(self) -> dict[Var, Var]:
         """Append the loop; what stands for its outputs from now on."""
         ys = list(self.scan.ys)
-        summed = [(c, growth) for c in list(self.scan.carry) if (growth := self._growth(c)) is not None]
-        for carried, growth in summed:
-            self._drop_carry(carried, growth)
+        summed = []
+        # What one sum stacks, another one may read.
+        while found := next(((c, g) for c in self.scan.carry if (g := self._growth(c)) is not None), None):
+            self._drop_carry(*found)
+            summed.append(found)
         needed = {v for _, growth in summed for v in growth.term.inputs}
         sunk = [(y, e) for y in ys if y.inner not in needed and (e := self._sinks(y)) is not None]
         for y, equation in sunk:
             self.scan.ys.remove(y)
+            del self.arrays[y.inner]
             self._drop(equation)
             for v in equation.inputs:
                 self._stack(v)
@@ -104,22 +107,16 @@ class _Products:
 
     # --- arrays of all steps -----------------------------------------------------------------------
 
-    def _stacked(self, var: Var) -> Var | None:
-        """The array of its values in all steps, where there is one."""
-        found = [g.outer for g in self.scan.xs if g.inner is var]
-        found += [y.outer for y in self.scan.ys if y.inner is var]
-        return found[0] if found else None
-
     def _stack(self, var: Var) -> None:
-        if var not in self.consts and self._stacked(var) is None:
-            outer = Var(scanning.stacked(var.type, self.scan.length))
-            self.scan.ys.append(Filled(var, outer))
+        if var not in self.consts and var not in self.arrays:
+            self.arrays[var] = Var(scanning.stacked(var.type, self.scan.length))
+            self.scan.ys.append(Filled(var, self.arrays[var]))
             self._count()
 
     def _extra_bytes(self, equation: Equation) -> int:
         """Bytes that have to be stacked for the operands of an equation."""
         return self.scan.length * sum(
-            v.type.nbytes for v in set(equation.inputs) if v not in self.consts and self._stacked(v) is None
+            v.type.nbytes for v in set(equation.inputs) if v not in self.consts and v not in self.arrays
         )
 
     # --- sums -----------------------------------------------------------------------------------
@@ -167,9 +164,7 @@ class _Products:
     def _total(self, carried: Carried, growth: _Growth) -> Var:
         """The start of a carry with the terms of all steps."""
         term = growth.term
-        stacked = [self._stacked(v) for v in term.inputs]
-        arrays = [v for v in stacked if v is not None]
-        assert len(arrays) == len(stacked), "the operands have been stacked"
+        arrays = [self.arrays[v] for v in term.inputs]
         if term.op.name == "reduce_sum":
             (x,) = arrays
             total = self._emit(
@@ -216,8 +211,7 @@ class _Products:
         """A product in all steps."""
         i = self._operand(equation)
         assert i is not None
-        inputs = [self.consts.get(v) or self._stacked(v) for v in equation.inputs]
-        arrays = [v for v in inputs if v is not None]
+        arrays = [self.consts[v] if v in self.consts else self.arrays[v] for v in equation.inputs]
         letters = list(contraction.parse_spec(equation.attrs["spec"]))
         step = next(c for c in string.ascii_letters if c not in letters[0] + letters[1])
         letters[i] = step + letters[i]
@@ -235,6 +229,7 @@ class _Products:
         result = self._at_once(equation)
         self._drop(equation)
         self.scan.xs.append(Given(result, equation.output))
+        self.arrays[equation.output] = result
         for y in [y for y in self.scan.ys if y.inner is equation.output]:
             self.scan.ys.remove(y)
             self.env[y.outer] = result

@@ -48,11 +48,11 @@ class _Mover:
             inputs = tuple(self.env.get(v, v) for v in equation.inputs)
             attrs = rewrite.map_programs(equation.attrs, move_invariants)
             if inputs != equation.inputs or attrs is not equation.attrs:
-                equation = dataclasses.replace(equation, inputs=inputs, attrs=attrs)  # noqa: PLW2901
+                equation = dataclasses.replace(equation, inputs=inputs, attrs=attrs)
             if equation.op.name == "scan":
-                equation = self._scan(equation)  # noqa: PLW2901
+                equation = self._scan(equation)
             elif equation.op.name == "while":
-                equation = self._while(equation)  # noqa: PLW2901
+                equation = self._while(equation)
             self._append(equation)
         results = [self.env.get(v, v) for v in program.results]
         return self.builder.build(program.params, results, name=program.name)

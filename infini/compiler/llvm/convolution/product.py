@@ -26,8 +26,9 @@ from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import I1, I64, PTR
 
 DEPTH = 256  # of a block of k whose rows are runs of the image
-PIXELS = 256  # of a block of k whose columns are runs of the image
+PIXELS = 128  # of a block of k whose columns are runs of the image
 ROWS = 96  # of a tile
+WIDE_ROWS = 160  # of a tile with several places of the result
 COLUMNS = 512  # of a tile
 LOCAL_COLUMNS = 256  # of a tile that packs its part of the kernel
 TASKS = 16  # so that several threads get equal shares
@@ -52,6 +53,7 @@ class Plan:
         run_other: stride of the elements of a run in the kernel, or in the result.
         piece: elements of a run that are copied at once.
         per: places of a block of k, or pixels of it.
+        place_block: places of the result that a tile has, when runs are along m.
         row_block: rows of a tile.
         column_block: columns of a tile.
         rows: of a register block.
@@ -69,6 +71,7 @@ class Plan:
     run_other: int
     piece: int
     per: int
+    place_block: int
     row_block: int
     column_block: int
     rows: int
@@ -107,7 +110,7 @@ class Plan:
         """Tiles along m."""
         if self.has_runs_of_k:
             return -(-self.problem.rows // self.row_block)
-        return self.num_places * self.num_pieces
+        return self.num_places // self.place_block * self.num_pieces
 
     @property
     def num_blocks(self) -> int:
@@ -124,7 +127,7 @@ class Plan:
     @property
     def copied_row(self) -> int:
         """Elements from one run of the copy to the next; whole vectors are written."""
-        width = self.block_depth if self.has_runs_of_k else self.piece
+        width = self.block_depth if self.has_runs_of_k else self.row_block
         # Not a power of two, so that runs do not share cache sets.
         return -(-width // 16) * 16 + 16
 
@@ -186,7 +189,7 @@ def make_plan(problem: Problem, target: Target) -> Plan | None:
     panel = vectors * lanes
     padded = -(-size // panel) * panel
     wanted = min(TASKS, problem.flops / TASK_FLOPS)
-    row_axes = without_ones(problem.m)
+    row_axes, place_block = without_ones(problem.m), 1
     if k_letter:
         piece = k_length if k_length <= DEPTH else _even(k_length, DEPTH, lanes)
         per = _even(_count(k_rest), max(1, DEPTH // k_length), 1) if piece == k_length else 1
@@ -198,11 +201,16 @@ def make_plan(problem: Problem, target: Target) -> Plan | None:
             return None
         piece = m_length if m_length <= ROWS else _even(m_length, ROWS, rows)
         per = _even(problem.depth, PIXELS, microkernel.UNROLL)
-        places, length, other, row_block = m_rest, m_length, m_other, piece
+        places, length, other = m_rest, m_length, m_other
+        is_even = piece == m_length and _stride((*places, Axis(m_length, 1, m_other))) is not None
+        place_block = _divisor(_count(places), WIDE_ROWS // m_length) if is_even else 1
+        row_block = place_block * piece
+        if size > lanes:
+            rows = microkernel.block_size(target, row_block, compute)[0]
     column_block = _even(padded, COLUMNS, panel)
     plan = Plan(
-        problem, k_letter, row_axes, places, length, other, piece, per, row_block, column_block, rows, vectors,
-        lanes, compute, packs=True,
+        problem, k_letter, row_axes, places, length, other, piece, per, place_block, row_block, column_block,
+        rows, vectors, lanes, compute, packs=True,
     )  # fmt: skip
     plan = _with_tasks(plan, wanted, padded)
     if plan.num_row_blocks == 1:
@@ -216,16 +224,20 @@ def _with_tasks(plan: Plan, wanted: float, padded: int) -> Plan:
     """The plan in more, smaller tiles where there would be few."""
     while plan.num_tasks < wanted and plan.column_block >= 8 * plan.panel:
         plan = dataclasses.replace(plan, column_block=_even(padded, plan.column_block // 2, plan.panel))
-    while plan.num_tasks < wanted and plan.row_block >= 4 * plan.rows:
-        if plan.has_runs_of_k:
-            row_block = _even(plan.problem.rows, plan.row_block // 2, plan.rows)
-            plan = dataclasses.replace(plan, row_block=row_block)
-        else:
-            piece = _even(plan.length, plan.row_block // 2, plan.rows)
-            plan = dataclasses.replace(plan, row_block=piece, piece=piece)
-    while plan.num_tasks < wanted and plan.column_block >= 2 * plan.panel:
+    while plan.has_runs_of_k and plan.num_tasks < wanted and plan.row_block >= 4 * plan.rows:
+        plan = dataclasses.replace(plan, row_block=_even(plan.problem.rows, plan.row_block // 2, plan.rows))
+    # Copies of narrow tiles cost more than threads gain by equal shares.
+    while plan.num_tasks < wanted / 2 and plan.place_block > 1:
+        fewer = _divisor(plan.num_places, plan.place_block - 1)
+        plan = dataclasses.replace(plan, place_block=fewer, row_block=fewer * plan.piece)
+    while plan.num_tasks < wanted / 2 and plan.column_block >= 2 * plan.panel:
         plan = dataclasses.replace(plan, column_block=_even(padded, plan.column_block // 2, plan.panel))
     return plan
+
+
+def _divisor(size: int, largest: int) -> int:
+    """The largest divisor of `size` up to `largest`, or 1."""
+    return max((n for n in range(1, largest + 1) if size % n == 0), default=1)
 
 
 def _even(size: int, largest: int, unit: int) -> int:
@@ -429,13 +441,17 @@ class Emission:
             yield loop.index
 
     def _rows(self, f: Function, row_block: Int) -> tuple[Int, Int, Int]:
-        """Of a tile: its place of the result (0 when runs are along k), its first row, and how many."""
+        """Of a tile: its first place of the result (0 when runs are along k), its first row there, and how
+        many rows it has.
+        """
         plan = self.plan
-        size, place = plan.problem.rows, 0
-        number = row_block
+        size, place, number = plan.problem.rows, 0, row_block
         if not plan.has_runs_of_k:
-            size = plan.length
-            place, number = f.divide(row_block, plan.num_pieces)  # type: ignore[assignment]
+            tile, number = f.divide(row_block, plan.num_pieces)
+            first_place = f.mul(tile, plan.place_block)
+            if plan.num_pieces == 1:
+                return first_place, 0, plan.row_block
+            size, place = plan.length, first_place  # type: ignore[assignment]
         first = f.mul(number, plan.row_block)
         if size <= plan.row_block:
             return place, 0, size
@@ -465,7 +481,9 @@ class Emission:
             first_place, num_places, start, length = self._places(f, block)
             row_first, num_rows = first, count
         else:
-            first_place, num_places, start, length = place, 1, first, count
+            first_place, num_places, start, length = place, plan.place_block, first, count
+            if plan.num_pieces == 1:
+                length = plan.piece
             row_first, num_rows = f.mul(block, plan.per), self._depth(f, block)
         x = f.at(x, start, self.runs.memory)
         with f.loop(0, num_rows) as row:
@@ -481,7 +499,7 @@ class Emission:
                     self.runs.copy(f, here, to, size, inside)
 
     def _numbers(self, f: Function, count: Int) -> Iterator[Int]:
-        if self.plan.is_written_out and isinstance(count, int):
+        if (self.plan.is_written_out or not self.plan.has_runs_of_k) and isinstance(count, int):
             yield from range(count)
             return
         with f.loop(0, count) as loop:
@@ -507,17 +525,28 @@ class Emission:
         plan = self.plan
         a, panel, c = matrices
         first, count = rows
-        size = plan.problem.rows if plan.has_runs_of_k else plan.length
         a_row = plan.copied_row if plan.has_runs_of_k else 1
         memory = self.element if plan.is_staged else self.out_memory
         numbers = ", ".join(f"i64 {f.integer(number)}" for number in block)
-        with f.loop(0, count, plan.rows, runs=True) as loop:
-            here = f.at(a, f.mul(loop.index, a_row), self.element)
-            there = f.at(c, f.mul(loop.index, self._out_row), memory)
-            number, _ = f.divide(f.add(first, loop.index), plan.rows)
-            for height in sizes(f, number, -(-size // plan.rows), plan.rows, size):
-                name = self._helper(height, width)
-                f.do(f"call void @{name}(ptr {here}, ptr {panel}, ptr {there}, {numbers})")
+        for height in self._heights(f, first, count):
+            with f.loop(0, height, plan.rows, runs=True) as loop:
+                here = f.at(a, f.mul(loop.index, a_row), self.element)
+                there = f.at(c, f.mul(loop.index, self._out_row), memory)
+                number, _ = f.divide(loop.index, plan.rows)
+                for part in sizes(f, number, -(-height // plan.rows), plan.rows, height):
+                    name = self._helper(part, width)
+                    f.do(f"call void @{name}(ptr {here}, ptr {panel}, ptr {there}, {numbers})")
+
+    def _heights(self, f: Function, first: Int, count: Int) -> Iterator[int]:
+        """How many rows a tile may have."""
+        plan = self.plan
+        if isinstance(count, int):
+            yield count
+            return
+        total = plan.problem.rows if plan.has_runs_of_k else plan.length
+        number = f.convert("zext", f.compare("ne", f.integer(count), f.integer(plan.row_block)), I64)
+        rest = total - plan.row_block * ((total - 1) // plan.row_block)
+        yield from sizes(f, number, 2, plan.row_block, plan.row_block + rest)
 
     @property
     def _out_row(self) -> int:
