@@ -1,17 +1,22 @@
 """`python -m tools.night`: what is too slow for every change, with a summary in `bench/nightly/DATE.md`.
 
 The tests marked `night`, the property tests at their largest profile, the whole suite, and the parity
-suite. Each part runs even when one before it failed; the exit status is the number of parts that did.
+suite. Each part runs even when one before it failed; the exit status is the number of parts that did. The
+summary is written after every part, so what ran is told when the rest did not; `--only` runs some parts and
+keeps the rows of the others, each with the commit it ran on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -28,15 +33,17 @@ class Part:
     arguments: tuple[str, ...]
 
 
+EXHAUSTIVE: Final = "tests/compiler/test_llvm_math_exhaustive.py"
 PARTS: Final = (
     Part("suite", ("tests", "--ignore=tests/parity", "--slow")),
-    # Every float32, a minute of threads, ten thousand compilations.
-    Part("night", ("tests", "-m", "night", "--slow")),
+    # A minute of threads, ten thousand compilations.
+    Part("night", ("tests", "-m", "night", "--slow", f"--ignore={EXHAUSTIVE}")),
     Part(
         "properties, 5000 examples",
         ("tests/property", "tests/backends/test_determinism.py", "--slow", "--hypothesis-profile=night"),
     ),
     Part("parity", ("tests/parity", "--slow")),
+    Part("every float32", (EXHAUSTIVE, "-m", "night", "--slow")),
 )
 
 
@@ -58,35 +65,73 @@ def run_part(part: Part, num_jobs: int) -> tuple[bool, str, float]:
     return passed, closing.strip("= "), time.perf_counter() - started
 
 
-def main(*, jobs: Annotated[int, typer.Option(help="Processes of pytest.")] = 2) -> None:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one part gave."""
+
+    name: str
+    verdict: str
+    closing: str
+    seconds: str
+    commit: str
+
+    def __str__(self) -> str:
+        return f"| {self.name} | {self.verdict} | {self.closing} | {self.seconds} | {self.commit} |"
+
+
+def read(path: Path) -> dict[str, Row]:
+    """The rows of a summary that is there already."""
+    if not path.exists():
+        return {}
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in path.read_text().splitlines()]
+    known = {part.name for part in PARTS}
+    return {
+        row[0]: Row(*row) for row in cells if row[0] in known and len(row) == len(dataclasses.fields(Row))
+    }
+
+
+def write(path: Path, day: str, rows: Mapping[str, Row]) -> None:
+    """The summary with these rows; parts without one have not run."""
+    facts = record.machine()
+    lines = [
+        f"# Night of {day}",
+        "",
+        f"{facts['cpu']}, {facts['num_cpus']} CPUs, Python {facts['python']}.",
+        "",
+        "| part | verdict | pytest says | seconds | commit |",
+        "|---|---|---|---|---|",
+        *(str(rows.get(part.name, Row(part.name, "not run", "", "", ""))) for part in PARTS),
+        "",
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text("\n".join(lines), encoding="utf-8")
+    part.replace(path)
+
+
+def main(
+    *,
+    jobs: Annotated[int, typer.Option(help="Processes of pytest.")] = 2,
+    only: Annotated[list[str] | None, typer.Option(help="Run this part; may be given several times.")] = None,
+) -> None:
     """Run the nightly parts and write the summary."""
-    rows = []
+    names = [part.name for part in PARTS]
+    if unknown := sorted(set(only or ()) - set(names)):
+        raise typer.BadParameter(f"there is no part {unknown[0]!r}; there are {', '.join(names)}")
+    day = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    path = layers.ROOT / "bench" / "nightly" / f"{day}.md"
+    rows, num_failed = read(path), 0
     for part in PARTS:
-        if part.arguments[0].startswith("tests/") and not (layers.ROOT / part.arguments[0]).is_dir():
+        if only and part.name not in only:
             continue
         passed, closing, seconds = run_part(part, jobs)
         typer.echo(f"{part.name}: {closing}")
-        rows.append((part.name, passed, closing, seconds))
-    now = datetime.datetime.now(datetime.UTC)
-    path = layers.ROOT / "bench" / "nightly" / f"{now:%Y-%m-%d}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    facts = record.machine()
-    lines = [
-        f"# Night of {now:%Y-%m-%d}",
-        "",
-        f"Commit {record.commit()}, {facts['cpu']}, {facts['num_cpus']} CPUs, Python {facts['python']}.",
-        "",
-        "| part | verdict | pytest says | seconds |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {'passed' if ok else 'FAILED'} | {closing} | {s:.0f} |"
-            for name, ok, closing, s in rows
-        ),
-        "",
-    ]
-    path.write_text("\n".join(lines), encoding="utf-8")
+        num_failed += not passed
+        verdict = "passed" if passed else "FAILED"
+        rows[part.name] = Row(part.name, verdict, closing, f"{seconds:.0f}", record.commit())
+        write(path, day, rows)
     typer.echo(str(path.relative_to(layers.ROOT)))
-    raise typer.Exit(sum(not passed for _, passed, _, _ in rows))
+    raise typer.Exit(num_failed)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def _reflected(function: Binary) -> Callable[[Value, object], Any]:  # Any: as B
     return method
 
 
-_matmul: Final = repeated(products.matmul)
+_matmul: Final = repeated()(products.matmul)
 
 
 def _reshape(self: Value, *shape: Any, order: str = "C") -> Value:  # Any: sizes, or one sequence of sizes

@@ -1,53 +1,64 @@
-"""Functions of arrays outside every transformation: what has been computed a few times for one signature is
-jitted, so the next time costs a call of machine code (see `core.backend.CallPath`).
+"""Functions of arrays outside every transformation are jitted programs: one kernel instead of one per
+operation, and a repeated call costs a call of machine code (see `core.backend.CallPath`).
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
-from infini.core import array, dtypes, ir, trace
+from infini.core import array, config, dtypes, errors, sharding, trace
 from infini.transforms import staging
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-AFTER: Final = 3  # calls of one signature before it is jitted
-_MAX_SEEN: Final = 256  # signatures that are counted at a time
 _NUMBERS: Final = frozenset({int, float, bool})
-_NARROW: Final = dtypes.INTEGERS - {dtypes.int32, dtypes.int64}
-_NO_KEYWORDS: Final[dict[str, Any]] = {}
+_WIDE: Final = dtypes.INEXACT | {dtypes.int32, dtypes.int64}
 
 
-def repeated(function: Function) -> Function:
-    """Decorator of a function of arrays and numbers by position, none of which decides shapes."""
-    jitted = staging.jit(function)
-    seen: dict[tuple[Any, ...], int] = {}
+def repeated(*static: str) -> Callable[[Function], Function]:
+    """Decorator of a function of arrays and numbers; `static` are the arguments that decide shapes."""
 
-    def is_frequent(args: tuple[Any, ...]) -> bool:
-        """Whether arrays and numbers of these types have come often enough."""
-        key = tuple([x.type if type(x) is array.Array else type(x) for x in args])
-        if any(type(part) is type and part not in _NUMBERS for part in key):
-            return False
-        # A number that does not fit a narrow integer is an error, which only the function itself gives.
-        if int in key and any(isinstance(part, ir.ArrayType) and part.dtype in _NARROW for part in key):
-            return False
-        count = seen.get(key, 0) + 1
-        if count == 1 and len(seen) >= _MAX_SEEN:
-            seen.clear()
-        seen[key] = count
-        return count > AFTER
+    def decorate(function: Function) -> Function:
+        jitted = staging.jit(function, static_argnames=static or None)
+        positions = [n for n, name in enumerate(inspect.signature(function).parameters) if name in static]
 
-    @functools.wraps(function)
-    def call(*args: Any) -> Any:
-        path = jitted._path
-        if path is not None:
-            result = path(args, _NO_KEYWORDS)
-            if result is not NotImplemented:
-                return result
-        if trace.is_eager() and is_frequent(args):
-            return jitted(*args)
-        return function(*args)
+        def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+            """Whether the operands are arrays on one device and numbers that fit their dtypes, and nobody looks
+            at what is computed where.
+            """
+            if config.in_block() or config.current().inspects or config.get("explain"):
+                return False
+            operands = [x for n, x in enumerate(args) if n not in positions]
+            operands += [x for name, x in kwargs.items() if name not in static]
+            has_integer, is_wide = False, True
+            for x in operands:
+                if type(x) is array.Array:
+                    if type(x.sharding) is not sharding.SingleDeviceSharding or x.layout is not None:
+                        return False
+                    is_wide &= x.type.dtype in _WIDE
+                elif type(x) not in _NUMBERS:
+                    return False
+                has_integer |= type(x) is int
+            # One that does not fit a narrow integer is an error, which only the function itself gives.
+            return is_wide or not has_integer
 
-    return cast(Function, call)
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            path = jitted._path
+            if path is not None:
+                result = path(args, kwargs)
+                if result is not NotImplemented:
+                    return result
+            if trace.is_eager() and is_plain(args, kwargs):
+                try:
+                    return jitted(*args, **kwargs)
+                except errors.InfiniError:
+                    pass  # the function itself says it in its own words
+            return function(*args, **kwargs)
+
+        return cast(Function, call)
+
+    return decorate

@@ -38,37 +38,37 @@ def _compare(name: str, op: primitive.Primitive, x1: ArrayLike, x2: ArrayLike) -
     )
 
 
-@repeated
+@repeated()
 def equal(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Whether elements are equal; NaN is not equal to itself."""
     return _compare("equal", e.eq_p, x1, x2)
 
 
-@repeated
+@repeated()
 def not_equal(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Whether elements differ."""
     return _compare("not_equal", e.ne_p, x1, x2)
 
 
-@repeated
+@repeated()
 def less(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Whether `x1 < x2`."""
     return _compare("less", e.lt_p, x1, x2)
 
 
-@repeated
+@repeated()
 def less_equal(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Whether `x1 <= x2`."""
     return _compare("less_equal", e.le_p, x1, x2)
 
 
-@repeated
+@repeated()
 def greater(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Whether `x1 > x2`."""
     return _compare("greater", e.gt_p, x1, x2)
 
 
-@repeated
+@repeated()
 def greater_equal(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Whether `x1 >= x2`."""
     return _compare("greater_equal", e.ge_p, x1, x2)
@@ -80,25 +80,25 @@ def as_bool(name: str, x: ArrayLike) -> Value:
     return value if value.dtype == dtypes.bool_ else bind_scalars(e.ne_p, value, 0)
 
 
-@repeated
+@repeated()
 def logical_and(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Whether both elements are true."""
     return trace.bind1(e.and_p, as_bool("logical_and", x1), as_bool("logical_and", x2))
 
 
-@repeated
+@repeated()
 def logical_or(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Whether an element of the two is true."""
     return trace.bind1(e.or_p, as_bool("logical_or", x1), as_bool("logical_or", x2))
 
 
-@repeated
+@repeated()
 def logical_xor(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Whether exactly one element of the two is true."""
     return trace.bind1(e.xor_p, as_bool("logical_xor", x1), as_bool("logical_xor", x2))
 
 
-@repeated
+@repeated()
 def logical_not(x: ArrayLike, /) -> Value:
     """Whether each element is false."""
     return trace.bind1(e.not_p, as_bool("logical_not", x))
@@ -115,25 +115,25 @@ def _bitwise(name: str, op: primitive.Primitive, *xs: ArrayLike) -> Value:
     return trace.bind1(op, *values)
 
 
-@repeated
+@repeated()
 def bitwise_and(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Bits set in both, as `numpy.bitwise_and`."""
     return _bitwise("bitwise_and", e.and_p, x1, x2)
 
 
-@repeated
+@repeated()
 def bitwise_or(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Bits set in either, as `numpy.bitwise_or`."""
     return _bitwise("bitwise_or", e.or_p, x1, x2)
 
 
-@repeated
+@repeated()
 def bitwise_xor(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Bits set in exactly one, as `numpy.bitwise_xor`."""
     return _bitwise("bitwise_xor", e.xor_p, x1, x2)
 
 
-@repeated
+@repeated()
 def bitwise_not(x: ArrayLike, /) -> Value:
     """Every bit flipped, as `numpy.invert`; of booleans, their negation."""
     return _bitwise("bitwise_not", e.not_p, x)
@@ -142,13 +142,13 @@ def bitwise_not(x: ArrayLike, /) -> Value:
 invert = bitwise_invert = bitwise_not
 
 
-@repeated
+@repeated()
 def left_shift(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Bits moved up by `x2`, as `numpy.left_shift`."""
     return _bitwise("left_shift", e.shift_left_p, x1, x2)
 
 
-@repeated
+@repeated()
 def right_shift(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Bits moved down by `x2`, as `numpy.right_shift`; signed integers keep their sign."""
     x, y = operands("right_shift", x1, x2)
@@ -183,7 +183,7 @@ def where(condition: ArrayLike, x: ArrayLike, y: ArrayLike) -> Value:
     return trace.bind1(e.select_n_p, chosen, on_false, on_true)
 
 
-@repeated
+@repeated()
 def isnan(x: ArrayLike, /) -> Value:
     """Whether each element is NaN."""
     value = as_value("isnan", x)
@@ -192,7 +192,7 @@ def isnan(x: ArrayLike, /) -> Value:
     return trace.bind1(e.ne_p, value, value)
 
 
-@repeated
+@repeated()
 def isinf(x: ArrayLike, /) -> Value:
     """Whether each element is infinite."""
     value = as_value("isinf", x)
@@ -203,7 +203,7 @@ def isinf(x: ArrayLike, /) -> Value:
     return bind_scalars(e.eq_p, trace.bind1(e.abs_p, value), math.inf)
 
 
-@repeated
+@repeated()
 def isfinite(x: ArrayLike, /) -> Value:
     """Whether each element is neither infinite nor NaN."""
     value = as_value("isfinite", x)
@@ -213,19 +213,19 @@ def isfinite(x: ArrayLike, /) -> Value:
     return trace.bind1(e.is_finite_p, value) if dtypes.is_inexact(value.dtype) else _nothing(value, True)
 
 
-@repeated
+@repeated()
 def isposinf(x: ArrayLike, /) -> Value:
     """Whether each element is plus infinity."""
     return equal(_real("isposinf", x), math.inf)
 
 
-@repeated
+@repeated()
 def isneginf(x: ArrayLike, /) -> Value:
     """Whether each element is minus infinity."""
     return equal(_real("isneginf", x), -math.inf)
 
 
-@repeated
+@repeated()
 def signbit(x: ArrayLike, /) -> Value:
     """Whether the sign of each element is negative; minus zero counts."""
     value = _real("signbit", x)

@@ -33,27 +33,27 @@ def _bind(op: primitive.Primitive, *values: Value) -> Value:
 # --- arithmetic ---------------------------------------------------------------------------
 
 
-@repeated
+@repeated()
 def add(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Sum, as `numpy.add`; of booleans, their or."""
     x, y = operands("add", x1, x2)
     return _bind(e.or_p if x.dtype == dtypes.bool_ else e.add_p, x, y)
 
 
-@repeated
+@repeated()
 def subtract(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Difference, as `numpy.subtract`; not for two booleans."""
     return _bind(e.sub_p, *operands("subtract", x1, x2))
 
 
-@repeated
+@repeated()
 def multiply(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Product, as `numpy.multiply`; of booleans, their and."""
     x, y = operands("multiply", x1, x2)
     return _bind(e.and_p if x.dtype == dtypes.bool_ else e.mul_p, x, y)
 
 
-@repeated
+@repeated()
 def true_divide(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Quotient, as `numpy.true_divide`; inexact."""
     return _bind(e.div_p, *inexact_operands("true_divide", x1, x2))
@@ -62,7 +62,7 @@ def true_divide(x1: ArrayLike, x2: ArrayLike, /) -> Value:
 divide = true_divide
 
 
-@repeated
+@repeated()
 def floor_divide(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Quotient rounded down, as `numpy.floor_divide`; integer division by zero gives what the device
     gives."""
@@ -77,7 +77,7 @@ def floor_divide(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     return _float_divmod(x, y)[0]
 
 
-@repeated
+@repeated()
 def remainder(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Remainder with the sign of the divisor, as `numpy.remainder`; of integers by zero it is 0."""
     x, y = numeric_operands("remainder", x1, x2)
@@ -92,7 +92,7 @@ def remainder(x1: ArrayLike, x2: ArrayLike, /) -> Value:
 mod = remainder
 
 
-@repeated
+@repeated()
 def fmod(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Remainder with the sign of the dividend, as `numpy.fmod`; of integers by zero it is 0."""
     x, y = numeric_operands("fmod", x1, x2)
@@ -178,13 +178,13 @@ def _integer_power(x: Value, y: Value) -> Value:
     return result
 
 
-@repeated
+@repeated()
 def float_power(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """`x1` to the power `x2`, computed in floats; inexact."""
     return _bind(e.pow_p, *inexact_operands("float_power", x1, x2))
 
 
-@repeated
+@repeated()
 def negative(x: ArrayLike, /) -> Value:
     """Negative of each element, as `numpy.negative`."""
     return _bind(e.neg_p, as_value("negative", x))
@@ -195,21 +195,21 @@ def positive(x: ArrayLike, /) -> Value:
     return as_value("positive", x)
 
 
-@repeated
+@repeated()
 def reciprocal(x: ArrayLike, /) -> Value:
     """One over each element; inexact."""
     (value,) = inexact_operands("reciprocal", x)
     return bind_scalars(e.div_p, convert(1, value.dtype, value.weak), value)
 
 
-@repeated
+@repeated()
 def square(x: ArrayLike, /) -> Value:
     """Each element times itself."""
     (value,) = numeric_operands("square", x)
     return _bind(e.mul_p, value, value)
 
 
-@repeated
+@repeated()
 def abs(x: ArrayLike, /) -> Value:
     """Absolute value, as `numpy.abs`; booleans and unsigned integers stay as they are."""
     value = as_value("abs", x)
@@ -219,25 +219,25 @@ def abs(x: ArrayLike, /) -> Value:
 absolute = abs
 
 
-@repeated
+@repeated()
 def fabs(x: ArrayLike, /) -> Value:
     """Absolute value of real numbers, as `numpy.fabs`; inexact."""
     return _bind(e.abs_p, *_real_operands("fabs", *inexact_operands("fabs", x)))
 
 
-@repeated
+@repeated()
 def sign(x: ArrayLike, /) -> Value:
     """-1, 0 or 1 by the sign of each element; NaN stays NaN. Not for booleans."""
     return _bind(e.sign_p, *operands("sign", x))
 
 
-@repeated
+@repeated()
 def maximum(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Larger of each pair, as `numpy.maximum`; NaN wins."""
     return _bind(e.max_p, *operands("maximum", x1, x2))
 
 
-@repeated
+@repeated()
 def minimum(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Smaller of each pair, as `numpy.minimum`; NaN wins."""
     return _bind(e.min_p, *operands("minimum", x1, x2))
@@ -276,26 +276,26 @@ def _round_with(name: str, op: primitive.Primitive, x: ArrayLike) -> Value:
     return _bind(op, value) if dtypes.is_inexact(value.dtype) else value
 
 
-@repeated
+@repeated()
 def floor(x: ArrayLike, /) -> Value:
     """Largest integer not above each element; integers stay as they are."""
     return _round_with("floor", e.floor_p, x)
 
 
-@repeated
+@repeated()
 def ceil(x: ArrayLike, /) -> Value:
     """Smallest integer not below each element; integers stay as they are."""
     return _round_with("ceil", e.ceil_p, x)
 
 
-@repeated
+@repeated()
 def rint(x: ArrayLike, /) -> Value:
     """Nearest integer, ties to even, of each part of complex numbers; inexact."""
     (value,) = inexact_operands("rint", x)
     return with_weak(round(value), False)
 
 
-@repeated
+@repeated()
 def trunc(x: ArrayLike, /) -> Value:
     """Each element without its fraction; integers stay as they are."""
     (value,) = _real_operands("trunc", as_value("trunc", x))

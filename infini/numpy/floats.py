@@ -22,7 +22,7 @@ def _select(chosen: Value, on_true: Value, on_false: Value) -> Value:
     return _bind(e.select_n_p, chosen, on_false, on_true)
 
 
-@repeated
+@repeated()
 def copysign(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Size of the first with the sign of the second, as `numpy.copysign`; minus zero counts."""
     x, y = _reals("copysign", x1, x2)
@@ -35,7 +35,7 @@ def nextafter(x: ArrayLike, y: ArrayLike, /) -> Value:
     return _bind(e.nextafter_p, *_reals("nextafter", x, y))
 
 
-@repeated
+@repeated()
 def spacing(x: ArrayLike, /) -> Value:
     """Distance to the next number away from zero, with the sign of `x`, as `numpy.spacing`; NaN for
     infinities."""
@@ -45,7 +45,7 @@ def spacing(x: ArrayLike, /) -> Value:
     return with_weak(_bind(e.sub_p, _bind(e.nextafter_p, value, outside), value), False)
 
 
-@repeated
+@repeated()
 def heaviside(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """0 below zero, `x2` at zero and 1 above, as `numpy.heaviside`; NaN stays."""
     x, y = _reals("heaviside", x1, x2)
@@ -82,7 +82,7 @@ def fmin(x1: ArrayLike, x2: ArrayLike) -> Value:
 # --- powers of two ------------------------------------------------------------------------
 
 
-@repeated
+@repeated()
 def ldexp(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """`x1 * 2**x2`, as `numpy.ldexp`: rounded at most once, also where it is subnormal.
 

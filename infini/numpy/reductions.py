@@ -27,10 +27,12 @@ from infini.numpy._promotion import (
     to_inexact,
     with_weak,
 )
+from infini.numpy._repeated import repeated
 
 _PART = {dtypes.complex64: dtypes.float32, dtypes.complex128: dtypes.float64}
 
 
+@repeated("axis", "dtype", "out", "keepdims", "promote_integers")
 def sum(
     a: ArrayLike,
     axis: Axis = None,
@@ -60,6 +62,7 @@ def sum(
     return result if initial is None else bind_scalars(e.add_p, result, convert(initial, result.dtype))
 
 
+@repeated("axis", "dtype", "out", "keepdims", "promote_integers")
 def prod(
     a: ArrayLike,
     axis: Axis = None,
@@ -132,6 +135,7 @@ def _extremum(
     return result if initial is None else trace.bind1(pair, result, convert(initial, result.dtype))
 
 
+@repeated("axis", "out", "keepdims")
 def max(
     a: ArrayLike,
     axis: Axis = None,
@@ -157,6 +161,7 @@ def max(
     return _extremum("max", reduction.reduce_max_p, e.max_p, a, axis, keepdims, initial, where)
 
 
+@repeated("axis", "out", "keepdims")
 def min(
     a: ArrayLike,
     axis: Axis = None,
@@ -182,6 +187,7 @@ def ptp(a: ArrayLike, axis: Axis = None, out: None = None, keepdims: bool = Fals
 # --- truth --------------------------------------------------------------------------------------
 
 
+@repeated("axis", "out", "keepdims")
 def all(
     a: ArrayLike,
     axis: Axis = None,
@@ -195,6 +201,7 @@ def all(
     return _reduce("all", reduction.reduce_and_p, comparison.as_bool("all", a), axis, keepdims, where)
 
 
+@repeated("axis", "out", "keepdims")
 def any(
     a: ArrayLike,
     axis: Axis = None,
@@ -236,6 +243,7 @@ def _over_count(total: Value, count: Any) -> Value:  # Any: as in `count_of`
     return bind_scalars(e.div_p, total, convert(count, total.dtype) if isinstance(count, Value) else count)
 
 
+@repeated("axis", "dtype", "out", "keepdims")
 def mean(
     a: ArrayLike,
     axis: Axis = None,

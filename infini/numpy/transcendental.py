@@ -27,38 +27,38 @@ def _bind(op: primitive.Primitive, *values: Value) -> Value:
     return trace.bind1(op, *values)
 
 
-@repeated
+@repeated()
 def exp(x: ArrayLike, /) -> Value:
     """Exponential; inexact."""
     return _bind(e.exp_p, *inexact_operands("exp", x))
 
 
-@repeated
+@repeated()
 def exp2(x: ArrayLike, /) -> Value:
     """Two to the power of each element; inexact."""
     return _bind(e.exp2_p, *inexact_operands("exp2", x))
 
 
-@repeated
+@repeated()
 def expm1(x: ArrayLike, /) -> Value:
     """`exp(x) - 1`, accurate near zero; inexact."""
     return _bind(e.expm1_p, *inexact_operands("expm1", x))
 
 
-@repeated
+@repeated()
 def log(x: ArrayLike, /) -> Value:
     """Natural logarithm; inexact."""
     return _bind(e.log_p, *inexact_operands("log", x))
 
 
-@repeated
+@repeated()
 def log2(x: ArrayLike, /) -> Value:
     """Logarithm to base 2; inexact."""
     (value,) = inexact_operands("log2", x)
     return _by_part(lambda part: bind_scalars(e.div_p, part, _LN2), with_weak(_bind(e.log_p, value), False))
 
 
-@repeated
+@repeated()
 def log10(x: ArrayLike, /) -> Value:
     """Logarithm to base 10; inexact."""
     (value,) = inexact_operands("log10", x)
@@ -75,13 +75,13 @@ def _by_part(function: Callable[[Value], Value], x: Value) -> Value:
     return _bind(e.complex_p, *parts)
 
 
-@repeated
+@repeated()
 def log1p(x: ArrayLike, /) -> Value:
     """`log(1 + x)`, accurate near zero; inexact."""
     return _bind(e.log1p_p, *inexact_operands("log1p", x))
 
 
-@repeated
+@repeated()
 def logaddexp(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """`log(exp(x1) + exp(x2))` without overflow, as `numpy.logaddexp`; inexact."""
     x, y = inexact_operands("logaddexp", x1, x2)
@@ -121,56 +121,56 @@ def _finite_above(x: Value) -> Value:
     return _bind(e.select_n_p, bind_scalars(e.eq_p, x, math.inf), x, convert(0, x.dtype))
 
 
-@repeated
+@repeated()
 def sqrt(x: ArrayLike, /) -> Value:
     """Square root; inexact."""
     return _bind(e.sqrt_p, *inexact_operands("sqrt", x))
 
 
-@repeated
+@repeated()
 def sin(x: ArrayLike, /) -> Value:
     """Sine, in radians; inexact."""
     return _bind(e.sin_p, *inexact_operands("sin", x))
 
 
-@repeated
+@repeated()
 def cos(x: ArrayLike, /) -> Value:
     """Cosine, in radians; inexact."""
     return _bind(e.cos_p, *inexact_operands("cos", x))
 
 
-@repeated
+@repeated()
 def tan(x: ArrayLike, /) -> Value:
     """Tangent, in radians; inexact."""
     return _bind(e.tan_p, *inexact_operands("tan", x))
 
 
-@repeated
+@repeated()
 def tanh(x: ArrayLike, /) -> Value:
     """Hyperbolic tangent; inexact."""
     return _bind(e.tanh_p, *inexact_operands("tanh", x))
 
 
-@repeated
+@repeated()
 def sinh(x: ArrayLike, /) -> Value:
     """Hyperbolic sine, accurate near zero; inexact."""
     return _bind(e.sinh_p, *inexact_operands("sinh", x))
 
 
-@repeated
+@repeated()
 def cosh(x: ArrayLike, /) -> Value:
     """Hyperbolic cosine; inexact."""
     return _bind(e.cosh_p, *inexact_operands("cosh", x))
 
 
-@repeated
+@repeated()
 def deg2rad(x: ArrayLike, /) -> Value:
     """Degrees as radians; inexact."""
     (value,) = inexact_operands("deg2rad", x)
     return bind_scalars(e.mul_p, value, math.pi / 180)
 
 
-@repeated
+@repeated()
 def rad2deg(x: ArrayLike, /) -> Value:
     """Radians as degrees; inexact."""
     (value,) = inexact_operands("rad2deg", x)
@@ -180,7 +180,7 @@ def rad2deg(x: ArrayLike, /) -> Value:
 radians, degrees = deg2rad, rad2deg
 
 
-@repeated
+@repeated()
 def hypot(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """`sqrt(x1**2 + x2**2)` without overflow; inexact.
 
@@ -199,7 +199,7 @@ def hypot(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     return _bind(e.mul_p, large, _bind(e.sqrt_p, bind_scalars(e.add_p, _bind(e.mul_p, ratio, ratio), 1.0)))
 
 
-@repeated
+@repeated()
 def logaddexp2(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """`log2(2**x1 + 2**x2)` without overflow, as `numpy.logaddexp2`; inexact."""
     x, y = (bind_scalars(e.mul_p, v, _LN2) for v in inexact_operands("logaddexp2", x1, x2))
@@ -208,49 +208,49 @@ def logaddexp2(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     return bind_scalars(e.div_p, _logaddexp(x, y), _LN2)
 
 
-@repeated
+@repeated()
 def cbrt(x: ArrayLike, /) -> Value:
     """Cube root, also of negative numbers; inexact."""
     return _bind(e.cbrt_p, *inexact_operands("cbrt", x))
 
 
-@repeated
+@repeated()
 def asin(x: ArrayLike, /) -> Value:
     """Angle whose sine is each element, between -pi/2 and pi/2; inexact."""
     return _bind(e.asin_p, *inexact_operands("asin", x))
 
 
-@repeated
+@repeated()
 def acos(x: ArrayLike, /) -> Value:
     """Angle whose cosine is each element, between 0 and pi; inexact."""
     return _bind(e.acos_p, *inexact_operands("acos", x))
 
 
-@repeated
+@repeated()
 def atan(x: ArrayLike, /) -> Value:
     """Angle whose tangent is each element, between -pi/2 and pi/2; inexact."""
     return _bind(e.atan_p, *inexact_operands("atan", x))
 
 
-@repeated
+@repeated()
 def atan2(x1: ArrayLike, x2: ArrayLike, /) -> Value:
     """Angle of the point with height `x1` and width `x2`, between -pi and pi, as `numpy.arctan2`; inexact."""
     return _bind(e.atan2_p, *inexact_operands("atan2", x1, x2))
 
 
-@repeated
+@repeated()
 def asinh(x: ArrayLike, /) -> Value:
     """Inverse of the hyperbolic sine; inexact."""
     return _bind(e.asinh_p, *inexact_operands("asinh", x))
 
 
-@repeated
+@repeated()
 def acosh(x: ArrayLike, /) -> Value:
     """Inverse of the hyperbolic cosine, at least 0; inexact."""
     return _bind(e.acosh_p, *inexact_operands("acosh", x))
 
 
-@repeated
+@repeated()
 def atanh(x: ArrayLike, /) -> Value:
     """Inverse of the hyperbolic tangent; inexact."""
     return _bind(e.atanh_p, *inexact_operands("atanh", x))
@@ -260,7 +260,7 @@ arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
 arcsinh, arccosh, arctanh = asinh, acosh, atanh
 
 
-@repeated
+@repeated()
 def sinc(x: ArrayLike, /) -> Value:
     """`sin(pi x) / (pi x)`, 1 at zero, as `numpy.sinc`; inexact. All its derivatives at zero are exact."""
     (value,) = inexact_operands("sinc", x)

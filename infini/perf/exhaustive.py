@@ -100,13 +100,13 @@ FUNCTIONS: Final = (
     Function("asinh", np.arcsinh, 2.5),
     Function("acosh", np.arccosh, 2.5),
     Function("atanh", np.arctanh, 2.5),
-    Function("erf", _scipy("erf"), 5.0),
+    Function("erf", _scipy("erf"), 6.0),
     Function("erfc", _scipy("erfc"), 5.0),
-    Function("erf_inv", _erf_inv, 3.5),
+    Function("erf_inv", _erf_inv, 4.0),
     Function("lgamma", _scipy("gammaln"), 6.0, low=0.0, least=1.0),
     Function("digamma", _scipy("psi"), 16.0, low=0.0, least=1.0),
     Function("bessel_i0e", _scipy("i0e"), 5.0),
-    Function("bessel_i1e", _scipy("i1e"), 12.0),
+    Function("bessel_i1e", _scipy("i1e"), 20.0),
 )
 
 

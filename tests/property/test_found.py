@@ -20,8 +20,8 @@ NARROW = (dtypes.bfloat16, dtypes.float16, dtypes.float8_e5m2, dtypes.float8_e4m
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @pytest.mark.parametrize("width", [9, 17, 33])
 def test_the_last_element_of_a_row_does_not_overwrite_the_next_row(dtype: np.dtype, width: int) -> None:
-    """LLVM stored a whole register where one lane of a narrowed vector was left: 4 bytes for 1 or 2. Seen where
-    rows are updated in place.
+    """LLVM stored a whole register where one lane of a narrowed vector was left: 4 bytes for 1 or 2. Seen
+    where rows are updated in place.
     """
     z = whole_numbers.values(inf.core.ir.ArrayType((9, width), dtype), 8)
 

@@ -25,6 +25,7 @@ TASK_FLOPS = 2e6
 STAGED_COLUMNS = 256  # per task when the sums of a tile are kept aside
 FAR_BYTES = 1 << 20  # of B from which on it is not expected in a cache
 DEPTH_UNIT = 16  # depth blocks are a multiple of it, so that B is packed in whole squares
+DIRECT_DEPTH = 2048  # longest rows of A that are read where they are
 MIN_COLUMNS = 4  # panels of a task
 MIN_TILES = 16  # so that several threads get equal shares
 
@@ -151,7 +152,7 @@ def make_plan(
     panel = vectors * lanes
     padded = -(-problem.n.size // panel) * panel
     one = problem.flops / problem.num_batches
-    has_tiles = m <= ROW_BLOCK or (m <= TILE_ROWS and padded >= MIN_COLUMN_TILES * MIN_COLUMNS * panel)
+    has_tiles = m <= TILE_ROWS and padded >= MIN_COLUMN_TILES * MIN_COLUMNS * panel
     packs = "tile" if has_tiles else "phase"
     if padded * k.size * compute.itemsize <= LOCAL_BYTES and (
         problem.flops <= SMALL_FLOPS or (problem.num_batches >= 4 and one <= LOCAL_FLOPS)
@@ -171,7 +172,8 @@ def make_plan(
             column_block = _even_block(padded, column_block // 2, panel)
         while packs != "tile" and row_block >= 2 * rows and _tiles(problem, row_block, column_block) < wanted:
             row_block = _even_block(m, row_block // 2, rows)
-    is_direct = x_dtype == compute and k.x == 1 and k.size <= 512 and (problem.m.x * compute.itemsize) % 2048
+    is_conflicting = problem.m.x * compute.itemsize % 2048 == 0  # rows share the sets of the cache
+    is_direct = x_dtype == compute and k.x == 1 and k.size <= DIRECT_DEPTH and not is_conflicting
     a_layout = "direct" if is_direct else "rows" if k.x == 1 else "panels"
     batches = max(1, round(TASK_FLOPS / one)) if packs == "task" else 1
     if problem.flops <= SMALL_FLOPS and packs == "task":

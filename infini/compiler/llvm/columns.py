@@ -76,10 +76,18 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Rider:
-    """Columns to reduce, and which arguments of the task functions are its operands and then its results."""
+    """Columns to reduce.
+
+    Args:
+        columns: what is reduced.
+        arguments: which arguments of the task functions are its operands and then its results.
+        is_before: whether a row is reduced before the leader has run for it, as what it may overwrite has to
+            be.
+    """
 
     columns: Columns
     arguments: tuple[int, ...]
+    is_before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +179,7 @@ def emit(
 
     Args:
         riders: columns of equally many rows.
-        leader: what runs for each row before it is reduced; its operands and results are the first
+        leader: what runs for each row when that is reduced; its operands and results are the first
             arguments of each kind.
         num_arguments: operands and results of the phase; the scratch memory comes after them.
         target: processor to make code for.
@@ -203,6 +211,7 @@ class _Ride:
     partials: Sequence[_Partial]
     evaluator: Evaluator
     stores: Sequence[Operand]
+    is_before: bool
 
     def vectors(self, rows: Sequence[Int], lane: Lane) -> list[list[Value]]:
         """What each reduction takes from some columns of some rows; results that have rows are stored."""
@@ -324,6 +333,7 @@ class _Writer:
                     partials,
                     self._evaluator(f, rider, pointers, array),
                     self._stores(rider, pointers),
+                    rider.is_before,
                 )
                 for rider, partials in zip(self.riders, self.partials, strict=True)
             ]
@@ -338,9 +348,10 @@ class _Writer:
                     self._add(f, scratch, rides, block.index, [row.index])
             else:
                 with f.loop(start, stop, runs=True) as row:
+                    self._add(f, scratch, [r for r in rides if r.is_before], block.index, [row.index])
                     number = f.add(f.mul(array, self.rows), row.index)
                     self._lead(f, pointers, slots, f.integer(number))
-                    self._add(f, scratch, rides, block.index, [row.index])
+                    self._add(f, scratch, [r for r in rides if not r.is_before], block.index, [row.index])
         return f, slots.nbytes
 
     def _lead(self, f: Function, pointers: Sequence[Value], slots: _Slots, row: Value) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import blocking, contraction, registers, skinny, streaming
+from infini.compiler.llvm import blocking, contraction, few_rows, registers, skinny, streaming
 from infini.compiler.llvm.blocking import Plan
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.contraction import Dimension
@@ -60,6 +60,8 @@ def emit_contraction(
         return streaming.emit(x, y, spec, dtype, compute, target)
     if skinny.is_suited(problem, second):
         return skinny.emit(problem, first, second, dtype, compute, target)
+    if few_rows.is_suited(problem, first, second):
+        return few_rows.emit(problem, first, second, dtype, compute, target)
     if problem.m.size < MIN_ROWS or problem.n.size < MIN_ROWS:
         return streaming.emit(x, y, spec, dtype, compute, target)
     return _Emission(blocking.make_plan(problem, first, second, dtype, target)).phases()

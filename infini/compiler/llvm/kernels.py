@@ -35,7 +35,6 @@ MAX_STACK_BYTES = 384 << 10  # of buffers; a thread of the system may have half 
 INSTRUCTION_NS = 0.3  # of one vector instruction
 BYTE_NS = 0.02  # of memory traffic, between the last-level cache and memory
 PROGRAM_NS = 4.0
-POINT = 2  # elements, as of a complex number, that a nest reads together before it writes one
 
 
 def emit_kernel(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -> TaskFunction:
@@ -123,7 +122,7 @@ def in_place_pairs(kernel: Kernel, in_types: Sequence[ArrayType]) -> tuple[tuple
             if last_read.get(i, -1) > written[j]:
                 continue
             is_same_map = dataclasses.replace(load, fill=None) == dataclasses.replace(store, fill=None)
-            is_point = math.prod(plan.passes[written[j]].space) <= POINT and _lies_in(load, store)
+            is_point = math.prod(plan.passes[written[j]].space) <= segments.POINT and _lies_in(load, store)
             moved_until = last_moved.get(i, -1)
             if (is_same_map and moved_until < written[j]) or (is_point and moved_until <= written[j]):
                 pairs.append((i, j))

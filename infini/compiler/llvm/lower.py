@@ -96,7 +96,8 @@ def lower(
             with the rest.
     """
     found: list[Step] = []
-    joined = picks.phases(program, target) | wake.phases(program, target)
+    joined = wake.phases(program, target)
+    joined |= picks.phases(program, target, joined)
     for number, equation in enumerate(program.equations):
         if number in joined:
             phase = joined[number]

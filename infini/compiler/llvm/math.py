@@ -84,15 +84,25 @@ def _power_of_two(f: Function, exponent: Value) -> Value:
     return f.bitcast(f.binary("shl", biased, f.constant(23, exponent.type)), "float")
 
 
-def exp_f32(f: Function, x: Value) -> Value:
-    """Within 1.3 ulp on the whole line."""
-    number, _, r = _exp_parts(f, clamp(f, x, -104.0, 88.8))
-    p = polynomial(f, r, _EXP)
-    p = f.fma(p, f.binary("fmul", r, r), f.binary("fadd", r, _c(f, x, 1.0)))
+def _scaled(f: Function, x: Value, number: Value, n: Value) -> Value:
+    """`x` times two to a whole number, which is given as an integer and as a float; rounded once."""
+    if x.type.lanes == 16:  # vectors that only AVX-512 has
+        symbol = "@llvm.x86.avx512.mask.scalef.ps.512"
+        f.declare(f"declare {x.type} {symbol}({x.type}, {x.type}, {x.type}, i16, i32)")
+        arguments = f"{x.type} {x}, {x.type} {n}, {x.type} {x}, i16 -1, i32 4"
+        return f.pure(f"call {x.type} {symbol}({arguments})", x.type, x, n)
     # 2**number may be no normal number, so it is multiplied in two halves, the second of which rounds.
     half = f.binary("ashr", number, f.constant(1, number.type))
     rest = f.binary("sub", number, half)
-    return f.binary("fmul", f.binary("fmul", p, _power_of_two(f, half)), _power_of_two(f, rest))
+    return f.binary("fmul", f.binary("fmul", x, _power_of_two(f, half)), _power_of_two(f, rest))
+
+
+def exp_f32(f: Function, x: Value) -> Value:
+    """Within 1.3 ulp on the whole line."""
+    number, n, r = _exp_parts(f, clamp(f, x, -104.0, 88.8))
+    p = polynomial(f, r, _EXP)
+    p = f.fma(p, f.binary("fmul", r, r), f.binary("fadd", r, _c(f, x, 1.0)))
+    return _scaled(f, p, number, n)
 
 
 def exp_of_nonpositive_f32(f: Function, x: Value) -> Value:
@@ -238,12 +248,10 @@ def exp2_f32(f: Function, x: Value) -> Value:
     limited = clamp(f, x, -160.0, 140.0)
     shifted = f.binary("fadd", limited, _c(f, x, ROUND_SHIFT))
     number = f.binary("sub", f.bitcast(shifted, "i32"), _integers(f, x, 0x4B400000))
-    r = f.binary("fsub", limited, f.binary("fsub", shifted, _c(f, x, ROUND_SHIFT)))
-    r = f.binary("fmul", r, _c(f, x, math.log(2)))
+    n = f.binary("fsub", shifted, _c(f, x, ROUND_SHIFT))
+    r = f.binary("fmul", f.binary("fsub", limited, n), _c(f, x, math.log(2)))
     p = f.fma(polynomial(f, r, _EXP), f.binary("fmul", r, r), f.binary("fadd", r, _c(f, x, 1.0)))
-    half = f.binary("ashr", number, f.constant(1, number.type))
-    rest = f.binary("sub", number, half)
-    return f.binary("fmul", f.binary("fmul", p, _power_of_two(f, half)), _power_of_two(f, rest))
+    return _scaled(f, p, number, n)
 
 
 def pow_f32(f: Function, x: Value, y: Value) -> Value:

@@ -17,6 +17,7 @@ from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.types import I64, PTR, scalar, vector
 
 UNROLL = 1  # steps of k per turn; more give longer code and no more speed
+FEWEST_ROWS = 6  # of a block that still keeps the multipliers busy
 # How far ahead rows of a panel are asked for that nobody has packed just before, as they come from far. It
 # halves the time of 16 rows times a matrix of 1024 by 4096; 8, 16 and 32 rows ahead gain less.
 PREFETCH_ROWS = 64
@@ -79,6 +80,10 @@ def block_size(target: Target, num_rows: int, compute: np.dtype) -> tuple[int, i
     lanes = max(2, target.lanes * 4 // compute.itemsize)
     # 2 registers hold the row of B and one an element of A; the others accumulate.
     most = 12 if target.num_registers >= 32 else 6
+    # A few rows less are as fast, and blocks of one size are half the code to compile.
+    even = [rows for rows in range(most, FEWEST_ROWS - 1, -1) if num_rows % rows == 0]
+    if even:
+        return even[0], 2, lanes
     fewest_turns = -(-num_rows // most)
     return max(1, min(most, -(-num_rows // fewest_turns))), 2, lanes
 

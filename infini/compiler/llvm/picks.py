@@ -7,6 +7,7 @@ they would be written and read once more, which takes as long as the gather.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 from infini.compiler.llvm import operations, picking, windows
 from infini.compiler.llvm.picking import Computed
@@ -16,8 +17,9 @@ from infini.core.ir import Equation, Program, Var
 from infini.tile.program import Kernel
 
 
-def phases(program: Program, target: Target) -> dict[int, Phase | None]:
-    """Phases in place of equations, by number: None for what became a part of another phase."""
+def phases(program: Program, target: Target, taken: Collection[int]) -> dict[int, Phase | None]:
+    """Phases in place of equations, by number: None for what became a part of another phase. Equations that
+    are taken are left alone."""
     made = {v: number for number, equation in enumerate(program.equations) for v in equation.outputs}
     uses: dict[Var, int] = dict.fromkeys(program.results, 2)
     for equation in program.equations:
@@ -28,7 +30,7 @@ def phases(program: Program, target: Target) -> dict[int, Phase | None]:
         if equation.op.name != "gather" or not equation.output.type.size:
             continue
         chain = _chain(program, equation, made, uses)
-        if chain is None:
+        if chain is None or not {number, *chain}.isdisjoint(taken):
             continue
         maker = program.equations[chain[-1]]
         w = windows.of_gather(equation.inputs[0].type, equation.inputs[1].type, equation.attrs)

@@ -17,6 +17,7 @@ from infini.tile.program import Kernel
 
 MOVING: Final = frozenset({"reshape", "transpose", "slice", "rev"})  # what is read elsewhere in the tile
 MAX_CUTS: Final = 7
+POINT: Final = 2  # elements, as of a complex number, that a nest reads together before it writes one
 MAX_GRID_CUTS: Final = 3
 COMPARISONS: Final[Mapping[str, Callable[[int, int], bool]]] = {
     "lt": lambda x, y: x < y,
@@ -50,6 +51,8 @@ def cuts(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule) -> Cuts 
     if not _is_plain(plan):
         return None
     (size,) = plan.passes[0].space
+    if size <= POINT:
+        return None  # it may be written over an operand, so everything is read before
     lines = Lines(plan, None)
     found = _compared(plan, lines, size)
     for load, type_ in zip(kernel.loads, in_types, strict=False):

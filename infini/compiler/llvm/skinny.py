@@ -20,13 +20,15 @@ from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import I64, PTR
 
-MAX_ROWS = 8
+MAX_ROWS = 16
 MIN_BYTES = 4 << 20  # of the matrix; a smaller one stays in the cache and needs no such care
 TASK_BYTES = 1 << 20
 PARTIAL_BYTES = 16 << 10
-PAD = 144
-AHEAD_GROUPS = 1  # groups of rows that are asked for before they are read
+PAD = 144  # elements between rows of the partial sums
+AHEAD_ROWS = 8  # of the matrix that are asked for before they are read
 GROUP = 4  # rows of the matrix per pass over the partial sums
+GROUP_OF_MANY = 2  # the same with more than FEW_ROWS rows of x, whose elements fill the registers
+FEW_ROWS = 4
 NS_PER_BYTE = 0.05
 
 
@@ -66,8 +68,13 @@ class _Emission:
     lanes: int
 
     @property
+    def group(self) -> int:
+        """Rows of the matrix per pass over the partial sums."""
+        return GROUP if self.problem.m.size <= FEW_ROWS else GROUP_OF_MANY
+
+    @property
     def block(self) -> int:
-        """Columns per task, whose partial sums are PARTIAL_BYTES."""
+        """Columns per task: so few that their partial sums stay in the cache."""
         size = self.columns
         most = max(8 * self.lanes, PARTIAL_BYTES // self.compute.itemsize // self.problem.m.size)
         count = -(-size // most)
@@ -82,7 +89,7 @@ class _Emission:
     def depth(self) -> int:
         """Rows of the matrix per task."""
         row_bytes = min(self.block, self.problem.n.size) * self.y_dtype.itemsize
-        return max(GROUP, TASK_BYTES // row_bytes // GROUP * GROUP)
+        return max(self.group, TASK_BYTES // row_bytes // self.group * self.group)
 
     @property
     def num_parts(self) -> int:
@@ -157,10 +164,10 @@ class _Emission:
         y = f.at(y, first, memory)
         start = f.mul(part, self.depth)
         stop = f.minimum(f.add(start, self.depth), k.size)
-        groups = f.add(start, f.mul(f.divide(f.sub(stop, start), GROUP)[0], GROUP))
-        with f.loop(start, groups, GROUP) as loop:
-            self._rows(f, x, y, partial, loop.index, count=GROUP, columns=(whole, width))
-        if k.size % GROUP:
+        groups = f.add(start, f.mul(f.divide(f.sub(stop, start), self.group)[0], self.group))
+        with f.loop(start, groups, self.group) as loop:
+            self._rows(f, x, y, partial, loop.index, count=self.group, columns=(whole, width))
+        if k.size % self.group:
             with f.loop(groups, stop) as loop:
                 self._rows(f, x, y, partial, loop.index, count=1, columns=(whole, width))
         return f
@@ -207,7 +214,7 @@ class _Emission:
         for u in range(len(factors[0])):
             place = f.at(here, u * k.y, memory)
             if self.num_blocks > 1:  # its runs are too short for the processor to foresee the next
-                f.prefetch(f.at(place, AHEAD_GROUPS * GROUP * k.y, memory))
+                f.prefetch(f.at(place, AHEAD_ROWS * k.y, memory))
             if mask is None:
                 value = registers.load(f, place, self.y_dtype, self.lanes)
             else:

@@ -8,6 +8,7 @@ stays in the cache, reductions of one array join each other instead.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -186,23 +187,41 @@ class _Finder:
             ]
             arguments.append((*operands, *range(first, first + len(rider.outputs))))
             first += len(rider.outputs)
+        before = tuple(not any(self._root(v) in made for v in rider.inputs) for rider in riders)
         functions = _tasks(
             None if leader is None else _typed(leader),
-            tuple(map(_typed, riders)),
-            tuple(arguments),
+            tuple(zip(map(_typed, riders), arguments, before, strict=True)),
             self.target,
         )
         kept: tuple[tuple[int, int], ...] = ()
         if leader is not None:
-            read_later = {self._root(v) for rider in riders for v in rider.inputs}
-            pairs = kernels.in_place_pairs(*_typed(leader))
-            kept = tuple((i, j) for i, j in pairs if self._root(given[i]) not in read_later)
+            both = zip(riders, before, strict=True)
+            late = {v for rider, is_before in both for v in self._late(rider, is_before, leader)}
+            pairs = [
+                (i, j) for i, j in kernels.in_place_pairs(*_typed(leader)) if self._root(given[i]) not in late
+            ]
+            # What a reduction reads before may be overwritten as what the leader reads itself.
+            again = range(len(given), len(reads))
+            pairs += [(k, j) for i, j in pairs for k in again if self._root(reads[k]) is self._root(given[i])]
+            kept = tuple(dict.fromkeys(pairs))
         scratch = max(task.scratch_bytes for task in functions)
         named = leader or riders[-1]
         return Phase(
             named.attrs["kernel"].name, functions, tuple(reads), tuple(writes), kept, scratch_bytes=scratch,
             where=named.where,
         )  # fmt: skip
+
+    def _late(self, rider: Equation, is_before: bool, leader: Equation) -> Iterator[Var]:
+        """What a reduction reads when the leader has run for that row."""
+        columns = self._columns(rider)
+        assert columns is not None
+        loads = leader.attrs["kernel"].loads
+        led = {self._root(v): load for v, load in zip(leader.inputs, loads, strict=False)}
+        for i, var in enumerate(rider.inputs):
+            root, row = self._root(var), columns_.reads_row(columns, i)
+            is_row = row is not None and root in led and _is_row(led[root], row)
+            if not (is_before and is_row):
+                yield root
 
     def _named(self, var: Var, number: int) -> Var:
         return var if self.made.get(var, -1) < number else self._root(var)
@@ -217,16 +236,16 @@ def _typed(equation: Equation) -> _Typed:
 
 @functools.lru_cache(maxsize=1024)
 def _tasks(
-    leader: _Typed | None, riders: tuple[_Typed, ...], arguments: tuple[tuple[int, ...], ...], target: Target
+    leader: _Typed | None, riders: tuple[tuple[_Typed, tuple[int, ...], bool], ...], target: Target
 ) -> tuple[TaskFunction, ...]:
     found = []
-    for typed, places in zip(riders, arguments, strict=True):
+    for typed, arguments, is_before in riders:
         columns = find(*typed)
         assert columns is not None
-        found.append(Rider(columns, places))
-    count = arguments[-1][-1] + 1
+        found.append(Rider(columns, arguments, is_before))
+    count = found[-1].arguments[-1] + 1
     if leader is None:
-        return columns_.emit(found, None, count, target, riders[-1][0].name)
+        return columns_.emit(found, None, count, target, riders[-1][0][0].name)
     leader_ns = kernels.kernel_ns(*leader, target)
     return columns_.emit(found, Leader(*leader), count, target, leader[0].name, leader_ns=leader_ns)
 

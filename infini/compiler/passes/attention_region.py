@@ -287,6 +287,8 @@ class Region:
                 return None
             summed = Term(l=term.l + (term.w == 0), d=term.d + (term.w == 1))
             found[summed] = found.get(summed, 0.0) + factor
+        largest = max(map(abs, known.sum.values()), default=0.0)
+        found = {term: factor for term, factor in found.items() if abs(factor) > 1e-6 * largest}
         if found == {L: 1.0}:
             self.total.append(equation.output)
         return Known(self._without(known, equation), "sum", known.scores, found)
@@ -450,7 +452,9 @@ class Region:
 
     def _product(self, equation: Equation, power: int) -> Known | None:
         pair = self._pair(equation)
-        if pair is None or (power < 0 and len(pair[1].sum) != 1):
+        if pair is None:
+            return self._nothing(equation, power)
+        if power < 0 and len(pair[1].sum) != 1:
             return None
         a, b, dims = pair
         found: dict[Term, float] = {}
@@ -461,6 +465,14 @@ class Region:
                 term = t.times(u, power)
                 found[term] = found.get(term, 0.0) + c * g**power
         return replace(a, dims=dims, sum=found)
+
+    def _nothing(self, equation: Equation, power: int) -> Known | None:
+        """Zero times or over anything is zero: what softmax's largest score gives its derivative."""
+        for x in equation.inputs if power > 0 else equation.inputs[:1]:
+            known = self.known.get(x)
+            if known is not None and known.kind == "sum" and not any(known.sum.values()):
+                return known if x.type.shape == equation.output.type.shape else None
+        return None
 
     def _added(self, equation: Equation, sign: float) -> Known | None:
         pair = self._pair(equation)

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from infini.compiler.passes import rewrite, simplify
 from infini.compiler.passes.rewrite import Match, Rule
+from infini.core import dtypes
 from infini.core.ir import Program, Var
 from infini.lax import contraction
 
@@ -211,6 +214,25 @@ def _permuted(match: Match, var: Var, letters: str, wanted: str) -> Var:
     return match.emit("transpose", var, permutation=order)
 
 
+def _narrow_operand(match: Match) -> Var | None:
+    """An operand that is a wider float of the same numbers is read as it was, and widened on the way."""
+    inputs = []
+    for var in match.inputs:
+        inner = match.defined_by(var, "convert_element_type")
+        is_exact = inner is not None and _holds(var.type.dtype, inner.inputs[0].type.dtype)
+        inputs.append(inner.inputs[0] if inner is not None and is_exact else var)
+    if inputs == list(match.inputs):
+        return None
+    return match.emit("dot", *inputs, spec=match.attrs["spec"], dtype=match.attrs["dtype"])
+
+
+def _holds(wide: np.dtype, narrow: np.dtype) -> bool:
+    """Whether every number of one float is one of the other."""
+    if not (dtypes.is_float(wide) and dtypes.is_float(narrow)):
+        return False
+    return wide in (dtypes.float32, dtypes.float64) and narrow.itemsize < wide.itemsize
+
+
 RULES: Final = (
     Rule("loop_letters", "dot", _loop_letters, "loop dimensions are batch or free letters"),
     Rule("unit_letters", "dot", _unit_letters, "dimensions of size 1 are reshapes"),
@@ -221,7 +243,12 @@ RULES: Final = (
     ),
 )
 
+# For a backend whose products read operands of different dtypes.
+NARROW: Final = Rule(
+    "narrow_operand", "dot", _narrow_operand, "a product widens its operands as it reads them"
+)  # fmt: skip
 
-def canonical_contractions(program: Program) -> Program:
-    """Bring every contraction into canonical form."""
-    return rewrite.rewrite(program, RULES, "contractions")
+
+def canonical_contractions(program: Program, *, reads_narrow: bool = False) -> Program:
+    """Bring every contraction into canonical form; with `reads_narrow` without converted operands."""
+    return rewrite.rewrite(program, (*RULES, NARROW) if reads_narrow else RULES, "contractions")

@@ -71,6 +71,18 @@ class Scan:
         length: int = self.equation.attrs["length"]
         return length
 
+    def take_one(self, x: Given, made: Equation, via: str) -> None:
+        """Take an array that `made` repeats for all steps as a constant of the loop."""
+        (one,) = made.inputs
+        self.xs.remove(x)
+        if one.type == x.inner.type:
+            self.consts.append(Given(one, x.inner))
+            return
+        param = Var(one.type)
+        self.consts.append(Given(one, param))
+        attrs = ir.Attrs(made.attrs.replace(shape=x.inner.type.shape))
+        self.equations.insert(0, Equation(made.op, (param,), attrs, (x.inner,), made.where, via))
+
     def build(self, via: str) -> Equation:
         """The equation."""
         body = _built(
@@ -78,6 +90,7 @@ class Scan:
             [*(g.inner for g in self.consts), *(c.inner for c in self.carry), *(g.inner for g in self.xs)],
             self.equations,
             [*(c.after for c in self.carry), *(f.inner for f in self.ys)],
+            self.literals,
         )
         attrs = self.equation.attrs.replace(body=body, num_consts=len(self.consts), num_carry=len(self.carry))
         inputs = [
@@ -89,6 +102,11 @@ class Scan:
         return Equation(
             self.equation.op, tuple(inputs), ir.Attrs(attrs), tuple(outputs), self.equation.where, via
         )
+
+
+def has_equal_slices(made: Equation) -> bool:
+    """Whether an equation makes an array whose slices along the first dimension are all equal."""
+    return made.op.name == "broadcast_in_dim" and -made.output.type.ndim not in made.attrs["dims"]
 
 
 @dataclass(slots=True)
@@ -150,10 +168,15 @@ class While:
 
 
 def _built(
-    before: Program, params: Sequence[Var], equations: Sequence[Equation], results: Sequence[Var]
+    before: Program,
+    params: Sequence[Var],
+    equations: Sequence[Equation],
+    results: Sequence[Var],
+    literals: Sequence[tuple[Var, Constant]] | None = None,
 ) -> Program:
     used = {v for e in equations for v in e.inputs} | set(results)
-    consts = tuple((var, constant) for var, constant in before.consts if var in used)
+    literals = before.consts if literals is None else literals
+    consts = tuple((var, constant) for var, constant in literals if var in used)
     return before.replace(
         params=tuple(params), equations=tuple(equations), results=tuple(results), consts=consts
     )

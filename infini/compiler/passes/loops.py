@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from infini.compiler.grouping import is_fusable, is_reduction
-from infini.compiler.passes import panels, rewrite
+from infini.compiler.passes import loop_parts, panels, rewrite
 from infini.compiler.passes.loop_parts import Given, Scan, While
 from infini.core import ir, primitive
 from infini.core.ir import Constant, Equation, Program, Var
@@ -107,17 +107,8 @@ class _Mover:
         made = self.definition.get(x.outer)
         while made is not None and made.op.name == "rev" and made.attrs["axes"] == (-x.outer.type.ndim,):
             made = self.definition.get(made.inputs[0])
-        if made is None or made.op.name != "broadcast_in_dim" or -x.outer.type.ndim in made.attrs["dims"]:
-            return
-        (one,) = made.inputs
-        scan.xs.remove(x)
-        if one.type == x.inner.type:
-            scan.consts.append(Given(one, x.inner))
-            return
-        param = Var(one.type)
-        scan.consts.append(Given(one, param))
-        attrs = made.attrs.replace(shape=x.inner.type.shape)
-        scan.equations.insert(0, Equation(made.op, (param,), ir.Attrs(attrs), (x.inner,), made.where, VIA))
+        if made is not None and loop_parts.has_equal_slices(made):
+            scan.take_one(x, made, VIA)
 
     # --- while ----------------------------------------------------------------------------------
 

@@ -177,22 +177,29 @@ def _column(x: Value, letters: Letters) -> Value:
 # --- attention -----------------------------------------------------------------------------------
 
 
-def _sums(
-    *operands: Value, spec: str, scale: float, band: Band, fill: float, has_bias: bool, has_mask: bool
-) -> tuple[Value, Value, Value]:
+def _sums(*operands: Value, **attrs: Any) -> tuple[Value, Value, Value]:  # Any: as `attention_p`
+    return _softmax(operands, is_constant=False, **attrs)
+
+
+def _attend(*operands: Value, **attrs: Any) -> tuple[Value]:  # Any: as `attention_p`
+    # The result alone does not depend on what the scores are compared with, so that needs no derivative.
+    return _softmax(operands, is_constant=True, **attrs)[:1]
+
+
+def _softmax(
+    operands: Sequence[Value], *, is_constant: bool, spec: str, scale: float, band: Band, fill: float,
+    has_bias: bool, has_mask: bool,
+) -> tuple[Value, Value, Value]:  # fmt: skip
     letters = parse_spec(spec)
     allowed = _allowed(letters, operands, band, has_mask)
     scores = _scores(operands, letters, allowed, scale=scale, fill=fill, has_bias=has_bias)
     largest = trace.bind1(reduction.reduce_max_p, scores, axes=(-1,))
-    grown = e.exp(trace.bind1(e.sub_p, scores, _column(e.stop_gradient(largest), letters)))
+    base = e.stop_gradient(largest) if is_constant else largest
+    grown = e.exp(trace.bind1(e.sub_p, scores, _column(base, letters)))
     total = trace.bind1(reduction.reduce_sum_p, grown, axes=(-1,))
     weights = trace.bind1(e.div_p, grown, _column(total, letters))
     mixed = _contract(f"{letters.scores},{letters.value}->{letters.out}", weights, _wide(operands[2]))
     return e.convert_element_type(mixed, operands[0].dtype), largest, total
-
-
-def _attend(*operands: Value, **attrs: Any) -> tuple[Value]:  # Any: as `attention_p`
-    return _sums(*operands, **attrs)[:1]
 
 
 def _signature(*, spec: str, **_: object) -> Signature:

@@ -8,8 +8,8 @@ few results stay in registers along a row of the image.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from infini.compiler.llvm.convolution.product import finish, sizes
 from infini.compiler.llvm.movement import Chunks
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.llvm.types import I64, PTR, vector
+from infini.compiler.llvm.types import I64, PTR
 
 PLACES = 8  # results of a row in registers at once
 MOST = 32  # taps, or results, along a row; more are too much code
-EDGE = 16  # places of a row that are written out because a window leaves the image there
+EDGE = 16  # stretches of a row that are written out because a window leaves the image there
 TASKS = 16
 NS_PER_FLOP = 0.03
 
@@ -72,7 +72,8 @@ class Plan:
     def is_there(self, position: int, tap: int) -> bool:
         """Whether a tap of a position of the row meets an element."""
         bound = self.problem.bounds[self.line.digit]
-        return bound is None or 0 <= bound.first + position * self.line.step + tap * self.taps.step < bound.size
+        place = position * self.line.step + tap * self.taps.step
+        return bound is None or 0 <= bound.first + place < bound.size
 
 
 def make_plan(problem: Problem, target: Target) -> Plan | None:
@@ -100,9 +101,7 @@ def make_plan(problem: Problem, target: Target) -> Plan | None:
     lanes = max(2, target.lanes * 4 // compute.itemsize)
     plan = Plan(problem, is_sum, features, line, taps, outer, inner, lanes, compute)
     few = line if is_sum else taps
-    if few.size > MOST or (is_sum and math.prod(a.size for a in inner) > MOST):
-        return None
-    if is_sum and taps.size - len(_common(plan)) > EDGE:
+    if few.size > MOST or (is_sum and (taps.size - len(_common(plan))) * line.size > MOST * MOST):
         return None
     if not is_sum and sum(not _is_whole(plan, t) for t in _tiles(plan)) > EDGE:
         return None
@@ -128,9 +127,7 @@ def _is_whole(plan: Plan, tile: range) -> bool:
 
 def _common(plan: Plan) -> range:
     """The places of a row of the image that belong to every result."""
-    inside = [
-        t for t in range(plan.taps.size) if all(plan.is_there(j, t) for j in (0, plan.line.size - 1))
-    ]
+    inside = [t for t in range(plan.taps.size) if all(plan.is_there(j, t) for j in (0, plan.line.size - 1))]
     return range(inside[0], inside[-1] + 1) if inside else range(0)
 
 
@@ -142,6 +139,21 @@ class _Row:
     w: Value
     out: Value
     along: copying.Reach
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Results of a row in registers.
+
+    Args:
+        tile: their places, where windows may leave the image.
+        width: features of a vector.
+        values: the sums so far.
+    """
+
+    tile: range | None
+    width: int
+    values: list[Value]
 
 
 class Emission:
@@ -230,33 +242,28 @@ class Emission:
             for width in sizes(f, loop.index, plan.num_vectors, lanes, plan.features.size):
                 pointers = (f.at(x, start, self.x_memory), f.at(row.w, start, self.w_memory))
                 zero = f.constant(0, self.zero)
-                acc = self._taps(f, row, pointers, [zero] * count, tile, width, plan.inner)
+                sums = _Sums(tile, width, [zero] * count)
+                acc = self._taps(f, row, pointers, sums, plan.inner)
                 for i, value in enumerate(acc):
                     to = f.at(out, f.add(start, i * plan.line.other), self.out_memory)
                     self._store(f, value, to, plan.problem.out_dtype, width)
 
     def _taps(
-        self,
-        f: Function,
-        row: _Row,
-        pointers: tuple[Value, Value],
-        acc: list[Value],
-        tile: range | None,
-        width: int,
-        inner: Sequence[Axis],
+        self, f: Function, row: _Row, pointers: tuple[Value, Value], sums: _Sums, inner: Sequence[Axis]
     ) -> list[Value]:
         """The sums over the taps of the inner axes that meet elements, and those of the row."""
         x, w = pointers
         if not inner:
-            return self._row_of_taps(f, pointers, acc, tile, width)
+            return self._row_of_taps(f, pointers, sums)
         axis, *rest = inner
         first, stop = self._range(f, row, axis)
-        with f.loop(first, stop, 1, acc) as loop:
+        with f.loop(first, stop, 1, sums.values) as loop:
             moved = (
                 f.at(x, f.mul(loop.index, axis.x), self.x_memory),
                 f.at(w, f.mul(loop.index, axis.other), self.w_memory),
             )
-            loop.next = self._taps(f, row, moved, loop.carried, tile, width, rest)
+            inside = dataclasses.replace(sums, values=loop.carried)
+            loop.next = self._taps(f, row, moved, inside, rest)
         return loop.results
 
     def _range(self, f: Function, row: _Row, axis: Axis) -> tuple[Int, Int]:
@@ -275,12 +282,10 @@ class Emission:
         stop, _ = f.divide(f.maximum(f.add(f.sub(bound.size, place), last), 0), axis.step)
         return first, f.minimum(stop, axis.size)
 
-    def _row_of_taps(
-        self, f: Function, pointers: tuple[Value, Value], acc: list[Value], tile: range | None, width: int
-    ) -> list[Value]:
+    def _row_of_taps(self, f: Function, pointers: tuple[Value, Value], sums: _Sums) -> list[Value]:
         plan, p = self.plan, self.plan.problem
-        x, w = pointers
-        acc, loaded = list(acc), dict[int, Value]()
+        (x, w), tile, width = pointers, sums.tile, sums.width
+        acc, loaded = list(sums.values), dict[int, Value]()
         for tap in range(plan.taps.size):
             weight: Value | None = None
             for i in range(len(acc)):
@@ -321,24 +326,27 @@ class Emission:
         out = f.at(out, out_offset, registers.memory_element(dtype))
         first = f.mul(part, each)
         stop = f.minimum(f.add(first, each), num_rows) if num_parts > 1 else num_rows
-        positions = list(itertools.product(*(range(a.size) for a in plan.inner)))
-        cells = f.allocate(len(positions) * plan.line.size * plan.lanes * plan.compute.itemsize)
+        num_places = math.prod(a.size for a in plan.inner)
+        num_cells = num_places * plan.line.size
+        cells = f.allocate(num_cells * plan.lanes * plan.compute.itemsize)
         for width in sizes(f, block, plan.num_vectors, plan.lanes, plan.features.size):
-            for number in range(len(positions) * plan.line.size):
-                f.store(f.constant(0, self.zero), f.at(cells, number * plan.lanes, self.element))
+            with f.loop(0, num_cells) as cell:
+                f.store(f.constant(0, self.zero), f.at(cells, f.mul(cell.index, plan.lanes), self.element))
             with f.loop(first, stop) as loop:
                 along = copying.reach(f, loop.index, plan.outer, p.bounds)
                 w_offset: Int = 0
                 for axis, index in zip(plan.outer, copying.indices(f, loop.index, plan.outer), strict=True):
                     w_offset = f.add(w_offset, f.mul(index, axis.other))
-                for number, place in enumerate(positions):
-                    self._add_row(f, (x, f.at(w, w_offset, self.w_memory)), along, place, (cells, number), width)
-            for number, place in enumerate(positions):
-                offset = sum(i * a.other for i, a in zip(place, plan.inner, strict=True))
+                row = (x, f.at(w, w_offset, self.w_memory))
+                with f.loop(0, num_places) as place:
+                    self._add_row(f, row, along, place.index, cells, width)
+            with f.loop(0, num_places) as place:
+                offset: Int = 0
+                for axis, index in zip(plan.inner, copying.indices(f, place.index, plan.inner), strict=True):
+                    offset = f.add(offset, f.mul(index, axis.other))
                 for j in range(plan.line.size):
-                    cell = f.at(cells, (number * plan.line.size + j) * plan.lanes, self.element)
-                    value = f.load(cell, self.zero)
-                    to = f.at(out, offset + j * plan.line.other, registers.memory_element(dtype))
+                    value = f.load(self._cell(f, cells, place.index, j), self.zero)
+                    to = f.at(out, f.add(offset, j * plan.line.other), registers.memory_element(dtype))
                     self._store(f, value, to, dtype, width)
         tasks = num_others * plan.num_vectors * num_parts
         sums = finish("depthwise_sums", [f], tasks, p.flops * NS_PER_FLOP)
@@ -347,37 +355,36 @@ class Emission:
         sums = dataclasses.replace(sums, scratch_bytes=num_parts * size * plan.compute.itemsize)
         return sums, self._added(size, num_parts)
 
+    def _cell(self, f: Function, cells: Value, place: Int, j: int) -> Value:
+        """Where the sum of a result of a row, at a place of the inner axes, is kept."""
+        number = f.add(f.mul(place, self.plan.line.size), j)
+        return f.at(cells, f.mul(number, self.plan.lanes), self.element)
+
     def _add_row(
         self,
         f: Function,
         pointers: tuple[Value, Value],
         along: copying.Reach,
-        place: tuple[int, ...],
-        cells: tuple[Value, int],
+        place: Int,
+        cells: Value,
         width: int,
     ) -> None:
         """Add the products along one row of the image to the results at one place of the inner axes."""
         plan, p = self.plan, self.plan.problem
-        moved, steps = 0, [None if bound is None else 0 for bound in p.bounds]
-        for i, axis in zip(place, plan.inner, strict=True):
-            moved += i * axis.x
-            if steps[axis.digit] is not None:
-                steps[axis.digit] = i * axis.step
+        moved = copying.reach(f, place, plan.inner, p.bounds)
         # Along the row itself it is known which products there are.
         bounds = [None if d == plan.line.digit else bound for d, bound in enumerate(p.bounds)]
-        inside = copying.is_inside(f, bounds, along, copying.Reach(moved, tuple(steps)))
-        x = f.at(pointers[0], f.add(along.x, moved), self.x_memory)
-        if inside is None:
-            self._sweep(f, (x, pointers[1]), cells, width)
-            return
-        with f.when(inside):
-            self._sweep(f, (x, pointers[1]), cells, width)
+        inside = copying.is_inside(f, bounds, along, moved)
+        x = f.at(pointers[0], f.add(along.x, moved.x), self.x_memory)
+        with contextlib.ExitStack() as guard:
+            if inside is not None:
+                guard.enter_context(f.when(inside))
+            self._sweep(f, (x, pointers[1]), (cells, place), width)
 
     def _sweep(
-        self, f: Function, pointers: tuple[Value, Value], cells: tuple[Value, int], width: int
+        self, f: Function, pointers: tuple[Value, Value], cells: tuple[Value, Int], width: int
     ) -> None:
         plan = self.plan
-        base, number = cells
         common = _common(plan)
         unroll = max(1, PLACES // plan.line.size)
         whole = len(common) // unroll * unroll
@@ -392,7 +399,7 @@ class Emission:
             total = acc[j]
             for u in range(1, unroll):
                 total = f.binary("fadd", total, acc[u * plan.line.size + j])
-            cell = f.at(base, (number * plan.line.size + j) * plan.lanes, self.element)
+            cell = self._cell(f, *cells, j)
             f.store(f.binary("fadd", f.load(cell, self.zero), total), cell)
 
     def _steps(
@@ -404,7 +411,7 @@ class Emission:
         acc: list[Value],
         width: int,
     ) -> list[Value]:
-        """Products of some places of a row, counted from `first`; where that is 0 they may leave the image."""
+        """Products of some places of a row, counted from `first`; if that is 0 they may leave the image."""
         plan, p = self.plan, self.plan.problem
         acc, loaded = list(acc), dict[int, Value]()
         x = f.at(pointers[0], f.mul(first, plan.taps.x), self.x_memory)
@@ -430,9 +437,9 @@ class Emission:
         with f.loop(0, count) as loop:
             start = f.mul(loop.index, plan.lanes)
             for width in sizes(f, loop.index, count, plan.lanes, size):
-                zero = f.constant(0, vector(self.zero.element, plan.lanes))
-                with f.loop(0, num_parts, 1, [zero]) as parts:
+                with f.loop(0, num_parts, 1, [f.constant(0, self.zero)]) as parts:
                     here = f.at(scratch, f.add(f.mul(parts.index, size), start), self.element)
-                    parts.next = [f.binary("fadd", parts.carried[0], self._load(f, here, plan.compute, width))]
+                    more = self._load(f, here, plan.compute, width)
+                    parts.next = [f.binary("fadd", parts.carried[0], more)]
                 self._store(f, parts.results[0], f.at(out, start, self.out_memory), dtype, width)
         return finish("depthwise_added", [f], 1, size * num_parts * 0.1)

@@ -6,18 +6,16 @@ import functools
 from typing import TypeAlias
 
 from infini.compiler.llvm.builder import Function, Value
-from infini.compiler.llvm.convolution import depthwise, product
+from infini.compiler.llvm.convolution import blocks, depthwise, product
 from infini.compiler.llvm.convolution.problem import Problem, analyse
-from infini.compiler.llvm.movement import BYTE_NS, Chunks, bits_of, make_task
+from infini.compiler.llvm.movement import BYTE_NS, Chunks, make_task
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.llvm.types import scalar
 from infini.compiler.passes import convolutions
 from infini.core import dtypes, primitive
 from infini.core.ir import ArrayType, Attrs
 
-
-Plan: TypeAlias = product.Plan | depthwise.Plan
+Plan: TypeAlias = blocks.Plan | depthwise.Plan
 
 
 @functools.lru_cache(maxsize=1024)
@@ -37,7 +35,7 @@ def plans(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> tuple[Pla
 
 
 def _plan(problem: Problem, target: Target) -> Plan | None:
-    return product.make_plan(problem, target) or depthwise.make_plan(problem, target)
+    return blocks.make_plan(problem, target) or depthwise.make_plan(problem, target)
 
 
 def _is_plain(problem: Problem, x: ArrayType) -> bool:
@@ -53,21 +51,26 @@ def emit(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[Ta
     assert chosen is not None, "a convolution that has no plan has a decomposition"
     phases: list[TaskFunction] = []
     if len(chosen) < len(analyse(x, w, attrs) or ()):
-        phases.append(_zeros(x, w, attrs, target))
+        phases.append(_zeros(x, w, attrs))
     for plan in chosen:
-        is_product = isinstance(plan, product.Plan)
-        phases += product.Emission(plan).phases() if is_product else depthwise.Emission(plan).phases()
+        if isinstance(plan, depthwise.Plan):
+            phases += depthwise.Emission(plan).phases()
+        else:
+            phases += product.Emission(plan).phases()
     return tuple(phases)
 
 
-def _zeros(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> TaskFunction:
+def _zeros(x: ArrayType, w: ArrayType, attrs: Attrs) -> TaskFunction:
     """Zeros everywhere: places that meet no element of the kernel are written by nobody else."""
     (out,) = convolutions.windowed_dot_p.rule(primitive.TYPE)(x, w, **attrs)
 
-    def write(f: Function, pointers: list[Value], task: Value) -> None:
-        with Chunks.of(out.size, out.dtype.itemsize).loop(f, task) as place:
-            bits = bits_of(out.dtype)
-            f.store(f.constant(0, scalar(bits)), f.at(pointers[2], place, bits))
+    chunks = Chunks.of(out.nbytes, 1)
 
-    num_tasks = Chunks.of(out.size, out.dtype.itemsize).num_tasks
-    return make_task("zeros", 3, num_tasks, out.nbytes * BYTE_NS, write)
+    def write(f: Function, pointers: list[Value], task: Value) -> None:
+        f.declare("declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
+        first = f.mul(task, chunks.per_task)
+        count = f.minimum(f.sub(out.nbytes, first), chunks.per_task)
+        place = f.at(pointers[2], first, "i8")
+        f.do(f"call void @llvm.memset.p0.i64(ptr {place}, i8 0, i64 {count}, i1 false)")
+
+    return make_task("zeros", 3, chunks.num_tasks, out.nbytes * BYTE_NS, write)

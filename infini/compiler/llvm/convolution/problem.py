@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -157,21 +157,28 @@ def analyse(x: ArrayType, w: ArrayType, attrs: Attrs) -> tuple[Problem, ...] | N
         w: type of the kernel.
         attrs: attributes of `windowed_dot`.
     """
-    reversed_ = attrs["reversed"]
-    conv = spec_.analyse(x, w, **{name: value for name, value in attrs.items() if name != "reversed"})
+    reversed_ = attrs["flipped"]
+    conv = spec_.analyse(x, w, **{name: value for name, value in attrs.items() if name != "flipped"})
     spec = conv.spec
     strides = [
         dict(zip(part, c_strides(shape), strict=True))
         for part, shape in ((spec.lhs, x.shape), (spec.rhs, w.shape), (spec.out, conv.shape))
     ]
-    in_x, in_w, in_out = strides
-    n = _joined([(conv.sizes[c], in_w[c], in_out[c]) for c in spec.out if c not in spec.lhs and c in spec.rhs])
+    (in_x, in_w, in_out), sizes = strides, conv.sizes
+    n = _joined(
+        [
+            (sizes[c], in_w[c], in_out[c])
+            for c in spec.out
+            if c.isalpha() and c in spec.rhs and c not in spec.lhs
+        ]
+    )
     parts = [_parts(line) for line in conv.lines]
     if n is None or any(found is None for found in parts):
         return None
-    groups = tuple(Group(conv.sizes[c], in_x[c], in_w[c], in_out[c]) for c in spec.groups if conv.sizes[c] > 1)
-    m_letters = [Axis(conv.sizes[c], in_x[c], in_out[c]) for c in spec.out if c in spec.lhs and c not in spec.rhs]
-    k_letters = [Axis(conv.sizes[c], in_x[c], in_w[c]) for c in spec.lhs if c in spec.contracted]
+    groups = tuple(Group(sizes[c], in_x[c], in_w[c], in_out[c]) for c in spec.groups if sizes[c] > 1)
+    free = (c for c in spec.out if c in spec.lhs and c not in spec.rhs)
+    m_letters = [Axis(sizes[c], in_x[c], in_out[c]) for c in free]
+    k_letters = [Axis(sizes[c], in_x[c], in_w[c]) for c in spec.lhs if c in spec.contracted]
     problems = []
     for chosen in itertools.product(*(found for found in parts if found is not None)):
         m, k, bounds = list(m_letters), [], []
@@ -236,13 +243,3 @@ def joined_run(axes: Sequence[Axis], problem: Problem) -> tuple[tuple[Axis, ...]
 def _may_join(axis: Axis, problem: Problem, length: int, other: int) -> bool:
     is_bounded = axis.digit >= 0 and problem.bounds[axis.digit] is not None
     return not is_bounded and (length == 1 or axis.other == length * other)
-
-
-def places(axes: Sequence[Axis]) -> Iterator[tuple[int, ...]]:
-    """Every index of some axes."""
-    return itertools.product(*(range(a.size) for a in axes))
-
-
-def with_axes(problem: Problem, m: Sequence[Axis], k: Sequence[Axis]) -> Problem:
-    """The same problem with other axes."""
-    return replace(problem, m=tuple(m), k=tuple(k))

@@ -1,4 +1,4 @@
-"""Convolutions whose image is contiguous along a letter, such as NHWC: blocked products of patches and kernel.
+"""Convolutions whose image is contiguous along a letter, such as NHWC: products of patches and kernel.
 
 As in `gemm`, the kernel is packed into panels, a task computes a tile of the result over all of k, and a
 register block runs over it; but the rows of A are copied from the image where a tile needs them, so the
@@ -13,237 +13,19 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from infini.compiler.llvm import blocking, microkernel, registers
+from infini.compiler.llvm import microkernel, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.convolution import copying
-from infini.compiler.llvm.convolution.problem import Axis, Problem, joined_run, without_ones
+from infini.compiler.llvm.convolution.blocks import Plan, stride_of
+from infini.compiler.llvm.convolution.problem import without_ones
 from infini.compiler.llvm.microkernel import Block
 from infini.compiler.llvm.packing import Packer, Source
-from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import I1, I64, PTR
 
-DEPTH = 256  # of a block of k whose rows are runs of the image
-PIXELS = 128  # of a block of k whose columns are runs of the image
-ROWS = 96  # of a tile
-WIDE_ROWS = 160  # of a tile with several places of the result
-COLUMNS = 512  # of a tile
-LOCAL_COLUMNS = 256  # of a tile that packs its part of the kernel
-TASKS = 16  # so that several threads get equal shares
-TASK_FLOPS = 2e6
 PACK_BYTES = 64 << 10
-MOST_BLOCKS = 4  # of k, and places of the window, that are written out one by one
-MOST_PLACES = 32
 NS_PER_FLOP = 0.006
 NS_PER_PACKED_BYTE = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Blocking of one problem.
-
-    Args:
-        problem: the convolution.
-        has_runs_of_k: whether runs of the image are along k.
-        row_axes: axes that number the runs of a block: of m when runs are along k, else of k.
-        place_axes: the other axes of runs: of k, or of m.
-        length: elements of a run.
-        run_other: stride of the elements of a run in the kernel, or in the result.
-        piece: elements of a run that are copied at once.
-        per: places of a block of k, or pixels of it.
-        place_block: places of the result that a tile has, when runs are along m.
-        row_block: rows of a tile.
-        column_block: columns of a tile.
-        rows: of a register block.
-        vectors: of a register block.
-        lanes: of a register.
-        compute: dtype of products.
-        packs: whether the kernel is packed in a phase of its own, not by each tile.
-    """
-
-    problem: Problem
-    has_runs_of_k: bool
-    row_axes: tuple[Axis, ...]
-    place_axes: tuple[Axis, ...]
-    length: int
-    run_other: int
-    piece: int
-    per: int
-    place_block: int
-    row_block: int
-    column_block: int
-    rows: int
-    vectors: int
-    lanes: int
-    compute: np.dtype
-    packs: bool
-
-    @property
-    def num_pieces(self) -> int:
-        """Pieces of a run."""
-        return -(-self.length // self.piece)
-
-    @property
-    def num_places(self) -> int:
-        """Runs that start at other places of the window, or of the result."""
-        return _count(self.place_axes)
-
-    @property
-    def panel(self) -> int:
-        """Columns of a panel."""
-        return self.vectors * self.lanes
-
-    @property
-    def num_panels(self) -> int:
-        """Panels of the kernel."""
-        return -(-self.problem.n[0] // self.panel)
-
-    @property
-    def num_column_blocks(self) -> int:
-        """Tiles along n."""
-        return -(-self.num_panels * self.panel // self.column_block)
-
-    @property
-    def num_row_blocks(self) -> int:
-        """Tiles along m."""
-        if self.has_runs_of_k:
-            return -(-self.problem.rows // self.row_block)
-        return self.num_places // self.place_block * self.num_pieces
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of k."""
-        if self.has_runs_of_k:
-            return -(-self.num_places // self.per) * self.num_pieces
-        return -(-self.problem.depth // self.per)
-
-    @property
-    def block_depth(self) -> int:
-        """Depth of a block of k, the last one aside."""
-        return self.per * self.piece if self.has_runs_of_k else self.per
-
-    @property
-    def copied_row(self) -> int:
-        """Elements from one run of the copy to the next; whole vectors are written."""
-        width = self.block_depth if self.has_runs_of_k else self.row_block
-        # Not a power of two, so that runs do not share cache sets.
-        return -(-width // 16) * 16 + 16
-
-    @property
-    def copied_size(self) -> int:
-        """Elements of the copy that a tile needs."""
-        return (self.row_block if self.has_runs_of_k else self.per) * self.copied_row
-
-    @property
-    def is_written_out(self) -> bool:
-        """Whether the code has every place of the window by itself, so that it is known where each lies."""
-        return self.has_runs_of_k and self.num_blocks <= MOST_BLOCKS and self.num_places <= MOST_PLACES
-
-    @property
-    def num_tasks(self) -> int:
-        """Tiles of all groups."""
-        return self.problem.num_groups * self.num_row_blocks * self.num_column_blocks
-
-    @property
-    def row_stride(self) -> int | None:
-        """Elements from row to row of a tile in the result, where all rows lie equally."""
-        return _stride(without_ones(self.problem.m)) if self.has_runs_of_k else self.run_other
-
-    @property
-    def is_staged(self) -> bool:
-        """Whether the sums of a tile are kept aside until they are complete."""
-        rounds = self.problem.out_dtype != self.compute and self.num_blocks > 1
-        return rounds or self.row_stride is None
-
-
-def _count(axes: Sequence[Axis]) -> int:
-    return int(np.prod([a.size for a in axes], dtype=np.int64))
-
-
-def _stride(axes: Sequence[Axis]) -> int | None:
-    """The stride of some axes as one in their other array."""
-    for outer, inner in zip(axes, axes[1:], strict=False):
-        if outer.other != inner.size * inner.other:
-            return None
-    return axes[-1].other if axes else 0
-
-
-def make_plan(problem: Problem, target: Target) -> Plan | None:
-    """Choose the blocks; None when the image is not contiguous along a letter, or the result not along n."""
-    size, _, out = problem.n
-    if size == 1 or out != 1:
-        return None
-    compute = blocking.compute_dtype(problem.out_dtype)
-    k_rest, k_length, k_other = joined_run(problem.k, problem)
-    m_rest, m_length, m_other = joined_run(problem.m, problem)
-    k_letter = any(a.x == 1 and a.digit < 0 for a in without_ones(problem.k))
-    m_letter = any(a.x == 1 and a.digit < 0 for a in without_ones(problem.m))
-    if not k_letter and not m_letter:
-        return None
-    height = problem.rows if k_letter else m_length
-    rows, vectors, lanes = microkernel.block_size(target, height, compute)
-    if size <= lanes:  # a register block of twice the rows uses as many registers
-        rows, vectors = _even(height, 2 * microkernel.block_size(target, 1 << 20, compute)[0], 1), 1
-    panel = vectors * lanes
-    padded = -(-size // panel) * panel
-    wanted = min(TASKS, problem.flops / TASK_FLOPS)
-    row_axes, place_block = without_ones(problem.m), 1
-    if k_letter:
-        piece = k_length if k_length <= DEPTH else _even(k_length, DEPTH, lanes)
-        per = _even(_count(k_rest), max(1, DEPTH // k_length), 1) if piece == k_length else 1
-        row_block = _even(problem.rows, ROWS, rows)
-        places, length, other = k_rest, k_length, k_other
-    else:
-        row_axes = tuple(sorted(without_ones(problem.k), key=lambda a: -a.other))
-        if _stride(row_axes) is None:
-            return None
-        piece = m_length if m_length <= ROWS else _even(m_length, ROWS, rows)
-        per = _even(problem.depth, PIXELS, microkernel.UNROLL)
-        places, length, other = m_rest, m_length, m_other
-        is_even = piece == m_length and _stride((*places, Axis(m_length, 1, m_other))) is not None
-        place_block = _divisor(_count(places), WIDE_ROWS // m_length) if is_even else 1
-        row_block = place_block * piece
-        if size > lanes:
-            rows = microkernel.block_size(target, row_block, compute)[0]
-    column_block = _even(padded, COLUMNS, panel)
-    plan = Plan(
-        problem, k_letter, row_axes, places, length, other, piece, per, place_block, row_block, column_block,
-        rows, vectors, lanes, compute, packs=True,
-    )  # fmt: skip
-    plan = _with_tasks(plan, wanted, padded)
-    if plan.num_row_blocks == 1:
-        plan = dataclasses.replace(
-            plan, packs=False, column_block=min(plan.column_block, _even(padded, LOCAL_COLUMNS, panel))
-        )
-    return plan
-
-
-def _with_tasks(plan: Plan, wanted: float, padded: int) -> Plan:
-    """The plan in more, smaller tiles where there would be few."""
-    while plan.num_tasks < wanted and plan.column_block >= 8 * plan.panel:
-        plan = dataclasses.replace(plan, column_block=_even(padded, plan.column_block // 2, plan.panel))
-    while plan.has_runs_of_k and plan.num_tasks < wanted and plan.row_block >= 4 * plan.rows:
-        plan = dataclasses.replace(plan, row_block=_even(plan.problem.rows, plan.row_block // 2, plan.rows))
-    # Copies of narrow tiles cost more than threads gain by equal shares.
-    while plan.num_tasks < wanted / 2 and plan.place_block > 1:
-        fewer = _divisor(plan.num_places, plan.place_block - 1)
-        plan = dataclasses.replace(plan, place_block=fewer, row_block=fewer * plan.piece)
-    while plan.num_tasks < wanted / 2 and plan.column_block >= 2 * plan.panel:
-        plan = dataclasses.replace(plan, column_block=_even(padded, plan.column_block // 2, plan.panel))
-    return plan
-
-
-def _divisor(size: int, largest: int) -> int:
-    """The largest divisor of `size` up to `largest`, or 1."""
-    return max((n for n in range(1, largest + 1) if size % n == 0), default=1)
-
-
-def _even(size: int, largest: int, unit: int) -> int:
-    """A block of at most about `largest`, a multiple of `unit`, that cuts `size` into equal parts."""
-    parts = -(-size // max(largest, unit))
-    return -(-(-(-size // parts)) // unit) * unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +46,7 @@ class Emission:
         self.element = registers.memory_element(plan.compute)
         self.w_memory = registers.memory_element(plan.problem.w_dtype)
         self.out_memory = registers.memory_element(plan.problem.out_dtype)
-        depth = plan.run_other if plan.has_runs_of_k else _stride(plan.row_axes) or 0
+        depth = plan.run_other if plan.has_runs_of_k else stride_of(plan.row_axes) or 0
         source = Source(plan.problem.w_dtype, depth, plan.problem.n[1])
         self.packer = Packer(source, plan.panel, plan.lanes, plan.compute)
         self.helpers: dict[tuple[int, int], Function] = {}
@@ -305,7 +87,8 @@ class Emission:
         there = f.at(scratch, f.mul(group, self._packed_size), self.element)
         first = f.mul(part, each)
         stop = f.minimum(f.add(first, each), plan.num_panels)
-        self._pack_block(f, w, f.at(there, f.mul(self._first_k(f, block), self._padded), self.element), block, (first, stop))
+        there = f.at(there, f.mul(self._first_k(f, block), self._padded), self.element)
+        self._pack_block(f, w, there, block, (first, stop))
         nbytes = plan.problem.num_groups * self._packed_size * plan.compute.itemsize
         tasks = plan.problem.num_groups * plan.num_blocks * parts
         packed = finish("pack", [f], tasks, nbytes * NS_PER_PACKED_BYTE)
@@ -331,7 +114,7 @@ class Emission:
             source = f.at(w, f.mul(loop.index, plan.panel * plan.problem.n[1]), self.w_memory)
             for width in sizes(f, loop.index, plan.num_panels, plan.panel, plan.problem.n[0]):
                 if not plan.has_runs_of_k:
-                    place = f.mul(f.mul(block, plan.per), _stride(plan.row_axes) or 0)
+                    place = f.mul(f.mul(block, plan.per), stride_of(plan.row_axes) or 0)
                     self.packer.panel(f, f.at(source, place, self.w_memory), panel, depth, width)
                     continue
                 first_place, count, piece_first, length = self._places(f, block)
@@ -466,7 +249,7 @@ class Emission:
         if not plan.has_runs_of_k:
             axes, number, offset = plan.place_axes, place, f.mul(row, plan.run_other)  # type: ignore[assignment]
         found: Int = offset
-        stride = _stride(axes)
+        stride = stride_of(axes)
         if stride is not None:
             return f.add(found, f.mul(number, stride))
         for axis, index in zip(axes, copying.indices(f, number, axes), strict=True):
@@ -600,9 +383,8 @@ class Emission:
                         x = registers.load(f, f.at(here, start, self.element), plan.compute, plan.lanes)
                         active = min(plan.lanes, width - start)
                         mask = None if active == plan.lanes else f.first_lanes(active, plan.lanes)
-                        registers.store(
-                            f, registers.rounded(f, x, dtype), f.at(there, start, self.out_memory), dtype, mask
-                        )
+                        x = registers.rounded(f, x, dtype)
+                        registers.store(f, x, f.at(there, start, self.out_memory), dtype, mask)
 
 
 def _least(f: Function, a: Int, b: Int) -> Int:

@@ -1,0 +1,144 @@
+"""A few rows times a large matrix in which k is contiguous, the layout of PyTorch's weights: inner products,
+the matrix read once, in order, at the speed of memory.
+
+A task takes rows of the matrix a few at a time and keeps their products with every row of x in registers, so
+each number of the matrix is loaded once, and each of x once per group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from infini.compiler.llvm import operations, registers
+from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.contraction import Problem
+from infini.compiler.llvm.target import Target
+from infini.compiler.llvm.task import TaskFunction
+from infini.compiler.llvm.types import I64, PTR
+
+MAX_ROWS = 8
+MIN_BYTES = 1 << 20  # of the matrix; a smaller one stays in the cache, where packing it is cheap
+MAX_X_BYTES = 512 << 10  # of x, which stays in the cache while the matrix passes by
+TASK_BYTES = 512 << 10
+AHEAD_BYTES = 1 << 10  # of each row that are asked for before they are read
+MAX_GROUP = 4  # rows of the matrix at a time, each a stream for the processor to follow
+NS_PER_BYTE = 0.05
+
+
+def is_suited(problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype) -> bool:
+    """Whether a contraction is a few rows times one large matrix with contiguous k."""
+    (k,) = problem.k
+    return (
+        not problem.batch
+        and 1 < problem.m.size <= MAX_ROWS
+        and k.x == k.y == 1
+        and problem.n.y >= k.size
+        and k.size * problem.n.size * y_dtype.itemsize >= MIN_BYTES
+        and k.size * problem.m.size * x_dtype.itemsize <= MAX_X_BYTES
+    )
+
+
+def emit(
+    problem: Problem,
+    x_dtype: np.dtype,
+    y_dtype: np.dtype,
+    out_dtype: np.dtype,
+    compute: np.dtype,
+    target: Target,
+) -> tuple[TaskFunction, ...]:
+    """One phase, with `args` x, y and result."""
+    lanes = target.lanes * 4 // compute.itemsize
+    # Registers for the sums; the others hold the group's numbers of the matrix and one of x.
+    room = 24 if target.num_registers >= 32 else 10
+    group = max(1, min(MAX_GROUP, room // problem.m.size))
+    return _Emission(problem, x_dtype, y_dtype, out_dtype, compute, lanes, group).phases()
+
+
+@dataclass(frozen=True, slots=True)
+class _Emission:
+    problem: Problem
+    x_dtype: np.dtype
+    y_dtype: np.dtype
+    out_dtype: np.dtype
+    compute: np.dtype
+    lanes: int
+    group: int
+
+    def phases(self) -> tuple[TaskFunction, ...]:
+        """The only phase."""
+        (k,), n = self.problem.k, self.problem.n
+        row_bytes = k.size * self.y_dtype.itemsize
+        count = max(1, TASK_BYTES // row_bytes // self.group) * self.group
+        f = Function("TASK", [(PTR, "args"), (I64, "task")])
+        order = (1, 0, 2) if self.problem.is_swapped else (0, 1, 2)
+        x, y, out = (f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in order)
+        first = f.mul(f.parameters[1], count)
+        stop = f.minimum(f.add(first, count), n.size)
+        whole = f.minimum(f.add(first, count), n.size // self.group * self.group)
+        with f.loop(first, whole, self.group) as loop:
+            self._rows(f, (x, y, out), loop.index, self.group)
+        if n.size % self.group:
+            with f.loop(whole, stop) as loop:
+                self._rows(f, (x, y, out), loop.index, 1)
+        text = f.finish()
+        name = f"rows_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
+        text = text.replace("@TASK", f"@{name}")
+        cost = row_bytes * n.size * NS_PER_BYTE
+        return (TaskFunction(name, text, frozenset(f.declares), -(-n.size // count), 0, cost),)
+
+    def _rows(self, f: Function, pointers: tuple[Value, Value, Value], row: Int, count: int) -> None:
+        """The products of `count` rows of the matrix with all rows of x."""
+        (k,), m, n = self.problem.k, self.problem.m, self.problem.n
+        x, y, out = pointers
+        y = f.at(y, f.mul(row, n.y), registers.memory_element(self.y_dtype))
+        zero = registers.constant(f, 0, self.compute, self.lanes)
+        whole = k.size // self.lanes * self.lanes
+        with f.loop(0, whole, self.lanes, [zero] * (m.size * count)) as loop:
+            loop.next = self._step(f, (x, y), loop.index, loop.carried, None)
+        sums = loop.results
+        if whole < k.size:
+            sums = self._step(f, (x, y), whole, sums, f.first_lanes(k.size - whole, self.lanes))
+        memory = registers.memory_element(self.out_dtype)
+        for i in range(m.size):
+            for j in range(count):
+                total = registers.rounded(f, self._total(f, sums[i * count + j]), self.out_dtype)
+                place = f.at(f.at(out, f.mul(f.add(row, j), n.out), memory), i * m.out, memory)
+                registers.store(f, total, place, self.out_dtype)
+
+    def _step(
+        self, f: Function, pointers: tuple[Value, Value], place: Int, sums: list[Value], mask: Value | None
+    ) -> list[Value]:
+        """Add the products of the next numbers of every row."""
+        m, n, sums = self.problem.m, self.problem.n, list(sums)
+        count = len(sums) // m.size
+        x, y = pointers
+        y_memory = registers.memory_element(self.y_dtype)
+        here = f.at(y, place, y_memory)
+        rows = []
+        for j in range(count):
+            source = f.at(here, j * n.y, y_memory)
+            f.prefetch(f.at(source, AHEAD_BYTES // self.y_dtype.itemsize, y_memory))
+            rows.append(self._load(f, source, self.y_dtype, mask))
+        x_memory = registers.memory_element(self.x_dtype)
+        for i in range(m.size):
+            one = self._load(f, f.at(f.at(x, place, x_memory), i * m.x, x_memory), self.x_dtype, mask)
+            for j in range(count):
+                sums[i * count + j] = f.fma(one, rows[j], sums[i * count + j])
+        return sums
+
+    def _load(self, f: Function, place: Value, dtype: np.dtype, mask: Value | None) -> Value:
+        if mask is None:
+            x = registers.load(f, place, dtype, self.lanes)
+        else:
+            x = registers.masked_load(f, place, dtype, mask, 0)
+        return operations.convert(f, dtype, x, new_dtype=self.compute)
+
+    def _total(self, f: Function, x: Value) -> Value:
+        """The sum of the lanes, by halves."""
+        one, symbol = x.type.with_lanes(1), f"@llvm.vector.reduce.fadd.v{x.type.lanes}f{x.type.bits}"
+        f.declare(f"declare {one} {symbol}({one}, {x.type})")
+        nothing = f.constant(-0.0, one)
+        return f.pure(f"call reassoc {one} {symbol}({one} {nothing}, {x.type} {x})", one, x)
