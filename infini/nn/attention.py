@@ -138,7 +138,11 @@ def _append(operands: list[Value], spec: list[str], x: Value, sizes: tuple[int, 
 
 
 def _masks(
-    mask: ArrayLike | None, query_lengths: ArrayLike | None, key_lengths: ArrayLike | None, queries: int, keys: int
+    mask: ArrayLike | None,
+    query_lengths: ArrayLike | None,
+    key_lengths: ArrayLike | None,
+    queries: int,
+    keys: int,
 ) -> list[Value]:
     """Boolean arrays that broadcast to (B, N, T, S); a score counts where all of them hold."""
     result = []

@@ -196,3 +196,22 @@ def test_a_reduction_of_a_reduction_that_goes_behind_waits_for_it():
     y, spread = infini.jit(f)(x)
     assert relative(y, normed) < 2e-6
     assert relative(spread, ((normed - normed.mean(0)) ** 2).sum(0)) < 2e-6
+
+
+@pytest.mark.parametrize("shape", [(512, 4, 32), (16, 768, 32)], ids=str)
+def test_a_sum_that_is_made_later_has_its_other_shapes_later(shape):
+    flat = (shape[0], -1)
+
+    def f(g, x, weight, bias):
+        def norm(x, weight, bias):
+            return layer_norm(x.reshape(flat), weight.reshape(-1), bias.reshape(-1)).reshape(shape)
+
+        y, pull = infini.vjp(norm, x, weight, bias)
+        dx, dw, db = pull(g)
+        return y, dx, dw, db.reshape(shape[2], shape[1]).reshape(shape[1:])
+
+    g, x = normal(*shape, seed=1), normal(*shape)
+    weight, bias = normal(*shape[1:]), normal(*shape[1:], seed=2)
+    expected = expected_gradients(g.reshape(flat), x.reshape(flat), weight.reshape(-1), bias.reshape(-1))
+    for a, b in zip(infini.jit(f)(g, x, weight, bias), expected, strict=True):
+        assert relative(a, b.reshape(a.shape)) < 2e-6

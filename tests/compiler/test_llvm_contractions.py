@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import infini
+import infini.numpy as inp
 from infini.compiler.llvm import contraction, gemm
 from infini.compiler.llvm.target import host_target
 from infini.core import dtypes
@@ -81,10 +83,38 @@ def test_integers_and_bool(dtype: np.dtype, rng: np.random.Generator) -> None:
     check("mk,kn->mn", (9, 30), (30, 140), dtype, rng)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("rows", [1, 3, 8, 15])
 @pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16], ids=str)
 def test_few_rows_times_a_large_matrix(rows: int, dtype: np.dtype, rng: np.random.Generator) -> None:
     check("mk,kn->mn", (rows, 1030), (1030, 2050), dtype, rng)
+    check("mk,nk->mn", (rows, 1030), (1051, 1030), dtype, rng)
+
+
+@pytest.mark.parametrize("rows", [20, 150])
+@pytest.mark.parametrize("y_spec", ["kn", "nk"])
+def test_tiles_that_ask_for_what_they_pack_next(rows: int, y_spec: str, rng: np.random.Generator) -> None:
+    sizes = {"k": 530, "n": 1001}
+    check(f"mk,{y_spec}->mn", (rows, 530), tuple(sizes[c] for c in y_spec), dtypes.float32, rng)
+
+
+@pytest.mark.parametrize("spec", ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->mn", "bmk,bnk->bmn"])
+@pytest.mark.parametrize("depth", [2, 31, 32, 700])
+def test_pairs_of_bfloat16_in_every_order(spec: str, depth: int, rng: np.random.Generator) -> None:
+    sizes = {"b": 2, "m": 61, "k": depth, "n": 75}
+    a, b, _ = contraction.contraction.parse_spec(spec)
+    shapes = (tuple(sizes[c] for c in a), tuple(sizes[c] for c in b))
+    check(spec, *shapes, dtypes.bfloat16, rng)
+
+
+def test_a_product_reads_narrow_operands_as_they_are(rng: np.random.Generator) -> None:
+    """A weight in bfloat16 is widened on the way: there is no kernel that makes float32 of it."""
+    x = rng.standard_normal((40, 64)).astype(np.float32)
+    w = rng.standard_normal((96, 64)).astype(dtypes.bfloat16)
+    compiled = infini.jit(lambda x, w: x @ w.astype(inp.float32).T).lower(x, w).compile()
+    steps = compiled.runtime_executable().block.steps
+    assert [step.name.partition(" ")[0] for step in steps] == ["dot"]
+    wanted = x.astype(np.float64) @ w.astype(np.float64).T
+    np.testing.assert_allclose(compiled(x, w), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_result_of_another_dtype(rng: np.random.Generator) -> None:

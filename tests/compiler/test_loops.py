@@ -273,7 +273,7 @@ def random_loop(seed):
             for number, (i, j) in zip(recipe, picks, strict=True):
                 p, q = values[i % len(values)], values[j % len(values)]
                 made = [
-                    lambda p, q: p @ w * 0.3, lambda p, q: p @ w.T * 0.3, lambda p, q: p @ inp.tanh(w @ w) * 0.3,
+                    lambda p, q: p @ w * 0.3, lambda p, q: p @ w.T * 0.3, lambda p, q: p @ inp.tanh(w @ w),
                     lambda p, q: p * 0.5 + q, lambda p, q: inp.tanh(p), lambda p, q: p * inp.exp(-inp.abs(b)),
                     lambda p, q: p + inp.sum(inp.sin(w), axis=0), lambda p, q: p - q, lambda p, q: q * b,
                     lambda p, q: p + (p.T @ q)[:3] * 0.1, lambda p, q: p * inp.mean(q), lambda p, q: p[::-1],

@@ -54,9 +54,7 @@ class _Forward(Parts):
         super().__init__(problem)
         self.keeps_sums = keeps_sums
         self.out = 3 + problem.num_extras
-        self.key_block = min(
-            self.padded_keys, KEY_BYTES // self.compute.itemsize // self.panel * self.panel
-        )
+        self.key_block = min(self.padded_keys, KEY_BYTES // self.compute.itemsize // self.panel * self.panel)
         self.has_blocks = self.padded_keys > self.key_block
         self.score_row = self.key_block + 16
         self.sub_block = 2 * self.rows
@@ -120,9 +118,7 @@ class _Forward(Parts):
             if self.queries % self.task_queries:
                 count = f.minimum(f.sub(self.queries, first), self.task_queries)
         keys = self.moved(f, pointers[-1], f.mul(shared, self.packed_keys))
-        values = self.moved(
-            f, pointers[-1], f.add(self.values_start, f.mul(shared, self.packed_values))
-        )
+        values = self.moved(f, pointers[-1], f.add(self.values_start, f.mul(shared, self.packed_values)))
         most = -(-self.task_queries // self.rows) * self.rows
         size = self.compute.itemsize
         query_copy = f.allocate(most * self.depth_row * size)
@@ -155,13 +151,15 @@ class _Forward(Parts):
                         query = f.add(first, row.index)
                         extras = self.extra_rows(f, pointers, letters, places, query)
                         line = self.moved(f, scores, f.mul(f.sub(row.index, sub.index), self.score_row))
-                        self._weigh(
-                            f, line, extras, query, start_key, f.sub(stop_key, start_key),
-                            self.moved(f, state, row.index), self.moved(f, totals, row.index),
+                        kept = (
+                            self.moved(f, state, row.index),
+                            self.moved(f, totals, row.index),
                             self.moved(f, sums, f.mul(row.index, self.width_row)),
-                        )  # fmt: skip
+                        )
+                        keys_of_row = (start_key, f.sub(stop_key, start_key))
+                        self._weigh(f, line, extras, f.integer(query), keys_of_row, kept)
                     self._mix(f, scores, values, sums, (sub.index, stop), (start_key, stop_key))
-        self._write(f, pointers, letters, places, first, count, (sums, state, totals))
+        self._write(f, pointers, letters, places, (first, count), (sums, state, totals))
         cost = self.flops * NS_PER_FLOP
         return self.finish("attention", f, blocks * p.num_shared * p.num_groups, cost)
 
@@ -174,9 +172,7 @@ class _Forward(Parts):
     ) -> None:  # fmt: skip
         """Products of some queries with panels of keys."""
         with f.loop(*columns, self.panel, runs=True) as panel, f.loop(*rows, self.rows, runs=True) as row:
-            place = f.add(
-                f.mul(f.sub(row.index, rows[0]), self.score_row), f.sub(panel.index, columns[0])
-            )
+            place = f.add(f.mul(f.sub(row.index, rows[0]), self.score_row), f.sub(panel.index, columns[0]))
             self.product(
                 f, "scores",
                 (
@@ -211,10 +207,13 @@ class _Forward(Parts):
             )  # fmt: skip
 
     def _weigh(
-        self, f: Function, line: Value, extras: Sequence[Value], query: Value, start: Int, count: Int,
-        largest_at: Value, total_at: Value, sums: Value,
+        self, f: Function, line: Value, extras: Sequence[Value], query: Value, keys: tuple[Int, Int],
+        kept: tuple[Value, Value, Value],
     ) -> None:  # fmt: skip
-        """A row of scores becomes weights, and the row's state takes them in."""
+        """A row of scores, for some keys from a first on, becomes weights, and what is kept of the row (its
+        largest score, its sum, its results) takes them in."""
+        start, count = keys
+        largest_at, total_at, sums = kept
         self._limit_scores(f, line, extras, query, start, count)
         number = scalar(self.element)
         before = f.load(largest_at, number)
@@ -244,12 +243,12 @@ class _Forward(Parts):
             total = f.binary("fadd", total, x)
         total = self.across(f, total, largest=False)
         if self.has_blocks:
-            kept = self.exp(f, f.binary("fsub", f.splat(before, self.lanes), base))
-            total = f.fma(f.load(total_at, number), f.extract(kept, 0), total)
-            for place in range(0, self.width, self.lanes):
-                here = self.moved(f, sums, place)
+            share = self.exp(f, f.binary("fsub", f.splat(before, self.lanes), base))
+            total = f.fma(f.load(total_at, number), f.extract(share, 0), total)
+            for column in range(0, self.width, self.lanes):
+                here = self.moved(f, sums, column)
                 x = registers.load(f, here, self.compute, self.lanes)
-                registers.store(f, f.binary("fmul", x, kept), here, self.compute)
+                registers.store(f, f.binary("fmul", x, share), here, self.compute)
         f.store(largest, largest_at)
         f.store(total, total_at)
 
@@ -279,7 +278,9 @@ class _Forward(Parts):
             with f.loop(f.mul(first, self.lanes), count, self.lanes) as loop:
                 self._adjust(f, line, extras, query, start, loop.index, is_edge=True)
         if low is not None:
-            last, _ = f.divide(f.maximum(f.add(f.sub(f.add(query, low), start), self.lanes - 1), 0), self.lanes)
+            last, _ = f.divide(
+                f.maximum(f.add(f.sub(f.add(query, low), start), self.lanes - 1), 0), self.lanes
+            )
             with f.loop(0, f.minimum(f.mul(last, self.lanes), count), self.lanes) as loop:
                 self._adjust(f, line, extras, query, start, loop.index, is_edge=True)
 
@@ -303,13 +304,14 @@ class _Forward(Parts):
 
     def _write(
         self, f: Function, pointers: Sequence[Value], letters: Sequence[str], places: Sequence[Int],
-        first: Int, count: Int, found: tuple[Value, Value, Value],
+        queries: tuple[Int, Int], found: tuple[Value, Value, Value],
     ) -> None:  # fmt: skip
-        """Results of a task from its sums."""
-        sums, state, totals = found
+        """Results of a task, for some queries from a first on, from its sums."""
+        (first, count), (sums, state, totals) = queries, found
         layouts = self.p.arrays[self.out :]
         starts = [
-            f.at(pointers[self.out + i], x.offset(f, letters, places), x.element) for i, x in enumerate(layouts)
+            f.at(pointers[self.out + i], x.offset(f, letters, places), x.element)
+            for i, x in enumerate(layouts)
         ]
         number = scalar(self.element)
         with f.loop(0, count, runs=True) as row:

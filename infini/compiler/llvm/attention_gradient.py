@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from infini.compiler.llvm import attention_parts, microkernel, registers
 from infini.compiler.llvm.attention import NS_PER_FLOP, NS_PER_PACKED_BYTE, PACK_PANELS
@@ -129,23 +130,23 @@ class _Gradient(Parts):
             if self.padded_queries > self.queries:
                 with f.when(f.compare("eq", stop, f.integer(self.queries))):
                     self.fill(f, target, self.queries * row, self.padded_queries * row)
-        number = scalar(self.element)
+        real = scalar(self.element)
         rows = self._place(f, scratch, "rows", f.mul(start, 3))
         with f.loop(first, stop) as loop:
             place = self.moved(f, rows, f.mul(loop.index, 3))
-            for i in range(3):
+            for i in range(3):  # the largest score, the sum, delta
                 layout = p.arrays[self.ct + 1 + i]
                 offset = f.add(layout.offset(f, letters, places), f.mul(loop.index, layout.stride("t")))
-                x = f.load(f.at(pointers[self.ct + 1 + i], offset, layout.element), number)
+                x = f.load(f.at(pointers[self.ct + 1 + i], offset, layout.element), real)
                 if i == 1:
-                    x = f.binary("fdiv", f.constant(1.0, number), x)
+                    x = f.binary("fdiv", f.constant(1.0, real), x)
                 f.store(x, self.moved(f, place, i))
         if self.padded_queries > self.queries:  # rows that do not exist have no weight
             with (
                 f.when(f.compare("eq", stop, f.integer(self.queries))),
                 f.loop(3 * self.queries, 3 * self.padded_queries) as loop,
             ):
-                f.store(f.constant(0.0, number), self.moved(f, rows, loop.index))
+                f.store(f.constant(0.0, real), self.moved(f, rows, loop.index))
         copied = self.num_queries * self.padded_queries * (self.depth_row + self.width_row)
         cost = copied * self.compute.itemsize * NS_PER_PACKED_BYTE
         return self.finish("gradient_queries", f, self.num_queries * pieces, cost)
@@ -191,11 +192,21 @@ class _Gradient(Parts):
             with f.loop(0, p.num_groups, runs=True) as group, f.loop(low, high, self.tile_queries) as query:
                 number = f.add(f.mul(shared, p.num_groups), group.index)
                 start = f.add(f.mul(number, self.padded_queries), query.index)
-                tile = _Tile(self, f, pointers, number, query.index, key, count, (weights, change))
-                tile.num_rows = f.minimum(f.sub(high, query.index), self.tile_queries)
-                tile.queries = self._place(f, scratch, "queries", f.mul(start, self.depth_row))
-                tile.cotangents = self._place(f, scratch, "cotangents", f.mul(start, self.width_row))
-                tile.rows = self._place(f, scratch, "rows", f.mul(start, 3))
+                tile = _Tile(
+                    self,
+                    f,
+                    pointers,
+                    number=number,
+                    query=query.index,
+                    num_rows=f.minimum(f.sub(high, query.index), self.tile_queries),
+                    key=key,
+                    count=count,
+                    weights=weights,
+                    change=change,
+                    queries=self._place(f, scratch, "queries", f.mul(start, self.depth_row)),
+                    cotangents=self._place(f, scratch, "cotangents", f.mul(start, self.width_row)),
+                    rows=self._place(f, scratch, "rows", f.mul(start, 3)),
+                )
                 tile.write(panels, key_sums, value_sums)
                 row = f.add(f.mul(group.index, self.padded_queries), query.index)
                 tile.add_queries(panels["keys"], self.moved(f, query_sums, f.mul(row, self.depth_row)))
@@ -204,7 +215,7 @@ class _Gradient(Parts):
         return self.finish("gradient", f, p.num_shared * self.num_stretches, cost)
 
     def _seeing_queries(self, f: Function, first: Int, stop: Int) -> tuple[Int, Int]:
-        """Queries, from a whole block of rows on, that have weights for keys from `first` to before `stop`."""
+        """Queries, from a whole block of rows on, that have weights for keys from `first` to `stop`."""
         low, high = self.p.band if self.p.skips else (None, None)
         start: Int = 0
         if high is not None:
@@ -262,21 +273,39 @@ class _Gradient(Parts):
         return self.finish("gradient_sums", f, self.num_queries * pieces, cost)
 
 
+@dataclass(frozen=True, slots=True)
 class _Tile:
-    """Some queries by some keys: weights, the scores' cotangents, and the sums they are added to."""
+    """Some queries by some keys.
 
+    Args:
+        g: what the tile is a part of.
+        f: the task function.
+        pointers: operands, results and scratch.
+        number: of the set of queries.
+        query: first query.
+        num_rows: how many queries.
+        key: first key.
+        count: how many keys, a multiple of a panel.
+        weights: memory for scores and weights.
+        change: memory for cotangents of weights and scores.
+        queries: copies of the queries.
+        cotangents: copies of the cotangents of the results.
+        rows: for each query its largest score, one over its sum, and delta.
+    """
+
+    g: _Gradient
+    f: Function
+    pointers: Sequence[Value]
+    number: Int
+    query: Value
     num_rows: Int
+    key: Value
+    count: Int
+    weights: Value
+    change: Value
     queries: Value
     cotangents: Value
     rows: Value
-
-    def __init__(
-        self, parts: _Gradient, f: Function, pointers: Sequence[Value], number: Int, query: Value, key: Value,
-        count: Int, memory: tuple[Value, Value],
-    ) -> None:  # fmt: skip
-        self.g, self.f, self.pointers, self.number = parts, f, pointers, number
-        self.query, self.key, self.count = query, key, count
-        self.weights, self.change = memory
 
     def write(self, panels: dict[str, Value], key_sums: Value, value_sums: Value) -> None:
         """Scores and cotangents of the weights; then both become what they stand for, and are used."""
@@ -299,8 +328,8 @@ class _Tile:
                     size, a_row=row, a_depth=1, panel=g.panel, out_row=g.tile_row, adds=False,
                     has_tail=size % microkernel.UNROLL != 0,
                 )  # fmt: skip
-        with f.loop(0, self.num_rows, runs=True) as row:
-            self._weigh(row.index)
+        with f.loop(0, self.num_rows, runs=True) as each:
+            self._weigh(each.index)
         for name, tile, source, width, size, sums in (
             ("to_values", self.weights, self.cotangents, g.width_row, g.width, value_sums),
             ("to_keys", self.change, self.queries, g.depth_row, g.depth, key_sums),

@@ -202,7 +202,9 @@ class Parts:
         count = len(self.p.arrays) + 1
         return f, [f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in range(count)]
 
-    def finish(self, kind: str, f: Function, num_tasks: int, cost_ns: float, scratch: int = 0) -> TaskFunction:
+    def finish(
+        self, kind: str, f: Function, num_tasks: int, cost_ns: float, scratch: int = 0
+    ) -> TaskFunction:
         """The task function with the register blocks it calls."""
         used = list(self.helpers.values())
         self.helpers = {}
@@ -249,7 +251,7 @@ class Parts:
     def copy_panels(
         self, f: Function, layout: Layout, source: Value, target: Value, column: str, panels: tuple[Int, Int]
     ) -> None:
-        """Panels of keys of an operand, transposed; `source` is its first key and `target` the first panel."""
+        """Panels of keys of an operand, transposed; `source` is its first key, `target` its first panel."""
         size = self.p.sizes[column]
         packer = Packer(
             Source(layout.dtype, layout.stride(column), layout.stride("s")),
@@ -392,7 +394,13 @@ class Parts:
         return registers.masked_load(f, place, layout.dtype, present, 0)
 
     def allowed(
-        self, f: Function, rows: Sequence[Value], query: Value, key: Int, numbers: Value, present: Value | None
+        self,
+        f: Function,
+        rows: Sequence[Value],
+        query: Value,
+        key: Int,
+        numbers: Value,
+        present: Value | None,
     ) -> Value | None:
         """Which scores of a vector count; `rows` are the rows of bias and mask."""
         found = self.in_band(f, numbers, query)
@@ -402,7 +410,12 @@ class Parts:
         return found
 
     def extra_rows(
-        self, f: Function, pointers: Sequence[Value], letters: Sequence[str], places: Sequence[Int], query: Int
+        self,
+        f: Function,
+        pointers: Sequence[Value],
+        letters: Sequence[str],
+        places: Sequence[Int],
+        query: Int,
     ) -> list[Value]:
         """Rows of bias and mask of a query."""
         found = []

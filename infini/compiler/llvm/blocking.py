@@ -8,6 +8,7 @@ import numpy as np
 
 from infini.compiler.llvm import microkernel
 from infini.compiler.llvm.contraction import Dimension, Problem
+from infini.compiler.llvm.pairs import Paired
 from infini.compiler.llvm.target import Target
 from infini.core import dtypes
 
@@ -56,6 +57,17 @@ class Plan:
     packs: str
     batches_per_task: int
     panel_depth: int = 0
+    pairs: Paired | None = None  # when elements are pairs of bfloat16
+
+    @property
+    def copied(self) -> np.dtype:
+        """Dtype of the copies of operands."""
+        return dtypes.int32 if self.pairs is not None else self.compute
+
+    @property
+    def panels(self) -> np.dtype:
+        """Dtype of an element of the panels of B."""
+        return self.y_dtype if self.packs == "ready" and self.pairs is None else self.copied
 
     @property
     def panel(self) -> int:
@@ -144,8 +156,12 @@ def make_plan(
     out_dtype: np.dtype,
     target: Target,
     panel_depth: int = 0,
+    *,
+    pairs: Paired | None = None,
 ) -> Plan:
-    """Choose the blocks of a product; B may come packed, in panels of `panel_depth` rows."""
+    """Choose the blocks of a product; B may come packed, in panels of `panel_depth` rows. With `pairs` the
+    problem and dtypes are those of it.
+    """
     compute = compute_dtype(out_dtype)
     m, (k,) = problem.m.size, problem.k
     rows, vectors, lanes = microkernel.block_size(target, m, compute)
@@ -173,7 +189,12 @@ def make_plan(
         while packs != "tile" and row_block >= 2 * rows and _tiles(problem, row_block, column_block) < wanted:
             row_block = _even_block(m, row_block // 2, rows)
     is_conflicting = problem.m.x * compute.itemsize % 2048 == 0  # rows share the sets of the cache
-    is_direct = x_dtype == compute and k.x == 1 and k.size <= DIRECT_DEPTH and not is_conflicting
+    is_direct = (
+        x_dtype == (dtypes.int32 if pairs else compute)
+        and k.x == 1
+        and k.size <= DIRECT_DEPTH
+        and not is_conflicting
+    )
     a_layout = "direct" if is_direct else "rows" if k.x == 1 else "panels"
     batches = max(1, round(TASK_FLOPS / one)) if packs == "task" else 1
     if problem.flops <= SMALL_FLOPS and packs == "task":
@@ -182,7 +203,7 @@ def make_plan(
         packs, batches = "ready", 1
     return Plan(
         problem, x_dtype, y_dtype, out_dtype, compute, rows, vectors, lanes, depth, row_block, column_block,
-        a_layout, packs, batches, panel_depth,
+        a_layout, packs, batches, panel_depth, pairs,
     )  # fmt: skip
 
 

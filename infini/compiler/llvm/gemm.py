@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import blocking, contraction, few_rows, registers, skinny, streaming
+from infini.compiler.llvm import blocking, contraction, few_rows, pairs, registers, skinny, streaming
 from infini.compiler.llvm.blocking import Plan
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.contraction import Dimension
@@ -64,7 +64,24 @@ def emit_contraction(
         return few_rows.emit(problem, first, second, dtype, compute, target)
     if problem.m.size < MIN_ROWS or problem.n.size < MIN_ROWS:
         return streaming.emit(x, y, spec, dtype, compute, target)
-    return _Emission(blocking.make_plan(problem, first, second, dtype, target)).phases()
+    return _Emission(_plan(problem, first, second, dtype, target)).phases()
+
+
+def _plan(
+    problem: contraction.Problem,
+    x_dtype: np.dtype,
+    y_dtype: np.dtype,
+    dtype: np.dtype,
+    target: Target,
+    panel_depth: int = 0,
+) -> Plan:
+    """The blocks of a product, of pairs where the processor multiplies such."""
+    pair = None if panel_depth % 2 else pairs.paired(problem, x_dtype, y_dtype, target)
+    if pair is None:
+        return blocking.make_plan(problem, x_dtype, y_dtype, dtype, target, panel_depth)
+    return blocking.make_plan(
+        pair.problem, pair.x_dtype, pair.y_dtype, dtype, target, panel_depth // 2, pairs=pair
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +99,7 @@ def emit_packed(
     """As `emit_contraction`, with one operand in panels that `takes_panels` accepts: nothing is packed."""
     problem = contraction.analyse(x, y, spec)
     first, second = (y.dtype, x.dtype) if problem.is_swapped else (x.dtype, y.dtype)
-    plan = blocking.make_plan(problem, first, second, dtype, target, panels.depth)
-    return _Emission(plan).phases()
+    return _Emission(_plan(problem, first, second, dtype, target, panels.depth)).phases()
 
 
 def takes_panels(
@@ -96,17 +112,17 @@ def takes_panels(
     packed, other = (x, y) if panels.operand == 0 else (y, x)
     if not is_packed_kind(problem, dtype, packed.dtype, other.dtype):
         return False
-    plan = blocking.make_plan(problem, other.dtype, packed.dtype, dtype, target)
+    plan = _plan(problem, other.dtype, packed.dtype, dtype, target, panels.depth)
     (k,), n = problem.k, problem.n
     is_matrix = packed.shape[-2:] == (k.size, n.size) and (k.y, n.y) == (n.size, 1)
-    is_stack = [d.y for d in plan.y_batch] == [k.size * n.size] * (packed.ndim - 2)
+    is_stack = [d.y for d in problem.batch if d.y] == [k.size * n.size] * (packed.ndim - 2)
     return (
         problem.is_swapped == (panels.operand == 0)
         and packed.ndim <= 3
         and is_matrix
         and is_stack
         and panels.width == plan.panel
-        and (panels.depth >= k.size or panels.depth % plan.depth == 0)
+        and (panels.depth >= k.size or plan.panel_depth % plan.depth == 0)
     )
 
 
@@ -216,7 +232,7 @@ class _Emission:
         y_offset = self._packed_offset(f, batch) if is_ready else _offset(f, batch, dimensions, "y")
         return (
             _moved(f, x, plan.x_dtype, _offset(f, batch, dimensions, "x")),
-            _moved(f, y, plan.y_dtype, y_offset),
+            _moved(f, y, plan.panels if is_ready else plan.y_dtype, y_offset),
             _moved(f, out, plan.out_dtype, _offset(f, batch, dimensions, "out")),
         )
 

@@ -34,9 +34,9 @@ from infini.compiler.llvm.convolution import emission
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.passes import convolutions, panels
-from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
+from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step, reads_of, writes_of
 from infini.core import ir, primitive
-from infini.core.ir import ArrayType, Attrs, Equation, Program
+from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
 from infini.lax import indexing
 from infini.tile.program import Kernel
 
@@ -98,18 +98,35 @@ def lower(
     found: list[Step] = []
     joined = wake.phases(program, target)
     joined |= picks.phases(program, target, joined)
+    early: set[Var] = set()  # what a phase makes that comes later than the equation
+    waiting: list[Step] = []  # aliases of that
+    done: set[Var] = set()
     for number, equation in enumerate(program.equations):
         if number in joined:
             phase = joined[number]
-            found += [] if phase is None else [phase]
+            if phase is None:
+                early.update(v for v in equation.outputs if v not in done)
+                continue
+            done.update(phase.writes)
+            early -= done
+            steps: list[Step] = [phase]
+            for alias in waiting:
+                if not early & set(reads_of(alias)):
+                    steps.append(alias)
+                    early -= set(writes_of(alias))
+            waiting = [alias for alias in waiting if alias not in steps]
         elif equation.outputs and not any(v.type.size for v in equation.outputs):
-            found += _nothing(equation)
+            steps = _nothing(equation)
         else:
             steps = ROUTES[equation.op.name](equation, target)
-            for step in steps:
-                for task in step.tasks if isinstance(step, Phase) else ():
-                    made(task)
-            found += steps
+            if early & set(equation.inputs):
+                early.update(equation.outputs)
+                waiting += steps
+                continue
+        for step in steps:
+            for task in step.tasks if isinstance(step, Phase) else ():
+                made(task)
+        found += steps
     return Block(program.params, program.consts, tuple(found), program.results)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infini.compiler.llvm import operations, registers
-from infini.compiler.llvm.builder import Function, Value
+from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.types import I64, PTR, scalar, vector
 
@@ -26,19 +26,22 @@ LINE_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """Memory to ask for, a piece per step of k: `num_lines` cache lines of each row, `pieces` to a row.
+    """Memory to ask for: some rows of some cache lines each, a row per step of k or, with `at_once`, all of
+    them before the first step.
 
     Args:
         row_bytes: from one row to the next.
-        pieces: steps that a row takes, a power of two.
-        num_lines: lines of a step.
+        num_lines: lines of a row to ask for.
+        pieces: steps that a row takes, with `num_lines` lines each.
         gap: lines between the lines of a step, and to those of the next step.
+        at_once: how many rows; 0 for a row per step.
     """
 
     row_bytes: int
-    pieces: int
     num_lines: int
+    pieces: int = 1
     gap: int = 1
+    at_once: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Block:
         stored: dtype of B where it was packed long before, converted as it is loaded; None when it has just
             been packed, in `compute`.
         ahead: what to ask for meanwhile that will be read soon, if anything.
+        is_paired: whether elements of A and B are pairs of bfloat16, neighbours along k, that one
+            instruction multiplies and adds; then all sizes and steps count pairs.
     """
 
     rows: int
@@ -73,6 +78,7 @@ class Block:
     out: np.dtype
     stored: np.dtype | None = None
     ahead: Ahead | None = None
+    is_paired: bool = False
 
 
 def block_size(target: Target, num_rows: int, compute: np.dtype) -> tuple[int, int, int]:
@@ -114,10 +120,13 @@ def emit_block(name: str, block: Block, *, has_tail: bool, adds: bool = True) ->
     type_ = vector(element, block.lanes)
     for row in range(block.rows):
         f.prefetch(f.at(c, row * block.out_row, registers.memory_element(block.out)), is_write=True)
+    if block.ahead is not None:
+        for row in range(block.ahead.at_once):
+            _ask(f, block.ahead, f.parameters[5], row)
     acc = [f.constant(0, type_)] * (block.rows * block.vectors)
     whole = f.mul(f.divide(depth, UNROLL)[0], UNROLL) if has_tail else depth
     with f.loop(0, whole, UNROLL, acc, runs=not has_tail) as loop:
-        if block.ahead is not None:
+        if block.ahead is not None and not block.ahead.at_once:
             _ask(f, block.ahead, f.parameters[5], loop.index)
         loop.next = _steps(f, block, a, panel, start=loop.index, acc=loop.carried, count=UNROLL)
     acc = loop.results
@@ -129,7 +138,7 @@ def emit_block(name: str, block: Block, *, has_tail: bool, adds: bool = True) ->
     return f
 
 
-def _ask(f: Function, ahead: Ahead, first: Value, step: Value) -> None:
+def _ask(f: Function, ahead: Ahead, first: Value, step: Int) -> None:
     """Prefetch the lines of one step."""
     row, piece = f.divide(step, ahead.pieces)
     here = f.at(first, f.mul(row, ahead.row_bytes), "i8")
@@ -144,6 +153,8 @@ def _steps(
 ) -> list[Value]:
     acc, type_ = list(acc), acc[0].type
     a_here = f.at(a, f.mul(start, block.a_depth), type_.element)
+    if block.is_paired:
+        return _paired_steps(f, block, a_here, panel, start=start, acc=acc, count=count)
     stored = block.stored if block.stored is not None else block.compute
     memory = registers.memory_element(stored)
     b_here = f.at(panel, f.mul(start, block.panel), memory)
@@ -162,6 +173,47 @@ def _steps(
             for j in range(block.vectors):
                 acc[i * block.vectors + j] = f.fma(x, row_of_b[j], acc[i * block.vectors + j])
     return acc
+
+
+def _paired_steps(
+    f: Function, block: Block, a_here: Value, panel: Value, *, start: Value, acc: list[Value], count: int
+) -> list[Value]:
+    acc, pairs = list(acc), vector("i32", block.lanes)
+    both = vector("bfloat", 2 * block.lanes)
+    symbol = f"@llvm.x86.avx512bf16.dpbf16ps.{32 * block.lanes}"
+    f.declare(f"declare {acc[0].type} {symbol}({acc[0].type}, {both}, {both})")
+    b_here = f.at(panel, f.mul(start, block.panel), pairs.element)
+    for u in range(count):
+        row = f.at(b_here, u * block.panel, pairs.element)
+        if block.stored is not None:
+            row_of_b = _paired_rows(f, block, row)
+        else:
+            row_of_b = [f.load(f.at(row, j * block.lanes, "i32"), pairs) for j in range(block.vectors)]
+        row_of_b = [f.convert("bitcast", x, both) for x in row_of_b]
+        for i in range(block.rows):
+            place = f.at(a_here, i * block.a_row + u * block.a_depth, "i32")
+            x = f.convert("bitcast", f.splat(f.load(place, scalar("i32")), block.lanes), both)
+            for j in range(block.vectors):
+                before = acc[i * block.vectors + j]
+                acc[i * block.vectors + j] = f.pure(
+                    f"call {before.type} {symbol}({before.type} {before}, {both} {x}, {both} {row_of_b[j]})",
+                    before.type, before, x, row_of_b[j],
+                )  # fmt: skip
+    return acc
+
+
+def _paired_rows(f: Function, block: Block, row: Value) -> list[Value]:
+    """Two rows of a panel that was packed long before, as pairs."""
+    ahead = f.at(row, PREFETCH_ROWS // 2 * block.panel, "i32")
+    for line in range(0, 2 * block.panel, LINE_BYTES // 2):
+        f.prefetch(f.at(ahead, line, "i16"))
+    found = []
+    for j in range(block.vectors):
+        low = f.load(f.at(row, j * block.lanes, "i16"), vector("i16", block.lanes))
+        high = f.load(f.at(row, block.panel + j * block.lanes, "i16"), vector("i16", block.lanes))
+        order = [lane for i in range(block.lanes) for lane in (i, block.lanes + i)]
+        found.append(f.shuffle(low, high, order))
+    return found
 
 
 def _row_of_panel(f: Function, block: Block, place: Value, stored: np.dtype) -> Value:

@@ -14,6 +14,7 @@ import numpy as np
 
 from infini.compiler.llvm import operations, registers
 from infini.compiler.llvm.builder import Function, Int, Value
+from infini.core import dtypes
 
 LINE_BYTES = 64
 AHEAD_ROWS = 8  # of a row-major matrix that are asked for before they are copied
@@ -21,11 +22,16 @@ AHEAD_ROWS = 8  # of a row-major matrix that are asked for before they are copie
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A matrix in memory: dtype, and elements from one index to the next along k and along m or n."""
+    """A matrix in memory: dtype, and elements from one index to the next along k and along m or n.
+
+    With `pair` each element of the copy is two of 16 bits, the second `pair` elements further, and `depth` is
+    the way from one pair to the next.
+    """
 
     dtype: np.dtype
     depth: int
     width: int
+    pair: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +77,8 @@ class Packer:
             self._row(f, here, f.at(target, f.mul(loop.index, self.row), self.element), width)
 
     def panels(
-        self, f: Function, pointer: Value, target: Value, depth: Int,
-        panels: tuple[Int, Int], num_columns: int,
+        self, f: Function, pointer: Value, target: Value, depth: Int, panels: tuple[Int, Int], *,
+        num_columns: int, width: int = 0, rows_apart: Int = 0,
     ) -> None:  # fmt: skip
         """Copy `depth` rows of a row-major matrix, each into some panels one after the other, so that it is
         read in long runs, which come faster from memory.
@@ -81,26 +87,29 @@ class Packer:
             f: function to write into.
             pointer: row 0 of the matrix.
             target: the first of the panels.
-            depth: rows of each panel.
+            depth: rows to copy.
             panels: first and end of the panels.
             num_columns: columns of the matrix.
+            width: columns of a panel, by default those of a row of the copy.
+            rows_apart: rows of the copy from one panel to the next, by default `depth`.
         """
-        whole, rest = divmod(num_columns, self.row)
+        width = width or self.row
+        whole, rest = divmod(num_columns, width)
         first, stop = panels
-        size = f.mul(depth, self.row)
+        size = f.mul(rows_apart or depth, self.row)
         end: Int = f.minimum(stop, whole) if rest else stop
         with f.loop(0, depth) as row:
             here = f.at(pointer, f.mul(row.index, self.source.depth), self.memory)
             there = f.at(target, f.mul(row.index, self.row), self.element)
             with f.loop(first, end) as panel:
-                source = f.at(here, f.mul(panel.index, self.row), self.memory)
-                for column in range(0, self.row, LINE_BYTES // self.source.dtype.itemsize):
+                source = f.at(here, f.mul(panel.index, width), self.memory)
+                for column in range(0, width, LINE_BYTES // self.source.dtype.itemsize):
                     f.prefetch(f.at(source, AHEAD_ROWS * self.source.depth + column, self.memory))
                 place = f.mul(f.sub(panel.index, first), size)
-                self._row(f, source, f.at(there, place, self.element), self.row)
+                self._row(f, source, f.at(there, place, self.element), width)
             if rest:
                 with f.when(f.compare("sgt", f.integer(stop), f.integer(whole))):
-                    source = f.at(here, whole * self.row, self.memory)
+                    source = f.at(here, whole * width, self.memory)
                     place = f.mul(f.sub(whole, first), size)
                     self._row(f, source, f.at(there, place, self.element), rest)
 
@@ -118,10 +127,7 @@ class Packer:
     def _move(self, f: Function, here: Value, there: Value, place: Int, count: int) -> None:
         source = f.at(here, place, self.memory)
         mask = None if count == self.lanes else f.first_lanes(count, self.lanes)
-        if mask is None:
-            x = registers.load(f, source, self.source.dtype, self.lanes)
-        else:
-            x = registers.masked_load(f, source, self.source.dtype, mask, 0)
+        x = self._load(f, source, self.source.dtype, mask)
         registers.store(f, self._converted(f, x), f.at(there, place, self.element), self.compute, mask)
 
     def _row(self, f: Function, here: Value, there: Value, width: Int) -> None:
@@ -139,15 +145,30 @@ class Packer:
         if self.is_row_major:
             place = f.at(here, start, self.memory)
             if isinstance(count, int) and count >= self.lanes:
-                return self._converted(f, registers.load(f, place, self.source.dtype, self.lanes))
-            mask = f.first_lanes(count, self.lanes)
-            return self._converted(f, registers.masked_load(f, place, self.source.dtype, mask, 0))
+                return self._read(f, place, None)
+            return self._read(f, place, f.first_lanes(count, self.lanes))
         result = zero
         for lane in range(min(self.lanes, count) if isinstance(count, int) else self.lanes):
             one = self._column(f, here, start + lane, width, 1)
             text = f"insertelement {result.type} {result}, {one.type} {one}, i64 {lane}"
             result = f.pure(text, result.type, result, one)
         return result
+
+    def _read(self, f: Function, place: Value, mask: Value | None) -> Value:
+        """Neighbouring columns of a row in the compute dtype."""
+        if not self.source.pair:
+            return self._converted(f, self._load(f, place, self.source.dtype, mask))
+        halves = []
+        for at in (place, f.at(place, self.source.pair, self.memory)):
+            bits = self._load(f, at, dtypes.uint16, mask)
+            halves.append(f.convert("zext", bits, bits.type.with_element("i32")))
+        low, high = halves
+        return f.binary("or", low, f.binary("shl", high, f.constant(16, high.type)))
+
+    def _load(self, f: Function, place: Value, dtype: np.dtype, mask: Value | None) -> Value:
+        if mask is None:
+            return registers.load(f, place, dtype, self.lanes)
+        return registers.masked_load(f, place, dtype, mask, 0)
 
     def _column(self, f: Function, here: Value, column: Int, width: Int, lanes: int) -> Value:
         """Elements of a column along k in the compute dtype; beyond `width` zeros, and another is read."""

@@ -16,6 +16,8 @@ from infini.compiler.llvm.microkernel import Ahead, Block
 from infini.compiler.llvm.packing import Packer, Source
 from infini.compiler.llvm.types import I1
 
+MANY_BLOCKS = 12  # register blocks per panel among which asking for memory is shared out
+
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
@@ -42,12 +44,13 @@ class TileWriter:
         self.x_memory = registers.memory_element(plan.x_dtype)
         self.y_memory = registers.memory_element(plan.y_dtype)
         self.out_memory = registers.memory_element(plan.out_dtype)
-        self.panel_memory = self.y_memory if plan.packs == "ready" else self.element
-        x_source = Source(plan.x_dtype, plan.k.x, plan.problem.m.x)
-        y_source = Source(plan.y_dtype, plan.k.y, plan.problem.n.y)
+        self.panel_memory = registers.memory_element(plan.panels)
+        x_pair, y_pair = (plan.pairs.x_pair, plan.pairs.y_pair) if plan.pairs is not None else (0, 0)
+        x_source = Source(plan.x_dtype, plan.k.x, plan.problem.m.x, x_pair)
+        y_source = Source(plan.y_dtype, plan.k.y, plan.problem.n.y, y_pair)
         least = plan.k.size - (plan.num_depth_blocks - 1) * plan.depth
-        self.pack_x = Packer(x_source, plan.copied_row, plan.lanes, plan.compute, least)
-        self.pack_y = Packer(y_source, plan.panel, plan.lanes, plan.compute, least)
+        self.pack_x = Packer(x_source, plan.copied_row, plan.lanes, plan.copied, least)
+        self.pack_y = Packer(y_source, plan.panel, plan.lanes, plan.copied, least)
         self.helpers: dict[tuple[int, int], Function] = {}
 
     # --- packing B ------------------------------------------------------------------------------
@@ -68,7 +71,7 @@ class TileWriter:
         plan = self.plan
         y = f.at(y, f.mul(part.start, plan.k.y), self.y_memory)
         if self.pack_y.is_row_major:
-            self.pack_y.panels(f, y, block, part.depth, panels, plan.problem.n.size)
+            self.pack_y.panels(f, y, block, part.depth, panels, num_columns=plan.problem.n.size)
             return
         with f.loop(*panels) as loop:
             first = f.mul(loop.index, plan.panel)
@@ -150,6 +153,15 @@ class TileWriter:
             for depth in self._depths(f, part.depth):
                 self.pack_x.rows(f, a, copy, rows.count, depth)
             return
+        if self.pack_x.is_row_major:
+            number, _ = f.divide(rows.first, plan.rows)
+            blocks, _ = f.divide(f.add(rows.count, plan.rows - 1), plan.rows)
+            start = f.at(a, f.sub(0, rows.first), self.x_memory)  # as panels are counted from row 0 of A
+            self.pack_x.panels(
+                f, start, copy, part.depth, (number, f.add(number, blocks)),
+                num_columns=plan.problem.m.size, width=plan.rows, rows_apart=plan.depth,
+            )  # fmt: skip
+            return
         with f.loop(0, rows.count, plan.rows) as loop:
             source = f.at(a, f.mul(loop.index, plan.problem.m.x), self.x_memory)
             target = f.at(copy, self._a_place(f, loop.index), self.element)
@@ -179,13 +191,18 @@ class TileWriter:
         plan = self.plan
         if not plan.asks_ahead:
             return None
-        size = plan.y_dtype.itemsize
-        lines = max(1, plan.panel * size // microkernel.LINE_BYTES)  # per step of k, by all blocks together
-        num_lines = lines if plan.row_block <= plan.rows else max(1, lines // 2)
-        if plan.problem.n.y == 1:
-            return Ahead(plan.k.y * size, 1, num_lines, lines // num_lines)
-        pieces = max(1, plan.depth // plan.panel)
-        return Ahead(plan.problem.n.y * size, pieces, num_lines, lines // num_lines)
+        size, is_row_major = plan.y_dtype.itemsize, plan.problem.n.y == 1
+        num_rows, length = (plan.depth, plan.panel) if is_row_major else (plan.panel, plan.depth)
+        row_bytes = (plan.k.y if is_row_major else plan.problem.n.y) * size
+        lines = max(1, length * size // microkernel.LINE_BYTES)  # of a row
+        num_blocks = -(-plan.row_block // plan.rows)
+        if num_blocks >= MANY_BLOCKS:
+            return Ahead(row_bytes, lines, at_once=-(-num_rows // num_blocks))
+        # A piece per step of k: together they are all rows; two blocks ask for half of the lines each.
+        pieces = max(1, plan.depth // num_rows)
+        num_lines = max(1, lines // pieces)
+        share = num_lines if num_blocks == 1 else max(1, num_lines // 2)
+        return Ahead(row_bytes, share, pieces, num_lines // share)
 
     def _blocks(
         self, f: Function, matrices: tuple[Value, Value, Value], rows: _Rows, part: _DepthBlock, width: int,
@@ -201,8 +218,11 @@ class TileWriter:
             rest = f"i64 {f.integer(part.depth)}, i64 {f.integer(part.start)}"
             if ahead is not None and kind is not None:
                 number, _ = f.divide(loop.index, self.plan.rows)
-                _, share = f.divide(number, kind.gap)
-                rest += f", ptr {f.at(ahead, f.mul(share, microkernel.LINE_BYTES), 'i8')}"
+                if kind.at_once:
+                    offset = f.mul(number, kind.at_once * kind.row_bytes)
+                else:
+                    offset = f.mul(f.divide(number, kind.gap)[1], microkernel.LINE_BYTES)
+                rest += f", ptr {f.at(ahead, offset, 'i8')}"
             for height in self._heights(f, f.add(rows.first, loop.index)):
                 name = self._helper(height, width)
                 f.do(f"call void @{name}(ptr {here}, ptr {panel}, ptr {there}, {rest})")
@@ -228,6 +248,7 @@ class TileWriter:
                 out=plan.compute if plan.is_staged else plan.out_dtype,
                 stored=plan.y_dtype if plan.packs == "ready" else None,
                 ahead=self._ahead,
+                is_paired=plan.pairs is not None,
             )
             depths = {plan.depth, plan.k.size % plan.depth} if plan.num_depth_blocks > 1 else {plan.k.size}
             has_tail = any(depth % microkernel.UNROLL for depth in depths)

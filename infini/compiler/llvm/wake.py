@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from infini.compiler.llvm import columns as columns_, kernels
-from infini.compiler.llvm.columns import Columns, Leader, Rider
+from infini.compiler.llvm import by_rows, columns as columns_, crossing, kernels, schedule
+from infini.compiler.llvm.by_rows import Leader, Rider
+from infini.compiler.llvm.columns import Columns
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.steps import Phase
@@ -35,7 +36,7 @@ def tasks(kernel: Kernel, in_types: tuple[ArrayType, ...], target: Target) -> tu
     found = find(kernel, in_types)
     assert found is not None
     count = len(in_types) + len(kernel.outputs)
-    return columns_.emit([Rider(found, tuple(range(count)))], None, count, target, kernel.name)
+    return by_rows.emit([Rider(found, tuple(range(count)))], None, count, target, kernel.name)
 
 
 @dataclass(slots=True)
@@ -158,12 +159,15 @@ class _Finder:
             elif root in read:
                 shares |= row == columns.width and _is_row(read[root], row)
         width = columns.width * sum(a.type.dtype.itemsize for a in (*equation.inputs, *equation.outputs))
-        if width > MAX_ROW_BYTES:
+        if width > MAX_ROW_BYTES or not shares:
+            return False
+        plan = schedule.make_schedule(kernel.body)
+        if crossing.find(kernel, [v.type for v in equation.inputs], plan, self.target) is not None:
             return False
         outputs = self.equations[number].outputs
         # What reduces earlier than the kernel it follows must not be wanted in between.
         early = [i for v in outputs for i in self.readers.get(v, ()) if i <= candidate]
-        return shares and not early
+        return not early
 
     # --- the phase ----------------------------------------------------------------------------
 
@@ -245,9 +249,9 @@ def _tasks(
         found.append(Rider(columns, arguments, is_before))
     count = found[-1].arguments[-1] + 1
     if leader is None:
-        return columns_.emit(found, None, count, target, riders[-1][0][0].name)
+        return by_rows.emit(found, None, count, target, riders[-1][0][0].name)
     leader_ns = kernels.kernel_ns(*leader, target)
-    return columns_.emit(found, Leader(*leader), count, target, leader[0].name, leader_ns=leader_ns)
+    return by_rows.emit(found, Leader(*leader), count, target, leader[0].name, leader_ns=leader_ns)
 
 
 def _is_of_rows(kernel: Kernel, rows: int) -> bool:

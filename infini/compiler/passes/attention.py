@@ -1,5 +1,5 @@
-"""Attention found as a pattern: `softmax(scale * q k^T + bias, masked) v` and its gradient, as users write them
-and differentiation derives them, become the primitives of `lax.composites.attention`.
+"""Attention found as a pattern: `softmax(scale * q k^T + bias, masked) v` and its gradient, as users write
+them and differentiation derives them, become the primitives of `lax.composites.attention`.
 
 The weights are then no array any more, neither kept for the gradient nor computed by it. `attention_region`
 says what each value is; here the contractions that enclose a region are matched, and the program without
@@ -37,7 +37,12 @@ def find(program: Program, has_route: HasRoute) -> Program:
     """The program, and those inside it, with the attention that a backend has kernels for."""
     inner = [
         Equation(
-            x.op, x.inputs, rewrite.map_programs(x.attrs, lambda p: find(p, has_route)), x.outputs, x.where, x.via
+            x.op,
+            x.inputs,
+            rewrite.map_programs(x.attrs, lambda p: find(p, has_route)),
+            x.outputs,
+            x.where,
+            x.via,
         )
         if x.programs
         else x
@@ -206,7 +211,9 @@ class _Match:
     def change(self, keeps_sums: bool, has_route: HasRoute) -> _Change | None:
         """Equations for attention, and what they replace; the gradient is found whenever there is one."""
         region, table = self.region, self.region.table
-        band, conditions = attention_masks.split(region, self.scores.conditions, self.query_letter, region.key)
+        band, conditions = attention_masks.split(
+            region, self.scores.conditions, self.query_letter, region.key
+        )
         # Matrices that are not what they should be keep the scores alive, which is noticed at the end.
         gradients = [
             (i, side)
@@ -243,7 +250,7 @@ class _Match:
         if not _has_routes(program, has_route):
             return None
         change = _Change(table, region.product)
-        place = max([table.index.get(x.var, -1) for x in located])
+        place = max(table.index.get(x.var, -1) for x in located)
         found = change.add(program, [x.var for x in located], place)
         if out is not None and not change.replace(out[0], found[0], place):
             return None
@@ -374,7 +381,7 @@ def _is_close(found: object, wanted: dict[Term, float]) -> bool:
 
 
 def _folded(table: Table, side: _Side) -> tuple[Var, tuple[str, ...]]:
-    """What to replace by a result, and the order of its letters: a transpose that alone uses it is part of it."""
+    """What to replace by a result, and its letters: a transpose that alone uses it is part of it."""
     var, letters = side.equation.output, side.result
     uses = table.uses.get(var, [])
     if len(uses) == 1 and var not in table.program.results and len(letters) == var.type.ndim:
@@ -385,7 +392,7 @@ def _folded(table: Table, side: _Side) -> tuple[Var, tuple[str, ...]]:
 
 
 def _assembled(table: Table, changes: Sequence[_Change]) -> Program:
-    """The program with more equations and other variables, in an order in which all is made before its use."""
+    """The program with more equations and other variables, everything made before its use."""
     program = table.program
     replacements = {var: value for change in changes for var, value in change.replacements.items()}
 

@@ -16,7 +16,9 @@ _COMPARISONS: Final = ("ge", "gt", "le", "lt")
 _OPPOSITE: Final = {"ge": "lt", "gt": "le", "le": "gt", "lt": "ge"}
 
 
-def split(region: Region, conditions: tuple[Condition, ...], query: str, key: str) -> tuple[Band, list[Condition]]:
+def split(
+    region: Region, conditions: tuple[Condition, ...], query: str, key: str
+) -> tuple[Band, list[Condition]]:
     """The band that conditions leave, and the conditions that are no band."""
     low: int | None = None
     high: int | None = None
@@ -115,14 +117,15 @@ def _linear(region: Region, at: Located) -> tuple[Mapping[str, int], int] | None
     name = equation.op.name
     if name == "iota":
         letters = at.dims[equation.attrs["dimension"] % len(at.dims)]
-        return ({c: 1 for c in letters}, 0) if len(letters) <= 1 else None
+        return (dict.fromkeys(letters, 1), 0) if len(letters) <= 1 else None
     (x, *others) = equation.inputs
     if name == "reshape":
         before = regrouped(at.dims, region.sizes, x.type.shape)
         return None if before is None else _linear(region, Located(x, before))
     if name == "broadcast_in_dim":
         dims = tuple(
-            () if n == 1 else at.dims[place] for n, place in zip(x.type.shape, equation.attrs["dims"], strict=True)
+            () if n == 1 else at.dims[place]
+            for n, place in zip(x.type.shape, equation.attrs["dims"], strict=True)
         )
         return _linear(region, Located(x, dims))
     if name == "convert_element_type" and x.type.dtype in dtypes.INTEGERS:

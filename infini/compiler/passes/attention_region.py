@@ -1,8 +1,8 @@
 """What the values around a product of queries and keys are, as far as attention needs to know.
 
 From the product on, every value is followed through the program and described by letters for its dimensions
-and by a formula: the scores, their largest per row, and polynomials in e = exp(score - largest), its sum l per
-row, the weights' cotangents w, and d, the sum of e w per row. So softmax and its gradient are found in
+and by a formula: the scores, their largest per row, and polynomials in e = exp(score - largest), its sum l
+per row, the weights' cotangents w, and d, the sum of e w per row. So softmax and its gradient are found in
 whatever order of operations they are written, derived and simplified; what is no such formula is left alone.
 """
 
@@ -13,8 +13,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
-
-import numpy as np
 
 from infini.core import dtypes
 from infini.core.ir import Equation, Program, Var

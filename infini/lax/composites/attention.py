@@ -241,8 +241,9 @@ def _gradient(
     """With weights p and dp = ct v^T: ds = p (dp - delta), dq = ds k, dk = ds^T q, dv = p^T ct."""
     letters, full = parse_spec(spec), parse_spec(spec).scores
     *given, ct, _, _, _ = operands
-    attrs = {"spec": spec, "scale": scale, "band": band, "fill": fill, "has_bias": has_bias}
-    weights, change = _weights_and_change(*operands, has_mask=has_mask, **attrs)
+    weights, change = _weights_and_change(
+        *operands, spec=spec, scale=scale, band=band, fill=fill, has_bias=has_bias, has_mask=has_mask
+    )
     query, key = (bind_scalars(e.mul_p, _wide(x), scale) for x in given[:2])
     found = (
         _contract(f"{full},{letters.key}->{letters.query}", change, key),
@@ -359,7 +360,10 @@ def _example(
 def _examples(rows: tuple[ir.Shape, ...]) -> list[Case]:
     """Plain, and causal with groups; `rows` are the shapes of further operands of the first."""
     plain = ((3, 2), (5, 2), (5, 4))
-    return [_example("td,sd,sv->tv,t", *plain, *rows), _example("td,sd,sv->tv,t", *plain, *rows, band=(None, 1))]
+    return [
+        _example("td,sd,sv->tv,t", *plain, *rows),
+        _example("td,sd,sv->tv,t", *plain, *rows, band=(None, 1)),
+    ]
 
 
 _WIDE = frozenset({dtypes.float32, dtypes.float64})
