@@ -110,7 +110,7 @@ def usage(kind: str) -> Usage:
 
 
 def clear(kinds: Sequence[str] = tuple(KINDS)) -> int:
-    """Remove every entry of some kinds; returns the bytes freed. Running programs keep what they have loaded."""
+    """Remove every entry of some kinds; returns the bytes freed. Programs keep what they have loaded."""
     freed = 0
     for kind in kinds:
         freed += usage(kind).num_bytes

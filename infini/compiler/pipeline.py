@@ -104,6 +104,7 @@ def canonical_passes(has_route: Callable[[Equation], bool], *, backend: str) -> 
         Pass("reductions", reductions.canonical_reductions),
         Pass("dead_code_again", dead_code.eliminate_dead),
         Pass("attention", lambda program: attention.find(program, has_route)),
+        *([Pass("narrow_operands", contractions.narrow_operands)] if backend == "cpu" else []),
     )
 
 

@@ -281,7 +281,7 @@ def _advertised() -> Mapping[str, EntryPoint]:
     if not _is_mentioned():
         return {}
     # Loading it takes longer than all of the above; hardly any installation has a backend of its own.
-    import importlib.metadata  # noqa: PLC0415
+    import importlib.metadata
 
     points = importlib.metadata.entry_points(group=ENTRY_POINTS)
     # Two packages may advertise one name; the first by its reference is taken, whatever order they come in.

@@ -97,7 +97,7 @@ KNOBS: Final[dict[str, Knob]] = {
         Knob("nan", False, _FLAG, "Name the equation that made a NaN, and raise, when a result has one."),
         Knob("inf", False, _FLAG, "The same for infinities."),
         Knob("no_fuse", False, _FLAG, "One kernel per equation.", in_key=True),
-        Knob("cache_mib", 2048, _COUNT, "Bound of what is kept on disk, in MiB; what was not used for longest goes."),
+        Knob("cache_mib", 2048, _COUNT, "Bound of what is kept on disk, in MiB; the oldest goes first."),
         Knob(
             "memory_budget",
             0,

@@ -26,8 +26,8 @@ def repeated(*static: str) -> Callable[[Function], Function]:
         positions = [n for n, name in enumerate(inspect.signature(function).parameters) if name in static]
 
         def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-            """Whether the operands are arrays on one device and numbers that fit their dtypes, and nobody looks
-            at what is computed where.
+            """Whether the operands are arrays on one device and numbers that fit their dtypes, and nobody
+            looks at what is computed where.
             """
             if config.in_block() or config.current().inspects or config.get("explain"):
                 return False

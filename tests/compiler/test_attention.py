@@ -112,6 +112,7 @@ PROBLEMS = [
     Problem((1, 2, 2, 64, 64, 32, 40), (None, 0), dtype=np.float16),
     Problem((1, 2, 1, 64, 80, 24, 24), dtype=dtypes.bfloat16),
     Problem((1, 1, 1, 4, 3, 2, 2), (None, 0)),
+    Problem((1, 1, 1, 50, 60, 256, 250), (None, 10), dtype=np.float64),
     Problem((1, 1, 1, 40, 40, 8, 8), (None, 0), fill=-3.0),  # masked keys have weights
 ]
 

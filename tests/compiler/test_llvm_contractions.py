@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -115,6 +117,19 @@ def test_a_product_reads_narrow_operands_as_they_are(rng: np.random.Generator) -
     assert [step.name.partition(" ")[0] for step in steps] == ["dot"]
     wanted = x.astype(np.float64) @ w.astype(np.float64).T
     np.testing.assert_allclose(compiled(x, w), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_of_widened_operands_is_found_all_the_same(rng: np.random.Generator) -> None:
+    q, k_, v = (rng.standard_normal((2, 3, 40, 16)).astype(dtypes.bfloat16) for _ in range(3))
+
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        q, k, v = (x.astype(inp.float32) for x in (q, k, v))
+        scores = inp.einsum("bhtd,bhsd->bhts", q, k) * 0.25
+        return inp.einsum("bhts,bhsd->bhtd", infini.nn.softmax(scores), v)
+
+    compiled = infini.jit(attend).lower(q, k_, v).compile()
+    names = [getattr(step, "name", "") for step in compiled.runtime_executable().block.steps]
+    assert names[-1] == "attention"
 
 
 def test_result_of_another_dtype(rng: np.random.Generator) -> None:

@@ -106,6 +106,8 @@ TABLE: tuple[tuple[tuple[int, ...], tuple[int, ...], str, dict[str, Any]], ...] 
     ((4, 12, 12, 16), (4, 12, 12, 16), "n01c,n01o->01co", {"padding": SAME}),  # all places in a tile
     ((2, 8, 8, 24), (1, 1, 24, 40), "n01c,01co->n01o", {"lhs_dilation": (2, 2)}),  # places without taps
     ((8, 30, 30, 40), (8, 30, 30, 40), "n01g,n01g->01g", {"padding": SAME}),  # sums in parts
+    ((9, 5, 6, 33), (9, 4, 7, 33), "n01g,n01g->01g", {"lhs_dilation": (2, 2), "padding": ((1, 2), (1, 3))}),
+    ((33, 2, 9, 33), (33, 7, 5, 33), "n01g,n01g->01g", {"lhs_dilation": (3, 1), "padding": ((2, 3), (2, 2))}),
     ((1, 12, 40, 20), (2, 31, 20), "n01g,01g->n01g", {"padding": ((0, 1), (15, 15))}),  # wide windows
 )
 

@@ -336,6 +336,19 @@ def test_cheap_residuals_are_computed_again_by_their_reader():
     assert "sub" in ops(second.attrs["body"])
 
 
+def test_a_scalar_of_each_step_does_not_broadcast_over_all_of_them():
+    def f(x):
+        def step(c, r):
+            s = inp.sum(r)
+            return inp.tanh(c * s), (s, s - 1.0, (s - 1.0) * c)
+
+        _, (s, t, u) = lax.scan(step, x[0], x)
+        return lax.scan(lambda c, r: (c * r[0] + r[1] * r[2], None), x[0], (s, t, u))[0]
+
+    moved(f, X)
+    moved(infini.grad(lambda x: inp.sum(f(x))), f32(3, 3, 3))
+
+
 # --- panels ----------------------------------------------------------------------------------------
 
 

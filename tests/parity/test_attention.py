@@ -24,17 +24,18 @@ def draw(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[np.ndarray]
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
-def with_gradients(
-    run: Function, namespace: Any, grad: Function, ct: np.ndarray, *xs: Any
-) -> list[np.ndarray]:
-    moved = grad(lambda *ys: (run(*ys) * ct).sum(), tuple(range(len(xs))))
-    return [np.asarray(x) for x in (namespace.jit(run)(*xs), *namespace.jit(moved)(*xs))]
+def with_gradients(run: Function, namespace: Any, xs: list[Any], ct: Any) -> list[np.ndarray]:
+    def both(ct: Any, *ys: Any) -> Any:
+        out, pull = namespace.vjp(run, *ys)
+        return out, *pull(ct)
+
+    return [np.asarray(x) for x in namespace.jit(both)(ct, *xs)]
 
 
 def agree(ours: Function, theirs: Function, arrays: list[np.ndarray], rng: np.random.Generator) -> None:
-    (ct,) = draw(rng, jax.eval_shape(theirs, *arrays).shape)
-    found = with_gradients(ours, inf, inf.grad, ct, *(inp.asarray(x) for x in arrays))
-    expected = with_gradients(theirs, jax, jax.grad, ct, *arrays)
+    (ct,) = draw(rng, inf.eval_shape(ours, *map(inp.asarray, arrays)).shape)
+    found = with_gradients(ours, inf, [inp.asarray(x) for x in arrays], inp.asarray(ct))
+    expected = with_gradients(theirs, jax, arrays, ct)
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=3e-5, atol=3e-5)
 

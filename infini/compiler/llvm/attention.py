@@ -22,6 +22,7 @@ from infini.lax.composites import attention
 
 KEY_BYTES = 2048  # of one row of scores in a block of keys
 TASK_QUERIES = 96
+COPY_BYTES = 96 << 10  # of the queries of a task
 MIN_TASKS = 16
 TASK_FLOPS = 1e6
 NS_PER_FLOP = 0.014
@@ -70,7 +71,9 @@ class _Forward(Parts):
     def _task_queries(self) -> int:
         """Queries of a task: as many as share packed keys well, fewer when there are few tasks."""
         batches = self.p.num_shared * self.p.num_groups
-        most = max(self.rows, TASK_QUERIES // self.sub_block * self.sub_block)
+        row_bytes = max(self.depth_row, self.width_row) * self.compute.itemsize
+        most = min(TASK_QUERIES, COPY_BYTES // row_bytes) // self.sub_block * self.sub_block
+        most = max(self.sub_block, most)
         wanted = min(MIN_TASKS, self.flops / TASK_FLOPS)
         while most > self.sub_block and batches * -(-self.queries // most) < wanted:
             most -= self.sub_block

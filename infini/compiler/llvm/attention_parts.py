@@ -28,7 +28,7 @@ from infini.lax.composites import attention
 from infini.lax.composites.attention import Band, Letters
 
 UNSEEN = -1e8  # a fill below this gives masked keys the weight 0 next to any score, so they may be left out
-LARGEST_WIDTH = 512  # of a head
+LARGEST_WIDTH = 256  # of a head, so that the copies of a task stay small
 MIN_QUERIES = 4  # with fewer there is no reuse of packed keys
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler.passes import rewrite, simplify
+from infini.compiler.passes import dead_code, rewrite, simplify
 from infini.compiler.passes.rewrite import Match, Rule
 from infini.core import dtypes
 from infini.core.ir import Program, Var
@@ -214,6 +214,12 @@ def _permuted(match: Match, var: Var, letters: str, wanted: str) -> Var:
     return match.emit("transpose", var, permutation=order)
 
 
+def _narrow_weight(match: Match) -> Var | None:
+    """Without a batch only: with one, a product may be part of an attention, which is found first."""
+    a, b, out = contraction.parse_spec(match.attrs["spec"])
+    return None if set(a) & set(b) & set(out) else _narrow_operand(match)
+
+
 def _narrow_operand(match: Match) -> Var | None:
     """An operand that is a wider float of the same numbers is read as it was, and widened on the way."""
     inputs = []
@@ -244,11 +250,20 @@ RULES: Final = (
 )
 
 # For a backend whose products read operands of different dtypes.
-NARROW: Final = Rule(
+_NARROW_WEIGHT: Final = Rule(
+    "narrow_weight", "dot", _narrow_weight, "a product widens its operands as it reads them"
+)  # fmt: skip
+_NARROW: Final = Rule(
     "narrow_operand", "dot", _narrow_operand, "a product widens its operands as it reads them"
 )  # fmt: skip
 
 
 def canonical_contractions(program: Program, *, reads_narrow: bool = False) -> Program:
-    """Bring every contraction into canonical form; with `reads_narrow` without converted operands."""
-    return rewrite.rewrite(program, (*RULES, NARROW) if reads_narrow else RULES, "contractions")
+    """Bring every contraction into canonical form; with `reads_narrow` weights are not converted before."""
+    rules = (*RULES, _NARROW_WEIGHT) if reads_narrow else RULES
+    return rewrite.rewrite(program, rules, "contractions")
+
+
+def narrow_operands(program: Program) -> Program:
+    """Let every contraction read its operands as they were before they were widened."""
+    return dead_code.eliminate_dead(rewrite.rewrite(program, (_NARROW,), "contractions"))

@@ -34,6 +34,6 @@ def eliminate_common(program: Program) -> Program:
         if equation.effect is Effect.NONE and equation.op.name not in _KEPT_APART:
             seen[key] = equation.outputs
         if inputs != equation.inputs or attrs is not equation.attrs:
-            equation = Equation(equation.op, inputs, attrs, equation.outputs, equation.where, equation.via)  # noqa: PLW2901
+            equation = Equation(equation.op, inputs, attrs, equation.outputs, equation.where, equation.via)
         builder.append(equation)
     return builder.build(program.params, [env.get(v, v) for v in program.results], name=program.name)

@@ -189,9 +189,11 @@ class _Repeated:
             return 0 if var in self.literals or var in self.constants else MAX_OPERATIONS + 1
         if self._is_repeated_constant(equation):
             return 0
-        if equation.op.name not in CHEAP or any(
-            v.type.shape not in ((), var.type.shape) for v in equation.inputs
-        ):
+        is_like = all(
+            v.type.shape == var.type.shape or v in self.literals or v in self.constants
+            for v in equation.inputs
+        )
+        if equation.op.name not in CHEAP or not is_like:
             return MAX_OPERATIONS + 1
         return 1 + sum(self._weight(v, leaves) for v in equation.inputs)
 

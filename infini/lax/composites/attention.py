@@ -122,8 +122,9 @@ def _spread(x: Value, letters: str, wanted: str) -> Value:
     return trace.bind1(view.reshape_p, x, shape=shape, ndim=len(letters))
 
 
-def _contract(spec: str, x: Value, y: Value) -> Value:
-    return trace.bind1(contraction.dot_p, x, y, spec=spec, dtype=x.dtype)
+def _contract(spec: str, x: Value, y: Value, dtype: np.dtype) -> Value:
+    """A product of two operands in the dtype of the second, summed in float32 or wider."""
+    return trace.bind1(contraction.dot_p, e.convert_element_type(x, y.dtype), y, spec=spec, dtype=dtype)
 
 
 def _allowed(letters: Letters, operands: Sequence[Value], band: Band, has_mask: bool) -> Value | None:
@@ -157,8 +158,9 @@ def _scores(
     has_bias: bool,
 ) -> Value:
     """The logarithms of the weights before normalisation."""
-    query, key = (_wide(x) for x in operands[:2])
-    scores = _contract(f"{letters.query},{letters.key}->{letters.scores}", query, key)
+    query, key = operands[:2]
+    spec = f"{letters.query},{letters.key}->{letters.scores}"
+    scores = _contract(spec, query, key, _compute(query.dtype))
     scores = bind_scalars(e.mul_p, scores, scale)
     if has_bias:
         scores = trace.bind1(e.add_p, scores, _spread(operands[3], letters.extras[0], letters.scores))
@@ -198,8 +200,8 @@ def _softmax(
     grown = e.exp(trace.bind1(e.sub_p, scores, _column(base, letters)))
     total = trace.bind1(reduction.reduce_sum_p, grown, axes=(-1,))
     weights = trace.bind1(e.div_p, grown, _column(total, letters))
-    mixed = _contract(f"{letters.scores},{letters.value}->{letters.out}", weights, _wide(operands[2]))
-    return e.convert_element_type(mixed, operands[0].dtype), largest, total
+    last = f"{letters.scores},{letters.value}->{letters.out}"
+    return _contract(last, weights, operands[2], operands[0].dtype), largest, total
 
 
 def _signature(*, spec: str, **_: object) -> Signature:
@@ -244,14 +246,15 @@ def _gradient(
     weights, change = _weights_and_change(
         *operands, spec=spec, scale=scale, band=band, fill=fill, has_bias=has_bias, has_mask=has_mask
     )
-    query, key = (bind_scalars(e.mul_p, _wide(x), scale) for x in given[:2])
-    found = (
-        _contract(f"{full},{letters.key}->{letters.query}", change, key),
-        _contract(f"{full},{letters.query}->{letters.key}", change, query),
-        _contract(f"{full},{letters.out}->{letters.value}", weights, _wide(ct)),
+    query, key = given[:2]
+    wide = _compute(query.dtype)
+    to_query = _contract(f"{full},{letters.key}->{letters.query}", change, key, wide)
+    to_key = _contract(f"{full},{letters.query}->{letters.key}", change, query, wide)
+    return (
+        e.convert_element_type(bind_scalars(e.mul_p, to_query, scale), query.dtype),
+        e.convert_element_type(bind_scalars(e.mul_p, to_key, scale), query.dtype),
+        _contract(f"{full},{letters.out}->{letters.value}", weights, ct, query.dtype),
     )
-    results = [e.convert_element_type(x, given[0].dtype) for x in found]
-    return results[0], results[1], results[2]
 
 
 def _weights_and_change(
@@ -264,7 +267,8 @@ def _weights_and_change(
     scores = _scores(given, letters, allowed, scale=scale, fill=fill, has_bias=has_bias)
     grown = e.exp(trace.bind1(e.sub_p, scores, _column(largest, letters)))
     weights = trace.bind1(e.div_p, grown, _column(total, letters))
-    moved = _contract(f"{letters.out},{letters.value}->{letters.scores}", _wide(ct), _wide(given[2]))
+    product = f"{letters.out},{letters.value}->{letters.scores}"
+    moved = _contract(product, ct, given[2], _compute(ct.dtype))
     change = trace.bind1(e.mul_p, weights, trace.bind1(e.sub_p, moved, _column(delta, letters)))
     if allowed is not None:
         change = _where(allowed, change, 0.0)

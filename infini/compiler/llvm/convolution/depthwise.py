@@ -30,6 +30,7 @@ PLACES = 8  # results of a row in registers at once
 MOST = 32  # taps, or results, along a row; more are too much code
 EDGE = 16  # stretches of a row that are written out because a window leaves the image there
 TASKS = 16
+SMALL_FLOPS = 1e5  # sums of fewer are not cut into parts
 NS_PER_FLOP = 0.03
 
 
@@ -307,11 +308,12 @@ class Emission:
         num_others = math.prod(g.size for g in plan.others)
         num_rows = math.prod(a.size for a in plan.outer)
         wanted = min(num_rows, -(-TASKS // (num_others * plan.num_vectors)))
-        if p.flops < 1e5:
+        size = num_others * math.prod(a.size for a in p.m) * plan.features.size
+        places = sum((g.size - 1) * g.out for g in p.groups) + sum((a.size - 1) * a.other for a in p.m) + 1
+        if p.flops < SMALL_FLOPS or p.out_first or places != size:  # parts are of a whole array
             wanted = 1
         each = -(-num_rows // max(wanted, 1))
         num_parts = -(-num_rows // each)
-        size = num_others * math.prod(a.size for a in p.m) * plan.features.size
         f, (x, w, out, *scratch) = self._start(3 if num_parts == 1 else 4)
         rest, part = f.divide(f.parameters[1], num_parts)
         group, block = f.divide(rest, plan.num_vectors)
