@@ -91,19 +91,21 @@ def guarded(type_: ArrayType) -> tuple[np.ndarray, np.ndarray]:
 def run_phases(
     phases: Sequence[TaskFunction], operands: Sequence[np.ndarray], outputs: Sequence[ArrayType]
 ) -> list[np.ndarray]:
-    """Run phases on this thread, and check that nothing outside the results was written."""
+    """Run phases on this thread, and check that nothing outside results and scratch was written."""
     found = [guarded(t) for t in outputs]
-    scratch = np.empty(max((p.scratch_bytes for p in phases), default=0) + 64, np.uint8)
+    scratch = ArrayType((max((p.scratch_bytes for p in phases), default=0) + 64,), dtypes.uint8)
+    found.append(guarded(scratch))
     operands = [np.ascontiguousarray(x) for x in operands]
     addresses = [x.ctypes.data for x in (*operands, *(out for out, _ in found))]
-    args = (ctypes.c_void_p * (len(addresses) + 1))(*addresses, -(-scratch.ctypes.data // 64) * 64)
+    addresses[-1] = -(-addresses[-1] // 64) * 64
+    args = (ctypes.c_void_p * len(addresses))(*addresses)
     for phase, address in zip(phases, load(phases), strict=True):
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address)
         for task in range(phase.num_tasks):
             function(ctypes.addressof(args), task)
     for out, block in found:
         assert (block[:GUARD] == 0xA5).all() and (block[GUARD + out.nbytes :] == 0xA5).all(), "wrote outside"
-    return [out for out, _ in found]
+    return [out for out, _ in found[:-1]]
 
 
 def run(kernel: Kernel, *operands: np.ndarray) -> list[np.ndarray]:

@@ -222,3 +222,18 @@ def test_a_value_read_at_shifted_places_is_not_computed_once_for_each_of_them():
     program = fused(lambda x: inp.cumsum(x, axis=-1), f32(2, 1024))
     sizes = [len(equation.attrs["kernel"].body.equations) for equation in kernels(program)]
     assert sum(sizes) < 400  # all ten steps in one would be thousands
+
+
+def test_a_parameter_that_a_kernel_cannot_read_takes_the_kernel_apart() -> None:
+    def f(b: infini.Array, w: infini.Array, c: infini.Array) -> tuple[infini.Array, ...]:
+        p = inp.broadcast_to(b, (3, 4)) * inp.mean(c)
+        r = (p @ inp.tanh(w @ w) @ w) * 0.3
+        return inp.tanh(p + 0.5 * c), b + r.sum(axis=0), c @ w
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in ((4,), (4, 4), (3, 4))]
+    found = infini.jit(f)(*arrays)
+    with infini.config(disable_jit=True):
+        expected = f(*map(inp.asarray, arrays))
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 import infini as inf
 from infini import lax
@@ -90,7 +90,7 @@ def cases(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], Attrs]:
 
 
 @given(cases(), st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_random_convolutions_are_as_defined(case: Any, seed: int) -> None:
     x_shape, w_shape, attrs = case
     rng = np.random.default_rng(seed)
