@@ -43,6 +43,7 @@ def machine(monkeypatch: Any, tmp_path: Any) -> Iterator[Machine]:
     with config.config(cache_dir=str(tmp_path), no_cache=False, tune="on"):
         yield made
     choices.forget()
+    backend_.forget_default_device()
 
 
 def fastest(name: str) -> Callable[[str, tuple[int, ...]], float]:

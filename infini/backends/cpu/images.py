@@ -101,8 +101,9 @@ def read(name: str) -> Image | None:
 
 
 def write(name: str, image: Image) -> None:
-    """Keep an image under a key."""
-    disk_cache.write(KIND, name, _packed(image))
+    """Keep an image under a key, unless the compiler's files have changed since this process loaded them."""
+    if _stamp_now() == _stamp():
+        disk_cache.write(KIND, name, _packed(image))
 
 
 def _calls_host(program: ir.Program) -> bool:
@@ -115,6 +116,11 @@ def _calls_host(program: ir.Program) -> bool:
 
 @functools.cache
 def _stamp() -> str:
+    """The stamp of the compiler that this process has loaded."""
+    return _stamp_now()
+
+
+def _stamp_now() -> str:
     """Names, sizes and times of the compiler's files."""
     root = Path(infini.__file__).parent
     digest = hashlib.blake2b(infini.__version__.encode(), digest_size=20)
@@ -145,3 +151,6 @@ def _unpacked(content: bytes) -> Image | None:
         return Image(**fields)
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         return None  # the checksum is right and the form is not: written by something else
+
+
+_stamp()  # before the compiler is loaded
