@@ -197,9 +197,7 @@ def test_required_donation_names_the_step_that_blocks_it():
 
 
 def test_peak_bytes_count_shared_memory_once():
-    executable = CpuBackend().compile(
-        program_of(lambda x: x * 2.0, f32(1024)), CompileOptions(donated=(0,))
-    )
+    executable = CpuBackend().compile(program_of(lambda x: x * 2.0, f32(1024)), CompileOptions(donated=(0,)))
     found = executable.memory_analysis()
     assert found == {
         "argument bytes": 4096, "output bytes": 4096, "alias bytes": 4096, "temp bytes": 0,
