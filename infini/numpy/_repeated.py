@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
 from infini.core import array, config, dtypes, errors, sharding, trace
-from infini.transforms import staging
+from infini.transforms import signature, staging
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_MAX_SIGNATURES: Final = 32
 _NUMBERS: Final = frozenset({int, float, bool})
 _WIDE: Final = dtypes.INEXACT | {dtypes.int32, dtypes.int64}
 
@@ -22,7 +23,9 @@ def repeated(*static: str) -> Callable[[Function], Function]:
     """Decorator of a function of arrays and numbers; `static` are the arguments that decide shapes."""
 
     def decorate(function: Function) -> Function:
-        jitted = staging.jit(function, static_argnames=static or None)
+        options = staging.Options(signature.Marks.of(function, None, static or None))
+        # There are many of these functions, and whoever computes with ever new shapes uses them all.
+        jitted = staging.Jitted(function, options, _MAX_SIGNATURES)
         positions = [n for n, name in enumerate(inspect.signature(function).parameters) if name in static]
 
         def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -51,14 +51,14 @@ _Path: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any] | None
 class Jitted:
     """A function compiled per signature. Made by `jit`."""
 
-    def __init__(self, fun: Callable[..., Any], options: Options) -> None:
+    def __init__(self, fun: Callable[..., Any], options: Options, max_signatures: int = 1024) -> None:
         functools.update_wrapper(self, fun)
         self.fun = fun
         self.options = options
         self._static, self._donated = options.static, options.donated
         self._asks_layouts = bool(options.asked)
         self._name = getattr(fun, "__name__", type(fun).__name__)
-        self._cache: execute.BoundedCache[Key, Specialisation] = execute.BoundedCache(1024)
+        self._cache: execute.BoundedCache[Key, Specialisation] = execute.BoundedCache(max_signatures)
         self.num_traces = 0
         self.misses: deque[str] = deque(maxlen=100)
         self._path: _Path = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import hashlib
 import os
 import threading
@@ -23,7 +24,7 @@ from infini.backends.cpu import generator
 from infini.compiler import disk_cache
 from infini.compiler.llvm import target as target_
 from infini.compiler.llvm.target import Target
-from infini.core import config, errors
+from infini.core import config, errors, execute
 
 EMITTER_VERSION: Final = 1  # raise when compiled code changes meaning without its text changing
 KIND: Final = "objects"  # of entries of the disk cache
@@ -172,6 +173,8 @@ class _Linkers:
 
 
 _LIBRARIES_PER_LINKER: Final = 64
+# Each takes two or three of the 65,530 maps that Linux gives a process; LLVM aborts when it gets none.
+MAX_LIBRARIES: Final = 16_000
 _ALL_LINKERS: Final = _Linkers()
 
 
@@ -200,6 +203,16 @@ def load(
     Raises:
         LoweringError: a function is missing.
     """
+    if len(_TRACKERS) >= MAX_LIBRARIES:
+        execute.clear_caches()
+        gc.collect()
+        if len(_TRACKERS) >= MAX_LIBRARIES:
+            raise errors.LoweringError(
+                "too many compiled programs are in use at once: the system maps no more code",
+                got=f"{len(_TRACKERS)} libraries",
+                expected=f"fewer than {MAX_LIBRARIES}",
+                fix="drop jitted functions that are done with, or pass arrays of fewer different shapes",
+            )
     builder = llvm.JITLibraryBuilder().add_current_process()
     for code in objects:
         builder.add_object_img(code)
