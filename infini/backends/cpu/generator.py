@@ -29,6 +29,9 @@ class _Calls:
     emit: Any
 
 
+USES_THREADS: Final = False
+
+
 @functools.cache
 def _calls() -> _Calls | None:
     try:
@@ -80,7 +83,9 @@ def generate(text: str, target: Target, level: int) -> bytes:
     Raises:
         LoweringError: LLVM refuses the text.
     """
-    machine, calls = _generator(target, level), _calls()
+    machine = _generator(target, level)
+    # Off until the abort that `objects.load` speaks of is understood.
+    calls = _calls() if USES_THREADS else None
     if calls is None:
         return _generate_in_turn(text, machine)
     with llvm.create_context() as context, ffi.OutputString() as message:
