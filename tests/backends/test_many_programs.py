@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,14 +17,65 @@ from infini.backends.cpu import objects
 from infini.core import errors
 
 
+def test_functions_of_arrays_keep_few_programs() -> None:
+    gc.collect()
+    before = len(objects._TRACKERS)
+    for n in range(1, 200):
+        inp.tanh(inp.ones(n))
+    infini.clear_caches()
+    gc.collect()
+    assert len(objects._TRACKERS) < before + 150
+
+
 def test_too_many_programs_is_an_error_and_not_the_end(monkeypatch: Any) -> None:
     kept = []
     with infini.config(no_cache=True):
         gc.collect()
-        monkeypatch.setattr(objects, "MAX_LIBRARIES", len(objects._ENGINES) + 6)
+        monkeypatch.setattr(objects, "MAX_LIBRARIES", len(objects._TRACKERS) + 6)
         with pytest.raises(errors.LoweringError, match="too many compiled programs"):
             for i in range(40):
                 kept.append(infini.jit(lambda x, i=i: inp.sin(x) + inp.cumsum(x) * (i + 0.123)))
                 kept[-1](np.ones(5, np.float32))
         monkeypatch.undo()
     np.testing.assert_allclose(infini.jit(lambda x: x * 3)(np.ones(2)), [3, 3])
+
+
+# Pages of free memory lie 3 GiB from each other, as they do in a long process that has mapped and unmapped much.
+SCATTERED = """
+import ctypes
+import numpy as np
+import infini as inf, infini.numpy as inp
+
+page, GiB = 4096, 1 << 30
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+def reserve(size):
+    anonymous_private_unreserved = 0x4022
+    return libc.mmap(None, size, 0, anonymous_private_unreserved, -1, 0)
+
+inf.jit(lambda x: x + 1)(1.0)
+start = reserve(300 * GiB)
+for size in (GiB, GiB >> 4, GiB >> 8, GiB >> 12, GiB >> 16, page):
+    while (filled := reserve(size)) > start:
+        pass
+    libc.munmap(filled, size)
+for i in range(1, 99):
+    assert libc.munmap(start + 3 * i * GiB, page) == 0
+for i in range(12):
+    found = inf.jit(lambda x: inp.sin(x) * i + inp.exp(x))(np.ones(7, np.float32))
+    np.testing.assert_allclose(found, np.sin(np.ones(7)) * i + np.exp(np.ones(7)), rtol=1e-6)
+print("linked")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the flags of mmap are Linux's")
+def test_programs_link_where_free_memory_is_scattered() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCATTERED], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "INFINI_DEVICE": "cpu", "INFINI_NO_CACHE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "linked\n"

@@ -29,9 +29,6 @@ class _Calls:
     emit: Any
 
 
-USES_THREADS: Final = False
-
-
 @functools.cache
 def _calls() -> _Calls | None:
     try:
@@ -83,9 +80,7 @@ def generate(text: str, target: Target, level: int) -> bytes:
     Raises:
         LoweringError: LLVM refuses the text.
     """
-    machine = _generator(target, level)
-    # Off until the abort that `objects.load` speaks of is understood.
-    calls = _calls() if USES_THREADS else None
+    machine, calls = _generator(target, level), _calls()
     if calls is None:
         return _generate_in_turn(text, machine)
     with llvm.create_context() as context, ffi.OutputString() as message:

@@ -12,6 +12,7 @@ import functools
 import gc
 import hashlib
 import os
+import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -124,40 +125,66 @@ class Library:
     their code then, as a phase ends after its last task.
 
     Args:
-        engine: what LLVM loaded the files into.
+        linker: LLVM's linker that loaded it.
+        tracker: its handle of the code, with the addresses of its symbols.
         symbols: the functions that can be asked for.
         needs: what the code calls, which must stay loaded.
-
-    Raises:
-        LoweringError: a function is missing.
     """
 
     def __init__(
-        self, engine: llvm.ExecutionEngine, symbols: Iterable[str], needs: Mapping[str, int]
+        self,
+        linker: llvm.LLJIT,
+        tracker: llvm.ResourceTracker,
+        symbols: Iterable[str],
+        needs: Mapping[str, int],
     ) -> None:
-        self._engine, self._needs = engine, needs
-        self._addresses = {symbol: int(engine.get_function_address(symbol)) for symbol in symbols}
-        if missing := [symbol for symbol, address in self._addresses.items() if not address]:
-            raise errors.LoweringError(
-                "LLVM cannot link the code of a program", got=f"no loaded object defines {missing[0]}"
-            )
-        _ENGINES.add(engine)
+        self._tracker, self._linker, self._needs = tracker, linker, needs
+        self._addresses = {symbol: int(tracker[symbol]) for symbol in symbols}
+        _TRACKERS.add(tracker)
 
     def __getitem__(self, symbol: str) -> int:
         return self._addresses[symbol]
 
 
-_ENGINES: Final[weakref.WeakSet[llvm.ExecutionEngine]] = weakref.WeakSet()
+_TRACKERS: Final[weakref.WeakSet[llvm.ResourceTracker]] = weakref.WeakSet()
 _KEPT: Final[list[Library]] = []  # for the life of the process
-# Each takes a few of the 65,530 maps that Linux gives a process; LLVM aborts when it gets none.
-MAX_LIBRARIES: Final = 25_000
+_LINKERS: Final[weakref.WeakSet[llvm.LLJIT]] = weakref.WeakSet()
+
+
+class _Linkers:
+    """LLVM's linkers: one for every library takes five times the time; one for all never forgets the names
+    of libraries that are gone (9 kB each). So each serves some libraries, and goes with the last of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._number = 0
+        self._current: llvm.LLJIT | None = None
+
+    def next(self) -> tuple[llvm.LLJIT, str]:
+        """A linker, and a name for one more library."""
+        with self._lock:
+            if self._current is None or self._number % _LIBRARIES_PER_LINKER == 0:
+                machine = generator.new_generator(target_.host_target(), CODE_LEVEL)
+                # JITLink takes one block of memory for all that an object holds. The older linker maps code
+                # and constants apart, and aborts the process when the gaps it gets lie 2 GiB from each other.
+                self._current = llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)
+                _LINKERS.add(self._current)
+            self._number += 1
+            return self._current, f"library{self._number}"
+
+
+_LIBRARIES_PER_LINKER: Final = 64
+# Each takes two of the 65,530 maps that Linux gives a process; LLVM aborts when it gets none.
+MAX_LIBRARIES: Final = 16_000
+_ALL_LINKERS: Final = _Linkers()
 
 
 @atexit.register
 def _leave_code_mapped() -> None:
     """At the end workers may still run, and destructors of the interpreter call code in any order."""
-    for engine in list(_ENGINES):
-        engine.detach()
+    for item in (*_TRACKERS, *_LINKERS):
+        item.detach()
 
 
 def load(
@@ -178,26 +205,29 @@ def load(
     Raises:
         LoweringError: a function is missing.
     """
-    if len(_ENGINES) >= MAX_LIBRARIES:
+    if len(_TRACKERS) >= MAX_LIBRARIES:
         execute.clear_caches()
         gc.collect()
-        if len(_ENGINES) >= MAX_LIBRARIES:
+        if len(_TRACKERS) >= MAX_LIBRARIES:
             raise errors.LoweringError(
                 "too many compiled programs are in use at once: the system maps no more code",
-                got=f"{len(_ENGINES)} libraries",
+                got=f"{len(_TRACKERS)} libraries",
                 expected=f"fewer than {MAX_LIBRARIES}",
                 fix="drop jitted functions that are done with, or pass arrays of fewer different shapes",
             )
-    for symbol, address in (externs or {}).items():
-        llvm.add_symbol(symbol, address)
-    target = target_.host_target()
-    empty = llvm.parse_assembly(f'target triple = "{target.triple}"\n', llvm.create_context())
-    engine = llvm.create_mcjit_compiler(empty, generator.new_generator(target, CODE_LEVEL))
+    builder = llvm.JITLibraryBuilder().add_current_process()
     for code in objects:
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    library = Library(engine, symbols, externs or {})
-    # With JAX and PyTorch in the process, unmapping code ended in an abort inside LLVM whose cause is not
-    # known yet; so code stays, whatever `is_kept` says.
-    _KEPT.append(library)
+        builder.add_object_img(code)
+    for symbol, address in (externs or {}).items():
+        builder.import_symbol(symbol, address)
+    for symbol in symbols:
+        builder.export_symbol(symbol)
+    try:
+        linker, name = _ALL_LINKERS.next()
+        tracker = builder.link(linker, name)
+    except RuntimeError as error:
+        raise errors.LoweringError("LLVM cannot link the code of a program", got=str(error)) from None
+    library = Library(linker, tracker, symbols, externs or {})
+    if is_kept:
+        _KEPT.append(library)
     return library
