@@ -40,7 +40,7 @@ def test_too_many_programs_is_an_error_and_not_the_end(monkeypatch: Any) -> None
     np.testing.assert_allclose(infini.jit(lambda x: x * 3)(np.ones(2)), [3, 3])
 
 
-# Pages of free memory lie 3 GiB from each other, as they do in a long process that has mapped and unmapped much.
+# Pages of free memory lie 3 GiB from each other, as in a long process that has mapped and unmapped much.
 SCATTERED = """
 import ctypes
 import numpy as np
@@ -49,7 +49,7 @@ import infini as inf, infini.numpy as inp
 page, GiB = 4096, 1 << 30
 libc = ctypes.CDLL(None)
 libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 def reserve(size):
