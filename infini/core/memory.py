@@ -26,6 +26,10 @@ MAX_FREE_BYTES: Final = 1 << 30
 Block: TypeAlias = tuple[np.ndarray, int]  # the owner of the memory, and an aligned address in it
 
 
+class _Idle(Block):
+    """A kept block that was there when another had to be made. Taken and given back, it is a plain one again."""
+
+
 @functools.lru_cache(maxsize=4096)
 def size_class(nbytes: int) -> int:
     """Bytes a block for `nbytes` really has: powers of two up to 4 KiB, then eighths of a power of two."""
@@ -57,6 +61,9 @@ def _aligned(block: np.ndarray, alignment: int) -> int:
 class HostAllocator:
     """Free lists by size class, at most 1 GiB kept; `trim` returns them to the system. Safe from several
     threads.
+
+    A block that comes back when that much is kept goes to the system. So that sizes no longer used do not fill
+    the lists for ever, making a block drops those that nobody took or gave since one was made before.
     """
 
     def __init__(self) -> None:
@@ -69,7 +76,26 @@ class HostAllocator:
 
     def take(self, size: int) -> Block:
         """A block of a size class and its aligned address."""
-        return self.pop(size) or _new_block(size)
+        found = self.pop(size)
+        if found is not None:
+            return found
+        if self.counts[2] + size > MAX_FREE_BYTES:
+            self._drop_idle(size)
+        return _new_block(size)
+
+    def _drop_idle(self, wanted: int) -> None:
+        """Free blocks that nobody took since the last time, until one of `wanted` bytes could be kept."""
+        with self._lock:
+            for size in sorted(self.free, reverse=True):
+                blocks, taken = self.free[size], []
+                with contextlib.suppress(IndexError):  # machine code takes no lock, and may take one as well
+                    while True:
+                        taken.append(blocks.pop())
+                for block in reversed(taken):
+                    if isinstance(block, _Idle) and self.counts[2] + wanted > MAX_FREE_BYTES:
+                        self.counts[2] -= size
+                    else:
+                        blocks.append(_Idle(block))
 
     def _pop(self, size: int) -> Block | None:
         """A kept block, or None; it counts as used either way."""

@@ -5,6 +5,7 @@ import gc
 import numpy as np
 import pytest
 
+import infini
 from infini.core import memory
 
 
@@ -45,3 +46,40 @@ def test_adopted_memory_is_shared():
     host = np.arange(4, dtype=np.float32)
     assert memory.HostBuffer.adopt(host).view((4,), host.dtype)[2] == 2
     assert memory.HostBuffer.adopt(host).address == host.ctypes.data
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_sizes_no_longer_used_make_room_for_those_that_are(is_native, monkeypatch):
+    """Blocks of a step that is over fill the free lists; those of the next step are recycled all the same."""
+    if is_native:
+        infini.jit(lambda x: x + 1)(1.0)  # machine code takes and gives from now on
+    memory.HOST.trim()
+    large, small = memory.MAX_FREE_BYTES // 4, 5 << 20
+    held = [memory.HostBuffer(large) for _ in range(4)]
+    del held
+    assert memory.HOST.stats()["bytes_kept"] > memory.MAX_FREE_BYTES - small
+    for _ in range(3):
+        del [memory.HostBuffer(small) for _ in range(3)][:]
+    made, new_block = [], memory._new_block
+    monkeypatch.setattr(memory, "_new_block", lambda size: made.append(size) or new_block(size))
+    for _ in range(3):
+        del [memory.HostBuffer(small) for _ in range(3)][:]
+    assert not made
+    assert memory.HOST.stats()["bytes_kept"] <= memory.MAX_FREE_BYTES
+    memory.HOST.trim()
+
+
+def test_sizes_in_use_are_not_dropped_for_others():
+    memory.HOST.trim()
+    size = memory.MAX_FREE_BYTES // 4
+    held = [memory.HostBuffer(size) for _ in range(4)]
+    del held
+    for _ in range(4):
+        first = memory.HostBuffer(size)
+        address = first.address
+        del first
+        memory.HostBuffer(3 << 20)
+    again = memory.HostBuffer(size)
+    assert again.address == address
+    del again
+    memory.HOST.trim()
