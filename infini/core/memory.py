@@ -27,7 +27,7 @@ Block: TypeAlias = tuple[np.ndarray, int]  # the owner of the memory, and an ali
 
 
 class _Idle(Block):
-    """A kept block that was there when another had to be made. Taken and given back, it is a plain one again."""
+    """A kept block that was there when another had to be made; taken and given back, it is a plain one."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -62,8 +62,8 @@ class HostAllocator:
     """Free lists by size class, at most 1 GiB kept; `trim` returns them to the system. Safe from several
     threads.
 
-    A block that comes back when that much is kept goes to the system. So that sizes no longer used do not fill
-    the lists for ever, making a block drops those that nobody took or gave since one was made before.
+    A block that comes back when that much is kept goes to the system. So that sizes no longer used do not
+    fill the lists for ever, making a block drops those that nobody took since one was made before.
     """
 
     def __init__(self) -> None:
@@ -206,4 +206,4 @@ def install(pop: Callable[[int], Block | None], finalizer: Callable[[HostBuffer]
     under the interpreter lock, as they do.
     """
     HOST.pop = pop
-    HostBuffer.__del__ = finalizer  # type: ignore[method-assign]
+    HostBuffer.__del__ = finalizer  # type: ignore[method-assign]  # what this function is for
