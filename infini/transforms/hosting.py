@@ -22,11 +22,26 @@ def block_until_ready(x: Any) -> Any:  # Any: pytrees
     Raises:
         DeletedBufferError: an array was donated or deleted.
     """
-    for leaf in tree.leaves(x):
-        if isinstance(leaf, array.Array):
-            _ = leaf.buffers
-            leaf.block_until_ready()
+    _wait(x)
     return x
+
+
+def _wait(item: Any) -> None:
+    # Containers of Python are walked here: flattening sorts keys and notes the structure, which nobody needs.
+    kind = type(item)
+    if kind is dict:
+        for value in item.values():
+            _wait(value)
+    elif kind is list or kind is tuple:
+        for value in item:
+            _wait(value)
+    elif isinstance(item, array.Array):
+        _ = item.buffers
+        item.block_until_ready()
+    elif item is not None:
+        for leaf in tree.leaves(item):
+            if leaf is not item:
+                _wait(leaf)
 
 
 def effects_barrier() -> None:
