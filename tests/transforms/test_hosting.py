@@ -25,7 +25,6 @@ class Pair(NamedTuple):
         lambda x: [1, (x, None)],
         lambda x: {"b": {"a": x}, 1: "text"},
         lambda x: Pair(np.ones(2), x),
-        lambda x: collections.deque([x]),
         lambda x: collections.OrderedDict(a=[x]),
     ],
 )
