@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import statistics
 import threading
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+import infini
 from infini.compiler import disk_cache
 from infini.core import config, errors, events, execute
 from infini.core.backend import CompileOptions
@@ -50,7 +50,7 @@ class Choice:
     @property
     def digest(self) -> str:
         """Hexadecimal hash of the question, its context and the version of infini: the key on disk."""
-        parts = (_FORMAT, _version(), self.key, self.candidates, self.context)
+        parts = (_FORMAT, infini.__version__, self.key, self.candidates, self.context)
         return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
 
 
@@ -195,13 +195,16 @@ def _measured(choice: Choice, prepare: Prepare) -> Decision:
             run()
         runs[name], samples[name] = run, []
 
+    def sample(name: str) -> None:
+        samples[name].append(runs[name]())
+
     for name in choice.candidates:
         attempt(name, functools.partial(warm, name))
     # In turns, so that a clock that drifts or a machine that is disturbed meets all of them.
     for _ in range(ROUNDS):
         for name in choice.candidates:
             if name not in failures:
-                attempt(name, lambda name=name: samples[name].append(runs[name]()))  # type: ignore[misc]
+                attempt(name, functools.partial(sample, name))
     medians = {name: statistics.median(samples[name]) for name in choice.candidates if name not in failures}
     if not medians:
         raise errors.LoweringError(
@@ -216,15 +219,6 @@ def _measured(choice: Choice, prepare: Prepare) -> Decision:
 
 
 # --- on disk -------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _version() -> str:
-    """Version of infini; empty for a copy that was not installed."""
-    try:
-        return importlib.metadata.version("infini")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _identity(choice: Choice) -> dict[str, object]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import infini
 from infini.compiler import choices, disk_cache
 from infini.compiler.choices import Choice
 from infini.core import config, errors, events, execute, trace
@@ -215,7 +216,7 @@ def test_an_answer_holds_for_its_device_versions_and_candidates(other):
 
 def test_an_answer_holds_for_one_version_of_infini(monkeypatch):
     before = CHOICE.digest
-    monkeypatch.setattr(choices, "_version", lambda: "another")
+    monkeypatch.setattr(infini, "__version__", "another")
     assert CHOICE.digest != before
 
 
