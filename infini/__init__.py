@@ -99,10 +99,10 @@ from infini.transforms.staging import (
 )
 
 if TYPE_CHECKING:
-    from infini import nn as nn, scipy as scipy
+    from infini import image as image, nn as nn, scipy as scipy
 
 __version__ = "0.1.0"
-_LATER = ("nn", "scipy")  # modules that load when they are first used
+_LATER = ("image", "nn", "scipy")  # modules that load when they are first used
 
 _methods.install()
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from infini.compiler.steps import Block, Branch, Group, Loop, Phase
 from infini.core import dtypes, primitive
 from infini.core.ir import Equation, Program
 from infini.core.primitive import Primitive
@@ -23,12 +24,13 @@ def op_weight(op: Primitive) -> float:
     return rule.weight if isinstance(rule, families.PerElement) else 1.0
 
 
-def analyse(source: Program, fused: Program) -> dict[str, float]:
+def analyse(source: Program, fused: Program, block: Block | None = None) -> dict[str, float]:
     """Counts of a program: `flops`, `transcendentals`, `bytes accessed` by its phases, `kernels` and
     `equations`.
 
     A loop counts as often as it turns, one of unknown length once; of a conditional every branch counts. What
-    is computed again in several kernels counts in each.
+    is computed again in several kernels counts in each. With the block of steps that a backend made of it,
+    equations that became one phase are one kernel.
     """
     counts = dict.fromkeys(("flops", "transcendentals", "bytes accessed", "kernels"), 0.0)
     for equation, times in executed(fused):
@@ -36,6 +38,10 @@ def analyse(source: Program, fused: Program) -> dict[str, float]:
         counts["kernels"] += times
         for name, number in work(equation).items():
             counts[name] += times * number
+    for phase, times in joined(block) if block is not None else ():
+        counts["kernels"] -= times * (len(phase.parts) - 1)
+        apart = sum(sum(traffic(equation)) for equation in phase.parts)
+        counts["bytes accessed"] += times * (sum(phase_traffic(phase)) - apart)
     return {**counts, "equations": float(len(source.equations))}
 
 
@@ -48,6 +54,22 @@ def executed(program: Program, times: float = 1.0) -> Iterator[tuple[Equation, f
                 yield from executed(inner, times * turns)
         elif equation.op.name not in _FREE:
             yield equation, times
+
+
+def joined(block: Block, times: float = 1.0) -> Iterator[tuple[Phase, float]]:
+    """The phases that compute several equations, with how often each runs, as `analyse` counts."""
+    for step in block.steps:
+        if isinstance(step, Loop):
+            turns = 1.0 if step.condition is not None else float(step.length)
+            for inner in (step.body,) if step.condition is None else (step.condition, step.body):
+                yield from joined(inner, times * turns)
+        elif isinstance(step, Branch):
+            for inner in step.blocks:
+                yield from joined(inner, times)
+        elif isinstance(step, (Phase, Group)):
+            for phase in step.phases if isinstance(step, Group) else (step,):
+                if phase.parts:
+                    yield phase, times
 
 
 def traffic(equation: Equation) -> tuple[float, float]:
@@ -71,6 +93,12 @@ def traffic(equation: Equation) -> tuple[float, float]:
         reads[0], writes[0] = (reads[2] if is_combined else 0.0), min(writes[0], reads[2])
         reads[0] = min(reads[0], writes[0])
     return sum(reads), sum(writes)
+
+
+def phase_traffic(phase: Phase) -> tuple[float, float]:
+    """Bytes that a phase of several equations reads and writes; what stays between them is neither."""
+    read = sum(v.type.nbytes for v in dict.fromkeys(phase.reads))
+    return float(read), float(sum(v.type.nbytes for v in phase.writes))
 
 
 def work(equation: Equation) -> Mapping[str, float]:

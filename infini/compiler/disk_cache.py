@@ -3,7 +3,8 @@ renamed.
 
 An entry is never wrong, only missing: the key must hold everything that decides the content. A broken or
 unreadable entry counts as missing, and a folder that cannot be written is no reason to fail. When a process
-that added entries ends, those that were not used for longest are removed until the knob `cache_mib` holds.
+that added entries ends, those that were not used for longest are removed until the knob `cache_mib` holds:
+once an hour or after much was added, because looking at every entry takes long.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ _MAGIC: Final = b"infini-cache-1\n"
 _DIGEST_SIZE: Final = 20
 _DAY_S: Final = 86_400.0
 _ROOM: Final = 0.9  # of the bound that is left after old entries were removed
+_TRIM_EVERY_S: Final = 3600.0
+_MUCH: Final = 16  # a process that adds more than this part of the bound trims in any case
+_MARK: Final = "trimmed"  # file whose time is that of the last look at all entries
 # What is kept, and how people call it.
 KINDS: Final = {
     "objects": "machine code",
     "programs": "compiled programs",
     "cubins": "kernels of the Triton backends",
     "choices": "measured choices",
+    "processors": "what LLVM says of processors",
 }
 
 
@@ -92,7 +97,8 @@ def write(kind: str, key: str, content: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(_MAGIC + _digest(content) + content)
             Path(name).replace(path)
-            _written.add(root())
+            top = root()
+            _written[top] = _written.get(top, 0) + len(content)
         except OSError:
             Path(name).unlink(missing_ok=True)
 
@@ -100,7 +106,7 @@ def write(kind: str, key: str, content: bytes) -> None:
 # --- keeping it small -------------------------------------------------------------------------------
 
 
-_written: Final[set[Path]] = set()  # folders this process has added to
+_written: Final[dict[Path, int]] = {}  # folders this process has added to, and the bytes added
 
 
 def usage(kind: str) -> Usage:
@@ -139,17 +145,40 @@ def trim(top: Path, limit: int) -> int:
 def _entries(top: Path) -> list[tuple[float, int, Path]]:
     """Time of the last use, size and path of every entry."""
     found = []
-    for path in top.glob("*/*"):
-        with contextlib.suppress(OSError):  # another process may have removed it
-            status = path.stat()
-            found.append((status.st_mtime, status.st_size, path))
+    for part in _listed(top):
+        for entry in _listed(part.path):
+            with contextlib.suppress(OSError):  # another process may have removed it
+                status = entry.stat()
+                found.append((status.st_mtime, status.st_size, Path(entry.path)))
     return found
+
+
+def _listed(path: Path | str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except OSError:
+        return []
 
 
 @atexit.register
 def _trim_what_was_written() -> None:
-    for top in _written:
-        trim(top, config.get("cache_mib") << 20)
+    limit = config.get("cache_mib") << 20
+    for top, added in _written.items():
+        if added > limit // _MUCH or _is_due(top / _MARK):
+            trim(top, limit)
+
+
+def _is_due(mark: Path) -> bool:
+    """Whether the last look was long ago; if so, this one is noted."""
+    try:
+        if 0 <= time.time() - mark.stat().st_mtime < _TRIM_EVERY_S:
+            return False
+    except OSError:
+        pass  # never looked
+    with contextlib.suppress(OSError):
+        mark.touch()
+    return True
 
 
 def _path(kind: str, key: str) -> Path:

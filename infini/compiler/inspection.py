@@ -175,8 +175,8 @@ def comments(function: Function, mark: str) -> str:
     plural = "s" if function.num_tasks != 1 else ""
     estimate = f"about {duration(function.cost_ns)} on one thread"
     found = [f"{function.name}: {function.num_tasks} task{plural}, {estimate}"]
-    if not function.section:
-        found += dict.fromkeys(map(equation_key, function.equations))
+    others = [e for e in function.equations if not function.section or e.op.name != "kernel"]
+    found += dict.fromkeys(map(equation_key, others))
     found += [f"{where}    {source_line(where)}".rstrip() for where in function.lines]
     return "".join(f"{mark} {line}\n" for line in found)
 

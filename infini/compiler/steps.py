@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from infini.core import ir
-from infini.core.ir import Var
+from infini.core.ir import Equation, Var
 from infini.core.source import Where
 
 
@@ -29,6 +29,7 @@ class Phase:
         must_share: pairs (operand, output) of which the output starts as a copy of the operand.
         scratch_bytes: memory needed while it runs.
         where: the user's line.
+        parts: the equations it computes, where it is more than one.
     """
 
     name: str
@@ -39,14 +40,16 @@ class Phase:
     must_share: tuple[tuple[int, int], ...] = ()
     scratch_bytes: int = 0
     where: Where | None = None
+    parts: tuple[Equation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """Phases that do not depend on each other, run as one: their tasks are claimed together.
+    """Phases that do not depend on each other, run as one: their first task functions together, then their
+    second ones, and so on.
 
     Args:
-        phases: phases of one task function each, whose outputs do not start as copies.
+        phases: phases whose outputs do not start as copies.
         reads: operands of all phases in order.
         writes: outputs of all phases in order.
     """
@@ -57,9 +60,13 @@ class Group:
 
     @property
     def name(self) -> str:
-        """What most of the phases are called."""
+        """What most of the phases are called, or else the longest one."""
         names = [phase.name for phase in self.phases]
-        return f"{len(names)} x {max(names, key=names.count)}"
+
+        def weight(phase: Phase) -> tuple[int, float]:
+            return names.count(phase.name), sum(task.cost_ns for task in phase.tasks)
+
+        return f"{len(names)} x {max(self.phases, key=weight).name}"
 
     @property
     def where(self) -> Where | None:

@@ -370,7 +370,20 @@ def devices(platform: str | None = None) -> tuple[Device, ...]:
 
 
 @functools.cache
-def _device_by_name(name: str) -> Device:
+def device_by_name(name: str) -> Device:
+    """The device of a name such as `cpu:1`, or the first of this process where no number is given.
+
+    Args:
+        name: a platform, and a number after a colon; the empty name is that of the best device there is.
+
+    Raises:
+        DeviceError: there is none of that name here; the message says why.
+
+    Example:
+        >>> from infini.core import backend
+        >>> backend.device_by_name("cpu:0")
+        cpu:0
+    """
     if not name:
         for candidate in names():
             if any(importlib.util.find_spec(package) is None for package in _NEEDS.get(candidate, ())):
@@ -387,7 +400,7 @@ def _device_by_name(name: str) -> Device:
     if not number:
         return local_devices(platform)[0]
     found = devices(platform)
-    if not number.isdigit() or int(number) >= len(found):
+    if not number.isdecimal() or int(number) >= len(found):
         raise errors.DeviceError(f"there is no device {name!r}", expected=", ".join(map(str, found)))
     return found[int(number)]
 
@@ -399,9 +412,9 @@ def local_devices(platform: str | None = None) -> tuple[Device, ...]:
 
 def forget_default_device() -> None:
     """Choose the default device again: this process has become one of several."""
-    _device_by_name.cache_clear()
+    device_by_name.cache_clear()
 
 
 def default_device() -> Device:
     """The device that uncommitted values live on: the knob `device`, or the best there is."""
-    return _device_by_name(config.get("device"))
+    return device_by_name(config.get("device"))

@@ -256,6 +256,7 @@ class Runner:
         layouts: tuple[layout_.Layout | None, ...] = ()
         try:
             inputs = [
+                # What the annotation says may be None is looked for by failing: nothing is faster.
                 a._buffers[0] if a.sharding is placement else on_device(a, device)  # type: ignore[index]
                 for a in arrays
             ]

@@ -224,6 +224,8 @@ def literal(data: object, dtype: np.dtype | None = None) -> Literal:
         else dtypes.canonical(type(data))
     )
     if target != host.dtype:
+        if type(data) in (float, list, tuple) and host.dtype == dtypes.float64:
+            _check_whole(host, target)
         _check_fits(host, target)
         with np.errstate(over="ignore", invalid="ignore"):
             host = host.astype(target)
@@ -234,6 +236,26 @@ def narrow(dtype: np.dtype) -> np.dtype:
     """The dtype that host data of `dtype` get: 64 bits become 32 unless the knob `host64` keeps them."""
 
     return dtype if config.get("host64") == "keep" else _DEFAULTS.get(dtype, dtype)
+
+
+def _check_whole(host: np.ndarray, target: np.dtype) -> None:
+    """Python floats that become integers are those of which Python's `int` makes an integer that fits."""
+    if target not in dtypes.INTEGERS or not host.size:
+        return
+    if np.isnan(host).any():
+        raise errors.ValueMismatchError(
+            f"NaN does not convert to {target.name}", fix="leave out dtype=, or replace it by a number"
+        )
+    bounds = np.iinfo(target)
+    whole = np.trunc(host)
+    outside = host[(whole < float(bounds.min)) | (whole >= float(bounds.max) + 1.0)]
+    if outside.size:
+        raise errors.OutOfRangeError(
+            f"a number does not fit {target.name}",
+            got=str(outside[0]),
+            expected=f"{bounds.min} to {bounds.max}",
+            fix="leave out dtype=, or give a wider one",
+        )
 
 
 def _check_fits(host: np.ndarray, target: np.dtype) -> None:

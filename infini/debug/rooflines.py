@@ -21,9 +21,8 @@ from infini.backends.cpu.executable import CpuExecutable
 from infini.backends.cpu.limits import Limits
 from infini.backends.cpu.profiling import PhaseTime
 from infini.compiler import cost, inspection
-from infini.compiler.llvm.target import Target
 from infini.compiler.steps import Group, Phase
-from infini.core import errors, ir, tree
+from infini.core import errors, tree
 from infini.core.array import Array
 from infini.core.source import Where
 from infini.debug import subject as subject_
@@ -117,9 +116,9 @@ class Roofline:
         return _table(self)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=160)
-        console.print(_table(self))
-        return console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+        text = io.StringIO()
+        Console(file=text, width=160).print(_table(self))
+        return text.getvalue()
 
     __repr__ = __str__
 
@@ -177,7 +176,7 @@ def measure(
             fix="pass the jitted function and its arguments",
         )
     profile = executable.profile(subject.buffers(), calls)
-    rows = _rows(profile.phases, _costs(executable.fused, executable.target), limits)
+    rows = _rows(profile.phases, _costs(executable), limits)
     rows.sort(key=lambda row: -row.measured_s)
     inside, clocked = sum(row.measured_s for row in rows), profile.wall_ns * 1e-9
     call_s = _call_s(function, args, kwargs, calls, has_donated=bool(subject.options.donated))
@@ -228,21 +227,22 @@ class _Cost:
         )
 
 
-def _costs(fused: ir.Program, target: Target) -> dict[str, _Cost]:
-    """Work by the symbol of the function that does it: the last one that an equation calls; what packs for it
-    does no work of its own.
+def _costs(executable: CpuExecutable) -> dict[str, _Cost]:
+    """Work by the symbol of the function that does it: the last one of a phase; what packs for it does no
+    work of its own.
     """
-    last = {id(equation): task.name for equation, task in inspect.equations_of(fused, target)}
     found: dict[str, _Cost] = {}
-    for equation, task in inspect.equations_of(fused, target):
-        if last[id(equation)] != task.name:
-            found.setdefault(task.name, _Cost())
+    for call in inspect.calls_of(executable.fused, executable.target, executable.options.donated):
+        if not call.is_last:
+            found.setdefault(call.task.name, _Cost())
             continue
-        work = cost.work(equation)
-        read, written = cost.traffic(equation)
-        found[task.name] = _Cost(
-            work.get("flops", 0.0), work.get("transcendentals", 0.0), read, written, cost.effort(equation)
-        )
+        total = _Cost(read=call.read, written=call.written)
+        for equation in call.equations:
+            work = cost.work(equation)
+            total += _Cost(
+                work.get("flops", 0.0), work.get("transcendentals", 0.0), effort=cost.effort(equation)
+            )
+        found[call.task.name] = total
     return found
 
 

@@ -35,7 +35,7 @@ from infini.core import errors, events
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: leftovers stay until someone deletes them
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module, or none
 
 _SUFFIXES: Final = (".new", ".ready", ".old", ".trash")
 
@@ -211,7 +211,7 @@ def _swap(ready: Path, target: Path) -> None:
     target.rename(aside)
     try:
         ready.rename(target)
-    except BaseException:
+    except BaseException:  # interrupted or not, the name has to mean a folder
         aside.rename(target)
         raise
     aside.rename(trash)

@@ -25,10 +25,12 @@ from infini.lax.collectives import (
     pmin_p as pmin_p,
     ppermute as ppermute,
     ppermute_p as ppermute_p,
+    pshuffle as pshuffle,
     psum as psum,
     psum_p as psum_p,
     psum_scatter as psum_scatter,
     psum_scatter_p as psum_scatter_p,
+    pswapaxes as pswapaxes,
 )
 from infini.lax.complex_views import (
     view_as_complex as view_as_complex,
@@ -245,6 +247,7 @@ from infini.lax.elementwise import (
     tanh_p as tanh_p,
     xor_p as xor_p,
 )
+from infini.lax.fft import FftType as FftType, fft as fft, fft_p as fft_p
 from infini.lax.folding import reduce as reduce
 from infini.lax.incomplete import (
     betainc as betainc,

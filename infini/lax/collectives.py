@@ -101,20 +101,38 @@ def _tree_collective(op: Primitive, x: Any, axis_name: AxisName) -> Any:  # Any:
 
 
 def psum(x: Any, axis_name: AxisName) -> Any:  # Any: pytrees
-    """Sum over the members of a named axis. A Python number is multiplied by the size of the axis.
+    """Sum over the members of a named axis; booleans count as int32. A Python number is multiplied by the
+    size of the axis.
 
     Raises:
-        ValueMismatchError: no enclosing transformation names the axis.
+        UnboundAxisError: no enclosing transformation names the axis.
     """
-    if type(x) in (int, float):
-        return x * families.prod(_axes_of(axis_name)[1])
-    return _tree_collective(psum_p, x, axis_name)
+    axes, sizes = _axes_of(axis_name)
+
+    def one(leaf: Any) -> Any:  # Any: numbers and arrays
+        if type(leaf) in (bool, int, float):
+            return leaf * families.prod(sizes)
+        value = trace.as_value(leaf)
+        if value.dtype == dtypes.bool_:
+            value = trace.bind1(e.convert_element_type_p, value, new_dtype=dtypes.int32)
+        return trace.bind1(psum_p, value, axes=axes, sizes=sizes)
+
+    return tree.map(one, x)
 
 
 def pmean(x: Any, axis_name: AxisName) -> Any:  # Any: pytrees
-    """Mean over the members of a named axis."""
+    """Mean over the members of a named axis; integers and booleans become floats."""
     count = families.prod(_axes_of(axis_name)[1])
-    return tree.map(lambda leaf: families.bind_scalars(e.div_p, leaf, count), psum(x, axis_name))
+
+    def one(leaf: Any) -> Any:  # Any: numbers and arrays
+        if type(leaf) in (int, float):
+            return leaf / count
+        total = trace.as_value(leaf)
+        if not dtypes.is_inexact(total.dtype):
+            total = trace.bind1(e.convert_element_type_p, total, new_dtype=dtypes.float32)
+        return families.bind_scalars(e.div_p, total, count)
+
+    return tree.map(one, psum(x, axis_name))
 
 
 def pmax(x: Any, axis_name: AxisName) -> Any:  # Any: pytrees
@@ -373,22 +391,67 @@ all_to_all_p: Primitive = _collective(
 def all_to_all(
     x: Any, axis_name: str, split_axis: int, concat_axis: int, *, tiled: bool = False
 ) -> Any:  # Any: pytrees
-    """Cut along `split_axis`, send part j to member j, and join what arrives along `concat_axis`.
+    """Cut along `split_axis`, send part j to member j, and join what arrives along `concat_axis` when
+    `tiled`. Otherwise `split_axis` has the size of the named axis and disappears, and what arrives is stacked
+    along a fresh dimension `concat_axis`.
 
     Raises:
-        NotImplementedError: `tiled` is false; write the reshape around a tiled call.
+        TypeMismatchError: the dimension of `split_axis` does not divide into the members.
+        ValueMismatchError: without `tiled`, it has another size than the named axis.
     """
-    if not tiled:
-        raise NotImplementedError("all_to_all without tiled=True: reshape around a call with tiled=True")
     size = trace.axis_size(axis_name)
+
+    def tiles(value: Value, split: int, concat: int) -> Value:
+        return trace.bind1(
+            all_to_all_p,
+            value,
+            axis_name=axis_name,
+            size=size,
+            split=split - value.ndim,
+            concat=concat - value.ndim,
+        )
 
     def one(leaf: Any) -> Value:
         value = trace.as_value(leaf)
-        split = families.normalize_axis(split_axis, value.ndim) - value.ndim
-        concat = families.normalize_axis(concat_axis, value.ndim) - value.ndim
-        return trace.bind1(all_to_all_p, value, axis_name=axis_name, size=size, split=split, concat=concat)
+        split = families.normalize_axis(split_axis, value.ndim)
+        concat = families.normalize_axis(concat_axis, value.ndim)
+        if tiled:
+            return tiles(value, split, concat)
+        if value.shape[split] != size:
+            raise errors.ValueMismatchError(
+                "all_to_all without tiled=True needs a split dimension of the size of the axis",
+                got=f"{value.type}, axis of size {size}",
+            )
+        if split == concat:
+            return tiles(value, split, concat)
+        at = concat + (split < concat)  # where the fresh dimension stands while that of split is there
+        shape = (*value.shape[:at], 1, *value.shape[at:])
+        split += at <= split
+        opened = trace.bind1(primitive.by_name("reshape"), value, shape=shape, ndim=value.ndim)
+        parts = tiles(opened, split, at)
+        kept = tuple(n for d, n in enumerate(parts.shape) if d != split)
+        return trace.bind1(primitive.by_name("reshape"), parts, shape=kept, ndim=parts.ndim)
 
     return tree.map(one, x)
+
+
+def pswapaxes(x: Any, axis_name: str, axis: int) -> Any:  # Any: pytrees
+    """Swap a named axis with a dimension of its size: member i gets part i of every member."""
+    return all_to_all(x, axis_name, axis, axis)
+
+
+def pshuffle(x: Any, axis_name: str, perm: Sequence[int]) -> Any:  # Any: pytrees
+    """Member i gets what member `perm[i]` has.
+
+    Raises:
+        ValueMismatchError: `perm` does not name every member once.
+    """
+    size = trace.axis_size(axis_name)
+    if sorted(perm) != list(range(size)):
+        raise errors.ValueMismatchError(
+            f"this is not a permutation of an axis of size {size}", got=str(list(perm))
+        )
+    return ppermute(x, axis_name, [(source, target) for target, source in enumerate(perm)])
 
 
 # --- axis_index ----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def _rank_of(dtype: np.dtype) -> tuple[bool, int, int, int, bool]:
     """What decides which of two dtypes a contraction results in, as XLA ranks them."""
     part = np.dtype(f"float{dtype.itemsize * 4}") if dtype in dtypes.COMPLEX else dtype
     is_float = part in dtypes.FLOATS
-    found = ml_dtypes.finfo(part) if is_float else None  # type: ignore[no-untyped-call]
+    found = ml_dtypes.finfo(part) if is_float else None  # type: ignore[no-untyped-call]  # no types
     width = 1 if part == dtypes.bool_ else part.itemsize * 8
     return (
         dtype in dtypes.COMPLEX,

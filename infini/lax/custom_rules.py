@@ -25,6 +25,11 @@ Axis: TypeAlias = Any
 Forward: TypeAlias = Callable[[Values, Flags], tuple[Values, Values, Backward]]
 # Results and their tangents, from primals and tangents; None is zero.
 Rule: TypeAlias = Callable[[Values, MaybeValues], tuple[Values, MaybeValues]]
+# A rule as a function of values none of which is None, its operands, and what reads the results of one run.
+FlatRule: TypeAlias = tuple[
+    Callable[..., Values], list[Value], Callable[[Values], tuple[Values, MaybeValues]]
+]
+FlatBackward: TypeAlias = tuple[Callable[..., Values], list[Value], Callable[[Values], MaybeValues]]
 # From a function of flat values to another one.
 Rewrite: TypeAlias = Callable[[Callable[..., Values]], Callable[..., Values]]
 
@@ -57,21 +62,13 @@ def batched_backward(axis: Axis, backward: Backward, residual_flags: Flags, batc
     """The backward rule for batches: cotangents of primals that are not batched are summed over the batch."""
 
     def run(residuals: Values, cts: MaybeValues) -> MaybeValues:
-        count, given = len(residuals), nonzero(cts)
-        found_flags: list[Flags] = []
-
-        def flat(*inner: Value) -> Values:
-            found = backward(inner[:count], merge(given, inner[count:]))
-            found_flags.append(nonzero(found))
-            return [ct for ct in found if ct is not None]
-
-        operands = [*residuals, *(ct for ct in cts if ct is not None)]
-        flags = (*residual_flags, *(True for flag in given if flag))
+        flat, operands, read = _flat_backward(backward, residuals, cts)
+        flags = (*residual_flags, *(True,) * (len(operands) - len(residuals)))
         values, out_flags = axis.batch_function(flat, operands, flags)
-        wholes = families.whole_batches(axis.size, values, out_flags)
+        found = read(families.whole_batches(axis.size, values, out_flags))
         return [
             ct if ct is None or is_batched else trace.bind1(_op("reduce_sum"), ct, axes=(-ct.ndim,))
-            for ct, is_batched in zip(merge(found_flags[0], wholes), batched, strict=True)
+            for ct, is_batched in zip(found, batched, strict=True)
         ]
 
     return run
@@ -81,26 +78,50 @@ def batched_rule(axis: Axis, rule: Rule, batched: Flags) -> Rule:
     """The JVP rule for whole batches of the primals marked in `batched`, with their tangents."""
 
     def run(primals: Values, tangents: MaybeValues) -> tuple[Values, MaybeValues]:
-        count, given = len(primals), nonzero(tangents)
-        found: list[tuple[int, Flags]] = []
-
-        def flat(*inner: Value) -> Values:
-            outs, moved = rule(inner[:count], merge(given, inner[count:]))
-            found.append((len(outs), nonzero(moved)))
-            return [*outs, *(t for t in moved if t is not None)]
-
-        moving = [t for t in tangents if t is not None]
-        flags = (*batched, *(b for b, flag in zip(batched, given, strict=True) if flag))
-        values, out_flags = axis.batch_function(flat, [*primals, *moving], flags)
-        wholes = families.whole_batches(axis.size, values, out_flags)
-        num_outs, moved_flags = found[0]
-        return wholes[:num_outs], merge(moved_flags, wholes[num_outs:])
+        flat, operands, read = _flat_rule(rule, primals, tangents)
+        moving = (b for b, t in zip(batched, tangents, strict=True) if t is not None)
+        values, out_flags = axis.batch_function(flat, operands, (*batched, *moving))
+        return read(families.whole_batches(axis.size, values, out_flags))
 
     return run
 
 
 def _op(name: str) -> Primitive:
     return primitive.by_name(name)
+
+
+# --- rules as functions of values, none of which is None -------------------------------------------
+
+
+def _flat_rule(rule: Rule, primals: Values, tangents: MaybeValues) -> FlatRule:
+    count, given = len(primals), nonzero(tangents)
+    found: list[tuple[int, Flags]] = []
+
+    def flat(*inner: Value) -> Values:
+        outs, moved = rule(inner[:count], merge(given, inner[count:]))
+        found.append((len(outs), nonzero(moved)))
+        return [*outs, *(t for t in moved if t is not None)]
+
+    def read(values: Values) -> tuple[Values, MaybeValues]:
+        num_outs, moved_flags = found[0]
+        return values[:num_outs], merge(moved_flags, values[num_outs:])
+
+    return flat, [*primals, *(t for t in tangents if t is not None)], read
+
+
+def _flat_backward(backward: Backward, residuals: Values, cts: MaybeValues) -> FlatBackward:
+    count, given = len(residuals), nonzero(cts)
+    found: list[Flags] = []
+
+    def flat(*inner: Value) -> Values:
+        moved = backward(inner[:count], merge(given, inner[count:]))
+        found.append(nonzero(moved))
+        return [ct for ct in moved if ct is not None]
+
+    def read(values: Values) -> MaybeValues:
+        return merge(found[0], values)
+
+    return flat, [*residuals, *(ct for ct in cts if ct is not None)], read
 
 
 # --- rules run another way -----------------------------------------------------------------------
@@ -119,17 +140,8 @@ def rewritten(attrs: ir.Attrs, rewrite: Rewrite, key: Hashable) -> ir.Attrs:
 
 def _rewritten_rule(rule: Rule, rewrite: Rewrite) -> Rule:
     def run(primals: Values, tangents: MaybeValues) -> tuple[Values, MaybeValues]:
-        count, given = len(primals), nonzero(tangents)
-        found: list[tuple[int, Flags]] = []
-
-        def flat(*inner: Value) -> Values:
-            outs, moved = rule(inner[:count], merge(given, inner[count:]))
-            found.append((len(outs), nonzero(moved)))
-            return [*outs, *(t for t in moved if t is not None)]
-
-        values = rewrite(flat)(*primals, *(t for t in tangents if t is not None))
-        num_outs, moved_flags = found[0]
-        return values[:num_outs], merge(moved_flags, values[num_outs:])
+        flat, operands, read = _flat_rule(rule, primals, tangents)
+        return read(rewrite(flat)(*operands))
 
     return run
 
@@ -152,16 +164,8 @@ def _rewritten_forward(forward: Forward, rewrite: Rewrite) -> Forward:
 
 def _rewritten_backward(backward: Backward, rewrite: Rewrite) -> Backward:
     def run(residuals: Values, cts: MaybeValues) -> MaybeValues:
-        count, given = len(residuals), nonzero(cts)
-        found_flags: list[Flags] = []
-
-        def flat(*inner: Value) -> Values:
-            found = backward(inner[:count], merge(given, inner[count:]))
-            found_flags.append(nonzero(found))
-            return [ct for ct in found if ct is not None]
-
-        values = rewrite(flat)(*residuals, *(ct for ct in cts if ct is not None))
-        return merge(found_flags[0], values)
+        flat, operands, read = _flat_backward(backward, residuals, cts)
+        return read(rewrite(flat)(*operands))
 
     return run
 

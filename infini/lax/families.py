@@ -79,6 +79,11 @@ def zeros(type_: ArrayType) -> Value:
     return full(type_, 0)
 
 
+def filled(values: Sequence[Value | None], types: Sequence[ArrayType]) -> list[Value]:
+    """Tangents or cotangents with zeros for those that are None."""
+    return [zeros(t) if x is None else x for x, t in zip(values, types, strict=True)]
+
+
 def full(type_: ArrayType, fill: complex) -> Value:
     """An array with one value everywhere."""
     scalar = Literal(np.asarray(fill).astype(type_.dtype), weak=False)

@@ -43,10 +43,7 @@ def _linear_tangents(primals: Values, tangents: MaybeValues, attrs: ir.Attrs) ->
         )
     if not any(nonzero(tangents)):
         return None
-    return [
-        families.zeros(p.type) if t is None else t
-        for p, t in zip(primals[count:], tangents[count:], strict=True)
-    ]
+    return families.filled(tangents[count:], [p.type for p in primals[count:]])
 
 
 def _jvp(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> tuple[Values, MaybeValues]:
@@ -70,9 +67,7 @@ def _linearize(
 
 def _transpose(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: ir.Attrs) -> MaybeValues:
     count = attrs["num_residuals"]
-    full = [
-        families.zeros(t) if ct is None else ct for ct, t in zip(cts, attrs["body"].out_types, strict=True)
-    ]
+    full = families.filled(cts, attrs["body"].out_types)
     turned = attrs.replace(body=attrs["transposed"], transposed=attrs["body"])
     found = trace.bind_attrs(linear_call_p, [*args[:count], *full], turned)
     flags = tuple(is_linear(a) for a in args[count:])

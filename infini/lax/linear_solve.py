@@ -67,7 +67,7 @@ def _jvp(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) 
     rhs = _right_hand_side(tangents[count:], moved)
     if not any(nonzero(rhs)):
         return results, (None,) * len(results)
-    full = _filled(rhs, primals[count:])
+    full = families.filled(rhs, [x.type for x in primals[count:]])
     solved = trace.bind_attrs(linear_solve_p, [*primals[:count], *full], attrs)
     return results, [*solved[:size], *(None,) * (len(results) - size)]
 
@@ -93,13 +93,9 @@ def _linearize(
         rhs = _right_hand_side(tangents[count:], moved)
         if not any(nonzero(rhs)):
             return results, (None,) * len(results)
-        full = _filled(rhs, primals[count:])
+        full = families.filled(rhs, [x.type for x in primals[count:]])
     solved = ctx.bind_linear(linear_solve_p, *primals[:count], *full, **attrs)
     return results, [*solved[:size], *(None,) * (len(results) - size)]
-
-
-def _filled(rhs: Sequence[Value | None], like: Sequence[Value]) -> list[Value]:
-    return [families.zeros(x.type) if r is None else r for r, x in zip(rhs, like, strict=True)]
 
 
 def _transpose(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: ir.Attrs) -> MaybeValues:
@@ -110,9 +106,7 @@ def _transpose(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: ir.At
         )
     count = attrs["num_consts"]
     size = len(args) - count
-    full = [
-        families.zeros(a.type) if ct is None else ct for a, ct in zip(args[count:], cts[:size], strict=True)
-    ]
+    full = families.filled(cts[:size], [a.type for a in args[count:]])
     turned = attrs.replace(
         matvec=attrs["vecmat"],
         vecmat=attrs["matvec"],

@@ -60,10 +60,8 @@ def _marked(program: Program, policy: Policy) -> _Marked:
     using: list[Equation] = []
     saved: list[Var] = []
     for equation in program.equations:
-        if equation.op.name in CALLS:
-            first, second, found = _marked_call(equation, policy)
-        elif equation.op.name == "scan":
-            first, second, found = _marked_scan(equation, policy)
+        if equation.op.name in CALLS or equation.op.name == "scan":
+            first, second, found = _marked_body(equation, policy)
         elif equation.op.name == "cond":
             first, second, found = _marked_cond(equation, policy)
         elif policy(equation.op, *(v.type for v in equation.inputs), **equation.attrs):
@@ -84,21 +82,11 @@ def _marked(program: Program, policy: Policy) -> _Marked:
     )
 
 
-def _marked_call(equation: Equation, policy: Policy) -> tuple[Equation, Equation, list[Var]]:
+def _marked_body(equation: Equation, policy: Policy) -> tuple[Equation, Equation, list[Var]]:
+    """A call, or a scan, whose saved values are stacked."""
     inner = _marked(equation.attrs["body"], policy)
-    found = [Var(v.type) for v in inner.saved]
-    saving = equation.attrs.replace(body=inner.saving)
-    using = equation.attrs.replace(body=inner.using)
-    return (
-        changed(equation, saving, equation.inputs, (*equation.outputs, *found)),
-        changed(equation, using, (*equation.inputs, *found), equation.outputs),
-        found,
-    )
-
-
-def _marked_scan(equation: Equation, policy: Policy) -> tuple[Equation, Equation, list[Var]]:
-    inner, length = _marked(equation.attrs["body"], policy), equation.attrs["length"]
-    found = [Var(v.type.update(shape=(length, *v.type.shape))) for v in inner.saved]
+    stacked = (equation.attrs["length"],) if equation.op.name == "scan" else ()
+    found = [Var(v.type.update(shape=(*stacked, *v.type.shape))) for v in inner.saved]
     saving = equation.attrs.replace(body=inner.saving)
     using = equation.attrs.replace(body=inner.using)
     return (

@@ -195,7 +195,7 @@ def _transpose(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: ir.At
     parts = ScanParts.of(args, attrs)
     const_linear, xs_linear = ([is_linear(a) for a in part] for part in (parts.consts, parts.xs))
     out_types = [*(c.type for c in parts.carry), *(stacked(t, length) for t in body.out_types[num_carry:])]
-    filled = [families.zeros(t) if ct is None else ct for t, ct in zip(out_types, cts, strict=True)]
+    filled = families.filled(cts, out_types)
     ct_carry, ct_ys = filled[:num_carry], filled[num_carry:]
     linear = (*const_linear, *(True,) * num_carry, *xs_linear)
     every = (True,) * sum(linear)

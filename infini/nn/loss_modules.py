@@ -117,15 +117,15 @@ class BCEWithLogitsLoss(Module):
 class KLDivLoss(Module):
     """`losses.kl_div`; `reduction` may also be `batchmean`."""
 
-    reduction: str = field(static=True)
+    reduction: losses.BatchReduction = field(static=True)
     log_target: bool = field(static=True)
 
-    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
+    def __init__(self, reduction: losses.BatchReduction = "mean", log_target: bool = False) -> None:
         self.reduction = reduction
         self.log_target = log_target
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> Value:  # noqa: A002  # PyTorch's name
-        return losses.kl_div(input, target, log_target=self.log_target, reduction=self.reduction)  # type: ignore[arg-type]
+        return losses.kl_div(input, target, log_target=self.log_target, reduction=self.reduction)
 
 
 class MSELoss(Module):

@@ -17,6 +17,7 @@ from infini.numpy import _axes
 from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operands
 
 Reduction: TypeAlias = Literal["none", "mean", "sum"]
+BatchReduction: TypeAlias = Literal["none", "mean", "sum", "batchmean"]
 
 
 def reduced(name: str, loss: Value, reduction: str) -> Value:
@@ -243,7 +244,7 @@ def kl_div(
     targets: ArrayLike,
     *,
     log_target: bool = False,
-    reduction: Literal["none", "mean", "sum", "batchmean"] = "none",
+    reduction: BatchReduction = "none",
 ) -> Value:
     """Terms of the Kullback-Leibler divergence, `target * (log(target) - log_probability)`.
 

@@ -17,7 +17,7 @@ from typing import Any, Self, dataclass_transform
 
 import numpy as np
 
-from infini.core import dtypes, errors, tree
+from infini.core import backend, dtypes, errors, tree
 from infini.core.value import Value
 from infini.lax.quantized import QuantizedArray
 from infini.nn import state_dict as state_dict_
@@ -73,7 +73,7 @@ class Module:
         dataclasses.dataclass(frozen=True, init=not has_constructor, repr=False, eq=False)(cls)
         # A dataclass that is frozen cannot be built by assignments; ours is frozen when it is built.
         del cls.__setattr__, cls.__delattr__
-        cls.__init__ = _sealing(cls, cls.__init__, has_constructor)  # type: ignore[method-assign]
+        cls.__init__ = _sealing(cls, cls.__init__, has_constructor)  # type: ignore[method-assign]  # wrapped
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # it is a dataclass by now
         static = [f.name for f in fields if f.metadata.get("static", False)]
         tree.register_dataclass(cls, [f.name for f in fields if f.name not in static], static)
@@ -189,13 +189,22 @@ class Module:
         """This module on another device, or with its floating arrays in another dtype.
 
         Args:
-            device: as of `device_put`; a dtype here counts as `dtype`, as in PyTorch.
+            device: a device or a sharding, as of `device_put`, or the name of a device, such as `"cpu:0"`; a
+                dtype here counts as `dtype`, as in PyTorch.
             dtype: a floating dtype. Integers keep theirs, and so do the parts of quantized arrays, which
                 give numbers of that dtype from then on.
+
+        Raises:
+            DeviceError: there is no device of that name here.
+            TypeMismatchError: `device` is neither a place nor a dtype, or `dtype` is none.
+
+        Example:
+            >>> from infini import nn, random
+            >>> layer = nn.Linear(2, 2, key=random.key(0)).to("cpu:0")
+            >>> layer.to("bfloat16").weight.dtype
+            dtype(bfloat16)
         """
-        if device is not None and dtype is None and _is_dtype(device):
-            device, dtype = None, device
-        target = None if dtype is None else dtypes.canonical(dtype)
+        device, target = _destination(device, dtype)
 
         def move(leaf: Any) -> Any:  # Any: an array
             if isinstance(leaf, QuantizedArray):
@@ -328,8 +337,34 @@ def _check_leaf(name: str, leaf: object) -> None:
         )
 
 
-def _is_dtype(x: object) -> bool:
-    return isinstance(x, (str, np.dtype, type)) and str(x).partition(":")[0] not in ("cpu", "cuda")
+def _destination(
+    device: Any, dtype: DTypeLike | None
+) -> tuple[Any, np.dtype | None]:  # Any: a device or a sharding
+    """The place and the dtype that `to` is asked for; PyTorch gives either as the first argument."""
+    if isinstance(device, str) and (dtype is not None or _may_name_device(device)):
+        device = backend.device_by_name(device)
+    if isinstance(device, (str, np.dtype, type)) and dtype is None:
+        try:
+            return None, dtypes.canonical(device)
+        except errors.TypeMismatchError as error:
+            raise _no_destination(device) from error
+    if device is not None and not placement.is_place(device):
+        raise _no_destination(device)
+    return device, None if dtype is None else dtypes.canonical(dtype)
+
+
+def _may_name_device(name: str) -> bool:
+    platform, colon, _ = name.partition(":")
+    return bool(colon) or platform in backend.names()
+
+
+def _no_destination(given: object) -> errors.TypeMismatchError:
+    return errors.TypeMismatchError(
+        "Module.to: this is neither a device nor a dtype",
+        got=f"{given!r} of type {type(given).__name__}",
+        expected=f"a name such as 'cpu:0' (of {', '.join(backend.names())}), a Device, a sharding or a dtype",
+        fix="see infini.devices(); a dtype is given as dtype=",
+    )
 
 
 def _short(value: Any) -> str:  # Any: a value of a field

@@ -254,6 +254,7 @@ class MultiheadAttention(Module):
         if self.in_proj_weight is not None:
             weights = inp.split(self.in_proj_weight, 3)
         else:
+            # Without the one matrix there are three.
             weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]  # type: ignore[list-item]
         biases = [0, 0, 0] if self.in_proj_bias is None else inp.split(self.in_proj_bias, 3)
         return [inp.matmul(x, w.T) + b for x, w, b in zip((q, k, v), weights, biases, strict=True)]

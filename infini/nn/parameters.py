@@ -10,7 +10,7 @@ import numpy as np
 
 import infini.numpy as inp
 from infini import random
-from infini.core import dtypes, errors
+from infini.core import backend, dtypes, errors
 from infini.core.value import Value
 from infini.lax import elementwise as e
 from infini.numpy._promotion import ArrayLike, DTypeLike, as_value
@@ -41,12 +41,15 @@ class Maker:
         return x if self.device is None else placement.device_put(x, self.device)
 
 
-def maker(device: Any, dtype: DTypeLike | None) -> Maker:  # Any: as of device_put
+def maker(device: Any, dtype: DTypeLike | None) -> Maker:  # Any: as of device_put, or a name
     """A maker of parameters; they are float32 when no dtype is given.
 
     Raises:
+        DeviceError: there is no device of that name here.
         TypeMismatchError: the dtype is no float.
     """
+    if isinstance(device, str):
+        device = backend.device_by_name(device)
     target = dtypes.float32 if dtype is None else dtypes.canonical(dtype)
     if not dtypes.is_inexact(target):
         raise errors.TypeMismatchError("parameters have to be floats", got=target.name)

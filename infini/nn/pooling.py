@@ -187,7 +187,7 @@ class AvgPool(Module):
     def _divisors(self, shape: Sequence[int], counts: Sequence[int]) -> np.ndarray:
         """How many elements count, per window."""
         if self.divisor_override is not None:
-            return np.float32(self.divisor_override)  # type: ignore[return-value]  # broadcasts
+            return np.asarray(self.divisor_override, np.float32)  # broadcasts
         found = np.ones((1,) * len(counts))
         for axis, (n, k, s, p, count) in enumerate(
             zip(shape, self.kernel_size, self.stride, self.padding, counts, strict=True)

@@ -57,9 +57,12 @@ def nonlinearity_of(name: str) -> Callable[[Value], Value]:
 def _cell_weights(
     input_size: int, hidden_size: int, bias: bool, gates: int, make: parameters.Maker, key: KeyLike
 ) -> dict[str, Value]:
-    shapes = {"weight_ih": (gates * hidden_size, input_size), "weight_hh": (gates * hidden_size, hidden_size)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "weight_ih": (gates * hidden_size, input_size),
+        "weight_hh": (gates * hidden_size, hidden_size),
+    }
     if bias:
-        shapes |= {"bias_ih": (gates * hidden_size,), "bias_hh": (gates * hidden_size,)}  # type: ignore[dict-item]
+        shapes |= {"bias_ih": (gates * hidden_size,), "bias_hh": (gates * hidden_size,)}
     bound = 1 / math.sqrt(hidden_size) if hidden_size else 0.0
     keys = random.split(key, len(shapes))
     return {name: make.uniform(keys[i], shape, bound) for i, (name, shape) in enumerate(shapes.items())}

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import infini.numpy as inp
-from infini.core import array as array_, errors
+from infini.core import errors, exchange
 from infini.core.value import Value
 from infini.lax.quantized import QuantizedArray
 
@@ -146,5 +146,5 @@ def loaded(data: Any, leaf: Any) -> Value:  # Any: arrays of any library
             data = data.detach().cpu()
         if str(data.dtype) == "torch.bfloat16":  # NumPy has no name for it in DLPack
             data = data.float()
-        data = array_.from_dlpack(data)
+        data = exchange.from_dlpack(data)
     return inp.asarray(data, dtype=leaf.dtype)

@@ -274,7 +274,9 @@ class TransformerEncoder(Module):
         """An array of the shape of `src`; masks as of `MultiheadAttention`, `training` as of `Dropout`."""
         x = as_value("TransformerEncoder", src)
         for layer, one in zip(self.layers, _split(key, len(self.layers)), strict=True):
-            x = layer(x, mask, src_key_padding_mask, is_causal, key=one, training=training)  # type: ignore[operator]
+            x = layer(  # type: ignore[operator]  # layers are called
+                x, mask, src_key_padding_mask, is_causal, key=one, training=training
+            )
         return x if self.norm is None else self.norm(x)
 
 
@@ -319,7 +321,7 @@ class TransformerDecoder(Module):
         """An array of the shape of `tgt`; masks as of `MultiheadAttention`, `training` as of `Dropout`."""
         x = as_value("TransformerDecoder", tgt)
         for layer, one in zip(self.layers, _split(key, len(self.layers)), strict=True):
-            x = layer(  # type: ignore[operator]
+            x = layer(  # type: ignore[operator]  # layers are called
                 x, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask,
                 tgt_is_causal, memory_is_causal, key=one, training=training,
             )  # fmt: skip

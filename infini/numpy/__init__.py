@@ -7,7 +7,7 @@ never approximated.
 """
 
 from infini.core.array_class import Array as _Array
-from infini.numpy import linalg as linalg
+from infini.numpy import fft as fft, linalg as linalg
 from infini.numpy._einsum import (
     einsum as einsum,
     einsum_path as einsum_path,
@@ -142,6 +142,7 @@ from infini.numpy.files import (
     save as save,
     savez as savez,
 )
+from infini.numpy.fitting import polyfit as polyfit, roots as roots
 from infini.numpy.floats import (
     copysign as copysign,
     fmax as fmax,

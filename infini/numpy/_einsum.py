@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from infini.core import dtypes, errors
 from infini.core.value import Value
@@ -15,7 +15,6 @@ from infini.numpy import _axes, _einsum_path, _promotion, products
 from infini.numpy._einsum_path import PathInfo
 from infini.numpy._promotion import ArrayLike, DTypeLike, convert
 
-_LETTERS: Final = frozenset(string.ascii_letters)
 Term = tuple[Value, str]
 # Any: contracts two terms, keeping some letters
 Contract = Callable[[Term, Term, str], Value]
@@ -150,14 +149,14 @@ def _parse(text: str, ranks: Sequence[int]) -> tuple[list[str], str]:
             "einsum: the subscripts name another number of operands",
             got=f"{text!r} and {len(ranks)} operands",
         )
-    unused = sorted(_LETTERS - set(text), reverse=True)
+    unused = sorted(set(string.ascii_letters) - set(text), reverse=True)
     extra = [rank - len(part.replace("...", "", 1)) for part, rank in zip(parts, ranks, strict=True)]
     longest = max((n for n, part in zip(extra, parts, strict=True) if "..." in part), default=0)
     ellipsis = "".join(unused[:longest])
     names = []
     for part, rank, count in zip(parts, ranks, extra, strict=True):
         letters = part.replace("...", ellipsis[longest - count :] if count > 0 else "", 1)
-        if not set(letters) <= _LETTERS or len(letters) != rank or count < 0:
+        if not (letters or "a").isalpha() or len(letters) != rank or count < 0:
             raise errors.ValueMismatchError(
                 f"einsum: the subscripts {part!r} do not fit an operand",
                 got=f"an operand of {rank} dimensions in {text!r}",

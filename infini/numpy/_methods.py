@@ -16,8 +16,8 @@ import numpy as np
 
 from infini.core import backend, dtypes, errors
 from infini.core.value import Value
-from infini.lax import elementwise as lax_elementwise
 from infini.numpy import (
+    _bits,
     choosing,
     comparison,
     complex_numbers,
@@ -106,9 +106,14 @@ def _copy(self: Value) -> Value:
 
 
 def _view(self: Value, dtype: DTypeLike | None = None) -> Value:
-    """The same bits read as another dtype of the same width."""
-    target = self.dtype if dtype is None else dtypes.canonical(dtype)
-    return self if target == self.dtype else lax_elementwise.bitcast_convert_type(self, target)
+    """The same bits read as another dtype; one of another width changes the size of the last dimension."""
+    return _bits.view(self, self.dtype if dtype is None else dtypes.canonical(dtype))
+
+
+def _round(self: Value, ndigits: int | None = None) -> Value:
+    """Python's `round`: to integers, unless a number of digits is given."""
+    rounded = elementwise.round(self, ndigits or 0)
+    return elementwise.astype(rounded, dtypes.int32) if ndigits is None else rounded
 
 
 def _astype(
@@ -203,7 +208,7 @@ OPERATORS: Final[dict[str, Callable[..., Any]]] = {  # Any: as Binary
     "__pos__": elementwise.positive,
     "__abs__": elementwise.abs,
     "__invert__": comparison.bitwise_not,
-    "__round__": elementwise.round,
+    "__round__": _round,
     "__getitem__": indexing.getitem,
     "__setitem__": _refuse_assignment,
     "__len__": _len,

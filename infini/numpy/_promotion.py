@@ -8,12 +8,12 @@ result weak exactly when JAX's is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from infini.core import dtypes, errors, trace
+from infini.core import dtypes, errors, primitive, trace
 from infini.core.value import Literal, Value
 from infini.lax import elementwise, families
 
@@ -96,11 +96,18 @@ def convert(x: ArrayLike, dtype: np.dtype, weak: bool = False) -> Value:
         return (
             value
             if value.dtype == dtype and value.weak == weak
-            else Literal(value.host.astype(dtype), weak=weak)
+            else Literal(_cast(value.host, dtype), weak=weak)
         )
     if value.dtype != dtype:
         value = trace.bind1(elementwise.convert_element_type_p, value, new_dtype=dtype)
     return with_weak(value, weak)
+
+
+def _cast(host: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype in dtypes.INTEGERS and host.dtype in dtypes.FLOATS:  # as programs do, which NumPy leaves open
+        reference: Callable[..., np.ndarray] = elementwise.convert_element_type_p.rules[primitive.REFERENCE]
+        return reference(host, new_dtype=dtype)
+    return host.astype(dtype)
 
 
 def with_weak(x: Value, weak: bool) -> Value:
@@ -129,8 +136,12 @@ def result_type(*args: Any) -> np.dtype:  # Any: values, Python numbers, or dtyp
         >>> inp.result_type(inp.bfloat16, 2.0)
         dtype(bfloat16)
     """
+    if not args:
+        raise errors.ValueMismatchError("result_type of nothing", expected="at least one array or dtype")
     dtype, _ = dtypes.promote(
-        tuple(_kind(x) if _is_operand(x) else (dtypes.canonical(x), False) for x in args)
+        tuple(
+            _kind(x) if _is_operand(x) else (dtypes.canonical(float if x is None else x), False) for x in args
+        )
     )
     return dtype
 
@@ -171,4 +182,4 @@ def _scalar(x: complex, dtype: np.dtype) -> np.ndarray:
                 expected=f"{bounds.min} to {bounds.max}",
                 fix="convert the array it meets to a wider dtype, or pass dtype= explicitly",
             )
-    return np.asarray(x).astype(dtype)
+    return _cast(np.asarray(x), dtype)

@@ -216,13 +216,15 @@ def isfinite(x: ArrayLike, /) -> Value:
 @repeated()
 def isposinf(x: ArrayLike, /) -> Value:
     """Whether each element is plus infinity."""
-    return equal(_real("isposinf", x), math.inf)
+    value = _real("isposinf", x)
+    return equal(value, math.inf) if dtypes.is_inexact(value.dtype) else _nothing(value, False)
 
 
 @repeated()
 def isneginf(x: ArrayLike, /) -> Value:
     """Whether each element is minus infinity."""
-    return equal(_real("isneginf", x), -math.inf)
+    value = _real("isneginf", x)
+    return equal(value, -math.inf) if dtypes.is_inexact(value.dtype) else _nothing(value, False)
 
 
 @repeated()

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from infini.core import array as array_, backend, dtypes, errors, tree
+from infini.core import array as array_, backend, dtypes, errors, exchange, tree
 from infini.core.value import Value, literal
 from infini.lax import families, view
 from infini.numpy import _axes
@@ -147,7 +147,7 @@ def from_dlpack(
     Raises:
         TypeMismatchError: the object does not speak DLPack, or NumPy cannot read its dtype or device.
     """
-    return placed(array_.from_dlpack(x, copy=copy), device)
+    return placed(exchange.from_dlpack(x, copy=copy), device)
 
 
 def frombuffer(buffer: Any, dtype: DTypeLike = float, count: int = -1, offset: int = 0) -> Value:

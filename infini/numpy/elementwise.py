@@ -331,6 +331,9 @@ def round(a: ArrayLike, decimals: int = 0, out: None = None) -> Value:
         return _bind(e.round_even_p, value)
     # 16-bit floats are scaled in float32, where ten to a small power is exact enough.
     wide = convert(value, dtypes.float32, value.weak) if value.dtype.itemsize < 4 else value
+    largest = 308 if value.dtype == dtypes.float64 else 38  # power of ten that there is
+    if not -largest <= decimals <= largest:
+        return value if decimals > 0 else bind_scalars(e.mul_p, value, 0)
     scale = float(10**decimals)
     scaled = bind_scalars(e.div_p, _bind(e.round_even_p, bind_scalars(e.mul_p, wide, scale)), scale)
     return convert(scaled, value.dtype, value.weak)

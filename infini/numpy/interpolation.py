@@ -17,7 +17,7 @@ from infini.numpy import (
     positions,
     searching,
 )
-from infini.numpy._promotion import ArrayLike, inexact_operands
+from infini.numpy._promotion import ArrayLike, convert, inexact_operands, operands, result_type
 
 
 def interp(
@@ -90,7 +90,7 @@ def unwrap(
     p: ArrayLike, discont: ArrayLike | None = None, axis: int = -1, period: ArrayLike = 2 * math.pi
 ) -> Value:
     """Angles along an axis with whole periods added so that no step is longer than half of one, as
-    `numpy.unwrap`; inexact.
+    `numpy.unwrap`; whole numbers stay whole when the period is.
 
     Args:
         p: angles.
@@ -98,18 +98,23 @@ def unwrap(
         axis: the axis.
         period: length of a turn.
     """
-    (angles,) = inexact_operands("unwrap", p)
+    (angles,) = operands("unwrap", p)
+    is_whole = not dtypes.is_inexact(result_type(angles, period))
+    if not is_whole:
+        (angles,) = inexact_operands("unwrap", angles)
     along = _axes.one("unwrap", axis, angles.ndim)
     if not angles.shape[along]:
         return angles
-    half = period / 2
-    shortest = half if discont is None else discont
+    half = period // 2 if is_whole else period / 2
+    shortest = period / 2 if discont is None else discont
     steps = cumulative.diff(angles, axis=along)
     folded = elementwise.mod(steps + half, period) - half
     is_at_edge = comparison.logical_and(comparison.equal(folded, -half), steps > 0)
+    if is_whole:  # an odd period has no edge that is as far in both directions
+        is_at_edge = comparison.logical_and(is_at_edge, comparison.equal(period % 2, 0))
     folded = positions.where(is_at_edge, half, folded)
     change = positions.where(elementwise.abs(steps) < shortest, 0, folded - steps)
     first = [(0, 0, 0)] * angles.ndim
     first[along] = (1, 0, 0)
-    total = cumulative.cumsum(change, axis=along)
+    total = convert(cumulative.cumsum(change, axis=along), angles.dtype)
     return angles + view.pad(total, elementwise.astype(0, total.dtype), first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from infini.core import errors
 from infini.core.value import Value
 from infini.lax import loops, view
-from infini.numpy import _axes, choosing, convolving, elementwise, joining
+from infini.numpy import _axes, choosing, convolving, elementwise, joining, linalg
 from infini.numpy._promotion import ArrayLike, as_value, convert, inexact_operands, operands
 
 
@@ -137,14 +137,21 @@ def polyint(p: ArrayLike, m: int = 1, k: ArrayLike | None = None) -> Value:
 def poly(seq_of_zeros: ArrayLike) -> Value:
     """The polynomial with these zeros and first coefficient 1, as `numpy.poly`; inexact.
 
+    Args:
+        seq_of_zeros: zeros (n,), or a matrix (n, n), whose characteristic polynomial is meant; it is complex.
+
     Raises:
-        MissingRuleError: a matrix is given, whose characteristic polynomial needs eigenvalues.
+        ValueMismatchError: it is neither a vector nor a square matrix with elements.
     """
     (zeros,) = inexact_operands("poly", seq_of_zeros)
+    if zeros.ndim == 2 and zeros.shape[0] == zeros.shape[1] and zeros.size:
+        zeros = linalg.eigvals(zeros)
     if zeros.ndim > 1:
-        raise errors.MissingRuleError(
-            "poly does not take matrices", got=str(zeros.type), fix="pass the eigenvalues as a vector"
+        raise errors.ValueMismatchError(
+            "poly takes a vector of zeros or a square matrix", got=str(zeros.type), expected="(n,) or (n, n)"
         )
+    if not zeros.size:
+        return view.full((), 1, zeros.dtype)
     zeros = view.reshape(zeros, (zeros.size,))
     result = view.full((1,), 1, zeros.dtype)
     for k in range(zeros.size):

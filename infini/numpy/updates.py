@@ -133,8 +133,8 @@ class IndexUpdateRef:
     ) -> Value:
         """The array with `values` subtracted there; equal places add up."""
         return update(
-            self.array, self.index, elementwise.negative(_values(values)), "add", mode=mode,
-            unique_indices=unique_indices, wrap_negative_indices=wrap_negative_indices,
+            self.array, self.index, values, "add", mode=mode, unique_indices=unique_indices,
+            wrap_negative_indices=wrap_negative_indices, is_negated=True,
         )  # fmt: skip
 
     def divide(
@@ -213,8 +213,9 @@ def update(
     mode: GatherScatterMode | str | None,
     unique_indices: bool,
     wrap_negative_indices: bool,
+    is_negated: bool = False,
 ) -> Value:
-    """The array with elements at an index updated.
+    """The array with elements at an index updated, by the negative of `values` where `is_negated`.
 
     Raises:
         ValueMismatchError: the values do not broadcast to the place, or the mode does not exist.
@@ -229,6 +230,8 @@ def update(
     # The sum of an integer and a fraction is rounded once, after it; a fraction that is set, before.
     common = x.dtype if kind == "set" else dtypes.promote(((x.dtype, x.weak), (y.dtype, y.weak)))[0]
     wide, new = convert(x, common, x.weak), convert(values if is_number else y, common)
+    if is_negated:  # in the common dtype: unsigned values have no negative in their own
+        new = elementwise.negative(new)
     result = _masked(wide, index, new, KINDS[kind].combine)
     if result is None:
         structure, operands = _index.parse(index, x.shape, wraps=wrap_negative_indices)

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-_MODULES = ("linalg", "special", "stats")
+_MODULES = ("fft", "linalg", "signal", "special", "stats")
 
 
 def __getattr__(name: str) -> ModuleType:

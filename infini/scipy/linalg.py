@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import infini.numpy as inp
 from infini.core import dtypes, errors
 from infini.core.value import Value
 from infini.lax import linalg as factors
 from infini.numpy import linalg, manipulation
 from infini.numpy._promotion import ArrayLike, inexact_operands
 from infini.numpy.linalg import det as det, inv as inv, solving
+from infini.scipy.exponential import expm as expm
+from infini.scipy.structured import (
+    block_diag as block_diag,
+    circulant as circulant,
+    companion as companion,
+    convolution_matrix as convolution_matrix,
+    dft as dft,
+    hadamard as hadamard,
+    hankel as hankel,
+    hilbert as hilbert,
+    pascal as pascal,
+    toeplitz as toeplitz,
+)
 
 
 def cholesky(
@@ -133,3 +147,123 @@ def lu_solve(
     packed = packed.conj() if is_complex else packed
     found = solving.solve_factored(packed, order, columns, is_transposed=trans != 0)
     return manipulation.squeeze(found, -1) if right.ndim == 1 else found
+
+
+def lu(
+    a: ArrayLike, permute_l: bool = False, overwrite_a: bool = False, check_finite: bool = True
+) -> tuple[Value, Value] | tuple[Value, Value, Value]:
+    """The LU decomposition `a = P @ L @ U`.
+
+    Args:
+        a: matrices (..., m, n).
+        permute_l: give `P @ L` as one matrix.
+        overwrite_a: without effect.
+        check_finite: without effect.
+
+    Returns:
+        `P` (..., m, m), `L` (..., m, min(m, n)) and `U` (..., min(m, n), n); with `permute_l` two matrices.
+
+    Raises:
+        TypeMismatchError: `a` is no matrix.
+    """
+    del overwrite_a, check_finite
+    packed, _, order = factors.lu(*inexact_operands("lu", a))
+    m, n = packed.shape[-2:]
+    count = min(m, n)
+    lower = inp.tril(packed[..., :count], -1) + inp.eye(m, count, dtype=packed.dtype)
+    upper = inp.triu(packed[..., :count, :])
+    rows = inp.argsort(order, -1)
+    if permute_l:
+        return inp.take_along_axis(lower, rows[..., None], -2), upper
+    permutation = inp.equal(rows[..., :, None], inp.arange(m, dtype=rows.dtype))
+    return permutation.astype(packed.real.dtype), lower, upper
+
+
+def qr(
+    a: ArrayLike,
+    overwrite_a: bool = False,
+    lwork: Any = None,
+    mode: str = "full",
+    pivoting: bool = False,
+    check_finite: bool = True,
+) -> tuple[Value, ...]:
+    """The QR decomposition `a = Q @ R`.
+
+    Args:
+        a: matrices (..., m, n).
+        overwrite_a: without effect.
+        lwork: without effect.
+        mode: `"full"` for square `Q`, `"economic"` for min(m, n) columns of it, `"r"` for `R` alone, in a
+            tuple.
+        pivoting: exchange columns; not implemented.
+        check_finite: without effect.
+
+    Raises:
+        UnsupportedError: `pivoting` is asked for.
+        ValueMismatchError: there is no such mode.
+    """
+    del overwrite_a, lwork, check_finite
+    if pivoting:
+        raise errors.UnsupportedError("qr with exchanged columns is not implemented", got="pivoting=True")
+    if mode not in ("full", "economic", "r"):
+        raise errors.ValueMismatchError(
+            "qr: no such mode", got=repr(mode), expected="'full', 'economic' or 'r'"
+        )
+    q, r = factors.qr(*inexact_operands("qr", a), full_matrices=mode != "economic")
+    return (r,) if mode == "r" else (q, r)
+
+
+def svd(
+    a: ArrayLike,
+    full_matrices: bool = True,
+    compute_uv: bool = True,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    lapack_driver: str = "gesdd",
+) -> Any:  # Any: an array, or three
+    """The singular value decomposition, as `numpy.linalg.svd`; the other arguments are without effect."""
+    del overwrite_a, check_finite, lapack_driver
+    return factors.svd(*inexact_operands("svd", a), full_matrices=full_matrices, compute_uv=compute_uv)
+
+
+def eigh(
+    a: ArrayLike,
+    b: ArrayLike | None = None,
+    lower: bool = True,
+    eigvals_only: bool = False,
+    overwrite_a: bool = False,
+    overwrite_b: bool = False,
+    turbo: bool = True,
+    eigvals: None = None,
+    type: int = 1,
+    check_finite: bool = True,
+) -> Any:  # Any: an array, or two
+    """Eigenvalues and eigenvectors of Hermitian matrices.
+
+    Args:
+        a: Hermitian matrices (..., n, n).
+        b: matrices of a generalised problem; not implemented.
+        lower: which triangle is read.
+        eigvals_only: give the values alone.
+        overwrite_a: without effect.
+        overwrite_b: without effect.
+        turbo: without effect.
+        eigvals: a range of values; not implemented.
+        type: kind of generalised problem; only 1.
+        check_finite: without effect.
+
+    Returns:
+        Values (..., n), ascending, and vectors as columns (..., n, n).
+
+    Raises:
+        UnsupportedError: what is not implemented is asked for.
+    """
+    del overwrite_a, overwrite_b, turbo, check_finite
+    if b is not None or eigvals is not None or type != 1:
+        raise errors.UnsupportedError(
+            "eigh of a generalised problem, or of a range of eigenvalues, is not implemented",
+            got=f"b={'None' if b is None else 'given'}, eigvals={eigvals}, type={type}",
+            fix="multiply by the inverse of a Cholesky factor of b from both sides first",
+        )
+    vectors, values = factors.eigh(*inexact_operands("eigh", a), lower=lower, symmetrize_input=True)
+    return values if eigvals_only else (values, vectors)

@@ -14,6 +14,7 @@ from infini.core.value import Value
 from infini.lax import elementwise as e, incomplete
 from infini.numpy._promotion import ArrayLike, Axis, as_value, convert, inexact_operands
 from infini.scipy import sums
+from infini.scipy.normal_quantiles import ndtri as ndtri
 from infini.scipy.sums import logsumexp as logsumexp
 from infini.transforms import custom
 

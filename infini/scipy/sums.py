@@ -21,7 +21,7 @@ def _float(name: str, x: ArrayLike) -> Value:
 def _largest(x: Value, axis: Axis, where: ArrayLike | None) -> Value:
     """Maximum over an axis, kept with size 1, as a constant for derivatives: the results do not depend on
     it."""
-    lowest = -math.inf if where is not None else None
+    lowest = -math.inf if where is not None or x.size == 0 else None
     return e.stop_gradient(inp.max(x, axis, keepdims=True, initial=lowest, where=where))
 
 
@@ -38,7 +38,10 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> Va
     if where is not None:
         shifted = inp.where(where, shifted, -math.inf)
     grown = trace.bind1(e.exp_p, shifted)
-    return trace.bind1(e.div_p, grown, inp.sum(grown, axis, keepdims=True))
+    total = inp.sum(grown, axis, keepdims=True)
+    if where is not None:
+        total = inp.where(total == 0, 1, total)  # nothing is left: all are 0, not NaN
+    return trace.bind1(e.div_p, grown, total)
 
 
 def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> Value:

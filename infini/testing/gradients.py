@@ -27,7 +27,7 @@ def check_grads(
     """Assert that derivatives of `f` agree with central differences along random directions.
 
     Args:
-        f: function of pytrees of float arrays that returns such pytrees.
+        f: function of pytrees of float or complex arrays that returns such pytrees.
         args: where to differentiate.
         order: how many times; the derivative itself is checked for every order but the last.
         modes: `fwd` checks `jvp`, `rev` checks `vjp`.
@@ -41,7 +41,7 @@ def check_grads(
     """
     if not set(modes) <= {"fwd", "rev"}:
         raise errors.ValueMismatchError("check_grads: unknown mode", got=str(modes), expected="'fwd', 'rev'")
-    width = min((trace.as_value(x).dtype.itemsize for x in tree.leaves(tuple(args))), default=4)
+    width = min(map(_width, tree.leaves(tuple(args))), default=4)
     step = _STEP[width] if eps is None else eps
     bounds = (_TOLERANCE[width] if rtol is None else rtol, _TOLERANCE[width] if atol is None else atol)
     rng = np.random.default_rng(order)
@@ -74,9 +74,14 @@ def check_grads(
 def _random_like(x: Any, rng: np.random.Generator) -> Any:  # Any: pytrees of arrays
     def draw(leaf: Any) -> np.ndarray:
         dtype = trace.as_value(leaf).dtype
-        if dtype not in dtypes.FLOATS:
-            raise errors.TypeMismatchError("check_grads takes floats", got=str(trace.as_value(leaf).type))
-        return rng.standard_normal(np.shape(leaf)).astype(dtype)
+        if dtype not in dtypes.INEXACT:
+            raise errors.TypeMismatchError(
+                "check_grads takes floating-point numbers", got=str(trace.as_value(leaf).type)
+            )
+        numbers = rng.standard_normal(np.shape(leaf))
+        if dtype in dtypes.COMPLEX:
+            return (numbers + 1j * rng.standard_normal(np.shape(leaf))).astype(dtype)
+        return numbers.astype(dtype)
 
     return tree.map(draw, x)
 
@@ -91,13 +96,21 @@ def _difference(
     return tree.map(lambda high, low: (_wide(high) - _wide(low)) / (2 * step), moved(1), moved(-1))
 
 
+def _width(x: Any) -> int:  # Any: arrays of any library
+    """Bytes of a number, of a complex one of its parts."""
+    dtype = trace.as_value(x).dtype
+    return dtype.itemsize // (2 if dtype in dtypes.COMPLEX else 1)
+
+
 def _wide(x: Any) -> np.ndarray:  # Any: arrays of any library
-    return np.asarray(x).astype(np.float64)
+    array = np.asarray(x)
+    return array.astype(np.complex128 if array.dtype in dtypes.COMPLEX else np.float64)
 
 
 def _inner(x: Any, y: Any) -> float:  # Any: pytrees of arrays
+    # Of complex numbers the real part: a cotangent is conjugate to a direction, as in JAX.
     pairs = zip(tree.leaves(x), tree.leaves(y), strict=True)
-    return float(sum((_wide(a) * _wide(b)).sum() for a, b in pairs))
+    return float(sum((_wide(a) * _wide(b)).sum().real for a, b in pairs))
 
 
 def _compare(

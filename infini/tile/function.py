@@ -349,10 +349,7 @@ def _flat_forward(function: KernelFunction, static: Mapping[str, Any]) -> custom
         outs = [trace.as_value(x) for x in (found if isinstance(found, (tuple, list)) else [found])]
 
         def backward(saved: Sequence[Value], cotangents: Sequence[Value | None]) -> list[Value]:
-            full = [
-                families.zeros(out_type) if ct is None else ct
-                for ct, out_type in zip(cotangents, out_types, strict=True)
-            ]
+            full = families.filled(cotangents, out_types)
             given = full[0] if function.num_results == 1 else tuple(full)
             return [trace.as_value(x) for x in user_backward(tree.unflatten(treedef, saved), given, **static)]
 

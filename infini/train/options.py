@@ -151,7 +151,7 @@ def _build(kind: type[T], data: Data, source: str, prefix: str, root: type) -> T
         if dataclasses.is_dataclass(inner):
             if not isinstance(value, Mapping):
                 raise _wrong(f"{prefix}{name}", value, f"a table [{prefix}{name}]", source)
-            values[name] = _build(inner, value, source, f"{prefix}{name}.", root)  # type: ignore[arg-type]
+            values[name] = _build(inner, value, source, f"{prefix}{name}.", root)  # type: ignore[arg-type]  # a type
         else:
             values[name] = _checked(fields[name], inner, value, f"{prefix}{name}", source)
     return kind(**values)

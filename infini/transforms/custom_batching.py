@@ -76,11 +76,8 @@ def _jvp_of_rule(rule: Rule, nonzero_flags: Flags, out_flags: Flags) -> Rule:
             outs = of_primals(*boxed)
         pairs = [interpreter.split(r) for r in outs]
         interpreter.is_closed = True
-        moved = [
-            families.zeros(p.type) if t is None else t
-            for (p, t), flag in zip(pairs, out_flags, strict=True)
-            if flag
-        ]
+        kept_pairs = [pair for pair, flag in zip(pairs, out_flags, strict=True) if flag]
+        moved = families.filled([t for _, t in kept_pairs], [p.type for p, _ in kept_pairs])
         out_batched = found[0]
         kept = tuple(b for b, flag in zip(out_batched, out_flags, strict=True) if flag)
         return [*(p for p, _ in pairs), *moved], (*out_batched, *kept)

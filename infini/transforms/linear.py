@@ -161,8 +161,7 @@ class Linearize(trace.Interpreter):
         types = tuple(r.type for r in results)
 
         def pull(saved: Sequence[Value], cts: Sequence[Value | None]) -> Sequence[Value | None]:
-            filled = [families.zeros(t) if ct is None else ct for t, ct in zip(types, cts, strict=True)]
-            found: Sequence[Value | None] = run_backward(saved, filled, **attrs)
+            found: Sequence[Value | None] = run_backward(saved, families.filled(cts, types), **attrs)
             return found
 
         if not op.has(primitive.DECOMPOSE):

@@ -41,6 +41,7 @@ def device_put(
         The tree of arrays. Inside `jit` a sharding is a constraint, and a single device means nothing.
 
     Raises:
+        TypeMismatchError: `device` is none of these.
         ValueMismatchError: a sharding does not fit its array.
 
     Example:
@@ -48,14 +49,14 @@ def device_put(
         >>> inf.device_put(np.ones(2, np.float32), inf.devices("reference")[0]).committed
         True
     """
-    if device is None or _is_place(device):
+    if device is None or is_place(device):
         moved = tree.map(lambda leaf: _put(leaf, device), x)
     else:
         moved = tree.map(
             lambda where, part: tree.map(lambda leaf: _put(leaf, where), part),
             device,
             x,
-            is_leaf=_is_place,
+            is_leaf=is_place,
         )
     if donate is not False:
         flags = tree.leaves(tree.broadcast(donate, x))
@@ -64,7 +65,8 @@ def device_put(
     return moved
 
 
-def _is_place(x: object) -> bool:
+def is_place(x: object) -> bool:
+    """Whether `device_put` can put an array there: a device, a sharding or a `Format`."""
     return isinstance(x, (backend.Device, Format)) or placement.is_sharding(x)
 
 
@@ -94,6 +96,13 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
     array = trace.to_array(value)
     if where is None:
         return array
+    if not is_place(where):
+        raise errors.TypeMismatchError(
+            "device_put: this is no place for an array",
+            got=f"{where!r} of type {type(where).__name__}",
+            expected="a Device, a sharding, P inside `with mesh:`, or a Format",
+            fix="take a device from infini.devices()",
+        )
     if isinstance(where, SingleDeviceSharding):
         where = sharding.on_one(where.device)  # the one object for this placement
     if array.layout is not None and array.sharding == where:

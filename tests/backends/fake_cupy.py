@@ -22,6 +22,7 @@ from infini.compiler.triton.source import TritonSource
 from infini.core import dtypes
 
 _JUNK = 0xCD
+_FIRST_STREAM = 7
 _BYTES = {"i8": 1, "u8": 1, "i16": 2, "u16": 2, "fp16": 2, "bf16": 2, "i64": 8, "u64": 8, "fp64": 8}
 _GEMM_DTYPES = {0: dtypes.float32, 1: dtypes.float64, 2: dtypes.float16, 14: dtypes.bfloat16}
 
@@ -37,7 +38,9 @@ class Machine:
     def __init__(self) -> None:
         self.sources: dict[bytes, TritonSource] = {}
         self.events: list[tuple[Any, ...]] = []
-        self.recording: list[Callable[[], None]] | None = None
+        self.recordings: dict[int, list[Callable[[], None]]] = {}  # by the address of a capturing stream
+        self.num_streams = 0
+        self.cublas_stream = 0
         self.shared_limits: dict[str, int] = {}
         self.shared_bytes = 0
         self.scratch_bytes = 0
@@ -50,17 +53,17 @@ class Machine:
         """How many events of a kind there were."""
         return sum(event[0] == kind for event in self.events)
 
-    def do(self, work: Callable[[], None], took_ms: float = 1.0) -> None:
-        """Run work now, or record it; the clock goes on when it runs."""
+    def do(self, work: Callable[[], None], stream: int, took_ms: float = 1.0) -> None:
+        """Run work now, or record it where its stream is being captured; the clock goes on when it runs."""
 
         def run() -> None:
             work()
             self.now_ms += took_ms
 
-        if self.recording is None:
-            run()
+        if stream in self.recordings:
+            self.recordings[stream].append(run)
         else:
-            self.recording.append(run)
+            run()
 
     def compile_source(
         self, source: TritonSource, capability: int, *, driver_version: int = 0
@@ -89,7 +92,7 @@ class Machine:
             used_bytes=lambda: 256, total_bytes=lambda: 1024
         )
         cublas, driver = _module("cupy_backends.cuda.libs.cublas"), _module("cupy_backends.cuda.api.driver")
-        cublas.setStream = lambda handle, stream: None
+        cublas.setStream = self._set_stream
         cublas.getVersion = lambda handle: 130100
         cublas.gemmStridedBatchedEx = self._gemm
         driver.funcSetAttribute = self._set_attribute
@@ -108,6 +111,9 @@ class Machine:
     def _set_attribute(self, function: str, attribute: int, value: int) -> None:
         assert attribute == 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         self.shared_limits[function] = value
+
+    def _set_stream(self, handle: int, stream: int) -> None:
+        self.cublas_stream = stream
 
     def _gemm(self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, *rest: int) -> None:
         a, a_type, lda, a_step, b, b_type, ldb, b_step, beta, c, c_type, ldc, c_step, count, compute, _ = rest
@@ -136,7 +142,7 @@ class Machine:
                 out = matrix(at[2], c_type, m, n, ldc)
                 out[...] = (left.astype(scalar) @ right.astype(scalar)).astype(out.dtype)
 
-        self.do(work, self.cost_ms("gemm", (m, n, k)))
+        self.do(work, self.cublas_stream, self.cost_ms("gemm", (m, n, k)))
 
 
 class _Cuda:
@@ -168,9 +174,9 @@ class _Runtime:
         return 13000
 
     def memcpyAsync(self, target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
-        assert stream == 7 and nbytes > 0
+        assert stream >= _FIRST_STREAM and nbytes > 0
         self.machine.events.append(("copy", kind, nbytes))
-        self.machine.do(lambda: ctypes.memmove(target, source, nbytes))
+        self.machine.do(lambda: ctypes.memmove(target, source, nbytes), stream)
 
 
 class _Device:
@@ -187,11 +193,11 @@ class _Device:
 
 
 class _Stream:
-    ptr = 7
-
     def __init__(self, machine: Machine, non_blocking: bool) -> None:
         assert non_blocking
         self.machine = machine
+        self.ptr = _FIRST_STREAM + machine.num_streams
+        machine.num_streams += 1
 
     def __enter__(self) -> _Stream:
         return self
@@ -200,18 +206,18 @@ class _Stream:
         pass
 
     def synchronize(self) -> None:
-        assert self.machine.recording is None, "a capture cannot wait"
+        assert self.ptr not in self.machine.recordings, "a capture cannot wait"
 
     def begin_capture(self) -> None:
-        self.machine.recording = []
+        self.machine.recordings[self.ptr] = []
 
     def end_capture(self) -> Any:
-        work, self.machine.recording = self.machine.recording, None
-        self.machine.events.append(("capture", len(work or [])))
+        work = self.machine.recordings.pop(self.ptr)
+        self.machine.events.append(("capture", len(work)))
 
         def launch(stream: _Stream) -> None:
             self.machine.events.append(("replay",))
-            for each in work or []:
+            for each in work:
                 each()
 
         return types.SimpleNamespace(launch=launch)
@@ -222,7 +228,7 @@ class _Event:
         self.machine = machine
 
     def record(self, stream: _Stream) -> None:
-        assert stream.ptr == 7
+        assert stream.ptr >= _FIRST_STREAM
         self.now_ms = self.machine.now_ms
 
     def synchronize(self) -> None:
@@ -269,12 +275,12 @@ class _Function:
         # Kernels of one text share their code and may have other grids; a wrong grid gives wrong numbers.
         assert len(grid) == 3 and tuple(block) == (32 * self.source.num_warps, 1, 1)
         launched = dataclasses.replace(self.source, grid=tuple(grid))
-        assert stream.ptr == 7 and shared_mem == self.machine.shared_bytes
+        assert stream.ptr >= _FIRST_STREAM and shared_mem == self.machine.shared_bytes
         assert (int(arguments[-2]) != 0) == (self.machine.scratch_bytes > 0)
         self.machine.events.append(("launch", self.source.function_name, tuple(grid)))
         addresses = [int(a) for a in arguments[: len(kinds)]]
         took_ms = self.machine.cost_ms("launch", tuple(grid))
-        self.machine.do(lambda: interpret.launch(launched, addresses), took_ms)
+        self.machine.do(lambda: interpret.launch(launched, addresses), stream.ptr, took_ms)
 
 
 def _module(name: str) -> Any:

@@ -235,7 +235,7 @@ def test_profile_counts_the_runs_of_phases_in_loops():
     program = program_of(lambda x: lax.fori_loop(0, 7, lambda i, c: programs.softmax(c @ c), x), f32(64, 64))
     executable = CPU.compile(program, CompileOptions())
     found = executable.profile([CPU.put(x, DEVICE) for x in inputs_for(program.in_types)], calls=3)
-    assert {phase.runs for phase in found.phases if phase.name.startswith("dot")} == {7}
+    assert {phase.runs for phase in found.phases if "dot" in phase.name} == {7}
 
 
 def test_text_of_every_stage():

@@ -83,6 +83,21 @@ def test_workers_park_and_come_back(pool: Pool, count: int) -> None:
         assert list(numbers) == [(task + 1) * round_ for task in range(64)]
 
 
+@pytest.mark.skipif(not LINUX, reason="futex is Linux's")
+def test_short_programs_wake_workers_only_when_they_are_many(count: int) -> None:
+    pool, numbers = Pool(2, is_native=True), (ctypes.c_int64 * 8)()
+    epoch = ctypes.c_int32.from_address(pool.memory + runtime.EPOCH)
+    assert all_have_parked(pool)
+    before, few = epoch.value, runtime.WAKE_TASKS // 8 - 1
+    for _ in range(few):
+        pool.run(count, ctypes.addressof(numbers), 8, wake=False)
+    assert epoch.value == before
+    pool.run(count, ctypes.addressof(numbers), 8, wake=False)
+    assert epoch.value == before + 1
+    assert list(numbers) == [(task + 1) * (few + 1) for task in range(8)]
+    pool.stop()
+
+
 def test_programs_of_several_python_threads_do_not_mix(pool: Pool, count: int) -> None:
     arrays = [(ctypes.c_int64 * 50)() for _ in range(4)]
 

@@ -7,6 +7,7 @@ Nothing here has touched a GPU; `bench/gpu.sh` does.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -346,6 +347,62 @@ def test_large_inputs_are_captured_by_address_at_most_four_times(
     assert (machine.count("capture"), machine.count("replay")) == (executable.MAX_GRAPHS, 6)
 
 
+def test_work_of_other_threads_is_no_part_of_a_capture(
+    backend: Any, machine: Machine, rng: Any, monkeypatch: Any
+) -> None:
+    x, w = normal(rng, 4, 16), normal(rng, 16, 16)
+    found = compiled(backend, several, [x, w])
+    run(backend, found, [x, w])
+    other, start = backend.put(x, DEVICE), executable._Walk.block
+    copies: list[Any] = []
+
+    def walk(self: Any, *args: Any) -> None:
+        if machine.recordings and not copies:
+            thread = threading.Thread(target=lambda: copies.append(backend.driver(0).duplicate(other)))
+            thread.start()
+            thread.join()
+        start(self, *args)
+
+    monkeypatch.setattr(executable._Walk, "block", walk)
+    (got,) = run(backend, found, [x, w])
+    np.testing.assert_array_equal(backend.get(copies[0], ArrayType(x.shape, x.dtype)), x)
+    (want,) = interpreter.evaluate(found.program, [x, w])
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    (num_recorded,) = (event[1] for event in machine.events if event[0] == "capture")
+    assert num_recorded == found.num_tasks
+
+
+def test_two_threads_replay_one_after_the_other(backend: Any, rng: Any, monkeypatch: Any) -> None:
+    x, y, w = normal(rng, 4, 16), normal(rng, 4, 16), normal(rng, 16, 16)
+    found = compiled(backend, several, [x, w])
+    run(backend, found, [x, w])
+    replay, others = driver.Driver.replay, []
+
+    def interrupted(self: Any, graph: Any) -> None:
+        if not others:  # another call comes when the inputs have been copied
+            others.append(threading.Thread(target=run, args=(backend, found, [y, w])))
+            others[0].start()
+            others[0].join(0.2)
+        replay(self, graph)
+
+    monkeypatch.setattr(driver.Driver, "replay", interrupted)
+    (got,) = run(backend, found, [x, w])
+    others[0].join()
+    (want,) = interpreter.evaluate(found.program, [x, w])
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_of_recorded_kernels_lives_as_long_as_the_graph(
+    backend: Any, machine: Machine, rng: Any
+) -> None:
+    machine.scratch_bytes = 64
+    x, w = normal(rng, 4, 16), normal(rng, 16, 16)
+    found = check(backend, several, x, w, times=2, tolerance=1e-4)
+    (captured,) = found._graphs.values()
+    num_launches = sum(event[0] == "launch" for event in machine.events) // 2
+    assert len(captured.graph.memory) == num_launches > 0
+
+
 def test_a_donated_state_advances_through_replays(backend: Any, rng: Any) -> None:
     x, w = normal(rng, 4, 16), normal(rng, 16, 16)
     found = compiled(backend, several, [x, w], donated=(0,))
@@ -499,12 +556,12 @@ def test_dtypes_that_the_library_takes(dtype: np.dtype) -> None:
 def test_jit_runs_on_the_device(backend: Any, machine: Machine, monkeypatch: Any, rng: Any) -> None:
     real = backend_.get
     monkeypatch.setattr(backend_, "get", lambda name: backend if name == "cuda" else real(name))
-    backend_._device_by_name.cache_clear()
+    backend_.forget_default_device()
     x = normal(rng, 3, 8)
     with inf.config(device="cuda"):
         found = inf.jit(lambda x: kernels.softmax(lax.mul(x, 2.0)))(x)
         assert str(found.device) == "cuda:0"
         p = np.exp(2 * x - 2 * x.max(1, keepdims=True))
         np.testing.assert_allclose(found, p / p.sum(1, keepdims=True), rtol=1e-5)
-    backend_._device_by_name.cache_clear()
+    backend_.forget_default_device()
     inf.clear_caches()

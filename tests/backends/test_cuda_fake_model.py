@@ -37,9 +37,9 @@ def machine(monkeypatch: Any) -> Any:
     monkeypatch.setattr(compile_, "compile_source", made.compile_source)
     backend = cuda.CudaBackend()
     monkeypatch.setattr(backend_, "get", lambda name: backend if name == "cuda" else real(name))
-    backend_._device_by_name.cache_clear()
+    backend_.forget_default_device()
     yield made
-    backend_._device_by_name.cache_clear()
+    backend_.forget_default_device()
     inf.clear_caches()
 
 

@@ -66,6 +66,23 @@ def test_a_process_that_adds_entries_keeps_the_bound(tmp_path: Path) -> None:
         assert 0 < disk_cache.usage("objects").num_bytes <= 1 << 20
 
 
+def test_little_that_was_added_is_looked_at_once_an_hour(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_cache, "_written", {})
+    with config.config(cache_mib=1):
+        for i in range(40):
+            add(f"{i:02}key", 30_000, age_s=0.0)
+        mark = cache / "trimmed"
+        mark.touch()
+        disk_cache._written[cache] = 30_000  # the rest was added by other processes
+        disk_cache._trim_what_was_written()
+        assert disk_cache.usage("objects").num_entries == 40
+        os.utime(mark, (0, 0))
+        disk_cache._trim_what_was_written()
+        assert disk_cache.usage("objects").num_bytes <= 1 << 20
+
+
 def test_the_command_shows_and_clears(cache: Path) -> None:
     add("akey", 1000, age_s=0.0)
     disk_cache.write("choices", "bkey", b"{}")

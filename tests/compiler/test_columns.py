@@ -71,6 +71,34 @@ def test_columns_of_several_arrays(shape):
     assert relative(infini.jit(lambda x: x.sum(1))(x), x.astype(np.float64).sum(1)) < 1e-6
 
 
+APART = {
+    "variance": (lambda x: x.var(0), lambda x: x.var(0)),
+    "mean_and_variance": (lambda x: (x.mean(0), x.var(0)), lambda x: (x.mean(0), x.var(0))),
+    "log_of_sum_of_exponentials": (
+        lambda x: infini.nn.logsumexp(x, axis=0),
+        lambda x: np.log(np.exp(x - x.max(0)).sum(0)) + x.max(0),
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", [(4096, 96), (1003, 277)], ids=str)
+@pytest.mark.parametrize("name", APART)
+def test_reductions_that_need_each_other_walk_the_rows_one_after_the_other(name, shape):
+    ours, expected = APART[name]
+    x = normal(*shape)
+    found = phases(ours, x)
+    assert len(found) == 2 and all(map(is_by_rows, found))
+    results = infini.tree.leaves(infini.jit(ours)(x))
+    for result, wanted in zip(results, infini.tree.leaves(expected(x.astype(np.float64))), strict=True):
+        assert relative(result, wanted) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(100, 64), (500, 512), (64, 512, 64)], ids=str)
+def test_what_a_program_finds_in_its_cache_again_is_reduced_by_one_kernel(shape):
+    (phase,) = phases(lambda x: x.var(-2), normal(*shape))
+    assert not is_by_rows(phase)
+
+
 def test_what_is_small_or_narrow_is_not_walked_by_rows():
     for shape in [(64, 64), (20000, 16), (12, 65536)]:
         assert not any(map(is_by_rows, phases(lambda x: x.sum(0), normal(*shape))))

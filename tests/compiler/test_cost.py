@@ -7,7 +7,7 @@ import infini
 import infini.numpy as inp
 from infini import lax
 from infini.compiler import cost
-from infini.core import primitive
+from infini.core import ir, primitive
 from tests.compiler.programs import f32, program_of
 
 
@@ -76,3 +76,69 @@ def test_weights_are_in_the_declarations():
 def test_moves_do_no_work():
     found = analysis(lambda x: inp.transpose(x)[::2].reshape(-1), X)
     assert found["flops"] == found["transcendentals"] == 0
+
+
+M, N, K = 6, 4, 3
+SQUARE, TALL, WIDE = np.ones((5, N, N)), np.ones((M, N)), np.ones((N, M))
+# Leading terms of LAPACK's operation counts; those of a batch are added up.
+LINEAR_ALGEBRA = {
+    "lu": (lax.linalg.lu, (SQUARE,), 5 * 2 / 3 * N**3),
+    "lu tall": (lax.linalg.lu, (TALL,), N * N * (M - N / 3)),
+    "lu wide": (lax.linalg.lu, (WIDE,), N * N * (M - N / 3)),
+    "lu complex": (lax.linalg.lu, (SQUARE.astype("complex64"),), 4 * 5 * 2 / 3 * N**3),
+    "cholesky": (lax.linalg.cholesky, (SQUARE,), 5 / 3 * N**3),
+    "triangular_solve": (
+        lambda a, b: lax.linalg.triangular_solve(a, b, left_side=True),
+        (np.eye(N), np.ones((N, K))),
+        K * N * N,
+    ),
+    "triangular_solve right": (
+        lax.linalg.triangular_solve, (SQUARE, np.ones((5, K, N))), 5 * K * N * N,
+    ),
+    "qr": (
+        lambda x: lax.linalg.qr(x, full_matrices=False), (TALL,), 4 * N * N * (M - N / 3),
+    ),
+    "qr full": (lax.linalg.qr, (np.eye(N),), 8 / 3 * N**3),
+    "eigh": (lax.linalg.eigh, (np.eye(N),), 14 / 3 * N**3),
+    "svd": (
+        lambda x: lax.linalg.svd(x, compute_uv=False), (TALL,), 4 * N * N * (M - N / 3),
+    ),
+    "svd vectors": (
+        lambda x: lax.linalg.svd(x, full_matrices=False),
+        (TALL,),
+        4 * N * N * (M - N / 3) + 8 / 3 * N**3 + 2 * N * N * (2 * M - N) + 2 * N**3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINEAR_ALGEBRA)
+def test_linear_algebra_counts_as_lapack_does(name):
+    f, args, expected = LINEAR_ALGEBRA[name]
+    program = program_of(f, *(ir.ArrayType(x.shape, x.dtype) for x in args))
+    (found,) = (e for e in program.equations if e.op.name == name.partition(" ")[0])
+    assert cost.work(found)["flops"] == pytest.approx(expected)
+
+
+def test_products_with_quantized_matrices_count_as_others():
+    w = infini.quantization.quantize(np.ones((64, 96), np.float32), "Q8_0")
+    program = program_of(lambda x: lax.quantized_matmul(x, w), f32(3, 7, 96))
+    (found,) = (e for e in program.equations if e.op.name == "quantized_matmul")
+    assert cost.work(found) == {"flops": 2 * 3 * 7 * 96 * 64}
+
+
+def test_rows_of_experts_count_once():
+    def f(x, y):
+        return lax.ragged_dot(x, y, np.array([3, 5], np.int32))
+
+    def count(program):
+        return [cost.work(e)["flops"] for e in program.equations if e.op.name == "ragged_dot"]
+
+    x, y = f32(8, 16), f32(2, 16, 32)
+    assert count(program_of(f, x, y)) == [2 * 8 * 16 * 32]
+    gradients = program_of(lambda x, y: infini.grad(lambda *xs: f(*xs).sum(), (0, 1))(x, y), x, y)
+    assert set(count(gradients)) == {2 * 8 * 16 * 32}
+
+
+def test_libraries_count_in_whole_programs():
+    found = analysis(lambda x: lax.linalg.cholesky(x @ x.T), np.eye(64, dtype=np.float32))["flops"]
+    assert 2 * 64**3 + 64**3 / 3 <= found <= (2 * 64**3 + 64**3 / 3) * 1.02

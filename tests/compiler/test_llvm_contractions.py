@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -85,11 +86,85 @@ def test_integers_and_bool(dtype: np.dtype, rng: np.random.Generator) -> None:
     check("mk,kn->mn", (9, 30), (30, 140), dtype, rng)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8, 15])
-@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16], ids=str)
+def any_bytes(shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
+    """Bytes of every value, and whole rows of the extreme ones."""
+    info = np.iinfo(dtype)
+    x = rng.integers(info.min, info.max + 1, shape).astype(dtype)
+    x[..., 0, :], x[..., -1, :] = info.min, info.max
+    return x
+
+
+@pytest.mark.parametrize("spec", ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->mn", "mk,kn->nm"])
+@pytest.mark.parametrize("x_dtype", [dtypes.int8, dtypes.uint8], ids=str)
+@pytest.mark.parametrize("y_dtype", [dtypes.int8, dtypes.uint8], ids=str)
+@pytest.mark.parametrize("m, depth, n", [(5, 64, 33), (97, 1031, 130), (20, 3, 9), (130, 4100, 40)])
+def test_products_of_bytes_are_exact(
+    spec: str, x_dtype: np.dtype, y_dtype: np.dtype, m: int, depth: int, n: int, rng: np.random.Generator
+) -> None:
+    sizes = {"m": m, "k": depth, "n": n}
+    a, b, _ = contraction.contraction.parse_spec(spec)
+    x = any_bytes(tuple(sizes[c] for c in a), x_dtype, rng)
+    y = any_bytes(tuple(sizes[c] for c in b), y_dtype, rng)
+    wanted = np.einsum(spec, x.astype(np.float64), y.astype(np.float64), optimize=True)  # exact below 2**53
+    np.testing.assert_array_equal(k.contract(spec, x, y, np.int32), wanted.astype(np.int64).astype(np.int32))
+
+
+@pytest.mark.parametrize("x_shape, y_shape", [((3, 40, 70), (3, 70, 50)), ((3, 9, 70), (70, 50))])
+def test_batches_of_products_of_bytes(
+    x_shape: tuple[int, ...], y_shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    x, y = any_bytes(x_shape, dtypes.int8, rng), any_bytes(y_shape, dtypes.int8, rng)
+    wanted = np.matmul(x.astype(np.int32), y.astype(np.int32))
+    np.testing.assert_array_equal(k.contract("mk,kn->mn", x, y, np.int32), wanted)
+
+
+@pytest.mark.parametrize("x_dtype, y_dtype, dtype", [
+    (dtypes.int16, dtypes.int16, dtypes.int32),
+    (dtypes.int32, dtypes.int32, dtypes.int32),
+    (dtypes.uint32, dtypes.uint32, dtypes.uint32),
+    (dtypes.int8, dtypes.int8, dtypes.int64),
+    (dtypes.int64, dtypes.int64, dtypes.int64),
+    (dtypes.int8, dtypes.int16, dtypes.int32),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("y_spec", ["kn", "nk"])
+def test_blocked_products_of_integers_wrap_around(
+    x_dtype: np.dtype, y_dtype: np.dtype, dtype: np.dtype, y_spec: str, rng: np.random.Generator
+) -> None:
+    sizes = {"k": 531, "n": 130}
+    x, y = any_bytes((70, 531), x_dtype, rng), any_bytes(tuple(sizes[c] for c in y_spec), y_dtype, rng)
+    wanted = np.matmul(x.astype(dtype), (y if y_spec == "kn" else y.T).astype(dtype))
+    np.testing.assert_array_equal(k.contract(f"mk,{y_spec}->mn", x, y, dtype), wanted)
+
+
+def test_bytes_are_multiplied_four_at_a_time_where_the_processor_can() -> None:
+    x, y = ArrayType((64, 128), dtypes.int8), ArrayType((128, 96), dtypes.int8)
+    target = dataclasses.replace(host_target(), features="+avx512vnni", lanes=16, num_registers=32)
+    phases = gemm.emit_contraction(x, y, spec="mk,kn->mn", dtype=dtypes.int32, target=target)
+    assert "vpdpbusd" in phases[-1].text
+    target = dataclasses.replace(target, features="")
+    phases = gemm.emit_contraction(x, y, spec="mk,kn->mn", dtype=dtypes.int32, target=target)
+    assert "vpdpbusd" not in phases[-1].text
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 15, 27, 36])
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64, dtypes.bfloat16], ids=str)
 def test_few_rows_times_a_large_matrix(rows: int, dtype: np.dtype, rng: np.random.Generator) -> None:
-    check("mk,kn->mn", (rows, 1030), (1030, 2050), dtype, rng)
+    check("mk,kn->mn", (rows, 1031), (1031, 2051), dtype, rng)
     check("mk,nk->mn", (rows, 1030), (1051, 1030), dtype, rng)
+
+
+@pytest.mark.parametrize("rows, depth, columns", [(2, 3, 350_000), (20, 5, 210_011), (9, 70_003, 17)])
+def test_few_rows_times_a_flat_or_a_high_matrix(
+    rows: int, depth: int, columns: int, rng: np.random.Generator
+) -> None:
+    check("mk,kn->mn", (rows, depth), (depth, columns), dtypes.float32, rng)
+
+
+@pytest.mark.parametrize("rows, is_packed", [(8, False), (16, False), (36, False), (37, True)])
+def test_few_rows_pack_nothing(rows: int, is_packed: bool) -> None:
+    x, y = ArrayType((rows, 4096), dtypes.float32), ArrayType((4096, 4096), dtypes.float32)
+    spec, target = "mk,kn->mn", host_target()
+    assert (gemm.blocked(x, y, spec=spec, dtype=dtypes.float32, target=target) is not None) == is_packed
 
 
 @pytest.mark.parametrize("rows", [20, 150])

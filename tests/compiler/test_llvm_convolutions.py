@@ -13,7 +13,7 @@ from infini import lax
 from infini.backends.cpu import objects
 from infini.compiler import pipeline
 from infini.compiler.llvm import lower
-from infini.compiler.llvm.convolution import depthwise, emission, problem
+from infini.compiler.llvm.convolution import blocks, depthwise, emission, few, problem
 from infini.compiler.llvm.target import host_target, make_target
 from infini.compiler.passes import convolutions
 from infini.core import dtypes, primitive
@@ -50,10 +50,12 @@ def check(x: np.ndarray, w: np.ndarray, attrs: Attrs) -> None:
 
 
 # Images with letters last: forward, derivative by the kernel, the same with groups, depthwise and its
-# derivative; `_` stands for the spatial dimensions.
+# derivatives, with several results per feature too; then with places last. `_` stands for the spatial
+# dimensions.
 SPECS = (
     "n_c,_co->n_o", "n_c,_oc->n_o", "n_c,n_o->_co", "n_gc,_cgo->n_go", "n_gc,n_go->_cgo", "gn_c,g_co->gn_o",
-    "n_g,_g->n_g", "n_g,n_g->_g", "_nc,o_c->_no",
+    "n_g,_g->n_g", "n_g,n_g->_g", "_nc,o_c->_no", "n_g,_gm->n_gm", "n_gm,_gm->n_g", "n_g,n_gm->_gm",
+    "nc_,oc_->no_", "ngc_,goc_->ngo_", "nc_,_co->n_o",
 )  # fmt: skip
 
 
@@ -109,7 +111,20 @@ TABLE: tuple[tuple[tuple[int, ...], tuple[int, ...], str, dict[str, Any]], ...] 
     ((9, 5, 6, 33), (9, 4, 7, 33), "n01g,n01g->01g", {"lhs_dilation": (2, 2), "padding": ((1, 2), (1, 3))}),
     ((33, 2, 9, 33), (33, 7, 5, 33), "n01g,n01g->01g", {"lhs_dilation": (3, 1), "padding": ((2, 3), (2, 2))}),
     ((1, 12, 40, 20), (2, 31, 20), "n01g,01g->n01g", {"padding": ((0, 1), (15, 15))}),  # wide windows
-)
+    ((2, 9, 10, 20), (3, 3, 20, 3), "n01g,01gm->n01gm", {"padding": SAME}),  # lanes that are not used
+    ((4, 9, 10, 20), (4, 9, 10, 20, 2), "n01g,n01gm->01gm", {"padding": SAME}),
+    ((3, 9, 10, 20, 4), (3, 3, 20, 4), "n01gm,01gm->n01g", {"padding": SAME}),  # neighbours added
+    ((2, 5, 9, 140), (3, 3, 5, 5), "nc01,o01c->no01", {"padding": ((1, 1), (2, 2))}),  # whole tiles
+    ((1, 4, 900), (2, 4, 5), "nc0,oc0->no0", {"window_strides": (3,), "padding": ((2, 2),)}),  # cut rows
+    ((8, 16, 16, 6), (8, 14, 14, 40), "n01c,n01o->01co", {}),  # sums in parts
+    ((2, 9, 9, 32), (3, 3, 32, 24), "n01c,01co->n01o", {"padding": SAME}),  # read where it lies
+    ((1, 9, 33, 3), (3, 5, 3, 130), "n01c,01co->n01o", {"window_strides": (1, 2), "padding": SAME}),
+    ((2, 7, 9, 9, 4), (3, 3, 4, 9, 4), "n01gc,01cgo->n01go", {"padding": SAME}),
+    ((9, 7, 9, 9, 4), (9, 7, 9, 9, 4), "n01gc,n01go->01cgo", {"padding": SAME}),
+    ((2, 7, 9, 5, 16), (2, 7, 9, 5, 12), "n01gc,n01go->01cgo", {"padding": SAME}),  # elements in all lanes
+    ((2, 6, 9, 5, 7), (3, 3, 7, 5, 4), "n01gc,01cgo->n01go", {"padding": SAME}),  # of two vectors
+    ((2, 3, 9, 33), (3, 3, 3, 40), "nc01,01co->no01", {"window_strides": (2, 2), "padding": SAME}),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [np.dtype(name) for name in TOLERANCES], ids=str)
@@ -132,12 +147,17 @@ def test_nothing_is_multiplied_by_holes_of_the_image() -> None:
     [("x86_64-unknown-linux-gnu", "+avx,+avx2,+fma,+f16c"), ("x86_64-unknown-linux-gnu", "+sse2"),
      ("aarch64-unknown-linux-gnu", "+neon")],
 )  # fmt: skip
-@pytest.mark.parametrize("is_depthwise", [False, True], ids=["dense", "depthwise"])
-def test_code_for_other_processors_compiles(triple: str, features: str, is_depthwise: bool) -> None:
+@pytest.mark.parametrize(
+    ("text", "window"),
+    [("n01c,01co->n01o", (3, 3, 64, 64)), ("n01g,01g->n01g", (3, 3, 64)), ("n0c1,01co->n0o1", (3, 3, 16, 2))],
+    ids=["dense", "depthwise", "few"],
+)
+def test_code_for_other_processors_compiles(
+    triple: str, features: str, text: str, window: tuple[int, ...]
+) -> None:
     target = make_target(triple, "x86-64" if triple.startswith("x86") else "generic", features)
     x = ArrayType((2, 16, 16, 64), dtypes.float32)
-    w = ArrayType((3, 3, 64) if is_depthwise else (3, 3, 64, 64), dtypes.float32)
-    text = "n01g,01g->n01g" if is_depthwise else "n01c,01co->n01o"
+    w = ArrayType(window, dtypes.float32)
     phases = emission.emit((x, w), attributes(text, dtypes.float32, padding=SAME), target)
     declares = sorted(frozenset[str]().union(*(p.declares for p in phases)))
     module = "\n".join([f'target triple = "{triple}"', *declares, *(p.text for p in phases)])
@@ -174,11 +194,18 @@ def gradients(x: Any, w: Any, ct: Any, **options: Any) -> Any:
 IMAGE, KERNEL = np.zeros((4, 16, 16, 64), np.float32), np.zeros((3, 3, 64, 64), np.float32)
 
 
+def large(program: Program) -> list[str]:
+    """What reads an array larger than the kernel."""
+    largest = [max((v.type.size for v in e.inputs), default=0) for e in program.equations]
+    return [e.op.name for e, n in zip(program.equations, largest, strict=True) if n > KERNEL.size]
+
+
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)], ids=str)
-def test_a_convolution_and_its_gradients_are_one_kernel_each(strides: tuple[int, int]) -> None:
+def test_a_convolution_and_its_gradients_copy_no_image(strides: tuple[int, int]) -> None:
     ct = np.zeros(inf.eval_shape(lambda x, w: conv(x, w, strides), IMAGE, KERNEL).shape, np.float32)
     assert work(fused(lambda x, w: conv(x, w, strides), IMAGE, KERNEL)) == ["windowed_dot"]
-    assert work(fused(lambda *a: gradients(*a, strides=strides), IMAGE, KERNEL, ct)) == ["windowed_dot"] * 2
+    program = fused(lambda *a: gradients(*a, strides=strides), IMAGE, KERNEL, ct)
+    assert work(program).count("windowed_dot") == 2 and {*large(program)} == {"windowed_dot"}
 
 
 def test_a_depthwise_convolution_and_its_gradients_are_one_kernel_each() -> None:
@@ -205,10 +232,42 @@ def test_no_array_is_as_large_as_the_patches(numbers: Any) -> None:
     assert temporary <= 4 * image.nbytes  # the patches are nine images
 
 
-def test_few_features_of_the_result_share_a_vector_with_neighbouring_places() -> None:
+def test_few_features_of_the_result_have_places_in_vectors() -> None:
     program = fused(conv, IMAGE, np.zeros((3, 3, 64, 3), np.float32))
     (found,) = (e for e in program.equations if e.op.name == "windowed_dot")
-    assert found.attrs["window_strides"] == (1, 5) and found.inputs[1].type.shape == (3, 7, 64, 5, 3)
+    x, w = (v.type for v in found.inputs)
+    (plan,) = emission.plans(x, w, found.attrs, host_target()) or ()
+    assert isinstance(plan, few.Plan) and plan.lane.digit == 1
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "text"),
+    [
+        ((2, 16, 16, 64), (3, 3, 64, 64), "n01c,01co->n01o"),
+        ((2, 16, 16, 3), (7, 7, 3, 64), "n01c,01co->n01o"),
+        ((2, 16, 16, 32, 4), (3, 3, 4, 32, 4), "n01gc,01cgo->n01go"),
+        ((8, 16, 16, 32, 4), (8, 16, 16, 32, 4), "n01gc,n01go->01cgo"),
+    ],
+    ids=["few vectors", "few channels", "groups", "sums of groups"],
+)
+def test_an_image_with_narrow_features_is_read_where_it_lies(
+    x: tuple[int, ...], w: tuple[int, ...], text: str
+) -> None:
+    attrs = attributes(text, dtypes.float32, padding=SAME)
+    (plan,) = emission.plans(*(ArrayType(s, dtypes.float32) for s in (x, w)), attrs, host_target()) or ()
+    assert isinstance(plan, depthwise.Plan)
+
+
+def test_few_rows_are_cut_for_several_threads() -> None:
+    x, w = ArrayType((1, 4000, 64), dtypes.float32), ArrayType((3, 64, 64), dtypes.float32)
+    (plan,) = emission.plans(x, w, attributes("n0c,0co->n0o", dtypes.float32), host_target()) or ()
+    assert isinstance(plan, blocks.Plan) and plan.num_tasks >= 16
+
+
+def test_a_long_sum_with_few_results_is_made_in_parts() -> None:
+    x, w = ArrayType((4, 34, 34, 4), dtypes.float32), ArrayType((4, 32, 32, 64), dtypes.float32)
+    (plan,) = emission.plans(x, w, attributes("n01c,n01o->01co", dtypes.float32), host_target()) or ()
+    assert isinstance(plan, blocks.Plan) and plan.parts > 1
 
 
 def test_large_depthwise_kernels_have_a_plan_for_their_gradient() -> None:

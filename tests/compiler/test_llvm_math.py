@@ -49,7 +49,7 @@ ERFC = np.vectorize(math.erfc, otypes=[np.float64])
     (e.expm1, np.expm1, -104, 88.7, 1.5),
     (e.log, np.log, 0, 3.4e38, 0.8),
     (e.log1p, np.log1p, -0.9999999, 3.4e38, 1.6),
-    (e.logistic, lambda x: 1 / (1 + np.exp(-x)), -87, 200, 2.7),
+    (e.logistic, lambda x: 1 / (1 + np.exp(-x)), -110, 200, 2.7),
     (e.tanh, np.tanh, -20, 20, 4.3),
     (e.erf, ERF, -6, 6, 5.0),
     (e.erfc, ERFC, -5, 9.9, 5.0),
@@ -100,6 +100,17 @@ def test_subnormal_results_are_kept() -> None:
     x = np.linspace(-103, -88, 64).astype(np.float32)
     (found,) = k.run(k.blocks(e.exp, 64, 64, dtypes.float32), x)
     np.testing.assert_allclose(found, np.exp(x.astype(np.float64)).astype(np.float32), atol=3e-45, rtol=0)
+    assert (found > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "least"), [("float32", -103, -86, 3e-45), ("float64", -745, -708, 1e-323)]
+)
+def test_small_results_of_logistic_are_kept(dtype: str, low: float, high: float, least: float) -> None:
+    x = np.linspace(low, high, 64).astype(dtype)
+    (found,) = k.run(k.blocks(e.logistic, 64, 64, np.dtype(dtype)), x)
+    exact = np.exp(x.astype(np.longdouble)).astype(dtype)
+    np.testing.assert_allclose(found, exact, rtol=8 * np.finfo(dtype).eps, atol=least)
     assert (found > 0).all()
 
 

@@ -193,6 +193,47 @@ def test_the_members_of_a_group_have_scratch_of_their_own():
     assert plan.nbytes == 256
 
 
+def test_a_small_phase_joins_an_earlier_group():
+    x, t, a, b, c, d = variables(6)
+    last = phase("last", [b, c], [d])
+    found = [phase("norm", [x], [a]), phase("dot", [a], [b]), phase("cos", [t], [c]), last]
+    assert names(grouped(found, [x, t], [d])) == ["2 x norm", "dot", "last"]
+
+
+def test_a_phase_joins_no_group_before_what_it_reads():
+    x, a, b, c, d = variables(5)
+    found = [phase("norm", [x], [a]), phase("dot", [a], [b]), phase("sin", [b], [c]), phase("p", [c], [d])]
+    assert names(grouped(found, [x], [d])) == ["norm", "dot", "sin", "p"]
+
+
+def test_what_is_large_is_not_made_earlier():
+    large = f32(1 << 20)
+    x, t, a, b, c, d = variables(6, large)
+    last = phase("last", [b, c], [d])
+    found = [phase("norm", [x], [a]), phase("dot", [a], [b]), phase("cos", [t], [c]), last]
+    assert names(grouped(found, [x, t], [d])) == ["norm", "dot", "cos", "last"]
+
+
+def test_a_result_is_not_made_earlier():
+    """It may be in the memory of a parameter that is read until then."""
+    x, t, a, b, c = variables(5)
+    found = [phase("norm", [x], [a]), phase("dot", [a], [b]), phase("cos", [t], [c])]
+    assert names(grouped(found, [x, t], [b, c])) == ["norm", "2 x dot"]
+
+
+def test_phases_of_several_tasks_are_one():
+    x, *ys = variables(4)
+    two = [Phase("dot", (LONG, LONG), (x,), (y,), scratch_bytes=100) for y in ys[:2]]
+    (only,) = grouped([*two, phase("p", [x], ys[2:])], [x], ys).steps
+    assert isinstance(only, Group) and only.name == "3 x dot"
+
+
+def test_phases_that_need_much_scratch_memory_stay_apart():
+    x, y, z = variables(3)
+    found = [phase("p", [x], [y], scratch_bytes=1 << 21), phase("q", [x], [z], scratch_bytes=1 << 21)]
+    assert names(grouped(found, [x], [y, z])) == ["p", "q"]
+
+
 # --- whole programs -----------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import infini as inf
 from infini import lax
-from infini.core import dtypes, errors
+from infini.core import dtypes, errors, primitive
 from infini.testing import gradients
 
 FLOAT8 = [np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2)]
@@ -224,6 +224,17 @@ def test_slope_of_the_size_of_complex_numbers() -> None:
     z = np.array([3 + 4j, 0j], np.complex64)
     with inf.config(device="reference"):
         np.testing.assert_allclose(inf.vmap(inf.grad(lax.abs))(z), [0.6 - 0.8j, 0], rtol=1e-6)
+
+
+def test_logistic_vanishes_as_the_exponential_does() -> None:
+    x = np.array([-86, -88.5, -89, -95, -103, -104, -1000, -np.inf, 0, -0.0, 88, np.inf, np.nan], np.float32)
+    exact = 1 / (1 + np.exp(-x.astype(np.longdouble)))
+    decomposed = lax.logistic_p.rule(primitive.DECOMPOSE)
+    for device in ("cpu", "reference"):
+        with inf.config(device=device):
+            for function in (lax.logistic, lambda x: decomposed(x)[0]):
+                found = np.asarray(inf.jit(function)(x))
+                np.testing.assert_allclose(found, exact.astype(np.float32), rtol=3e-7, atol=3e-45)
 
 
 @pytest.mark.parametrize("name", ["tanh", "exp2", "atan", "lgamma", "erfc", "logistic", "cbrt", "asinh"])

@@ -12,6 +12,9 @@ import infini as inf
 import infini.numpy as inp
 from infini import lax
 from infini.compiler import partition
+from infini.compiler.llvm import single_scatters
+from infini.compiler.llvm.target import host_target
+from infini.compiler.steps import Phase
 from infini.core import dtypes, errors, primitive, trace
 from infini.core.mesh import AbstractMesh
 from infini.lax.indexing import KINDS, GatherDimensionNumbers, dimension_numbers
@@ -145,6 +148,35 @@ def test_long_scatters_are_cut_into_tasks_without_a_change() -> None:
     np.testing.assert_array_equal(inf.jit(lambda x: x.T[:, rows])(x), x.T[:, rows])
 
 
+@pytest.mark.parametrize("name, dtype, mode", [
+    ("add", dtypes.float32, "drop"), ("add", dtypes.bfloat16, "clip"), ("multiply", dtypes.float64, "drop"),
+    ("set", dtypes.int8, "drop"), ("max", dtypes.int32, "clip"),
+])  # fmt: skip
+def test_many_single_elements_are_combined_in_their_order(
+    name: str, dtype: np.dtype, mode: str, rng: np.random.Generator
+) -> None:
+    size, count = 1001, 50_007
+    places = rng.integers(-20, size + 20, count).astype(np.int32)
+    if name == "multiply":
+        given, start = rng.uniform(0.9, 1.1, count), np.ones(size)
+    else:
+        given, start = rng.integers(-100, 100, count), rng.integers(-100, 100, size)
+    with inf.config(host64="keep"):
+        x, u = inf.device_put(start.astype(dtype)), inf.device_put(given.astype(dtype))
+    update = inf.jit(lambda x, i, u: getattr(x.at[i], name)(u, mode=mode))
+    wrapped = np.where(places < 0, places + size, places)
+    wrapped = wrapped.clip(0, size - 1) if mode == "clip" else wrapped
+    combine = {"add": np.add, "multiply": np.multiply, "set": lambda _, y: y, "max": np.maximum}[name]
+    expected = np.array(x)
+    for place, y in zip(wrapped, np.asarray(u), strict=True):
+        if 0 <= place < size:
+            expected[place] = combine(expected[place], y)
+    np.testing.assert_array_equal(np.asarray(update(x, places, u)), expected)
+    steps = update.lower(x, places, u).compile().executable.block.steps
+    (phase,) = (step for step in steps if isinstance(step, Phase) and step.name.startswith("scatter"))
+    assert phase.tasks[0].num_tasks == (single_scatters.MOST_PARTS if host_target().has("avx512f") else 1)
+
+
 @pytest.mark.parametrize("name", ["set", "add", "multiply", "min", "max"])
 def test_updates_of_a_dead_array_are_in_place(name: str) -> None:
     def update(x: Any, i: Any, u: Any) -> Any:
@@ -195,6 +227,25 @@ def test_index_take_counts_modulo() -> None:
     x = inp.arange(12).reshape(3, 4)
     found = lax.index_take(x, (inp.asarray([0, -1, 4]), inp.asarray([1, 5, 2])), (0, 1))
     assert found.tolist() == [1, 9, 6]
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64, dtypes.bfloat16, dtypes.uint8], ids=str)
+@pytest.mark.parametrize("mode", ["fill", "clip"])
+def test_single_elements_of_rows(dtype: np.dtype, mode: str, rng: np.random.Generator) -> None:
+    # Whole vectors of places inside are taken another way than those of which one wraps or is outside.
+    for columns, count in ((70, 64), (5, 37)):
+        x = rng.integers(0, 250, (6, columns)).astype(dtype)
+        places = rng.integers(0, columns, (6, count)).astype(np.int32)
+        places[1, 3], places[2, 33], places[3, 0] = -1, -columns, -columns - 1
+        places[3, 36], places[4, :], places[5, 1] = columns, np.arange(count) - 20, -columns * 5
+        with inf.config(host64="keep"):
+            given = inf.device_put(x)
+        found = inf.jit(lambda x, i: inp.take_along_axis(x, i, axis=1, mode=mode))(given, places)
+        wrapped = np.where(places < 0, places + columns, places)
+        inside = (mode == "clip") | ((wrapped >= 0) & (wrapped < columns))
+        filler = np.nan if dtype in dtypes.FLOATS else 255
+        expected = np.take_along_axis(x, np.clip(wrapped, 0, columns - 1), axis=1).astype(np.float64)
+        np.testing.assert_array_equal(np.asarray(found, np.float64), np.where(inside, expected, filler))
 
 
 def test_fill_values() -> None:

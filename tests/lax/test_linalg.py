@@ -14,7 +14,7 @@ from infini import errors, lax
 from infini.backends import coverage
 from infini.backends.cpu import libraries
 
-NAMES = ("cholesky", "eigh", "lu", "qr", "svd", "triangular_solve")
+NAMES = ("cholesky", "eig", "eigh", "lu", "qr", "svd", "triangular_solve")
 
 
 @pytest.mark.parametrize("name", NAMES)

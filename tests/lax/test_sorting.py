@@ -10,10 +10,13 @@ import pytest
 import infini as inf
 from infini import lax
 from infini.backends.reference.interpreter import evaluate
-from infini.core import dtypes, errors, primitive, trace
+from infini.compiler.llvm import top_k
+from infini.compiler.llvm.target import make_target
+from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.lax.top_k import top_k_p
 
+AVX512 = make_target("x86_64-unknown-linux-gnu", "znver4", "+avx2,+avx512f,+avx512vl,+avx512dq,+avx512bw")
 DTYPES = sorted(dtypes.ALL - dtypes.COMPLEX, key=str)
 
 
@@ -118,6 +121,31 @@ def test_the_largest_of_a_row(dtype: np.dtype, rng: Any) -> None:
     for length, k in ((1, 1), (40, 40), (300, 3), (5000, 50), (5000, 2000)):
         x = random(dtype, (2, length), rng)
         check_top_k(x, k)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 8])
+def test_few_of_rows_of_any_length(k: int, rng: Any) -> None:
+    for length in (k, 15, 17, 64, 129):
+        if length >= k:
+            check_top_k(random(dtypes.float32, (3, length), rng), k)
+    for dtype in (dtypes.uint8, dtypes.bfloat16, dtypes.uint32):
+        check_top_k(random(dtype, (3, 70), rng), k)
+
+
+def test_few_of_a_row_that_holds_only_the_smallest_element() -> None:
+    for x in (np.zeros((2, 40), np.uint32), np.full((2, 40), -(2**31), np.int32), np.zeros((2, 40), bool)):
+        check_top_k(x, 4)
+
+
+def test_few_of_a_row_are_found_in_registers() -> None:
+    for length, k, dtype, is_in_registers in (
+        (128, 2, dtypes.float32, True),
+        (4096, 8, dtypes.bfloat16, True),
+        (1 << 17, 8, dtypes.float32, False),  # a threshold spares nearly all elements the way
+        (128, 2, dtypes.float64, False),
+    ):
+        (task,) = top_k.top_k((ArrayType((64, length), dtype),), ir.Attrs({"k": k}), AVX512)
+        assert (task.scratch_bytes == 0) == is_in_registers, (length, k, dtype)
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "equal", "saw"])

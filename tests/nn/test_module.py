@@ -162,6 +162,44 @@ def test_dtype_and_device_change_by_to() -> None:
     assert model.to(infini.devices()[0]).second.bias.committed
 
 
+@pytest.mark.parametrize("name", ["reference", "reference:0"])
+def test_a_name_of_a_device_is_a_device(name: str) -> None:
+    layer = nn.Linear(2, 2, key=KEY)
+    (device,) = infini.devices("reference")
+    assert layer.to(name).weight.device == device
+    moved = layer.to(name, "bfloat16").bias
+    assert (moved.device, moved.dtype) == (device, inp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (("cpu:99",), errors.DeviceError, "no device 'cpu:99'"),
+        (("cpu:x",), errors.DeviceError, "no device 'cpu:x'"),
+        (("tpu:0",), errors.DeviceError, "no backend called 'tpu'"),
+        (("float32", "bfloat16"), errors.DeviceError, "no backend called 'float32'"),
+        (("tpu",), errors.TypeMismatchError, "neither a device nor a dtype"),
+        ((0,), errors.TypeMismatchError, "neither a device nor a dtype"),
+        ((None, "cpu:0"), errors.TypeMismatchError, "not a dtype"),
+    ],
+)
+def test_what_is_neither_a_device_nor_a_dtype_is_an_error(given, error, message) -> None:
+    with pytest.raises(error, match=message):
+        nn.Linear(2, 2, key=KEY).to(*given)
+
+
+def test_parameters_are_made_on_a_device_of_a_name() -> None:
+    (device,) = infini.devices("reference")
+    assert nn.Linear(2, 2, device="reference:0", key=KEY).weight.device == device
+
+
+def test_arrays_take_no_names() -> None:
+    with pytest.raises(errors.TypeMismatchError, match="no place for an array"):
+        infini.device_put(inp.ones(2), "cpu:0")
+    with pytest.raises(errors.TypeMismatchError, match="takes a device"):
+        inp.ones(2).to_device("cpu:0")
+
+
 def test_text_of_a_module() -> None:
     assert repr(nn.Linear(2, 3, bias=False, key=KEY)) == (
         "Linear(weight=f32[3,2], bias=None, in_features=2, out_features=3)"

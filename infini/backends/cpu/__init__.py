@@ -11,53 +11,23 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from infini.backends.cpu import call_path, images, link
 from infini.backends.cpu.executable import Built, CpuExecutable
-from infini.backends.spmd import devices as devices_
+from infini.backends.spmd import devices
 from infini.compiler.llvm import target as targets
 from infini.core import backend as backend_, ir, primitive
 from infini.core.backend import CompileOptions, Device, Executable
-from infini.core.layout import AUTO, AutoLayout, Layout
-from infini.core.memory import HOST, HostBuffer
+from infini.core.layout import AutoLayout, Layout
+from infini.core.memory import HOST
 
 if TYPE_CHECKING:
     from infini.compiler.inspection import Inspection
 
 
-class CpuBackend:
+class CpuBackend(devices.HostMemory):
     """Compiles with LLVM, runs on threads."""
 
     name = "cpu"
-
-    def devices(self) -> tuple[Device, ...]:
-        """The host, as often as the knob `cpu_devices` says."""
-        return devices_.host_devices(self.name)
-
-    def owns(self, device: Device) -> bool:
-        """Whether this process holds the device."""
-        return devices_.owns(device)
-
-    def why_unavailable(self) -> str | None:
-        """It always has a device."""
-        return None
-
-    def put(self, host: np.ndarray, device: Device) -> HostBuffer:
-        """A copy in C order."""
-        return HostBuffer.copy_of(host)
-
-    def adopt(self, host: np.ndarray, device: Device) -> HostBuffer:
-        """The memory of the array itself."""
-        return HostBuffer.adopt(host)
-
-    def get(self, buffer: HostBuffer, type: ir.ArrayType) -> np.ndarray:
-        """The memory itself; the buffer is not reused while the array is alive."""
-        return buffer.view(type.shape, type.dtype)
-
-    def copy(self, buffer: HostBuffer, type: ir.ArrayType, device: Device) -> HostBuffer:
-        """A copy of the contents."""
-        return HostBuffer.copy_of(buffer.view(type.shape, type.dtype))
 
     def compile(self, program: ir.Program, options: CompileOptions) -> Executable:
         """Machine code for a program; one for a mesh is partitioned first, and its pieces are compiled.
@@ -104,7 +74,7 @@ class CpuBackend:
         else:
             found = _partitioner().preferred_layouts(program, options, _compiler().preferred)
         return tuple(
-            best if asked is AUTO else asked  # type: ignore[misc]  # the others are layouts
+            best if isinstance(asked, AutoLayout) else asked
             for asked, best in zip(layouts, found, strict=True)
         )
 

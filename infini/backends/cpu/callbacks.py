@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,13 +37,13 @@ class Callback:
         self.host_function, self.types, self.out_types = function, tuple(types), tuple(out_types)
         self.address = ctypes.cast(self._function, ctypes.c_void_p).value or 0
 
-    def _call(self, pointers: object) -> int:
+    def _call(self, pointers: Any) -> int:  # Any: ctypes' pointer to addresses
         try:
-            arrays = tuple(_copied(pointers[i], type_) for i, type_ in enumerate(self.types))  # type: ignore[index]
+            arrays = tuple(_copied(pointers[i], type_) for i, type_ in enumerate(self.types))
             results = callbacks.call_host(self.host_function, arrays, self.out_types)
             for i, result in enumerate(results, len(arrays)):
                 if result.nbytes:
-                    ctypes.memmove(pointers[i], result.ctypes.data, result.nbytes)  # type: ignore[index]
+                    ctypes.memmove(pointers[i], result.ctypes.data, result.nbytes)
         except BaseException as error:  # noqa: BLE001  # raised again by `raise_failure`
             _failures.error = error
             return 1

@@ -11,6 +11,7 @@ from infini.backends.cpu.executable import Built, CpuExecutable
 from infini.backends.cpu.images import Code, Image
 from infini.compiler import dump, inspection, memory, ordering, pipeline, rematerialise, steps
 from infini.compiler.llvm import (
+    fourier,
     layouts as llvm_layouts,
     linear_algebra,
     lower,
@@ -48,7 +49,7 @@ def compiled(source: ir.Program, options: CompileOptions, target: Target, key: s
     )
     executable.native = native
     if recorder is not None:
-        dump.write(inspect.inspection(source, recorder, native, target))
+        dump.write(inspect.inspection(source, recorder, native, target, options.donated))
     # What a compilation says about donated arrays is said every time.
     if key is not None and not unused_donations(built.block, built.plan, options):
         images.write(key, image)
@@ -59,7 +60,8 @@ def inspected(program: ir.Program, options: CompileOptions, target: Target) -> i
     """Every stage of a program, from traced to assembly."""
     recorder = inspection.Recorder()
     _, block, plan = build(program, options, target, recorder)
-    return inspect.inspection(program, recorder, program_.write(block, plan, target), target)
+    native = program_.write(block, plan, target)
+    return inspect.inspection(program, recorder, native, target, options.donated)
 
 
 def linked(native: ProgramText, built: Built, ahead: objects.Compilations) -> tuple[Image, dict[str, int]]:
@@ -143,7 +145,7 @@ def route(program: ir.Program, op: primitive.Primitive) -> backend_.Route:
         has_route=lower.has_route,
         routes=lower.ROUTES,
         inlined=inline.CALLS,
-        library=linear_algebra.NAMES,
+        library=linear_algebra.NAMES | fourier.NAMES,
     )
 
 
@@ -173,7 +175,7 @@ def build(
         observe=observe,
     )
     ends = memory.Ends(writable=frozenset(options.donated), is_free=True)
-    block = ordering.ordered(lower.lower(fused, target, made), ends)
+    block = ordering.ordered(lower.lower(fused, target, made, options.donated), ends)
     if budget := config.get("memory_budget"):
         block = rematerialise.within(block, ends, budget)
     block = together.grouped(block, ends.writable)

@@ -107,5 +107,11 @@ def _generate_in_turn(text: str, machine: llvm.TargetMachine) -> bytes:
     return bytes(machine.emit_object(module))
 
 
+def assembly(text: str, target: Target, level: int) -> str:
+    """The assembly of a module, for people."""
+    module = llvm.parse_assembly(text, llvm.create_context())
+    return str(new_generator(target, level).emit_assembly(module))
+
+
 def _refused(message: str) -> errors.LoweringError:
     return errors.LoweringError("LLVM refuses the text of a kernel", got=message)

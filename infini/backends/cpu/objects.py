@@ -7,20 +7,18 @@ code generator works on it (level 2).
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import functools
 import gc
 import hashlib
+import importlib
 import os
-import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
-import llvmlite.binding as llvm
-
-from infini.backends.cpu import generator
+from infini.backends.cpu import elf
 from infini.compiler import disk_cache
 from infini.compiler.llvm import target as target_
 from infini.compiler.llvm.target import Target
@@ -46,7 +44,7 @@ def compile_module(text: str, target: Target, *, level: int = CODE_LEVEL) -> byt
     key = object_key(text, target, level)
     found = disk_cache.read(KIND, key)
     if found is None:
-        found = generator.generate(text, target, level)
+        found = _llvm("generator").generate(text, target, level)
         disk_cache.write(KIND, key, found)
     return found
 
@@ -106,7 +104,7 @@ def object_key(text: str, target: Target, level: int = CODE_LEVEL) -> str:
         target.triple,
         target.cpu,
         target.features,
-        str(llvm.llvm_version_info),
+        target_.llvm_version(),
         f"{EMITTER_VERSION}.{level}",
     )
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=_DIGEST_SIZE).hexdigest()
@@ -114,8 +112,16 @@ def object_key(text: str, target: Target, level: int = CODE_LEVEL) -> str:
 
 def assembly(text: str, target: Target) -> str:
     """What the code generator makes of a module, for people."""
-    module = llvm.parse_assembly(text, llvm.create_context())
-    return str(generator.new_generator(target, CODE_LEVEL).emit_assembly(module))
+    found: str = _llvm("generator").assembly(text, target, CODE_LEVEL)
+    return found
+
+
+# LLVM is loaded when something has to be compiled: code from the disk runs without it.
+
+
+@functools.cache
+def _llvm(name: str) -> Any:  # Any: a module
+    return importlib.import_module(f"infini.backends.cpu.{name}")
 
 
 class Library:
@@ -125,66 +131,23 @@ class Library:
     their code then, as a phase ends after its last task.
 
     Args:
-        linker: LLVM's linker that loaded it.
-        tracker: its handle of the code, with the addresses of its symbols.
-        symbols: the functions that can be asked for.
+        loaded: what holds the code, with the addresses of its symbols.
         needs: what the code calls, which must stay loaded.
     """
 
-    def __init__(
-        self,
-        linker: llvm.LLJIT,
-        tracker: llvm.ResourceTracker,
-        symbols: Iterable[str],
-        needs: Mapping[str, int],
-    ) -> None:
-        self._tracker, self._linker, self._needs = tracker, linker, needs
-        self._addresses = {symbol: int(tracker[symbol]) for symbol in symbols}
-        _TRACKERS.add(tracker)
+    def __init__(self, loaded: Any, needs: Mapping[str, int]) -> None:  # Any: of `elf` or `jit_link`
+        self._loaded, self._needs = loaded, needs
+        _LIBRARIES.add(self)
 
     def __getitem__(self, symbol: str) -> int:
-        return self._addresses[symbol]
+        found: int = self._loaded.addresses[symbol]
+        return found
 
 
-_TRACKERS: Final[weakref.WeakSet[llvm.ResourceTracker]] = weakref.WeakSet()
+_LIBRARIES: Final[weakref.WeakSet[Library]] = weakref.WeakSet()
 _KEPT: Final[list[Library]] = []  # for the life of the process
-_LINKERS: Final[weakref.WeakSet[llvm.LLJIT]] = weakref.WeakSet()
-
-
-class _Linkers:
-    """LLVM's linkers: one for every library takes five times the time; one for all never forgets the names
-    of libraries that are gone (9 kB each). So each serves some libraries, and goes with the last of them.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._number = 0
-        self._current: llvm.LLJIT | None = None
-
-    def next(self) -> tuple[llvm.LLJIT, str]:
-        """A linker, and a name for one more library."""
-        with self._lock:
-            if self._current is None or self._number % _LIBRARIES_PER_LINKER == 0:
-                machine = generator.new_generator(target_.host_target(), CODE_LEVEL)
-                # JITLink takes one block of memory for all that an object holds. The older linker maps code
-                # and constants apart, and aborts the process when the gaps it gets lie 2 GiB from each other.
-                self._current = llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)
-                _LINKERS.add(self._current)
-            self._number += 1
-            return self._current, f"library{self._number}"
-
-
-_LIBRARIES_PER_LINKER: Final = 64
-# Each takes two of the 65,530 maps that Linux gives a process; LLVM aborts when it gets none.
+# Where LLVM loads, each takes two of the 65,530 maps that Linux gives a process; it aborts when it gets none.
 MAX_LIBRARIES: Final = 16_000
-_ALL_LINKERS: Final = _Linkers()
-
-
-@atexit.register
-def _leave_code_mapped() -> None:
-    """At the end workers may still run, and destructors of the interpreter call code in any order."""
-    for item in (*_TRACKERS, *_LINKERS):
-        item.detach()
 
 
 def load(
@@ -205,29 +168,32 @@ def load(
     Raises:
         LoweringError: a function is missing.
     """
-    if len(_TRACKERS) >= MAX_LIBRARIES:
-        execute.clear_caches()
-        gc.collect()
-        if len(_TRACKERS) >= MAX_LIBRARIES:
-            raise errors.LoweringError(
-                "too many compiled programs are in use at once: the system maps no more code",
-                got=f"{len(_TRACKERS)} libraries",
-                expected=f"fewer than {MAX_LIBRARIES}",
-                fix="drop jitted functions that are done with, or pass arrays of fewer different shapes",
-            )
-    builder = llvm.JITLibraryBuilder().add_current_process()
-    for code in objects:
-        builder.add_object_img(code)
-    for symbol, address in (externs or {}).items():
-        builder.import_symbol(symbol, address)
-    for symbol in symbols:
-        builder.export_symbol(symbol)
+    files, needs = list(objects), externs or {}
     try:
-        linker, name = _ALL_LINKERS.next()
-        tracker = builder.link(linker, name)
-    except RuntimeError as error:
-        raise errors.LoweringError("LLVM cannot link the code of a program", got=str(error)) from None
-    library = Library(linker, tracker, symbols, externs or {})
+        library = Library(_load(files, symbols, needs), needs)
+    except KeyError as missing:
+        raise errors.LoweringError(
+            "the code of a program cannot be linked", got=f"nothing defines {missing}"
+        ) from None
+    except (OSError, RuntimeError) as error:
+        raise errors.LoweringError("the code of a program cannot be linked", got=str(error)) from None
     if is_kept:
         _KEPT.append(library)
     return library
+
+
+def _load(files: Sequence[bytes], symbols: Sequence[str], needs: Mapping[str, int]) -> Any:
+    if elf.is_supported():
+        with contextlib.suppress(elf.UnsupportedError):
+            return elf.load(files, symbols, needs)
+    if len(_LIBRARIES) >= MAX_LIBRARIES:
+        execute.clear_caches()
+        gc.collect()
+        if len(_LIBRARIES) >= MAX_LIBRARIES:
+            raise errors.LoweringError(
+                "too many compiled programs are in use at once: the system maps no more code",
+                got=f"{len(_LIBRARIES)} libraries",
+                expected=f"fewer than {MAX_LIBRARIES}",
+                fix="drop jitted functions that are done with, or pass arrays of fewer different shapes",
+            )
+    return _llvm("jit_link").load(files, symbols, needs)

@@ -49,7 +49,7 @@ def text(executable: CpuExecutable, stage: str) -> str:
 def cost_analysis(executable: CpuExecutable) -> dict[str, float]:
     """Counts of a compiled program, see `compiler.cost`."""
     return {
-        **cost.analyse(executable.source, executable.fused),
+        **cost.analyse(executable.source, executable.fused, executable.block),
         "copied bytes": executable.image.copied_bytes,
         "phases": float(executable.image.num_phases),
     }

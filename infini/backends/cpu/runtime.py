@@ -29,10 +29,12 @@ IS_AWAKE: Final = 656  # i32, whether the owner's program wants its workers awak
 CALLER_CPU: Final = 660  # i32, where the caller ran last; -1 unknown, -2 affinity is left alone
 NUM_WORKERS: Final = 664  # i32
 SPIN: Final = 668  # i32, pauses before a worker parks
+MISSED: Final = 672  # i64, tasks run without help since workers were woken last
 KERNEL_IDS: Final = 1024  # i32 per worker, Linux's thread ids
 CPU_MASK: Final = 2048  # 128 bytes, the processors this process may use
 MEMORY_BYTES: Final = 4096
 
+WAKE_TASKS: Final = 32  # missed tasks that waking is worth, which is a call of the system
 YIELD_AFTER: Final = 200  # pauses of a thread that waits before it offers its processor to others
 
 MAX_WORKERS: Final = 255
@@ -143,7 +145,20 @@ check.awake:
   %awake = load i32, ptr %awake.p, align 4
   %asleep = icmp eq i32 %awake, 0
   %alone = and i1 %all.parked, %asleep
-  br i1 %alone, label %serial, label %parallel
+  br i1 %alone, label %miss, label %parallel
+miss:
+  ; A short program is not worth waking anybody, but many of them are; where calls follow each other, workers
+  ; then stay awake.
+  %missed.p = getelementptr i8, ptr %pool, i64 $MISSED
+  %missed = load i64, ptr %missed.p, align 8
+  %missed.next = add i64 %missed, %num_tasks
+  %worth = icmp sge i64 %missed.next, $WAKE_TASKS
+  %missed.kept = select i1 %worth, i64 0, i64 %missed.next
+  store i64 %missed.kept, ptr %missed.p, align 8
+  br i1 %worth, label %rouse, label %serial
+rouse:
+  store i32 1, ptr %awake.p, align 4
+  br label %parallel
 parallel:
   %function.p = getelementptr i8, ptr %pool, i64 $FUNCTION
   %args.p = getelementptr i8, ptr %pool, i64 $ARGS

@@ -132,7 +132,7 @@ class CudaBackend:
         """
         number = default_device()
         if number not in self._measuring:
-            self._measuring[number] = Driver(self.driver(number).runtime, number)
+            self._measuring[number] = self.driver(number).beside()
         return self._measuring[number]
 
     def route(self, program: ir.Program, op: primitive.Primitive) -> backend_.Route:

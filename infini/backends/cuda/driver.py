@@ -77,20 +77,42 @@ class Function:
     scratch_alignment: int
 
 
-class Driver:
-    """Memory, launches, products and graphs of one device."""
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Recorded work, and the memory that was allocated for it alone."""
 
-    def __init__(self, runtime: Runtime, number: int) -> None:
+    handle: Any  # Any: CuPy's graph
+    memory: tuple[DeviceBuffer, ...]
+
+
+class Driver:
+    """Memory, launches, products and graphs of one device.
+
+    Args:
+        runtime: CuPy.
+        number: the device.
+        functions: kernels that are loaded there already, by the keys of their sources.
+    """
+
+    def __init__(self, runtime: Runtime, number: int, functions: dict[str, Function] | None = None) -> None:
         self.runtime = runtime
         self.cupy = runtime.cupy
         self.number = number
         self.driver_version = runtime.driver_version
         self.device = self.cupy.cuda.Device(number)
         self.capability = int(self.device.compute_capability)
-        self._functions: dict[str, Function] = {}  # by key of the source; lives as long as the process
+        # They live as long as the process.
+        self._functions: dict[str, Function] = {} if functions is None else functions
+        self._recorded: list[DeviceBuffer] | None = None  # memory of the kernels that are being recorded
         self._cublas: Any = None  # Any: CuPy's module
         with self.device:
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
+
+    def beside(self) -> Driver:
+        """The same device and kernels with another stream: what other threads start meanwhile is no part of
+        what is recorded or measured there.
+        """
+        return Driver(self.runtime, self.number, self._functions)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -227,6 +249,8 @@ class Driver:
             padding = function.scratch_alignment
             memory = self.allocate(function.scratch_bytes * sizes[0] * sizes[1] * sizes[2] + padding)
             scratch = -(-memory.address // padding) * padding
+            if self._recorded is not None:
+                self._recorded.append(memory)
         packed = [pack(kind, value) for kind, value in zip(function.parameters, arguments, strict=True)]
         packed += [np.uint64(scratch), np.uint64(0)]
         with self.current():
@@ -269,15 +293,20 @@ class Driver:
     # --- graphs -------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def capturing(self, captured: list[Any]) -> Iterator[None]:  # Any: CuPy's graphs
-        """Record the launches of the block instead of running them; the graph is appended to `captured`."""
+    def capturing(self, captured: list[Graph]) -> Iterator[None]:
+        """Record the launches of the block instead of running them; the graph is appended to `captured`. No
+        other thread may use this driver meanwhile: see `beside`.
+        """
+        recorded: list[DeviceBuffer] = []
+        self._recorded = recorded
         with self.current():
             self.stream.begin_capture()
             try:
                 yield
             finally:
                 graph = self.stream.end_capture()
-        captured.append(graph)
+                self._recorded = None
+        captured.append(Graph(graph, tuple(recorded)))
 
     def timer(self, work: Callable[[], None], repeats: int) -> Callable[[], float]:
         """A function that runs some work on the device and gives the seconds of one run.
@@ -286,7 +315,7 @@ class Driver:
             work: starts the work; it is called here, and what it starts is recorded.
             repeats: runs of one measurement, as one graph, so that the host's time does not count.
         """
-        graphs: list[Any] = []  # Any: CuPy's graphs
+        graphs: list[Graph] = []
         with self.capturing(graphs):
             for _ in range(repeats):
                 work()
@@ -296,17 +325,17 @@ class Driver:
             with self.current():
                 begin, end = events.Event(), events.Event()
                 begin.record(self.stream)
-                graphs[0].launch(self.stream)
+                graphs[0].handle.launch(self.stream)
                 end.record(self.stream)
             end.synchronize()
             return float(events.get_elapsed_time(begin, end)) / 1e3 / repeats
 
         return measure
 
-    def replay(self, graph: Any) -> None:  # Any: CuPy's graph
+    def replay(self, graph: Graph) -> None:
         """Run a recorded graph."""
         with self.current():
-            graph.launch(self.stream)
+            graph.handle.launch(self.stream)
 
 
 def pack(kind: str, value: float) -> np.generic | np.ndarray:

@@ -8,11 +8,12 @@ with one are not captured.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from infini.backends.cuda.driver import DeviceBuffer, Driver
+from infini.backends.cuda.driver import DeviceBuffer, Driver, Graph
 from infini.backends.cuda.tasks import Launch, Task, start
 from infini.compiler import choices as choices_, memory, ordering
 from infini.compiler.memory import Ends
@@ -61,11 +62,11 @@ class _Frame:
         return self.consts[place.number] if isinstance(place, Const) else self.arena + place.offset
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Captured:
     """A graph and the memory that it uses."""
 
-    graph: Any  # Any: CuPy's graph
+    graph: Graph
     inputs: dict[int, DeviceBuffer]  # copies of small inputs, by number
     results: dict[int, DeviceBuffer]  # by number
     arena: DeviceBuffer
@@ -99,6 +100,8 @@ class CudaExecutable:
         self.num_captures = 0
         self.num_replays = 0
         self._graphs: dict[tuple[int, ...], _Captured] = {}
+        # Between the copies into the memory of a graph and those out of it, no other thread may use it.
+        self._graphs_lock = threading.Lock()
         self._consts: dict[int, dict[int, list[DeviceBuffer]]] = {}  # by device, then block
         self._ran_on: set[int] = set()
         unused = set(options.donated) - self.plan.donated
@@ -114,9 +117,10 @@ class CudaExecutable:
         number = inputs[0].device if inputs else default_device()
         driver = self.driver(number)
         if self.can_capture and number in self._ran_on:
-            captured = self._captured(driver, inputs)
-            if captured is not None:
-                return self._replay(driver, captured, inputs)
+            with self._graphs_lock:
+                captured = self._captured(driver, inputs)
+                if captured is not None:
+                    return self._replay(driver, captured, inputs)
         self._ran_on.add(number)
         results = {k: driver.allocate(n) for k, n in self._given_results()}
         arena = driver.allocate(self.plan.nbytes)
@@ -226,14 +230,14 @@ class CudaExecutable:
     def _capture(self, driver: Driver, inputs: Sequence[DeviceBuffer]) -> _Captured:
         own = {i: driver.allocate(b.nbytes) for i, b in enumerate(inputs) if b.nbytes <= MAX_COPIED_BYTES}
         results = {k: driver.allocate(n) for k, n in self._given_results()}
-        captured = _Captured(None, own, results, driver.allocate(self.plan.nbytes), self._constants(driver))
+        arena, consts = driver.allocate(self.plan.nbytes), self._constants(driver)
         params = [own[i].address if i in own else b.address for i, b in enumerate(inputs)]
-        graphs: list[Any] = []  # Any: CuPy's graphs
-        with driver.capturing(graphs):
-            self._run(driver, params, results, captured.arena, captured.consts)
-        captured.graph = graphs[0]
+        graphs: list[Graph] = []
+        recorder = driver.beside()
+        with recorder.capturing(graphs):
+            self._run(recorder, params, results, arena, consts)
         self.num_captures += 1
-        return captured
+        return _Captured(graphs[0], own, results, arena, consts)
 
     def _replay(
         self, driver: Driver, captured: _Captured, inputs: Sequence[DeviceBuffer]

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from infini.backends import spmd
 from infini.backends.cpu import compiling
-from infini.backends.spmd import executable as spmd_executable
+from infini.backends.spmd import devices, executable as spmd_executable
 from infini.compiler import cost
 from infini.compiler.llvm import program as program_, target as target_
 from infini.core import backend as backend_, errors, ir, primitive
@@ -74,38 +73,10 @@ class NullExecutable:
         return compiling.memory_analysis(self.block, self.plan)
 
 
-class NullBackend:
+class NullBackend(devices.HostMemory):
     """Compiles for the CPU and runs nothing."""
 
     name = "null"
-
-    def devices(self) -> tuple[Device, ...]:
-        """As many as the knob `cpu_devices` says."""
-        return spmd.host_devices(self.name)
-
-    def owns(self, device: Device) -> bool:
-        """Whether this process holds the device."""
-        return spmd.owns(device)
-
-    def why_unavailable(self) -> str | None:
-        """It always has a device."""
-        return None
-
-    def put(self, host: np.ndarray, device: Device) -> HostBuffer:
-        """A copy in C order."""
-        return HostBuffer.copy_of(host)
-
-    def adopt(self, host: np.ndarray, device: Device) -> HostBuffer:
-        """The memory of the array itself."""
-        return HostBuffer.adopt(host)
-
-    def get(self, buffer: HostBuffer, type: ir.ArrayType) -> np.ndarray:
-        """The memory itself."""
-        return buffer.view(type.shape, type.dtype)
-
-    def copy(self, buffer: HostBuffer, type: ir.ArrayType, device: Device) -> HostBuffer:
-        """A copy of the contents."""
-        return HostBuffer.copy_of(buffer.view(type.shape, type.dtype))
 
     def compile(self, program: ir.Program, options: CompileOptions) -> Executable:
         """Everything but machine code.

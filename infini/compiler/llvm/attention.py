@@ -27,7 +27,6 @@ MIN_TASKS = 16
 TASK_FLOPS = 1e6
 NS_PER_FLOP = 0.014
 NS_PER_PACKED_BYTE = 0.15
-PACK_PANELS = 16  # copied by one task
 
 
 def emit(
@@ -86,24 +85,14 @@ class _Forward(Parts):
     def _pack(self) -> TaskFunction:
         f, pointers = self.start()
         p, scratch = self.p, pointers[-1]
-        num_panels = self.padded_keys // self.panel
-        pieces = -(-num_panels // PACK_PANELS)
-        batch, piece = f.divide(f.parameters[1], pieces)
-        places = self.places(f, batch, p.shared)
-        key, value = (
-            f.at(pointers[i], p.arrays[i].offset(f, p.shared, places), p.arrays[i].element) for i in (1, 2)
-        )
-        first = f.mul(piece, PACK_PANELS)
-        stop = f.minimum(f.add(first, PACK_PANELS), num_panels)
-        packed = self.moved(f, scratch, f.mul(batch, self.packed_keys))
-        self.copy_panels(f, p.arrays[1], key, packed, "d", (first, stop))
-        first_key = f.mul(first, self.panel)
-        stop_key = f.mul(stop, self.panel)
-        packed = self.moved(f, scratch, f.add(self.values_start, f.mul(batch, self.packed_values)))
-        self.copy_keys(f, 2, value, packed, "v", (first_key, stop_key))
+        task = self.keys_of_task(f, pointers)
+        packed = self.moved(f, scratch, f.mul(task.batch, self.packed_keys))
+        self.copy_panels(f, p.arrays[1], task.key, packed, "d", task.panels)
+        packed = self.moved(f, scratch, f.add(self.values_start, f.mul(task.batch, self.packed_values)))
+        self.copy_keys(f, 2, task.value, packed, "v", task.keys)
         nbytes = p.num_shared * (self.packed_keys + self.packed_values) * self.compute.itemsize
         cost = nbytes * NS_PER_PACKED_BYTE
-        return self.finish("attention_pack", f, p.num_shared * pieces, cost, nbytes)
+        return self.finish("attention_pack", f, p.num_shared * self.key_pieces, cost, nbytes)
 
     def _compute(self) -> TaskFunction:
         f, pointers = self.start()

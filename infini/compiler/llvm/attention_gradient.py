@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infini.compiler.llvm import attention_parts, microkernel, registers
-from infini.compiler.llvm.attention import NS_PER_FLOP, NS_PER_PACKED_BYTE, PACK_PANELS
+from infini.compiler.llvm.attention import NS_PER_FLOP, NS_PER_PACKED_BYTE
 from infini.compiler.llvm.attention_parts import Parts, Problem
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.target import Target
@@ -88,25 +88,17 @@ class _Gradient(Parts):
     def _copy_keys(self) -> TaskFunction:
         f, pointers = self.start()
         p, scratch = self.p, pointers[-1]
-        num_panels = self.padded_keys // self.panel
-        pieces = -(-num_panels // PACK_PANELS)
-        batch, piece = f.divide(f.parameters[1], pieces)
-        places = self.places(f, batch, p.shared)
-        key, value = (
-            f.at(pointers[i], p.arrays[i].offset(f, p.shared, places), p.arrays[i].element) for i in (1, 2)
-        )
-        first = f.mul(piece, PACK_PANELS)
-        stop = f.minimum(f.add(first, PACK_PANELS), num_panels)
+        task = self.keys_of_task(f, pointers)
         for name, number, source, letter, size in (
-            ("keys_across", 1, key, "d", self.depth),
-            ("values_across", 2, value, "v", self.width),
+            ("keys_across", 1, task.key, "d", self.depth),
+            ("values_across", 2, task.value, "v", self.width),
         ):
-            across = self._place(f, scratch, name, f.mul(batch, self.padded_keys * size))
-            self.copy_panels(f, p.arrays[number], source, across, letter, (first, stop))
-        copy = self._place(f, scratch, "keys", f.mul(batch, self.padded_keys * self.depth_row))
-        self.copy_keys(f, 1, key, copy, "d", (f.mul(first, self.panel), f.mul(stop, self.panel)))
+            across = self._place(f, scratch, name, f.mul(task.batch, self.padded_keys * size))
+            self.copy_panels(f, p.arrays[number], source, across, letter, task.panels)
+        copy = self._place(f, scratch, "keys", f.mul(task.batch, self.padded_keys * self.depth_row))
+        self.copy_keys(f, 1, task.key, copy, "d", task.keys)
         cost = (self.starts["queries"] * self.compute.itemsize) * NS_PER_PACKED_BYTE
-        return self.finish("gradient_keys", f, p.num_shared * pieces, cost, self.scratch_bytes)
+        return self.finish("gradient_keys", f, p.num_shared * self.key_pieces, cost, self.scratch_bytes)
 
     def _copy_queries(self) -> TaskFunction:
         f, pointers = self.start()

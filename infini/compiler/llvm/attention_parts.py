@@ -30,6 +30,7 @@ from infini.lax.composites.attention import Band, Letters
 UNSEEN = -1e8  # a fill below this gives masked keys the weight 0 next to any score, so they may be left out
 LARGEST_WIDTH = 256  # of a head, so that the copies of a task stay small
 MIN_QUERIES = 4  # with fewer there is no reuse of packed keys
+PACK_PANELS = 16  # copied by one task
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,25 @@ class Layout:
         for letter, place in zip(letters, places, strict=True):
             total = f.add(total, f.mul(place, self.stride(letter)))
         return total
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What one task copies of keys and values.
+
+    Args:
+        batch: number of the set of keys.
+        key: address of its keys.
+        value: address of its values.
+        panels: the first panel and the end.
+        keys: the first key and the end.
+    """
+
+    batch: Int
+    key: Value
+    value: Value
+    panels: tuple[Int, Int]
+    keys: tuple[Int, Int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +210,8 @@ class Parts:
         self.panel = self.vectors * self.lanes
         self.depth_row, self.width_row = self.long_row(self.depth), self.long_row(self.width)
         self.padded_keys = -(-self.keys // self.panel) * self.panel
+        num_panels = self.padded_keys // self.panel
+        self.key_pieces = -(-num_panels // PACK_PANELS)  # tasks that copy one set of keys and values
         self.helpers: dict[str, Function] = {}
 
     def long_row(self, size: int) -> int:
@@ -226,6 +248,19 @@ class Parts:
         return f.at(pointer, offset, self.element)
 
     # --- copies --------------------------------------------------------------------------------
+
+    def keys_of_task(self, f: Function, pointers: Sequence[Value]) -> Keys:
+        """What a task copies of keys and values, the operands 1 and 2."""
+        p, num_panels = self.p, self.padded_keys // self.panel
+        batch, piece = f.divide(f.parameters[1], self.key_pieces)
+        places = self.places(f, batch, p.shared)
+        key, value = (
+            f.at(pointers[i], p.arrays[i].offset(f, p.shared, places), p.arrays[i].element) for i in (1, 2)
+        )
+        first = f.mul(piece, PACK_PANELS)
+        stop = f.minimum(f.add(first, PACK_PANELS), num_panels)
+        keys = f.mul(first, self.panel), f.mul(stop, self.panel)
+        return Keys(batch, key, value, (first, stop), keys)
 
     def copy_rows(
         self, f: Function, layout: Layout, source: Value, target: Value, row: str, column: str, *,

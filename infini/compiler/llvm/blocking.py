@@ -12,10 +12,15 @@ from infini.compiler.llvm.pairs import Paired
 from infini.compiler.llvm.target import Target
 from infini.core import dtypes
 
-TILE_ROWS = 256  # most rows of A with which a task packs the columns of B that it needs, by itself
+# Rows of A per task that packs the columns of B that it needs by itself, depth block by depth block, so that
+# they stay in its cache: the more rows, the seldomer a column is packed. Copies of A and sums take stack.
+TILE_ROWS = 256
+TILE_ROWS_OF_COPIES = 512  # when A is copied, and sums are stored in the result
+TILE_ROWS_IN_PLACE = 1024  # when nothing is copied but B
 TILE_DEPTH = 64  # rows of B that it packs at once: as many as are read while those before are used
+TILE_RUN_BYTES = 1024  # the same of a B in which k is contiguous: reads come faster in long runs
 TILE_DEPTH_OF_MANY = 128  # the same with more than ROW_BLOCK rows of A
-MIN_COLUMN_TILES = 6  # with fewer tasks B is packed by all of them together
+MIN_COLUMN_TILES = 2  # with fewer tasks B is packed by all of them together
 DEPTH_BLOCK = 256  # rows of a packed panel, so that it stays in the first-level cache
 ROW_BLOCK = 96  # rows of A per task
 COLUMN_BLOCK = 512  # columns per task, so that DEPTH_BLOCK rows of B stay in the second-level cache
@@ -28,7 +33,9 @@ FAR_BYTES = 1 << 20  # of B from which on it is not expected in a cache
 DEPTH_UNIT = 16  # depth blocks are a multiple of it, so that B is packed in whole squares
 DIRECT_DEPTH = 2048  # longest rows of A that are read where they are
 MIN_COLUMNS = 4  # panels of a task
+LEAST_COLUMNS = 2  # the same of a task with so few rows that it has all of them, and packs
 MIN_TILES = 16  # so that several threads get equal shares
+FEW_TILES = 4  # below it tiles that pack have fewer rows than pays
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:
@@ -168,26 +175,6 @@ def make_plan(
     panel = vectors * lanes
     padded = -(-problem.n.size // panel) * panel
     one = problem.flops / problem.num_batches
-    has_tiles = m <= TILE_ROWS and padded >= MIN_COLUMN_TILES * MIN_COLUMNS * panel
-    packs = "tile" if has_tiles else "phase"
-    if padded * k.size * compute.itemsize <= LOCAL_BYTES and (
-        problem.flops <= SMALL_FLOPS or (problem.num_batches >= 4 and one <= LOCAL_FLOPS)
-    ):
-        packs = "task"
-    tile_depth = TILE_DEPTH if m <= ROW_BLOCK else TILE_DEPTH_OF_MANY
-    depth = _even_block(k.size, tile_depth if packs == "tile" else DEPTH_BLOCK, DEPTH_UNIT)
-    row_block = _even_block(m, TILE_ROWS if packs == "tile" else ROW_BLOCK, rows)
-    column_block = padded if packs == "task" else _even_block(padded, COLUMN_BLOCK, panel)
-    if out_dtype != compute:  # the sums of a tile stay on the stack
-        column_block = (
-            padded if packs == "task" and k.size <= depth else _even_block(padded, STAGED_COLUMNS, panel)
-        )
-    if packs != "task":
-        wanted = min(MIN_TILES, problem.flops / TASK_FLOPS)
-        while column_block >= 2 * MIN_COLUMNS * panel and _tiles(problem, row_block, column_block) < wanted:
-            column_block = _even_block(padded, column_block // 2, panel)
-        while packs != "tile" and row_block >= 2 * rows and _tiles(problem, row_block, column_block) < wanted:
-            row_block = _even_block(m, row_block // 2, rows)
     is_conflicting = problem.m.x * compute.itemsize % 2048 == 0  # rows share the sets of the cache
     is_direct = (
         x_dtype == (dtypes.int32 if pairs else compute)
@@ -196,6 +183,37 @@ def make_plan(
         and not is_conflicting
     )
     a_layout = "direct" if is_direct else "rows" if k.x == 1 else "panels"
+    tile_rows = TILE_ROWS
+    if out_dtype == compute and compute.itemsize <= 4 and a_layout != "panels":
+        tile_rows = TILE_ROWS_IN_PLACE if is_direct else TILE_ROWS_OF_COPIES
+    has_tiles = m <= TILE_ROWS or tile_rows > TILE_ROWS
+    column_tiles = MIN_COLUMN_TILES if m <= tile_rows else 2 * MIN_COLUMN_TILES
+    has_tiles = has_tiles and padded >= column_tiles * MIN_COLUMNS * panel
+    packs = "tile" if has_tiles else "phase"
+    if padded * k.size * compute.itemsize <= LOCAL_BYTES and (
+        problem.flops <= SMALL_FLOPS or (problem.num_batches >= 4 and one <= LOCAL_FLOPS)
+    ):
+        packs = "task"
+    runs_along_k = k.y == 1 and problem.n.y != 1
+    tile_depth = TILE_RUN_BYTES // compute.itemsize if runs_along_k else TILE_DEPTH
+    tile_depth = tile_depth if m <= ROW_BLOCK else TILE_DEPTH_OF_MANY
+    depth = _even_block(k.size, tile_depth if packs == "tile" else DEPTH_BLOCK, DEPTH_UNIT)
+    row_block = _even_block(m, tile_rows if packs == "tile" else ROW_BLOCK, rows)
+    column_block = padded if packs == "task" else _even_block(padded, COLUMN_BLOCK, panel)
+    if out_dtype != compute:  # the sums of a tile stay on the stack
+        column_block = (
+            padded if packs == "task" and k.size <= depth else _even_block(padded, STAGED_COLUMNS, panel)
+        )
+    if packs != "task":
+        wanted = min(MIN_TILES, problem.flops / TASK_FLOPS)
+        columns = (LEAST_COLUMNS if packs == "tile" and m <= TILE_ROWS else MIN_COLUMNS) * panel
+        while column_block >= 2 * columns and _tiles(problem, row_block, column_block) < wanted:
+            column_block = _even_block(padded, column_block // 2, panel)
+        while (tiles := _tiles(problem, row_block, column_block)) < wanted:
+            least = rows if packs != "tile" else TILE_ROWS if tiles >= FEW_TILES else TILE_ROWS // 2
+            if row_block < 2 * least:
+                break
+            row_block = _even_block(m, row_block // 2, rows)
     batches = max(1, round(TASK_FLOPS / one)) if packs == "task" else 1
     if problem.flops <= SMALL_FLOPS and packs == "task":
         batches = problem.num_batches

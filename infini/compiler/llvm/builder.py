@@ -30,10 +30,11 @@ from infini.compiler.llvm.types import (
 class Scope:
     """A region of code in which values stay visible: the function or one loop or branch body."""
 
-    __slots__ = ("block", "depth", "lines", "memo", "parent", "sink")
+    __slots__ = ("block", "depth", "is_guarded", "lines", "memo", "parent", "sink")
 
-    def __init__(self, parent: Scope | None, block: str) -> None:
+    def __init__(self, parent: Scope | None, block: str, *, is_guarded: bool = False) -> None:
         self.parent = parent
+        self.is_guarded = is_guarded  # whether it runs only where a condition holds
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.lines: list[object] = []  # lines and, for inner regions, lists of lines
         self.sink = self.lines  # where the next instruction of this scope goes
@@ -102,6 +103,7 @@ class Function:
     ) -> None:
         self.name = name
         self.declares: set[str] = set()
+        self.stack_bytes = 0  # that it allocates
         self.root = Scope(None, "entry")
         self.scope = self.root
         self.parameters = [Value(f"%{n}", t, self.root) for t, n in parameters]
@@ -119,9 +121,9 @@ class Function:
         self._counter += 1
         return f"{prefix}{self._counter}"
 
-    def pure(self, text: str, type: Type, *operands: Value) -> Value:
-        """An instruction without side effects, placed as far out as its operands allow."""
-        scope = self.root
+    def pure(self, text: str, type: Type, *operands: Value, within: Scope | None = None) -> Value:
+        """An instruction without side effects, placed as far out as its operands, and `within`, allow."""
+        scope = within or self.root
         for operand in operands:
             if operand.scope.depth > scope.depth:
                 scope = operand.scope
@@ -323,6 +325,7 @@ class Function:
 
     def allocate(self, nbytes: int) -> Value:
         """Stack memory for the whole call, aligned to 64 bytes."""
+        self.stack_bytes += nbytes
         value = Value(f"%{self.fresh('stack')}", PTR, self.root)
         self._allocas.append(f"  {value} = alloca [{max(nbytes, 1)} x i8], align 64")
         return value
@@ -339,7 +342,14 @@ class Function:
     ) -> Value:
         """A load; an invariant one may move to where its address is known."""
         text = f"load {type}, ptr {pointer}, align {align or BYTES[type.element]}"
-        return self.pure(text, type, pointer) if is_invariant else self.here(text, type)
+        if not is_invariant:
+            return self.here(text, type)
+        # What is there only under a condition is not read outside of it.
+        scope: Scope | None = self.scope
+        while scope is not None and not scope.is_guarded:
+            scope = scope.parent
+        known = None if scope is None else self.recall(text)
+        return known or self.pure(text, type, pointer, within=scope)
 
     def store(self, value: Value, pointer: Value, *, align: int | None = None, streams: bool = False) -> None:
         """A store; one that streams passes the cache by, and needs `fence` before another thread reads."""
@@ -441,7 +451,7 @@ class Function:
         outer = self.scope
         then, after = self.fresh("then"), self.fresh("done")
         inner_lines = self._open(outer)
-        inner = Scope(outer, then)
+        inner = Scope(outer, then, is_guarded=True)
         inner_lines.extend((f"  br i1 {condition}, label %{then}, label %{after}", f"{then}:", inner.lines))
         self.scope = inner
         yield

@@ -33,8 +33,6 @@ UNROLL: Final = 2  # vectors along a row that are in hand at once
 JOIN_UNROLL: Final = 4
 PARTIAL: Final = 16  # partial results that are joined one after the other
 JOIN_NS: Final = 0.05  # of one partial result
-TASK_NS: Final = 20_000.0  # aimed at per task
-ALONE_NS: Final = 8_000.0  # below this one task does everything
 
 
 Turn: TypeAlias = Callable[[Value, list[Value]], list[Value]]  # the totals after a turn of a loop
@@ -141,7 +139,8 @@ class _Writer:
         self.each = -(-self.rows // self.block_rows)  # blocks of an array
         self.num_blocks = self.outer * self.each
         self.row_ns = leader_ns / (self.outer * self.rows) + sum(_row_ns(r.columns, target) for r in riders)
-        wanted = max(1, round(TASK_NS / (self.row_ns * self.block_rows)))
+        total_ns = self.row_ns * self.outer * self.rows
+        wanted = max(1, round(kernels.task_ns(total_ns) / (self.row_ns * self.block_rows)))
         self.per_task = min(wanted, max(1, self.num_blocks // MIN_BLOCKS))
         self.num_tasks = -(-self.num_blocks // self.per_task)
         self.partial_bytes = 0
@@ -339,8 +338,8 @@ class _Writer:
         pointers: Sequence[Value],
     ) -> int:  # fmt: skip
         """Tasks that each join some whole arrays; how many."""
-        wanted = max(1, round(self.outer * TASK_NS / cost_ns))
-        size = self.outer if cost_ns < ALONE_NS else min(wanted, self.outer)
+        wanted = max(1, round(self.outer * kernels.task_ns(cost_ns) / cost_ns))
+        size = self.outer if cost_ns < kernels.ALONE_NS else min(wanted, self.outer)
         count, width = -(-self.outer // size), rider.columns.width
         start = f.mul(task, size)
         with f.when(f.compare("ult", f.integer(task), f.integer(count))):
@@ -357,8 +356,8 @@ class _Writer:
         """Tasks that each join some columns of the only array; how many."""
         width, unit = rider.columns.width, self.target.lanes * JOIN_UNROLL
         chunk = width
-        if cost_ns >= ALONE_NS:
-            chunk = min(width, max(1, round(width * TASK_NS / cost_ns / unit)) * unit)
+        if cost_ns >= kernels.ALONE_NS:
+            chunk = min(width, max(1, round(width * kernels.task_ns(cost_ns) / cost_ns / unit)) * unit)
         whole = width // chunk
         with f.when(f.compare("ult", f.integer(task), f.integer(whole))):
             first: Int = f.mul(task, chunk) if whole > 1 else 0

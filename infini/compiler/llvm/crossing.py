@@ -9,13 +9,12 @@ vector, the elements of all lie together in one of the arrays, and are dealt out
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from infini.compiler.llvm import registers, segments
+from infini.compiler.llvm import past_cache, registers, segments
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.evaluate import Evaluator, Operand
 from infini.compiler.llvm.indexing import Index, c_strides
@@ -24,7 +23,7 @@ from infini.compiler.llvm.schedule import Schedule
 from infini.compiler.llvm.segments import MOVING
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.llvm.types import I32, I64, vector
+from infini.compiler.llvm.types import I32, vector
 from infini.core.ir import ArrayType, Var
 from infini.tile.program import Access, Kernel
 
@@ -35,8 +34,6 @@ TASK_NS: Final = 20_000.0  # aimed at per task
 ALONE_NS: Final = 8_000.0  # below this one task does everything
 BYTE_NS: Final = 0.06
 ITEM_NS: Final = 4.0
-STREAMED_BYTES: Final = 16 << 20  # results from which on stores pass the cache by
-STREAMED_VECTOR: Final = 32  # bytes of a vector below which they do not
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,30 +189,23 @@ class _Emission:
             stop = f.minimum(stop, self.items)
         with contextlib.ExitStack() as branch:
             if self._may_stream():
-                mask = self.crossing.lanes * max(t.dtype.itemsize for t in kernel.outputs) - 1
-                addresses = [f.convert("ptrtoint", pointer, I64) for pointer in outs]
-                joined = functools.reduce(lambda x, y: f.binary("or", x, y), addresses)
-                rest = f.binary("and", joined, f.constant(mask, I64))
-                is_aligned = f.compare("eq", rest, f.constant(0, I64))
+                nbytes = self.crossing.lanes * max(t.dtype.itemsize for t in kernel.outputs)
+                is_aligned = past_cache.can(f, outs, (), nbytes)
                 with f.when(is_aligned):
                     self.e.streams = True
                     self._items(f, first, stop)
                     f.fence()
                 self.e.streams = False
-                branch.enter_context(f.when(f.compare("ne", rest, f.constant(0, I64))))
+                is_other = f.binary("xor", is_aligned, f.constant(True, is_aligned.type))
+                branch.enter_context(f.when(is_other))
             self._items(f, first, stop)
 
     def _may_stream(self) -> bool:
         """Whether stores pass the cache by: results are large, and all that is stored are whole vectors."""
         outputs, lanes = self.kernel.outputs, self.crossing.lanes
-        if self.crossing.form == "narrow":
+        if self.crossing.form == "narrow" or self.size % lanes or not past_cache.is_worth(outputs, lanes):
             return False
-        if sum(t.nbytes for t in outputs) < STREAMED_BYTES or self.size % lanes:
-            return False
-        if any(lanes * t.dtype.itemsize < STREAMED_VECTOR for t in outputs):
-            return False
-        flat = [(_flat(s, t)[0], s.offsets[0]) for s, t in zip(self.kernel.stores, outputs, strict=True)]
-        return all(not any(n % lanes for n in (*grid, offset)) for grid, offset in flat)
+        return past_cache.are_vectors_aligned(self.kernel.stores, outputs, lanes)
 
     def _items(self, f: Function, first: Int, stop: Int) -> None:
         with f.loop(first, stop, runs=True) as loop:

@@ -94,7 +94,7 @@ class Evaluator:
         self.programs: dict[int, range] = {}  # along dimensions of the grid, where they stand
         self.facts: list[tuple[segments.Lines, range]] = []  # for comparisons in these ranges
         self.lane_dimension: int | None = None  # of the grid, when lanes are neighbouring programs
-        self.streams = False  # whether stores, all of them to aligned vectors, pass the cache by
+        self.streams = False  # whether stores to arrays, all of aligned vectors, pass the cache by
         self.turn = 0  # counted up by who changes program ids or registers: what was known is computed anew
 
     def segments(self, size: int) -> Iterator[range]:
@@ -270,7 +270,7 @@ class Evaluator:
         if condition is not None:
             condition = self.f.splat(condition, x.type.lanes)
             mask = condition if mask is None else self.f.binary("and", condition, mask)
-        self._store_lanes(x, pointer, operand.type.dtype, stride, mask)
+        self._store_lanes(x, pointer, operand.type.dtype, stride, mask, streams=self.streams)
 
     def _load_lanes(
         self,
@@ -356,10 +356,17 @@ class Evaluator:
         )
 
     def _store_lanes(
-        self, x: Value, pointer: Value, dtype: np.dtype, stride: int, mask: Value | None
+        self,
+        x: Value,
+        pointer: Value,
+        dtype: np.dtype,
+        stride: int,
+        mask: Value | None,
+        *,
+        streams: bool = False,
     ) -> None:
         f = self.f
-        if self.streams and mask is None and stride == 1 and x.type.lanes > 1:
+        if streams and mask is None and stride == 1 and x.type.lanes > 1:
             bits = registers.to_memory(f, x, dtype)
             f.store(bits, pointer, align=bits.type.lanes * dtype.itemsize, streams=True)
             return

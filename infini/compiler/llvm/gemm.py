@@ -8,28 +8,17 @@ floats are converted while they are packed.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import blocking, contraction, few_rows, pairs, registers, skinny, streaming
+from infini.compiler.llvm import blocking, contraction, few_rows, pairs, product_tasks, skinny, streaming
 from infini.compiler.llvm.blocking import Plan
-from infini.compiler.llvm.builder import Function, Int, Value
-from infini.compiler.llvm.contraction import Dimension
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.llvm.tile import TileWriter
-from infini.compiler.llvm.types import I64, PTR
 from infini.core import dtypes
 from infini.core.ir import ArrayType
 
-PACK_BYTES = 128 << 10  # of one packing task
-NS_PER_FLOP = 0.012
-NS_PER_PACKED_BYTE = 0.1
 MIN_ROWS = 4  # with fewer rows B is used too seldom to be packed
 
 
@@ -52,19 +41,60 @@ def emit_contraction(
     Raises:
         LoweringError: the emitter does not compute with a dtype.
     """
+    plan = blocked(x, y, spec=spec, dtype=dtype, target=target)
+    if plan is not None:
+        return product_tasks.emit([_alone(plan)], 3)
     problem = contraction.analyse(x, y, spec)
     first, second = (y.dtype, x.dtype) if problem.is_swapped else (x.dtype, y.dtype)
-    is_dense = problem.n.out == 1 or problem.n.size == 1
+    if _is_product_of_integers(problem, first, second, dtype):
+        return product_tasks.emit([_alone(_plan(problem, first, second, dtype, target))], 3)
     compute = blocking.compute_dtype(dtype)
-    if problem.flops == 0 or not dtypes.is_float(compute) or not is_dense or len(problem.k) > 1:
+    if not _is_matrix(problem, compute):
         return streaming.emit(x, y, spec, dtype, compute, target)
     if skinny.is_suited(problem, second):
         return skinny.emit(problem, first, second, dtype, compute, target)
     if few_rows.is_suited(problem, first, second):
         return few_rows.emit(problem, first, second, dtype, compute, target)
+    return streaming.emit(x, y, spec, dtype, compute, target)
+
+
+def blocked(x: ArrayType, y: ArrayType, *, spec: str, dtype: np.dtype, target: Target) -> Plan | None:
+    """The blocks of a contraction that is computed as a blocked product; None when it is not."""
+    problem = contraction.analyse(x, y, spec)
+    first, second = (y.dtype, x.dtype) if problem.is_swapped else (x.dtype, y.dtype)
+    if not _is_matrix(problem, blocking.compute_dtype(dtype)):
+        return None
+    if skinny.is_suited(problem, second) or few_rows.is_suited(problem, first, second):
+        return None
     if problem.m.size < MIN_ROWS or problem.n.size < MIN_ROWS:
-        return streaming.emit(x, y, spec, dtype, compute, target)
-    return _Emission(_plan(problem, first, second, dtype, target)).phases()
+        return None
+    return _plan(problem, first, second, dtype, target)
+
+
+def _is_matrix(problem: contraction.Problem, compute: np.dtype) -> bool:
+    """Whether a contraction is products of matrices of floats, and rows of the result are in order."""
+    is_dense = problem.n.out == 1 or problem.n.size == 1
+    return problem.flops > 0 and dtypes.is_float(compute) and is_dense and len(problem.k) <= 1
+
+
+def _is_product_of_integers(
+    problem: contraction.Problem, x_dtype: np.dtype, y_dtype: np.dtype, dtype: np.dtype
+) -> bool:
+    """Whether a contraction is products of matrices of integers that are worth packing."""
+    return (
+        problem.flops > 0
+        and {x_dtype, y_dtype, dtype} <= dtypes.INTEGERS
+        and dtype.itemsize >= 4
+        and (problem.n.out == 1 or problem.n.size == 1)
+        and len(problem.k) <= 1
+        and min(problem.m.size, problem.n.size) >= MIN_ROWS
+    )
+
+
+def _alone(plan: Plan) -> product_tasks.Product:
+    """A product whose task functions have x, y and result as arguments."""
+    x, y = (1, 0) if plan.problem.is_swapped else (0, 1)
+    return product_tasks.Product(plan, x, y, 2)
 
 
 def _plan(
@@ -76,7 +106,7 @@ def _plan(
     panel_depth: int = 0,
 ) -> Plan:
     """The blocks of a product, of pairs where the processor multiplies such."""
-    pair = None if panel_depth % 2 else pairs.paired(problem, x_dtype, y_dtype, target)
+    pair = None if panel_depth % 2 else pairs.paired(problem, x_dtype, y_dtype, dtype, target)
     if pair is None:
         return blocking.make_plan(problem, x_dtype, y_dtype, dtype, target, panel_depth)
     return blocking.make_plan(
@@ -97,9 +127,17 @@ def emit_packed(
     x: ArrayType, y: ArrayType, *, spec: str, dtype: np.dtype, panels: Panels, target: Target
 ) -> tuple[TaskFunction, ...]:
     """As `emit_contraction`, with one operand in panels that `takes_panels` accepts: nothing is packed."""
+    plan = blocked_panels(x, y, spec=spec, dtype=dtype, panels=panels, target=target)
+    return product_tasks.emit([_alone(plan)], 3)
+
+
+def blocked_panels(
+    x: ArrayType, y: ArrayType, *, spec: str, dtype: np.dtype, panels: Panels, target: Target
+) -> Plan:
+    """The blocks of a product with one operand in panels."""
     problem = contraction.analyse(x, y, spec)
     first, second = (y.dtype, x.dtype) if problem.is_swapped else (x.dtype, y.dtype)
-    return _Emission(_plan(problem, first, second, dtype, target, panels.depth)).phases()
+    return _plan(problem, first, second, dtype, target, panels.depth)
 
 
 def takes_panels(
@@ -136,141 +174,3 @@ def is_packed_kind(problem: contraction.Problem, dtype: np.dtype, packed: np.dty
         and (problem.n.out == 1 or problem.n.size == 1)
         and len(problem.k) == 1
     )
-
-
-class _Emission:
-    """Writes the phases of a blocked product."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.tiles = TileWriter(plan)
-
-    def phases(self) -> tuple[TaskFunction, ...]:
-        """Packing, unless each task packs its own, and computing."""
-        plan = self.plan
-        cost = plan.problem.flops * NS_PER_FLOP
-        if plan.packs == "task":
-            tasks = -(-plan.problem.num_batches // plan.batches_per_task)
-            return (_finish("gemm", [*self._products(), *self.tiles.helpers.values()], tasks, cost),)
-        tasks = plan.problem.num_batches * plan.num_row_blocks * plan.num_column_blocks
-        compute = _finish("gemm", [*self._tile(), *self.tiles.helpers.values()], tasks, cost)
-        return (self._pack(), compute) if plan.packs == "phase" else (compute,)
-
-    def _start(self) -> tuple[Function, list[Value]]:
-        """A task function, and pointers to x, y, result and, if there is, scratch; x and y as the plan has
-        them."""
-        f = Function("TASK", [(PTR, "args"), (I64, "task")])
-        order = [1, 0, 2] if self.plan.problem.is_swapped else [0, 1, 2]
-        if self.plan.packs == "phase":
-            order.append(3)
-        return f, [f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in order]
-
-    # --- the phase that packs B -----------------------------------------------------------------
-
-    def _pack(self) -> TaskFunction:
-        """A task packs some panels of a depth block."""
-        plan = self.plan
-        panel_bytes = plan.depth * plan.panel * plan.compute.itemsize
-        group = max(1, min(plan.num_panels, PACK_BYTES // panel_bytes))
-        groups = -(-plan.num_panels // group)
-        f, (_, y, _, scratch) = self._start()
-        rest, part = f.divide(f.parameters[1], groups)
-        batch, block = f.divide(rest, plan.num_depth_blocks)
-        y = _moved(f, y, plan.y_dtype, _offset(f, batch, plan.y_batch, "y"))
-        target = _moved(f, scratch, plan.compute, f.mul(batch, plan.packed_size))
-        first = f.mul(part, group)
-        panels = (first, f.minimum(f.add(first, group), plan.num_panels))
-        self.tiles.pack_depth_block(f, y, target, f.mul(block, plan.depth), panels)
-        nbytes = plan.num_packed * plan.packed_size * plan.compute.itemsize
-        tasks = plan.num_packed * plan.num_depth_blocks * groups
-        packed = _finish("pack", [f], tasks, nbytes * NS_PER_PACKED_BYTE)
-        return dataclasses.replace(packed, scratch_bytes=nbytes)
-
-    # --- the phase that computes ------------------------------------------------------------------
-
-    def _tile(self) -> list[Function]:
-        """A task is one tile of one product."""
-        plan = self.plan
-        f, (x, y, out, *scratch) = self._start()
-        rest, row_block = f.divide(f.parameters[1], plan.num_row_blocks)
-        batch, column_block = f.divide(rest, plan.num_column_blocks)
-        x, y, out = self._matrices(f, batch, x, y, out)
-        if plan.packs == "ready":
-            packed = y
-        elif scratch:
-            packed = _moved(f, scratch[0], plan.compute, self._packed_offset(f, batch))
-        else:
-            packed = f.allocate(plan.depth * plan.column_block * plan.compute.itemsize)
-        self.tiles.write(f, (x, y, packed, out), row_block, column_block)
-        return [f]
-
-    def _products(self) -> list[Function]:
-        """A task is one or more whole products; it packs B on its stack."""
-        plan = self.plan
-        f, (x, y, out) = self._start()
-        count = plan.problem.num_batches
-        with contextlib.ExitStack() as regions:
-            batch: Int = f.parameters[1] if count > 1 else 0
-            if plan.batches_per_task > 1 and count > 1:
-                first = f.mul(batch, plan.batches_per_task)
-                stop = f.minimum(f.add(first, plan.batches_per_task), count)
-                batch = regions.enter_context(f.loop(first, stop, runs=True)).index
-            x, y, out = self._matrices(f, batch, x, y, out)
-            packed = f.allocate(plan.packed_size * plan.compute.itemsize)
-            with f.loop(0, plan.k.size, plan.depth) as loop:
-                self.tiles.pack_depth_block(f, y, packed, loop.index, (0, plan.num_panels))
-            with f.loop(0, plan.num_row_blocks) as rows, f.loop(0, plan.num_column_blocks) as columns:
-                self.tiles.write(f, (x, y, packed, out), rows.index, columns.index)
-        return [f]
-
-    def _matrices(
-        self, f: Function, batch: Int, x: Value, y: Value, out: Value
-    ) -> tuple[Value, Value, Value]:
-        """The first elements of the matrices of one product."""
-        plan, dimensions = self.plan, self.plan.problem.batch
-        is_ready = plan.packs == "ready"
-        y_offset = self._packed_offset(f, batch) if is_ready else _offset(f, batch, dimensions, "y")
-        return (
-            _moved(f, x, plan.x_dtype, _offset(f, batch, dimensions, "x")),
-            _moved(f, y, plan.panels if is_ready else plan.y_dtype, y_offset),
-            _moved(f, out, plan.out_dtype, _offset(f, batch, dimensions, "out")),
-        )
-
-    def _packed_offset(self, f: Function, batch: Int) -> Int:
-        """Elements to the packed matrix of a product; products that share B share it."""
-        dimensions = self.plan.problem.batch
-        number: Int = 0
-        factor = self.plan.num_packed
-        for d, place in zip(dimensions, _places(f, batch, dimensions), strict=True):
-            if d.y:
-                factor //= d.size
-                number = f.add(number, f.mul(place, factor))
-        return f.mul(number, self.plan.packed_size)
-
-
-def _finish(kind: str, functions: Sequence[Function], num_tasks: int, cost_ns: float) -> TaskFunction:
-    text = "".join(f.finish() for f in functions)
-    name = f"{kind}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
-    declares = frozenset[str]().union(*(f.declares for f in functions))
-    return TaskFunction(name, text.replace("@TASK", f"@{name}"), declares, num_tasks, 0, cost_ns)
-
-
-def _moved(f: Function, pointer: Value, dtype: np.dtype, offset: Int) -> Value:
-    return f.at(pointer, offset, registers.memory_element(dtype))
-
-
-def _places(f: Function, number: Int, dimensions: Sequence[Dimension]) -> list[Int]:
-    """A number in a batch as one index per dimension."""
-    places: list[Int] = []
-    for d in reversed(dimensions[1:]):
-        number, place = f.divide(number, d.size)
-        places.append(place)
-    return [number, *reversed(places)] if dimensions else []
-
-
-def _offset(f: Function, number: Int, dimensions: Sequence[Dimension], which: str) -> Int:
-    """Elements to the matrix with a number in the batch, in x, y or out."""
-    offset: Int = 0
-    for d, place in zip(dimensions, _places(f, number, dimensions), strict=True):
-        offset = f.add(offset, f.mul(place, getattr(d, which)))
-    return offset

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from infini.compiler.llvm import blocks, crossing, nests, schedule, segments
+from infini.compiler.llvm import blocks, crossing, nests, past_cache, schedule, segments
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.evaluate import Bound, Evaluator, Operand
 from infini.compiler.llvm.indexing import c_strides
@@ -28,7 +28,9 @@ from infini.core import dtypes
 from infini.core.ir import ArrayType
 from infini.tile.program import Access, Kernel
 
-TASK_NS = 20_000.0  # aimed at per task
+TASK_NS = 20_000.0  # aimed at per task of a long phase
+SHORT_TASK_NS = 4_000.0  # least of a short one
+FEW_TASKS = 8  # that a few threads share so that they end at about the same time
 ALONE_NS = 8_000.0  # below this one task does everything
 MAX_TASKS = 1 << 16
 MAX_STACK_BYTES = 384 << 10  # of buffers; a thread of the system may have half a megabyte
@@ -73,14 +75,14 @@ def emit_program(
     target: Target,
     *,
     pointers: Sequence[Value],
-    program: Value,
+    program: Int,
     allocate: Callable[[int], Value],
 ) -> None:
     """Write one program of a kernel into a function.
 
     Args:
         f: the function.
-        kernel: the kernel, whose grid has one dimension.
+        kernel: the kernel.
         in_types: types of the operands.
         target: processor to make code for.
         pointers: the operands, then the results.
@@ -89,13 +91,56 @@ def emit_program(
     """
     plan = schedule.make_schedule(kernel.body)
     layout = _Layout(kernel, 1, kernel.num_programs, 0.0)
-    _Emission(layout, in_types, plan, target, f, allocate).program(pointers, [program])
+    emission = _Emission(layout, in_types, plan, target, f, allocate)
+    emission.program(pointers, program_ids(f, kernel.grid, program))
+
+
+def emit_piece(
+    f: Function,
+    kernel: Kernel,
+    in_types: Sequence[ArrayType],
+    target: Target,
+    *,
+    pointers: Sequence[Value],
+    ids: Sequence[Int],
+    length: int,
+) -> None:
+    """Write one program of an elementwise kernel whose tile is longer than the body says.
+
+    Args:
+        f: the function.
+        kernel: the kernel; the last dimension of its grid cuts `length` elements into tiles.
+        in_types: types of the operands.
+        target: processor to make code for.
+        pointers: the operands, then the results.
+        ids: number of the program along each dimension of the grid.
+        length: elements of all tiles along the last dimension; the last one may be shorter.
+    """
+    plan = schedule.make_schedule(kernel.body)
+    layout = _Layout(kernel, 1, kernel.num_programs, 0.0, length)
+    _Emission(layout, in_types, plan, target, f, f.allocate).program(pointers, list(ids))
+
+
+def program_ids(f: Function, grid: Sequence[int], program: Int) -> list[Int]:
+    """Number of a program along each grid dimension, the last one running fastest."""
+    ids: list[Int] = []
+    for size in reversed(grid[1:]):
+        program, rest = f.divide(program, size)
+        ids.append(rest if size > 1 else 0)
+    if grid:
+        ids.append(program)
+    return ids[::-1]
 
 
 def kernel_ns(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -> float:
     """Estimated nanoseconds of a kernel on one thread."""
     plan = schedule.make_schedule(kernel.body)
     return _program_cost(kernel, in_types, plan, target) * kernel.num_programs
+
+
+def task_ns(total_ns: float) -> float:
+    """Nanoseconds aimed at per task of a phase that takes so many on one thread."""
+    return min(TASK_NS, max(SHORT_TASK_NS, total_ns / FEW_TASKS))
 
 
 def in_place_pairs(kernel: Kernel, in_types: Sequence[ArrayType]) -> tuple[tuple[int, int], ...]:
@@ -172,8 +217,14 @@ def _choose_tasks(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule,
     total = cost * programs
     if _can_fold(kernel, plan):
         return _fold(kernel, total, target)
-    per_task = programs if total < ALONE_NS else max(1, round(TASK_NS / cost), -(-programs // MAX_TASKS))
+    per_task = _programs_per_task(programs, total)
     return _Layout(kernel, -(-programs // per_task), per_task, total)
+
+
+def _programs_per_task(programs: int, total_ns: float) -> int:
+    if total_ns < ALONE_NS:
+        return programs
+    return max(1, round(programs * task_ns(total_ns) / total_ns), -(-programs // MAX_TASKS))
 
 
 def _program_cost(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule, target: Target) -> float:
@@ -193,9 +244,8 @@ def _program_cost(kernel: Kernel, in_types: Sequence[ArrayType], plan: Schedule,
     return cost
 
 
-def _can_fold(kernel: Kernel, plan: Schedule) -> bool:
-    """Whether programs along the last grid dimension continue each other's tile, so together they are one
-    longer tile."""
+def is_elementwise(kernel: Kernel, plan: Schedule) -> bool:
+    """Whether a kernel computes element by element, over a tile of one dimension that may have any length."""
     if len(plan.passes) != 1 or kernel.extents or not kernel.grid:
         return False
     only = plan.passes[0]
@@ -209,14 +259,20 @@ def _can_fold(kernel: Kernel, plan: Schedule) -> bool:
         return False
     if any(not v.type.shape and v in ids for v in kernel.body.results):
         return False
-    (size,) = only.space
-    for access in (*kernel.loads, *kernel.stores):
-        for grid_row, tile_row in zip(access.grid_strides, access.tile_strides, strict=True):
-            if grid_row[-1] != (size * tile_row[0] if access.tile == (size,) else 0):
-                return False
-        if access.tile not in ((), (size,)):
-            return False
-    return True
+    return all(access.tile in ((), only.space) for access in (*kernel.loads, *kernel.stores))
+
+
+def _can_fold(kernel: Kernel, plan: Schedule) -> bool:
+    """Whether programs along the last grid dimension continue each other's tile, so together they are one
+    longer tile."""
+    if not is_elementwise(kernel, plan):
+        return False
+    (size,) = plan.passes[0].space
+    return all(
+        grid_row[-1] == (size * tile_row[0] if access.tile == (size,) else 0)
+        for access in (*kernel.loads, *kernel.stores)
+        for grid_row, tile_row in zip(access.grid_strides, access.tile_strides, strict=True)
+    )
 
 
 def _fold(kernel: Kernel, total_ns: float, target: Target) -> _Layout:
@@ -228,7 +284,7 @@ def _fold(kernel: Kernel, total_ns: float, target: Target) -> _Layout:
     unit = target.lanes * 4
     chunk = length
     if total_ns >= ALONE_NS:
-        wanted = max(1, round(TASK_NS / (total_ns / (length * num_outer))))
+        wanted = max(1, round(task_ns(total_ns) / (total_ns / (length * num_outer))))
         if wanted < length:
             chunk = max(unit, -(-wanted // unit) * unit)
     chunks = -(-length // chunk)
@@ -249,10 +305,7 @@ def _fold(kernel: Kernel, total_ns: float, target: Target) -> _Layout:
         stores=tuple(map(widen, kernel.stores)),
     )
     programs = num_outer * chunks
-    per_chunk = total_ns / programs
-    per_task = (
-        programs if total_ns < ALONE_NS else max(1, round(TASK_NS / per_chunk), -(-programs // MAX_TASKS))
-    )
+    per_task = _programs_per_task(programs, total_ns)
     return _Layout(folded, -(-programs // per_task), per_task, total_ns, length)
 
 
@@ -274,6 +327,7 @@ class _Emission:
         self.f = f or Function("@NAME@", [(PTR, "args"), (I64, "task")])
         self.allocate = allocate or self._allocate
         self.stack_bytes = 0
+        self.streams = False  # whether stores pass the cache by
         self.parts = 0  # of the grid that have been written
         self.slot_bytes = 0  # of scratch memory that each task has for itself
 
@@ -295,14 +349,34 @@ class _Emission:
                 if programs % per_task:
                     stop = f.minimum(stop, programs)
                 program = regions.enter_context(f.loop(first, stop, runs=True)).index
-            ids = self._program_ids(program)
+            ids = program_ids(f, kernel.grid, program)
             for dimension, rows, operand in kernel.extents:
                 extent = f.load(pointers[operand], I32, is_invariant=True)
                 start = f.mul(ids[dimension], rows)
                 wide = f.convert("sext", extent, I64)
                 regions.enter_context(f.when(f.compare("slt", f.integer(start), wide)))
+            if self._may_stream():
+                vector_bytes = self.target.lanes * max(t.dtype.itemsize for t in kernel.outputs)
+                operands = pointers[: len(self.in_types)]
+                can_stream = past_cache.can(f, pointers[len(operands) :], operands, vector_bytes)
+                with f.when(can_stream):
+                    self.streams = True
+                    self.program(pointers, ids)
+                    f.fence()
+                self.streams = False
+                cannot = f.binary("xor", can_stream, f.constant(True, can_stream.type))
+                regions.enter_context(f.when(cannot))
             self.program(pointers, ids)
         return f.finish().replace("@SLOT@", str(self.slot_bytes))
+
+    def _may_stream(self) -> bool:
+        """Whether stores pass the cache by where addresses allow."""
+        kernel, lanes = self.kernel, self.target.lanes
+        if not past_cache.is_worth(kernel.outputs, lanes):
+            return False
+        # Loops that are cut begin anywhere.
+        is_whole = segments.cuts(kernel, self.in_types, self.plan) is None
+        return is_whole and past_cache.are_vectors_aligned(kernel.stores, kernel.outputs, lanes)
 
     def program(self, pointers: Sequence[Value], ids: list[Int]) -> None:
         """Write one program, given pointers to operands and results."""
@@ -325,16 +399,6 @@ class _Emission:
         scratch = f.load(f.at(f.parameters[0], number, "ptr"), PTR, is_invariant=True)
         slot = f.pure(f"mul i64 {f.parameters[1]}, @SLOT@", I64, f.parameters[1])
         return f.at(f.at(scratch, slot, "i8"), offset, "i8")
-
-    def _program_ids(self, program: Int) -> list[Int]:
-        """Number of a program along each grid dimension, the last one running fastest."""
-        ids: list[Int] = []
-        for size in reversed(self.kernel.grid[1:]):
-            program, rest = self.f.divide(program, size)
-            ids.append(rest if size > 1 else 0)
-        if self.kernel.grid:
-            ids.append(program)
-        return ids[::-1]
 
     def _programs(self, ids: list[Int], loads: list[Operand], stores: list[Operand]) -> None:
         """The body, once for each part of the grid in which conditions are constant."""
@@ -363,6 +427,7 @@ class _Emission:
         evaluator = Evaluator(
             f, self.plan.definitions, kernel.grid, ids, operands, constants, allocate=self.allocate
         )
+        evaluator.streams = self.streams
         for var, number in zip(params[len(loads) :], ids, strict=True):
             evaluator.registers[var] = f.convert("trunc", f.integer(number), I32)
         if part is not None:

@@ -68,7 +68,7 @@ def _of_product(param: Var, equation: Equation, number: int, target: Target) -> 
         return None
     if problem.m.size < gemm.MIN_ROWS or problem.n.size < gemm.MIN_ROWS:
         return None
-    if order == tuple(range(len(order))) and skinny.is_suited(problem, moved.dtype):
+    if order == tuple(range(len(order))) and skinny.is_best(problem, moved.dtype):
         return None
     plan = blocking.make_plan(problem, other.dtype, moved.dtype, dtype, target)
     if plan.packs == "task":

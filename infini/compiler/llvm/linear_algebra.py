@@ -23,7 +23,7 @@ from infini.compiler.steps import align
 from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs
 
-NAMES: Final = frozenset({"cholesky", "eigh", "lu", "qr", "svd", "triangular_solve"})
+NAMES: Final = frozenset({"cholesky", "eig", "eigh", "lu", "qr", "svd", "triangular_solve"})
 SYMBOL_PREFIX: Final = "scipy_"  # of the symbols in the packages of OpenBLAS that SciPy's developers build
 MAX_TASKS: Final = 64  # each has memory of its own
 BLOCK: Final = 64  # columns that LAPACK treats together, at most
@@ -296,6 +296,89 @@ def eigh(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[Ta
 
     items = (nbytes, n * real_bytes, nbytes)
     return _tasks("eigh", types, items, flops=9 * n**3, memory=parts.nbytes, write=write)
+
+
+def eig(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
+    """`geev`. For real matrices it gives the parts of values apart, and those of vectors as columns."""
+    (x,) = types
+    n, width = x.shape[-1], x.dtype.itemsize
+    is_complex = x.dtype in dtypes.COMPLEX
+    real_bytes = width // (2 if is_complex else 1)
+    nbytes, out_bytes = n * n * width, 2 * n * n * real_bytes
+    sides: tuple[bool, bool] = (attrs["left"], attrs["right"])
+    size = n * (2 * BLOCK + 8)
+    own_vectors = 0 if is_complex else nbytes
+    parts = Parts((nbytes, size * width, 2 * n * real_bytes, own_vectors, own_vectors))
+
+    def write(at: Matrices) -> None:
+        f, (source, values, *out) = at.f, at.pointers
+        copy, work, reals, *packed = parts.of(f, at.memory)
+        report = at.report()
+        movement.copy_bytes(f, copy, source, nbytes)
+        given = iter(out)
+        places = [next(given) if is_asked else None for is_asked in sides]
+        # Vectors that nobody asks for are not referenced.
+        own = [place or work for place in places] if is_complex else packed
+        jobs = ["NV"[is_asked] for is_asked in sides]
+        if is_complex:
+            spent: tuple[Value, ...] = (values,)
+            last: tuple[Value, ...] = (reals,)
+        else:
+            imaginary = f.at(reals, n * real_bytes, "i8")
+            spent, last = (reals, imaginary), ()
+        # Of numbers that are not finite it would print a complaint.
+        f.store(f.select(_is_finite(at, source, nbytes), f.constant(0, b.I32), f.constant(1, b.I32)), report)
+        with f.when(f.compare("eq", f.load(report, b.I32), f.constant(0, b.I32))):
+            at.call("geev", *jobs, n, copy, n, *spent, own[0], n, own[1], n, work, size, *last, report)
+        if not is_complex:
+            _interleave(at, values, reals, imaginary, n)
+            for place, columns in zip(places, packed, strict=True):
+                if place is not None:
+                    _complex_columns(at, place, columns, imaginary, n)
+        at.fill_if_failed(report, (values, 2 * n * real_bytes), *((place, out_bytes) for place in out))
+
+    items = (nbytes, 2 * n * real_bytes, *((out_bytes,) * sum(sides)))
+    return _tasks("eig", types, items, flops=25 * n**3, memory=parts.nbytes, write=write)
+
+
+def _is_finite(at: Matrices, source: Value, nbytes: int) -> Value:
+    """Whether every number is: the sum of their products with zero is zero."""
+    f = at.f
+    number = b.scalar("float" if at.real_bytes == 4 else "double")
+    zero = f.constant(0.0, number)
+    with f.loop(0, nbytes // at.real_bytes, carried=[zero]) as loop:
+        loaded = f.load(f.at(source, loop.index, number.element), number)
+        loop.next = [f.binary("fadd", loop.carried[0], f.binary("fmul", loaded, zero))]
+    return f.compare("oeq", loop.results[0], zero)
+
+
+def _interleave(at: Matrices, out: Value, real: Value, imaginary: Value, n: int) -> None:
+    """Complex numbers from their parts."""
+    f, bits = at.f, b.scalar(f"i{8 * at.real_bytes}")
+    with f.loop(0, n) as loop:
+        for number, part in enumerate((real, imaginary)):
+            loaded = f.load(f.at(part, loop.index, bits.element), bits)
+            f.store(loaded, f.at(out, f.add(f.mul(loop.index, 2), number), bits.element))
+
+
+def _complex_columns(at: Matrices, out: Value, columns: Value, imaginary: Value, n: int) -> None:
+    """Vectors as `geev` keeps those of real matrices: of two conjugate ones the first column is the real, the
+    second the imaginary part."""
+    f = at.f
+    number = b.scalar("float" if at.real_bytes == 4 else "double")
+    zero = f.constant(0.0, number)
+    with f.loop(0, n) as column:
+        part = f.load(f.at(imaginary, column.index, number.element), number)
+        is_first, is_second = f.compare("ogt", part, zero), f.compare("olt", part, zero)
+        real_column = f.sub(column.index, f.convert("zext", is_second, b.I64))
+        other_column = f.add(column.index, f.convert("zext", is_first, b.I64))
+        with f.loop(0, n) as row:
+            real = f.load(f.at(columns, f.add(f.mul(real_column, n), row.index), number.element), number)
+            other = f.load(f.at(columns, f.add(f.mul(other_column, n), row.index), number.element), number)
+            signed = f.select(is_second, f.binary("fsub", zero, other), f.select(is_first, other, zero))
+            place = f.mul(f.add(f.mul(column.index, n), row.index), 2)
+            f.store(real, f.at(out, place, number.element))
+            f.store(signed, f.at(out, f.add(place, 1), number.element))
 
 
 def svd(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:

@@ -7,7 +7,7 @@ arrive as kernels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import numpy as np
@@ -17,13 +17,16 @@ from infini.compiler.llvm import (
     attention,
     attention_gradient,
     attention_parts,
+    columns_apart,
     cumulative,
+    fourier,
     gemm,
     kernels,
     linear_algebra,
     movement,
     operations,
     picks,
+    products,
     registers,
     sorting,
     top_k,
@@ -85,7 +88,10 @@ def _panels(equation: Equation) -> gemm.Panels:
 
 
 def lower(
-    program: Program, target: Target, made: Callable[[TaskFunction], None] = lambda task: None
+    program: Program,
+    target: Target,
+    made: Callable[[TaskFunction], None] = lambda task: None,
+    writable: Collection[int] = (),
 ) -> Block:
     """The steps of a program in which everything fusable has become kernels.
 
@@ -94,20 +100,22 @@ def lower(
         target: processor to make code for.
         made: called with every task function as soon as it is written; those of loops and branches come
             with the rest.
+        writable: parameters that results may replace.
     """
+    program = columns_apart.split(program)
     found: list[Step] = []
-    joined = wake.phases(program, target)
-    joined |= picks.phases(program, target, joined)
-    early: set[Var] = set()  # what a phase makes that comes later than the equation
+    phases = joined(program, target, writable)
+    early: set[Var] = set()  # what a phase makes that comes later than the equation, or keeps to itself
     waiting: list[Step] = []  # aliases of that
     done: set[Var] = set()
     for number, equation in enumerate(program.equations):
-        if number in joined:
-            phase = joined[number]
+        if number in phases:
+            phase = phases[number]
             if phase is None:
                 early.update(v for v in equation.outputs if v not in done)
                 continue
             done.update(phase.writes)
+            early.update(equation.outputs)
             early -= done
             steps: list[Step] = [phase]
             for alias in waiting:
@@ -128,6 +136,14 @@ def lower(
                 made(task)
         found += steps
     return Block(program.params, program.consts, tuple(found), program.results)
+
+
+def joined(program: Program, target: Target, writable: Collection[int] = ()) -> dict[int, Phase | None]:
+    """Phases in place of equations, by number: None for what became a part of another phase."""
+    found = wake.phases(program, target)
+    found |= picks.phases(program, target, found)
+    found |= products.phases(program, target, found, writable)
+    return found
 
 
 def _nothing(equation: Equation) -> list[Step]:
@@ -242,12 +258,20 @@ def _aliases(equation: Equation, target: Target) -> list[Step]:
     return [Alias(x, y) for x, y in zip(equation.inputs, equation.outputs, strict=True)]
 
 
+def carried(equation: Equation) -> range:
+    """The parameters of the body of a loop that are its carry."""
+    a = equation.attrs
+    if equation.op.name == "scan":
+        return range(a["num_consts"], a["num_consts"] + a["num_carry"])
+    return range(a["num_body_consts"], a["num_body_consts"] + len(equation.outputs))
+
+
 def _scan(equation: Equation, target: Target) -> list[Step]:
     a = equation.attrs
     return [
         Loop(
-            "scan", None, lower(a["body"], target), equation.inputs, equation.outputs, 0, a["num_consts"],
-            a["num_carry"], a["length"], a["reverse"], equation.where,
+            "scan", None, lower(a["body"], target, writable=carried(equation)), equation.inputs,
+            equation.outputs, 0, a["num_consts"], a["num_carry"], a["length"], a["reverse"], equation.where,
         )
     ]  # fmt: skip
 
@@ -257,8 +281,9 @@ def _while(equation: Equation, target: Target) -> list[Step]:
     num_carry = len(equation.outputs)
     return [
         Loop(
-            "while", lower(a["cond"], target), lower(a["body"], target), equation.inputs, equation.outputs,
-            a["num_cond_consts"], a["num_body_consts"], num_carry, where=equation.where,
+            "while", lower(a["cond"], target), lower(a["body"], target, writable=carried(equation)),
+            equation.inputs, equation.outputs, a["num_cond_consts"], a["num_body_consts"], num_carry,
+            where=equation.where,
         )
     ]  # fmt: skip
 
@@ -304,7 +329,9 @@ ROUTES: Final[dict[str, Route]] = {
     "sort": _moved(sorting.sort),
     "top_k": _moved(top_k.top_k),
     "cholesky": _moved(linear_algebra.cholesky),
+    "eig": _moved(linear_algebra.eig),
     "eigh": _moved(linear_algebra.eigh),
+    "fft": _moved(fourier.fft),
     "lu": _moved(linear_algebra.lu),
     "qr": _moved(linear_algebra.qr),
     "svd": _moved(linear_algebra.svd),

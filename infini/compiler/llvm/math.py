@@ -99,7 +99,12 @@ def _scaled(f: Function, x: Value, number: Value, n: Value) -> Value:
 
 def exp_f32(f: Function, x: Value) -> Value:
     """Within 1.3 ulp on the whole line."""
-    number, n, r = _exp_parts(f, clamp(f, x, -104.0, 88.8))
+    return _exp_of_limited(f, clamp(f, x, -104.0, 88.8))
+
+
+def _exp_of_limited(f: Function, x: Value) -> Value:
+    """`exp` between -104, where it is 0, and 88.8, where it is infinite."""
+    number, n, r = _exp_parts(f, x)
     p = polynomial(f, r, _EXP)
     p = f.fma(p, f.binary("fmul", r, r), f.binary("fadd", r, _c(f, x, 1.0)))
     return _scaled(f, p, number, n)
@@ -163,9 +168,15 @@ def log1p_f32(f: Function, x: Value) -> Value:
 
 
 def logistic_f32(f: Function, x: Value) -> Value:
-    """1 / (1 + exp(-x)), within 2.6 ulp."""
-    one = _c(f, x, 1.0)
-    return f.binary("fdiv", one, f.binary("fadd", exp_f32(f, f.pure(f"fneg {x.type} {x}", x.type, x)), one))
+    """1 / (1 + exp(-x)), or exp(x) / (1 + exp(x)) below zero, which does not overflow: within 2.6 ulp on the
+    whole line.
+    """
+    one, size = _c(f, x, 1.0), f.intrinsic("fabs", x)
+    limited = f.pure(f"fneg {x.type} {size}", x.type, size)
+    low = _c(f, x, -104.0)
+    power = _exp_of_limited(f, f.select(f.compare("olt", limited, low), low, limited))
+    is_below = f.compare("slt", f.bitcast(x, "i32"), _integers(f, x, 0))
+    return f.binary("fdiv", f.select(is_below, power, one), f.binary("fadd", power, one))
 
 
 def tanh_f32(f: Function, x: Value) -> Value:

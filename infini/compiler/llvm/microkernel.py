@@ -8,6 +8,7 @@ chose the block.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -62,8 +63,9 @@ class Block:
         stored: dtype of B where it was packed long before, converted as it is loaded; None when it has just
             been packed, in `compute`.
         ahead: what to ask for meanwhile that will be read soon, if anything.
-        is_paired: whether elements of A and B are pairs of bfloat16, neighbours along k, that one
-            instruction multiplies and adds; then all sizes and steps count pairs.
+        is_paired: whether elements of A and B are groups of neighbours along k, pairs of bfloat16 or four
+            bytes, that one instruction multiplies and adds; then all sizes and steps count groups.
+        unsigned: of groups of bytes, those of which operand have no signs; None for bfloat16.
     """
 
     rows: int
@@ -79,6 +81,7 @@ class Block:
     stored: np.dtype | None = None
     ahead: Ahead | None = None
     is_paired: bool = False
+    unsigned: Literal["A", "B"] | None = None
 
 
 def block_size(target: Target, num_rows: int, compute: np.dtype) -> tuple[int, int, int]:
@@ -171,16 +174,21 @@ def _steps(
             place = f.at(a_here, i * block.a_row + u * block.a_depth, type_.element)
             x = f.splat(f.load(place, scalar(type_.element)), block.lanes)
             for j in range(block.vectors):
-                acc[i * block.vectors + j] = f.fma(x, row_of_b[j], acc[i * block.vectors + j])
+                acc[i * block.vectors + j] = _add_product(f, x, row_of_b[j], acc[i * block.vectors + j])
     return acc
+
+
+def _add_product(f: Function, a: Value, b: Value, total: Value) -> Value:
+    return f.fma(a, b, total) if total.type.is_float else f.binary("add", total, f.binary("mul", a, b))
 
 
 def _paired_steps(
     f: Function, block: Block, a_here: Value, panel: Value, *, start: Value, acc: list[Value], count: int
 ) -> list[Value]:
     acc, pairs = list(acc), vector("i32", block.lanes)
-    both = vector("bfloat", 2 * block.lanes)
-    symbol = f"@llvm.x86.avx512bf16.dpbf16ps.{32 * block.lanes}"
+    both = pairs if block.unsigned else vector("bfloat", 2 * block.lanes)
+    name = "avx512.vpdpbusd" if block.unsigned else "avx512bf16.dpbf16ps"
+    symbol = f"@llvm.x86.{name}.{32 * block.lanes}"
     f.declare(f"declare {acc[0].type} {symbol}({acc[0].type}, {both}, {both})")
     b_here = f.at(panel, f.mul(start, block.panel), pairs.element)
     for u in range(count):
@@ -194,10 +202,12 @@ def _paired_steps(
             place = f.at(a_here, i * block.a_row + u * block.a_depth, "i32")
             x = f.convert("bitcast", f.splat(f.load(place, scalar("i32")), block.lanes), both)
             for j in range(block.vectors):
-                before = acc[i * block.vectors + j]
+                before, row = acc[i * block.vectors + j], row_of_b[j]
+                # Of bytes the first factor is the one without signs.
+                first, second = (row, x) if block.unsigned == "B" else (x, row)
                 acc[i * block.vectors + j] = f.pure(
-                    f"call {before.type} {symbol}({before.type} {before}, {both} {x}, {both} {row_of_b[j]})",
-                    before.type, before, x, row_of_b[j],
+                    f"call {before.type} {symbol}({before.type} {before}, {both} {first}, {both} {second})",
+                    before.type, before, x, row,
                 )  # fmt: skip
     return acc
 
@@ -225,7 +235,8 @@ def _write(f: Function, block: Block, c: Value, acc: list[Value], is_later: Valu
     """Store the sums, added to what is there when `is_later` is not 0."""
     element = registers.memory_element(block.out)
     # What makes a sum of a number keeps its bits; with +0 that of -0 would change.
-    nothing = f.constant(-0.0, acc[0].type)
+    is_float = acc[0].type.is_float
+    nothing = f.constant(-0.0 if is_float else 0, acc[0].type)
     for i in range(block.rows):
         for j in range(block.vectors):
             active = min(block.lanes, block.width - j * block.lanes)
@@ -240,5 +251,5 @@ def _write(f: Function, block: Block, c: Value, acc: list[Value], is_later: Valu
                 else:
                     before = registers.masked_load(f, place, block.out, mask, 0)
                 adds = f.compare("ne", is_later, f.integer(0))
-                value = f.binary("fadd", f.select(adds, before, nothing), value)
+                value = f.binary("fadd" if is_float else "add", f.select(adds, before, nothing), value)
             registers.store(f, registers.rounded(f, value, block.out), place, block.out, mask)

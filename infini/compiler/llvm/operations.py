@@ -330,7 +330,7 @@ _TABLE: Final[dict[str, tuple[Emitter, int]]] = {
 
 _BY_LANE: Final = frozenset({"pow", "rem"})  # calls of the C library in float64
 _LONG: Final = 20
-_ROUNDING: Final = {1: 14, 2: 6}  # instructions to round a float32 to a float of so many bytes
+_ROUNDING: Final = {1: 14, 2: 4}  # instructions to round a float32 to a float of so many bytes
 
 # Operations whose result on small floats needs no rounding, because it is one of them or has been rounded.
 _EXACT: Final = frozenset(
@@ -375,4 +375,7 @@ def emit(
         width = operand_dtypes[0] if operand_dtypes[0] == dtypes.float64 else dtypes.float32
         operands = (operands[0], convert(f, operand_dtypes[1], operands[1], new_dtype=width))
     result = _TABLE[name][0](f, operand_dtypes[0], *operands, **attrs)
-    return result if name in _EXACT else registers.rounded(f, result, out_dtype)
+    if name in _EXACT:
+        return result
+    is_of_rounded = all(dtype == out_dtype for dtype in operand_dtypes)
+    return registers.rounded(f, result, out_dtype, is_of_rounded=is_of_rounded)

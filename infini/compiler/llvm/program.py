@@ -328,20 +328,23 @@ class _BlockWriter:
     def _group(self, number: int, step: Group) -> None:
         """Several phases as one: a task finds its phase, and the arguments of that, by its number."""
         pointers: list[str] = []
-        members: list[Member] = []
+        stages: list[list[Member]] = []
         scratch = self.plan.scratch[number].offset if number in self.plan.scratch else 0
         for phase in step.phases:
-            (task,) = phase.tasks
-            if task.num_tasks:
-                members.append(Member(self.program.function(task), task, len(pointers)))
+            tasks = [task for task in phase.tasks if task.num_tasks]
+            stages += [[] for _ in range(len(tasks) - len(stages))]
+            for stage, task in zip(stages, tasks, strict=False):
+                stage.append(Member(self.program.function(task), task, len(pointers)))
+            if tasks:
                 pointers += [self._of(v) for v in (*phase.reads, *phase.writes)]
             if phase.scratch_bytes:
                 pointers.append(self._temporary(Temporary(scratch)))
                 scratch += align(phase.scratch_bytes)
         self.num_args = max(self.num_args, len(pointers))
         self._fill("%args", pointers)
-        with self._timed(Timed(step.name, step.where, sum(m.task.cost_ns for m in members), step)):
-            self._parallel(*self.program.group(members))
+        for members in stages:
+            with self._timed(Timed(step.name, step.where, sum(m.task.cost_ns for m in members), step)):
+                self._parallel(*self.program.group(members))
 
     def _run(self, task: TaskFunction, timed: Timed) -> None:
         """Run a task function over the arguments that are set up."""

@@ -106,15 +106,23 @@ def widen_bfloat16(f: Function, bits: Value) -> Value:
     return f.bitcast(f.binary("shl", wide, f.constant(16, wide.type)), "float")
 
 
-def rounded(f: Function, x: Value, dtype: np.dtype) -> Value:
-    """A float32 rounded to the nearest number of a small float, ties to even; other dtypes as they are."""
+def rounded(f: Function, x: Value, dtype: np.dtype, *, is_of_rounded: bool = False) -> Value:
+    """A float32 rounded to the nearest number of a small float, ties to even; other dtypes as they are.
+
+    `is_of_rounded` says that it was computed from such numbers. A NaN that the processor hands on from one,
+    or makes, has nothing in its lower half, so rounding to bfloat16 leaves it alone without a test.
+    """
     if dtype == dtypes.float16:
         return f.convert("fpext", f.convert("fptrunc", x, x.type.with_element("half")), x.type)
     if dtype == dtypes.bfloat16:
         bits = f.bitcast(x, "i32")
-        last = f.binary("and", f.binary("lshr", bits, f.constant(16, bits.type)), f.constant(1, bits.type))
-        moved = f.binary("add", f.binary("add", bits, f.constant(0x7FFF, bits.type)), last)
+        last = f.binary("and", bits, f.constant(0x10000, bits.type))
+        is_odd = f.compare("ne", last, f.constant(0, bits.type))
+        half = f.select(is_odd, f.constant(0x8000, bits.type), f.constant(0x7FFF, bits.type))
+        moved = f.binary("add", bits, half)
         kept = f.bitcast(f.binary("and", moved, f.constant(-0x10000, bits.type)), "float")
+        if is_of_rounded:
+            return kept
         return f.select(f.compare("uno", x, x), f.constant(float("nan"), x.type), kept)
     if dtype in _BYTES:
         return _rounded_byte(f, x, _BYTES[dtype])

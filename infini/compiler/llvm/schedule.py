@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from infini.compiler import expression
+from infini.compiler import expression, views
 from infini.compiler.expression import REDUCTIONS
 from infini.compiler.llvm import operations
 from infini.core import errors, ir
@@ -70,22 +70,7 @@ def is_plain_reshape(equation: Equation) -> bool:
 
 def reshape_groups(equation: Equation) -> list[tuple[list[int], list[int]]]:
     """Dimensions of operand and result (of size above 1) that hold the same elements, group by group."""
-    source, target = equation.inputs[0].type.shape, equation.output.type.shape
-    ins = [d for d, n in enumerate(source) if n != 1]
-    outs = [d for d, n in enumerate(target) if n != 1]
-    groups = []
-    while ins or outs:
-        group_in, group_out = [ins.pop(0)], [outs.pop(0)]
-        a, b = source[group_in[0]], target[group_out[0]]
-        while a != b:
-            if a < b:
-                group_in.append(ins.pop(0))
-                a *= source[group_in[-1]]
-            else:
-                group_out.append(outs.pop(0))
-                b *= target[group_out[-1]]
-        groups.append((group_in, group_out))
-    return groups
+    return views.matching(equation.inputs[0].type.shape, equation.output.type.shape)
 
 
 def make_schedule(body: Program) -> Schedule:

@@ -3,7 +3,8 @@ memory.
 
 Each task walks rows of the matrix for a part of k, and of n where there are several rows of x, so its reads
 are long runs, and keeps its partial sums in the first-level cache; a second phase adds the partial sums in a
-fixed order.
+fixed order. Nothing of the matrix is packed: register blocks read a few rows of it at a time, and what comes
+next is asked for while they compute. Packing first and computing then takes the sum of both times.
 """
 
 from __future__ import annotations
@@ -13,35 +14,51 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import operations, registers
+from infini.compiler.llvm import microkernel, operations, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.contraction import Problem
+from infini.compiler.llvm.microkernel import LINE_BYTES
+from infini.compiler.llvm.packing import Packer, Source
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.llvm.types import I64, PTR
+from infini.compiler.llvm.types import I1, I64, PTR
 
 MAX_ROWS = 16
 MIN_BYTES = 4 << 20  # of the matrix; a smaller one stays in the cache and needs no such care
-TASK_BYTES = 1 << 20
+MAX_FAR_ROWS = 36  # when the matrix comes from memory, is wide, and has numbers of 32 bits or more
+FAR_BYTES = 32 << 20
+MIN_COLUMNS = 1024
+TASK_BYTES = 2 << 20
+MIN_TASKS = 8
+MAX_DEPTH = 4096  # rows of the matrix whose products are added one after the other
 PARTIAL_BYTES = 16 << 10
+MIN_BLOCK = 1024  # columns per task, so that rows of the matrix are read in long runs
 PAD = 144  # elements between rows of the partial sums
-AHEAD_ROWS = 8  # of the matrix that are asked for before they are read
-GROUP = 4  # rows of the matrix per pass over the partial sums
-GROUP_OF_MANY = 2  # the same with more than FEW_ROWS rows of x, whose elements fill the registers
-FEW_ROWS = 4
+X_PAD = 16  # elements between rows of the copy of x
+FEW_ROWS = 8  # of x, whose elements stay in registers while a group of rows of the matrix passes
+GROUP = 8  # rows of the matrix per pass over the partial sums when x has more rows
+AHEAD_ROWS = 8  # how much earlier rows of the matrix are asked for
 NS_PER_BYTE = 0.05
+NS_PER_FLOP = 0.008
 
 
 def is_suited(problem: Problem, y_dtype: np.dtype) -> bool:
     """Whether a contraction is a few rows times one large matrix in row-major order."""
     (k,) = problem.k
     is_row_major = problem.n.y == 1 and k.y >= problem.n.size and (k.x == 1 or k.size == 1)
+    nbytes = k.size * problem.n.size * y_dtype.itemsize
+    is_far = nbytes >= FAR_BYTES and problem.n.size >= MIN_COLUMNS and y_dtype.itemsize >= 4
     return (
         not problem.batch
-        and problem.m.size <= MAX_ROWS
+        and problem.m.size <= (MAX_FAR_ROWS if is_far else MAX_ROWS)
         and is_row_major
-        and k.size * problem.n.size * y_dtype.itemsize >= MIN_BYTES
+        and nbytes >= MIN_BYTES
     )
+
+
+def is_best(problem: Problem, y_dtype: np.dtype) -> bool:
+    """Whether nothing is gained when the matrix has been packed long before."""
+    return problem.m.size <= FEW_ROWS and is_suited(problem, y_dtype)
 
 
 def emit(
@@ -53,9 +70,10 @@ def emit(
     target: Target,
 ) -> tuple[TaskFunction, ...]:
     """Two phases, with `args` x, y, result and scratch."""
-    return _Emission(
-        problem, x_dtype, y_dtype, out_dtype, compute, target.lanes * 4 // compute.itemsize
-    ).phases()
+    rows, vectors, lanes = microkernel.block_size(target, problem.m.size, compute)
+    if problem.m.size <= FEW_ROWS:
+        vectors = 1
+    return _Emission(problem, x_dtype, y_dtype, out_dtype, compute, lanes, rows, vectors).phases()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +84,27 @@ class _Emission:
     out_dtype: np.dtype
     compute: np.dtype
     lanes: int
+    rows: int  # of a register block
+    vectors: int
 
     @property
     def group(self) -> int:
         """Rows of the matrix per pass over the partial sums."""
-        return GROUP if self.problem.m.size <= FEW_ROWS else GROUP_OF_MANY
+        m = self.problem.m.size
+        return GROUP if m > FEW_ROWS else 2 if m > 4 else 4
+
+    @property
+    def panel(self) -> int:
+        """Columns of a register block."""
+        return self.vectors * self.lanes
 
     @property
     def block(self) -> int:
         """Columns per task: so few that their partial sums stay in the cache."""
         size = self.columns
-        most = max(8 * self.lanes, PARTIAL_BYTES // self.compute.itemsize // self.problem.m.size)
+        most = max(MIN_BLOCK, PARTIAL_BYTES // self.compute.itemsize // self.problem.m.size)
         count = -(-size // most)
-        return -(-size // count // self.lanes) * self.lanes
+        return min(-(-size // count // (self.panel * self.group)) * self.panel * self.group, size)
 
     @property
     def num_blocks(self) -> int:
@@ -89,7 +115,12 @@ class _Emission:
     def depth(self) -> int:
         """Rows of the matrix per task."""
         row_bytes = min(self.block, self.problem.n.size) * self.y_dtype.itemsize
-        return max(self.group, TASK_BYTES // row_bytes // self.group * self.group)
+        nbytes = min(
+            TASK_BYTES, self.problem.k[0].size * self.problem.n.size * self.y_dtype.itemsize // MIN_TASKS
+        )
+        most = min(MAX_DEPTH, max(self.group, nbytes // row_bytes))
+        parts = -(-self.problem.k[0].size // most)
+        return -(-self.problem.k[0].size // parts // self.group) * self.group
 
     @property
     def num_parts(self) -> int:
@@ -98,8 +129,8 @@ class _Emission:
 
     @property
     def columns(self) -> int:
-        """Columns of the partial sums, a multiple of the lanes."""
-        return -(-self.problem.n.size // self.lanes) * self.lanes
+        """Columns of the partial sums, a multiple of those of a register block."""
+        return -(-self.problem.n.size // self.panel) * self.panel
 
     @property
     def row(self) -> int:
@@ -113,7 +144,8 @@ class _Emission:
         problem = self.problem
         nbytes = problem.m.size * self.row * self.compute.itemsize
         read = problem.k[0].size * problem.n.size * self.y_dtype.itemsize
-        first = self._finish("stream", self._partial(), self.num_parts * self.num_blocks, read * NS_PER_BYTE)
+        cost_ns = max(read * NS_PER_BYTE, problem.flops * NS_PER_FLOP)
+        first = self._finish("stream", self._partial(), self.num_parts * self.num_blocks, cost_ns)
         blocks = -(-self.columns // (self.lanes * 16))
         last = self._finish("join", self._join(), blocks, nbytes * self.num_parts * NS_PER_BYTE)
         return (
@@ -144,7 +176,7 @@ class _Emission:
 
     def _partial(self) -> Function:
         f, (x, y, _, scratch) = self._start()
-        k, m, size = self.problem.k[0], self.problem.m, self.problem.n.size
+        k, m = self.problem.k[0], self.problem.m
         element, memory = registers.memory_element(self.compute), registers.memory_element(self.y_dtype)
         part, number = f.divide(f.parameters[1], self.num_blocks)
         first = f.mul(number, self.block)
@@ -158,74 +190,135 @@ class _Emission:
             for i in range(m.size):
                 place = f.at(f.at(partial, loop.index, element), i * self.row, element)
                 registers.store(f, zero, place, self.compute)
-        whole = width
-        if size % self.lanes:
-            whole = f.minimum(f.sub(size - size % self.lanes, first), self.block)
         y = f.at(y, first, memory)
         start = f.mul(part, self.depth)
-        stop = f.minimum(f.add(start, self.depth), k.size)
-        groups = f.add(start, f.mul(f.divide(f.sub(stop, start), self.group)[0], self.group))
-        with f.loop(start, groups, self.group) as loop:
-            self._rows(f, x, y, partial, loop.index, count=self.group, columns=(whole, width))
+        copy = f.allocate(m.size * self.x_row * self.compute.itemsize)
+        stop = f.minimum(f.add(start, self.depth), k.size) if self.num_parts > 1 else k.size
+        self._copy_x(f, f.at(x, f.mul(start, k.x), registers.memory_element(self.x_dtype)), copy, start)
+        length = f.sub(stop, start)
+        groups = f.mul(f.divide(length, self.group)[0], self.group)
+        y = f.at(y, f.mul(start, k.y), memory)
+        with f.loop(0, groups, self.group) as loop:
+            self._rows(f, copy, y, partial, loop.index, count=self.group, columns=(first, width))
         if k.size % self.group:
-            with f.loop(groups, stop) as loop:
-                self._rows(f, x, y, partial, loop.index, count=1, columns=(whole, width))
+            with f.when(f.compare("slt", f.integer(groups), f.integer(length))):
+                self._rows(f, copy, y, partial, groups, count=k.size % self.group, columns=(first, width))
         return f
+
+    @property
+    def x_row(self) -> int:
+        """Elements from one row of the copy of x to the next: not a power of two, so that rows do not share
+        sets of the cache.
+        """
+        return self.depth + X_PAD
+
+    def _copy_x(self, f: Function, x: Value, copy: Value, start: Int) -> None:
+        """The part of x that a task needs, converted."""
+        (k,), m = self.problem.k, self.problem.m
+        packer = Packer(Source(self.x_dtype, 1, m.x), self.x_row, self.lanes, self.compute)
+        rest = k.size % self.depth
+        if self.num_parts == 1 or not rest:
+            packer.rows(f, x, copy, m.size, min(self.depth, k.size))
+            return
+        is_last = f.compare("eq", f.integer(start), f.integer(k.size - rest))
+        with f.when(f.binary("xor", is_last, f.constant(True, I1))):
+            packer.rows(f, x, copy, m.size, self.depth)
+        with f.when(is_last):
+            packer.rows(f, x, copy, m.size, rest)
 
     def _rows(
         self, f: Function, x: Value, y: Value, partial: Value, row: Int, *, count: int,
         columns: tuple[Int, Int],
     ) -> None:  # fmt: skip
-        """Add `count` rows of the matrix, each times an element of every row of x."""
-        (k,), m, rest = self.problem.k, self.problem.m, self.problem.n.size % self.lanes
-        x_memory = registers.memory_element(self.x_dtype)
-        factors: list[list[Value]] = []  # of each row of x, for each row of the matrix
-        for i in range(m.size):
-            places = [f.at(x, f.add(f.mul(f.add(row, u), k.x), i * m.x), x_memory) for u in range(count)]
-            loaded = [registers.load(f, place, self.x_dtype, 1, is_invariant=True) for place in places]
-            factors.append([f.splat(self._wide(f, self.x_dtype, one), self.lanes) for one in loaded])
+        """Add `count` rows of the matrix, each times an element of every row of x, in some columns."""
+        (k,), size = self.problem.k, self.problem.n.size
         y_row = f.at(y, f.mul(row, k.y), registers.memory_element(self.y_dtype))
-        whole, width = columns
-        with f.loop(0, whole, self.lanes) as loop:
-            self._column(f, y_row, partial, loop.index, factors=factors, mask=None)
+        x = f.at(x, row, registers.memory_element(self.compute))
+        # With few rows of x their elements stay in registers.
+        m = self.problem.m.size
+        factors = self._factors(f, x, m, count) if m <= FEW_ROWS else None
+        first, width = columns
+        rest = size % self.panel
+        whole: Int = width
+        if rest:
+            whole = f.minimum(f.sub(size - rest, first), width)
+        with f.loop(0, whole, self.panel) as loop:
+            self._panel(f, (x, y_row, partial), loop.index, factors, count=count, width=self.panel)
         if rest:
             with f.when(f.compare("slt", f.integer(whole), f.integer(width))):
-                mask = f.first_lanes(rest, self.lanes)
-                self._column(f, y_row, partial, whole, factors=factors, mask=mask)
+                self._panel(f, (x, y_row, partial), whole, factors, count=count, width=rest)
 
-    def _wide(self, f: Function, dtype: np.dtype, x: Value) -> Value:
-        return operations.convert(f, dtype, x, new_dtype=self.compute)
+    def _factors(self, f: Function, x: Value, rows: int, count: int) -> list[list[Value]]:
+        """Elements of some rows of x, for each row of the matrix, in every lane."""
+        element = registers.memory_element(self.compute)
+        places = [[f.at(x, i * self.x_row + u, element) for u in range(count)] for i in range(rows)]
+        return [[f.splat(registers.load(f, p, self.compute, 1), self.lanes) for p in line] for line in places]
 
-    def _column(
-        self,
-        f: Function,
-        y_row: Value,
-        partial: Value,
-        column: Int,
-        *,
-        factors: list[list[Value]],
-        mask: Value | None,
-    ) -> None:
-        """One vector of the partial sums; the rows of the matrix are read in the lanes of the mask."""
-        (k,) = self.problem.k
+    def _panel(
+        self, f: Function, pointers: tuple[Value, Value, Value], column: Int,
+        factors: list[list[Value]] | None, *, count: int, width: int,
+    ) -> None:  # fmt: skip
+        """Some columns of all rows of the partial sums, in blocks of registers."""
+        x, y_row, partial = pointers
         memory, element = registers.memory_element(self.y_dtype), registers.memory_element(self.compute)
-        here = f.at(y_row, column, memory)
-        values = []
+        y_here, there = f.at(y_row, column, memory), f.at(partial, column, element)
+        if self.num_blocks > 1:  # its runs are too short for the processor to foresee the next
+            self._ask(f, y_row, column, count)
+        if factors is not None:
+            self._block(f, y_here, there, factors, width)
+            return
+        size = self.problem.m.size
+        whole = size // self.rows * self.rows
+        with f.loop(0, whole, self.rows) as loop:
+            here = f.at(x, f.mul(loop.index, self.x_row), element)
+            own = f.at(there, f.mul(loop.index, self.row), element)
+            self._block(f, y_here, own, self._factors(f, here, self.rows, count), width)
+        if whole < size:
+            here = f.at(x, whole * self.x_row, element)
+            own = f.at(there, whole * self.row, element)
+            self._block(f, y_here, own, self._factors(f, here, size - whole, count), width)
+
+    def _ask(self, f: Function, y_row: Value, column: Int, count: int) -> None:
+        """Ask for what comes some rows later: the same columns, or, where a group of rows is wide, a long run
+        of one of its rows, so that all panels of a pass ask for all of the next group.
+        """
+        memory, k = registers.memory_element(self.y_dtype), self.problem.k[0]
+        line = LINE_BYTES // self.y_dtype.itemsize
+        if self.problem.m.size <= FEW_ROWS:
+            for u in range(count):
+                here = f.at(f.at(y_row, column, memory), (AHEAD_ROWS + u) * k.y, memory)
+                for start in range(0, self.panel, line):
+                    f.prefetch(f.at(here, start, memory))
+            return
+        run = self.group * self.panel
+        row, piece = f.divide(f.divide(column, self.panel)[0], max(1, self.block // run))
+        here = f.at(y_row, f.mul(f.add(row, AHEAD_ROWS), k.y), memory)
+        here = f.at(here, f.mul(piece, run), memory)
+        for start in range(0, run, line):
+            f.prefetch(f.at(here, start, memory))
+
+    def _block(self, f: Function, y: Value, partial: Value, factors: list[list[Value]], width: int) -> None:
+        """Add the products of some rows of x and of the matrix to a block of the sums."""
+        memory, element = registers.memory_element(self.y_dtype), registers.memory_element(self.compute)
+        starts = range(0, width, self.lanes)
+        places = [[f.at(partial, i * self.row + at, element) for at in starts] for i in range(len(factors))]
+        sums = [[registers.load(f, place, self.compute, self.lanes) for place in line] for line in places]
         for u in range(len(factors[0])):
-            place = f.at(here, u * k.y, memory)
-            if self.num_blocks > 1:  # its runs are too short for the processor to foresee the next
-                f.prefetch(f.at(place, AHEAD_ROWS * k.y, memory))
-            if mask is None:
-                value = registers.load(f, place, self.y_dtype, self.lanes)
-            else:
-                value = registers.masked_load(f, place, self.y_dtype, mask, 0)
-            values.append(self._wide(f, self.y_dtype, value))
-        for i, row_factors in enumerate(factors):
-            place = f.at(f.at(partial, column, element), i * self.row, element)
-            total = registers.load(f, place, self.compute, self.lanes)
-            for value, factor in zip(values, row_factors, strict=True):
-                total = f.fma(value, factor, total)
-            registers.store(f, total, place, self.compute)
+            row = f.at(y, u * self.problem.k[0].y, memory)
+            values = [self._load_y(f, f.at(row, at, memory), width - at) for at in starts]
+            for i, line in enumerate(factors):
+                sums[i] = [f.fma(line[u], value, total) for value, total in zip(values, sums[i], strict=True)]
+        for line, totals in zip(places, sums, strict=True):
+            for place, total in zip(line, totals, strict=True):
+                registers.store(f, total, place, self.compute)
+
+    def _load_y(self, f: Function, place: Value, width: int) -> Value:
+        """A vector of the matrix, of which `width` numbers are there."""
+        if width >= self.lanes:
+            value = registers.load(f, place, self.y_dtype, self.lanes)
+        else:
+            value = registers.masked_load(f, place, self.y_dtype, f.first_lanes(width, self.lanes), 0)
+        return operations.convert(f, self.y_dtype, value, new_dtype=self.compute)
 
     # --- the sum of the parts -----------------------------------------------------------------
 

@@ -6,10 +6,11 @@ it, and register blocks run over the tile. A result in 16 bits is added up in fl
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from infini.compiler.llvm import microkernel, registers
+from infini.compiler.llvm import microkernel, registers, row_sums
 from infini.compiler.llvm.blocking import Plan
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.microkernel import Ahead, Block
@@ -20,7 +21,7 @@ MANY_BLOCKS = 12  # register blocks per panel among which asking for memory is s
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class Rows:
     """Rows of a tile: the first of them in A, and how many there are."""
 
     first: Int
@@ -36,22 +37,33 @@ class _DepthBlock:
 
 
 class TileWriter:
-    """Writes tiles of a product, and collects the micro-kernels they call."""
+    """Writes tiles of a product into one function, and collects the micro-kernels they call.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    Args:
+        plan: blocks of the product.
+        prefix: what symbols of the micro-kernels begin with.
+    """
+
+    def __init__(self, plan: Plan, prefix: str = "TASK") -> None:
+        self.plan, self.prefix = plan, prefix
         self.element = registers.memory_element(plan.compute)
         self.x_memory = registers.memory_element(plan.x_dtype)
         self.y_memory = registers.memory_element(plan.y_dtype)
         self.out_memory = registers.memory_element(plan.out_dtype)
         self.panel_memory = registers.memory_element(plan.panels)
-        x_pair, y_pair = (plan.pairs.x_pair, plan.pairs.y_pair) if plan.pairs is not None else (0, 0)
-        x_source = Source(plan.x_dtype, plan.k.x, plan.problem.m.x, x_pair)
-        y_source = Source(plan.y_dtype, plan.k.y, plan.problem.n.y, y_pair)
+        x_source, y_source = _sources(plan)
         least = plan.k.size - (plan.num_depth_blocks - 1) * plan.depth
+        if plan.pairs is not None and plan.pairs.tail:
+            least -= 1  # the last group is read in another way
         self.pack_x = Packer(x_source, plan.copied_row, plan.lanes, plan.copied, least)
         self.pack_y = Packer(y_source, plan.panel, plan.lanes, plan.copied, least)
         self.helpers: dict[tuple[int, int], Function] = {}
+        self.buffers: dict[str, Value] = {}  # memory of the task, for one tile after the other
+
+    @property
+    def has_row_sums(self) -> bool:
+        """Whether sums start at something that depends on the row."""
+        return self.plan.pairs is not None and self.plan.pairs.row_factor != 0
 
     # --- packing B ------------------------------------------------------------------------------
 
@@ -71,7 +83,9 @@ class TileWriter:
         plan = self.plan
         y = f.at(y, f.mul(part.start, plan.k.y), self.y_memory)
         if self.pack_y.is_row_major:
-            self.pack_y.panels(f, y, block, part.depth, panels, num_columns=plan.problem.n.size)
+            self.pack_y.panels(
+                f, y, block, part.depth, panels, num_columns=plan.problem.n.size, start=part.start
+            )
             return
         with f.loop(*panels) as loop:
             first = f.mul(loop.index, plan.panel)
@@ -80,7 +94,7 @@ class TileWriter:
             width: Int = plan.panel
             if plan.problem.n.size % plan.panel:
                 width = f.minimum(f.sub(plan.problem.n.size, first), plan.panel)
-            self.pack_y.panel(f, source, f.at(block, place, self.element), part.depth, width)
+            self.pack_y.panel(f, source, f.at(block, place, self.element), part.depth, width, part.start)
 
     def _depth_block(self, f: Function, start: Int) -> _DepthBlock:
         plan = self.plan
@@ -98,22 +112,20 @@ class TileWriter:
         """One tile of the result; `matrices` are x, y, packed y and the result."""
         plan, m = self.plan, self.plan.problem.m
         x, y, packed, out = matrices
-        first = f.mul(row_block, plan.row_block)
-        count: Int = min(m.size, plan.row_block)
-        if plan.num_row_blocks > 1 and m.size % plan.row_block:
-            count = f.minimum(f.sub(m.size, first), plan.row_block)
-        rows = _Rows(first, count)
+        rows = self.rows(f, row_block)
         per_tile = plan.column_block // plan.panel
         first_panel = f.mul(column_block, per_tile)
         stop_panel: Int = f.add(first_panel, per_tile)
         if plan.num_panels % per_tile:
             stop_panel = f.minimum(stop_panel, plan.num_panels)
-        x = f.at(x, f.mul(first, m.x), self.x_memory)
-        out = f.at(out, f.mul(first, m.out), self.out_memory)
-        copy = f.allocate(plan.copied_size * plan.compute.itemsize) if plan.a_layout != "direct" else None
-        sums = (
-            f.allocate(plan.row_block * plan.column_block * plan.compute.itemsize) if plan.is_staged else None
-        )
+        x = f.at(x, f.mul(rows.first, m.x), self.x_memory)
+        out = f.at(out, f.mul(rows.first, m.out), self.out_memory)
+        copy = self._buffer(f, "copy", plan.copied_size) if plan.a_layout != "direct" else None
+        sums = self._buffer(f, "sums", plan.row_block * plan.column_block) if plan.is_staged else None
+        if self.has_row_sums:
+            columns = (f.mul(first_panel, plan.panel), f.mul(stop_panel, plan.panel))
+            buffer = self._buffer(f, "row sums", plan.row_block + plan.lanes)
+            row_sums.start(f, plan, (x, out), buffer, rows.count, columns)
         with f.loop(0, plan.num_depth_blocks) as loop:
             part = self._depth_block(f, f.mul(loop.index, plan.depth))
             a = f.at(x, f.mul(part.start, plan.k.x), self.x_memory)
@@ -141,12 +153,26 @@ class TileWriter:
         if sums is not None:
             self._convert(f, sums, out, rows, (first_panel, stop_panel))
 
+    def rows(self, f: Function, row_block: Int) -> Rows:
+        """The rows of a tile."""
+        plan, size = self.plan, self.plan.problem.m.size
+        first = f.mul(row_block, plan.row_block)
+        count: Int = min(size, plan.row_block)
+        if plan.num_row_blocks > 1 and size % plan.row_block:
+            count = f.minimum(f.sub(size, first), plan.row_block)
+        return Rows(first, count)
+
+    def _buffer(self, f: Function, name: str, size: int) -> Value:
+        if name not in self.buffers:
+            self.buffers[name] = f.allocate(size * self.plan.compute.itemsize)
+        return self.buffers[name]
+
     def _result_panel(self, f: Function, out: Value, sums: Value | None, panel: Int, first: Int) -> Value:
         if sums is None:
             return f.at(out, f.mul(panel, self.plan.panel), self.out_memory)
         return f.at(sums, f.mul(f.sub(panel, first), self.plan.panel), self.element)
 
-    def _copy_a(self, f: Function, a: Value, copy: Value, rows: _Rows, part: _DepthBlock) -> None:
+    def _copy_a(self, f: Function, a: Value, copy: Value, rows: Rows, part: _DepthBlock) -> None:
         """The rows of A that a tile needs, of one depth block."""
         plan = self.plan
         if plan.a_layout == "rows":
@@ -159,14 +185,14 @@ class TileWriter:
             start = f.at(a, f.sub(0, rows.first), self.x_memory)  # as panels are counted from row 0 of A
             self.pack_x.panels(
                 f, start, copy, part.depth, (number, f.add(number, blocks)),
-                num_columns=plan.problem.m.size, width=plan.rows, rows_apart=plan.depth,
+                num_columns=plan.problem.m.size, width=plan.rows, rows_apart=plan.depth, start=part.start,
             )  # fmt: skip
             return
         with f.loop(0, rows.count, plan.rows) as loop:
             source = f.at(a, f.mul(loop.index, plan.problem.m.x), self.x_memory)
             target = f.at(copy, self._a_place(f, loop.index), self.element)
             for count in self._heights(f, f.add(rows.first, loop.index)):
-                self.pack_x.panel(f, source, target, part.depth, count)
+                self.pack_x.panel(f, source, target, part.depth, count, part.start)
 
     def _a_place(self, f: Function, row: Int) -> Int:
         """Elements to a block of rows in the copy of A, or in A itself."""
@@ -205,7 +231,7 @@ class TileWriter:
         return Ahead(row_bytes, share, pieces, num_lines // share)
 
     def _blocks(
-        self, f: Function, matrices: tuple[Value, Value, Value], rows: _Rows, part: _DepthBlock, width: int,
+        self, f: Function, matrices: tuple[Value, Value, Value], rows: Rows, part: _DepthBlock, width: int,
         ahead: Value | None,
     ) -> None:  # fmt: skip
         """Call the micro-kernel for every block of rows; `matrices`: A, panels of B and of the result."""
@@ -215,7 +241,8 @@ class TileWriter:
         with f.loop(0, rows.count, self.plan.rows) as loop:
             here = f.at(a, self._a_place(f, loop.index), self.element)
             there = f.at(c, f.mul(loop.index, self.plan.out_row), memory)
-            rest = f"i64 {f.integer(part.depth)}, i64 {f.integer(part.start)}"
+            is_later = f.add(part.start, 1) if self.has_row_sums else part.start
+            rest = f"i64 {f.integer(part.depth)}, i64 {f.integer(is_later)}"
             if ahead is not None and kind is not None:
                 number, _ = f.divide(loop.index, self.plan.rows)
                 if kind.at_once:
@@ -230,7 +257,7 @@ class TileWriter:
     def _helper(self, height: int, width: int) -> str:
         """The micro-kernel for a block of this size."""
         plan = self.plan
-        name = f"TASK_{height}x{width}"
+        name = f"{self.prefix}_{height}x{width}"
         if (height, width) not in self.helpers:
             a_row, a_depth = {
                 "direct": (plan.problem.m.x, 1), "rows": (plan.copied_row, 1), "panels": (1, plan.copied_row)
@@ -249,15 +276,16 @@ class TileWriter:
                 stored=plan.y_dtype if plan.packs == "ready" else None,
                 ahead=self._ahead,
                 is_paired=plan.pairs is not None,
+                unsigned=None if plan.pairs is None else plan.pairs.unsigned,
             )
             depths = {plan.depth, plan.k.size % plan.depth} if plan.num_depth_blocks > 1 else {plan.k.size}
             has_tail = any(depth % microkernel.UNROLL for depth in depths)
             self.helpers[height, width] = microkernel.emit_block(
-                name, block, has_tail=has_tail, adds=plan.num_depth_blocks > 1
+                name, block, has_tail=has_tail, adds=plan.num_depth_blocks > 1 or self.has_row_sums
             )
         return name
 
-    def _convert(self, f: Function, sums: Value, out: Value, rows: _Rows, panels: tuple[Int, Int]) -> None:
+    def _convert(self, f: Function, sums: Value, out: Value, rows: Rows, panels: tuple[Int, Int]) -> None:
         """Round the sums of a tile into the result."""
         plan = self.plan
         with f.loop(0, rows.count) as row, f.loop(*panels) as panel:
@@ -307,3 +335,19 @@ def _sizes(f: Function, number: Int, count: int, usual: int, rest: int) -> Itera
             yield usual
         with f.when(is_last):
             yield rest
+
+
+def _sources(plan: Plan) -> tuple[Source, Source]:
+    """The operands of a product for those who copy them."""
+    x = Source(plan.x_dtype, plan.k.x, plan.problem.m.x)
+    y = Source(plan.y_dtype, plan.k.y, plan.problem.n.y)
+    pairs = plan.pairs
+    if pairs is None:
+        return x, y
+
+    def grouped(source: Source, pair: int, *, turns: bool) -> Source:
+        return dataclasses.replace(
+            source, pair=pair, count=pairs.count, num_groups=plan.k.size, tail=pairs.tail, turns=turns
+        )
+
+    return grouped(x, pairs.x_pair, turns=False), grouped(y, pairs.y_pair, turns=pairs.row_factor != 0)

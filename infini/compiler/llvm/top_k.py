@@ -3,7 +3,7 @@
 Keys in the total order, turned round so that the largest element has the smallest key, go into a buffer while
 they are below the k-th smallest so far; a full buffer is sorted and cut to k, which lowers the threshold. In
 a row of random numbers few elements pass, so the scan compares one vector at a time. Rows that are not much
-longer than k are sorted.
+longer than k are sorted; few elements of a row that is not long are found in registers (`top_few`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import math
 from typing import Final
 
-from infini.compiler.llvm import builder as b, movement, sorting
+from infini.compiler.llvm import builder as b, movement, sorting, top_few
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.keys import Keys
 from infini.compiler.llvm.sorting import RowSorter
@@ -21,7 +21,8 @@ from infini.compiler.llvm.task import TaskFunction
 from infini.core.ir import ArrayType, Attrs
 
 _SHORT: Final = 2  # rows up to so many buffers are sorted as a whole
-_SCAN_NS: Final = 0.1  # per element
+_SCAN_NS: Final = 0.05  # per element
+_PASS_NS: Final = 20.0  # of a vector in which an element passes
 
 
 def top_k(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
@@ -33,7 +34,9 @@ def top_k(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[T
     room = k + max(k, 3 * target.lanes)  # one vector has to fit, more means fewer cuts
     is_scanned = length > _SHORT * room
     sorted_length = room if is_scanned else length
-    row_ns = 2 * sorting.row_ns(sorted_length, keys.bits, target.lanes) + length * _SCAN_NS
+    row_ns = _row_ns(k, length, sorted_length, keys, target)
+    if top_few.is_possible(k, keys, target) and top_few.row_ns(k, length, target) < row_ns:
+        return (_few(type_, k, keys, target),)
     chunks = sorting.chunks_of_rows(rows, row_ns)
     row_bytes = sorting.buffer_bytes(sorted_length, keys.bits)
     element = movement.bits_of(type_.dtype)
@@ -56,6 +59,34 @@ def top_k(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[T
 
     task = movement.make_task("top_k", 4, chunks.num_tasks, rows * row_ns, write)
     return (dataclasses.replace(task, scratch_bytes=chunks.num_tasks * row_bytes),)
+
+
+def _row_ns(k: int, length: int, sorted_length: int, keys: Keys, target: Target) -> float:
+    """Estimated time of a row of random numbers."""
+    num_passing = k * math.log(length / sorted_length)
+    num_cuts = num_passing / (sorted_length - k - target.lanes + 1) if num_passing else 0.0
+    sort_ns = sorting.row_ns(sorted_length, keys.bits, target.lanes)
+    return (2 + num_cuts) * sort_ns + num_passing * _PASS_NS + length * _SCAN_NS
+
+
+def _few(type_: ArrayType, k: int, keys: Keys, target: Target) -> TaskFunction:
+    length, rows = type_.shape[-1], math.prod(type_.shape[:-1])
+    row_ns = top_few.row_ns(k, length, target)
+    chunks = sorting.chunks_of_rows(rows, row_ns)
+    element = movement.bits_of(type_.dtype)
+
+    def write(f: Function, pointers: list[Value], task: Value) -> None:
+        source, values, places = pointers
+        few = top_few.FewOfRow(f, keys, k, length, target.lanes)
+        with chunks.loop(f, task) as row:
+            first = f.mul(row, k)
+            few.write(
+                f.at(source, f.mul(row, length), element),
+                f.at(values, first, element),
+                f.at(places, first, "i32"),
+            )
+
+    return movement.make_task("top_k", 3, chunks.num_tasks, rows * row_ns, write)
 
 
 class _Scan:

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from infini.compiler.affine import row_major
-from infini.compiler.llvm import builder as b, operations, picking, registers
+from infini.compiler.llvm import builder as b, operations, picking, registers, single_scatters
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.movement import (
     BYTE_NS,
@@ -39,6 +39,9 @@ from infini.core.ir import ArrayType, Attrs
 from infini.lax import indexing
 
 SMALLEST_RUN: Final = 128  # bytes of what a task of a scatter combines per point
+AHEAD: Final = 2  # windows that a gather asks for before it copies them
+AHEAD_BYTES: Final = range(1 << 10, (4 << 10) + 1)  # of these; the processor foresees longer ones itself
+LINE: Final = 64  # bytes of the cache
 
 # --- windows ---------------------------------------------
 
@@ -197,6 +200,11 @@ def gather(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[
         with cuts[0].loop(f, task) as turn, cuts[1].loop(f, task) as point:
             here, there = w.offsets(f, coordinates(f, turn, w.before), point)
             to = f.at(out, there, element)
+            if inner * itemsize in AHEAD_BYTES and w.run[1] == inner and points > AHEAD:
+                later, _ = w.start(f, starts, f.minimum(f.add(point, AHEAD), points - 1))
+                ahead = f.at(source, f.add(later, here), element)
+                for line in range(0, inner * itemsize, LINE):
+                    f.prefetch(f.at(ahead, line, "i8"))
             position, inside = w.start(f, starts, point)
             at = f.at(source, f.add(position, here), element)
 
@@ -240,9 +248,9 @@ def scatter(name: str) -> Emit:
     def emit(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
         dtype = types[0].dtype
         if combine is None:
-            return _scatter(name, types, attrs, bits_of(dtype), _overwrite(dtype))
+            return _scatter(name, types, attrs, bits_of(dtype), _overwrite(dtype), target)
         return _scatter(
-            name, types, attrs, registers.memory_element(dtype), _combined(combine, dtype, target)
+            name, types, attrs, registers.memory_element(dtype), _combined(combine, dtype, target), target
         )
 
     return emit
@@ -276,7 +284,7 @@ def _combined(combine: str, dtype: np.dtype, target: Target) -> Move:
 
 
 def _scatter(
-    name: str, types: tuple[ArrayType, ...], attrs: Attrs, element: str, move: Move
+    name: str, types: tuple[ArrayType, ...], attrs: Attrs, element: str, move: Move, target: Target
 ) -> tuple[TaskFunction, ...]:
     operand, indices, updates = types
     numbers = attrs["dimension_numbers"]
@@ -284,6 +292,8 @@ def _scatter(
     w = Windows(operand, indices, updates, numbers.as_gather, sizes, attrs["mode"] == "clip")
     points, window = math.prod(w.batch), math.prod(w.window)
     nbytes = points * (window * operand.dtype.itemsize + 16)
+    if not attrs["unique_indices"] and single_scatters.num_parts(w, target) > 1:
+        return (single_scatters.emit(name, w, element, move, target),)
     parts = _Parts.of(w, nbytes, is_unique=attrs["unique_indices"])
 
     def write(f: Function, pointers: list[Value], task: Value) -> None:

@@ -13,17 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from infini.compiler.passes import attention_masks, attention_staging, dead_code, rewrite
-from infini.compiler.passes.attention_region import (
-    WEIGHTS,
-    Dims,
-    Located,
-    Region,
-    Scores,
-    Table,
-    Term,
-    Use,
-    permutation,
-)
+from infini.compiler.passes.attention_region import Region, Table
+from infini.compiler.passes.attention_terms import WEIGHTS, Dims, Located, Scores, Term, Use, permutation
 from infini.core import dtypes, ir
 from infini.core.ir import Equation, Program, Var
 from infini.lax import contraction, view

@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler.passes.attention_region import Condition, Dims, Located, Region, regrouped
+from infini.compiler.passes.attention_region import Region
+from infini.compiler.passes.attention_terms import Condition, Dims, Located, regrouped
 from infini.core import dtypes
 from infini.core.ir import Equation, Var
 from infini.lax.composites.attention import Band

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infini.compiler.passes.attention_region import Dims
+from infini.compiler.passes.attention_terms import Dims
 from infini.core import dtypes, trace
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Value

@@ -22,10 +22,17 @@ from infini.lax import complex_views, families
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A complex array as its real and its imaginary part."""
+    """A complex array as its real and its imaginary part.
+
+    Args:
+        re: real part.
+        im: imaginary part.
+        whole: the array itself, where it exists anyway: a parameter, or the result of a library.
+    """
 
     re: Value
     im: Value
+    whole: Value | None = None
 
     @property
     def shape(self) -> Shape:

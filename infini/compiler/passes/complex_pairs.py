@@ -30,7 +30,7 @@ ALIKE: Final = frozenset({
 BILINEAR: Final = frozenset({"conv", "dot", "ragged_dot"})
 # Operations whose complex operands and results stay whole: what a host function or a library sees.
 WHOLE: Final = frozenset({
-    "cholesky", "debug_callback", "eigh", "io_callback", "lu", "pure_callback", "qr", "svd",
+    "cholesky", "debug_callback", "eig", "eigh", "fft", "io_callback", "lu", "pure_callback", "qr", "svd",
     "triangular_solve", "view_as_complex", "view_as_real",
 })  # fmt: skip
 
@@ -67,7 +67,7 @@ def _split(x: Value) -> Part:
     if isinstance(x, Literal):
         return _constant(x.host)
     parts = complex_views.view_as_real(x)
-    return Pair(_part(parts, 0), _part(parts, 1))
+    return Pair(_part(parts, 0), _part(parts, 1), x)
 
 
 def _constant(array: np.ndarray) -> Pair:
@@ -85,6 +85,8 @@ def _part(parts: Value, number: int) -> Value:
 def _joined(x: Part) -> Value:
     if not isinstance(x, Pair):
         return x
+    if x.whole is not None:
+        return x.whole
     reshape = primitive.by_name("reshape")
     columns = [trace.bind1(reshape, p, shape=(*p.shape, 1), ndim=p.ndim) for p in (x.re, x.im)]
     return complex_views.view_as_complex(trace.bind1(primitive.by_name("concatenate"), *columns, axis=-1))
@@ -109,9 +111,11 @@ def _evaluate(program: Program, args: Sequence[Part]) -> list[Part]:
 
 def _fitted(x: Part, type_: ArrayType) -> Part:
     """Parts in the shape of the result: a formula may give one that still has to be broadcast."""
-    if isinstance(x, Pair):
-        return Pair(families.broadcast_to(x.re, type_.shape), families.broadcast_to(x.im, type_.shape))
-    return families.broadcast_to(x, type_.shape)
+    if not isinstance(x, Pair):
+        return families.broadcast_to(x, type_.shape)
+    if x.whole is not None:
+        return x
+    return Pair(families.broadcast_to(x.re, type_.shape), families.broadcast_to(x.im, type_.shape))
 
 
 def _apply(equation: Equation, operands: Sequence[Part]) -> Sequence[Part]:

@@ -27,7 +27,9 @@ from infini.lax.windows.padding import Line
 Takes: TypeAlias = Callable[[ArrayType, ArrayType, Attrs], bool]  # whether a backend lowers a `windowed_dot`
 
 NARROW_BYTES: Final = 64  # of features side by side that are fewer than a vector
-ENOUGH_LESS: Final = 0.75  # of the work remains where places of the result become features
+FEW_CHANNELS: Final = 4  # of an image
+FEW_VECTORS: Final = 8  # of results
+ENOUGH_PLACES: Final = 32  # of a row, from which on another dimension is no better
 
 
 def _type_windowed_dot(
@@ -120,8 +122,7 @@ def _body(
             if takes(form.conv.x.type, form.conv.w.type, own):
                 found.append(True)
                 result = trace.bind1(windowed_dot_p, form.conv.x, form.conv.w, **own)
-                result, letters = form.single_places(result)
-                result = view.transpose(result, [letters.index(c) for c in conv.spec.out])
+                result = view.transpose(result, [form.conv.spec.out.index(c) for c in conv.spec.out])
                 return (view.reshape(result, problem.shape),)
         return (x,)
 
@@ -136,26 +137,10 @@ class _Form:
     Args:
         conv: the convolution.
         turned: spatial dimensions in which the kernel is reversed.
-        block: letter that numbers neighbouring places of the result, if they are features.
-        digit: the spatial dimension that numbers blocks of them.
-        count: places of the result in that dimension.
     """
 
     conv: Convolution
     turned: tuple[bool, ...]
-    block: str = ""
-    digit: str = ""
-    count: int = 0
-
-    def single_places(self, result: Value) -> tuple[Value, str]:
-        """The result with one place after another, and the letters of its dimensions."""
-        letters = self.conv.spec.out
-        if not self.block:
-            return result, letters
-        at = letters.index(self.digit)
-        shape = (*result.shape[:at], result.shape[at] * result.shape[at + 1], *result.shape[at + 2 :])
-        joined = view.reshape(result, shape)
-        return view.slice_in_dim(joined, 0, self.count, axis=at), letters.replace(self.block, "")
 
 
 def _attrs(form: _Form) -> Attrs:
@@ -174,8 +159,10 @@ def _attrs(form: _Form) -> Attrs:
 
 
 def _forms(first: _Form) -> Iterator[_Form]:
-    """The convolution as it is and with its result in another order, then with all arrays in the order that
-    a product reads; each time at first in the way that suits few features.
+    """The convolution with groups side by side where they are narrow, with places side by side where features
+    are few, as it is, with its result in another
+    order, and with all arrays in the order that a product reads; each of these at first in the way that suits
+    few features of the image.
     """
     conv = first.conv
     free = conv.of_kernel
@@ -185,15 +172,48 @@ def _forms(first: _Form) -> Iterator[_Form]:
         lambda: _ordered(conv, conv.spec.lhs, conv.spec.rhs, features_last),
         lambda: _letters_last(conv),
     )
+    if _is_narrow(conv):
+        # One result of a group needs no order of the kernel.
+        ordered = conv if conv.size(free) == 1 else _letters_last(conv)
+        yield dataclasses.replace(first, conv=ordered)
+    if _has_few_features(conv):
+        yield dataclasses.replace(first, conv=_places_last(conv))
     for order in orders:
         form = dataclasses.replace(first, conv=order())
-        blocks = _in_blocks(form)
-        if blocks is not None:
-            yield blocks
         narrow = _padded_first(form)
         if narrow is not None:
             yield narrow
         yield form
+
+
+def _is_narrow(conv: Convolution) -> bool:
+    """Whether the image is perhaps read better where it lies than copied: features are side by side in it and
+    not many, in every group or all together.
+    """
+    nbytes = conv.size(conv.of_kernel) * conv.accumulator.itemsize
+    if conv.spec.lhs[-1].isdigit():
+        return False
+    if conv.size(conv.spec.groups) > 1:
+        return nbytes <= NARROW_BYTES
+    is_few = nbytes <= FEW_VECTORS * NARROW_BYTES or conv.size(conv.spec.contracted) <= FEW_CHANNELS
+    return is_few and 2 * nbytes > NARROW_BYTES and conv.count >= conv.window
+
+
+def _has_few_features(conv: Convolution) -> bool:
+    """Whether the features of the result, of each group, fill at most half a vector, and places do better."""
+    few = conv.size(conv.of_kernel)
+    is_result_larger = conv.spec.rank > 0 and conv.count >= conv.window
+    return is_result_larger and 2 * few * conv.accumulator.itemsize <= NARROW_BYTES
+
+
+def _places_last(conv: Convolution) -> Convolution:
+    """The same with a spatial dimension of image and result last, which has most places."""
+    spec, lines = conv.spec, conv.lines
+    last = max(spec.digits, key=lambda c: (min(lines[int(c)].count, ENOUGH_PLACES), spec.lhs.index(c)))
+    digits = "".join(c for c in spec.lhs if c.isdigit() and c != last) + last
+    lhs = conv.of_image + spec.groups + spec.contracted + digits
+    out = conv.of_image + spec.groups + conv.of_kernel + digits
+    return _ordered(conv, lhs, spec.rhs, out)
 
 
 def _ordered(conv: Convolution, lhs: str, rhs: str, out: str) -> Convolution:
@@ -230,52 +250,3 @@ def _padded_first(form: _Form) -> _Form | None:
         return None
     lines = [Line(n.reach, n.window, n.stride, window_dilation=n.window_dilation) for n in conv.lines]
     return dataclasses.replace(form, conv=dataclasses.replace(conv, x=conv.padded(), lines=tuple(lines)))
-
-
-def _in_blocks(form: _Form) -> _Form | None:
-    """The same with neighbouring places of the result as features, where its features fill less than half a
-    vector: the kernel then has a copy of itself for each of them, shifted, with zeros around.
-
-    Place B q + b and tap k meet element i where hole * i = stride * (B q + b) + k - low. One of hole and
-    stride is 1, so i = (stride * B / hole) * q + t - low // hole for k = hole * t - stride * b + low % hole.
-    """
-    conv, spec = form.conv, form.conv.spec
-    features = conv.of_kernel
-    most = NARROW_BYTES // conv.accumulator.itemsize // max(conv.size(features), 1)
-    before = spec.out[: len(spec.out) - len(features)]
-    if not features or most < 2 or not spec.out.endswith(features) or not before[-1:].isdigit():
-        return None
-    digit = before[-1]
-    line = conv.lines[int(digit)]
-    hole, stride = line.base_dilation, line.stride
-    block = most // hole * hole
-    if line.window_dilation > 1 or min(hole, stride) > 1 or block < 2 or line.count < 2 * block:
-        return None
-    taps = (stride * (block - 1) + line.window - 1 - line.low % hole) // hole + 1
-    if taps * hole > ENOUGH_LESS * block * line.window:
-        return None
-    name = plain.fresh(spec, 1)
-    turned = [i for i, c in enumerate(spec.rhs) if c.isdigit() and form.turned[int(c)]]
-    w = view.rev(conv.w, turned) if turned else conv.w
-    axis = spec.rhs.index(digit)
-    copies = []
-    for place in range(block):
-        first = line.low % hole - stride * place
-        last = first + (taps - 1) * hole
-        ends = (max(-first, 0), max(last + 1 - line.window, 0))
-        padded = plain.padded(w, [(*ends, 0) if d == axis else (0, 0, 0) for d in range(w.ndim)])
-        start = first + ends[0]
-        copy = view.slice_in_dim(padded, start, start + (taps - 1) * hole + 1, hole, axis)
-        copies.append(view.expand_dims(copy, (0,)))
-    rhs = "".join(c for c in spec.rhs if c not in features)
-    w = view.concatenate(copies, 0)
-    order = rhs + name + features
-    w = view.transpose(w, [(name + spec.rhs).index(c) for c in order])
-    count, step = -(-line.count // block), stride * block // hole
-    low = line.low // hole
-    high = (count - 1) * step + taps - line.size - low
-    lines = list(conv.lines)
-    lines[int(digit)] = Line(line.size, taps, step, low, high)
-    spec = Spec(spec.lhs, order, before + name + features)
-    wide = Convolution(conv.x, w, spec, tuple(lines), conv.dtype)
-    return _Form(wide, (False,) * len(form.turned), name, digit, line.count)

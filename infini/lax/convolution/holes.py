@@ -5,9 +5,12 @@ multiplying the holes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
+from infini.core import dtypes
+from infini.core.ir import ArrayType
 from infini.core.value import Value
-from infini.lax import view
+from infini.lax import families, view
 from infini.lax.convolution.plain import Compute, Convolution, fresh, padded
 from infini.lax.convolution.spec import Spec
 from infini.lax.windows.padding import Line
@@ -66,32 +69,78 @@ def _in_phases(conv: Convolution, dilated: list[int], compute: Compute) -> Value
     element a + j of the image.
     """
     names = dict(zip(dilated, fresh(conv.spec, len(dilated)), strict=True))
-    w, rhs = conv.w, conv.spec.rhs
-    lines, cuts = list(conv.lines), {}
-    for i, name in names.items():
+    cuts = {}
+    for i in dilated:
         line, step = conv.lines[i], conv.lines[i].base_dilation
-        length = -(-line.window // step)
-        axis = rhs.index(str(i))
-        w = padded(w, [(0, length * step - line.window if d == axis else 0, 0) for d in range(w.ndim)])
-        w = view.reshape(w, (*w.shape[:axis], length, step, *w.shape[axis + 1 :]))
-        w = view.rev(w, (axis + 1,))
-        rhs = rhs[: axis + 1] + name + rhs[axis + 1 :]
-        start = -(line.low // step)  # ceil(-low / step)
-        first = step - 1 - (step * start + line.low)
-        count = -(-(first + line.count) // step)
-        lines[i] = Line(line.size, length, 1, -start, count + length - 1 - line.size + start)
-        cuts[i] = (first, first + line.count, count * step)
+        first = step - 1 - (step * _start(line) + line.low)
+        cuts[i] = (first, first + line.count, _num_steps(line) * step)
     # New features stand beside those of the kernel, where contractions write them in order.
     anchor = next((c for c in conv.spec.out if c in conv.of_kernel), "")
     at = conv.spec.out.index(anchor) if anchor else len(conv.spec.out)
     out = conv.spec.out[:at] + "".join(names.values()) + conv.spec.out[at:]
-    found = compute(Convolution(conv.x, w, Spec(conv.spec.lhs, rhs, out), tuple(lines), conv.dtype))
+
+    def found(rest: list[int], places: dict[int, range]) -> Value:
+        if not rest:
+            return _phases(conv, places, names, out, compute)
+        i, *others = rest
+        pieces = [found(others, {**places, i: some}) for some in _places(conv, i)]
+        return view.concatenate(pieces, out.index(names[i])) if len(pieces) > 1 else pieces[0]
+
     wanted = "".join(c + names.get(int(c), "") if c.isdigit() else c for c in conv.spec.out)
-    found = view.transpose(found, [out.index(c) for c in wanted])
+    result = view.transpose(found(dilated, {}), [out.index(c) for c in wanted])
     shape = [
         cuts[int(c)][2] if c.isdigit() and int(c) in cuts else n
         for c, n in zip(conv.spec.out, conv.shape, strict=True)
     ]
-    found = view.reshape(found, shape)
+    result = view.reshape(result, shape)
     offsets = [cuts[int(c)][0] if c.isdigit() and int(c) in cuts else 0 for c in conv.spec.out]
-    return view.slice(found, offsets, [s + n for s, n in zip(offsets, conv.shape, strict=True)])
+    return view.slice(result, offsets, [s + n for s, n in zip(offsets, conv.shape, strict=True)])
+
+
+def _start(line: Line) -> int:
+    """The element a of the first result: ceil(-low / L)."""
+    return -(line.low // line.base_dilation)
+
+
+def _num_steps(line: Line) -> int:
+    """Elements a of all results."""
+    step = line.base_dilation
+    return -(-(step - 1 - (step * _start(line) + line.low) + line.count) // step)
+
+
+def _places(conv: Convolution, i: int) -> list[range]:
+    """Places b between elements that meet equally many of the kernel, from the last one on.
+
+    Zeros in the kernel would make them all one, but also NaN of infinite elements that are not met.
+    """
+    line = conv.lines[i]
+    step, more = line.base_dilation, line.window % line.base_dilation
+    if not more or not dtypes.is_inexact(conv.dtype):
+        return [range(step)]
+    return [range(more, step), range(more)]
+
+
+def _phases(
+    conv: Convolution, places: Mapping[int, range], names: Mapping[int, str], out: str, compute: Compute
+) -> Value:
+    """The results at some places between elements, with a dimension for these."""
+    w, rhs, lines = conv.w, conv.spec.rhs, list(conv.lines)
+    counts: dict[str, int] = {}
+    for i, some in places.items():
+        line, step = conv.lines[i], conv.lines[i].base_dilation
+        length = -(-(line.window - some.start) // step)
+        axis, count = rhs.index(str(i)), _num_steps(line)
+        ends = length * step - line.window
+        w = padded(w, [(0, ends if d == axis else 0, 0) for d in range(w.ndim)])
+        w = view.reshape(w, (*w.shape[:axis], length, step, *w.shape[axis + 1 :]))
+        w = view.slice_in_dim(w, some.start, some.stop, axis=axis + 1)
+        w = view.rev(w, (axis + 1,))
+        rhs = rhs[: axis + 1] + names[i] + rhs[axis + 1 :]
+        start = _start(line)
+        lines[i] = Line(line.size, length, 1, -start, count + length - 1 - line.size + start)
+        counts |= {names[i]: len(some), str(i): count}
+    found = Convolution(conv.x, w, Spec(conv.spec.lhs, rhs, out), tuple(lines), conv.dtype)
+    if 0 in w.shape:  # nothing of the kernel is met
+        sizes = conv.sizes | counts
+        return families.zeros(ArrayType(tuple(sizes[c] for c in out), conv.dtype))
+    return compute(found)

@@ -128,12 +128,27 @@ def expm1(x: ArrayLike, *, accuracy: Accuracy = None) -> Value:
     return with_accuracy(expm1_p, x, accuracy)
 
 
+def _reference_logistic(x: np.ndarray) -> np.ndarray:
+    if x.dtype in t.COMPLEX:
+        return np.asarray(1 / (1 + np.exp(-x)))
+    power = np.exp(-np.abs(x))
+    return np.where(x < 0, power, np.ones_like(power)) / (1 + power)
+
+
+def _decompose_logistic(x: Value) -> Value:
+    # exp(x) / (1 + exp(x)) below zero, where exp(-x) would overflow before the result is 0.
+    if x.dtype in t.COMPLEX:
+        return t.div(1, t.add(t.exp(t.neg(x)), 1))
+    power = t.exp(t.neg(t.abs(x)))
+    return t.div(t.where(t.lt(x, 0), power, 1), t.add(power, 1))
+
+
 logistic_p: Primitive = elementwise(
     "logistic",
     t.INEXACT,
-    lambda x: 1 / (1 + np.exp(-x)),
+    _reference_logistic,
     jvp=(lambda g, out, x: t.mul(g, t.mul(out, t.sub(1, out))),),
-    decompose=t.widened(lambda x: t.div(1, t.add(t.exp(t.neg(x)), 1))),
+    decompose=t.widened(_decompose_logistic),
     cost=PerElement(14.0, is_transcendental=True),
     cases=t.examples(t.INEXACT, (_MODERATE,), edges=(_EXTREME,)),
 )

@@ -265,9 +265,7 @@ def _reference_update(operand: np.ndarray, update: np.ndarray, *starts: np.ndarr
 def _jvp_update(primals: Any, tangents: Any, results: Any) -> tuple[Value | None]:
     if tangents[0] is None and tangents[1] is None:
         return (None,)
-    moved = [
-        families.zeros(p.type) if t is None else t for p, t in zip(primals[:2], tangents[:2], strict=True)
-    ]
+    moved = families.filled(tangents[:2], [p.type for p in primals[:2]])
     return (trace.bind1(dynamic_update_slice_p, *moved, *primals[2:]),)
 
 

@@ -10,6 +10,7 @@ from infini.lax.linalg.elimination import (
     lu_p as lu_p,
     lu_pivots_to_permutation as lu_pivots_to_permutation,
 )
+from infini.lax.linalg.general import eig as eig, eig_p as eig_p
 from infini.lax.linalg.positive_definite import cholesky as cholesky, cholesky_p as cholesky_p
 from infini.lax.linalg.reflections import qr as qr, qr_p as qr_p
 from infini.lax.linalg.singular import svd as svd, svd_p as svd_p

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax import cases, elementwise as e, families
@@ -58,6 +59,15 @@ def _hermitian(x: np.ndarray) -> np.ndarray:
     return (x + x.conj().T + np.diag(7.0 * np.arange(len(x)))).astype(x.dtype)
 
 
+def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """Operations, the leading terms: the tridiagonal form, its vectors by divide and conquer where nothing is
+    deflated, and the reflections that turn these back.
+    """
+    (x,) = types
+    size = x.shape[-1]
+    return m.flops(x, 8 / 3 * size**3 + m.reflecting(size, size, size))
+
+
 eigh_p: Primitive = primitive.register(
     Primitive(
         "eigh",
@@ -66,6 +76,7 @@ eigh_p: Primitive = primitive.register(
             primitive.TYPE: _type,
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
+            primitive.COST: _cost,
             primitive.CASES: cases.always(
                 m.SUPPORTED,
                 # As for cholesky, tangents are Hermitian: no finite differences here.

@@ -6,12 +6,13 @@ turns them round is an ordinary transpose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from infini.core import dtypes, primitive, trace
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax import cases, elementwise as e, families, loops, sorting
@@ -97,6 +98,13 @@ def _rows_in(x: Value, order: Value) -> Value:
     return m.turned(sorting.take_last(by_column, wide))
 
 
+def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """Operations of Gaussian elimination, the leading terms."""
+    (x,) = types
+    short, long = sorted(x.shape[-2:])
+    return m.flops(x, short**2 * (long - short / 3))
+
+
 lu_p: Primitive = primitive.register(
     Primitive(
         "lu",
@@ -105,6 +113,7 @@ lu_p: Primitive = primitive.register(
             primitive.TYPE: _type,
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
+            primitive.COST: _cost,
             primitive.CASES: cases.always(
                 m.SUPPORTED,
                 Case((Sample((4, 4)),), kind="program"),

@@ -156,6 +156,22 @@ def check_dtype(name: str, types: Collection[ArrayType]) -> None:
             )
 
 
+def flops(x: ArrayType, one: float) -> float:
+    """Real operations for all matrices of an operand.
+
+    Args:
+        x: the operand.
+        one: operations for one matrix of real numbers. A multiply-add of complex numbers is eight instead of
+            two.
+    """
+    return one * families.prod(x.shape[:-2]) * (4.0 if x.dtype in dtypes.COMPLEX else 1.0)
+
+
+def reflecting(size: int, num_vectors: int, num_reflections: int) -> float:
+    """Operations to apply reflections, each shorter by one than the one before, to vectors of a size."""
+    return 2.0 * num_vectors * num_reflections * (2 * size - num_reflections)
+
+
 def each(function: Callable[..., Any], *arrays: np.ndarray) -> list[Any]:  # Any: results of the function
     """A NumPy function of matrices for every index of the loop dimensions, all results of a kind stacked."""
     loops = arrays[0].shape[:-2]

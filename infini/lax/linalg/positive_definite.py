@@ -4,12 +4,13 @@ triangle of NaN for a matrix that is not positive definite.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from infini.core import primitive, trace
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax import cases, elementwise as e, families
@@ -52,6 +53,12 @@ def _positive(x: np.ndarray) -> np.ndarray:
     return (x @ x.conj().T + 3 * np.eye(len(x))).astype(x.dtype)
 
 
+def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """Operations of the factorisation, the leading term."""
+    (x,) = types
+    return m.flops(x, x.shape[-1] ** 3 / 3)
+
+
 cholesky_p: Primitive = primitive.register(
     Primitive(
         "cholesky",
@@ -60,6 +67,7 @@ cholesky_p: Primitive = primitive.register(
             primitive.TYPE: _type,
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
+            primitive.COST: _cost,
             primitive.CASES: cases.always(
                 m.SUPPORTED,
                 # The tangents of a function that reads a triangle are symmetric: no finite differences here.

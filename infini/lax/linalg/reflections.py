@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax import cases, elementwise as e, families
@@ -89,6 +90,19 @@ def _case(n: int, rows: int, *, is_full: bool) -> Case:
     return Case((Sample((n, rows)),), {"full_matrices": is_full}, "program", is_smooth, moving)
 
 
+def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """Operations, the leading terms: the reflections that leave R, and their product, of which `Q` is the
+    first columns.
+    """
+    (x,) = types
+    n, rows = x.shape[-2:]
+    count = min(n, rows)
+    columns = rows if attrs["full_matrices"] else count
+    factor = 2.0 * count**2 * (max(n, rows) - count / 3)
+    product = 4.0 * rows * columns * count - 2.0 * (rows + columns) * count**2 + 4 / 3 * count**3
+    return m.flops(x, factor + product)
+
+
 qr_p: Primitive = primitive.register(
     Primitive(
         "qr",
@@ -97,6 +111,7 @@ qr_p: Primitive = primitive.register(
             primitive.TYPE: _type,
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
+            primitive.COST: _cost,
             primitive.CASES: cases.always(
                 m.SUPPORTED,
                 _case(3, 5, is_full=False),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from infini.core import errors, primitive, trace
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax import cases, elementwise as e, families
@@ -108,6 +109,20 @@ def _spread(x: np.ndarray) -> np.ndarray:
     return (x + 9.0 * np.eye(*x.shape) * np.arange(1, x.shape[1] + 1)).astype(x.dtype)
 
 
+def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """Operations, the leading terms: the bidiagonal form; with vectors, those of this form by divide and
+    conquer where nothing is deflated, and the reflections that turn them back on both sides.
+    """
+    (x,) = types
+    sizes = x.shape[-2:]
+    count = min(sizes)
+    found = 4.0 * count**2 * (max(sizes) - count / 3)
+    if attrs["compute_uv"]:
+        found += 8 / 3 * count**3
+        found += sum(m.reflecting(n, n if attrs["full_matrices"] else count, count) for n in sizes)
+    return m.flops(x, found)
+
+
 svd_p: Primitive = primitive.register(
     Primitive(
         "svd",
@@ -116,6 +131,7 @@ svd_p: Primitive = primitive.register(
             primitive.TYPE: _type,
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
+            primitive.COST: _cost,
             primitive.CASES: cases.always(
                 m.SUPPORTED,
                 _case(3, 4, is_full=False),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax import cases, elementwise as e, families
@@ -96,6 +96,12 @@ def _case(size: int, count: int, *flags: bool) -> Case:
     return Case((Sample((size, size), made=_steady), Sample(shape)), attrs, "program")
 
 
+def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """A multiply-add for each element of the triangle and each vector."""
+    a, b = types
+    return m.flops(b, float(a.shape[-1] * families.prod(b.shape[-2:])))
+
+
 triangular_solve_p: Primitive = primitive.register(
     Primitive(
         "triangular_solve",
@@ -106,6 +112,7 @@ triangular_solve_p: Primitive = primitive.register(
             primitive.JVP: _jvp,
             primitive.TRANSPOSE: _transpose,
             primitive.BATCH: _batch,
+            primitive.COST: _cost,
             primitive.CASES: cases.always(
                 m.SUPPORTED,
                 _case(4, 3, True, True, False, False),

@@ -158,6 +158,12 @@ def _place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs
     return places.Factors(inputs, outputs, found.sizes, {"g" if attrs["transpose"] else "n": "sum"})
 
 
+def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """Two operations per product; those that make the numbers of the matrix are the backend's."""
+    (out,) = _type(*types, **attrs)
+    return 2.0 * out.size * types[0].shape[-1]
+
+
 def _cases(dtype: np.dtype) -> list[Case]:
     def case(name: str, *, transpose: bool = True, groups: int = 1) -> Case:
         scheme = scheme_.parse(name)
@@ -194,6 +200,7 @@ quantized_matmul_p: Primitive = primitive.register(
             primitive.TRANSPOSE: _transpose,
             primitive.PLACE: _place,
             primitive.DECOMPOSE: _decompose,
+            primitive.COST: _cost,
             primitive.CASES: cases.Cases(FLOATS, _cases),
         },
     )

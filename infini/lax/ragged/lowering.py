@@ -67,7 +67,8 @@ def _spread(x: Value, letters: str, wanted: str) -> Value:
 
 def _together(mask: Value, zero: Value, x: Value) -> tuple[Value, Value, Value]:
     shape = tuple(np.broadcast_shapes(mask.shape, x.shape))
-    return tuple(families.broadcast_to(v, shape) for v in (mask, zero, x))  # type: ignore[return-value]
+    mask, zero, x = (families.broadcast_to(v, shape) for v in (mask, zero, x))
+    return mask, zero, x
 
 
 def _by_segments(x: Value, y: Value, ends: Value, s: Spec, ragged: str, dtype: np.dtype) -> Value:

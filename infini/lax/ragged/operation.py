@@ -93,6 +93,16 @@ def _jvp(
     return (functools.reduce(lambda a, b: trace.bind1(e.add_p, a, b), terms) if terms else None,)
 
 
+def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
+    """Two operations per product, each row with the matrix of one group."""
+    group = parse(attrs["spec"]).group
+    signature = _signature(**attrs)
+    letters = families.core_sizes("ragged_dot", signature, types)
+    loop = families.loop_shape("ragged_dot", types, [len(group) for group in signature.inputs])
+    products = families.prod([size for letter, size in letters.items() if letter != group])
+    return 2.0 * products * families.prod(loop)
+
+
 def _cases(dtype: np.dtype) -> list[Case]:
     rows, sizes = Sample((9, 4)), Sample((3,), dtypes.int32, Span(0, 3))
     attrs = {"ragged": "m", "dtype": dtype}
@@ -113,6 +123,7 @@ ragged_dot_p: Primitive = primitive.register(
             primitive.TRANSPOSE: _transpose,
             primitive.PLACE: _place,
             primitive.DECOMPOSE: lowering.decompose,
+            primitive.COST: _cost,
             primitive.CASES: cases.Cases(dtypes.FLOATS | dtypes.COMPLEX | {dtypes.int32}, _cases),
         },
     )

@@ -16,6 +16,16 @@ from infini.numpy.linalg.decompositions import (
     svd as svd,
     svdvals as svdvals,
 )
+from infini.numpy.linalg.determinants import (
+    SlogdetResult as SlogdetResult,
+    det as det,
+    slogdet as slogdet,
+)
+from infini.numpy.linalg.eigenvalues import (
+    EigResult as EigResult,
+    eig as eig,
+    eigvals as eigvals,
+)
 from infini.numpy.linalg.norms import (
     matrix_norm as matrix_norm,
     norm as norm,
@@ -33,13 +43,10 @@ from infini.numpy.linalg.powers import (
     vecdot as vecdot,
 )
 from infini.numpy.linalg.solving import (
-    SlogdetResult as SlogdetResult,
     cond as cond,
-    det as det,
     inv as inv,
     lstsq as lstsq,
     pinv as pinv,
-    slogdet as slogdet,
     solve as solve,
     tensorinv as tensorinv,
     tensorsolve as tensorsolve,

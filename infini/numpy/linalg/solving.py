@@ -1,10 +1,9 @@
-"""Linear equations, inverses and determinants, by LU decompositions; least squares by singular values."""
+"""Linear equations and inverses, by LU decompositions; least squares by singular values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,18 +20,10 @@ from infini.numpy import (
     positions,
     products,
     reductions,
-    transcendental,
 )
 from infini.numpy._promotion import ArrayLike, inexact_operands
 from infini.numpy.linalg import _operands as o, norms
 from infini.transforms import custom, solvers
-
-
-class SlogdetResult(NamedTuple):
-    """Sign and logarithm of the absolute value of determinants."""
-
-    sign: Value
-    logabsdet: Value
 
 
 def solve(a: ArrayLike, b: ArrayLike) -> Value:
@@ -88,20 +79,21 @@ def solve_factored(packed: Value, order: Value, b: Value, *, is_transposed: bool
     """Solve with the factors and the row order of `lax.linalg.lu`."""
     if is_transposed:
         # A^T = U^T L^T P, with P the rows in their order.
-        inner = _triangle(packed, b, is_lower=False, is_transposed=True)
-        inner = _triangle(packed, inner, is_lower=True, is_transposed=True)
-        return _rows(inner, _inverse_order(order))
-    inner = _triangle(packed, _rows(b, order), is_lower=True)
-    return _triangle(packed, inner, is_lower=False)
+        inner = triangle(packed, b, is_lower=False, is_transposed=True)
+        inner = triangle(packed, inner, is_lower=True, is_transposed=True)
+        return rows_in(inner, _inverse_order(order))
+    inner = triangle(packed, rows_in(b, order), is_lower=True)
+    return triangle(packed, inner, is_lower=False)
 
 
-def _triangle(packed: Value, b: Value, *, is_lower: bool, is_transposed: bool = False) -> Value:
+def triangle(packed: Value, b: Value, *, is_lower: bool, is_transposed: bool = False) -> Value:
+    """Solve with one of the factors of `lax.linalg.lu`, which share an array."""
     return factors.triangular_solve(
         packed, b, left_side=True, lower=is_lower, transpose_a=is_transposed, unit_diagonal=is_lower
     )
 
 
-def _rows(x: Value, order: Value) -> Value:
+def rows_in(x: Value, order: Value) -> Value:
     """Rows in an order that each matrix has for itself."""
     return indexing.take_along_axis(x, view.expand_dims(order, (order.ndim,)), axis=-2)
 
@@ -129,71 +121,6 @@ def inv(a: ArrayLike) -> Value:
     return solve(
         matrix, families.broadcast_to(matrices.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
     )
-
-
-def det(a: ArrayLike) -> Value:
-    """Determinants of square matrices.
-
-    Args:
-        a: matrices (..., n, n).
-
-    Returns:
-        Determinants (...). The derivative at a singular matrix of more than 3 rows is NaN.
-
-    Raises:
-        ValueMismatchError: they are not square.
-
-    Example:
-        >>> import infini.numpy as inp
-        >>> print(inp.linalg.det(inp.array([[1.0, 2.0], [3.0, 4.0]])))
-        -2.0
-    """
-    x = o.square("det", a)
-    size = x.shape[-1]
-    if size == 2:
-        return e.sub(e.mul(x[..., 0, 0], x[..., 1, 1]), e.mul(x[..., 0, 1], x[..., 1, 0]))
-    if size == 3:
-        rows = [x[..., i, :] for i in range(3)]
-        return reductions.sum(e.mul(rows[0], products.cross(rows[1], rows[2])), -1)
-    packed, pivots, _ = factors.lu(x)
-    diagonal = products.diagonal(packed, 0, -2, -1)
-    return e.mul(reductions.prod(diagonal, -1), elementwise.astype(_parity(pivots), x.dtype))
-
-
-def _parity(pivots: Value) -> Value:
-    """1 or -1 by the number of rows that were exchanged."""
-    moved = comparison.not_equal(pivots, np.arange(pivots.shape[-1], dtype=np.int32))
-    count = reductions.sum(elementwise.astype(moved, np.int32), -1)
-    return elementwise.subtract(1, elementwise.multiply(2, elementwise.remainder(count, 2)))
-
-
-def slogdet(a: ArrayLike, *, method: str | None = None) -> SlogdetResult:
-    """Sign and logarithm of the absolute value of determinants, which do not overflow.
-
-    Args:
-        a: matrices (..., n, n).
-        method: `"lu"`, the default, or `"qr"`, which computes the same by the same decomposition here.
-
-    Returns:
-        `sign`, 0 where the matrix is singular, and `logabsdet`, then `-inf`.
-
-    Raises:
-        ValueMismatchError: they are not square, or there is no such method.
-
-    Example:
-        >>> import infini.numpy as inp
-        >>> print(inp.linalg.slogdet(inp.array([[1.0, 2.0], [3.0, 4.0]])).sign)
-        -1.0
-    """
-    if method not in (None, "lu", "qr"):
-        raise errors.ValueMismatchError("slogdet: no such method", got=repr(method), expected="'lu' or 'qr'")
-    x = o.square("slogdet", a)
-    packed, pivots, _ = factors.lu(x)
-    diagonal = products.diagonal(packed, 0, -2, -1)
-    size = elementwise.abs(diagonal)
-    sign = reductions.prod(elementwise.sign(diagonal), -1)
-    sign = e.mul(sign, elementwise.astype(_parity(pivots), x.dtype))
-    return SlogdetResult(sign, reductions.sum(transcendental.log(size), -1))
 
 
 def cond(x: ArrayLike, p: norms.Order = None) -> Value:
@@ -255,7 +182,7 @@ def pinv(
     @custom.custom_jvp
     def inverse(x: Value) -> Value:
         u, s, vh = factors.svd(x, full_matrices=False)
-        cutoff = e.mul(elementwise.astype(o.inexact("pinv", bound), s.dtype)[..., None], s[..., :1])
+        cutoff = elementwise.astype(o.inexact("pinv", bound), s.dtype)[..., None] * s[..., :1]
         scaled = positions.where(comparison.greater(s, cutoff), s, math.inf)
         return products.matmul(o.adjoint(vh), elementwise.divide(o.adjoint(u), scaled[..., None]))
 

@@ -7,11 +7,13 @@ end in `_nchw` are in PyTorch's own layout on every side.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final
 
 import numpy as np
 
 from infini.perf.workload import Namespace, Program, Tree, Workload, normal
+from infini.perf.workloads import torch_images
 
 _NHWC: Final = ("NHWC", "HWIO", "NHWC")
 _NCHW: Final = ("NCHW", "OIHW", "NCHW")
@@ -224,35 +226,8 @@ def _torch_resnet(torch: Any) -> Any:  # Any: the module
             torch.addmm(params["head"]["bias"], x, params["head"]["weight"]), labels
         )
 
-    def made(wrap: Any, params: Any, images: Any, labels: Any) -> Any:
-        leaves: list[Any] = []
-
-        def parameter(x: Any) -> Any:
-            if x.ndim == 4:
-                x = x.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-            leaves.append(x.clone().requires_grad_())
-            return leaves[-1]
-
-        def convert(tree: Any) -> Any:
-            if isinstance(tree, dict):
-                return {name: convert(part) for name, part in tree.items()}
-            return [convert(part) for part in tree] if isinstance(tree, list) else parameter(tree)
-
-        own = convert(params)
-        compiled = wrap(loss)
-        optimizer = torch.optim.SGD(leaves, lr=0.01, momentum=0.9, fused=True)
-        images = images.permute(0, 3, 1, 2)
-
-        def step() -> Any:
-            optimizer.zero_grad()
-            value = compiled(own, images, labels)
-            value.backward()
-            optimizer.step()
-            return value.detach()
-
-        return step
-
-    return made
+    sgd = functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9, fused=True)
+    return torch_images.train_step(torch, loss, sgd)
 
 
 def _kinds(*, is_gradient: bool) -> tuple[Workload, ...]:
@@ -269,12 +244,17 @@ def _kinds(*, is_gradient: bool) -> tuple[Workload, ...]:
         conv("conv3x3s2", 8, 32, 64, 128, stride=2, is_gradient=is_gradient, is_quick=True),
         conv("depthwise", 8, 32, 128, 128, groups=128, is_gradient=is_gradient, is_quick=True),
         conv("grouped", 8, 28, 128, 128, groups=8, is_gradient=is_gradient),
+        conv("few_features", 4, 64, 64, 3, is_gradient=is_gradient),
+        conv("conv3x3", 4, 64, 3, 64, is_nchw=True, is_gradient=is_gradient),
     )
 
 
 WORKLOADS: Final = (
     *_kinds(is_gradient=False),
     *_kinds(is_gradient=True),
+    # Their gradients take JAX seconds.
+    conv("narrow_groups", 8, 28, 128, 128, groups=32, is_gradient=False),
+    conv("multiplied", 8, 32, 32, 128, groups=32, is_gradient=False),
     resnet(8, 64, is_quick=True),
 )
 TINY: Final = (
@@ -289,6 +269,9 @@ TINY: Final = (
             conv("conv3x3s2", 2, 6, 3, 4, stride=2, is_gradient=is_gradient),
             conv("depthwise", 2, 5, 4, 4, groups=4, is_gradient=is_gradient),
             conv("grouped", 2, 5, 4, 6, groups=2, is_gradient=is_gradient),
+            conv("narrow_groups", 2, 5, 8, 8, groups=4, is_gradient=is_gradient),
+            conv("multiplied", 2, 5, 4, 12, groups=4, is_gradient=is_gradient),
+            conv("few_features", 2, 5, 16, 3, is_gradient=is_gradient),
         )
     ),
     resnet(2, 16, stages=((1, 1), (2, 1)), width=4, classes=5),

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from infini.perf.workload import Namespace, Program, Tree, Workload, by_shape, normal
-from infini.perf.workloads import torch_gpt
+from infini.perf.workloads import torch_gpt, torch_images
 from infini.train import gpt
 
 
@@ -210,26 +210,8 @@ def _torch_cnn(torch: Any) -> Any:  # Any: the module
         x = functional.relu(x.permute(0, 2, 3, 1).flatten(1) @ p["dense1"])
         return functional.cross_entropy(x @ p["dense2"], labels)
 
-    def made(wrap: Any, params: Any, images: Any, labels: Any) -> Any:
-        own = {}
-        for name, x in params.items():
-            if x.ndim == 4:
-                x = x.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-            own[name] = x.clone().requires_grad_()
-        optimizer = torch.optim.Adam(own.values(), lr=1e-3, fused=True)
-        compiled = wrap(loss)
-        images = images.permute(0, 3, 1, 2)
-
-        def step() -> Any:
-            optimizer.zero_grad()
-            value = compiled(own, images, labels)
-            value.backward()
-            optimizer.step()
-            return value.detach()
-
-        return step
-
-    return made
+    adam = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
+    return torch_images.train_step(torch, loss, adam)
 
 
 WORKLOADS: Final = (

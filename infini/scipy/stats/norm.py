@@ -59,3 +59,27 @@ def sf(x: ArrayLike, loc: ArrayLike = 0, scale: ArrayLike = 1) -> Value:
 def logsf(x: ArrayLike, loc: ArrayLike = 0, scale: ArrayLike = 1) -> Value:
     """Logarithm of `sf`; arguments as for `logpdf`."""
     return special.log_ndtr(inp.negative(_standard("norm.logsf", x, loc, scale)))
+
+
+def ppf(q: ArrayLike, loc: ArrayLike = 0, scale: ArrayLike = 1) -> Value:
+    """The inverse of `cdf`.
+
+    Args:
+        q: probabilities.
+        loc: mean.
+        scale: standard deviation.
+
+    Example:
+        >>> import infini.numpy as inp
+        >>> from infini.scipy.stats import norm
+        >>> print(inp.round(norm.ppf(0.975), 4))
+        1.96
+    """
+    probability, mean, deviation = inexact_operands("norm.ppf", q, loc, scale)
+    return inp.add(inp.multiply(special.ndtri(probability), deviation), mean)
+
+
+def isf(q: ArrayLike, loc: ArrayLike = 0, scale: ArrayLike = 1) -> Value:
+    """The inverse of `sf`; arguments as for `ppf`."""
+    probability, mean, deviation = inexact_operands("norm.isf", q, loc, scale)
+    return inp.subtract(mean, inp.multiply(special.ndtri(probability), deviation))

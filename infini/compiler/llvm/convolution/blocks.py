@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import blocking, microkernel
+from infini.compiler.llvm import blocking, microkernel, pairs
+from infini.compiler.llvm.convolution import partial
 from infini.compiler.llvm.convolution.problem import Axis, Problem, joined_run, without_ones
 from infini.compiler.llvm.target import Target
+from infini.core import dtypes
 
 DEPTH = 256  # of a block of k whose rows are runs of the image
 PIXELS = 128  # of a block of k whose columns are runs of the image
@@ -24,6 +26,7 @@ TASKS = 16  # so that several threads get equal shares
 TASK_FLOPS = 2e6
 MOST_BLOCKS = 4  # of k, and places of the window, that are written out one by one
 MOST_PLACES = 32
+MOST_PARTS_SIZE = 1 << 20  # elements of all parts of sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Plan:
         lanes: of a register.
         compute: dtype of products.
         packs: whether the kernel is packed in a phase of its own, not by each tile.
+        parts: of k, which tasks of their own add up.
+        is_paired: whether neighbours along k are pairs of bfloat16 that are multiplied at once.
     """
 
     problem: Problem
@@ -65,6 +70,18 @@ class Plan:
     lanes: int
     compute: np.dtype
     packs: bool
+    parts: int = 1
+    is_paired: bool = False
+
+    @property
+    def each(self) -> int:
+        """Elements along k that are one element of the copies: two of a pair."""
+        return 2 if self.is_paired else 1
+
+    @property
+    def copied(self) -> np.dtype:
+        """Dtype of an element of the copies."""
+        return dtypes.int32 if self.is_paired else self.compute
 
     @property
     def num_pieces(self) -> int:
@@ -130,7 +147,7 @@ class Plan:
     @property
     def num_tasks(self) -> int:
         """Tiles of all groups."""
-        return self.problem.num_groups * self.num_row_blocks * self.num_column_blocks
+        return self.problem.num_groups * self.num_row_blocks * self.num_column_blocks * self.parts
 
     @property
     def row_stride(self) -> int | None:
@@ -140,7 +157,7 @@ class Plan:
     @property
     def is_staged(self) -> bool:
         """Whether the sums of a tile are kept aside until they are complete."""
-        rounds = self.problem.out_dtype != self.compute and self.num_blocks > 1
+        rounds = self.parts == 1 and self.problem.out_dtype != self.compute and self.num_blocks > 1
         return rounds or self.row_stride is None
 
 
@@ -198,7 +215,7 @@ def make_plan(problem: Problem, target: Target) -> Plan | None:
         problem, k_letter, row_axes, places, length, other, piece, per, place_block, row_block, column_block,
         rows, vectors, lanes, compute, packs=True,
     )  # fmt: skip
-    plan = _with_tasks(plan, wanted, padded)
+    plan = _with_tasks(dataclasses.replace(plan, is_paired=_is_paired(plan, target)), wanted, padded)
     if plan.num_row_blocks == 1:
         plan = dataclasses.replace(
             plan, packs=False, column_block=min(plan.column_block, _even(padded, LOCAL_COLUMNS, panel))
@@ -206,8 +223,28 @@ def make_plan(problem: Problem, target: Target) -> Plan | None:
     return plan
 
 
+def _is_paired(plan: Plan, target: Target) -> bool:
+    """Whether the processor multiplies pairs of these dtypes, and no pair begins in one run and ends in the
+    next.
+    """
+    p = plan.problem
+    if not pairs.is_paired_kind(p.x_dtype, p.w_dtype, target) or plan.compute != dtypes.float32:
+        return False
+    if not plan.has_runs_of_k:
+        return p.depth % 2 == 0 and plan.per % 2 == 0 and p.n[1] == 1
+    is_view = plan.run_other == 1 and not any(
+        n % 2 for n in (p.w_first, p.n[1], *(g.w for g in p.groups), *(a.other for a in plan.place_axes))
+    )
+    return plan.length % 2 == 0 and plan.piece % 2 == 0 and (p.n[1] == 1 or is_view)
+
+
 def _with_tasks(plan: Plan, wanted: float, padded: int) -> Plan:
-    """The plan in more, smaller tiles where there would be few."""
+    """The plan in parts of k, or in more, smaller tiles, where there would be few tasks."""
+    size = partial.size_of(plan.problem)
+    if not plan.has_runs_of_k and plan.num_blocks > 1 and partial.is_whole(plan.problem):
+        parts = min(math.ceil(wanted / plan.num_tasks), plan.num_blocks, MOST_PARTS_SIZE // size)
+        if parts > 1:
+            return dataclasses.replace(plan, parts=math.ceil(plan.num_blocks / (plan.num_blocks // parts)))
     while plan.num_tasks < wanted and plan.column_block >= 8 * plan.panel:
         plan = dataclasses.replace(plan, column_block=_even(padded, plan.column_block // 2, plan.panel))
     while plan.has_runs_of_k and plan.num_tasks < wanted and plan.row_block >= 4 * plan.rows:

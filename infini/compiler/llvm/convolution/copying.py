@@ -4,14 +4,14 @@ leaves the image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from infini.compiler.llvm import operations, registers
 from infini.compiler.llvm.builder import Function, Int, Value
-from infini.compiler.llvm.convolution.problem import Axis, Bound
+from infini.compiler.llvm.convolution.problem import Axis, Bound, Group, Problem
 from infini.compiler.llvm.types import I1
 
 UNROLLED = 8  # vectors of a run that are copied without a loop
@@ -45,6 +45,37 @@ def reach(f: Function, number: Int, axes: Sequence[Axis], bounds: Sequence[Bound
     return Reach(x, tuple(along))
 
 
+def first_of_group(
+    f: Function, problem: Problem, groups: Sequence[Group], number: Int
+) -> tuple[Int, Int, Int]:
+    """Elements to the first one of a number of some groups together, in image, kernel and result."""
+    x: Int = problem.x_first
+    w: Int = problem.w_first
+    out: Int = problem.out_first
+    for group in reversed(groups):
+        number, index = f.divide(number, group.size) if group is not groups[0] else (0, number)
+        x, w = f.add(x, f.mul(index, group.x)), f.add(w, f.mul(index, group.w))
+        out = f.add(out, f.mul(index, group.out))
+    return x, w, out
+
+
+def range_inside(f: Function, row: Reach, axis: Axis, bounds: Sequence[Bound | None]) -> tuple[Int, Int]:
+    """The places of an axis, from where a row begins, that meet elements."""
+    bound = bounds[axis.digit] if axis.digit >= 0 else None
+    if bound is None:
+        return 0, axis.size
+    along = row.along[axis.digit]
+    assert along is not None
+    place = f.add(along, bound.first)
+    if isinstance(place, int):
+        taps = [t for t in range(axis.size) if 0 <= place + t * axis.step < bound.size]
+        return (taps[0], taps[-1] + 1) if taps else (0, 0)
+    last = axis.step - 1
+    first, _ = f.divide(f.add(f.maximum(f.sub(0, place), 0), last), axis.step)
+    stop, _ = f.divide(f.maximum(f.add(f.sub(bound.size, place), last), 0), axis.step)
+    return first, f.minimum(stop, axis.size)
+
+
 def is_inside(f: Function, bounds: Sequence[Bound | None], *parts: Reach) -> Value | None:
     """Whether the element to which all parts together lead exists; None when it always does."""
     found: Value | None = None
@@ -59,6 +90,33 @@ def is_inside(f: Function, bounds: Sequence[Bound | None], *parts: Reach) -> Val
         fits = f.compare("ult", f.integer(place), f.integer(bound.size))
         found = fits if found is None else f.binary("and", found, fits)
     return found
+
+
+def whether_all_inside(
+    f: Function, bounds: Sequence[Bound | None], rows: Sequence[Reach], axes: Sequence[Axis]
+) -> Iterator[bool]:
+    """True in the branch where all places of some axes exist in all rows, False in the other one."""
+    found: Value | None = None
+    for number, bound in enumerate(bounds):
+        if bound is None:
+            continue
+        span = sum(a.step * (a.size - 1) for a in axes if a.digit == number)
+        if span >= bound.size:
+            yield False
+            return
+        for row in rows:
+            along = row.along[number]
+            assert along is not None
+            place = f.integer(f.add(along, bound.first))
+            fits = f.compare("ult", place, f.integer(bound.size - span))
+            found = fits if found is None else f.binary("and", found, fits)
+    if found is None:
+        yield True
+        return
+    with f.when(found):
+        yield True
+    with f.when(f.binary("xor", found, f.constant(True, I1))):
+        yield False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +153,28 @@ class Runs:
             self._each(f, there, length, lambda place, count: self._load(f, here, place, count))
         with f.when(f.binary("xor", inside, f.constant(True, I1))):
             self._each(f, there, length, lambda place, count: zero)
+
+    def copy_pairs(
+        self, f: Function, here: Sequence[Value], there: Value, length: int, inside: Sequence[Value | None]
+    ) -> None:
+        """Copy two runs of 16 bits as one of 32, zeros for what does not exist."""
+
+        def load(place: Int, count: int) -> Value:
+            halves = []
+            for pointer, exists in zip(here, inside, strict=True):
+                mask = f.first_lanes(count, self.lanes)
+                if exists is not None:
+                    mask = f.binary("and", f.splat(exists, self.lanes), mask)
+                source = f.at(pointer, place, self.memory)
+                if exists is None and count == self.lanes:
+                    bits = registers.load(f, source, self.source, self.lanes)
+                else:
+                    bits = registers.masked_load(f, source, self.source, mask, 0)
+                halves.append(f.convert("zext", bits, bits.type.with_element("i32")))
+            low, high = halves
+            return f.binary("or", low, f.binary("shl", high, f.constant(16, high.type)))
+
+        self._each(f, there, length, load)
 
     def _each(self, f: Function, there: Value, length: int, load: Callable[[Int, int], Value]) -> None:
         def move(place: Int, count: int) -> None:

@@ -6,7 +6,7 @@ import functools
 from typing import TypeAlias
 
 from infini.compiler.llvm.builder import Function, Value
-from infini.compiler.llvm.convolution import blocks, depthwise, product
+from infini.compiler.llvm.convolution import blocks, depthwise, depthwise_sums, few, product
 from infini.compiler.llvm.convolution.problem import Problem, analyse
 from infini.compiler.llvm.movement import BYTE_NS, Chunks, make_task
 from infini.compiler.llvm.target import Target
@@ -15,7 +15,7 @@ from infini.compiler.passes import convolutions
 from infini.core import dtypes, primitive
 from infini.core.ir import ArrayType, Attrs
 
-Plan: TypeAlias = blocks.Plan | depthwise.Plan
+Plan: TypeAlias = few.Plan | blocks.Plan | depthwise.Plan
 
 
 @functools.lru_cache(maxsize=1024)
@@ -35,7 +35,11 @@ def plans(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> tuple[Pla
 
 
 def _plan(problem: Problem, target: Target) -> Plan | None:
-    return blocks.make_plan(problem, target) or depthwise.make_plan(problem, target)
+    return (
+        depthwise.make_plan(problem, target)
+        or few.make_plan(problem, target)
+        or blocks.make_plan(problem, target)
+    )
 
 
 def _is_plain(problem: Problem, x: ArrayType) -> bool:
@@ -53,8 +57,11 @@ def emit(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[Ta
     if len(chosen) < len(analyse(x, w, attrs) or ()):
         phases.append(_zeros(x, w, attrs))
     for plan in chosen:
-        if isinstance(plan, depthwise.Plan):
-            phases += depthwise.Emission(plan).phases()
+        if isinstance(plan, few.Plan):
+            phases += few.Emission(plan).phases()
+        elif isinstance(plan, depthwise.Plan):
+            kind = depthwise_sums if plan.is_sum else depthwise
+            phases += kind.Emission(plan).phases()
         else:
             phases += product.Emission(plan).phases()
     return tuple(phases)

@@ -9,19 +9,20 @@ derivative by the kernel) columns of A.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from infini.compiler.llvm import microkernel, registers
 from infini.compiler.llvm.builder import Function, Int, Value
-from infini.compiler.llvm.convolution import copying
+from infini.compiler.llvm.convolution import copying, partial
 from infini.compiler.llvm.convolution.blocks import Plan, stride_of
+from infini.compiler.llvm.convolution.emitted import finish, sizes
 from infini.compiler.llvm.convolution.problem import without_ones
 from infini.compiler.llvm.microkernel import Block
 from infini.compiler.llvm.packing import Packer, Source
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.llvm.types import I1, I64, PTR
+from infini.compiler.llvm.types import I64, PTR
+from infini.core import dtypes
 
 PACK_BYTES = 64 << 10
 NS_PER_FLOP = 0.006
@@ -42,36 +43,41 @@ class Emission:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.runs = copying.Runs(plan.problem.x_dtype, plan.compute, plan.lanes)
-        self.element = registers.memory_element(plan.compute)
+        self.runs = _runs(plan)
+        self.element = registers.memory_element(plan.copied)
+        self.sum_element = registers.memory_element(plan.compute)
         self.w_memory = registers.memory_element(plan.problem.w_dtype)
-        self.out_memory = registers.memory_element(plan.problem.out_dtype)
+        # Sums in parts are not rounded before they are added.
+        self.sum_dtype = plan.compute if plan.parts > 1 else plan.problem.out_dtype
+        self.out_memory = registers.memory_element(self.sum_dtype)
         depth = plan.run_other if plan.has_runs_of_k else stride_of(plan.row_axes) or 0
-        source = Source(plan.problem.w_dtype, depth, plan.problem.n[1])
-        self.packer = Packer(source, plan.panel, plan.lanes, plan.compute)
+        self.packer = Packer(_source(plan, depth), plan.panel, plan.lanes, plan.copied)
         self.helpers: dict[tuple[int, int], Function] = {}
 
     def phases(self) -> tuple[TaskFunction, ...]:
-        """Packing, where it is a phase, and computing."""
-        compute = self._compute()
-        return (self._pack(), compute) if self.plan.packs else (compute,)
+        """Packing, where it is a phase, computing, and adding what is computed in parts."""
+        plan = self.plan
+        found = [self._compute()]
+        if plan.packs:
+            found.insert(0, self._pack())
+        if plan.parts > 1:
+            size = self._num_packed + plan.parts * partial.size_of(plan.problem)
+            found[-1] = dataclasses.replace(found[-1], scratch_bytes=size * plan.compute.itemsize)
+            found.append(
+                partial.added(
+                    plan.problem, plan.parts, compute=plan.compute, lanes=plan.lanes, before=self._num_packed
+                )
+            )
+        return tuple(found)
 
     def _start(self) -> tuple[Function, list[Value]]:
         f = Function("TASK", [(PTR, "args"), (I64, "task")])
-        count = 4 if self.plan.packs else 3
+        count = 4 if self.plan.packs or self.plan.parts > 1 else 3
         return f, [f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in range(count)]
 
     def _group(self, f: Function, number: Int) -> tuple[Int, Int, Int]:
         """Elements to the first one of a group in image, kernel and result."""
-        p = self.plan.problem
-        x: Int = p.x_first
-        w: Int = p.w_first
-        out: Int = p.out_first
-        for group in reversed(p.groups):
-            number, index = f.divide(number, group.size) if group is not p.groups[0] else (0, number)
-            x, w = f.add(x, f.mul(index, group.x)), f.add(w, f.mul(index, group.w))
-            out = f.add(out, f.mul(index, group.out))
-        return x, w, out
+        return copying.first_of_group(f, self.plan.problem, self.plan.problem.groups, number)
 
     # --- packing the kernel -----------------------------------------------------------------------
 
@@ -87,9 +93,9 @@ class Emission:
         there = f.at(scratch, f.mul(group, self._packed_size), self.element)
         first = f.mul(part, each)
         stop = f.minimum(f.add(first, each), plan.num_panels)
-        there = f.at(there, f.mul(self._first_k(f, block), self._padded), self.element)
+        there = f.at(there, f.mul(self._halved(f, self._first_k(f, block)), self._padded), self.element)
         self._pack_block(f, w, there, block, (first, stop))
-        nbytes = plan.problem.num_groups * self._packed_size * plan.compute.itemsize
+        nbytes = self._num_packed * plan.compute.itemsize
         tasks = plan.problem.num_groups * plan.num_blocks * parts
         packed = finish("pack", [f], tasks, nbytes * NS_PER_PACKED_BYTE)
         return dataclasses.replace(packed, scratch_bytes=nbytes)
@@ -100,14 +106,23 @@ class Emission:
 
     @property
     def _packed_size(self) -> int:
-        return self.plan.problem.depth * self._padded
+        return self.plan.problem.depth // self.plan.each * self._padded
+
+    def _halved(self, f: Function, depth: Int) -> Int:
+        """Elements of the copies that some columns of patches are."""
+        return f.divide(depth, self.plan.each)[0]
+
+    @property
+    def _num_packed(self) -> int:
+        """Elements of all panels that a phase packs."""
+        return self.plan.problem.num_groups * self._packed_size if self.plan.packs else 0
 
     def _pack_block(self, f: Function, w: Value, there: Value, block: Int, panels: tuple[Int, Int]) -> None:
         """Pack panels of one block of k, the first one to `there`, with all panels of a block behind each
         other.
         """
         plan = self.plan
-        depth = self._depth(f, block)
+        depth = self._halved(f, self._depth(f, block))
         with f.loop(*panels) as loop:
             first = loop.index if plan.packs else f.sub(loop.index, panels[0])
             panel = f.at(there, f.mul(first, f.mul(depth, plan.panel)), self.element)
@@ -125,8 +140,9 @@ class Emission:
                         axes, copying.indices(f, f.add(first_place, places.index), axes), strict=True
                     ):
                         offset = f.add(offset, f.mul(index, axis.other))
-                    to = f.at(panel, f.mul(places.index, plan.piece * plan.panel), self.element)
-                    self.packer.panel(f, f.at(source, offset, self.w_memory), to, length, width)
+                    to = f.at(panel, f.mul(places.index, plan.piece // plan.each * plan.panel), self.element)
+                    here = f.at(source, offset, self.w_memory)
+                    self.packer.panel(f, here, to, self._halved(f, length), width)
 
     # --- blocks of k ------------------------------------------------------------------------------
 
@@ -168,18 +184,22 @@ class Emission:
     def _compute(self) -> TaskFunction:
         plan, problem = self.plan, self.plan.problem
         f, (x, w, out, *scratch) = self._start()
-        rest, row_block = f.divide(f.parameters[1], plan.num_row_blocks)
+        rest, part = f.divide(f.parameters[1], plan.parts)
+        rest, row_block = f.divide(rest, plan.num_row_blocks)
         group, column_block = f.divide(rest, plan.num_column_blocks)
         x_first, w_first, out_first = self._group(f, group)
-        if scratch:
+        if plan.packs:
             w = f.at(scratch[0], f.mul(group, self._packed_size), self.element)
         else:
             w = f.at(w, w_first, self.w_memory)
+        if plan.parts > 1:
+            place = f.add(f.mul(part, partial.size_of(problem)), self._num_packed)
+            out = f.at(scratch[0], place, self.sum_element)
         out = f.at(out, out_first, self.out_memory)
-        self._tile(f, _Arrays(f.at(x, x_first, self.runs.memory), w, out), row_block, column_block)
+        self._tile(f, _Arrays(f.at(x, x_first, self.runs.memory), w, out), row_block, column_block, part)
         return finish("conv", [f, *self.helpers.values()], plan.num_tasks, problem.flops * NS_PER_FLOP)
 
-    def _tile(self, f: Function, arrays: _Arrays, row_block: Int, column_block: Int) -> None:
+    def _tile(self, f: Function, arrays: _Arrays, row_block: Int, column_block: Int, part: Int) -> None:
         plan = self.plan
         per_tile = plan.column_block // plan.panel
         first_panel = f.mul(column_block, per_tile)
@@ -195,11 +215,13 @@ class Emission:
         result = arrays.out
         if sums is None:
             result = f.at(result, self._out_offset(f, place, first), self.out_memory)
-        for block in self._blocks_of_k(f):
-            depth = self._depth(f, block)
+        first_block, stop_block = self._part(f, part)
+        for block in self._blocks_of_k(f, first_block, stop_block):
+            depth = self._halved(f, self._depth(f, block))
             self._copy(f, arrays.x, copy, block, (place, first, count))
             if local is None:
-                base = f.at(arrays.w, f.mul(self._first_k(f, block), self._padded), self.element)
+                first_k = self._halved(f, self._first_k(f, block))
+                base = f.at(arrays.w, f.mul(first_k, self._padded), self.element)
                 origin: Int = 0
             else:
                 self._pack_block(f, arrays.w, local, block, panels)
@@ -209,18 +231,27 @@ class Emission:
                 if sums is None:
                     c = f.at(result, f.mul(each.index, plan.panel), self.out_memory)
                 else:
-                    c = f.at(sums, f.mul(f.sub(each.index, first_panel), plan.panel), self.element)
+                    c = f.at(sums, f.mul(f.sub(each.index, first_panel), plan.panel), self.sum_element)
                 for width in sizes(f, each.index, plan.num_panels, plan.panel, plan.problem.n[0]):
-                    self._blocks(f, (copy, panel, c), (first, count), (depth, block), width)
+                    self._blocks(
+                        f, (copy, panel, c), (first, count), (depth, f.sub(block, first_block)), width
+                    )
         if sums is not None:
             self._store(f, sums, arrays.out, (place, first, count), panels)
 
-    def _blocks_of_k(self, f: Function) -> Iterator[Int]:
-        """The numbers of all blocks, one after another or in a loop."""
+    def _part(self, f: Function, part: Int) -> tuple[Int, Int]:
+        """The first block of k of a part, and the end of its blocks."""
+        plan = self.plan
+        each = -(-plan.num_blocks // plan.parts)
+        first = f.mul(part, each)
+        return first, _least(f, f.add(first, each), plan.num_blocks)
+
+    def _blocks_of_k(self, f: Function, first: Int, stop: Int) -> Iterator[Int]:
+        """The numbers of some blocks, one after another or in a loop."""
         if self.plan.is_written_out:
             yield from range(self.plan.num_blocks)
             return
-        with f.loop(0, self.plan.num_blocks) as loop:
+        with f.loop(first, stop) as loop:
             yield loop.index
 
     def _rows(self, f: Function, row_block: Int) -> tuple[Int, Int, Int]:
@@ -269,17 +300,24 @@ class Emission:
                 length = plan.piece
             row_first, num_rows = f.mul(block, plan.per), self._depth(f, block)
         x = f.at(x, start, self.runs.memory)
-        with f.loop(0, num_rows) as row:
-            by_row = copying.reach(f, f.add(row_first, row.index), plan.row_axes, bounds)
-            there = f.at(copy, f.mul(row.index, plan.copied_row), self.element)
-            x_row = f.at(x, by_row.x, self.runs.memory)
-            for number in self._numbers(f, num_places):
-                by_place = copying.reach(f, f.add(first_place, number), plan.place_axes, bounds)
-                inside = copying.is_inside(f, bounds, by_row, by_place)
-                here = f.at(x_row, by_place.x, self.runs.memory)
-                to = f.at(there, f.mul(number, plan.piece), self.element)
-                for size in self._lengths(f, length, start):
-                    self.runs.copy(f, here, to, size, inside)
+        pairs = 2 if plan.is_paired and not plan.has_runs_of_k else 1  # rows that become one
+        with f.loop(0, f.divide(num_rows, pairs)[0]) as row:
+            there = f.at(copy, f.mul(row.index, plan.copied_row), self.runs.element)
+            numbers = [f.add(f.mul(row.index, pairs), i) for i in range(pairs)]
+            by_row = [copying.reach(f, f.add(row_first, n), plan.row_axes, bounds) for n in numbers]
+            for are_inside in copying.whether_all_inside(f, bounds, by_row, plan.place_axes):
+                for number in self._numbers(f, num_places):
+                    by_place = copying.reach(f, f.add(first_place, number), plan.place_axes, bounds)
+                    here, inside = [], []
+                    for one in by_row:
+                        here.append(f.at(x, f.add(one.x, by_place.x), self.runs.memory))
+                        inside.append(None if are_inside else copying.is_inside(f, bounds, one, by_place))
+                    to = f.at(there, f.mul(number, plan.piece), self.runs.element)
+                    for size in self._lengths(f, length, start):
+                        if pairs == 2:
+                            self.runs.copy_pairs(f, here, to, size, inside)
+                        else:
+                            self.runs.copy(f, here[0], to, size, inside[0])
 
     def _numbers(self, f: Function, count: Int) -> Iterator[Int]:
         if (self.plan.is_written_out or not self.plan.has_runs_of_k) and isinstance(count, int):
@@ -308,8 +346,8 @@ class Emission:
         plan = self.plan
         a, panel, c = matrices
         first, count = rows
-        a_row = plan.copied_row if plan.has_runs_of_k else 1
-        memory = self.element if plan.is_staged else self.out_memory
+        a_row = plan.copied_row // plan.each if plan.has_runs_of_k else 1
+        memory = self.sum_element if plan.is_staged else self.out_memory
         numbers = ", ".join(f"i64 {f.integer(number)}" for number in block)
         for height in self._heights(f, first, count):
             with f.loop(0, height, plan.rows, runs=True) as loop:
@@ -340,7 +378,7 @@ class Emission:
         plan = self.plan
         name = f"TASK_{height}x{width}"
         if (height, width) not in self.helpers:
-            a_row, a_depth = (plan.copied_row, 1) if plan.has_runs_of_k else (1, plan.copied_row)
+            a_row, a_depth = (plan.copied_row // plan.each, 1) if plan.has_runs_of_k else (1, plan.copied_row)
             block = Block(
                 rows=height,
                 lanes=plan.lanes,
@@ -351,7 +389,8 @@ class Emission:
                 panel=plan.panel,
                 out_row=self._out_row,
                 compute=plan.compute,
-                out=plan.compute if plan.is_staged else plan.problem.out_dtype,
+                out=plan.compute if plan.is_staged else self.sum_dtype,
+                is_paired=plan.is_paired,
             )
             self.helpers[height, width] = microkernel.emit_block(name, block, has_tail=self._has_tail)
         return name
@@ -370,45 +409,39 @@ class Emission:
         self, f: Function, sums: Value, out: Value, rows: tuple[Int, Int, Int], panels: tuple[Int, Int]
     ) -> None:
         """Complete sums of a tile to their places in the result."""
-        plan, dtype = self.plan, self.plan.problem.out_dtype
+        plan, dtype = self.plan, self.sum_dtype
         place, first, count = rows
         with f.loop(0, count) as row:
             to = f.at(out, self._out_offset(f, place, f.add(first, row.index)), self.out_memory)
-            line = f.at(sums, f.mul(row.index, plan.column_block), self.element)
+            line = f.at(sums, f.mul(row.index, plan.column_block), self.sum_element)
             with f.loop(*panels) as panel:
-                here = f.at(line, f.mul(f.sub(panel.index, panels[0]), plan.panel), self.element)
+                here = f.at(line, f.mul(f.sub(panel.index, panels[0]), plan.panel), self.sum_element)
                 there = f.at(to, f.mul(panel.index, plan.panel), self.out_memory)
                 for width in sizes(f, panel.index, plan.num_panels, plan.panel, plan.problem.n[0]):
                     for start in range(0, width, plan.lanes):
-                        x = registers.load(f, f.at(here, start, self.element), plan.compute, plan.lanes)
+                        x = registers.load(f, f.at(here, start, self.sum_element), plan.compute, plan.lanes)
                         active = min(plan.lanes, width - start)
                         mask = None if active == plan.lanes else f.first_lanes(active, plan.lanes)
                         x = registers.rounded(f, x, dtype)
                         registers.store(f, x, f.at(there, start, self.out_memory), dtype, mask)
 
 
+def _runs(plan: Plan) -> copying.Runs:
+    """Copies of the image; of pairs along a run its bits."""
+    if plan.is_paired and plan.has_runs_of_k:
+        return copying.Runs(dtypes.uint16, dtypes.uint16, 2 * plan.lanes)
+    return copying.Runs(dtypes.uint16 if plan.is_paired else plan.problem.x_dtype, plan.copied, plan.lanes)
+
+
+def _source(plan: Plan, depth: int) -> Source:
+    """The kernel as a matrix, with `depth` elements from one to the next along k."""
+    dtype, width = plan.problem.w_dtype, plan.problem.n[1]
+    if not plan.is_paired:
+        return Source(dtype, depth, width)
+    if width == 1:
+        return Source(dtype, 2 * depth, width, pair=depth)
+    return Source(dtypes.int32, 1, width // 2)
+
+
 def _least(f: Function, a: Int, b: Int) -> Int:
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else f.minimum(a, b)
-
-
-def finish(kind: str, functions: Sequence[Function], num_tasks: int, cost_ns: float) -> TaskFunction:
-    """A task function of its text, under a name made from it."""
-    text = "".join(f.finish() for f in functions)
-    name = f"{kind}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
-    declares = frozenset[str]().union(*(f.declares for f in functions))
-    return TaskFunction(name, text.replace("@TASK", f"@{name}"), declares, num_tasks, 0, cost_ns)
-
-
-def sizes(f: Function, number: Int, count: int, usual: int, total: int) -> Iterator[int]:
-    """The size of block `number` of `count` that cut `total`, each yielded inside the branch taken for it."""
-    rest = total - usual * (count - 1)
-    if count == 1:
-        yield rest
-    elif rest == usual:
-        yield usual
-    else:
-        is_last = f.compare("eq", f.integer(number), f.integer(count - 1))
-        with f.when(f.binary("xor", is_last, f.constant(True, I1))):
-            yield usual
-        with f.when(is_last):
-            yield rest
