@@ -17,7 +17,7 @@ from infini.compiler.memory import Ends
 from infini.compiler.steps import Alias, Block, Branch, Loop, Phase, Step
 from infini.core.ir import Var
 
-NS_PER_BYTE: Final = 0.5  # most time for a byte of a result that is cheap; a product of matrices takes more
+NS_PER_BYTE: Final = 0.5  # most time for a byte of a result that is cheap
 MAX_TIMES: Final = 512  # phases that are repeated in one block
 
 
@@ -125,7 +125,9 @@ class _Lives:
     def _freed(self, maker: int, at: int, following: int) -> int:
         """Bytes that need not be kept when a phase is repeated; 0 when it should not be."""
         step = self.block.steps[maker]
-        if not isinstance(step, Phase) or len(step.tasks) != 1 or step.must_share or step.scratch_bytes:
+        if not isinstance(step, Phase) or step.is_product or len(step.tasks) != 1:
+            return 0
+        if step.must_share or step.scratch_bytes:
             return 0
         freed = sum(v.type.nbytes for v in step.writes if self._is_idle(self.lives[v], at, following))
         others = sum(v.type.nbytes for v in step.writes) - freed

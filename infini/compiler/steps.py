@@ -30,6 +30,7 @@ class Phase:
         scratch_bytes: memory needed while it runs.
         where: the user's line.
         parts: the equations it computes, where it is more than one.
+        is_product: whether it is a matrix product, which is never computed twice to save memory.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Phase:
     scratch_bytes: int = 0
     where: Where | None = None
     parts: tuple[Equation, ...] = ()
+    is_product: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

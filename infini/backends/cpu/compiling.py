@@ -176,10 +176,16 @@ def build(
     )
     ends = memory.Ends(writable=frozenset(options.donated), is_free=True)
     block = ordering.ordered(lower.lower(fused, target, made, options.donated), ends)
-    if budget := config.get("memory_budget"):
+    budget = config.get("memory_budget")
+    if budget:
         block = rematerialise.within(block, ends, budget)
-    block = together.grouped(block, ends.writable)
+    alone, block = block, together.grouped(block, ends.writable)
     plan = memory.plan(block, ends)
+    if (
+        budget and plan.nbytes > budget
+    ):  # phases that run as one may need more memory than one after the other
+        plain = memory.plan(alone, ends)
+        block, plan = (alone, plain) if plain.nbytes < plan.nbytes else (block, plan)
     check_donation(program, block, plan, options)
     return fused, block, plan
 

@@ -197,8 +197,11 @@ def _dot(equation: Equation, target: Target) -> list[Step]:
     tasks = _contraction_tasks(x.type, y.type, spec, dtype, target)
     scratch = max((t.scratch_bytes for t in tasks), default=0)
     return [
-        Phase(f"dot {spec}", tasks, (x, y), equation.outputs, scratch_bytes=scratch, where=equation.where)
-    ]
+        Phase(
+            f"dot {spec}", tasks, (x, y), equation.outputs, scratch_bytes=scratch, where=equation.where,
+            is_product=True,
+        )
+    ]  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1024)
@@ -212,7 +215,8 @@ def _packed_dot(equation: Equation, target: Target) -> list[Step]:
     x, y = panels.logical_types(equation)
     spec, dtype = equation.attrs["spec"], equation.attrs["dtype"]
     tasks = _packed_tasks(x, y, spec, dtype, _panels(equation), target)
-    return [Phase(f"packed dot {spec}", tasks, equation.inputs, equation.outputs, where=equation.where)]
+    name = f"packed dot {spec}"
+    return [Phase(name, tasks, equation.inputs, equation.outputs, where=equation.where, is_product=True)]
 
 
 def _moved(emit: Callable[..., tuple[TaskFunction, ...]], *, updates: bool = False) -> Route:
