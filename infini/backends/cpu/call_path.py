@@ -317,7 +317,7 @@ class _Native:
         }
         numbers = {"counts": ctypes.addressof(HOST.counts), "most_kept": memory.MAX_FREE_BYTES}
         self.facts = _array([id(things[n]) if n in things else numbers[n] for n in call_text.FACTS])
-        self._things = things
+        self._held = (things, HOST)
         self._definitions: dict[str, _MethodDef] = {}
         ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(self._library["infini_know"])(ctypes.addressof(self.facts))
         memory.install(
@@ -391,9 +391,14 @@ def _is_possible() -> bool:
 @functools.cache
 def _native() -> _Native | None:
     try:
-        return _Native() if _is_possible() else None
+        native = _Native() if _is_possible() else None
     except (AttributeError, OSError):  # another Python than those this was written for
         return None
+    if native is not None:
+        # When the interpreter ends it empties modules before it frees the last buffers and functions, whose
+        # destructors read what is held here. So it is never freed.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(native))
+    return native
 
 
 _LIVE: weakref.WeakSet[CallPath] = weakref.WeakSet()

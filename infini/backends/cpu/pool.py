@@ -58,8 +58,10 @@ class Pool:
             )
         self.num_threads = max(1, min(num_threads, runtime.MAX_WORKERS + 1))
         self.is_native = is_native
-        self._mapping = mmap.mmap(-1, runtime.MEMORY_BYTES)
-        self.memory = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        mapping = mmap.mmap(-1, runtime.MEMORY_BYTES)
+        # Workers look at it until the process is gone, which is after the interpreter has freed its objects.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(mapping))
+        self.memory = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
         self.symbols = _load_runtime(is_native)
         self._work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.symbols["infini_work"])
         self._threads: list[threading.Thread] = []
