@@ -18,7 +18,9 @@ import hashlib
 import importlib.util
 import random
 import shutil
+import signal
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,13 @@ import pytest
 TESTS: Final = Path(__file__).resolve().parent
 GOLDEN: Final = TESTS / "golden"
 DEFAULT_BACKENDS: Final = "reference,cpu"
+
+# A shell starts background jobs with Ctrl-C ignored, and all that they start inherit it.
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
