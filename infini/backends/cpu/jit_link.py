@@ -13,7 +13,6 @@ import llvmlite.binding as llvm
 from infini.backends.cpu import generator
 from infini.compiler.llvm import target as target_
 
-CODE_LEVEL: Final = 2  # unused by a linker that is only given machine code
 _LIBRARIES_PER_LINKER: Final = 64
 
 
@@ -51,7 +50,7 @@ class _Linkers:
         """A linker, and a name for one more library."""
         with self._lock:
             if self._current is None or self._number % _LIBRARIES_PER_LINKER == 0:
-                machine = generator.new_generator(target_.host_target(), CODE_LEVEL)
+                machine = generator.new_generator(target_.host_target(), level=0)  # it generates nothing
                 # JITLink takes one block of memory for all that an object holds. The older linker maps code
                 # and constants apart, and aborts the process when the gaps it gets lie 2 GiB from each other.
                 self._current = llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)
@@ -68,6 +67,11 @@ def _leave_code_mapped() -> None:
     """At the end workers may still run, and destructors of the interpreter call code in any order."""
     for item in (*_TRACKERS, *_LINKERS):
         item.detach()
+
+
+def num_loaded() -> int:
+    """Libraries that are loaded now."""
+    return len(_TRACKERS)
 
 
 def load(objects: Iterable[bytes], symbols: Sequence[str], externs: Mapping[str, int]) -> Loaded:

@@ -16,7 +16,7 @@ import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from infini.backends.cpu import elf
 from infini.compiler import disk_cache
@@ -124,6 +124,12 @@ def _llvm(name: str) -> Any:  # Any: a module
     return importlib.import_module(f"infini.backends.cpu.{name}")
 
 
+class Loaded(Protocol):
+    """Code in memory, by `elf` or `jit_link`: it goes with the object."""
+
+    addresses: dict[str, int]
+
+
 class Library:
     """Object files loaded together; `library[symbol]` is the address of a function.
 
@@ -135,13 +141,12 @@ class Library:
         needs: what the code calls, which must stay loaded.
     """
 
-    def __init__(self, loaded: Any, needs: Mapping[str, int]) -> None:  # Any: of `elf` or `jit_link`
+    def __init__(self, loaded: Loaded, needs: Mapping[str, int]) -> None:
         self._loaded, self._needs = loaded, needs
         _LIBRARIES.add(self)
 
     def __getitem__(self, symbol: str) -> int:
-        found: int = self._loaded.addresses[symbol]
-        return found
+        return self._loaded.addresses[symbol]
 
 
 _LIBRARIES: Final[weakref.WeakSet[Library]] = weakref.WeakSet()
@@ -182,18 +187,20 @@ def load(
     return library
 
 
-def _load(files: Sequence[bytes], symbols: Sequence[str], needs: Mapping[str, int]) -> Any:
+def _load(files: Sequence[bytes], symbols: Sequence[str], needs: Mapping[str, int]) -> Loaded:
     if elf.is_supported():
         with contextlib.suppress(elf.UnsupportedError):
             return elf.load(files, symbols, needs)
-    if len(_LIBRARIES) >= MAX_LIBRARIES:
+    linker = _llvm("jit_link")
+    if linker.num_loaded() >= MAX_LIBRARIES:
         execute.clear_caches()
         gc.collect()
-        if len(_LIBRARIES) >= MAX_LIBRARIES:
+        if linker.num_loaded() >= MAX_LIBRARIES:
             raise errors.LoweringError(
                 "too many compiled programs are in use at once: the system maps no more code",
-                got=f"{len(_LIBRARIES)} libraries",
+                got=f"{linker.num_loaded()} libraries",
                 expected=f"fewer than {MAX_LIBRARIES}",
                 fix="drop jitted functions that are done with, or pass arrays of fewer different shapes",
             )
-    return _llvm("jit_link").load(files, symbols, needs)
+    found: Loaded = linker.load(files, symbols, needs)
+    return found
