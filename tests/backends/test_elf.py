@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import infini as inf
-from infini.backends.cpu import elf, generator, jit_link, objects
+from infini.backends.cpu import code_memory, elf, generator, jit_link, objects
 from infini.compiler.llvm import target
 from infini.core import errors
 
@@ -156,6 +156,13 @@ def test_memory_is_used_again_and_takes_few_maps() -> None:
     again = [elf.load([code], ["one"], {}) for _ in range(400)]
     assert len(places & {x.pages.code for x in again}) >= 390
     assert all(ctypes.CFUNCTYPE(ctypes.c_int64)(x.addresses["one"])() == 1 for x in again)
+
+
+def test_code_outlives_the_module_that_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of a process, where the names of a module are gone before the last objects are."""
+    pages = code_memory.CodePages(10, 0)
+    monkeypatch.setattr(code_memory, "_ALLOCATOR", None)
+    pages.__del__()
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,14 @@ class CodePages:
         OSError: the system gives no memory, or none that can be executed.
     """
 
-    __slots__ = ("_code_bytes", "_nbytes", "code", "data")
+    __slots__ = ("_allocator", "_code_bytes", "_nbytes", "code", "data")
 
     def __init__(self, code_bytes: int, data_bytes: int) -> None:
         self._code_bytes = _pages(code_bytes)
         self._nbytes = self._code_bytes + _pages(data_bytes)
-        self.code = _ALLOCATOR.take(self._nbytes)
+        # Held here: the names of this module are gone when the last objects of a process are.
+        self._allocator = _ALLOCATOR
+        self.code = self._allocator.take(self._nbytes)
         self.data = self.code + self._code_bytes
         _check(_system().mprotect(self.code, self._nbytes, _WRITABLE))
 
@@ -136,7 +138,7 @@ class CodePages:
 
     def __del__(self) -> None:
         if hasattr(self, "code"):
-            _ALLOCATOR.give(self.code, self._nbytes)
+            self._allocator.give(self.code, self._nbytes)
 
 
 def _pages(nbytes: int) -> int:
