@@ -19,7 +19,8 @@ pytest.importorskip("triton")
 import infini as inf  # after the skip
 from infini import lax, quantization
 from infini.backends import cuda
-from infini.backends.cuda import driver, executable, gemm
+from infini.backends.accelerator import executable, gemm
+from infini.backends.cuda import driver
 from infini.backends.reference import interpreter
 from infini.compiler.triton import compile as compile_, streaming
 from infini.core import (
@@ -488,7 +489,7 @@ def test_without_cupy_the_installation_is_named(monkeypatch: Any) -> None:
 
 def test_programs_over_several_gpus_are_refused(backend: Any) -> None:
     x = np.zeros(4, np.float32)
-    with pytest.raises(errors.LoweringError, match="several GPUs"):
+    with pytest.raises(errors.LoweringError, match="several devices of cuda"):
         compiled(backend, lambda x: lax.exp(x), [x], mesh=AbstractMesh(("data",), (2,)))
 
 

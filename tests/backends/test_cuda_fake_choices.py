@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from infini import lax  # after the skip
 from infini.backends import cuda
-from infini.backends.cuda import products
+from infini.backends.accelerator import products
 from infini.compiler import choices
 from infini.compiler.triton import compile as compile_, matmul
 from infini.core import backend as backend_, config, dtypes, errors, execute, trace
@@ -22,6 +22,7 @@ from infini.core.ir import ArrayType
 from tests.backends.fake_cupy import Machine
 
 DEVICE = Device("cuda", 0)
+LIBRARY = "cublas"
 M, N, K = 66, 32, 24  # a ragged product; tiles of 64 need two programs, of 128 one, of 16 five
 TILES_BY_GRID = {2: "tiles 64x64x32", 1: "tiles 128x128x32", 5: "tiles 16x128x64"}
 
@@ -50,7 +51,7 @@ def fastest(name: str) -> Callable[[str, tuple[int, ...]], float]:
     """A clock by which one way takes half the time of the others."""
 
     def cost_ms(kind: str, size: tuple[int, ...]) -> float:
-        return 1.0 if name == (products.LIBRARY if kind == "gemm" else TILES_BY_GRID[size[0]]) else 2.0
+        return 1.0 if name == (LIBRARY if kind == "gemm" else TILES_BY_GRID[size[0]]) else 2.0
 
     return cost_ms
 
@@ -73,7 +74,7 @@ def results(executable: Any, rng: Any) -> tuple[np.ndarray, np.ndarray]:
     return backend.get(out, ArrayType((M, N), dtypes.float32)), x @ y
 
 
-@pytest.mark.parametrize("name", [products.LIBRARY, *TILES_BY_GRID.values()])
+@pytest.mark.parametrize("name", [LIBRARY, *TILES_BY_GRID.values()])
 def test_the_fastest_way_is_taken_and_is_right(name: str, machine: Machine, rng: Any) -> None:
     machine.cost_ms = fastest(name)
     executable = compiled()
@@ -82,7 +83,7 @@ def test_the_fastest_way_is_taken_and_is_right(name: str, machine: Machine, rng:
     got, wanted = results(executable, rng)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
     started = [event for event in machine.events if event[0] in ("gemm", "launch")]
-    assert [products.LIBRARY if e[0] == "gemm" else TILES_BY_GRID[e[2][0]] for e in started] == [name]
+    assert [LIBRARY if e[0] == "gemm" else TILES_BY_GRID[e[2][0]] for e in started] == [name]
 
 
 def test_the_text_shows_every_way_with_its_time(machine: Machine, monkeypatch: Any) -> None:
@@ -103,7 +104,7 @@ def test_a_shape_is_measured_once_per_device_and_versions(machine: Machine, monk
     compiled()
     measured = machine.count("capture")
     choices.forget()
-    machine.cost_ms = fastest(products.LIBRARY)
+    machine.cost_ms = fastest(LIBRARY)
     assert [way for _, way in compiled().choices] == ["tiles 16x128x64"]
     assert machine.count("capture") == measured == 4
     # The same shape on another device is another question.
@@ -112,7 +113,7 @@ def test_a_shape_is_measured_once_per_device_and_versions(machine: Machine, monk
         sys.modules["cupy"].cuda.runtime, "getDeviceProperties", lambda number: {"name": b"Another"}
     )
     backend_.get("cuda")._measuring.clear()
-    assert [way for _, way in compiled().choices] == [products.LIBRARY]
+    assert [way for _, way in compiled().choices] == [LIBRARY]
     assert machine.count("capture") == 2 * measured
 
 
@@ -133,7 +134,7 @@ def test_without_a_measurement_the_library_is_taken(
     machine.cost_ms = fastest("tiles 128x128x32")
     with config.config(**settings):
         executable = compiled(**options)
-    assert [way for _, way in executable.choices] == [products.LIBRARY]
+    assert [way for _, way in executable.choices] == [LIBRARY]
     assert machine.count("capture") == machine.count("launch") == 0
 
 
@@ -176,7 +177,7 @@ def test_when_every_way_fails_the_error_names_them(machine: Machine) -> None:
 def test_dtypes_without_matrix_units_have_one_tile(machine: Machine) -> None:
     executable = execute.compile(program(dtypes.float64), DEVICE, CompileOptions())
     ((_, way),) = executable.choices
-    assert way == products.LIBRARY
+    assert way == LIBRARY
     assert matmul.edges_of(dtypes.float64) == ((16, 16, 16),)
 
 

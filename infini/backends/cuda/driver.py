@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from infini.backends.accelerator.driver import DeviceBuffer, Graph
 from infini.compiler.triton.source import TritonSource
 from infini.core import dtypes, errors
 from infini.core.ir import ArrayType
@@ -55,16 +56,6 @@ def load_runtime() -> tuple[Runtime | None, str | None]:
     return Runtime(cupy, count, cupy.cuda.runtime.driverGetVersion()), None
 
 
-@dataclass(slots=True, weakref_slot=True)
-class DeviceBuffer:
-    """Memory of a device; it goes back to the pool when the last reference goes."""
-
-    device: int
-    address: int
-    nbytes: int
-    memory: Any  # Any: CuPy's pointer, which owns the memory
-
-
 @dataclass(frozen=True, slots=True)
 class Function:
     """A kernel loaded on a device."""
@@ -75,14 +66,6 @@ class Function:
     shared_bytes: int
     scratch_bytes: int
     scratch_alignment: int
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """Recorded work, and the memory that was allocated for it alone."""
-
-    handle: Any  # Any: CuPy's graph
-    memory: tuple[DeviceBuffer, ...]
 
 
 class Driver:
@@ -134,6 +117,13 @@ class Driver:
             f"cupy {self.cupy.__version__}",
             f"triton {importlib.metadata.version('triton')}",
         )
+
+    has_graphs = True
+
+    @property
+    def gemm_library(self) -> str | None:
+        """cuBLAS, when it is installed."""
+        return "cublas" if self.cublas() is not None else None
 
     # --- memory -------------------------------------------------------------------------------
 

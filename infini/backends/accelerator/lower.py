@@ -1,4 +1,4 @@
-"""From a fused program to steps of launches: the CUDA counterpart of the CPU's table of routes.
+"""From a fused program to steps of launches: the counterpart of the CPU's table of routes.
 
 Tasks of a phase are `Launch`es and `Product`s. An operation that is neither in the table nor fusable is
 decomposed by the pipeline, and refused there when it has no decomposition.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from infini.backends.cuda.products import Products
-from infini.backends.cuda.tasks import Launch
+from infini.backends.accelerator.products import Products
+from infini.backends.accelerator.tasks import Launch
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step

@@ -1,7 +1,7 @@
-"""Which way a contraction is computed: cuBLAS where its layout allows, or the tile kernel with one of several
-tiles, measured once per shape (design 4a.15).
+"""Which way a contraction is computed: the library where its layout allows, or the tile kernel with one of
+several tiles, measured once per shape (design 4a.15).
 
-A product that is too small to be worth a compilation takes the first way: cuBLAS, or the usual tiles.
+A product that is too small to be worth a compilation takes the first way: the library, or the usual tiles.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from infini.backends.cuda import gemm
-from infini.backends.cuda.driver import Driver
-from infini.backends.cuda.tasks import Product, start
+from infini.backends.accelerator import gemm
+from infini.backends.accelerator.driver import Driver
+from infini.backends.accelerator.tasks import Product, start
 from infini.compiler import choices
 from infini.compiler.choices import Choice, Chooser
 from infini.compiler.triton import matmul
@@ -24,7 +24,6 @@ from infini.core import dtypes
 from infini.core.ir import ArrayType
 from infini.lax import contraction
 
-LIBRARY: Final = "cublas"
 # Products of fewer multiplications are not measured: a candidate's compilation takes a second.
 MIN_MULTIPLICATIONS: Final = 1 << 22
 # Runs of a candidate in one sample, as one graph: enough to be long for the clock, few of large products.
@@ -64,8 +63,8 @@ class Products:
             return Product(library, usual.kernel)
         driver = self._measuring()
         ways = dict(_kernels(x, y, spec, dtype))
-        if library is not None and driver.cublas() is not None:
-            ways = {LIBRARY: Product(library, usual.kernel), **ways}
+        if library is not None and driver.gemm_library is not None:
+            ways = {driver.gemm_library: Product(library, usual.kernel), **ways}
         out = ArrayType(_result_shape(x, y, spec), dtype)
         choice = Choice(
             f"dot {spec} {x} {y} -> {out}",

@@ -1,4 +1,4 @@
-"""What a step of a program starts on a GPU: a kernel, or a product that cuBLAS may take."""
+"""What a step of a program starts on a device: a kernel, or a product that a library may take."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from infini.backends.cuda.driver import Driver
-from infini.backends.cuda.gemm import Gemm
+from infini.backends.accelerator.driver import Driver
+from infini.backends.accelerator.gemm import Gemm
 from infini.compiler.triton.source import TritonSource
 
 
@@ -20,7 +20,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A contraction: by cuBLAS when it has a call for it and is installed, by a kernel elsewhere."""
+    """A contraction: by the device's library when there is one with a call for it, by a kernel elsewhere."""
 
     library: Gemm | None
     kernel: TritonSource
@@ -40,7 +40,7 @@ def start(driver: Driver, task: Task, reads: Sequence[int], writes: Sequence[int
         scratch: address of the scratch memory.
     """
     if isinstance(task, Product):
-        if task.library is not None and driver.cublas() is not None:
+        if task.library is not None and driver.gemm_library is not None:
             numbers = task.library.numbers(reads[0], reads[1], writes[0])
             driver.gemm(numbers, task.library.compute, task.library.scalar)
             return

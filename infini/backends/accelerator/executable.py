@@ -1,4 +1,4 @@
-"""Programs on a GPU: the host walks the steps and launches; from the second call on a captured graph is
+"""Programs on a device: the host walks the steps and launches; from the second call on a captured graph is
 replayed where possible.
 
 Addresses come from the memory plan: one arena per call, results where the plan puts them, donated parameters
@@ -9,12 +9,12 @@ with one are not captured.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from infini.backends.cuda.driver import DeviceBuffer, Driver, Graph
-from infini.backends.cuda.tasks import Launch, Task, start
+from infini.backends.accelerator.driver import DeviceBuffer, Driver, Graph
+from infini.backends.accelerator.tasks import Launch, Task, start
 from infini.compiler import choices as choices_, memory, ordering
 from infini.compiler.memory import Ends
 from infini.compiler.steps import (
@@ -73,7 +73,19 @@ class _Captured:
     consts: dict[int, list[DeviceBuffer]]
 
 
-class CudaExecutable:
+class Owner(Protocol):
+    """The backend of an executable."""
+
+    name: str
+
+    def driver(self, number: int) -> Driver:
+        """What drives a device."""
+
+    def default_device(self) -> int:
+        """Number of the device of programs without inputs."""
+
+
+class AcceleratorExecutable:
     """A compiled program; see `core.backend.Executable`."""
 
     in_specs: tuple[Any, ...] = ()  # Any: programs for a mesh have them
@@ -81,21 +93,21 @@ class CudaExecutable:
 
     def __init__(
         self,
-        driver: Callable[[int], Driver],
+        owner: Owner,
         program: ir.Program,
         fused: ir.Program,
         block: Block,
         options: CompileOptions,
         decisions: tuple[choices_.Decision, ...] = (),
     ) -> None:
-        self.driver = driver
+        self.owner, self.driver = owner, owner.driver
         self.decisions = decisions
         self.choices = tuple((decision.choice.key, decision.winner) for decision in decisions)
         ends = Ends(writable=frozenset(options.donated), is_free=True)
         block = ordering.ordered(block, ends)
         self.program, self.fused, self.block, self.options = program, fused, block, options
         self.plan = memory.plan(block, ends)
-        self.num_tasks = sum(1 for _ in _tasks(block))
+        self.num_tasks = sum(1 for _ in tasks_of(block))
         self.can_capture = self.num_tasks >= MIN_TASKS and not _reads_back(block)
         self.num_captures = 0
         self.num_replays = 0
@@ -114,9 +126,9 @@ class CudaExecutable:
 
     def __call__(self, inputs: Sequence[DeviceBuffer]) -> tuple[DeviceBuffer, ...]:
         """Run on the device of the inputs; the results are ready in the order of its stream."""
-        number = inputs[0].device if inputs else default_device()
+        number = inputs[0].device if inputs else self.owner.default_device()
         driver = self.driver(number)
-        if self.can_capture and number in self._ran_on:
+        if self.can_capture and driver.has_graphs and number in self._ran_on:
             with self._graphs_lock:
                 captured = self._captured(driver, inputs)
                 if captured is not None:
@@ -137,7 +149,8 @@ class CudaExecutable:
             LoweringError: always.
         """
         raise errors.LoweringError(
-            "programs over several GPUs are not built yet", got=f"{len(devices)} devices"
+            f"programs over several devices of {self.owner.name} are not built yet",
+            got=f"{len(devices)} devices",
         )
 
     def text(self, stage: str) -> str:
@@ -153,10 +166,11 @@ class CudaExecutable:
         if stage == "choices":
             return choices_.describe(self.decisions)
         if stage == "triton":
-            sources = (t.source if isinstance(t, Launch) else t.kernel for t in _tasks(self.block))
+            sources = (t.source if isinstance(t, Launch) else t.kernel for t in tasks_of(self.block))
             return "\n".join(dict.fromkeys(source.text for source in sources))
         raise errors.ValueMismatchError(
-            f"the cuda backend has no stage {stage!r}", expected="program, kernels, choices, triton"
+            f"the {self.owner.name} backend has no stage {stage!r}",
+            expected="program, kernels, choices, triton",
         )
 
     def cost_analysis(self) -> dict[str, float]:
@@ -369,7 +383,8 @@ def _blocks(block: Block) -> Iterator[Block]:
             yield from _blocks(inner)
 
 
-def _tasks(block: Block) -> Iterator[Task]:
+def tasks_of(block: Block) -> Iterator[Task]:
+    """Everything that a block and those inside it start."""
     for each in _blocks(block):
         for step in each.steps:
             if isinstance(step, Phase):
@@ -383,9 +398,3 @@ def _reads_back(block: Block) -> bool:
         isinstance(step, (Branch, HostCall)) or (isinstance(step, Loop) and step.condition is not None)
         for step in steps
     )
-
-
-def default_device() -> int:
-    """Number of the default device, for programs without inputs; 0 when the default is no GPU."""
-    device = backend_.default_device()
-    return device.id if device.platform == "cuda" else 0

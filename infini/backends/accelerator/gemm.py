@@ -1,5 +1,5 @@
-"""Contractions that cuBLAS takes as they lie: every group of letters walks memory evenly, one of each
-matrix's steps is 1.
+"""Contractions that cuBLAS, or a library with its calls, takes as they lie: every group of letters walks
+memory evenly, one of each matrix's steps is 1.
 
 Nothing is transposed or copied: the order of dimensions becomes transposes, leading dimensions and strides.
 cuBLAS counts columns first, so a row-major result is computed as the transposed product with its operands
