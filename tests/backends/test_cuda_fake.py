@@ -19,7 +19,7 @@ pytest.importorskip("triton")
 import infini as inf  # after the skip
 from infini import lax, quantization
 from infini.backends import cuda
-from infini.backends.accelerator import executable, gemm
+from infini.backends.accelerator import executable, gemm, recording, walk as walk_
 from infini.backends.cuda import driver
 from infini.backends.reference import interpreter
 from infini.compiler.triton import compile as compile_, streaming
@@ -340,9 +340,9 @@ def test_large_inputs_are_captured_by_address_at_most_four_times(
     monkeypatch.setattr(executable, "MAX_COPIED_BYTES", 512)
     x, w = normal(rng, 4, 16), normal(rng, 16, 16)
     found = compiled(backend, several, [x, w])
-    weights = [backend.put(w, DEVICE) for _ in range(6)]
+    weights, same = [backend.put(w, DEVICE) for _ in range(6)], backend.put(x, DEVICE)
     for buffer in (weights[0], *weights, *weights[:2]):
-        (got,) = found([backend.put(x, DEVICE), buffer])
+        (got,) = found([same, buffer])
         (want,) = interpreter.evaluate(found.program, [x, w])
         np.testing.assert_allclose(backend.get(got, found.program.out_types[0]), want, rtol=1e-4, atol=1e-4)
     assert (machine.count("capture"), machine.count("replay")) == (executable.MAX_GRAPHS, 6)
@@ -354,17 +354,17 @@ def test_work_of_other_threads_is_no_part_of_a_capture(
     x, w = normal(rng, 4, 16), normal(rng, 16, 16)
     found = compiled(backend, several, [x, w])
     run(backend, found, [x, w])
-    other, start = backend.put(x, DEVICE), executable._Walk.block
+    other, start = backend.put(x, DEVICE), walk_.start
     copies: list[Any] = []
 
-    def walk(self: Any, *args: Any) -> None:
+    def interrupted(*args: Any) -> None:
         if machine.recordings and not copies:
             thread = threading.Thread(target=lambda: copies.append(backend.driver(0).duplicate(other)))
             thread.start()
             thread.join()
-        start(self, *args)
+        start(*args)
 
-    monkeypatch.setattr(executable._Walk, "block", walk)
+    monkeypatch.setattr(walk_, "start", interrupted)
     (got,) = run(backend, found, [x, w])
     np.testing.assert_array_equal(backend.get(copies[0], ArrayType(x.shape, x.dtype)), x)
     (want,) = interpreter.evaluate(found.program, [x, w])
@@ -399,9 +399,10 @@ def test_memory_of_recorded_kernels_lives_as_long_as_the_graph(
     machine.scratch_bytes = 64
     x, w = normal(rng, 4, 16), normal(rng, 16, 16)
     found = check(backend, several, x, w, times=2, tolerance=1e-4)
-    (captured,) = found._graphs.values()
+    (recorded,) = found._recordings.values()
     num_launches = sum(event[0] == "launch" for event in machine.events) // 2
-    assert len(captured.graph.memory) == num_launches > 0
+    (graph,) = recorded.parts
+    assert len(graph.memory) == num_launches > 0
 
 
 def test_a_donated_state_advances_through_replays(backend: Any, rng: Any) -> None:
@@ -414,14 +415,132 @@ def test_a_donated_state_advances_through_replays(backend: Any, rng: Any) -> Non
     np.testing.assert_allclose(backend.get(buffer, found.program.out_types[0]), want, rtol=1e-3, atol=1e-4)
 
 
-def test_programs_that_read_back_are_not_captured(backend: Any, machine: Machine, rng: Any) -> None:
-    def function(x: Any, w: Any) -> Any:
-        return lax.while_loop(
-            lambda s: lax.lt(s[0], 2), lambda s: (lax.add(s[0], 1), several(s[1], w)), (0, x)
-        )
+def test_inputs_that_stay_are_not_copied(backend: Any, machine: Machine, rng: Any) -> None:
+    x, w = normal(rng, 4, 16), normal(rng, 16, 16)
+    found = compiled(backend, several, [x, w])
+    weights, kept = backend.put(w, DEVICE), []
+    for _ in range(4):
+        kept.append(backend.put(x, DEVICE))
+        machine.events.clear()
+        found([kept[-1], weights])
+    assert ("copy", 3, x.nbytes) in machine.events and ("copy", 3, w.nbytes) not in machine.events
 
-    check(backend, function, normal(rng, 4, 16), normal(rng, 16, 16), times=2, tolerance=1e-4)
-    assert machine.count("capture") == 0
+
+def test_all_small_inputs_are_copied_when_they_keep_surprising(backend: Any, machine: Machine) -> None:
+    arrays = [np.full(8, i, np.float32) for i in range(6)]
+    found = compiled(backend, lambda *xs: [lax.dot(x, lax.tanh(x)) for x in xs], arrays)
+    buffers, kept = [backend.put(a, DEVICE) for a in arrays], []
+    for i in range(6):
+        found(buffers)
+        kept.append(buffers[i])
+        buffers[i] = backend.put(arrays[i], DEVICE)
+    before = machine.count("capture")
+    for _ in range(3):
+        buffers = [backend.put(a, DEVICE) for a in arrays]
+        kept += buffers
+        got = [backend.get(r, ArrayType((), np.dtype(np.float32))) for r in found(buffers)]
+        np.testing.assert_allclose(got, [a @ np.tanh(a) for a in arrays], rtol=1e-5)
+    assert machine.count("capture") == before
+
+
+def test_a_large_result_is_lent_and_kept_while_it_is_held(
+    backend: Any, machine: Machine, rng: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(executable, "MAX_COPIED_BYTES", 64)
+    x, w = normal(rng, 4, 16), normal(rng, 16, 16) / 8
+    found = compiled(backend, several, [x, w])
+    weights = backend.put(w, DEVICE)
+    state, type_ = backend.put(x, DEVICE), found.program.out_types[0]
+    want, states = x, []
+    for turn in range(8):
+        if turn == 5:
+            machine.events.clear()
+        (state,) = found([state, weights])
+        (want,) = interpreter.evaluate(found.program, [want, w])
+        states = [*states[-1:], (state, want)]
+        for held, value in states:
+            np.testing.assert_allclose(backend.get(held, type_), value, rtol=1e-3, atol=1e-4)
+    counts = [machine.count(kind) for kind in ("capture", "replay")]
+    assert counts == [0, 3] and ("copy", 3, x.nbytes) not in machine.events
+
+
+def test_when_all_memory_is_lent_the_program_is_launched(
+    backend: Any, machine: Machine, rng: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(executable, "MAX_COPIED_BYTES", 64)
+    x, w = normal(rng, 4, 16), normal(rng, 16, 16)
+    found = compiled(backend, several, [x, w])
+    buffers = [backend.put(a, DEVICE) for a in (x, w)]
+    held = [found(buffers)[0] for _ in range(executable.MAX_GRAPHS + 3)]
+    assert len({buffer.address for buffer in held}) == len(held)
+    (want,) = interpreter.evaluate(found.program, [x, w])
+    for buffer in held:
+        got = backend.get(buffer, found.program.out_types[0])
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    assert machine.count("replay") == executable.MAX_GRAPHS
+
+
+# Programs that ask the host, with work before, inside and behind, and how many graphs they are.
+def _while(x: Any, w: Any) -> Any:
+    body = lambda s: (lax.add(s[0], 1), several(s[1], w))  # noqa: E731
+    count, x = lax.while_loop(lambda s: lax.lt(s[0], 2), body, (0, several(x, w)))
+    return count, lax.tanh(x)
+
+
+def _branch(x: Any, w: Any) -> Any:
+    which = lax.gt(lax.reduce_sum(x, (0, 1)), 0.0)
+    x = lax.cond(which, lambda x: several(x, w), lambda x: lax.neg(several(x, w)), x)
+    return lax.dot(x, w)
+
+
+def _callback(x: Any, w: Any) -> Any:
+    x = several(x, w)
+    x = inf.pure_callback(lambda x: np.asarray(x) * 2, inf.ShapeDtypeStruct(x.shape, x.dtype), x)
+    return several(x, w)
+
+
+def _turns(x: Any, w: Any) -> Any:
+    body = lambda c, _: (lax.cond(lax.gt(c[0, 0], 0.0), lax.neg, lax.sin, several(c, w)), c[0])  # noqa: E731
+    return lax.scan(body, x, None, length=recording.MAX_TURNS + 1)
+
+
+@pytest.mark.parametrize(("function", "num_graphs"), [(_while, 4), (_branch, 4), (_callback, 2), (_turns, 1)])
+def test_what_asks_the_host_is_cut_into_graphs(
+    function: Any, num_graphs: int, backend: Any, machine: Machine, rng: Any
+) -> None:
+    x, w = normal(rng, 4, 16), normal(rng, 16, 16) / 8
+    found = compiled(backend, function, [x, w])
+    kept = []
+    for sign in (1, 1, -1, 1):
+        kept += [[backend.put(a, DEVICE) for a in (sign * x, w)]]
+        wanted = interpreter.evaluate(found.program, [sign * x, w])
+        for got, want, type_ in zip(found(kept[-1]), wanted, found.program.out_types, strict=True):
+            np.testing.assert_allclose(backend.get(got, type_), want, rtol=1e-3, atol=1e-4)
+    assert found.cost_analysis()["graphs captured"] == num_graphs
+    assert found.num_replays == 3
+
+
+def test_a_callback_may_call_the_program_it_is_in(backend: Any, rng: Any) -> None:
+    x, w = normal(rng, 4, 16), normal(rng, 16, 16) / 8
+    calls: list[None] = []
+    inner: list[Any] = []
+
+    def host(x: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 2:  # while a recording is replayed
+            inner.append(run(backend, found, [y, w])[0])
+        return np.asarray(x)
+
+    def function(x: Any, w: Any) -> Any:
+        x = inf.pure_callback(host, inf.ShapeDtypeStruct(x.shape, x.dtype), several(x, w))
+        return several(x, w)
+
+    y, found = 2 * x, compiled(backend, function, [x, w])
+    results = [run(backend, found, [x, w])[0] for _ in range(2)]
+    plain = compiled(backend, lambda x, w: several(several(x, w), w), [x, w])
+    for array, got in ((x, results[0]), (x, results[1]), (y, inner[0])):
+        (want,) = interpreter.evaluate(plain.program, [array, w])
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
 # --- launches --------------------------------------------------------------------------------

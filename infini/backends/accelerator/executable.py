@@ -2,73 +2,67 @@
 replayed where possible.
 
 Addresses come from the memory plan: one arena per call, results where the plan puts them, donated parameters
-in place. A loop that runs while a condition holds, a branch and a callback read from the device, so programs
-with one are not captured.
+in place. A recording (`recording`) keeps its addresses: inputs that are always at the same one stay there,
+small ones that move are copied, and large results are memory of the recording, lent to the caller until he
+lets it go.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from infini.backends.accelerator.driver import DeviceBuffer, Driver, Graph
-from infini.backends.accelerator.tasks import Launch, Task, start
+from infini.backends.accelerator import recording
+from infini.backends.accelerator.driver import DeviceBuffer, Driver
+from infini.backends.accelerator.tasks import Launch, Task
+from infini.backends.accelerator.walk import Frame, Walk
 from infini.compiler import choices as choices_, memory, ordering
 from infini.compiler.memory import Ends
-from infini.compiler.steps import (
-    Alias,
-    Block,
-    Branch,
-    Const,
-    HostCall,
-    Loop,
-    Parameter,
-    Phase,
-    Place,
-    Plan,
-    Result,
-    Step,
-)
-from infini.core import backend as backend_, dtypes, errors, ir
+from infini.compiler.steps import Block, Branch, HostCall, Loop, Parameter, Phase, Result, Step
+from infini.core import backend as backend_, errors, ir
 from infini.core.backend import CompileOptions
-from infini.core.ir import Var
-from infini.lax import callbacks
 
-# Inputs up to this size are copied into a graph's own memory; larger ones must keep their address (design
-# 4a.16).
+# Inputs up to this size may be copied into a recording's own memory; larger ones must keep their address
+# (design 4a.16). Results up to this size are copied out of it.
 MAX_COPIED_BYTES: Final = 1 << 20
-MAX_GRAPHS: Final = 4
+MAX_GRAPHS: Final = 4  # recordings of a program
 # Fewer tasks than this are launched faster than a graph and its copies are.
 MIN_TASKS: Final = 4
+# How often inputs that stood still may turn out to move, before all small ones are copied.
+MAX_SURPRISES: Final = 2
+
+
+@dataclass(slots=True, eq=False)
+class _Results:
+    """Memory for the results of recordings; a large one is lent to the caller."""
+
+    buffers: dict[int, DeviceBuffer]  # by number
+    lent: dict[int, weakref.ref[DeviceBuffer]] = field(default_factory=dict)
+
+    def is_free(self) -> bool:
+        """Whether nobody holds what was lent."""
+        return all(reference() is None for reference in self.lent.values())
+
+    def taken(self, driver: Driver, number: int) -> DeviceBuffer:
+        """A result for the caller."""
+        own = self.buffers[number]
+        if own.nbytes <= MAX_COPIED_BYTES:
+            return driver.duplicate(own)
+        lent = DeviceBuffer(own.device, own.address, own.nbytes, own.memory)
+        self.lent[number] = weakref.ref(lent)
+        return lent
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
-    """Addresses of one run of a block."""
+class _Recorded:
+    """What is replayed, and the memory that it uses."""
 
-    params: Sequence[int]
-    results: Sequence[int]
-    consts: Sequence[int]
-    arena: int
-
-    def address(self, place: Place) -> int:
-        """Where a place of the plan is."""
-        if isinstance(place, Parameter):
-            return self.params[place.number]
-        if isinstance(place, Result):
-            return self.results[place.number]
-        return self.consts[place.number] if isinstance(place, Const) else self.arena + place.offset
-
-
-@dataclass(frozen=True, slots=True)
-class _Captured:
-    """A graph and the memory that it uses."""
-
-    graph: Graph
-    inputs: dict[int, DeviceBuffer]  # copies of small inputs, by number
-    results: dict[int, DeviceBuffer]  # by number
+    parts: recording.Parts
+    inputs: dict[int, DeviceBuffer]  # copies of small inputs that move, by number
+    results: _Results
     arena: DeviceBuffer
     consts: dict[int, list[DeviceBuffer]]
 
@@ -108,14 +102,21 @@ class AcceleratorExecutable:
         self.program, self.fused, self.block, self.options = program, fused, block, options
         self.plan = memory.plan(block, ends)
         self.num_tasks = sum(1 for _ in tasks_of(block))
-        self.can_capture = self.num_tasks >= MIN_TASKS and not _reads_back(block)
+        self.can_capture = self.num_tasks >= MIN_TASKS
         self.num_captures = 0
         self.num_replays = 0
-        self._graphs: dict[tuple[int, ...], _Captured] = {}
-        # Between the copies into the memory of a graph and those out of it, no other thread may use it.
-        self._graphs_lock = threading.Lock()
+        self._recordings: dict[tuple[int, ...], _Recorded] = {}
+        # Between the copies into the memory of a recording and those out of it, no other thread may use it.
+        self._lock = threading.Lock()
+        # A callback may call the same program, so nobody waits for one that has some.
+        self._may_wait = not any(isinstance(step, HostCall) for each in _blocks(block) for step in each.steps)
+        self._results: dict[int, list[_Results]] = {}  # by device
+        self._arenas: dict[int, DeviceBuffer] = {}  # of the recordings of a device, which run in turn
         self._consts: dict[int, dict[int, list[DeviceBuffer]]] = {}  # by device, then block
-        self._ran_on: set[int] = set()
+        self._addresses: dict[int, tuple[int, ...]] = {}  # of the inputs of the last call, by device
+        self._small = [i for i, t in enumerate(program.in_types) if t.nbytes <= MAX_COPIED_BYTES]
+        self._moving: set[int] = set()  # small inputs that were seen at several addresses
+        self._num_surprises = 0
         unused = set(options.donated) - self.plan.donated
         if options.donation == "require" and unused:
             raise errors.DonationError(
@@ -128,16 +129,18 @@ class AcceleratorExecutable:
         """Run on the device of the inputs; the results are ready in the order of its stream."""
         number = inputs[0].device if inputs else self.owner.default_device()
         driver = self.driver(number)
-        if self.can_capture and driver.has_graphs and number in self._ran_on:
-            with self._graphs_lock:
-                captured = self._captured(driver, inputs)
-                if captured is not None:
-                    return self._replay(driver, captured, inputs)
-        self._ran_on.add(number)
+        if self.can_capture and driver.has_graphs and self._lock.acquire(blocking=self._may_wait):
+            try:
+                recorded = self._recorded(driver, inputs)
+                if recorded is not None:
+                    return self._replay(driver, recorded, inputs)
+            finally:
+                self._lock.release()
         results = {k: driver.allocate(n) for k, n in self._given_results()}
         arena = driver.allocate(self.plan.nbytes)
         consts = self._constants(driver)
-        self._run(driver, [b.address for b in inputs], results, arena, consts)
+        frame = self._frame([b.address for b in inputs], results, arena, consts)
+        Walk(driver, consts).block(self.block, self.plan, frame)
         return self._collect(inputs, results)
 
     def run_spmd(
@@ -202,17 +205,16 @@ class AcceleratorExecutable:
             if isinstance(place, Result):
                 yield k, self.block.results[k].type.nbytes
 
-    def _run(
+    def _frame(
         self,
-        driver: Driver,
         params: Sequence[int],
         results: dict[int, DeviceBuffer],
         arena: DeviceBuffer,
         consts: dict[int, list[DeviceBuffer]],
-    ) -> None:
+    ) -> Frame:
         given = [results[k].address if k in results else 0 for k in range(len(self.block.results))]
         own = [b.address for b in consts[id(self.block)]]
-        _Walk(driver, consts).block(self.block, self.plan, _Frame(params, given, own, arena.address))
+        return Frame(params, given, own, arena.address)
 
     def _collect(
         self, inputs: Sequence[DeviceBuffer], results: dict[int, DeviceBuffer]
@@ -231,143 +233,60 @@ class AcceleratorExecutable:
             }
         return self._consts[driver.number]
 
-    # --- graphs -------------------------------------------------------------------------------
+    # --- recordings ---------------------------------------------------------------------------
 
-    def _captured(self, driver: Driver, inputs: Sequence[DeviceBuffer]) -> _Captured | None:
-        """The graph for these addresses; None when there are enough graphs already."""
-        key = (driver.number, *(b.address for b in inputs if b.nbytes > MAX_COPIED_BYTES))
-        found = self._graphs.get(key)
-        if found is None and len(self._graphs) < MAX_GRAPHS:
-            found = self._graphs[key] = self._capture(driver, inputs)
+    def _recorded(self, driver: Driver, inputs: Sequence[DeviceBuffer]) -> _Recorded | None:
+        """The recording for these addresses; None in the first call on a device, or when there are enough."""
+        addresses = tuple(b.address for b in inputs)
+        before = self._addresses.get(driver.number)
+        self._addresses[driver.number] = addresses
+        if before is None:
+            return None
+        if moved := {i for i in self._small if addresses[i] != before[i]} - self._moving:
+            self._num_surprises += 1
+            self._moving |= set(self._small) if self._num_surprises > MAX_SURPRISES else moved
+            self._recordings.clear()
+        fixed = tuple(a for i, a in enumerate(addresses) if i not in self._moving)
+        free = [results for results in self._results.setdefault(driver.number, []) if results.is_free()]
+        for results in free:
+            found = self._recordings.get((driver.number, id(results), *fixed))
+            if found is not None:
+                return found
+        if len(self._recordings) >= MAX_GRAPHS:
+            return None
+        results = free[0] if free else _Results({k: driver.allocate(n) for k, n in self._given_results()})
+        found = self._record(driver, inputs, results)
+        if not free:
+            self._results[driver.number].append(results)
+        self._recordings[driver.number, id(results), *fixed] = found
         return found
 
-    def _capture(self, driver: Driver, inputs: Sequence[DeviceBuffer]) -> _Captured:
-        own = {i: driver.allocate(b.nbytes) for i, b in enumerate(inputs) if b.nbytes <= MAX_COPIED_BYTES}
-        results = {k: driver.allocate(n) for k, n in self._given_results()}
-        arena, consts = driver.allocate(self.plan.nbytes), self._constants(driver)
+    def _record(self, driver: Driver, inputs: Sequence[DeviceBuffer], results: _Results) -> _Recorded:
+        own = {i: driver.allocate(inputs[i].nbytes) for i in sorted(self._moving)}
+        if driver.number not in self._arenas:
+            self._arenas[driver.number] = driver.allocate(self.plan.nbytes)
+        arena, consts = self._arenas[driver.number], self._constants(driver)
         params = [own[i].address if i in own else b.address for i, b in enumerate(inputs)]
-        graphs: list[Graph] = []
-        recorder = driver.beside()
-        with recorder.capturing(graphs):
-            self._run(recorder, params, results, arena, consts)
-        self.num_captures += 1
-        return _Captured(graphs[0], own, results, arena, consts)
+        frame = self._frame(params, results.buffers, arena, consts)
+        parts = recording.record(driver, consts, self.block, self.plan, frame)
+        self.num_captures += recording.graphs_of(parts)
+        return _Recorded(parts, own, results, arena, consts)
 
     def _replay(
-        self, driver: Driver, captured: _Captured, inputs: Sequence[DeviceBuffer]
+        self, driver: Driver, recorded: _Recorded, inputs: Sequence[DeviceBuffer]
     ) -> tuple[DeviceBuffer, ...]:
-        for i, buffer in captured.inputs.items():
+        for i, buffer in recorded.inputs.items():
             driver.move(inputs[i].address, buffer.address, buffer.nbytes)
-        driver.replay(captured.graph)
+        recording.run(recorded.parts, driver)
         self.num_replays += 1
         found = []
         for k, place in enumerate(self.plan.results):
             if isinstance(place, Parameter):
-                mine = captured.inputs.get(place.number)
+                mine = recorded.inputs.get(place.number)
                 found.append(inputs[place.number] if mine is None else driver.duplicate(mine))
             else:
-                found.append(driver.duplicate(captured.results[k]))
+                found.append(recorded.results.taken(driver, k))
         return tuple(found)
-
-
-class _Walk:
-    """Runs blocks on a driver."""
-
-    def __init__(self, driver: Driver, consts: dict[int, list[DeviceBuffer]]) -> None:
-        self.driver = driver
-        self.consts = consts
-
-    def block(self, block: Block, plan: Plan, frame: _Frame) -> None:
-        """Run the steps, then bring the results where they belong."""
-
-        def at(var: Var) -> int:
-            return frame.address(plan.places[var])
-
-        for number, step in enumerate(block.steps):
-            scratch = frame.address(plan.scratch[number]) if number in plan.scratch else 0
-            if isinstance(step, Alias):
-                continue
-            reads, writes = [at(v) for v in step.reads], [at(v) for v in step.writes]
-            if isinstance(step, Phase):
-                self.start_updates(step, step.must_share, plan.shared.get(number, frozenset()), reads, writes)
-                for task in step.tasks:
-                    start(self.driver, task, reads, writes, scratch)
-            elif isinstance(step, Loop):
-                first = step.num_condition_consts + step.num_consts
-                pairs = tuple((first + i, i) for i in range(step.num_carry))
-                self.start_updates(step, pairs, plan.shared.get(number, frozenset()), reads, writes)
-                self.loop(step, plan.inner[number], reads, writes, scratch)
-            elif isinstance(step, Branch):
-                self.branch(step, plan.inner[number], reads, writes, scratch)
-            else:
-                assert isinstance(step, HostCall), "phases are grouped on the CPU only"
-                self.call(step, reads, writes)
-        for copy in plan.copies:
-            self.driver.move(frame.address(copy.source), frame.address(copy.target), copy.nbytes)
-
-    def start_updates(
-        self,
-        step: Phase | Loop,
-        pairs: Sequence[tuple[int, int]],
-        shared: frozenset[tuple[int, int]],
-        reads: Sequence[int],
-        writes: Sequence[int],
-    ) -> None:
-        """Copy operands that outputs continue, where the two do not share memory."""
-        for operand, output in pairs:
-            if (operand, output) not in shared:
-                self.driver.move(reads[operand], writes[output], step.writes[output].type.nbytes)
-
-    def loop(
-        self, step: Loop, plans: Sequence[Plan], reads: Sequence[int], writes: Sequence[int], scratch: int
-    ) -> None:
-        """A counted loop over slices, or one whose condition the host reads after every step."""
-        first = step.num_condition_consts
-        consts = reads[first : first + step.num_consts]
-        carry = list(writes[: step.num_carry])
-        xs = reads[first + step.num_consts + step.num_carry :]
-        if step.condition is not None:
-            condition = [*reads[:first], *carry]
-            while self.holds(step.condition, plans[0], condition, scratch):
-                self.inner(step.body, plans[1], [*consts, *carry], carry, scratch)
-            return
-        x_bytes = [v.type.nbytes for v in step.body.params[step.num_consts + step.num_carry :]]
-        y_bytes = [v.type.nbytes for v in step.body.results[step.num_carry :]]
-        for i in reversed(range(step.length)) if step.is_reversed else range(step.length):
-            slices = [x + i * n for x, n in zip(xs, x_bytes, strict=True)]
-            stacked = [y + i * n for y, n in zip(writes[step.num_carry :], y_bytes, strict=True)]
-            self.inner(step.body, plans[0], [*consts, *carry, *slices], [*carry, *stacked], scratch)
-
-    def holds(self, block: Block, plan: Plan, params: Sequence[int], scratch: int) -> bool:
-        """The condition of a loop, read by the host."""
-        flag = self.driver.allocate(dtypes.bool_.itemsize)
-        self.inner(block, plan, params, [flag.address], scratch)
-        return bool(self.driver.read(flag.address, dtypes.bool_))
-
-    def branch(
-        self, step: Branch, plans: Sequence[Plan], reads: Sequence[int], writes: Sequence[int], scratch: int
-    ) -> None:
-        """The block whose number the host reads."""
-        index = int(self.driver.read(reads[0], dtypes.int32))
-        chosen = min(max(index, 0), len(step.blocks) - 1)
-        self.inner(step.blocks[chosen], plans[chosen], reads[1:], writes, scratch)
-
-    def inner(
-        self, block: Block, plan: Plan, params: Sequence[int], results: Sequence[int], arena: int
-    ) -> None:
-        """A block inside a step."""
-        own = [b.address for b in self.consts[id(block)]]
-        self.block(block, plan, _Frame(params, results, own, arena))
-
-    def call(self, step: HostCall, reads: Sequence[int], writes: Sequence[int]) -> None:
-        """Call a Python function with copies of the operands, and copy its results to the device."""
-        arrays = []
-        for var, address in zip(step.reads, reads, strict=True):
-            buffer = DeviceBuffer(self.driver.number, address, var.type.nbytes, None)
-            arrays.append(self.driver.download(buffer, var.type))
-        results = callbacks.call_host(step.function, arrays, [v.type for v in step.writes])
-        for result, address in zip(results, writes, strict=True):
-            self.driver.fill(address, result)
 
 
 def _inner_blocks(step: Step) -> tuple[Block, ...]:
@@ -389,12 +308,3 @@ def tasks_of(block: Block) -> Iterator[Task]:
         for step in each.steps:
             if isinstance(step, Phase):
                 yield from step.tasks
-
-
-def _reads_back(block: Block) -> bool:
-    """Whether the host needs a value of the device to go on."""
-    steps = [step for each in _blocks(block) for step in each.steps]
-    return any(
-        isinstance(step, (Branch, HostCall)) or (isinstance(step, Loop) and step.condition is not None)
-        for step in steps
-    )
