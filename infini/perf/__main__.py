@@ -112,7 +112,6 @@ def cpu(
         names=cpu_suite.installed(names),
         num_rounds=rounds or (1 if quick else 5),
         num_threads=threads,
-        turns=2 if quick else 4,
         budget_s=0.05 if quick else 0.1,
     )
     out, err = Console(highlight=False, width=200), Console(stderr=True, highlight=False)
@@ -185,6 +184,38 @@ def _chosen(
     if not chosen and not probes:
         raise typer.BadParameter("no workload is asked for; --list shows them all")
     return chosen, probes
+
+
+@app.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(help="Records of the CPU suite: bench/results/cpu-*.json.")],
+    *,
+    commit: Annotated[str, typer.Option(help="Take the runs of this commit; its beginning will do.")] = "",
+    plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this file (PNG, SVG, PDF).")] = None,
+) -> None:
+    """Recorded runs of the CPU suite together, each as one round, against the targets."""
+    runs = [
+        run
+        for path in files
+        for run in json.loads(path.read_text(encoding="utf-8"))
+        if run["commit"].startswith(commit)
+    ]
+    if not runs:
+        raise typer.BadParameter(f"no run of commit {commit!r} is recorded there")
+    lines = judge.merged(runs)
+    out = Console(highlight=False, width=200)
+    commits = ", ".join(sorted({run["commit"] for run in runs}))
+    out.print(
+        f"{len(runs)} runs at {commits}; load {', '.join(str(run['machine'].get('load')) for run in runs)}"
+    )
+    for name in workload_.TARGETS:
+        if own := [item for item in lines if item.measured.family == name]:
+            out.print(tables.family(name, own))
+    for table in (tables.failures(lines), tables.verdicts(judge.verdicts(lines))):
+        if table is not None:
+            out.print(table)
+    if plot is not None:
+        plot_.draw(lines, plot)
 
 
 @app.command()

@@ -47,7 +47,7 @@ class Options:
     names: tuple[Name, ...]
     num_rounds: int = 5
     num_threads: int = 2
-    turns: int = 4
+    turns: int = 2
     budget_s: float = 0.1
     patience_s: float = 600.0
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from infini.perf.cpu import Measured
 from infini.perf.workload import TARGETS, Family, Target
+from infini.perf.workloads import WORKLOADS
 
 PEERS: Final = ("jax", "torch")
 SLACK: Final = 0.05
@@ -137,6 +138,48 @@ def line(measured: Measured) -> Line:
         for peer in ratios
     }
     return Line(measured, costs, ratios, best_ratios, by_round, shares)
+
+
+def merged(runs: Sequence[Mapping[str, Any]]) -> list[Line]:  # Any: JSON
+    """Lines over several recorded runs, each of which counts as one round.
+
+    Args:
+        runs: records of the CPU suite, as `as_json` gives them; a workload is taken from those that have it.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        for key, item in run["measures"].items():
+            found.setdefault(key, []).append(item)
+    return [_merged_line(*key.partition(":")[::2], items) for key, items in found.items()]
+
+
+def _merged_line(family: str, name: str, items: Sequence[Mapping[str, Any]]) -> Line:  # Any: JSON
+    def gathered(field: str, part: str | None = None) -> dict[str, list[float]]:
+        names = {name: None for item in items for name in item[field]}
+        values = {n: [item[field][n] for item in items if n in item[field]] for n in names}
+        return {n: [v if part is None else v[part] for v in found] for n, found in values.items()}
+
+    failed = {name: why for item in items for name, why in item["failed"].items()}
+    differences = {name: max(found) for name, found in gathered("differences").items()}
+    known = next((w for w in WORKLOADS if w.name == name and w.family == family), None)
+    measured = Measured(
+        name,
+        cast(Family, family),
+        unit=items[0]["unit"],
+        failed=failed,
+        differences=differences,
+        tolerance=0.0 if known is None else known.tolerance,
+        least_share=0.0 if known is None else known.least_share,
+    )
+    by_round = gathered("ratios", "median")
+    return Line(
+        measured,
+        {name: Spread.of(found) for name, found in gathered("costs", "median").items()},
+        {peer: Spread.of(found) for peer, found in by_round.items()},
+        {peer: statistics.median(found) for peer, found in gathered("best_ratios").items()},
+        by_round,
+        {name: statistics.median(found) for name, found in gathered("share_of_limit").items()},
+    )
 
 
 def verdicts(lines: Sequence[Line]) -> list[Verdict]:
