@@ -1,7 +1,8 @@
 """From samples to ratios and verdicts: how each workload and each family stands against its target.
 
 A ratio is the peer's median / infini's median within one round, so above 1 infini is faster; a workload's
-ratio is the median over rounds. PyTorch counts by the better of eager and compiled. A target holds when the
+ratio is the median over rounds. PyTorch counts by the best of eager, compiled, and a kernel in Triton where
+one is written. A target holds when the
 lower quartile over rounds is at most 0.05 below it. Where infini and the peer both reach nine tenths of a
 measured limit, nobody can be much faster, and parity counts as meeting the target.
 """
@@ -267,7 +268,7 @@ def _ratios(measured: Measured, peer: str) -> list[float]:
 
 
 def _modes(peer: str) -> tuple[str, ...]:
-    return ("torch", "torch_compile") if peer == "torch" else (peer,)
+    return ("torch", "torch_compile", "triton") if peer == "torch" else (peer,)
 
 
 def _geomean(ratios: Sequence[float]) -> float:
