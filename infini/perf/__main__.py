@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from infini.perf import (
     workload as workload_,
     workloads,
 )
+from infini.perf.workloads import gpu as gpu_workloads
 
 app = typer.Typer(help="Measurements of infini, with its peers beside it.", no_args_is_help=True)
 
@@ -102,26 +104,89 @@ def cpu(
         for item in every:
             typer.echo(f"{item.family:14}{item.name}{'' if item.is_quick else '  (not in --quick)'}")
         return
+    options = cpu_suite.Options(
+        names=_contenders(peers),
+        num_rounds=rounds or (1 if quick else 5),
+        num_threads=threads,
+        budget_s=0.05 if quick else 0.1,
+    )
+    asked = {"family": family or [], "only": only or [], "quick": quick}
+    show = Show(as_json=as_json, plot=plot, save=save)
+    _run_suite("cpu", chosen, probes, options, asked, show)
+
+
+@app.command()
+def gpu(
+    *,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Take this family; may be given several times.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Take workloads whose name begins so; may be given several times."),
+    ] = None,
+    peers: Annotated[
+        str, typer.Option(help="Contenders beside infini, by commas: jax, torch, torch_compile, triton.")
+    ] = "jax,torch,torch_compile,triton",
+    rounds: Annotated[int, typer.Option(help="Rounds; each starts new processes.", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    save: Annotated[bool, typer.Option(help="Append the run to bench/results/.")] = True,
+) -> None:
+    """Kernels and models on an NVIDIA GPU beside JAX, PyTorch and kernels written by hand in Triton."""
+    chosen = [
+        w
+        for w in gpu_workloads.WORKLOADS
+        if (not family or w.family in family) and (not only or w.name.startswith(tuple(only)))
+    ]
+    if not chosen:
+        raise typer.BadParameter(
+            f"no workload is asked for; there are {', '.join(w.name for w in gpu_workloads.WORKLOADS)}"
+        )
+    options = cpu_suite.Options(
+        names=_contenders(peers), num_rounds=rounds, num_threads=len(record.cpus()), device="cuda"
+    )
+    asked = {"family": family or [], "only": only or []}
+    _run_suite("gpu", chosen, [], options, asked, Show(as_json=as_json, save=save))
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """What becomes of a run: JSON instead of tables, a picture, a record."""
+
+    as_json: bool = False
+    plot: Path | None = None
+    save: bool = True
+
+
+def _contenders(peers: str) -> tuple[contestants.Name, ...]:
+    """The contenders that are asked for and installed; says what is left out."""
     wanted = [name.strip() for name in peers.split(",") if name.strip()]
     names = tuple(name for name in contestants.NAMES if name in wanted or name == "infini")
     if unknown := sorted(set(wanted) - set(contestants.NAMES)):
         raise typer.BadParameter(
             f"there is no contender {unknown[0]!r}; there are {', '.join(contestants.NAMES)}"
         )
-    options = cpu_suite.Options(
-        names=cpu_suite.installed(names),
-        num_rounds=rounds or (1 if quick else 5),
-        num_threads=threads,
-        turns=2 if quick else 4,
-        budget_s=0.05 if quick else 0.1,
-    )
+    found = cpu_suite.installed(names)
+    if missing := set(names) - set(found):
+        typer.echo(f"not installed, left out: {', '.join(sorted(missing))}", err=True)
+    return found
+
+
+def _run_suite(
+    suite: str,
+    chosen: Sequence[workload_.Workload],
+    probes: Sequence[cpu_suite.Probe],
+    options: cpu_suite.Options,
+    asked: Mapping[str, object],
+    show: Show,
+) -> None:
+    """Measure family by family, print each table when it is done, and keep the run."""
     out, err = Console(highlight=False, width=200), Console(stderr=True, highlight=False)
-    if missing := set(names) - set(options.names):
-        err.print(f"not installed, left out: {', '.join(sorted(missing))}")
+    plot = show.plot
     if plot is not None and not plot_.is_available():
         err.print("matplotlib is not installed, so nothing will be drawn: python -m pip install matplotlib")
         plot = None
-    limits = cpu_suite.measure_limits(threads)
+    limits = cpu_suite.measure_limits(options.num_threads, options.device)
     err.print(tables.limits_text(limits))
     lines: list[judge.Line] = []
     is_whole = False
@@ -138,27 +203,26 @@ def cpu(
                 measured += cpu_suite.measure_probes(own_probes, options, progress)
             found = [judge.line(m) for m in measured]
             lines += found
-            if not as_json:
+            if not show.as_json:
                 out.print(tables.family(name, found))
         is_whole = True
     except KeyboardInterrupt:
         err.print("interrupted: the families before this one are kept")
     verdicts = judge.verdicts(lines)
     results = judge.as_json(lines, verdicts)
-    if as_json:
+    if show.as_json:
         typer.echo(json.dumps(results, indent=1))
     else:
         for table in (tables.failures(lines), tables.verdicts(verdicts)):
             if table is not None:
                 out.print(table)
-    if save and lines:
-        asked = {"family": family or [], "only": only or [], "quick": quick}
+    if show.save and lines:
         about = {
-            "options": dataclasses.asdict(options) | asked,
+            "options": dataclasses.asdict(options) | dict(asked),
             "limits": limits.as_json(),
             "is_whole": is_whole,
         }
-        path = record.append("cpu", about | results)
+        path = record.append(suite, about | results)
         err.print(f"appended to {path.relative_to(record.ROOT)}")
     if plot is not None:
         plot_.draw(lines, plot)
@@ -185,6 +249,38 @@ def _chosen(
     if not chosen and not probes:
         raise typer.BadParameter("no workload is asked for; --list shows them all")
     return chosen, probes
+
+
+@app.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(help="Records of the CPU suite: bench/results/cpu-*.json.")],
+    *,
+    commit: Annotated[str, typer.Option(help="Take the runs of this commit; its beginning will do.")] = "",
+    plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this file (PNG, SVG, PDF).")] = None,
+) -> None:
+    """Recorded runs of the CPU suite together, each as one round, against the targets."""
+    runs = [
+        run
+        for path in files
+        for run in json.loads(path.read_text(encoding="utf-8"))
+        if run["commit"].startswith(commit)
+    ]
+    if not runs:
+        raise typer.BadParameter(f"no run of commit {commit!r} is recorded there")
+    lines = judge.merged(runs)
+    out = Console(highlight=False, width=200)
+    commits = ", ".join(sorted({run["commit"] for run in runs}))
+    out.print(
+        f"{len(runs)} runs at {commits}; load {', '.join(str(run['machine'].get('load')) for run in runs)}"
+    )
+    for name in workload_.TARGETS:
+        if own := [item for item in lines if item.measured.family == name]:
+            out.print(tables.family(name, own))
+    for table in (tables.failures(lines), tables.verdicts(judge.verdicts(lines))):
+        if table is not None:
+            out.print(table)
+    if plot is not None:
+        plot_.draw(lines, plot)
 
 
 @app.command()

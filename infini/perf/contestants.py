@@ -1,8 +1,8 @@
-"""The contenders of the CPU suite: how each compiles a workload, differentiates it, calls it and shows its
-result.
+"""The contenders of the CPU and GPU suites: how each compiles a workload, differentiates it, calls it and
+shows its result.
 
 Every contender returns newly allocated results on every call, and results are waited for. PyTorch runs its
-eager and its compiled mode as two contenders.
+eager and its compiled mode as two contenders; a third calls kernels written by hand in Triton.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from infini import tree
 from infini.perf import workload as workload_
 from infini.perf.workload import Program, Tree, Workload
 
-Name = Literal["infini", "jax", "torch", "torch_compile"]
-NAMES: Final[tuple[Name, ...]] = ("infini", "jax", "torch", "torch_compile")
+Name = Literal["infini", "jax", "torch", "torch_compile", "triton"]
+NAMES: Final[tuple[Name, ...]] = ("infini", "jax", "torch", "torch_compile", "triton")
 SEED: Final = 20
 STEPS_COMPARED: Final = 3
 SAMPLE: Final = 100_000  # values of a result that are compared
@@ -64,7 +64,7 @@ class ArrayContestant:
         if not workload.gradient:
             return _call(root.jit(program), arguments)
         shape = root.eval_shape(program, *arguments)
-        cotangent = self.namespace.numpy.asarray(_cotangent(shape.shape))
+        cotangent = self.namespace.numpy.asarray(_cotangent(shape.shape), shape.dtype)
         run = root.jit(_with_gradient(root.vjp, program, workload.gradient))
         return _call(run, (cotangent, *arguments))
 
@@ -78,14 +78,19 @@ class ArrayContestant:
 
 @dataclass(frozen=True, slots=True)
 class TorchContestant:
-    """PyTorch, eager or compiled."""
+    """PyTorch, eager or compiled, or its tensors with kernels in Triton."""
 
     name: Name
     torch: Any  # Any: the module, which has no types here
+    device: str = "cpu"
 
     def prepare(self, workload: Workload) -> Callable[[], Any]:
         if workload.torch is None:
             raise NotImplementedError("PyTorch has nothing like it")
+        if self.name == "triton":
+            if workload.triton is None:
+                raise NotImplementedError("nobody wrote a kernel for it")
+            return self._forward(workload.triton(self.torch), tree.map(self._tensor, _arguments(workload)))
         if self.name == "torch_compile":
             self.torch._dynamo.reset()
         arguments = tree.map(self._tensor, _arguments(workload))
@@ -96,14 +101,15 @@ class TorchContestant:
         if not workload.gradient:
             return self._forward(run, arguments)
         with self.torch.no_grad():
-            shape = tuple(made(*arguments).shape)
-        return self._with_gradient(run, arguments, workload.gradient, shape)
+            like = made(*arguments)
+        return self._with_gradient(run, arguments, workload.gradient, like)
 
     def wait(self, result: Any) -> None:
-        """Nothing: PyTorch computes on the CPU before it returns."""
+        if self.device != "cpu":  # on the CPU PyTorch computes before it returns
+            self.torch.cuda.synchronize()
 
     def to_host(self, array: Any) -> np.ndarray:
-        array = array.detach()
+        array = array.detach().cpu()
         return (array.float() if array.dtype == self.torch.bfloat16 else array).numpy()
 
     def _wrap(self, function: Program) -> Program:
@@ -112,9 +118,11 @@ class TorchContestant:
     def _tensor(self, x: np.ndarray) -> Any:
         x = np.ascontiguousarray(x)
         if x.dtype.name == "bfloat16":
-            return self.torch.from_numpy(x.view(np.int16).copy()).view(self.torch.bfloat16)
+            bits = self.torch.from_numpy(x.view(np.int16).copy())
+            return bits.view(self.torch.bfloat16).to(self.device)
         # Places and labels are 64-bit numbers in PyTorch.
-        return self.torch.from_numpy(x.astype(np.int64) if x.dtype == np.int32 else x.copy())
+        host = self.torch.from_numpy(x.astype(np.int64) if x.dtype == np.int32 else x.copy())
+        return host.to(self.device)
 
     def _forward(self, run: Program, arguments: tuple[Tree, ...]) -> Callable[[], Any]:
         def call() -> Any:
@@ -124,12 +132,12 @@ class TorchContestant:
         return call
 
     def _with_gradient(
-        self, run: Program, arguments: tuple[Tree, ...], positions: Sequence[int], shape: tuple[int, ...]
+        self, run: Program, arguments: tuple[Tree, ...], positions: Sequence[int], like: Any
     ) -> Callable[[], Any]:
         leaves = tree.leaves([arguments[i] for i in positions])
         for leaf in leaves:
             leaf.requires_grad_()
-        cotangent = self.torch.from_numpy(_cotangent(shape))
+        cotangent = self.torch.from_numpy(_cotangent(tuple(like.shape))).to(like)
 
         def call() -> Any:
             result = run(*arguments)
@@ -138,13 +146,15 @@ class TorchContestant:
         return call
 
 
-def contestant(name: Name, num_threads: int) -> Contestant:
-    """A contender, ready in this process; imports nothing of the others."""
+def contestant(name: Name, num_threads: int, device: str = "cpu") -> Contestant:
+    """A contender, ready in this process; imports nothing of the others. infini and JAX compute where their
+    environment says.
+    """
     if name in {"infini", "jax"}:
         return ArrayContestant(name, workload_.namespace("jax" if name == "jax" else "infini"))
     torch = importlib.import_module("torch")
     torch.set_num_threads(num_threads)
-    return TorchContestant(name, torch)
+    return TorchContestant(name, torch, device)
 
 
 class Timing:

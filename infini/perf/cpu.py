@@ -1,4 +1,4 @@
-"""The CPU suite: every workload on infini, JAX, and PyTorch eager and compiled.
+"""The CPU and GPU suites: every workload on infini, JAX, and PyTorch eager and compiled.
 
 Each contender has a process of its own, with the same number of threads; they take turns workload by
 workload, with a pause in between so that threads that still spin do not punish whoever comes next, in an
@@ -42,14 +42,16 @@ class Options:
         turns: how often each contender has its turn at a workload, in each round.
         budget_s: about how long a turn computes.
         patience_s: a contender that needs longer for one answer is ended and counts as failed.
+        device: `cpu` or `cuda`.
     """
 
     names: tuple[Name, ...]
     num_rounds: int = 5
     num_threads: int = 2
-    turns: int = 4
+    turns: int = 2
     budget_s: float = 0.1
     patience_s: float = 600.0
+    device: str = "cpu"
 
 
 @dataclass(slots=True)
@@ -201,20 +203,24 @@ class Worker:
         return subprocess.Popen(
             [
                 sys.executable, "-m", "infini.perf.cpu_worker",
-                self.name, str(self.options.num_threads), str(self.folder),
+                self.name, str(self.options.num_threads), str(self.folder), self.options.device,
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=record.ROOT,
-            env=environment(self.options.num_threads),
+            env=environment(self.options.num_threads, self.options.device),
         )  # fmt: skip
 
 
-def environment(num_threads: int) -> dict[str, str]:
-    """Variables that give every contender the same threads, and each what is best for it."""
+def environment(num_threads: int, device: str = "cpu") -> dict[str, str]:
+    """Variables that give every contender the same threads and device, and each what is best for it."""
+    # On a GPU, float32 is float32 for everyone, and nobody takes the memory of the others.
+    on_gpu = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {
         **os.environ,
+        **(on_gpu if device == "cuda" else {}),
+        "INFINI_DEVICE": device,
         "INFINI_NUM_THREADS": str(num_threads),
         "INFINI_LOG": "error",
-        "JAX_PLATFORMS": "cpu",
+        "JAX_PLATFORMS": device,
         "OMP_NUM_THREADS": str(num_threads),
         # Unbound, the workers of PyTorch's OpenMP wake on the caller's CPU after a pause, at a tenth of the
         # speed.
@@ -225,15 +231,19 @@ def environment(num_threads: int) -> dict[str, str]:
 
 
 def installed(names: Sequence[Name] = NAMES) -> tuple[Name, ...]:
-    """Those of the contenders whose package is there, infini first."""
+    """Those of the contenders whose packages are there, infini first. Kernels in Triton take PyTorch's
+    tensors.
+    """
+    if importlib.util.find_spec("torch") is None:
+        names = [name for name in names if name != "triton"]
     there = [name for name in names if importlib.util.find_spec(name.partition("_")[0])]
     return ("infini", *(name for name in there if name != "infini"))
 
 
-def measure_limits(num_threads: int) -> Limits:
+def measure_limits(num_threads: int, device: str = "cpu") -> Limits:
     """The limits of the machine, measured in a process of their own."""
     done = subprocess.run(
-        [sys.executable, "-m", "infini.perf.limits", str(num_threads)],
+        [sys.executable, "-m", "infini.perf.limits", str(num_threads), device],
         capture_output=True, text=True, check=True, cwd=record.ROOT,
     )  # fmt: skip
     return Limits.from_json(json.loads(done.stdout))
@@ -273,7 +283,7 @@ def _take_turns(
     """One round of one workload."""
     ready = []
     for worker in workers:
-        if worker.name in measured.failed or (worker.name.startswith("torch") and workload.torch is None):
+        if worker.name in measured.failed or not _can_run(workload, worker.name):
             continue
         try:
             answer = worker.ask(do="prepare", workload=workload.name)
@@ -305,6 +315,12 @@ def _take_turns(
     for worker in ready:
         if worker.name in measured.failed:
             measured.samples.pop(worker.name, None)
+
+
+def _can_run(workload: Workload, name: Name) -> bool:
+    if name == "triton":
+        return workload.triton is not None
+    return workload.torch is not None or not name.startswith("torch")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One contender in a process of its own: `python -m infini.perf.cpu_worker NAME NUM_THREADS FOLDER`.
+"""One contender in a process of its own: `python -m infini.perf.cpu_worker NAME NUM_THREADS FOLDER DEVICE`.
 
 Reads requests from standard input, one line of JSON each, and answers each with a line of JSON:
 
@@ -24,14 +24,14 @@ from infini.perf import contestants, record, workloads
 from infini.perf.contestants import Name
 
 
-def main(name: Name, num_threads: int, folder: Path) -> None:
+def main(name: Name, num_threads: int, folder: Path, device: str) -> None:
     """Answer requests until standard input ends."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, record.cpus()[:num_threads])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     # Whatever a framework prints must not be taken for an answer.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    session = Session(contestants.contestant(name, num_threads), folder)
+    session = Session(contestants.contestant(name, num_threads, device), folder)
     for line in sys.stdin:
         answers.write(json.dumps(session.answer(json.loads(line))) + "\n")
 
@@ -80,4 +80,5 @@ class Session:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))  # type: ignore[arg-type]  # a name we pass ourselves
+    name, count, folder, device = sys.argv[1:]
+    main(name, int(count), Path(folder), device)  # type: ignore[arg-type]  # a name we pass ourselves

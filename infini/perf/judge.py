@@ -1,7 +1,8 @@
 """From samples to ratios and verdicts: how each workload and each family stands against its target.
 
 A ratio is the peer's median / infini's median within one round, so above 1 infini is faster; a workload's
-ratio is the median over rounds. PyTorch counts by the better of eager and compiled. A target holds when the
+ratio is the median over rounds. PyTorch counts by the best of eager, compiled, and a kernel in Triton where
+one is written. A target holds when the
 lower quartile over rounds is at most 0.05 below it. Where infini and the peer both reach nine tenths of a
 measured limit, nobody can be much faster, and parity counts as meeting the target.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from infini.perf.cpu import Measured
 from infini.perf.workload import TARGETS, Family, Target
+from infini.perf.workloads import WORKLOADS
 
 PEERS: Final = ("jax", "torch")
 SLACK: Final = 0.05
@@ -139,6 +141,48 @@ def line(measured: Measured) -> Line:
     return Line(measured, costs, ratios, best_ratios, by_round, shares)
 
 
+def merged(runs: Sequence[Mapping[str, Any]]) -> list[Line]:  # Any: JSON
+    """Lines over several recorded runs, each of which counts as one round.
+
+    Args:
+        runs: records of the CPU suite, as `as_json` gives them; a workload is taken from those that have it.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        for key, item in run["measures"].items():
+            found.setdefault(key, []).append(item)
+    return [_merged_line(*key.partition(":")[::2], items) for key, items in found.items()]
+
+
+def _merged_line(family: str, name: str, items: Sequence[Mapping[str, Any]]) -> Line:  # Any: JSON
+    def gathered(field: str, part: str | None = None) -> dict[str, list[float]]:
+        names = {name: None for item in items for name in item[field]}
+        values = {n: [item[field][n] for item in items if n in item[field]] for n in names}
+        return {n: [v if part is None else v[part] for v in found] for n, found in values.items()}
+
+    failed = {name: why for item in items for name, why in item["failed"].items()}
+    differences = {name: max(found) for name, found in gathered("differences").items()}
+    known = next((w for w in WORKLOADS if w.name == name and w.family == family), None)
+    measured = Measured(
+        name,
+        cast(Family, family),
+        unit=items[0]["unit"],
+        failed=failed,
+        differences=differences,
+        tolerance=0.0 if known is None else known.tolerance,
+        least_share=0.0 if known is None else known.least_share,
+    )
+    by_round = gathered("ratios", "median")
+    return Line(
+        measured,
+        {name: Spread.of(found) for name, found in gathered("costs", "median").items()},
+        {peer: Spread.of(found) for peer, found in by_round.items()},
+        {peer: statistics.median(found) for peer, found in gathered("best_ratios").items()},
+        by_round,
+        {name: statistics.median(found) for name, found in gathered("share_of_limit").items()},
+    )
+
+
 def verdicts(lines: Sequence[Line]) -> list[Verdict]:
     """Every family and peer that has lines, in the order of the table of targets."""
     found = []
@@ -224,7 +268,7 @@ def _ratios(measured: Measured, peer: str) -> list[float]:
 
 
 def _modes(peer: str) -> tuple[str, ...]:
-    return ("torch", "torch_compile") if peer == "torch" else (peer,)
+    return ("torch", "torch_compile", "triton") if peer == "torch" else (peer,)
 
 
 def _geomean(ratios: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""The CPU suite as tables: each family's workloads, worst ratio first, and the verdicts."""
+"""The CPU and GPU suites as tables: each family's workloads, worst ratio first, and the verdicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infini.perf.judge import Line, Spread, Verdict
 from infini.perf.limits import Limits
 from infini.perf.workload import TARGETS, Family, Target
 
-_HEADS = ("infini", "jax", "torch", "torch_compile")
+_HEADS = ("infini", "jax", "torch", "torch_compile", "triton")
 
 
 def family(name: Family, lines: Sequence[Line]) -> Table:
@@ -18,13 +18,16 @@ def family(name: Family, lines: Sequence[Line]) -> Table:
     targets = ", ".join(f"{peer} {target_text(target)}" for peer, target in TARGETS[name].items())
     table = Table(title=f"{name}: {targets}", title_justify="left")
     table.add_column("workload", no_wrap=True)
-    for head in (*_HEADS, "jax / infini", "torch / infini", "of limit", "differs"):
+    heads = [
+        head for head in _HEADS if any(head in item.costs or head in item.measured.failed for item in lines)
+    ]
+    for head in (*heads, "jax / infini", "torch / infini", "of limit", "differs"):
         table.add_column(head.replace("torch_compile", "compiled"), justify="right", no_wrap=True)
     for item in sorted(lines, key=_worst):
         share = item.shares.get("infini")
         table.add_row(
             item.name,
-            *(_cost(item, contender) for contender in _HEADS),
+            *(_cost(item, contender) for contender in heads),
             _ratio(item, "jax"),
             _ratio(item, "torch"),
             "" if share is None else f"{share:.0%}" + ("" if share >= item.measured.least_share else " low"),

@@ -1,4 +1,4 @@
-"""What a workload of the CPU suite is, and what it is written against.
+"""What a workload of the CPU and GPU suites is, and what it is written against.
 
 A workload is data: its arguments as NumPy arrays, the program for infini and JAX, which share one source, and
 the same in idiomatic PyTorch. How it is compiled, differentiated, called and timed is `contestants`'s
@@ -35,6 +35,10 @@ Family: TypeAlias = Literal[
     "compile_warm",
     "start",
     "memory",
+    "gpu_bandwidth",
+    "gpu_matmul",
+    "gpu_attention",
+    "gpu_models",
 ]
 
 
@@ -76,6 +80,8 @@ class Workload:
         torch: the same given the module torch; None when PyTorch has nothing like it. For a step, a function
             of (wrap, *arguments) that returns a function without arguments which does one step; `wrap` is
             torch.compile, or nothing.
+        triton: the same by a kernel written in Triton by hand, given the module torch; None where there is
+            none.
         gradient: positions of the arguments whose gradients are returned too, for a random cotangent.
         is_step: whether the program carries a state, which is donated.
         flops: floating-point operations of one call that any implementation must do; 0 when it is the bytes
@@ -92,6 +98,7 @@ class Workload:
     arguments: Callable[[np.random.Generator], tuple[Tree, ...]]
     program: Callable[[Namespace], Any]
     torch: Callable[[Any], Any] | None
+    triton: Callable[[Any], Any] | None = None
     gradient: tuple[int, ...] = ()
     is_step: bool = False
     flops: float = 0.0
@@ -115,7 +122,7 @@ class Target:
     floor: float | None = None
 
 
-# Against JAX's jit, and against the better of PyTorch eager and compiled.
+# Against JAX's jit, and against the best of PyTorch: eager, compiled, or with a kernel by hand in Triton.
 TARGETS: Final[dict[Family, dict[str, Target]]] = {
     "elementwise": {"jax": Target(1.5, 1.0), "torch": Target(2.0, 1.0)},
     "rows": {"jax": Target(2.0, 1.0), "torch": Target(1.5, 1.0)},
@@ -130,6 +137,10 @@ TARGETS: Final[dict[Family, dict[str, Target]]] = {
     "compile_warm": {"jax": Target(10.0)},
     "start": {"jax": Target(2.0), "torch": Target(1 / 0.3)},
     "memory": {"jax": Target(1.0), "torch": Target(1 / 0.8)},
+    "gpu_bandwidth": {"jax": Target(1.0), "torch": Target(1.0)},
+    "gpu_matmul": {"torch": Target(0.9, 0.9)},
+    "gpu_attention": {"torch": Target(0.8, 0.8)},
+    "gpu_models": {"jax": Target(1.0, 1.0)},
 }
 
 

@@ -29,7 +29,7 @@ _BITWISE: Final = ("and", "or", "xor")
 
 
 def shapes(*, max_rank: int = 3, max_size: int = 5) -> st.SearchStrategy[ir.Shape]:
-    """Shapes of few dimensions, some of size 1, none of size 0."""
+    """Shapes of few dimensions, some of size 1, none of size 0; loops of no turns make those."""
     return st.lists(st.integers(1, max_size), max_size=max_rank).map(tuple)
 
 
@@ -105,7 +105,8 @@ def _reduce(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None
 
 def _reshape(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None:
     x = draw(st.sampled_from(list(known)))
-    size, divisors = x.type.size, [n for n in range(1, x.type.size + 1) if x.type.size % n == 0]
+    size = x.type.size
+    divisors = [n for n in range(1, max(size, 3) + 1) if size % n == 0]
     first = draw(st.sampled_from(divisors))
     shape = draw(st.sampled_from([(size,), (first, size // first), (1, first, size // first)]))
     return _emit(builder, "reshape", x, shape=shape, ndim=x.type.ndim)
@@ -132,8 +133,8 @@ def _broadcast(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | N
 
 def _slice(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None:
     x = draw(st.sampled_from(list(known)))
-    start = [draw(st.integers(0, n - 1)) for n in x.type.shape]
-    limit = [draw(st.integers(s + 1, n)) for s, n in zip(start, x.type.shape, strict=True)]
+    start = [draw(st.integers(0, max(n - 1, 0))) for n in x.type.shape]
+    limit = [draw(st.integers(min(s + 1, n), n)) for s, n in zip(start, x.type.shape, strict=True)]
     strides = [draw(st.integers(1, 2)) for _ in start]
     return _emit(builder, "slice", x, start=tuple(start), limit=tuple(limit), strides=tuple(strides))
 
@@ -198,13 +199,21 @@ def _argmax(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None
     x = _pick(draw, known, lambda var: bool(var.type.ndim) and var.type.dtype in elementwise.REAL)
     if x is None:
         return None
-    axis = draw(st.integers(-x.type.ndim, -1))
+    axes = [axis for axis in range(-x.type.ndim, 0) if x.type.shape[axis]]
+    if not axes:
+        return None
+    axis = draw(st.sampled_from(axes))
     return _emit(builder, "argmax", x, axis=axis, index_dtype=dtypes.int32)
 
 
 def _sort(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None:
     x = _pick(draw, known, lambda var: bool(var.type.ndim))
     return None if x is None else _emit(builder, "sort", x, num_keys=1, is_stable=True)
+
+
+def _has_rows(var: Var) -> bool:
+    """Whether something can be read at a row number, inside or beside."""
+    return bool(var.type.ndim) and var.type.shape[0] > 0
 
 
 def _rows_of(draw: Draw, builder: ir.Builder, size: int, count: int) -> Var:
@@ -217,7 +226,7 @@ _MODES: Final = ("fill", "clip")
 
 
 def _gather(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None:
-    x = _pick(draw, known, lambda var: bool(var.type.ndim))
+    x = _pick(draw, known, _has_rows)
     if x is None:
         return None
     shape = x.type.shape
@@ -231,7 +240,7 @@ def _gather(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None
 
 
 def _scatter(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None:
-    x = _pick(draw, known, lambda var: bool(var.type.ndim) and var.type.dtype != dtypes.bool_)
+    x = _pick(draw, known, lambda var: _has_rows(var) and var.type.dtype != dtypes.bool_)
     if x is None:
         return None
     rest = x.type.shape[1:]
@@ -255,7 +264,7 @@ def _starts(draw: Draw, builder: ir.Builder, known: Sequence[Var], rank: int) ->
 
 def _dynamic_slice(draw: Draw, builder: ir.Builder, known: Sequence[Var]) -> Var | None:
     x = draw(st.sampled_from(list(known)))
-    sizes = tuple(draw(st.integers(1, n)) for n in x.type.shape)
+    sizes = tuple(draw(st.integers(min(1, n), n)) for n in x.type.shape)
     return _emit(builder, "dynamic_slice", x, *_starts(draw, builder, known, x.type.ndim), slice_sizes=sizes)
 
 

@@ -14,6 +14,9 @@ import infini as inf
 from infini.backends import cuda
 from infini.compiler.triton import compile as compile_
 from infini.core import backend as backend_
+from infini.perf import contestants, limits
+from infini.perf.workload import Workload
+from infini.perf.workloads import gpu
 from infini.train import gpt
 from tests.backends.fake_cupy import Machine
 
@@ -84,3 +87,18 @@ def test_decoding_updates_the_cache_in_place(machine: Machine, rng: Any) -> None
             logits[device] = np.concatenate(found)
     np.testing.assert_allclose(logits["cuda"], logits["reference"], rtol=1e-3, atol=1e-4)
     assert machine.count("replay") == 1
+
+
+@pytest.mark.parametrize("workload", gpu.TINY, ids=lambda w: w.name)
+def test_workloads_of_the_gpu_suite(workload: Workload) -> None:
+    found = {}
+    for device in ("reference", "cuda"):
+        with inf.config(device=device):
+            ours: Any = contestants.contestant("infini", 1, device)
+            found[device] = contestants.digest(contestants.Timing(ours, workload).result)
+    assert contestants.difference(found["cuda"], found["reference"], "values") <= workload.tolerance
+
+
+def test_the_rate_of_copies_is_measured() -> None:
+    measured = limits.measure_gpu([1 << 12])
+    assert measured.least_s(1e9, 1 << 11, 1 << 11) > 0

@@ -123,6 +123,24 @@ def test_unknown_names_are_refused(options: list[str], message: str) -> None:
     assert message in done.stderr
 
 
+def test_unknown_workloads_of_the_gpu_are_refused() -> None:
+    done = CliRunner().invoke(command.app, ["gpu", "--only", "nope"], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert "no workload is asked for" in done.stderr
+
+
+def test_kernels_by_hand_are_asked_only_where_there_are_some(fake: type[_FakeWorker]) -> None:
+    options = cpu.Options(names=("infini", "triton"), num_rounds=1, turns=1, device="cuda")
+    cpu.measure([SOFTMAX, workloads.by_name("gpu/softmax/5x37")], options, LIMITS, lambda text: None)
+    assert [name for name, do in fake.log if do == "prepare"] == ["infini", "infini", "triton"]
+
+
+def test_on_a_gpu_everyone_is_told_so() -> None:
+    found = cpu.environment(8, "cuda")
+    assert (found["INFINI_DEVICE"], found["JAX_PLATFORMS"]) == ("cuda", "cuda")
+    assert cpu.environment(2)["JAX_PLATFORMS"] == "cpu"
+
+
 def test_infini_always_takes_part() -> None:
     assert cpu.installed(("infini",)) == ("infini",)
     assert cpu.installed(NAMES)[0] == "infini"
@@ -149,7 +167,7 @@ def test_an_interrupted_run_keeps_the_families_before(
         return command.record.ROOT / "results.json"
 
     monkeypatch.setattr(cpu, "measure", measure)
-    monkeypatch.setattr(cpu, "measure_limits", lambda num_threads: LIMITS)
+    monkeypatch.setattr(cpu, "measure_limits", lambda *about: LIMITS)
     monkeypatch.setattr(command.record, "append", append)
     done = CliRunner().invoke(command.app, ["cpu", "--quick", "--family", "mlp", "--family", "calls"])
     assert done.exit_code == 0, done.stderr

@@ -82,6 +82,22 @@ def test_what_infini_cannot_run_fails_the_family() -> None:
     assert verdict.missing == ("broken",)
 
 
+def test_recorded_runs_are_rounds() -> None:
+    runs = []
+    for jax in (1.0, 2.0, 4.0):
+        lines = [_line("a", jax=jax), _line("b", jax=1.0)]
+        runs.append(judge.as_json(lines, judge.verdicts(lines)))
+    a, b = judge.merged(runs)
+    assert (a.by_round["jax"], a.ratios["jax"].median) == ([1.0, 2.0, 4.0], 2.0)
+    assert _verdict([a, b]).geomean.median == pytest.approx(2**0.5, rel=1e-4)
+
+
+def test_a_recorded_run_may_lack_a_workload() -> None:
+    lines = [_line("a", jax=1.0), _line("b", jax=3.0)]
+    runs = [judge.as_json(part, judge.verdicts(part)) for part in (lines, lines[1:])]
+    assert [item.ratios["jax"].count for item in judge.merged(runs)] == [1, 2]
+
+
 def test_results_beyond_the_tolerance_are_named() -> None:
     measured = Measured("a", "matmul", differences={"jax": 0.1, "torch": 1e-6}, tolerance=1e-4)
     assert judge.line(measured).unequal == {"jax": 0.1}

@@ -9,6 +9,7 @@ import pytest
 
 from infini.perf import contestants, cpu, workload as workload_, workloads
 from infini.perf.workload import Workload
+from infini.perf.workloads import gpu
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def ours() -> contestants.Contestant:
 
 # The step donates scales of batch normalisation that it still reads, and says so.
 @pytest.mark.filterwarnings("ignore:.*donation-unused")
-@pytest.mark.parametrize("workload", workloads.TINY, ids=lambda w: w.name)
+@pytest.mark.parametrize("workload", [*workloads.TINY, *gpu.TINY], ids=lambda w: w.name)
 def test_runs_on_infini(ours: contestants.Contestant, workload: Workload) -> None:
     result = contestants.Timing(ours, workload).result
     assert result
@@ -26,7 +27,8 @@ def test_runs_on_infini(ours: contestants.Contestant, workload: Workload) -> Non
 
 
 def test_names_are_unique() -> None:
-    names = [(w.family, w.name) for w in (*workloads.WORKLOADS, *workloads.TINY, *cpu.PROBES)]
+    every = (*workloads.WORKLOADS, *workloads.TINY, *gpu.WORKLOADS, *gpu.TINY, *cpu.PROBES)
+    names = [(w.family, w.name) for w in every]
     assert len(names) == len(set(names))
 
 
@@ -37,6 +39,7 @@ def test_every_kind_has_a_tiny_one() -> None:
 
 def test_every_family_with_a_target_is_measured_even_when_quick() -> None:
     measured = {w.family for w in (*workloads.WORKLOADS, *cpu.PROBES) if w.is_quick}
+    measured |= {w.family for w in gpu.WORKLOADS}
     assert measured == set(workload_.TARGETS)
 
 

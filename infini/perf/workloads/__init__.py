@@ -1,5 +1,6 @@
-"""The workloads of the CPU suite, one file per family. A file has `WORKLOADS`, and `TINY`: the same kinds at
-sizes that a test can afford."""
+"""The workloads of the CPU suite, one file per family, and in `gpu` those of the GPU suite. A file has
+`WORKLOADS`, and `TINY`: the same kinds at sizes that a test can afford.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from infini.perf.workloads import (
     calls,
     convolution,
     elementwise,
+    gpu,
     matmul,
     mlp,
     models,
@@ -24,7 +26,7 @@ TINY: Final[tuple[Workload, ...]] = tuple(w for file in _FILES for w in file.TIN
 
 
 def by_name(name: str) -> Workload:
-    """The workload of that name, tiny ones included.
+    """The workload of that name in either suite, tiny ones included.
 
     Raises:
         KeyError: there is none.
@@ -32,4 +34,4 @@ def by_name(name: str) -> Workload:
     return _BY_NAME[name]
 
 
-_BY_NAME: Final = {w.name: w for w in (*TINY, *WORKLOADS)}
+_BY_NAME: Final = {w.name: w for w in (*TINY, *WORKLOADS, *gpu.TINY, *gpu.WORKLOADS)}

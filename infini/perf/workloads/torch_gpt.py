@@ -5,6 +5,7 @@ It imports nothing of infini, so that a process whose memory is measured has PyT
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -64,12 +65,13 @@ class Model:
     def __init__(self, torch: Any, config: gpt.Config) -> None:  # Any: the module
         self.torch, self.functional, self.config = torch, torch.nn.functional, config
 
-    def rotation(self, start: int, length: int) -> tuple[Any, Any]:
+    def rotation(self, start: int, length: int, device: Any) -> tuple[Any, Any]:
         """Cosines and sines (T, D) of the positions from `start` on."""
         torch, config = self.torch, self.config
+        numbers = functools.partial(torch.arange, dtype=torch.float32, device=device)
         half = config.head_dim // 2
-        frequencies = config.rope_theta ** (-torch.arange(half, dtype=torch.float32) / half)
-        angles = torch.arange(start, start + length, dtype=torch.float32)[:, None] * frequencies
+        frequencies = config.rope_theta ** (-numbers(half) / half)
+        angles = numbers(start, start + length)[:, None] * frequencies
         angles = torch.cat([angles, angles], -1)
         return angles.cos(), angles.sin()
 
@@ -149,7 +151,7 @@ def train_step(torch: Any, config: gpt.Config) -> Any:  # Any: the module
             groups, lr=float(learning_rate), betas=(0.9, 0.95), eps=1e-8, fused=True
         )
         loss = wrap(model.loss)
-        rotation = model.rotation(0, windows.shape[1] - 1)
+        rotation = model.rotation(0, windows.shape[1] - 1, windows.device)
 
         def step() -> Any:
             optimizer.zero_grad()
@@ -171,7 +173,7 @@ def decode_step(torch: Any, config: gpt.Config, start: int) -> Any:  # Any: the 
     def made(wrap: Any, cache: Tree, params: Tree, tokens: Any, _start: Any) -> Any:
         cache = _map(lambda x: x.clone(), cache)
         decode = wrap(model.decode)
-        rotation = model.rotation(start, 1)
+        rotation = model.rotation(start, 1, tokens.device)
 
         def step() -> Any:
             with torch.inference_mode():
