@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -281,6 +282,23 @@ def report(
             out.print(table)
     if plot is not None:
         plot_.draw(lines, plot)
+
+
+@app.command()
+def kernels(
+    *,
+    quick: Annotated[bool, typer.Option(help="Few kernels.")] = False,
+    save: Annotated[bool, typer.Option(help="Append the run to bench/results/.")] = True,
+) -> None:
+    """What GPU kernels cost before they run: compilation, and the host's work of a replay. Needs no GPU."""
+    found = importlib.import_module("infini.perf.kernels").report(is_quick=quick)
+    for name, summary in found.items():
+        scale, unit = (1e3, "ms") if name.startswith("compile") else (1e6, "us")
+        median, low, high = (summary[key] * scale for key in ("median_s", "low_s", "high_s"))
+        typer.echo(f"{name:36}{median:9.3g} {unit}  ({low:.3g} .. {high:.3g}; {summary['count']:.0f})")
+    if save:
+        path = record.append("kernels", {"options": {"quick": quick}, "measures": found})
+        typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
 
 
 @app.command()

@@ -9,9 +9,10 @@ lets it go.
 
 from __future__ import annotations
 
+import operator
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -105,7 +106,7 @@ class AcceleratorExecutable:
         self.can_capture = self.num_tasks >= MIN_TASKS
         self.num_captures = 0
         self.num_replays = 0
-        self._recordings: dict[tuple[int, ...], _Recorded] = {}
+        self._recordings: dict[tuple[int, int, tuple[int, ...]], _Recorded] = {}
         # Between the copies into the memory of a recording and those out of it, no other thread may use it.
         self._lock = threading.Lock()
         # A callback may call the same program, so nobody waits for one that has some.
@@ -113,10 +114,11 @@ class AcceleratorExecutable:
         self._results: dict[int, list[_Results]] = {}  # by device
         self._arenas: dict[int, DeviceBuffer] = {}  # of the recordings of a device, which run in turn
         self._consts: dict[int, dict[int, list[DeviceBuffer]]] = {}  # by device, then block
-        self._addresses: dict[int, tuple[int, ...]] = {}  # of the inputs of the last call, by device
-        self._small = [i for i, t in enumerate(program.in_types) if t.nbytes <= MAX_COPIED_BYTES]
+        self._small = {i for i, t in enumerate(program.in_types) if t.nbytes <= MAX_COPIED_BYTES}
         self._moving: set[int] = set()  # small inputs that were seen at several addresses
         self._num_surprises = 0
+        self._standing = _picker(range(len(program.params)))  # takes those that are not moving
+        self._addresses: dict[int, tuple[int, ...]] = {}  # of these in the last call, by device
         unused = set(options.donated) - self.plan.donated
         if options.donation == "require" and unused:
             raise errors.DonationError(
@@ -237,19 +239,16 @@ class AcceleratorExecutable:
 
     def _recorded(self, driver: Driver, inputs: Sequence[DeviceBuffer]) -> _Recorded | None:
         """The recording for these addresses; None in the first call on a device, or when there are enough."""
-        addresses = tuple(b.address for b in inputs)
-        before = self._addresses.get(driver.number)
+        every = [b.address for b in inputs]
+        addresses, before = self._standing(every), self._addresses.get(driver.number)
         self._addresses[driver.number] = addresses
         if before is None:
             return None
-        if moved := {i for i in self._small if addresses[i] != before[i]} - self._moving:
-            self._num_surprises += 1
-            self._moving |= set(self._small) if self._num_surprises > MAX_SURPRISES else moved
-            self._recordings.clear()
-        fixed = tuple(a for i, a in enumerate(addresses) if i not in self._moving)
+        if addresses != before:
+            addresses = self._look_again(driver, every, before)
         free = [results for results in self._results.setdefault(driver.number, []) if results.is_free()]
         for results in free:
-            found = self._recordings.get((driver.number, id(results), *fixed))
+            found = self._recordings.get((driver.number, id(results), addresses))
             if found is not None:
                 return found
         if len(self._recordings) >= MAX_GRAPHS:
@@ -258,8 +257,21 @@ class AcceleratorExecutable:
         found = self._record(driver, inputs, results)
         if not free:
             self._results[driver.number].append(results)
-        self._recordings[driver.number, id(results), *fixed] = found
+        self._recordings[driver.number, id(results), addresses] = found
         return found
+
+    def _look_again(self, driver: Driver, every: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:
+        """The addresses that count, after some were not those of the last call."""
+        standing = [i for i in range(len(every)) if i not in self._moving]
+        moved = {i for i, old in zip(standing, before, strict=True) if every[i] != old} & self._small
+        if moved:
+            self._num_surprises += 1
+            self._moving |= self._small if self._num_surprises > MAX_SURPRISES else moved
+            self._standing = _picker([i for i in standing if i not in self._moving])
+            self._recordings.clear()
+            # The inputs of other devices are compared anew.
+            self._addresses = {driver.number: self._standing(every)}
+        return self._addresses[driver.number]
 
     def _record(self, driver: Driver, inputs: Sequence[DeviceBuffer], results: _Results) -> _Recorded:
         own = {i: driver.allocate(inputs[i].nbytes) for i in sorted(self._moving)}
@@ -287,6 +299,13 @@ class AcceleratorExecutable:
             else:
                 found.append(recorded.results.taken(driver, k))
         return tuple(found)
+
+
+def _picker(numbers: Sequence[int]) -> Callable[[Sequence[int]], tuple[int, ...]]:
+    """A function that takes the items of these numbers, at the speed of C when there are several."""
+    if len(numbers) > 1:
+        return operator.itemgetter(*numbers)
+    return lambda items: tuple(items[i] for i in numbers)
 
 
 def _inner_blocks(step: Step) -> tuple[Block, ...]:
