@@ -18,9 +18,10 @@ from infini.perf.workloads import (
     models,
     movement,
     rows,
+    tiles,
 )
 
-_FILES: Final = (elementwise, rows, movement, matmul, mlp, attention, convolution, models, calls)
+_FILES: Final = (elementwise, rows, movement, matmul, mlp, attention, convolution, models, calls, tiles)
 WORKLOADS: Final[tuple[Workload, ...]] = tuple(w for file in _FILES for w in file.WORKLOADS)
 TINY: Final[tuple[Workload, ...]] = tuple(w for file in _FILES for w in file.TINY)
 
