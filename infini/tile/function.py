@@ -11,7 +11,9 @@ import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from infini.core import dtypes, errors, execute, host, ir, primitive, trace, tree
+import numpy as np
+
+from infini.core import dtypes, errors, exchange, execute, host, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Literal, Value
 from infini.lax import custom_rules, families
@@ -79,8 +81,8 @@ def kernel(
 
 
 class KernelFunction:
-    """A kernel that can be called on arrays and tracers. Keyword arguments are static: they go to the
-    application as they are.
+    """A kernel that can be called on arrays, of NumPy and of any library that speaks DLPack too, and on
+    tracers. Keyword arguments are static: they go to the application as they are.
     """
 
     def __init__(
@@ -152,7 +154,7 @@ class KernelFunction:
     def __call__(
         self, *operands: Any, **static: Hashable
     ) -> Any:  # Any: arrays in, an array or a tuple of arrays out
-        values = [self._operand(number, trace.as_value(x)) for number, x in enumerate(operands)]
+        values = [self._operand(number, _value(x)) for number, x in enumerate(operands)]
         types = [v.type for v in values]
         specialised = self.specialize(types, **static)
         if self.vjp is not None:
@@ -341,6 +343,12 @@ def _flat_forward(function: KernelFunction, static: Mapping[str, Any]) -> custom
         return outs, [trace.as_value(x) for x in leaves], backward
 
     return forward
+
+
+def _value(x: object) -> Value:
+    """An operand: tensors of other libraries come by DLPack, which keeps every dtype."""
+    is_own = isinstance(x, (Value, np.ndarray, np.generic)) or hasattr(x, "__infini_array__")
+    return exchange.from_dlpack(x) if hasattr(x, "__dlpack__") and not is_own else trace.as_value(x)
 
 
 def _reshaped(x: Value, shape: ir.Shape) -> Value:

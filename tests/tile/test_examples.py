@@ -76,6 +76,27 @@ def test_views_inside_a_program(case: Case, rng: Any) -> None:
     testing.assert_close(found, case.wanted(*operands), case.kind)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_arrays_of_our_own(case: Case, rng: Any) -> None:
+    operands = case.operands(rng, dtypes.float32)
+    found = case.kernel(*map(inp.asarray, operands), **case.static)
+    assert isinstance(found, inf.Array)
+    testing.assert_close(found, case.wanted(*operands), case.kind)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_batch(case: Case, rng: Any) -> None:
+    """Every array but the last has a batch dimension, at another place each."""
+    calls = [case.operands(rng, dtypes.float32) for _ in range(3)]
+    num_batched = max(len(case.shapes) - 1, 1)
+    operands = [np.stack([c[i] for c in calls], i % 2) for i in range(num_batched)]
+    shared = calls[0][num_batched:]
+    in_axes = (*(i % 2 for i in range(num_batched)), *[None] * len(shared))
+    kernel = inf.vmap(lambda *xs: case.kernel(*xs, **case.static), in_axes=in_axes)
+    wanted = np.stack([case.wanted(*c[:num_batched], *shared) for c in calls])
+    testing.assert_close(kernel(*operands, *shared), wanted, case.kind)
+
+
 @pytest.mark.parametrize("case", EMPTY, ids=str)
 def test_empty_operands(case: Case, backend_name: str, rng: Any) -> None:
     operands = case.operands(rng, dtypes.float32)

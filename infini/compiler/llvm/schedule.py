@@ -19,7 +19,9 @@ from infini.compiler.llvm import operations
 from infini.core import errors, ir
 from infini.core.ir import Equation, Program, Var
 
-VIEWS: Final = frozenset({"broadcast_in_dim", "reshape", "transpose", "slice", "rev", "iota"})
+VIEWS: Final = frozenset(
+    {"broadcast_in_dim", "reshape", "transpose", "slice", "dynamic_slice", "rev", "iota"}
+)
 BLOCKS: Final = frozenset({"dot", "scan"})  # operations that read whole buffers and write one
 KEEP_WEIGHT: Final = 12  # instructions above which a value needed by two passes is kept
 KEEP_BYTES: Final = 1 << 18  # of one kept value; larger ones are always computed again
