@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         array_shape as array_shape,
         offsets as offsets,
         program_id as program_id,
+        random_bits as random_bits,
         result_offsets as result_offsets,
         stack as stack,
+        uniform as uniform,
     )
 
 _LANGUAGE = {
@@ -31,9 +33,11 @@ _LANGUAGE = {
     "kernel": "function",
     "offsets": "within",
     "program_id": "within",
+    "random_bits": "within",
     "result_offsets": "within",
     "simulate": "simulation",
     "stack": "within",
+    "uniform": "within",
 }
 __all__ = (
     "KernelFunction",
@@ -44,9 +48,11 @@ __all__ = (
     "kernel",
     "offsets",
     "program_id",
+    "random_bits",
     "result_offsets",
     "simulate",
     "stack",
+    "uniform",
 )
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from infini.core import dtypes, errors, ir, trace
 from infini.core.value import Literal, Value
-from infini.lax import elementwise as e, view
+from infini.lax import elementwise as e, reduction, view
+from infini.lax.random_bits import threefry2x32
 from infini.tile.lowering import Lowered
 from infini.tile.program import Access
 
@@ -120,6 +121,72 @@ def result_offsets(dim: int, number: int = 0) -> Value:
             expected="the number of a result, in an application of a kernel",
         )
     return _offsets(running.results[number], dim, ())
+
+
+def random_bits(key: Value, tile: Value) -> Value:
+    """Random bits for every element of a tile, by its place in the array; for applications only.
+
+    Where a program stands, how large its tile is and over which mesh the array is split make no difference:
+    the bits are those that `random.bits(key, array.shape)` has at the same places.
+
+    Args:
+        key: the two words of a key, uint32[2]: a tile of `random.key_data(key)`.
+        tile: a tile as the application was given it.
+
+    Returns:
+        uint32, of the shape of the tile.
+
+    Raises:
+        TypeMismatchError: the key is no two words.
+        ValueMismatchError: this is no tile of the application, or its array has 2**32 elements or more.
+    """
+    known = _known(tile)
+    if key.shape != (2,) or key.dtype != dtypes.uint32:
+        raise errors.TypeMismatchError(
+            "random bits are made from the two words of a key",
+            got=str(key.type),
+            expected="u32[2]",
+            fix="give the kernel random.key_data(key), arranged by tile((-1,))",
+        )
+    if math.prod(known.array) >= 1 << 32:
+        raise errors.ValueMismatchError(
+            "one array has fewer than 2**32 random elements", got=f"shape {known.array}"
+        )
+    counter: Value = Literal(np.asarray(0, np.uint32), weak=False)
+    for dim, size in enumerate(known.array):
+        place = e.convert_element_type(_offsets(known, dim, ()), dtypes.uint32)
+        counter = e.add(e.mul(counter, size), place)
+    high = Literal(np.asarray(0, np.uint32), weak=False)
+    first, second = threefry2x32(_word(key, 0), _word(key, 1), high, counter)
+    return view.broadcast_in_dim(e.bitwise_xor(first, second), tile.shape, range(tile.ndim))
+
+
+def uniform(key: Value, tile: Value) -> Value:
+    """Random float32 in [0, 1) for every element of a tile, those of `random.uniform` at the same places; for
+    applications only.
+
+    Args:
+        key: as of `random_bits`.
+        tile: as of `random_bits`.
+
+    Example:
+        >>> import numpy as np
+        >>> import infini as inf
+        >>> import infini.numpy as inp
+        >>> from infini import random, tile
+        >>> x = tile.Tensor(1)
+        >>> def arrangement(x, key, y):
+        ...     y = y.tile((64,))
+        ...     return x.tile((64,)), key.tile((-1,)).expand(y.shape), y
+        >>> words = tile.Tensor(shape=(2,), dtype="uint32")
+        >>> @tile.kernel(arrangement, tensors=(x, words, tile.Tensor(shape=x.shape)))
+        ... def dropout(x, key):
+        ...     return inp.where(tile.uniform(key, x) < 0.5, x * 2, 0)
+        >>> dropout(np.ones(6, np.float32), random.key_data(random.key(0)))
+        Array([0., 0., 2., 2., 0., 2.], dtype=float32)
+    """
+    bits = e.shift_right_logical(random_bits(key, tile), 9)
+    return e.mul(e.convert_element_type(bits, dtypes.float32), 2.0**-23)
 
 
 def stack(tiles: Sequence[Value]) -> Value:
@@ -244,3 +311,8 @@ def _lanes(
 
 def _iota(shape: ir.Shape, axis: int) -> Value:
     return view.broadcasted_iota(dtypes.int32, shape, axis)
+
+
+def _word(key: Value, number: int) -> Value:
+    """One word of a key: a sum, because emitters cannot cut a tile."""
+    return reduction.reduce_sum(e.select(e.eq(_iota((2,), 0), number), key, e.mul(key, 0)), (0,))

@@ -136,7 +136,7 @@ CASES = (
     ),
     Case("bmm", ((3, 37, 50), (3, 50, 21)), np.matmul, "contraction", blocks=_PRODUCT),
     Case(
-        "conv2d", ((2, 19, 6, 21), (17, 19, 3, 2)), _conv2d, "contraction",
+        "conv2d", ((2, 19, 3, 21), (17, 19, 2, 3)), _conv2d, "contraction",
         blocks={"BK": 16, "BC": 16, "BQ": 16},
     ),
     Case("max_pool2d", ((2, 3, 7, 65),), _max_pool2d, "exact", blocks={"BLOCK": 16}),

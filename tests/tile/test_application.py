@@ -12,7 +12,7 @@ import pytest
 
 import infini as inf
 import infini.numpy as inp
-from infini import lax, testing, tile
+from infini import lax, nn, random, testing, tile
 from infini.core import dtypes, errors
 from infini.core.ir import ArrayType
 from infini.testing.tolerances import Kind
@@ -117,6 +117,37 @@ def test_promotion_is_that_of_arrays() -> None:
 def test_a_result_of_a_dtype_of_its_own(rng: Any) -> None:
     x = normal(rng, 40)
     check(blocks(16, dtype="int32")(lambda x: x * 10), (x * 10).astype(np.int32), x, kind="exact")
+
+
+def doubled_or_less(x: Any) -> Any:
+    return lax.cond(tile.program_id(0) == 0, lambda v: v * 2, lambda v: v - 1, x)
+
+
+CALLS: dict[str, tuple[Any, Any]] = {
+    "jit": (lambda x: inf.jit(lambda v: v * 2)(x), lambda x: x * 2),
+    "rule of its own": (lambda x: nn.softplus(x), lambda x: np.logaddexp(x, 0)),
+    "stopped gradient": (
+        lambda x: nn.logsumexp(x) - x,
+        lambda x: (np.log(np.exp(x.reshape(2, -1)).sum(1, keepdims=True)) - x.reshape(2, -1)).reshape(-1),
+    ),
+    "checkpoint": (inf.checkpoint(lambda x: inp.sin(x) + 1), lambda x: np.sin(x) + 1),
+    "gradient": (lambda x: inf.grad(lambda v: (v**3).sum())(x), lambda x: 3 * x * x),
+    "vmap": (inf.vmap(lambda v: v * v), lambda x: x * x),
+    "cond": (doubled_or_less, lambda x: np.concatenate([x[:32] * 2, x[32:] - 1])),
+    "cond in a loop": (
+        lambda x: lax.fori_loop(
+            0, 3, lambda i, v: lax.cond(i == 1, lambda: v * 2, lambda: v + 1), x
+        ),
+        lambda x: (x + 1) * 2 + 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_and_branches(name: str, rng: Any) -> None:
+    function, wanted = CALLS[name]
+    x = normal(rng, 64)
+    check(blocks(32)(function), wanted(x.astype(np.float64)).astype(np.float32), x)
 
 
 # --- loops ------------------------------------------------------------------------------------
@@ -272,6 +303,34 @@ def test_stacked_tiles_are_a_level_of_the_result(rng: Any) -> None:
 
     values = normal(rng, 30)
     check(kernel, np.stack([values, values * 2, -values]), values, kind="exact")
+
+
+# --- random bits ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [(4, 8), (16, 16)], ids=str)
+@pytest.mark.parametrize("function", ["random_bits", "uniform"])
+def test_random_numbers_are_those_of_the_array(function: str, block: tuple[int, int]) -> None:
+    x = Tensor(2)
+
+    def arrangement(x: Tensor, key: Tensor, y: Tensor) -> Any:
+        x, y = x.tile(block), y.tile(block)
+        return x, key.tile((-1,)).unsqueeze(1).expand(x.shape), y
+
+    tensors = (x, Tensor(shape=(2,), dtype="uint32"), Tensor(shape=x.shape))
+    kernel = tile.kernel(arrangement, tensors=tensors)(lambda x, key: getattr(tile, function)(key, x))
+    key = random.key(7)
+    wanted = {"random_bits": random.bits, "uniform": random.uniform}[function](key, (10, 13))
+    check(kernel, wanted, np.zeros((10, 13), np.float32), np.asarray(random.key_data(key)), kind="exact")
+
+
+def test_a_key_of_another_type_is_refused() -> None:
+    x = Tensor(1)
+    kernel = tile.kernel(
+        lambda x, y: (x.tile((8,)), y.tile((8,))), tensors=(x, Tensor(shape=x.shape, dtype="uint32"))
+    )(lambda x: tile.random_bits(x, x))
+    with pytest.raises(errors.TypeMismatchError, match="two words of a key"):
+        kernel(np.zeros(8, np.uint32))
 
 
 # --- errors -----------------------------------------------------------------------------------

@@ -65,6 +65,11 @@ class Schedule:
     weights: list[int]
 
 
+def has_code(equation: Equation) -> bool:
+    """Whether the emitter has code for an equation inside a kernel."""
+    return equation.op.name in operations.NAMES | REDUCTIONS | VIEWS | BLOCKS
+
+
 def is_plain_reshape(equation: Equation) -> bool:
     """Whether every group of dimensions that a reshape joins or splits joins, so its index is affine."""
     return all(len(group_in) <= 1 for group_in, _ in reshape_groups(equation))
@@ -139,7 +144,7 @@ def _forced(body: Program, definitions: dict[Var, Equation], needed: set[Var]) -
         if not needed.intersection(equation.outputs):
             continue
         name = equation.op.name
-        if name not in operations.NAMES | REDUCTIONS | VIEWS | BLOCKS:
+        if not has_code(equation):
             raise errors.LoweringError(
                 f"the LLVM emitter has no code for {name!r} in a kernel",
                 expected="elementwise operations, views, reductions, dot and scan",
