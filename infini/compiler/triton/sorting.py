@@ -16,8 +16,9 @@ from typing import Final
 import numpy as np
 
 from infini.compiler import sort_keys
-from infini.compiler.triton.function_text import FunctionText
+from infini.compiler.triton.function_text import FunctionText, index_dtype
 from infini.compiler.triton.source import TritonSource, language_name
+from infini.compiler.triton.target import GENERIC, Target
 from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs
 
@@ -28,13 +29,15 @@ _VALUES: Final = 1 << _DIGIT
 _UNSIGNED: Final = {1: dtypes.uint8, 2: dtypes.uint16, 4: dtypes.uint32, 8: dtypes.uint64}
 
 
-def sort(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
+def sort(
+    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
+) -> tuple[TritonSource, ...]:
     """Sources of a sort. Elements of any dtype move as bits."""
     keys = [t.dtype for t in types[: attrs["num_keys"]]]
     bits = [t.update(dtype=_UNSIGNED[t.dtype.itemsize]) for t in types]
     if types[0].shape[-1] <= SHORT:
-        return (_in_registers(bits, keys),)
-    return _by_digits(bits, keys)
+        return (_in_registers(bits, keys, target),)
+    return _by_digits(bits, keys, target)
 
 
 def scratch_bytes(types: Sequence[ArrayType], attrs: Attrs) -> int:
@@ -82,15 +85,16 @@ def _power(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def _in_registers(types: Sequence[ArrayType], keys: Sequence[np.dtype]) -> TritonSource:
+def _in_registers(
+    types: Sequence[ArrayType], keys: Sequence[np.dtype], target: Target
+) -> TritonSource:
     """One function that sorts some rows per program."""
     length = types[0].shape[-1]
     rows = math.prod(types[0].shape[:-1])
     row = max(_power(length), 2)
     per_program = min(_power(rows), TILE // row)
     size = row * per_program
-    text = FunctionText()
-    text.line("pid = tl.program_id(0).to(tl.int64)")
+    text = FunctionText(target)
     text.line(f"i = tl.arange(0, {size})")
     text.line(f"place = i % {row}")
     text.line(f"line = pid * {per_program} + i // {row}")
@@ -118,7 +122,9 @@ def _in_registers(types: Sequence[ArrayType], keys: Sequence[np.dtype]) -> Trito
         text.line(f"e = tl.load(x{number} + start + place, mask=inside, other=0)")
         text.line(f"tl.store(y{number} + target, e, mask=inside)")
     parameters = [(f"{c}{n}", t) for c in "xy" for n, t in enumerate(types)]
-    return text.source("sort_rows", parameters, -(-rows // per_program), num_warps=4)
+    about = [f"sort_rows: {per_program} rows of {length} for each program, in registers"]
+    index = index_dtype(rows * length)
+    return text.source("sort_rows", parameters, -(-rows // per_program), about=about, index=index)
 
 
 def _write_exchange(text: FunctionText, names: Sequence[str], size: int, distance: int, run: int) -> None:
@@ -146,9 +152,11 @@ def _write_exchange(text: FunctionText, names: Sequence[str], size: int, distanc
 # --- long rows --------------------------------------------------------------------------------------
 
 
-def _by_digits(types: Sequence[ArrayType], keys: Sequence[np.dtype]) -> tuple[TritonSource, ...]:
+def _by_digits(
+    types: Sequence[ArrayType], keys: Sequence[np.dtype], target: Target
+) -> tuple[TritonSource, ...]:
     """Functions that sort by one key after the other, from the last to the first."""
-    writer = _Digits(types, _wide(keys))
+    writer = _Digits(types, _wide(keys), target)
     step = (writer.count(), writer.offsets(), writer.move())
     sources: list[TritonSource] = []
     for number in reversed(range(len(keys))):
@@ -166,13 +174,20 @@ class _Digits:
     it to the second, which `move` reads, and counts on.
     """
 
-    def __init__(self, types: Sequence[ArrayType], wide: np.dtype) -> None:
-        self.types, self.wide = types, wide
+    def __init__(self, types: Sequence[ArrayType], wide: np.dtype, target: Target) -> None:
+        self.types, self.wide, self.target = types, wide, target
         self.length = types[0].shape[-1]
         self.rows = math.prod(types[0].shape[:-1])
         self.size = self.rows * self.length
         self.blocks = -(-self.length // TILE)
         self.scratch = ("scratch", ArrayType((1,), wide))
+        self.index = index_dtype(4 * self.size + self.rows * _VALUES * self.blocks + 2)
+
+    def _source(
+        self, text: FunctionText, name: str, parameters: Sequence[tuple[str, ArrayType]], programs: int
+    ) -> TritonSource:
+        about = [f"{name}: a step of sorting {self.rows} rows of {self.length} by digits of {_DIGIT} bits"]
+        return text.source(name, parameters, programs, about=about, index=self.index)
 
     def _region(self, number: int, copy: int | str) -> str:
         """Where keys (0) or places (1) are, or their second copies."""
@@ -188,16 +203,15 @@ class _Digits:
 
     def _elements(self) -> FunctionText:
         """A function over all elements: `i`, `inside`, and the start of the row of each."""
-        text = FunctionText()
-        text.line(f"i = tl.program_id(0).to(tl.int64) * {TILE} + tl.arange(0, {TILE})")
+        text = FunctionText(self.target)
+        text.line(f"i = pid * {TILE} + tl.arange(0, {TILE})")
         text.line(f"inside = i < {self.size}")
         text.line(f"start = i // {self.length} * {self.length}")
         return text
 
     def _row_blocks(self) -> FunctionText:
         """A function over blocks of rows: `row`, `block`, `i` and `inside`."""
-        text = FunctionText()
-        text.line("pid = tl.program_id(0).to(tl.int64)")
+        text = FunctionText(self.target)
         text.line(f"row = pid // {self.blocks}")
         text.line(f"block = pid % {self.blocks}")
         text.line(f"place = block * {TILE} + tl.arange(0, {TILE})")
@@ -212,19 +226,19 @@ class _Digits:
             text.line("place = i - start")
             text.line(f"tl.store({self._region(1, 0)} + i, place.to({name}), mask=inside)")
         else:
-            text.line(f"place = tl.load({self._region(1, 0)} + i, mask=inside, other=0).to(tl.int64)")
+            text.line(f"place = tl.load({self._region(1, 0)} + i, mask=inside, other=0).to({self.index})")
         loaded = f"tl.load(x{number} + start + place, mask=inside, other=0).to({name})"
         _write_key(text, "key", loaded, dtype, self.wide)
         text.line(f"tl.store({self._region(0, 0)} + i, key, mask=inside)")
         text.line(f"tl.store({self._digit_number(0)}, tl.full((), 0, {name}))")
         parameters = [(f"x{number}", self.types[number]), self.scratch]
-        return text.source("sort_load", parameters, -(-self.size // TILE))
+        return self._source(text, "sort_load", parameters, -(-self.size // TILE))
 
     def _write_digits(self, text: FunctionText, copy: int) -> None:
         """The digit of each element, and for each value of it whether it is that. Keys are in the first or
         the second copy, `side`."""
         text.line(f"number = tl.load({self._digit_number(copy)})")
-        text.line("side = (number & 1).to(tl.int64)")
+        text.line(f"side = (number & 1).to({self.index})")
         text.line(f"key = tl.load({self._region(0, 'side')} + i, mask=inside, other=0)")
         text.line(f"digit = ((key >> (number * {_DIGIT})) & {_VALUES - 1}).to(tl.int32)")
         text.line(f"is_value = (digit[:, None] == tl.arange(0, {_VALUES})[None, :]) & inside[:, None]")
@@ -237,13 +251,13 @@ class _Digits:
         text.line(f"counts = tl.sum(is_value, 0).to({language_name(self.wide)})")
         text.line(f"at = (row * {_VALUES} + tl.arange(0, {_VALUES})) * {self.blocks} + block")
         text.line(f"tl.store({self._counts} + at, counts)")
-        return text.source("sort_count", [self.scratch], self.rows * self.blocks)
+        return self._source(text, "sort_count", [self.scratch], self.rows * self.blocks)
 
     def offsets(self) -> TritonSource:
         """Counts become the number of elements that come before, one row per program."""
-        text, count = FunctionText(), _VALUES * self.blocks
+        text, count = FunctionText(self.target), _VALUES * self.blocks
         name = language_name(self.wide)
-        text.line("row = tl.program_id(0).to(tl.int64)")
+        text.line("row = pid")
         text.line(f"before = tl.full((), 0, {name})")
         with text.block(f"for chunk in range(0, {-(-count // TILE)}):"):
             text.line(f"place = chunk * {TILE} + tl.arange(0, {TILE})")
@@ -256,7 +270,7 @@ class _Digits:
             text.line(f"number = tl.load({self._digit_number(0)})")
             text.line(f"tl.store({self._digit_number(1)}, number)")
             text.line(f"tl.store({self._digit_number(0)}, (number + 1).to({name}))")
-        return text.source("sort_offsets", [self.scratch], self.rows)
+        return self._source(text, "sort_offsets", [self.scratch], self.rows)
 
     def move(self) -> TritonSource:
         """Every key and place to where its digit says, in the order they have."""
@@ -264,19 +278,19 @@ class _Digits:
         self._write_digits(text, 1)
         text.line("rank = tl.sum(tl.cumsum(is_value, 0) * is_value, 1) - 1")
         text.line(f"at = (row * {_VALUES} + digit) * {self.blocks} + block")
-        text.line(f"first = tl.load({self._counts} + at, mask=inside, other=0).to(tl.int64)")
+        text.line(f"first = tl.load({self._counts} + at, mask=inside, other=0).to({self.index})")
         text.line(f"to = row * {self.length} + first + rank")
         text.line(f"tl.store({self._region(0, '(1 - side)')} + to, key, mask=inside)")
         text.line(f"place = tl.load({self._region(1, 'side')} + i, mask=inside, other=0)")
         text.line(f"tl.store({self._region(1, '(1 - side)')} + to, place, mask=inside)")
-        return text.source("sort_move", [self.scratch], self.rows * self.blocks)
+        return self._source(text, "sort_move", [self.scratch], self.rows * self.blocks)
 
     def gather(self) -> TritonSource:
         """The operands in the order of the places."""
         text = self._elements()
-        text.line(f"place = tl.load({self._region(1, 0)} + i, mask=inside, other=0).to(tl.int64)")
+        text.line(f"place = tl.load({self._region(1, 0)} + i, mask=inside, other=0).to({self.index})")
         for number, _ in enumerate(self.types):
             text.line(f"e = tl.load(x{number} + start + place, mask=inside, other=0)")
             text.line(f"tl.store(y{number} + i, e, mask=inside)")
         parameters = [(f"{c}{n}", t) for c in "xy" for n, t in enumerate(self.types)]
-        return text.source("sort_gather", [*parameters, self.scratch], -(-self.size // TILE))
+        return self._source(text, "sort_gather", [*parameters, self.scratch], -(-self.size // TILE))
