@@ -336,9 +336,9 @@ def _insert(body: _Block, names: Mapping[str, str]) -> None:
     """Replace expressions by names that are defined after the first statements of the function."""
     if not names:
         return
-    for place, statement in enumerate(body):
-        body[place] = _Hoist(names).visit(statement)
     place = next((i for i, s in enumerate(body) if not _is_head(s)), len(body))
+    for number, statement in enumerate(body):
+        body[number] = _Hoist(names).visit(statement)
     new: _Block = []
     for text, name in names.items():
         assign = ast.parse(f"{name} = {text}").body[0]
