@@ -6,7 +6,6 @@ processors by several versions of Triton, and run under Triton's interpreter.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +15,11 @@ import numpy as np
 import infini as inf
 import infini.numpy as inp
 from infini import lax, nn, random, tile
-from infini.core import dtypes, ir, trace
+from infini.compiler import pipeline
+from infini.compiler.triton import lower, scalar
+from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.target import GENERIC, Target
+from infini.core import dtypes, ir, primitive, trace
 from infini.core.ir import ArrayType
 from tests.tile import kernels
 
@@ -60,7 +63,9 @@ def reductions(x: Value) -> Value:
 
 
 def softmax(scores: Value) -> Value:
-    return nn.functional.softmax(scores, -1) if hasattr(nn, "functional") else inf.nn.softmax(scores)
+    largest = scores.max(-1, keepdims=True)
+    weights = inp.exp(scores - largest)
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def layer_norm(x: Value, weight: Value, bias: Value) -> Value:
@@ -155,7 +160,7 @@ PROGRAMS: Final[dict[str, Golden]] = {
     "layer_norm": Golden(layer_norm, (_bf16(20, 300), _bf16(300), _bf16(300)), 3e-2),
     "matmul": Golden(matmul, (_f32(40, 70), _f32(70, 50)), 1e-4),
     "matmul_bfloat16": Golden(matmul, (_bf16(64, 64), _bf16(64, 64)), 2e-2),
-    "matmul_gelu": Golden(functools.partial(matmul_gelu.configure(BM=32, BN=32, BK=32)), (_bf16(50, 70), _bf16(70, 40), _bf16(40)), 3e-2),
+    "matmul_gelu": Golden(matmul_gelu.configure(BM=32, BN=32, BK=32), (_bf16(50, 70), _bf16(70, 40), _bf16(40)), 3e-2),
     "batched_matmul": Golden(batched_matmul, (_f32(3, 40, 20), _f32(3, 20, 30)), 1e-4),
     "cumulative_sum": Golden(cumulative_sum, (_f32(5, 300),), 1e-4),
     "cumulative_logsumexp": Golden(cumulative_logsumexp, (_f32(300, 5),), 1e-4),
@@ -172,15 +177,47 @@ PROGRAMS: Final[dict[str, Golden]] = {
 }  # fmt: skip
 
 
+def _every_rule(dtype: np.dtype) -> Golden:
+    """A program of every elementwise operation that takes a dtype and gives it back, with and without constants."""
+    ops = [op for name, op in sorted(primitive.all_primitives().items()) if name in scalar.RULES and op.has(primitive.CASES)]
+    taken = [op for op in ops if dtype in op.rule(primitive.CASES).dtypes and op.name not in _CHANGE_DTYPE]
+
+    def everything(x: Value, y: Value) -> Value:
+        found = []
+        for op in taken:
+            count = len(op.rule(primitive.CASES).examples(dtype)[0].operands)
+            found.append(trace.bind1(op, *(x, y)[:count]))
+            if count == 2:
+                three = inp.full_like(x, 3)
+                found += [trace.bind1(op, x, three), trace.bind1(op, three, x)]
+        return [*found, lax.reduce_sum(x, (0,)), lax.reduce_max(x, (0,)), lax.argmax(x, 0, "int32")]
+
+    return Golden(everything, (ArrayType((256,), dtype),) * 2)
+
+
+# Operations that need attributes, or other operands.
+_CHANGE_DTYPE: Final = frozenset({"convert_element_type", "bitcast_convert_type", "select_n"})
+# Not for reading: what every version of Triton has to take.
+RULES: Final[dict[str, Golden]] = {
+    f"rules_{dtype.name}": _every_rule(dtype)
+    for dtype in (
+        dtypes.float32, dtypes.bfloat16, dtypes.float16, dtypes.float64, dtypes.float8_e4m3fn, dtypes.int8,
+        dtypes.int32, dtypes.int64, dtypes.uint8, dtypes.uint32, dtypes.uint64,
+    )
+}  # fmt: skip
+
+
 def program(golden: Golden) -> ir.Program:
     """The traced program."""
+    types = [inf.ShapeDtypeStruct(t.shape, t.dtype) for t in golden.types]
+    return inf.jit(golden.function).trace(*types).program
 
-    def flat(*xs: Value) -> list[Value]:
-        found = golden.function(*xs)
-        return list(found) if isinstance(found, (tuple, list)) else [found]
 
-    name = getattr(golden.function, "__name__", "kernel")
-    return trace.stage(flat, golden.types, name=name).program
+def sources(golden: Golden, target: Target = GENERIC) -> list[TritonSource]:
+    """The functions it becomes, each once, in their order."""
+    fused = pipeline.run(program(golden), lower.has_route, backend="cuda")
+    found = [source for emitted in lower.of_program(fused, target) for source in emitted.sources]
+    return list({source.key: source for source in found}.values())
 
 
 def operands(golden: Golden, rng: np.random.Generator) -> list[np.ndarray]:

@@ -127,6 +127,7 @@ class _Writer:
             names, op = _JOINS[name]
             self.join = names[0] if self.wide in dtypes.FLOATS else names[1]
             identities = [reduction.identity_of(op, self.wide)]
+        self.num_chunks = plan.block // plan.chunk if plan.num_blocks > 1 else -(-plan.length // plan.chunk)
         self.neutral = [literal(number, self.wide) for number in identities]
         self.state = [f"s{i}" for i in range(len(identities))]
 
@@ -148,7 +149,8 @@ class _Writer:
             self._take_in_blocks_before(text)
         with self._chunks(text):
             self._scan(text)
-            self._take_in(text)
+            if self.num_chunks > 1:
+                self._take_in(text)
         return self._source(text, self.name)
 
     def _source(self, text: FunctionText, name: str) -> TritonSource:
@@ -177,9 +179,12 @@ class _Writer:
             text.line(f"start = line * {plan.length}")
         else:
             across = -(-plan.inner // width)
-            text.line(f"column = {group} % {across} * {width} + tl.arange(0, {width})")
+            first, array = (f"{group} % {across} * {width} + ", f"{group} // {across}") if across > 1 else ("", group)
+            text.line(f"column = {first}tl.arange(0, {width})")
             text.line(f"exists = column < {plan.inner}")
-            text.line(f"start = {group} // {across} * {plan.length * plan.inner} + column")
+            text.line(f"start = {array} * {plan.length * plan.inner} + column")
+        if self.num_chunks == plan.num_blocks == 1:
+            return
         text.note("what nothing before it gives")
         for name, neutral in zip(self.state, self.neutral, strict=True):
             text.line(f"{name} = tl.full([{width}], {neutral}, {language_name(self.wide)})")
@@ -189,17 +194,19 @@ class _Writer:
         """A loop over the chunks of a block; e0, e1 ... are the state of each of its elements."""
         plan, axis = self.plan, self.axis
         along, across = ("[None, :]", "[:, None]") if axis == 1 else ("[:, None]", "[None, :]")
-        count = plan.block // plan.chunk if plan.num_blocks > 1 else -(-plan.length // plan.chunk)
-        with text.block(f"for i in range(0, {count}):"):
+        is_loop = self.num_chunks > 1
+        with text.block(f"for i in range(0, {self.num_chunks}):") if is_loop else contextlib.nullcontext():
             first = f"block * {plan.block} + " if plan.num_blocks > 1 else ""
-            text.line(f"place = {first}i * {plan.chunk} + tl.arange(0, {plan.chunk})")
+            step = f"i * {plan.chunk} + " if is_loop else ""
+            text.line(f"place = {first}{step}tl.arange(0, {plan.chunk})")
             text.line(f"inside = exists{across} & (place < {plan.length}){along}")
             if self.reverse:
                 text.line(f"place = {plan.length - 1} - place")
             step = f" * {plan.inner}" if plan.inner > 1 else ""
             text.line(f"offset = start{across} + place{along}{step}")
             wide = language_name(self.wide)
-            text.line(f"x = tl.load(x0 + offset, mask=inside, other=0).to({wide})")
+            widened = f".to({wide})" if self.wide != self.type.dtype else ""
+            text.line(f"x = tl.load(x0 + offset, mask=inside, other=0){widened}")
             for part, neutral in enumerate(self.neutral):
                 value = "x" if part == 0 else f"tl.full((), 1.0, {wide})"
                 text.line(f"e{part} = tl.where(inside, {value}, tl.full((), {neutral}, {wide}))")
@@ -235,10 +242,15 @@ class _Writer:
         text.note("scan the chunk, and join what was before it")
         text.line(f"{', '.join(scanned)} = tl.associative_scan({operand}, {self.axis}, {self.join})")
         across = "[:, None]" if self.axis == 1 else "[None, :]"
-        before = [f"{name}{across}" for name in self.state]
-        text.line(f"{', '.join(results)} = {self._joined(before, scanned)}")
-        value = "r0" if len(elements) == 1 else "r0 + tl.log(r1)"
-        text.line(f"tl.store(y0 + offset, ({value}).to({language_name(self.type.dtype)}), mask=inside)")
+        if self.num_chunks == self.plan.num_blocks == 1:
+            results = scanned
+        else:
+            before = [f"{name}{across}" for name in self.state]
+            text.line(f"{', '.join(results)} = {self._joined(before, scanned)}")
+        value = results[0] if len(elements) == 1 else f"{results[0]} + tl.log({results[1]})"
+        if self.wide != self.type.dtype:
+            value = f"({value}).to({language_name(self.type.dtype)})"
+        text.line(f"tl.store(y0 + offset, {value}, mask=inside)")
 
     def _total_place(self, block: str, part: int, lanes: str = "") -> str:
         plan = self.plan

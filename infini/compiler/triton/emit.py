@@ -163,7 +163,8 @@ class _Emitter:
         self.programs = [f"g{i}" for i in range(len(grid))] if len(grid) != 1 else ["pid"]
         if len(grid) == 1:
             return
-        self.writer.note(f"program ({', '.join(self.programs)}) of {grid}")
+        if max(grid, default=1) > 1:
+            self.writer.note(f"program ({', '.join(self.programs)}) of {grid}")
         if len(grid) >= 2 and _has_dot(self.kernel.body) and min(grid[-2:]) > 1:
             rows, columns = grid[-2:]
             line(f"inner = pid % {rows * columns}" if math.prod(grid[:-2]) > 1 else "inner = pid")

@@ -33,6 +33,7 @@ class FunctionText:
         self.target = target
         self.lines: list[str] = []
         self.notes: dict[int, str] = {}
+        self.helpers: list[str] = []
         self.depth = 1
 
     def line(self, text: str) -> None:
@@ -77,12 +78,15 @@ class FunctionText:
             LoweringError: the target lacks something that the text needs, or a dtype has no Triton form.
         """
         body = [
-            f"    # {self.notes[number]}\n{line}" if number in self.notes else line
+            f"{line[: len(line) - len(line.lstrip())]}# {self.notes[number]}\n{line}"
+            if number in self.notes
+            else line
             for number, line in enumerate(self.lines)
         ]
         return module(
             name, parameters, body, programs, target=self.target, num_warps=num_warps, num_stages=num_stages,
             about=[*about, *(f"  {role}: {type_}" for role, type_ in parameters)], index=index,
+            helpers=self.helpers,
         )  # fmt: skip
 
 
@@ -97,6 +101,7 @@ def module(
     num_stages: int,
     about: Sequence[str] = (),
     index: str = "tl.int32",
+    helpers: Sequence[str] = (),
     polishes: polish.Polish | None = None,
 ) -> TritonSource:
     """The source of a function from the lines of its body.
@@ -111,6 +116,7 @@ def module(
         num_stages: loads in flight.
         about: comments above the function.
         index: dtype of `pid`.
+        helpers: functions of its own that it calls.
         polishes: makes the final lines from the raw ones; absent when they are final.
 
     Raises:
@@ -124,11 +130,11 @@ def module(
     used = [
         text
         for helper, text in HELPERS.items()
-        if any(re.search(rf"(?<![\w.]){helper}[(,)]", code(x)) for x in lines)
+        if any(re.search(rf"(?<![\w.]){helper}[(,)]", code(x)) for x in [*lines, *helpers])
     ]
     roles = [role for role, _ in parameters]
     head = "".join(f"# {line}".rstrip() + "\n" for line in about)
-    text = "\n\n".join(["import triton\nimport triton.language as tl\n", *used])
+    text = "\n\n".join(["import triton\nimport triton.language as tl\n", *used, *helpers])
     text += f"\n\n{head}@triton.jit\ndef {name}({', '.join(roles)}):\n" + "\n".join(lines) + "\n"
     signature = tuple((role, _pointer(type_)) for role, type_ in parameters)
     needed = language.capabilities(iter(re.findall(r"\btl\.(\w+)", text)))

@@ -90,7 +90,7 @@ SIGNATURE_NEEDS: Final[dict[str, Capability]] = {
 METHODS: Final = {"to": frozenset({"bitcast"})}
 BUILTINS: Final = frozenset({"range", "float"})
 _STATEMENTS: Final = (
-    ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Import, ast.alias, ast.Assign, ast.AugAssign, ast.For,
+    ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Import, ast.alias, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For,
     ast.While, ast.If, ast.Return, ast.Expr,
 )  # fmt: skip
 _EXPRESSIONS: Final = (

@@ -35,7 +35,7 @@ def targets(line: str) -> tuple[str, ...]:
 
 def results_of(equation: Equation, after: Equation | None) -> tuple[str, ...]:
     """Names for the results of an equation, if it is the last of its line; `after` is the next equation."""
-    if equation.where is None or (after is not None and after.where == equation.where):
+    if equation.where is None or not equation.where.file or (after is not None and after.where == equation.where):
         return ()
     return tuple(map(plain, targets(inspection.source_line(equation.where))))
 
@@ -54,7 +54,9 @@ def plain(name: str) -> str:
 
 
 def of_values(program: Program) -> dict[Var, str]:
-    """Names of the values of a program, where its variables or the user's lines have any."""
+    """Names of the values of a program, where its variables or the user's lines have any. Another shape of a
+    value has its name, and a result without one is called so.
+    """
     found = {v: plain(v.hint) for v in program.params if v.hint}
     equations = program.equations
     following: Sequence[Equation | None] = [*equations, None][1:]
@@ -62,4 +64,8 @@ def of_values(program: Program) -> dict[Var, str]:
         for var, name in zip(equation.outputs, results_of(equation, after), strict=False):
             if name:
                 found[var] = name
+        if equation.op.name == "reshape" and equation.output not in found and equation.inputs[0] in found:
+            found[equation.output] = found[equation.inputs[0]]
+    for number, var in enumerate(program.results):
+        found.setdefault(var, "result" if len(program.results) == 1 else f"result_{number}")
     return found

@@ -136,6 +136,8 @@ class _Simpler(ast.NodeTransformer):
             return left
         if isinstance(op, ast.Add) and _is_zero(left):
             return right
+        if isinstance(op, ast.Add) and _number(left) == 0 and ast.unparse(right).startswith("tl.dot("):
+            return right  # whose sums begin with 0 as well
         if isinstance(op, ast.FloorDiv) and _is_one(right):
             return left
         if isinstance(op, ast.Add) and isinstance(right, ast.UnaryOp) and isinstance(right.op, ast.USub):

@@ -56,7 +56,7 @@ def _wide(keys: Sequence[np.dtype]) -> np.dtype:
 
 
 def _number(value: int, dtype: np.dtype) -> str:
-    return f"tl.full((), {value}, {language_name(dtype)})"
+    return f"tl.full((), {value:#x}, {language_name(dtype)})"
 
 
 def _write_key(text: FunctionText, name: str, bits: str, dtype: np.dtype, wide: np.dtype) -> None:
@@ -66,12 +66,12 @@ def _write_key(text: FunctionText, name: str, bits: str, dtype: np.dtype, wide: 
     top = 1 << (size - 1)
     if dtype in dtypes.FLOATS:
         full = (1 << size) - 1
-        text.line(f"b = {bits}")
-        text.line(f"m = b & {_number(top - 1, wide)}")
-        text.line(f"k = b ^ tl.where(b == m, {_number(top, wide)}, {_number(full, wide)})")
-        text.line(f"k = tl.where(m == 0, {_number(top, wide)}, k)")
+        text.line(f"bits = {bits}")
+        text.line(f"size = bits & {_number(top - 1, wide)}")
+        text.line(f"key = bits ^ tl.where(bits == size, {_number(top, wide)}, {_number(full, wide)})")
+        text.line(f"key = tl.where(size == 0, {_number(top, wide)}, key)")
         largest = _number(sort_keys.largest_bits(dtype), wide)
-        text.line(f"{name} = tl.where(m > {largest}, {_number(full, wide)}, k)")
+        text.line(f"{name} = tl.where(size > {largest}, {_number(full, wide)}, key)")
     elif dtype in dtypes.SIGNED:
         text.line(f"{name} = {bits} ^ {_number(top, wide)}")
     else:
@@ -104,19 +104,24 @@ def _in_registers(
     for number, dtype in enumerate(keys):
         wide = _wide([dtype])
         loaded = f"tl.load(x{number} + start + place, mask=inside, other=0).to({language_name(wide)})"
+        text.note("whole numbers in the order of the elements; what fills the row comes last")
         _write_key(text, f"k{number}", loaded, dtype, wide)
-        # What fills the row comes last: its places are the largest.
         last = _number((1 << (8 * wide.itemsize)) - 1, wide)
         text.line(f"k{number} = tl.where(inside, k{number}, {last})")
         names.append(f"k{number}")
     names.append("place")
+    text.helpers.append(_exchange(names))
+    text.note("a bitonic network: runs of 2, 4, ... elements are sorted, rising and falling in turns")
     run = 2
     while run <= row:
         distance = run // 2
         while distance:
-            _write_exchange(text, names, size, distance, run if run < row else 0)
+            # The last run rises everywhere.
+            numbers = f"size={size}, distance={distance}, run={run if run < row else 0}"
+            text.line(f"{', '.join(names)} = exchange({', '.join(names)}, {numbers})")
             distance //= 2
         run *= 2
+    text.note("the elements in the order of their places")
     text.line(f"target = start + i % {row}")
     for number, _ in enumerate(types):
         text.line(f"e = tl.load(x{number} + start + place, mask=inside, other=0)")
@@ -127,26 +132,29 @@ def _in_registers(
     return text.source("sort_rows", parameters, -(-rows // per_program), about=about, index=index)
 
 
-def _write_exchange(text: FunctionText, names: Sequence[str], size: int, distance: int, run: int) -> None:
-    """Compare elements at a distance, and exchange those in the wrong order: rising, but falling in every
-    second run; a run of 0 is one that rises everywhere."""
-    pairs = size // (2 * distance)
-    for name in names:
-        text.line(f"{name}_a = tl.reshape({name}, [{pairs}, 2, {distance}])")
-        text.line(f"{name}_b = {name}_a ^ tl.xor_sum({name}_a, 1)[:, None, :]")
+def _exchange(names: Sequence[str]) -> str:
+    """The function that compares elements at a distance, and exchanges those in the wrong order."""
     order = ""
     for name in reversed(names):
         less = f"({name}_b < {name}_a)"
         order = f"({less} | (({name}_b == {name}_a) & {order}))" if order else less
-    text.line("is_second = (tl.arange(0, 2) == 1)[None, :, None]")
-    if run:
-        text.line(f"falls = ((tl.arange(0, {pairs}) * {2 * distance}) & {run}) != 0")
-        text.line("wants_larger = is_second ^ falls[:, None, None]")
-    else:
-        text.line("wants_larger = is_second")
-    text.line(f"takes = {order} ^ wants_larger")
+    lines = [
+        "@triton.jit",
+        f"def exchange({', '.join(names)}, size: tl.constexpr, distance: tl.constexpr, run: tl.constexpr):",
+        "    # a: the elements, b: those at the distance; rising order, but falling in every second run",
+        "    shape: tl.constexpr = [size // (2 * distance), 2, distance]",
+    ]
     for name in names:
-        text.line(f"{name} = tl.reshape(tl.where(takes, {name}_b, {name}_a), [{size}])")
+        lines.append(f"    {name}_a = tl.reshape({name}, shape)")
+        lines.append(f"    {name}_b = {name}_a ^ tl.xor_sum({name}_a, 1)[:, None, :]")
+    chosen = [f"tl.reshape(tl.where(takes, {name}_b, {name}_a), [size])" for name in names]
+    lines += [
+        "    falls = (tl.arange(0, size // (2 * distance)) * (2 * distance) & run) != 0",
+        "    wants_larger = (tl.arange(0, 2) == 1)[None, :, None] ^ falls[:, None, None]",
+        f"    takes = {order} ^ wants_larger",
+        f"    return {', '.join(chosen)}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 # --- long rows --------------------------------------------------------------------------------------

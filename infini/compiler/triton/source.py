@@ -95,6 +95,11 @@ class TritonSource:
         )
         return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
 
+    def commented(self, line: str) -> TritonSource:
+        """The same function with a comment above it."""
+        before, decorator, after = self.text.rpartition("@triton.jit\n")
+        return dataclasses.replace(self, text=f"{before}# {line}\n{decorator}{after}")
+
     def renamed(self, names: Mapping[str, str]) -> TritonSource:
         """The same function with the user's names of operands and results.
 
@@ -103,13 +108,14 @@ class TritonSource:
                 `weight`. A name that the text has for something else is left out.
         """
         text = self.text
-        chosen = {}
+        chosen: dict[str, str] = {}
         for role, name in names.items():
             pointer = f"{name}_ptr"
-            if role not in self.roles or re.search(rf"\b{pointer}\b", text):
+            words = set(re.findall(r"\w+", code(text.rpartition("@triton.jit")[2]))) - set(self.roles)
+            if role not in self.roles or pointer in words:
                 continue
             chosen[role] = pointer
-            if not re.search(rf"\b{name}\d*\b", code(text)):
+            if not any(re.fullmatch(rf"{name}\d*", word) for word in words):
                 text = re.sub(rf"\b{role}_tile(\d*)\b", rf"{name}\1", text)
             text = re.sub(rf"\b{role}\b", pointer, text)
         signature = tuple(

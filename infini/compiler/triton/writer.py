@@ -109,7 +109,7 @@ class Writer:
         self._base = _BASES.get(equation.op.name, equation.op.name)
         if not self._is_inside and equation.where != self._where:
             self._where = equation.where
-            if equation.where is not None:
+            if equation.where is not None and equation.where.file:
                 self.note(naming.note(equation.where))
         if not equation.programs:
             self._is_inside = True  # what it is made of is no line of the user's
