@@ -20,6 +20,7 @@ import numpy as np
 from infini.backends.vendors.tables import Kernel
 from infini.compiler.triton import interpret
 from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.target import Target
 
 SOURCES = Path(__file__).resolve().parent / "shims"
 # By library: what it is made of, and what it is linked with.
@@ -118,17 +119,17 @@ class FakeCompiler:
         self.is_packed, self.num_hidden = is_packed, num_hidden
         self.facts, self.scratch_bytes = facts or {}, scratch_bytes
         self.sources: dict[str, TritonSource] = {}
-        self.asked: list[tuple[int | str, int]] = []
+        self.asked: list[Target] = []
         self.launches: list[tuple[str, tuple[int, ...], int]] = []
         self.faults: list[str] = []
 
-    def why_unavailable(self) -> str | None:
+    def why_unavailable(self, target: Target) -> str | None:
         """It is here."""
         return None
 
-    def compile(self, source: TritonSource, arch: int | str, num_warps: int) -> Kernel:
+    def compile(self, source: TritonSource, target: Target) -> Kernel:
         """A text that names the source and the bytes of its arguments."""
-        self.asked.append((arch, num_warps))
+        self.asked.append(target)
         kinds = [kind for _, kind in source.signature]
         sizes = [_size(kind) for kind in kinds] + [8] * self.num_hidden
         self.sources[source.key] = source
@@ -138,7 +139,7 @@ class FakeCompiler:
             name=source.function_name,
             parameters=tuple(kinds),
             num_hidden=self.num_hidden,
-            num_warps=num_warps,
+            num_warps=source.num_warps,
             scratch_bytes=self.scratch_bytes,
             facts=self.facts,
         )
@@ -151,7 +152,7 @@ class FakeCompiler:
             self.launches.append((source.function_name, sizes, threads))
             content = ctypes.string_at(arguments, size)
             values = self._packed(source, content, sizes) if self.is_packed else self._slots(source, content)
-            interpret.launch(dataclasses.replace(source, grid=sizes[:1]), values)
+            interpret.launch(dataclasses.replace(source, grid=sizes), values)
         except Exception as error:  # noqa: BLE001  # it must not pass through C
             self.faults.append(f"{type(error).__name__}: {error}")
             return 1
@@ -189,8 +190,6 @@ def _number(content: bytes) -> int:
 
 
 def _argument(kind: str, number: int) -> int:
-    if not kind.startswith("*"):
-        assert kind == "i32", "emitted kernels take addresses, and the number of their first program"
-        return number
+    assert kind.startswith("*"), "emitted kernels take addresses"
     assert number == 0 or number >> 56 == _TAG, f"{number:#x} is no address of the device"
     return number & _MASK

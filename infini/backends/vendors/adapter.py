@@ -6,6 +6,7 @@ is loaded when there is a device: a process without one pays for the look and no
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +21,13 @@ from infini.backends.vendors.runtime import Runtime
 from infini.backends.vendors.tables import (
     GEMM_OPERATIONS,
     RUNTIME_OPERATIONS,
-    Capabilities,
     CollectiveTable,
     Compiler,
     GemmTable,
     Places,
     RuntimeTable,
 )
+from infini.compiler.triton.target import Target
 from infini.core import backend as backend_, errors, ir, primitive
 from infini.core.backend import Buffer, CompileOptions, Device
 
@@ -46,7 +47,7 @@ class Adapter:
         vendor: his name, for people.
         places: where his libraries are.
         runtime: how his runtime is called.
-        capabilities: what kernels may use, and limits.
+        target: what kernels are written and compiled for; its `arch` is that of no device.
         compiler: what makes kernels.
         arch: gives the kind of processor of a device, as the compiler names it.
         collectives: his library of collectives; None where there is none.
@@ -58,7 +59,7 @@ class Adapter:
     vendor: str
     places: Places
     runtime: RuntimeTable
-    capabilities: Capabilities
+    target: Target
     compiler: Compiler
     arch: Callable[[Runtime, int], int | str]
     collectives: CollectiveTable | None = None
@@ -121,10 +122,14 @@ class AdapterBackend:
             raise errors.DeviceError(f"the backend {self.name!r} has no device here", got=reason)
         return runtime
 
-    def arch(self, device: int) -> int | str:
-        """The kind of processor of a device, as the vendor's Triton names it."""
+    def target(self, device: int) -> Target:
+        """What kernels of a device are compiled for."""
         self.runtime.use(device)
-        return self.adapter.arch(self.runtime, device)
+        return dataclasses.replace(self.adapter.target, arch=self.adapter.arch(self.runtime, device))
+
+    def why_no_compiler(self) -> str | None:
+        """Why kernels cannot be compiled here; None when they can."""
+        return self.adapter.compiler.why_unavailable(self.adapter.target)
 
     @functools.cached_property
     def gemm(self) -> GemmLibrary | None:

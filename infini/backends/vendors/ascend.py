@@ -17,13 +17,13 @@ from infini.backends.vendors.adapter import Adapter, AdapterBackend
 from infini.backends.vendors.fork import TritonFork
 from infini.backends.vendors.runtime import Runtime
 from infini.backends.vendors.tables import (
-    Capabilities,
     CollectiveTable,
     Kernel,
     Packed,
     Places,
     RuntimeTable,
 )
+from infini.compiler.triton.target import Target
 from infini.core import backend as backend_, dtypes, errors
 
 # What kind of cores a binary is for.
@@ -177,8 +177,19 @@ COLLECTIVES = CollectiveTable(
     ops={"sum": 0, "prod": 1, "max": 2, "min": 3},
 )  # fmt: skip
 
-# A program is one core's work, whatever its warps; a launch has at most 65535 of them.
-CAPABILITIES = Capabilities(warp=1, max_threads=32, max_programs=65535, without=frozenset({dtypes.float64}))
+# A program is one core's work, whatever its warps; larger grids than a launch can hold become loops. A core's
+# memory has room for a few tiles of this size.
+TARGET = Target(
+    name="Ascend",
+    platform="npu",
+    arch="",
+    binary="npubin",
+    warp_size=0,
+    shared_bytes=192 << 10,
+    capabilities=frozenset({"int64", "bfloat16", "dot", "atomic_cas"}),
+    grid=(65535, 1, 1),
+    max_tile=1 << 12,
+)
 
 
 def arch(runtime: Runtime, device: int) -> str:
@@ -191,11 +202,8 @@ ADAPTER = Adapter(
     vendor="Ascend",
     places=PLACES,
     runtime=RUNTIME,
-    capabilities=CAPABILITIES,
+    target=TARGET,
     compiler=TritonFork(
-        target="npu",
-        warp=0,
-        binary="npubin",
         install="pip install triton-ascend instead of triton",
         scratch="workspace_size",
         facts=("mix_mode", "lock_num"),

@@ -1,8 +1,7 @@
 """One device of a vendor as the executable wants it: an `accelerator.Driver` over the runtime's table.
 
 Everything goes to one stream. Copies from the host wait, since the host's memory is not the driver's; copies
-on the device do not. A grid that is too large for one launch is launched in parts, by a text whose programs
-start at a number that is given.
+on the device do not.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from infini.compiler.triton.source import TritonSource
 from infini.core import dtypes, errors
 from infini.core.ir import ArrayType
 
-_PROGRAM: Final = "tl.program_id(0)"
-_BASE: Final = "first_program"
 _NUMPY_BY_TYPE: Final[dict[str, np.dtype]] = {
     "i1": dtypes.int32, "i8": dtypes.int8, "i16": dtypes.int16, "i32": dtypes.int32, "i64": dtypes.int64,
     "u8": dtypes.uint8, "u16": dtypes.uint16, "u32": dtypes.uint32, "u64": dtypes.uint64,
@@ -39,12 +36,10 @@ class Function:
     Args:
         handle: of the runtime.
         kernel: its binary and how to launch it.
-        is_split: whether its last parameter is the number of the first program.
     """
 
     handle: int
     kernel: Kernel
-    is_split: bool
 
 
 class VendorDriver:
@@ -59,11 +54,11 @@ class VendorDriver:
     has_graphs = False
 
     def __init__(
-        self, card: AdapterBackend, number: int, functions: dict[tuple[str, bool], Function] | None = None
+        self, card: AdapterBackend, number: int, functions: dict[str, Function] | None = None
     ) -> None:
         self.card, self.number, self.runtime = card, number, card.runtime
         self.runtime.use(number)
-        self.arch = card.arch(number)
+        self.target = card.target(number)
         self.stream = self.runtime.stream_create()
         self.pool = Pool(self.runtime, number)
         self._functions = {} if functions is None else functions
@@ -74,7 +69,7 @@ class VendorDriver:
         """The device and the library of products."""
         library = self.card.gemm
         return (
-            f"{self.runtime.name(self.number)} ({self.arch})",
+            f"{self.runtime.name(self.number)} ({self.target.arch})",
             f"products by {library.name if library else 'kernels'}",
         )
 
@@ -173,39 +168,35 @@ class VendorDriver:
         Raises:
             LoweringError: the vendor's Triton is not here, or refuses it.
         """
-        is_split = source.grid[0] > self.card.adapter.capabilities.max_programs
-        key = (source.key, is_split)
-        found = self._functions.get(key)
+        found = self._functions.get(source.key)
         if found is None:
             with self._loading:
-                found = self._functions[key] = self._load(source, is_split)
+                found = self._functions[source.key] = self._load(source)
         return found
 
-    def _load(self, source: TritonSource, is_split: bool) -> Function:
-        capabilities = self.card.adapter.capabilities
-        num_warps = max(1, min(source.num_warps, capabilities.max_threads // capabilities.warp))
-        text = in_parts(source) if is_split else source
-        kernel = self.card.adapter.compiler.compile(text, self.arch, num_warps)
+    def _load(self, source: TritonSource) -> Function:
+        kernel = self.card.adapter.compiler.compile(source, self.target)
         self.runtime.use(self.number)
-        return Function(self.runtime.load(kernel), kernel, is_split)
+        return Function(self.runtime.load(kernel), kernel)
 
     def launch(self, function: Function, grid: Sequence[int], arguments: Sequence[float]) -> None:
-        """Start a kernel, in parts where one launch cannot hold its grid."""
-        assert all(n == 1 for n in grid[1:]), "emitted kernels fold their grid into one dimension"
-        total, kernel = grid[0], function.kernel
-        most = self.card.adapter.capabilities.max_programs if function.is_split else total
-        own = kernel.parameters[:-1] if function.is_split else kernel.parameters
-        packed = [pack(kind, value) for kind, value in zip(own, arguments, strict=True)]
+        """Start a kernel."""
+        if 0 in grid:
+            return
+        kernel, (x, y, z) = function.kernel, (*grid, 1, 1)[:3]
+        packed = [pack(kind, value) for kind, value in zip(kernel.parameters, arguments, strict=True)]
+        scratch = self.allocate(kernel.scratch_bytes * x * y * z)
         self.runtime.use(self.number)
-        for first in range(0, total, max(most, 1)):
-            count = min(most, total - first)
-            values = [*packed, pack("i32", first)] if function.is_split else packed
-            scratch = self.allocate(kernel.scratch_bytes * count)
-            block = (self.card.adapter.capabilities.warp * kernel.num_warps, 1, 1)
-            self.runtime.launch(
-                function.handle, kernel, (count, 1, 1), values,
-                block=block, scratch=scratch.address, stream=self.stream,
-            )  # fmt: skip
+        block = (self.target.warp_size * kernel.num_warps, 1, 1)
+        self.runtime.launch(
+            function.handle,
+            kernel,
+            (x, y, z),
+            packed,
+            block=block,
+            scratch=scratch.address,
+            stream=self.stream,
+        )
 
     # --- products -----------------------------------------------------------------------------
 
@@ -251,14 +242,6 @@ class VendorDriver:
 
     def _refuse_graphs(self) -> NoReturn:
         raise errors.UnsupportedError(f"the driver of {self.card.name} records no graphs")
-
-
-def in_parts(source: TritonSource) -> TritonSource:
-    """A source whose programs count from a number that is its last parameter."""
-    head, signature, body = source.text.partition(f"def {source.function_name}(")
-    parameters, end, rest = body.partition("):\n")
-    text = f"{head}{signature}{parameters}, {_BASE}{end}{rest}".replace(_PROGRAM, f"({_BASE} + {_PROGRAM})")
-    return dataclasses.replace(source, text=text, signature=(*source.signature, (_BASE, "i32")))
 
 
 def pack(kind: str, value: Any) -> bytes:  # Any: a number

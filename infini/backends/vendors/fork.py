@@ -22,6 +22,7 @@ from infini.backends.vendors.tables import Kernel
 from infini.compiler import disk_cache
 from infini.compiler.triton.module import load_module
 from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.target import Target
 from infini.core import errors
 
 _FORMAT: Final = 1  # raise when the meaning of a stored entry changes
@@ -32,66 +33,58 @@ class TritonFork:
     """A fork of Triton.
 
     Args:
-        target: its name for the vendor's processors, such as `maca`; the first part of its GPUTarget.
-        warp: threads of a warp; the last part of its GPUTarget.
-        binary: the kind of binary that it makes, such as `mcfatbin`.
         install: what to install, for the user.
         scratch: what its description of a binary calls the global memory that a program needs.
         options: options for every kernel.
         facts: what to keep of its description of a binary, besides what every kernel has.
     """
 
-    target: str
-    warp: int
-    binary: str
     install: str
     scratch: str = "global_scratch_size"
     options: Mapping[str, Any] = field(default_factory=dict)  # Any: numbers and flags of the fork
     facts: tuple[str, ...] = ()
 
-    def why_unavailable(self) -> str | None:
-        """Why no kernel can be compiled here."""
+    def why_unavailable(self, target: Target) -> str | None:
+        """Why no kernel can be compiled here: no Triton, or one for other processors."""
         if importlib.util.find_spec("triton") is None:
             return f"no Triton is installed; {self.install}"
-        return _missing_target(self.target, self.warp, self.install)
+        return _missing_target(target.platform, target.warp_size, self.install)
 
-    def compile(self, source: TritonSource, arch: int | str, num_warps: int) -> Kernel:
+    def compile(self, source: TritonSource, target: Target) -> Kernel:
         """A kernel by the fork, or from the disk cache.
 
         Raises:
             LoweringError: there is no such fork here, or it refuses the source.
         """
-        reason = self.why_unavailable()
+        reason = self.why_unavailable(target)
         if reason is not None:
-            raise errors.LoweringError(
-                f"kernels for {self.target} ({arch}) cannot be compiled here", got=reason
-            )
+            raise errors.LoweringError(f"kernels for {target.name} cannot be compiled here", got=reason)
         triton = importlib.import_module("triton")
-        made = (self.target, arch, self.warp, self.binary, num_warps, sorted(self.options.items()))
+        made = (target.platform, target.arch, target.warp_size, target.binary, sorted(self.options.items()))
         known = repr((source.key, *made, triton.__version__, _FORMAT))
         key = hashlib.blake2b(known.encode(), digest_size=20).hexdigest()
         stored = disk_cache.read("kernels", key)
         if stored is not None:
             fields = msgpack.unpackb(stored)
             return Kernel(**{**fields, "parameters": tuple(fields["parameters"])})
-        kernel = self._compile(triton, source, arch, num_warps)
+        kernel = self._compile(triton, source, target)
         disk_cache.write("kernels", key, msgpack.packb(asdict(kernel)))
         return kernel
 
-    def _compile(self, triton: Any, source: TritonSource, arch: int | str, num_warps: int) -> Kernel:
-        target = _gpu_target(triton)(self.target, arch, self.warp)
-        options = {"num_warps": num_warps, "num_stages": source.num_stages, **self.options}
+    def _compile(self, triton: Any, source: TritonSource, target: Target) -> Kernel:
+        place = _gpu_target()(target.platform, target.arch, target.warp_size)
+        options = {"num_warps": source.num_warps, "num_stages": source.num_stages, **self.options}
         try:
-            compiled = triton.compile(_described(triton, source), target=target, options=options)
+            compiled = triton.compile(_described(triton, source), target=place, options=options)
         except triton.CompilationError as error:
             raise errors.LoweringError(
-                f"Triton for {self.target} refuses the kernel {source.function_name}", got=str(error)
+                f"Triton for {target.name} refuses the kernel {source.function_name}", got=str(error)
             ) from error
         metadata = compiled.metadata
         # Triton 3.3 and newer pass scratch memory of the grid after the rest, and later the profiler's.
         hidden = [name for name in ("global_scratch_size", "profile_scratch_size") if hasattr(metadata, name)]
         return Kernel(
-            code=compiled.asm[self.binary],
+            code=compiled.asm[target.binary],
             name=metadata.name,
             parameters=tuple(kind for _, kind in source.signature if kind != "constexpr"),
             num_hidden=len(hidden),
@@ -103,18 +96,18 @@ class TritonFork:
 
 
 @functools.lru_cache(maxsize=16)
-def _missing_target(target: str, warp: int, install: str) -> str | None:
+def _missing_target(platform: str, warp: int, install: str) -> str | None:
     triton = importlib.import_module("triton")
     found = importlib.import_module("triton.backends").backends
-    probe = _gpu_target(triton)(target, 0, warp)
+    probe = _gpu_target()(platform, 0, warp)
     for name, backend in found.items():
-        if name == target or backend.compiler.supports_target(probe):
+        if name == platform or backend.compiler.supports_target(probe):
             return None
     names = ", ".join(found) or "nothing"
-    return f"the installed Triton {triton.__version__} compiles for {names}, not for {target}; {install}"
+    return f"the installed Triton {triton.__version__} compiles for {names}, not for {platform}; {install}"
 
 
-def _gpu_target(triton: Any) -> Any:  # Any: Triton has no types
+def _gpu_target() -> Any:  # Any: Triton has no types
     return importlib.import_module("triton.backends.compiler").GPUTarget
 
 

@@ -6,6 +6,7 @@ but the facts that are shown: the numbers of attributes. None of this has run on
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 from infini.backends.vendors.adapter import Adapter, AdapterBackend
@@ -14,7 +15,6 @@ from infini.backends.vendors.runtime import Runtime
 from infini.backends.vendors.tables import (
     NCCL_DTYPES,
     NCCL_OPS,
-    Capabilities,
     CollectiveTable,
     GemmTable,
     Places,
@@ -22,9 +22,8 @@ from infini.backends.vendors.tables import (
     cuda_like,
     nccl_like,
 )
+from infini.compiler.triton.target import GENERIC
 from infini.core import backend as backend_
-
-_WAVE = 64
 
 PLACES = Places(
     homes=("MACA_PATH", "MACA_HOME", "MACA_ROOT"),
@@ -71,7 +70,15 @@ GEMM = GemmTable(
     },
 )
 
-CAPABILITIES = Capabilities(warp=_WAVE, max_threads=512)
+TARGET = dataclasses.replace(
+    GENERIC,
+    name="MetaX",
+    platform="maca",
+    binary="mcfatbin",
+    warp_size=64,
+    shared_bytes=64 << 10,
+    max_warps=8,  # 512 threads
+)
 
 
 def arch(runtime: Runtime, device: int) -> int:
@@ -85,11 +92,8 @@ ADAPTER = Adapter(
     vendor="MetaX",
     places=PLACES,
     runtime=RUNTIME,
-    capabilities=CAPABILITIES,
+    target=TARGET,
     compiler=TritonFork(
-        target="maca",
-        warp=_WAVE,
-        binary="mcfatbin",
         install="install MetaX's Triton (mcTriton) instead of the one of PyPI",
     ),
     arch=arch,

@@ -14,6 +14,7 @@ import numpy as np
 
 from infini.backends.vendors import slots
 from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.target import Target
 from infini.core import dtypes, errors
 
 COPY_KINDS: Final = ("h2d", "d2h", "d2d")
@@ -190,16 +191,15 @@ class Kernel:
 class Compiler(Protocol):
     """What makes kernels for a vendor's devices."""
 
-    def why_unavailable(self) -> str | None:
-        """Why it cannot compile here, and what to install; None when it can."""
+    def why_unavailable(self, target: Target) -> str | None:
+        """Why it cannot compile for a target here, and what to install; None when it can."""
 
-    def compile(self, source: TritonSource, arch: int | str, num_warps: int) -> Kernel:
-        """A kernel for a kind of processor.
+    def compile(self, source: TritonSource, target: Target) -> Kernel:
+        """A kernel.
 
         Args:
             source: the text.
-            arch: the kind of processor, as the vendor's Triton names it.
-            num_warps: warps per program.
+            target: the kind of processor.
 
         Raises:
             LoweringError: the source cannot be compiled.
@@ -221,8 +221,8 @@ class Packed:
     owners: Any  # Any: buffers of ctypes
 
 
-# Arguments of a launch from the runtime, the kernel, its parameters, the address of scratch memory and the grid.
-# Any: the runtime's module imports this one.
+# Arguments of a launch from the runtime, the kernel, its parameters, the address of scratch memory and the
+# grid. Any: the runtime's module imports this one.
 Pack = Callable[[Any, Kernel, tuple[bytes, ...], int, tuple[int, int, int]], Packed]
 
 
@@ -299,25 +299,6 @@ class GemmTable(LibraryTable):
 
     def __post_init__(self) -> None:
         self.parsed(GEMM_OPERATIONS)
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What the kernels of a device may use, and the limits of a launch.
-
-    Args:
-        warp: threads of a warp.
-        max_threads: most threads of a program; a source that wants more warps gets fewer.
-        max_programs: most programs of one launch; a larger grid is launched in parts.
-        without: dtypes that kernels cannot compute with.
-        newer_names: names of `tl` that are there besides those of Triton 3.0.
-    """
-
-    warp: int
-    max_threads: int
-    max_programs: int = (1 << 31) - 1
-    without: frozenset[np.dtype] = frozenset()
-    newer_names: frozenset[str] = frozenset()
 
 
 NCCL_DTYPES: Final[dict[np.dtype, int]] = {

@@ -82,14 +82,11 @@ def launch(source: TritonSource, arguments: Sequence[np.ndarray | int]) -> None:
 
     Args:
         source: the kernel.
-        arguments: one dense array, or one address, per pointer of the signature; a number for the others.
+        arguments: one dense array, or one address, per parameter of the signature.
     """
     if 0 in source.grid:
         return
-    pointers = [
-        _Pointer(x, kind) if kind.startswith("*") else x
-        for x, (_, kind) in zip(arguments, source.signature, strict=True)
-    ]
+    pointers = [_Pointer(x, kind) for x, (_, kind) in zip(arguments, source.signature, strict=True)]
     with _interpreting():
         functions = load_module(source.text)
         for name, value in list(functions.items()):

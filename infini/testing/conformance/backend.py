@@ -36,7 +36,7 @@ def has_facts(subject: Subject) -> str:
     runtime = subject.runtime
     known = {name: runtime.attribute(name, 0) for name in runtime.table.attributes}
     facts = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
-    return f"{runtime.name(0)}, {subject.adapter.arch(0)}" + (f", {facts}" if facts else "")
+    return f"{runtime.name(0)}, {subject.adapter.target(0).arch}" + (f", {facts}" if facts else "")
 
 
 def refuses_devices(subject: Subject) -> str:

@@ -4,7 +4,6 @@ capabilities, and run where kernels can be compiled.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,25 +15,14 @@ from infini import lax
 from infini.backends.accelerator.executable import tasks_of
 from infini.backends.accelerator.tasks import Product
 from infini.backends.reference import interpreter
+from infini.compiler.triton import language
 from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.target import Capability, Target
 from infini.core import dtypes, errors, trace
 from infini.core.backend import CompileOptions, Executable
 from infini.core.ir import ArrayType
 from infini.testing.conformance.checks import Check, Failed, NotAvailable, Subject, expect
 from infini.testing.tolerances import assert_close
-
-# What the language of Triton 3.0 has among the names that kernels are written with.
-_LANGUAGE: Final = """
-abs arange argmax argmin associative_scan atomic_add atomic_and atomic_cas atomic_max atomic_min atomic_or
-atomic_xchg atomic_xor broadcast broadcast_to cast cat cdiv ceil cos cumprod cumsum debug_barrier
-device_assert device_print div_rn dot erf exp exp2 expand_dims fdiv flip floor fma full histogram interleave
-join load log log2 max max_constancy max_contiguous maximum min minimum multiple_of num_programs permute
-program_id rand randint randn range ravel reduce reshape rsqrt sigmoid sin softmax sort split sqrt sqrt_rn
-static_assert static_range store sum swizzle2d trans umulhi view where xor_sum zeros zeros_like
-constexpr PropagateNan int1 int8 int16 int32 int64 uint8 uint16 uint32 uint64
-float16 bfloat16 float32 float64
-"""
-TRITON_3_0: Final = frozenset(_LANGUAGE.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +127,14 @@ def compiled(subject: Subject, family: Family) -> tuple[Executable, list[np.ndar
     return subject.backend.compile(staged.program, CompileOptions()), arrays
 
 
-def faults(source: TritonSource, subject: Subject) -> list[str]:
+def faults(source: TritonSource, target: Target) -> list[str]:
     """What a text has and the target's Triton has not."""
-    capabilities = subject.adapter.adapter.capabilities
-    names = set(re.findall(r"\btl\.(\w+)", source.text))
-    found = [f"tl.{name}" for name in sorted(names - TRITON_3_0 - capabilities.newer_names)]
-    if len(source.grid) != 1:
-        found.append(f"a grid of {len(source.grid)} dimensions")
+    found = language.violations(source.text, target)
+    most = (*target.grid, 1, 1)
+    if any(n > limit for n, limit in zip(source.grid, most, strict=False)):
+        found.append(f"a grid of {source.grid}, where {target.grid} is the most")
+    if source.num_warps > target.max_warps:
+        found.append(f"{source.num_warps} warps, where {target.max_warps} are the most")
     return found
 
 
@@ -153,13 +142,13 @@ def writes(family: Family) -> Callable[[Subject], str]:
     """The check that a family's text is one that the target takes."""
 
     def check(subject: Subject) -> str:
-        _ = subject.adapter
+        target = subject.adapter.adapter.target
         executable, _ = compiled(subject, family)
         tasks = list(tasks_of(executable.block))  # type: ignore[attr-defined]  # an adapter's have it
         expect(bool(tasks), "a program has no kernel")
         sources = [task.kernel if isinstance(task, Product) else task.source for task in tasks]
         for source in sources:
-            wrong = faults(source, subject)
+            wrong = faults(source, target)
             expect(
                 not wrong, f"the kernel {source.function_name} is not for this target", got="; ".join(wrong)
             )
@@ -168,9 +157,13 @@ def writes(family: Family) -> Callable[[Subject], str]:
     return check
 
 
+_NEEDED: Final[Mapping[Capability, np.dtype]] = {"float64": dtypes.float64, "bfloat16": dtypes.bfloat16}
+
+
 def refuses_dtypes(subject: Subject) -> str:
     """Kernels of a dtype that the processor lacks are refused when a program is compiled."""
-    without = subject.adapter.adapter.capabilities.without
+    target = subject.adapter.adapter.target
+    without = [dtype for needed, dtype in _NEEDED.items() if not target.has(needed)]
     for dtype in without:
         family = Family(lambda x: lax.add(lax.sin(x), x), _normal((8,), dtype=dtype))
         try:
@@ -186,7 +179,7 @@ def computes(name: str, family: Family) -> Callable[[Subject], str]:
 
     def check(subject: Subject) -> str:
         subject.need_device()
-        reason = subject.adapter.adapter.compiler.why_unavailable()
+        reason = subject.adapter.why_no_compiler()
         if reason is not None:
             raise NotAvailable(reason)
         executable, arrays = compiled(subject, family)
