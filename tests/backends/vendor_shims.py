@@ -26,12 +26,12 @@ SOURCES = Path(__file__).resolve().parent / "shims"
 # By library: what it is made of, and what it is linked with.
 LIBRARIES: dict[str, tuple[tuple[str, ...], str]] = {
     "maca/lib/libmcruntime.so": (("machine.c", "metax.c"), ""),
-    "maca/lib/libmccl.so": (("mccl.c",), "mcruntime"),
-    "maca/lib/libmcblas.so": (("mcblas.c",), "mcruntime"),
+    "maca/lib/libmccl.so": (("mccl.c",), "libmcruntime.so"),
+    "maca/lib/libmcblas.so": (("mcblas.c",), "libmcruntime.so"),
     "cann/lib64/libascendcl.so": (("machine.c", "ascend.c"), ""),
-    "cann/lib64/libhccl.so": (("hccl.c",), "ascendcl"),
+    "cann/lib64/libhccl.so": (("hccl.c",), "libascendcl.so"),
     "neuware/lib64/libcnrt.so": (("machine.c", "cnrt.c"), ""),
-    "neuware/lib64/libcncl.so": (("cncl.c",), "cnrt"),
+    "neuware/lib64/libcncl.so": (("cncl.c",), "libcnrt.so"),
     "xpu/so/libxpurt.so": (("machine.c", "xpu.c"), ""),
 }
 HOMES = {"MACA_PATH": "maca", "ASCEND_HOME_PATH": "cann", "NEUWARE_HOME": "neuware", "XPU_HOME": "xpu"}
@@ -52,8 +52,8 @@ def build(folder: Path) -> None:
         command = ["gcc", "-std=gnu11", "-O0", "-shared", "-fPIC", "-pthread", "-o", str(target)]
         command += [str(SOURCES / file) for file in files]
         if linked:
-            command += [f"-L{target.parent}", f"-l{linked}", "-Wl,-rpath,$ORIGIN"]
             finish(running)
+            command.append(str(target.parent / linked))  # by its whole path: another may have its name
         running.append((command, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)))
     finish(running)
 
