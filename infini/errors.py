@@ -20,6 +20,7 @@ from infini.core.errors import (
     MissingRuleError as MissingRuleError,
     NonConcreteBooleanIndexError as NonConcreteBooleanIndexError,
     NotFiniteError as NotFiniteError,
+    OutOfMemoryError as OutOfMemoryError,
     OutOfRangeError as OutOfRangeError,
     ParseError as ParseError,
     PromotionError as PromotionError,

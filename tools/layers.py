@@ -78,6 +78,11 @@ ALLOWED_IN_FUNCTIONS: Final[tuple[Allowance, ...]] = (
         "infini.compiler.*",
         "a backend loads its emitter when it compiles for the first time",
     ),
+    Allowance(
+        "infini.backends.vendors.adapter",
+        "infini.backends.vendors.*",
+        "an adapter without a device costs a process nothing but the look for its library",
+    ),
 )
 
 

@@ -12,20 +12,18 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from infini.core import config, errors, events, ir, primitive
 from infini.core.layout import AutoLayout, Layout
 from infini.core.mesh import AbstractMesh, AxisEntry
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 Buffer: TypeAlias = Any  # Any: each backend has its own kind of buffer; core never looks inside
 ENTRY_POINTS: Final = "infini.backends"
@@ -276,28 +274,58 @@ _METHODS: Final = (
 )  # fmt: skip
 
 
-@functools.cache
-def _advertised() -> Mapping[str, EntryPoint]:
-    if not _is_mentioned():
-        return {}
-    # Loading it takes longer than all of the above; hardly any installation has a backend of its own.
-    import importlib.metadata
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """What a package advertises under our group: a name, `module:function`, and the folder that says so."""
 
-    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    name: str
+    value: str
+    folder: Path
+
+    def __str__(self) -> str:
+        fields = {}
+        for file in ("METADATA", "PKG-INFO"):
+            with contextlib.suppress(OSError):
+                head = (self.folder / file).read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+                fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
+        package = f" of {fields['Name']} {fields.get('Version', '')}".rstrip() if "Name" in fields else ""
+        return f"entry point {self.name} = {self.value}{package}"
+
+
+@functools.cache
+def _advertised() -> Mapping[str, _Point]:
+    """Entry points by name. They are read here: every process asks, and `importlib.metadata`, which reads
+    those in archives, takes longer to load than all of this.
+    """
+    points = []
+    for place in map(Path, sys.path or ["."]):
+        if place.is_file():
+            import importlib.metadata
+
+            for distribution in importlib.metadata.distributions(path=[str(place)]):
+                mine = distribution.entry_points.select(group=ENTRY_POINTS)
+                points += [_Point(point.name, point.value, place) for point in mine]
+            continue
+        for path in (*place.glob("*.dist-info/entry_points.txt"), *place.glob("*.egg-info/entry_points.txt")):
+            with contextlib.suppress(OSError):
+                points += _points(path)
     # Two packages may advertise one name; the first by its reference is taken, whatever order they come in.
     return {point.name: point for point in sorted(points, key=lambda point: point.value, reverse=True)}
 
 
-def _is_mentioned() -> bool:
-    """Whether the entry points of an installed package name our group, or that cannot be told from here."""
-    for place in map(Path, sys.path or ["."]):
-        if place.is_file():
-            return True  # an archive
-        for path in (*place.glob("*.dist-info/entry_points.txt"), *place.glob("*.egg-info/entry_points.txt")):
-            with contextlib.suppress(OSError):
-                if f"[{ENTRY_POINTS}]" in path.read_text(encoding="utf-8", errors="replace"):
-                    return True
-    return False
+def _points(path: Path) -> list[_Point]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if f"[{ENTRY_POINTS}]" not in text:
+        return []
+    lines = text.partition(f"[{ENTRY_POINTS}]")[2].splitlines()
+    found = []
+    for line in map(str.strip, lines):
+        if line.startswith("["):
+            break
+        name, is_point, value = line.partition("=")
+        if is_point and not line.startswith(("#", ";")):
+            found.append(_Point(name.strip(), value.partition("[")[0].strip(), path.parent))
+    return found
 
 
 @functools.cache
@@ -322,18 +350,16 @@ def get(name: str) -> Backend:
     )
 
 
-def _load(point: EntryPoint) -> Backend:
+def _load(point: _Point) -> Backend:
     """The backend behind an entry point: a function without arguments that gives it."""
-    source = f"entry point {point.name} = {point.value}"
-    if point.dist is not None:
-        source += f" of {point.dist.name} {point.dist.version}"
+    module, _, attribute = point.value.partition(":")
     try:
-        found = point.load()()
+        found = operator.attrgetter(attribute)(importlib.import_module(module))()
     except Exception as error:  # noqa: BLE001  # a package of others may fail in any way, and must not stop us
-        return Broken(point.name, f"cannot be loaded ({source}): {type(error).__name__}: {error}")
+        return Broken(point.name, f"cannot be loaded ({point}): {type(error).__name__}: {error}")
     missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
     if missing:
-        reason = f"{source} gives {type(found).__name__}, which has no {', '.join(missing)}"
+        reason = f"{point} gives {type(found).__name__}, which has no {', '.join(missing)}"
         return Broken(point.name, f"is no backend: {reason}")
     backend: Backend = found
     return backend

@@ -137,6 +137,10 @@ class DeviceError(InfiniError, RuntimeError):
     """A device or backend is missing, or two committed placements differ."""
 
 
+class OutOfMemoryError(DeviceError, MemoryError):
+    """A device has less memory left than was asked for."""
+
+
 class DonationError(InfiniError, ValueError):
     """A donated buffer could not be reused, or was used after its donation."""
 

@@ -8,6 +8,7 @@ the op `kernel`.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -269,6 +270,9 @@ class KernelFunction:
                 got=", ".join(str(c.type) for c in staged.captures),
                 fix="pass it as an operand of the kernel",
             )
+        called = list(inspect.signature(self.application).parameters)
+        for var, name in zip(staged.program.params, called[:num_loads], strict=False):
+            var.hint = name
         return staged.program
 
     def _stored(self, tile: Value, access: Any, shape: ir.Shape, tensor: Tensor) -> Value:  # Any: an Access

@@ -224,6 +224,29 @@ def _different_static(
     ]
 
 
+def parameter_names(
+    fun: Callable[..., Any], structure: tree.PyTreeDef, holes: Sequence[int], static: Sequence[int]
+) -> list[str]:
+    """Names of the leaves of the arguments, for people: `weight` of `layer.weight`, and `x` of `x`.
+
+    Args:
+        fun: function.
+        structure: of its arguments, static ones left out.
+        holes: leaves without contents.
+        static: positions of static arguments.
+    """
+    dummy = tree.unflatten(structure, list(range(structure.num_leaves)))
+    paths = [path for path, _ in tree.flatten_with_path(dummy)[0]]
+    dynamic = [n for n in range(len(paths) + len(static) + 1) if n not in static]
+    found = []
+    for number, path in enumerate(paths):
+        if number not in holes:
+            argument = _named(fun, dynamic[path[1].idx]) if isinstance(path[1], tree.SequenceKey) else ""
+            words = [argument, *(tree.keystr((key,), simple=True) for key in path[1 if not argument else 2 :])]
+            found.append("_".join(words[-2:]).strip("_"))
+    return found
+
+
 def _different_types(fun: Callable[..., Any], key: Key, other: Key) -> str:
     dummy = tree.unflatten(key.structure, list(range(key.structure.num_leaves)))
     paths = [path for path, _ in tree.flatten_with_path(dummy)[0]]

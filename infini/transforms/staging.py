@@ -217,6 +217,9 @@ class Jitted:
         with execute.unswept():
             staged = trace.stage(f, in_types, weak=weak, name=self._name, transform="jit")
         assert f.out_tree is not None
+        called = signature.parameter_names(self.fun, in_tree, [i for i, _ in holes.shapes], list(positions))
+        for var, name in zip(staged.program.params[len(staged.captures) :], called, strict=True):
+            var.hint = name
         donated = self._donated_parameters(args, kwargs, set(positions), len(staged.captures))
         options = backend_.CompileOptions(
             donated=donated,

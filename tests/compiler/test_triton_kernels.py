@@ -72,7 +72,7 @@ def test_tiles_that_fit_have_no_mask(rng: Any) -> None:
 def test_masks_of_a_product_are_on_the_sides_that_do_not_fit(rng: Any) -> None:
     x, y = k.numbers(rng, (64, 50), dtypes.float32), k.numbers(rng, (50, 64), dtypes.float32)
     text = k.source_of(specialised(kernels.matmul.configure(BM=32, BN=32, BK=32), x, y), x, y).text
-    loads = [line for line in text.splitlines() if "tl.load" in line]
+    loads = [line for line in k.statements(text) if "tl.load" in line]
     assert all("mask=" in line and "&" not in line for line in loads)
     assert "mask" not in next(line for line in text.splitlines() if "tl.store" in line)
 
@@ -102,8 +102,8 @@ def test_equal_kernels_have_equal_text_and_key(rng: Any) -> None:
 def test_source_says_how_to_compile_and_launch_it(rng: Any) -> None:
     x = k.numbers(rng, (300, 200), dtypes.bfloat16)
     source = k.source_of(specialised(kernels.softmax, x), x)
-    assert source.signature == (("x0", "*bf16"), ("y0", "*bf16"))
-    assert source.grid == (300,) and source.divisibility == ("x0", "y0")
+    assert source.signature == (("row_ptr", "*bf16"), ("y0", "*bf16")) and source.roles == ("x0", "y0")
+    assert source.grid == (300,) and source.divisibility == ("row_ptr", "y0")
     assert source.num_warps in {1, 2, 4, 8, 16}
 
 

@@ -251,4 +251,4 @@ def test_offsets_beyond_32_bits_are_computed_in_64() -> None:
     kernel = Kernel((1 << 13,), (access,), (access,), (type_,), ir.Builder().build(params, params[:1]))
     from infini.compiler.triton.emit import emit_triton
 
-    assert f"g0.to(tl.int64) * {size}" in emit_triton(kernel, [type_]).text
+    assert f"pid.to(tl.int64) * {size}" in emit_triton(kernel, [type_]).text

@@ -4,6 +4,7 @@ of the emitter.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,6 +88,12 @@ def numbers(
         return rng.integers(low, high, shape).astype(dtype)
     low, high = (-4.0, 4.0) if span is None else (span.low, span.high)
     return rng.uniform(low, high, shape).astype(dtype)
+
+
+def statements(text: str) -> list[str]:
+    """The simple statements of a text, each on one line and without comments."""
+    nodes = ast.walk(ast.parse(text))
+    return [ast.unparse(node) for node in nodes if isinstance(node, (ast.Assign, ast.Expr, ast.AugAssign))]
 
 
 def attrs_of(**attrs: object) -> ir.Attrs:

@@ -13,7 +13,9 @@ from infini.backends.accelerator.lower import ROUTES, has_route, lower
 from infini.backends.accelerator.products import Products
 from infini.compiler import choices, pipeline
 from infini.compiler.passes import inline
-from infini.compiler.steps import Block
+from infini.compiler.triton.language import SIGNATURE_NEEDS
+from infini.compiler.triton.source import SIGNATURE_NAMES
+from infini.compiler.triton.target import GENERIC, Target
 from infini.core import backend as backend_, errors, ir, primitive
 from infini.core.backend import CompileOptions, Device
 
@@ -25,10 +27,11 @@ class AcceleratorBackend(abc.ABC):
 
     Args:
         name: of the backend, and of its devices.
+        target: what kernels are written for.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, target: Target = GENERIC) -> None:
+        self.name, self.target = name, target
         self._drivers: dict[int, Driver] = {}
         self._measuring: dict[int, Driver] = {}
 
@@ -46,13 +49,6 @@ class AcceleratorBackend(abc.ABC):
     @abc.abstractmethod
     def make_driver(self, number: int) -> Driver:
         """A driver of a device that exists."""
-
-    def check(self, block: Block) -> None:  # noqa: B027  # most devices take every kernel
-        """Refuse a program that these devices cannot run, when it is compiled.
-
-        Raises:
-            LoweringError: a kernel needs what they lack.
-        """
 
     # --- the protocol of backends -------------------------------------------------------------
 
@@ -118,9 +114,8 @@ class AcceleratorBackend(abc.ABC):
             )
         fused = pipeline.run(program, has_route, backend=self.name)
         chooser = choices.Chooser(options)
-        products = Products(chooser, self._measuring_driver if self.num_devices else None)
-        block = lower(fused, products)
-        self.check(block)
+        products = Products(chooser, self._measuring_driver if self.num_devices else None, self.target)
+        block = lower(fused, products, self.target)
         return AcceleratorExecutable(self, program, fused, block, options, chooser.decisions)
 
     def _measuring_driver(self) -> Driver:
@@ -139,6 +134,10 @@ class AcceleratorBackend(abc.ABC):
 
     def route(self, program: ir.Program, op: primitive.Primitive) -> backend_.Route:
         """How `op` is computed in a program made of nothing else."""
+        types = [v.type for e in program.equations for v in (*e.inputs, *e.outputs)]
+        needs = {SIGNATURE_NEEDS.get(SIGNATURE_NAMES.get(t.dtype, "")) for t in types}
+        if any(needed is not None and not self.target.has(needed) for needed in needs):
+            return "hole"
         return routes.without_program(op, has_mesh=False) or routes.compiled(
             program,
             op,

@@ -6,73 +6,74 @@ decomposed by the pipeline, and refused there when it has no decomposition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from infini.backends.accelerator.products import Products
 from infini.backends.accelerator.tasks import Launch
-from infini.compiler import expression
-from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
-from infini.compiler.triton import cumulative, movement, sorting
-from infini.compiler.triton.emit import emit_triton
-from infini.compiler.triton.source import LANGUAGE_NAMES, TritonSource
+from infini.compiler.triton import lower as triton, naming
+from infini.compiler.triton.target import GENERIC, Target
 from infini.core import ir
-from infini.core.ir import ArrayType, Attrs, Equation, Program
+from infini.core.ir import ArrayType, Equation, Program, Var
 from infini.lax import contraction, indexing
 from infini.tile.program import Kernel
 
-Route = Callable[[Equation, Products], list[Step]]
-Sources = Callable[[Sequence[ArrayType], Attrs], tuple[TritonSource, ...]]
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What routes need besides the equation: who chooses products, what kernels are for, and the user's names
+    of values.
+    """
+
+    products: Products
+    target: Target
+    names: Mapping[Var, str]
 
 
-# Operations of dtypes that kernels do not compute with are decomposed into those of wider ones.
-_COMPUTING: Final = cumulative.NAMES | expression.REDUCTIONS
+Route = Callable[[Equation, Context], list[Step]]
+has_route = triton.has_route
 
 
-def has_route(equation: Equation) -> bool:
-    """Whether this backend lowers an equation itself, alone or inside a kernel."""
-    kind = indexing.KINDS.get(equation.op.name)
-    if kind is not None and kind.combine and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
-        return False  # scatters that overwrite move bits of any dtype, those that compute do not
-    if equation.op.name in _COMPUTING and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
-        return False
-    return (
-        equation.op.name in ROUTES
-        or is_fusable(equation)
-        or is_reduction(equation)
-        or not any(v.type.size for v in equation.outputs)
-    )
-
-
-def lower(program: Program, products: Products) -> Block:
+def lower(program: Program, products: Products, target: Target = GENERIC) -> Block:
     """The steps of a program in which everything fusable has become kernels.
 
     Args:
         program: the program.
         products: chooses how contractions are computed.
+        target: what kernels are for.
 
     Raises:
-        LoweringError: a kernel has no Triton form.
+        LoweringError: a kernel has no Triton form, or the target lacks what it needs.
     """
     found: list[Step] = []
+    context = Context(products, target, naming.of_values(program))
     for equation in program.equations:
         if equation.outputs and not any(v.type.size for v in equation.outputs):
             found.append(Phase(equation.op.name, (), equation.inputs, equation.outputs, where=equation.where))
         else:
-            found += ROUTES[equation.op.name](equation, products)
+            found += ROUTES[equation.op.name](equation, context)
     return Block(program.params, program.consts, tuple(found), program.results)
+
+
+def _inner(program: Program, context: Context) -> Block:
+    return lower(program, context.products, context.target)
 
 
 def _types(equation: Equation) -> tuple[ArrayType, ...]:
     return tuple(v.type for v in equation.inputs)
 
 
-def _kernel(equation: Equation, products: Products) -> list[Step]:
+def _kernel(equation: Equation, context: Context) -> list[Step]:
     kernel: Kernel = equation.attrs["kernel"]
-    launch = Launch(emit_triton(kernel, _types(equation)))
     pairs = _in_place(kernel, _types(equation))
-    return [Phase(kernel.name, (launch,), equation.inputs, equation.outputs, pairs, where=equation.where)]
+    tasks = _launches(equation, context)
+    return [Phase(kernel.name, tasks, equation.inputs, equation.outputs, pairs, where=equation.where)]
+
+
+def _launches(equation: Equation, context: Context) -> tuple[Launch, ...]:
+    return tuple(Launch(source) for source in triton.sources(equation, context.target, context.names))
 
 
 def _in_place(kernel: Kernel, types: Sequence[ArrayType]) -> tuple[tuple[int, int], ...]:
@@ -93,100 +94,71 @@ def _in_place(kernel: Kernel, types: Sequence[ArrayType]) -> tuple[tuple[int, in
     return tuple(pairs)
 
 
-def _dot(equation: Equation, products: Products) -> list[Step]:
+def _dot(equation: Equation, context: Context) -> list[Step]:
     x, y = _types(equation)
     spec, dtype = equation.attrs["spec"], equation.attrs["dtype"]
     a, b, _ = contraction.parse_spec(spec)
     assert x.ndim == len(a) and y.ndim == len(b), "the pass `contractions` gives loop dimensions letters"
-    task = products.product(x, y, spec, dtype)
+    task = context.products.product(x, y, spec, dtype)
+    kernel = triton.marked(task.kernel, equation, triton.roles_of(equation, context.names))
+    task = replace(task, kernel=kernel)
     return [Phase(f"dot {spec}", (task,), equation.inputs, equation.outputs, where=equation.where)]
 
 
-def _moved(sources: Sources, *, updates: bool = False) -> Route:
-    """Route of an operation that moves elements; with `updates` its result starts as its first operand."""
-
-    def route(equation: Equation, products: Products) -> list[Step]:
-        types = _types(equation)
-        tasks = tuple(Launch(source) for source in sources(types, equation.attrs))
-        return [
-            Phase(
-                equation.op.name,
-                tasks,
-                equation.inputs,
-                equation.outputs,
-                must_share=((0, 0),) if updates else (),
-                scratch_bytes=movement.scratch_bytes(equation.op.name, types),
-                where=equation.where,
-            )
-        ]
-
-    return route
-
-
-def _sorted(equation: Equation, products: Products) -> list[Step]:
-    types = _types(equation)
-    return [
-        Phase(
-            "sort",
-            tuple(Launch(source) for source in sorting.sort(types, equation.attrs)),
-            equation.inputs,
-            equation.outputs,
-            scratch_bytes=sorting.scratch_bytes(types, equation.attrs),
-            where=equation.where,
-        )
-    ]
-
-
-def _scanned(equation: Equation, products: Products) -> list[Step]:
-    name, types = equation.op.name, _types(equation)
+def _emitted(equation: Equation, context: Context) -> list[Step]:
+    """An operation with functions of its own; that of an update starts as its first operand."""
+    name = equation.op.name
     return [
         Phase(
             name,
-            tuple(Launch(source) for source in cumulative.cumulative(name, types, equation.attrs)),
+            _launches(equation, context),
             equation.inputs,
             equation.outputs,
-            scratch_bytes=cumulative.scratch_bytes(name, types, equation.attrs),
+            must_share=((0, 0),) if name in _UPDATES else (),
+            scratch_bytes=triton.scratch_bytes(equation),
             where=equation.where,
         )
     ]
 
 
-def _aliases(equation: Equation, products: Products) -> list[Step]:
+def _aliases(equation: Equation, context: Context) -> list[Step]:
     return [Alias(x, y) for x, y in zip(equation.inputs, equation.outputs, strict=True)]
 
 
-def _scan(equation: Equation, products: Products) -> list[Step]:
+def _scan(equation: Equation, context: Context) -> list[Step]:
     a = equation.attrs
     return [
         Loop(
-            "scan", None, lower(a["body"], products), equation.inputs, equation.outputs, 0, a["num_consts"],
+            "scan", None, _inner(a["body"], context), equation.inputs, equation.outputs, 0, a["num_consts"],
             a["num_carry"], a["length"], a["reverse"], equation.where,
         )
     ]  # fmt: skip
 
 
-def _while(equation: Equation, products: Products) -> list[Step]:
+def _while(equation: Equation, context: Context) -> list[Step]:
     a = equation.attrs
     return [
         Loop(
-            "while", lower(a["cond"], products), lower(a["body"], products),
+            "while", _inner(a["cond"], context), _inner(a["body"], context),
             equation.inputs, equation.outputs,
             a["num_cond_consts"], a["num_body_consts"], len(equation.outputs), where=equation.where,
         )
     ]  # fmt: skip
 
 
-def _cond(equation: Equation, products: Products) -> list[Step]:
-    blocks = tuple(lower(branch, products) for branch in equation.attrs["branches"])
+def _cond(equation: Equation, context: Context) -> list[Step]:
+    blocks = tuple(_inner(branch, context) for branch in equation.attrs["branches"])
     return [Branch("cond", blocks, equation.inputs, equation.outputs, equation.where)]
 
 
-def _callback(equation: Equation, products: Products) -> list[Step]:
+def _callback(equation: Equation, context: Context) -> list[Step]:
     function: ir.HostFunction = equation.attrs["callback"]
     return [HostCall(function, equation.inputs, equation.outputs, equation.where)]
 
 
+_UPDATES: Final = frozenset({*indexing.KINDS, "dynamic_update_slice"})
 ROUTES: Final[dict[str, Route]] = {
+    **dict.fromkeys(sorted(triton.ROUTES), _emitted),
     "kernel": _kernel,
     "dot": _dot,
     "reshape": _aliases,
@@ -199,11 +171,4 @@ ROUTES: Final[dict[str, Route]] = {
     "debug_callback": _callback,
     "pure_callback": _callback,
     "io_callback": _callback,
-    "gather": _moved(movement.gather),
-    **{name: _moved(movement.scatter(name), updates=True) for name in indexing.KINDS},
-    "dynamic_slice": _moved(movement.dynamic_slice),
-    "dynamic_update_slice": _moved(movement.dynamic_update_slice, updates=True),
-    "pad": _moved(movement.pad),
-    "sort": _sorted,
-    **dict.fromkeys(sorted(cumulative.NAMES), _scanned),
 }

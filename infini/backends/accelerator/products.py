@@ -20,6 +20,7 @@ from infini.compiler import choices
 from infini.compiler.choices import Choice, Chooser
 from infini.compiler.triton import matmul
 from infini.compiler.triton.emit import emit_triton
+from infini.compiler.triton.target import GENERIC, Target
 from infini.core import dtypes
 from infini.core.ir import ArrayType
 from infini.lax import contraction
@@ -38,10 +39,13 @@ class Products:
     Args:
         chooser: asks, and remembers.
         measuring: gives the driver to measure with; None where there is no device.
+        target: what kernels are for.
     """
 
-    def __init__(self, chooser: Chooser, measuring: Callable[[], Driver] | None) -> None:
-        self.chooser = chooser
+    def __init__(
+        self, chooser: Chooser, measuring: Callable[[], Driver] | None, target: Target = GENERIC
+    ) -> None:
+        self.chooser, self.target = chooser, target
         self._measuring = measuring
 
     def product(self, x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype) -> Product:
@@ -56,13 +60,13 @@ class Products:
         Raises:
             LoweringError: no way works.
         """
-        usual = _by_kernel(x, y, spec, dtype, matmul.edges_of(x.dtype)[0])
+        usual = _by_kernel(x, y, spec, dtype, matmul.edges_of(x.dtype)[0], self.target)
         library = gemm.plan(x, y, spec, dtype)
         multiplications = math.prod(_sizes(x, y, spec).values())
         if self._measuring is None or multiplications < MIN_MULTIPLICATIONS:
             return Product(library, usual.kernel)
         driver = self._measuring()
-        ways = dict(_kernels(x, y, spec, dtype))
+        ways = dict(_kernels(x, y, spec, dtype, self.target))
         if library is not None and driver.gemm_library is not None:
             ways = {driver.gemm_library: Product(library, usual.kernel), **ways}
         out = ArrayType(_result_shape(x, y, spec), dtype)
@@ -115,21 +119,23 @@ def _filled(type_: ArrayType) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1024)
-def _kernels(x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype) -> tuple[tuple[str, Product], ...]:
+def _kernels(
+    x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype, target: Target
+) -> tuple[tuple[str, Product], ...]:
     """The kernels with tiles that differ for these sizes, by name."""
     found: dict[str, tuple[str, Product]] = {}
     for edges in matmul.edges_of(x.dtype):
-        product = _by_kernel(x, y, spec, dtype, edges)
+        product = _by_kernel(x, y, spec, dtype, edges, target)
         found.setdefault(product.kernel.key, ("tiles " + "x".join(map(str, edges)), product))
     return tuple(found.values())
 
 
 @functools.lru_cache(maxsize=4096)
 def _by_kernel(
-    x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype, edges: tuple[int, int, int]
+    x: ArrayType, y: ArrayType, spec: str, dtype: np.dtype, edges: tuple[int, int, int], target: Target
 ) -> Product:
     kernel = matmul.matmul_kernel(x, y, spec, dtype, edges)
-    return Product(None, emit_triton(kernel, (x, y), name="matmul"))
+    return Product(None, emit_triton(kernel, (x, y), name="matmul", target=target))
 
 
 def _result_shape(x: ArrayType, y: ArrayType, spec: str) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ def start(driver: Driver, task: Task, reads: Sequence[int], writes: Sequence[int
             return
         task = Launch(task.kernel)
     names = {f"y{i}": address for i, address in enumerate(writes)} | {"scratch": scratch}
-    loads = [name for name, _ in task.source.signature if name[0] in "xn"]
+    loads = [role for role in task.source.roles if role[0] in "xn"]
     if loads:
         # Operands stand in order: those that are loaded, then run-time extents.
         places = [int(name[1:]) if name[0] == "x" else -1 for name in loads]
@@ -54,4 +54,4 @@ def start(driver: Driver, task: Task, reads: Sequence[int], writes: Sequence[int
         for name, place in zip(loads, places, strict=True):
             names[name] = reads[place if place >= 0 else num_loads + int(name[1:])]
     function = driver.function(task.source)
-    driver.launch(function, task.source.grid, [names[name] for name, _ in task.source.signature])
+    driver.launch(function, task.source.grid, [names[role] for role in task.source.roles])

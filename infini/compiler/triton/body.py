@@ -14,8 +14,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from infini.compiler.triton import access, scalar, small_floats
-from infini.compiler.triton.source import language_name, literal, padded
+from infini.compiler.triton import access, language, naming, scalar, small_floats, target as target_
+from infini.compiler.triton.source import SIGNATURE_NAMES, language_name, literal, padded
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
 from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType, Equation, Program, Var
@@ -38,13 +38,43 @@ class Body:
         """Emit a program applied to values, and return its results."""
         env: dict[Var, Operand] = dict(zip(program.params, arguments, strict=True))
         env.update((var, self.constant(constant)) for var, constant in program.consts)
-        for equation in program.equations:
+        following: list[Equation | None] = [*program.equations, None][1:]
+        for equation, after in zip(program.equations, following, strict=True):
             outputs = self.equation(equation, [env[v] for v in equation.inputs])
             env.update(zip(equation.outputs, outputs, strict=True))
+            for output, name in zip(outputs, naming.results_of(equation, after), strict=False):
+                self.writer.suggest(output, name)
         return [env[v] for v in program.results]
 
     def equation(self, equation: Equation, operands: Sequence[Operand]) -> Sequence[Operand]:
         """Emit one equation."""
+        self.check_target(equation)
+        with self.writer.equation(equation):
+            return self.lowered(equation, operands)
+
+    def check_target(self, equation: Equation) -> None:
+        """Refuse what the target cannot hold.
+
+        Raises:
+            LoweringError: a dtype or the rank of a tile is beyond the target.
+        """
+        target, shown = self.writer.target, f"operation {equation.op.name!r}"
+        for type_ in (v.type for v in (*equation.inputs, *equation.outputs)):
+            kind = SIGNATURE_NAMES.get(type_.dtype, "")
+            if kind in language.SIGNATURE_NEEDS:
+                target_.require(target, {language.SIGNATURE_NEEDS[kind]}, f"{shown} of {type_}")
+            rank = type_.ndim
+            if rank > target.tile_rank and not equation.programs:
+                raise errors.LoweringError(
+                    f"{shown} needs tiles of {rank} dimensions, and the target {target.name} has {target.tile_rank}",
+                    got=str(type_),
+                    expected=f"the capability of tiles of rank {rank}",
+                    fix="cut the arrays into tiles of fewer dimensions",
+                    where=equation.where,
+                )
+
+    def lowered(self, equation: Equation, operands: Sequence[Operand]) -> Sequence[Operand]:
+        """Emit one equation by the route of its operation."""
         op, attrs = equation.op, equation.attrs
         if op.name in _CALLS:
             return self.run(attrs["body"], operands)
@@ -82,10 +112,7 @@ class Body:
         numbers = constant.array.reshape(-1).astype(_host_dtype(type_.dtype))
         shape = list(padded(type_.shape)) if type_.shape else "()"
         if constant.is_scalar:
-            if scalar.is_wide(type_.dtype):
-                return Tile(f"tl.full({shape}, {literal(numbers[0].item(), type_.dtype)}, {name})", type_)
-            wide = f"tl.full({shape}, {literal(numbers[0].item(), type_.dtype)}, tl.float32)"
-            return Tile(small_floats.narrowed(wide, type_.dtype), type_, wide=wide)
+            return self.repeated(numbers[0].item(), type_)
         compute = name if scalar.is_wide(type_.dtype) else "tl.float32"
         lanes = [access.lane(padded(type_.shape), i) for i in range(type_.ndim)]
         weights = access.c_strides(type_.shape)
@@ -96,6 +123,16 @@ class Body:
             value = f"tl.full((), {literal(number.item(), type_.dtype)}, {compute})"
             found = self.writer.tile(f"tl.where({where.name} == {i}, {value}, {found.name})", type_)
         return found if scalar.is_wide(type_.dtype) else self.rounded(found.name, type_)
+
+    def repeated(self, number: complex, type_: ArrayType) -> Tile:
+        """A constant, the same number everywhere."""
+        shape = list(padded(type_.shape)) if type_.shape else "()"
+        text, plain = literal(number, type_.dtype), scalar.plain_number(number, type_.dtype)
+        if scalar.is_wide(type_.dtype):
+            name = small_floats.storage_name(type_.dtype)
+            return Tile(f"tl.full({shape}, {text}, {name})", type_, number=plain)
+        wide = f"tl.full({shape}, {text}, tl.float32)"
+        return Tile(small_floats.narrowed(wide, type_.dtype), type_, wide=wide, number=plain)
 
     def wide(self, tile: Tile) -> str:
         """Expression of a value as arithmetic takes it: small floats in float32."""
@@ -116,8 +153,7 @@ class Body:
         if not cut or (tile.padding is not None and tile.padding == value):
             return text
         inside = " & ".join(f"({access.lane(tile.shape, a)} < {tile.type.shape[a]})" for a in cut)
-        name = language_name(dtype) if scalar.is_wide(dtype) else "tl.float32"
-        return f"tl.where({inside}, {text}, tl.full((), {literal(value, dtype)}, {name}))"
+        return f"tl.where({inside}, {text}, {scalar.number(value, dtype)})"
 
     # --- elementwise ------------------------------------------------------------------------
 
@@ -125,8 +161,19 @@ class Body:
         """Emit an operation of the scalar table; Triton broadcasts as NumPy does."""
         type_ = equation.output.type
         name = equation.op.name
+        if name == "convert_element_type" and tiles[0].number and not tiles[0].wide:
+            given = np.asarray(float(tiles[0].number), tiles[0].type.dtype)
+            if type_.dtype in dtypes.FLOATS or type_.dtype == tiles[0].type.dtype:
+                return self.repeated(given.astype(_host_dtype(type_.dtype)).item(), type_)
         is_bitwise = name in scalar.BITWISE
         operands = [t.name if is_bitwise else self.wide(t) for t in tiles]
+        # A number takes the dtype of the other operands, one of which has the shape of the result.
+        is_typed = any(t.shape == padded(type_.shape) and not t.number for t in tiles[name == "select_n" :])
+        if is_typed and not (is_bitwise and not scalar.is_wide(type_.dtype)):
+            operands = [
+                t.number if t.number and scalar.takes_number(name, i, t.number, t.type.dtype) else text
+                for i, (t, text) in enumerate(zip(tiles, operands, strict=True))
+            ]
         text = scalar.expression(name, operands, [t.type.dtype for t in tiles], equation.attrs)
         assert text is not None
         keeps = name == "convert_element_type" and tiles[0].padding == 0
@@ -142,9 +189,8 @@ class Body:
         wide_types = tuple(t if scalar.is_wide(t.dtype) else t.update(dtype=dtypes.float32) for t in types)
         wide = [t if t.type == w else Tile(self.wide(t), w) for t, w in zip(tiles, wide_types, strict=True)]
         results = self.run(_definition(equation.op, wide_types, equation.attrs), wide)
-        return [
-            self.rounded(self.tile(r).name, v.type) for r, v in zip(results, equation.outputs, strict=True)
-        ]
+        found = zip(map(self.tile, results), equation.outputs, strict=True)
+        return [r if r.type == v.type else self.rounded(r.name, v.type) for r, v in found]
 
     # --- control flow -----------------------------------------------------------------------
 
@@ -162,8 +208,11 @@ class Body:
                 "a loop inside a kernel walks levels of its operands only",
                 "tile the operand into levels",
             )
+        if length == 1:
+            steps = [self.step(x, "tl.full((), 0, tl.int32)", v.type) for x, v in zip(xs, body.params[second:], strict=True)]
+            return self.run(body, [*consts, *operands[first:second], *steps])
         carries = [
-            self.writer.tile(self.tile(c).name, v.type, prefix="c")
+            self.writer.tile(self.tile(c).name, v.type, base="carry")
             for c, v in zip(operands[first:second], body.params[first:second], strict=True)
         ]
         counter_name, position = self.writer.fresh("i"), self.writer.fresh("k")
@@ -172,12 +221,14 @@ class Body:
         index = f"{length - 1} - {counter_name}" if attrs["reverse"] else counter_name
         self.writer.line(f"{position} = tl.full((), 0, tl.int32) + {index}")
         steps = [self.step(x, position, v.type) for x, v in zip(xs, body.params[second:], strict=True)]
+        self.writer.leave_block()
         results = [self.tile(r) for r in self.run(body, [*consts, *carries, *steps])]
         names = {c.name for c in carries}
         moved = [self.writer.tile(r.name, r.type) if r.name in names else r for r in results]
         for carry, result in zip(carries, moved, strict=True):
             self.writer.line(f"{carry.name} = {result.name}")
         self.writer.depth -= 1
+        self.writer.leave_block()
         return carries
 
     def step(self, value: Operand, position: str, type_: ArrayType) -> Operand:
@@ -209,7 +260,9 @@ def counter(type_: ArrayType) -> str:
     """Expression of the numbers from 0 up."""
     shape = padded(type_.shape)
     name = language_name(type_.dtype)
-    return f"tl.zeros([1], {name})" if shape == (1,) else f"tl.arange(0, {shape[0]}).to({name})"
+    if shape == (1,):
+        return f"tl.zeros([1], {name})"
+    return f"tl.arange(0, {shape[0]})" + ("" if type_.dtype == dtypes.int32 else f".to({name})")
 
 
 def refused(equation: Equation, what: str, fix: str) -> errors.LoweringError:

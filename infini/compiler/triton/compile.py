@@ -1,8 +1,8 @@
-"""Ahead-of-time compilation of Triton sources to cubins, without a GPU and without PyTorch. Imported only
+"""Ahead-of-time compilation of Triton sources to machine code, without a GPU and without PyTorch. Imported only
 where it is used.
 
-Compiled for compute capability 8.0 and 9.0 here; below 8.0 Triton's products are slow and nothing is
-promised. The cubin and what a launch needs to know are kept in the disk cache as one msgpack file, under a
+Compiled for sm_80, sm_90 and gfx942 here; below compute capability 8.0 Triton's products are slow and nothing is
+promised. The code and what a launch needs to know are kept in the disk cache as one msgpack file, under a
 key of our own: Triton's cache holds absolute paths and cannot be moved.
 """
 
@@ -24,13 +24,14 @@ from triton.compiler import ASTSource
 from infini.compiler import disk_cache
 from infini.compiler.triton.module import load_module
 from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.target import Target, nvidia
 from infini.core import errors
 
-_FORMAT: Final = 1  # raise when the meaning of a stored entry changes
+_FORMAT: Final = 2  # raise when the meaning of a stored entry changes
 _MIN_CAPABILITY: Final = 80
 # Drivers of CUDA 12 refuse what the assembler of CUDA 13 makes; Triton brings both and picks by capability.
 _CUDA_13: Final = 13000
-_WARP: Final = 32
+_ASSEMBLY: Final = {"cuda": "ptx", "hip": "amdgcn"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Cubin:
     """Machine code of one kernel and how to launch it.
 
     Args:
-        code: the cubin.
-        ptx: its PTX text.
+        code: the binary: a cubin, or what the target has.
+        ptx: its assembly: PTX, or what the target has.
         function_name: symbol of the kernel in `code`.
         parameters: Triton types of the parameters, compile-time ones left out; two hidden pointers follow
             them.
@@ -61,36 +62,38 @@ class Cubin:
     profile_bytes: int
 
 
-def compile_source(source: TritonSource, capability: int, *, driver_version: int = 0) -> Cubin:
+def compile_source(source: TritonSource, target: Target | int, *, driver_version: int = 0) -> Cubin:
     """Machine code of a Triton source.
 
     Args:
         source: what `emit_triton` gave.
-        capability: compute capability times ten, such as 80 or 90.
+        target: what to compile for; a number is a compute capability times ten, such as 80 or 90.
         driver_version: CUDA version of the driver as its API gives it, such as 12040; 0 when nothing will be
             launched here.
 
     Raises:
         LoweringError: Triton refuses the source, or the capability is below 8.0.
     """
+    target = nvidia(target) if isinstance(target, int) else target
+    capability = target.arch if isinstance(target.arch, int) and target.platform == "cuda" else _MIN_CAPABILITY
     if capability < _MIN_CAPABILITY:
         raise errors.LoweringError(
             f"kernels need compute capability 8.0, not {capability / 10}",
             expected="an Ampere GPU or a later one",
         )
     assembler = _assembler(capability, driver_version)
-    parts = (source.key, capability, triton.__version__, assembler, _FORMAT)
+    parts = (source.key, target.platform, target.arch, triton.__version__, assembler, _FORMAT)
     key = hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
     stored = disk_cache.read("cubins", key)
     if stored is not None:
         fields = msgpack.unpackb(stored)
         return Cubin(**{**fields, "parameters": tuple(fields["parameters"])})
-    cubin = _compile(source, capability, assembler)
+    cubin = _compile(source, target, assembler)
     disk_cache.write("cubins", key, msgpack.packb(asdict(cubin)))
     return cubin
 
 
-def _compile(source: TritonSource, capability: int, assembler: str) -> Cubin:
+def _compile(source: TritonSource, target: Target, assembler: str) -> Cubin:
     function = load_module(source.text)[source.function_name]
     position = {name: i for i, (name, _) in enumerate(source.signature)}
     described = ASTSource(
@@ -102,21 +105,22 @@ def _compile(source: TritonSource, capability: int, assembler: str) -> Cubin:
     # Fusing a product and a sum into one rounding is wanted; the default of it differs between versions of
     # Triton.
     options = {"num_warps": source.num_warps, "num_stages": source.num_stages, "enable_fp_fusion": True}
+    place = GPUTarget(target.platform, target.arch, target.warp_size)
     try:
         with _environment({"TRITON_PTXAS_BLACKWELL_PATH": assembler} if assembler else {}):
-            compiled = triton.compile(described, target=GPUTarget("cuda", capability, _WARP), options=options)
+            compiled = triton.compile(described, target=place, options=options)
     except triton.CompilationError as error:
         raise errors.LoweringError(
             f"Triton refuses the kernel {source.function_name}", got=str(error)
         ) from error
     metadata = compiled.metadata
-    if metadata.num_ctas != 1:
+    if _field(metadata, "num_ctas", 1) != 1:
         raise errors.LoweringError(
             f"kernel {source.function_name} needs a cluster launch", got=f"{metadata.num_ctas} blocks"
         )
     return Cubin(
-        code=compiled.asm["cubin"],
-        ptx=compiled.asm["ptx"],
+        code=compiled.asm[target.binary],
+        ptx=compiled.asm[_ASSEMBLY[target.platform]],
         function_name=metadata.name,
         parameters=tuple(kind for _, kind in source.signature if kind != "constexpr"),
         shared_bytes=metadata.shared,

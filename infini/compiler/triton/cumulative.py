@@ -16,8 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler.triton.function_text import FunctionText
+from infini.compiler.triton.function_text import FunctionText, index_dtype
 from infini.compiler.triton.source import TritonSource, language_name, literal
+from infini.compiler.triton.target import GENERIC, Target
 from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs
 from infini.lax import cumulative as lax_cumulative, reduction
@@ -87,11 +88,13 @@ def _power(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def cumulative(name: str, types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
+def cumulative(
+    name: str, types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
+) -> tuple[TritonSource, ...]:
     """Sources of a cumulative operation."""
     (type_,) = types
     plan = layout(type_, attrs["axis"])
-    writer = _Writer(name, type_, plan, attrs["reverse"])
+    writer = _Writer(name, type_, plan, attrs["reverse"], target)
     if plan.num_blocks == 1:
         return (writer.walk(),)
     return writer.totals(), writer.walk()
@@ -114,8 +117,8 @@ def _wide(dtype: np.dtype) -> np.dtype:
 class _Writer:
     """Writes the functions of one operation. Values of the state are called s0, s1 and so on."""
 
-    def __init__(self, name: str, type_: ArrayType, plan: Layout, reverse: bool) -> None:
-        self.name, self.type, self.plan, self.reverse = name, type_, plan, reverse
+    def __init__(self, name: str, type_: ArrayType, plan: Layout, reverse: bool, target: Target) -> None:
+        self.name, self.type, self.plan, self.reverse, self.target = name, type_, plan, reverse, target
         self.wide = _wide(type_.dtype)
         self.axis = 1 if plan.inner == 1 else 0  # of a tile, along which it is scanned
         if name == "cumlogsumexp":
@@ -124,12 +127,13 @@ class _Writer:
             names, op = _JOINS[name]
             self.join = names[0] if self.wide in dtypes.FLOATS else names[1]
             identities = [reduction.identity_of(op, self.wide)]
+        self.num_chunks = plan.block // plan.chunk if plan.num_blocks > 1 else -(-plan.length // plan.chunk)
         self.neutral = [literal(number, self.wide) for number in identities]
         self.state = [f"s{i}" for i in range(len(identities))]
 
     def totals(self) -> TritonSource:
         """The function that finds the total of one block of some lines."""
-        text = FunctionText()
+        text = FunctionText(self.target)
         self._start(text)
         with self._chunks(text):
             self._take_in(text)
@@ -139,38 +143,49 @@ class _Writer:
 
     def walk(self) -> TritonSource:
         """The function that scans one block of some lines, or all of them."""
-        text = FunctionText()
+        text = FunctionText(self.target)
         self._start(text)
         if self.plan.num_blocks > 1:
             self._take_in_blocks_before(text)
         with self._chunks(text):
             self._scan(text)
-            self._take_in(text)
+            if self.num_chunks > 1:
+                self._take_in(text)
         return self._source(text, self.name)
 
     def _source(self, text: FunctionText, name: str) -> TritonSource:
         plan = self.plan
         scratch = [("scratch", self.type.update(dtype=self.wide))] if plan.num_blocks > 1 else []
         parameters = [("x0", self.type), ("y0", self.type), *scratch]
-        return text.source(name, parameters, plan.groups * plan.num_blocks)
+        count = plan.groups * plan.num_blocks
+        blocks = f", each in {plan.num_blocks} blocks" if plan.num_blocks > 1 else ""
+        about = [f"{name}: {plan.width} lines of {plan.length} for each program{blocks}"]
+        return text.source(name, parameters, count, about=about, index=index_dtype(self.type.size))
 
     # --- places ---------------------------------------------------------------------------------
 
     def _start(self, text: FunctionText) -> None:
         """Where the lines of a program begin, which of them there are, and the state of nothing."""
         plan, width = self.plan, self.plan.width
-        text.line("pid = tl.program_id(0).to(tl.int64)")
-        text.line(f"group = pid // {plan.num_blocks}")
-        text.line(f"block = pid % {plan.num_blocks}")
+        text.note(f"the lines of this program: {width} of them, side by side")
+        group = "pid"
+        if plan.num_blocks > 1:
+            group = "group"
+            text.line(f"group = pid // {plan.num_blocks}")
+            text.line(f"block = pid % {plan.num_blocks}")
         if self.axis == 1:
-            text.line(f"line = group * {width} + tl.arange(0, {width})")
+            text.line(f"line = {group} * {width} + tl.arange(0, {width})")
             text.line(f"exists = line < {plan.outer}")
             text.line(f"start = line * {plan.length}")
         else:
             across = -(-plan.inner // width)
-            text.line(f"column = group % {across} * {width} + tl.arange(0, {width})")
+            first, array = (f"{group} % {across} * {width} + ", f"{group} // {across}") if across > 1 else ("", group)
+            text.line(f"column = {first}tl.arange(0, {width})")
             text.line(f"exists = column < {plan.inner}")
-            text.line(f"start = group // {across} * {plan.length * plan.inner} + column")
+            text.line(f"start = {array} * {plan.length * plan.inner} + column")
+        if self.num_chunks == plan.num_blocks == 1:
+            return
+        text.note("what nothing before it gives")
         for name, neutral in zip(self.state, self.neutral, strict=True):
             text.line(f"{name} = tl.full([{width}], {neutral}, {language_name(self.wide)})")
 
@@ -179,14 +194,19 @@ class _Writer:
         """A loop over the chunks of a block; e0, e1 ... are the state of each of its elements."""
         plan, axis = self.plan, self.axis
         along, across = ("[None, :]", "[:, None]") if axis == 1 else ("[:, None]", "[None, :]")
-        count = plan.block // plan.chunk if plan.num_blocks > 1 else -(-plan.length // plan.chunk)
-        with text.block(f"for i in range(0, {count}):"):
-            text.line(f"place = block * {plan.block} + i * {plan.chunk} + tl.arange(0, {plan.chunk})")
+        is_loop = self.num_chunks > 1
+        with text.block(f"for i in range(0, {self.num_chunks}):") if is_loop else contextlib.nullcontext():
+            first = f"block * {plan.block} + " if plan.num_blocks > 1 else ""
+            step = f"i * {plan.chunk} + " if is_loop else ""
+            text.line(f"place = {first}{step}tl.arange(0, {plan.chunk})")
             text.line(f"inside = exists{across} & (place < {plan.length}){along}")
-            text.line(f"index = {plan.length - 1} - place" if self.reverse else "index = place")
-            text.line(f"offset = start{across} + index{along} * {plan.inner}")
+            if self.reverse:
+                text.line(f"place = {plan.length - 1} - place")
+            step = f" * {plan.inner}" if plan.inner > 1 else ""
+            text.line(f"offset = start{across} + place{along}{step}")
             wide = language_name(self.wide)
-            text.line(f"x = tl.load(x0 + offset, mask=inside, other=0).to({wide})")
+            widened = f".to({wide})" if self.wide != self.type.dtype else ""
+            text.line(f"x = tl.load(x0 + offset, mask=inside, other=0){widened}")
             for part, neutral in enumerate(self.neutral):
                 value = "x" if part == 0 else f"tl.full((), 1.0, {wide})"
                 text.line(f"e{part} = tl.where(inside, {value}, tl.full((), {neutral}, {wide}))")
@@ -207,6 +227,7 @@ class _Writer:
     def _take_in(self, text: FunctionText) -> None:
         """The state after a chunk."""
         totals = [f"t{part}" for part in range(len(self.state))]
+        text.note("go on with the chunk as a whole")
         text.line(f"{', '.join(totals)} = {self._reduced(self._elements(), self.axis)}")
         text.line(f"{', '.join(self.state)} = {self._joined(self.state, totals)}")
 
@@ -218,12 +239,18 @@ class _Writer:
             [f"c{part}" for part in range(len(elements))],
             [f"r{part}" for part in range(len(elements))],
         )
+        text.note("scan the chunk, and join what was before it")
         text.line(f"{', '.join(scanned)} = tl.associative_scan({operand}, {self.axis}, {self.join})")
         across = "[:, None]" if self.axis == 1 else "[None, :]"
-        before = [f"{name}{across}" for name in self.state]
-        text.line(f"{', '.join(results)} = {self._joined(before, scanned)}")
-        value = "r0" if len(elements) == 1 else "r0 + tl.log(r1)"
-        text.line(f"tl.store(y0 + offset, ({value}).to({language_name(self.type.dtype)}), mask=inside)")
+        if self.num_chunks == self.plan.num_blocks == 1:
+            results = scanned
+        else:
+            before = [f"{name}{across}" for name in self.state]
+            text.line(f"{', '.join(results)} = {self._joined(before, scanned)}")
+        value = results[0] if len(elements) == 1 else f"{results[0]} + tl.log({results[1]})"
+        if self.wide != self.type.dtype:
+            value = f"({value}).to({language_name(self.type.dtype)})"
+        text.line(f"tl.store(y0 + offset, {value}, mask=inside)")
 
     def _total_place(self, block: str, part: int, lanes: str = "") -> str:
         plan = self.plan

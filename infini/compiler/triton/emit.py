@@ -7,17 +7,29 @@ Triton 3.0, so forks can compile it.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from infini.compiler.triton import access as access_, body as body_, products, reductions, shapes, streaming
+from infini.compiler.triton import (
+    access as access_,
+    body as body_,
+    function_text,
+    naming,
+    polish,
+    products,
+    reductions,
+    shapes,
+    streaming,
+    target as target_,
+)
 from infini.compiler.triton.access import Place, Tail
 from infini.compiler.triton.scalar import HELPERS
-from infini.compiler.triton.small_floats import storage_name
-from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, literal
+from infini.compiler.triton.source import TritonSource, literal
+from infini.compiler.triton.target import GENERIC, Target
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
 from infini.core import dtypes, errors, ir
 from infini.core.ir import ArrayType
@@ -31,40 +43,57 @@ _LARGE_PRODUCT: Final = 1 << 14
 _RULES: Final = {**reductions.RULES, **shapes.RULES, **products.RULES}
 
 
-def emit_triton(kernel: Kernel, in_types: Sequence[ArrayType], *, name: str | None = None) -> TritonSource:
+def emit_triton(
+    kernel: Kernel,
+    in_types: Sequence[ArrayType],
+    *,
+    name: str | None = None,
+    target: Target = GENERIC,
+    names: Mapping[str, str] | None = None,
+) -> TritonSource:
     """The Triton function of a kernel at these operand types.
 
     Args:
         kernel: the kernel.
         in_types: types of the operands, extents included.
         name: name of the function, made from the kernel's by default.
+        target: what the text is for.
+        names: the user's names of operands and results by role, such as `{"x0": "weight"}`; those of the
+            body's parameters by default.
 
     Raises:
-        LoweringError: an operation of the body has no Triton form, or a dtype has none.
+        LoweringError: an operation of the body has no Triton form, or the target lacks a capability that it
+            needs.
     """
     check_kernel(kernel, in_types)
-    emitter = _Emitter(kernel, tuple(in_types))
+    emitter = _Emitter(kernel, tuple(in_types), target)
     function_name = re.sub(r"\W", "_", name or f"{kernel.name}_kernel")
     parameters = emitter.parameters()
     lines = emitter.function()
-    helpers = sorted({h for h in HELPERS if any(re.search(rf"\b{h}\b", line) for line in lines)})
-    head = ["import triton", "import triton.language as tl", "", ""]
-    text = "\n".join(head) + "".join(HELPERS[h] + "\n\n" for h in helpers)
-    text += (
-        f"@triton.jit\ndef {function_name}({', '.join(p for p, _ in parameters)}):\n"
-        + "\n".join(lines)
-        + "\n"
-    )
-    return TritonSource(
-        text=text,
-        function_name=function_name,
-        signature=tuple(parameters),
-        constexprs=(),
-        divisibility=tuple(p for p, _ in parameters),
-        grid=(kernel.num_programs,),
-        num_warps=_num_warps(emitter.writer),
+    writer = emitter.writer
+    num_warps = min(_num_warps(writer), target.max_warps)
+    plural = "s" if kernel.num_programs != 1 else ""
+    source = function_text.module(
+        function_name,
+        parameters,
+        lines,
+        kernel.num_programs,
+        target=target,
+        num_warps=num_warps,
         num_stages=3,
+        about=[f"{kernel.name}: {kernel.num_programs} program{plural}", *emitter.about()],
+        polishes=lambda raw, before: polish.polished(
+            raw,
+            notes={number + before: note for number, note in writer.notes.items()},
+            types={tile: str(type_) for tile, type_ in writer.types.items()},
+            suggested=writer.suggested,
+            always=emitter.loaded_names,
+            taken=[*HELPERS, *(role for role, _ in parameters)],
+        ),
     )
+    hints = {f"x{i}": naming.plain(v.hint) for i, v in enumerate(kernel.body.params[: len(kernel.loads)])}
+    given = {**hints, **(names or {})}
+    return source.renamed({role: found for role, found in given.items() if found})
 
 
 def _num_warps(writer: Writer) -> int:
@@ -79,22 +108,30 @@ def _num_warps(writer: Writer) -> int:
 class _Emitter:
     """Writes one function. Parameters are x0, x1 ... for loads, n0 ... for extents, y0 ... for results."""
 
-    def __init__(self, kernel: Kernel, in_types: tuple[ArrayType, ...]) -> None:
+    def __init__(self, kernel: Kernel, in_types: tuple[ArrayType, ...], target: Target) -> None:
         self.kernel = kernel
         self.in_types = in_types
-        self.writer = Writer()
+        self.writer = Writer(target)
         self.programs: list[str] = []
+        self.loaded_names: list[str] = []
 
-    def parameters(self) -> list[tuple[str, str]]:
-        """Name and signature type of each parameter."""
+    def parameters(self) -> list[tuple[str, ArrayType]]:
+        """Role and type of each parameter."""
         num_loads = len(self.kernel.loads)
         names = [f"x{i}" for i in range(num_loads)] + [f"n{i}" for i in range(len(self.in_types) - num_loads)]
         names += [f"y{i}" for i in range(len(self.kernel.outputs))]
-        result = []
-        for name, type_ in zip(names, (*self.in_types, *self.kernel.outputs), strict=True):
-            storage_name(type_.dtype)  # refuses dtypes without a Triton form
-            result.append((name, f"*{SIGNATURE_NAMES[type_.dtype]}"))
-        return result
+        return list(zip(names, (*self.in_types, *self.kernel.outputs), strict=True))
+
+    def about(self) -> list[str]:
+        """The parameters in words."""
+        kernel, found = self.kernel, []
+        arrays = [*zip(kernel.loads, self.in_types, strict=False), *zip(kernel.stores, kernel.outputs, strict=True)]
+        for (access, type_), role in zip(arrays, [*(r for r, _ in self.parameters() if r[0] != "n")], strict=True):
+            tile = "x".join(map(str, access.tile[access.levels :])) or "1"
+            steps = "x".join(map(str, access.tile[: access.levels]))
+            verb = "written" if role[0] == "y" else "read"
+            found.append(f"  {role}: {type_}, {verb} in tiles of {tile}" + (f", {steps} of them" if steps else ""))
+        return found
 
     def function(self) -> list[str]:
         """Lines of the function's body."""
@@ -103,7 +140,7 @@ class _Emitter:
         self.write_grid()
         self.write_extents()
         body = body_.Body(writer, self.load, _RULES)
-        streamed = streaming.plan(kernel)
+        streamed = streaming.plan(kernel, writer.target.max_tile)
         values: list[Operand | None] = []
         for number, (access, var) in enumerate(zip(kernel.loads, kernel.body.params, strict=False)):
             walked = Walked(number, (), var.type)
@@ -115,6 +152,7 @@ class _Emitter:
             streaming.Stream(body, kernel, streamed, self.load_chunk, self.store).run(values)
             return writer.lines
         results = body.run(kernel.body, [v for v in values if v is not None])
+        writer.leave_block()
         for number, result in enumerate(results):
             self.store(number, self.loaded(result))
         return writer.lines
@@ -122,11 +160,14 @@ class _Emitter:
     def write_grid(self) -> None:
         """Program ids of the kernel's grid from the one of the launch."""
         grid, line = self.kernel.grid, self.writer.line
-        self.programs = [f"g{i}" for i in range(len(grid))]
-        line("pid = tl.program_id(0)")
+        self.programs = [f"g{i}" for i in range(len(grid))] if len(grid) != 1 else ["pid"]
+        if len(grid) == 1:
+            return
+        if max(grid, default=1) > 1:
+            self.writer.note(f"program ({', '.join(self.programs)}) of {grid}")
         if len(grid) >= 2 and _has_dot(self.kernel.body) and min(grid[-2:]) > 1:
             rows, columns = grid[-2:]
-            line(f"inner = pid % {rows * columns}")
+            line(f"inner = pid % {rows * columns}" if math.prod(grid[:-2]) > 1 else "inner = pid")
             line(f"first = inner // {_GROUP * columns} * {_GROUP}")
             line(f"height = tl.minimum({rows} - first, {_GROUP})")
             line(f"g{len(grid) - 2} = first + inner % {_GROUP * columns} % height")
@@ -134,17 +175,28 @@ class _Emitter:
             last, faster = len(grid) - 2, rows * columns
         else:
             last, faster = len(grid), 1
+        # A dimension of one program has no number, and the slowest of the others needs no remainder.
+        slowest = next((i for i in range(last) if grid[i] > 1), 0)
         for i in reversed(range(last)):
             divided = "pid" if faster == 1 else f"pid // {faster}"
-            line(f"g{i} = {divided}" if i == 0 else f"g{i} = {divided} % {grid[i]}")
+            if grid[i] == 1:
+                self.programs[i] = "tl.full((), 0, tl.int32)"
+                continue
+            line(f"g{i} = {divided}" if i == slowest else f"g{i} = {divided} % {grid[i]}")
             faster *= max(grid[i], 1)
 
     def write_extents(self) -> None:
         """Programs beyond a run-time extent return."""
         num_loads = len(self.kernel.loads)
+        is_loop = target_.fold(self.kernel.num_programs, self.writer.target).step > 0
         for dimension, rows, operand in self.kernel.extents:
-            self.writer.line(f"if g{dimension} * {rows} >= tl.load(n{operand - num_loads}):")
-            self.writer.line("    return")
+            first, extent = f"{self.programs[dimension]} * {rows}", f"tl.load(n{operand - num_loads})"
+            if is_loop:  # a loop has no way out
+                self.writer.line(f"if {first} < {extent}:")
+                self.writer.depth += 1
+            else:
+                self.writer.line(f"if {first} >= {extent}:")
+                self.writer.line("    return")
 
     def load(self, walked: Walked) -> Tile:
         """Load what is left of an operand after the positions that loops have reached."""
@@ -170,8 +222,12 @@ class _Emitter:
         text = f"({text} != 0)" if type_.dtype == dtypes.bool_ else text
         tile = Tile("", walked.type)
         if place.shape == tile.shape:
-            return self.writer.tile(text, walked.type, padding=padding, prefix="t")
-        return self.writer.tile(f"tl.broadcast_to({text}, {_shape(tile.shape)})", walked.type, prefix="t")
+            tile = self.writer.tile(text, walked.type, padding=padding, base=f"x{walked.operand}_tile")
+        else:
+            spread = f"tl.broadcast_to({text}, {_shape(tile.shape)})"
+            tile = self.writer.tile(spread, walked.type, base=f"x{walked.operand}_tile")
+        self.loaded_names.append(tile.name)
+        return tile
 
     def loaded(self, value: Operand) -> Tile:
         """A value in registers."""

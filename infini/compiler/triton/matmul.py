@@ -15,9 +15,11 @@ import numpy as np
 
 from infini.core import dtypes, trace
 from infini.core.ir import ArrayType
+from infini.core.source import Where
 from infini.lax import contraction, elementwise as e, loops, view
 from infini.tile.program import Access, Kernel
 
+NOWHERE: Final = Where("", 0)
 _SMALL: Final = 16
 _MATRIX_UNITS: Final = frozenset({dtypes.float32, dtypes.float16, dtypes.bfloat16})
 # Largest tiles as (rows, columns, contracted): for dtypes that the matrix units take, the first unless
@@ -103,7 +105,8 @@ def matmul_kernel(
 
     ids = [ArrayType((), dtypes.int32)] * len(grid)
     tiles = [ArrayType(access_.tile, t.dtype) for access_, t in zip(loads, (x, y), strict=True)]
-    program = trace.stage(body, [*tiles, *ids], name="matmul").program
+    with trace.at_line(NOWHERE):  # the kernel is that of any product of these types
+        program = trace.stage(body, [*tiles, *ids], name="matmul").program
     result = ArrayType(tuple(sizes[c] for c in out), dtype)
     return Kernel(tuple(grid), loads, (store,), (result,), program, name="matmul")
 

@@ -11,14 +11,16 @@ combined in the memory `scratch`, in float32 or 32-bit integers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from infini.compiler.triton.access import c_strides
-from infini.compiler.triton.scalar import HELPERS
-from infini.compiler.triton.source import SIGNATURE_NAMES, TritonSource, language_name, literal
+from infini.compiler.triton.function_text import FunctionText, index_dtype
+from infini.compiler.triton.source import TritonSource, language_name, literal
+from infini.compiler.triton.target import GENERIC, Target
 from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs, Shape
 from infini.lax.indexing import KINDS, GatherDimensionNumbers, fill_of
@@ -44,78 +46,81 @@ _ATOMIC: Final = {
 _FLOAT8: Final = (dtypes.float8_e4m3fn, dtypes.float8_e5m2)
 
 
-class _Text:
-    """Lines of a function whose programs take one block of elements each."""
+class _Text(FunctionText):
+    """A function whose programs take one block of elements each; positions are 64-bit only where an array of
+    `others` needs that.
+    """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, target: Target, *others: ArrayType) -> None:
+        super().__init__(target)
         self.shape = shape
         self.size = math.prod(shape)
-        self.lines = [
-            "i = tl.program_id(0).to(tl.int64) * 1024 + tl.arange(0, 1024)",
-            f"inside = i < {self.size}",
-        ]
-
-    def line(self, text: str) -> None:
-        """Append a line."""
-        self.lines.append(text)
+        self.index = index_dtype(self.size, *(t.size for t in others))
+        self.line(f"i = pid * {_BLOCK} + tl.arange(0, {_BLOCK})")
+        self.line(f"inside = i < {self.size}")
 
     def positions(self) -> list[str]:
         """Position of each element along each dimension."""
+        if self.size:
+            self.note(f"the element's place in {list(self.shape)}")
         places = []
+        lead = True  # the slowest dimension of more than one element needs no remainder
         for d, stride in enumerate(c_strides(self.shape)):
+            if self.shape[d] == 1:
+                places.append("0")
+                continue
             whole = f"i // {stride}" if stride > 1 else "i"
-            self.line(f"d{d} = {whole} % {self.shape[d]}" if d else f"d{d} = {whole}")
+            self.line(f"d{d} = {whole}" if lead else f"d{d} = {whole} % {self.shape[d]}")
             places.append(f"d{d}")
+            lead = False
         return places
 
-    def source(self, name: str, parameters: Sequence[tuple[str, ArrayType]]) -> TritonSource:
+    def start(self, name: str, place: str, type_: ArrayType, mask: str = "") -> None:
+        """A variable for positions in memory: of the dtype of positions, or of 64 bits where they may be larger."""
+        loaded = f"tl.load({place}, mask={mask}, other=0)" if mask else f"tl.load({place})"
+        fits = type_.dtype.itemsize < 4 or type_.dtype == dtypes.int32
+        self.line(f"{name} = {loaded}.to({self.index if fits else 'tl.int64'})")
+
+    def elements(self, name: str, parameters: Sequence[tuple[str, ArrayType]]) -> TritonSource:
         """The finished source."""
-        names = [p for p, _ in parameters]
-        helpers = [
-            text for helper, text in HELPERS.items() if any(f"{helper}(" in line for line in self.lines)
-        ]
-        head = "\n\n".join(["import triton\nimport triton.language as tl\n", *helpers])
-        head += f"\n\n@triton.jit\ndef {name}({', '.join(names)}):\n"
-        return TritonSource(
-            text=head + "".join(f"    {line}\n" for line in self.lines),
-            function_name=name,
-            signature=tuple((p, f"*{_signature(t.dtype)}") for p, t in parameters),
-            constexprs=(),
-            divisibility=tuple(names),
-            grid=(-(-self.size // _BLOCK),),
-            num_warps=4,
-            num_stages=2,
-        )
+        about = [f"{name}: {self.size} elements, {_BLOCK} for each program"]
+        return self.source(name, parameters, -(-self.size // _BLOCK), about=about, index=self.index)
 
 
-def dynamic_slice(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
+def dynamic_slice(
+    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
+) -> tuple[TritonSource, ...]:
     """A slice at run-time starts, which are clamped."""
     operand = types[0]
     out = operand.update(shape=attrs["slice_sizes"])
-    text = _Text(out.shape)
-    at = _clamped_starts(text, operand.shape, out.shape, 1)
-    offset = _offset([f"({d} + {s})" for d, s in zip(text.positions(), at, strict=True)], operand.shape)
+    text = _Text(out.shape, target, operand)
+    at = _clamped_starts(text, types, out.shape, 1)
+    offset = _offset([_sum(d, s) for d, s in zip(text.positions(), at, strict=True)], operand.shape)
     text.line(f"tl.store(y0 + i, tl.load(x0 + {offset}, mask=inside), mask=inside)")
-    return (text.source("dynamic_slice", _parameters(types, out)),)
+    return (text.elements("dynamic_slice", _parameters(types, out)),)
 
 
-def dynamic_update_slice(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
+def dynamic_update_slice(
+    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
+) -> tuple[TritonSource, ...]:
     """Write a block at run-time starts, which are clamped."""
     operand, update, *_ = types
-    text = _Text(update.shape)
-    at = _clamped_starts(text, operand.shape, update.shape, 2)
-    offset = _offset([f"({d} + {s})" for d, s in zip(text.positions(), at, strict=True)], operand.shape)
+    text = _Text(update.shape, target, operand)
+    at = _clamped_starts(text, types, update.shape, 2)
+    offset = _offset([_sum(d, s) for d, s in zip(text.positions(), at, strict=True)], operand.shape)
     text.line(f"tl.store(y0 + {offset}, tl.load(x1 + i, mask=inside), mask=inside)")
-    return (text.source("dynamic_update_slice", _parameters(types, operand)),)
+    return (text.elements("dynamic_update_slice", _parameters(types, operand)),)
 
 
-def gather(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
+def gather(
+    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
+) -> tuple[TritonSource, ...]:
     """Windows at indices read from an array."""
     operand, indices = types
     numbers: GatherDimensionNumbers = attrs["dimension_numbers"]
     sizes, mode = attrs["slice_sizes"], attrs["mode"]
     out = operand.update(shape=numbers.result_shape(indices.shape[:-1], sizes))
-    text = _Text(out.shape)
+    text = _Text(out.shape, target, operand, indices)
     offset = _window(text, operand.shape, indices, numbers, sizes, clips=mode != "fill")
     number = fill_of(operand.dtype, attrs["fill_value"])
     if operand.dtype in _FLOAT8 or operand.dtype == dtypes.bool_:
@@ -123,38 +128,40 @@ def gather(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]
     else:
         other = literal(number.item(), operand.dtype)
     text.line(f"tl.store(y0 + i, tl.load(x0 + {offset}, mask=valid, other={other}), mask=inside)")
-    return (text.source("gather", _parameters(types, out)),)
+    return (text.elements("gather", _parameters(types, out)),)
 
 
-def scatter(name: str) -> Callable[[Sequence[ArrayType], Attrs], tuple[TritonSource, ...]]:
+def scatter(name: str) -> Callable[..., tuple[TritonSource, ...]]:
     """Sources of the scatter `name`. Which of several writes to one place stays is unspecified, as is the
     order in which they combine.
     """
     combine = KINDS[name].combine
 
-    def sources(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
+    def sources(
+        types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
+    ) -> tuple[TritonSource, ...]:
         operand, indices, updates = types
         dn = attrs["dimension_numbers"]
-        text = _Text(updates.shape)
+        text = _Text(updates.shape, target, operand, indices)
         sizes = dn.slice_sizes(operand.shape, updates.shape)
         offset = _window(text, operand.shape, indices, dn.as_gather, sizes, clips=attrs["mode"] == "clip")
         if combine is None:
             text.line(f"tl.store(y0 + {offset}, tl.load(x2 + i, mask=inside), mask=valid)")
-            return (text.source(name, _parameters(types, operand)),)
+            return (text.elements(name, _parameters(types, operand)),)
         wide = operand.update(dtype=_WIDE.get(operand.dtype, operand.dtype))
         text.line(f"value = tl.load(x2 + i, mask=inside, other=0).to({language_name(wide.dtype)})")
         parameters = _parameters(types, operand)
         if attrs["unique_indices"]:
             _combine_once(text, combine, offset, operand, wide)
-            return (text.source(name, parameters),)
-        target = "y0" if wide == operand else "scratch"
-        _combine_atomically(text, combine, f"{target} + {offset}", wide)
+            return (text.elements(name, parameters),)
+        place = "y0" if wide == operand else "scratch"
+        _combine_atomically(text, combine, f"{place} + {offset}", wide)
         if wide == operand:
-            return (text.source(name, parameters),)
+            return (text.elements(name, parameters),)
         return (
-            _converted("widen", "y0", operand, "scratch", wide),
-            text.source(name, [*parameters, ("scratch", wide)]),
-            _converted("round", "scratch", wide, "y0", operand),
+            _converted("widen", ("y0", operand), ("scratch", wide), target),
+            text.elements(name, [*parameters, ("scratch", wide)]),
+            _converted("round", ("scratch", wide), ("y0", operand), target),
         )
 
     return sources
@@ -201,7 +208,7 @@ def _combine_atomically(text: _Text, combine: str, place: str, wide: ArrayType) 
         text.line(line)
 
 
-def pad(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
+def pad(types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC) -> tuple[TritonSource, ...]:
     """Padding with elements between."""
     operand = types[0]
     loops = operand.ndim - len(attrs["low"])
@@ -210,17 +217,25 @@ def pad(types: Sequence[ArrayType], attrs: Attrs) -> tuple[TritonSource, ...]:
     shape = tuple(
         n + max(n - 1, 0) * k + a + b for n, k, a, b in zip(operand.shape, inner, low, high, strict=True)
     )
-    text = _Text(shape)
-    moved = []
-    for d, place in enumerate(text.positions()):
-        step = inner[d] + 1
-        text.line(f"p{d} = {place} - {low[d]}")
-        text.line(f"k{d} = p{d} // {step}")
-        moved.append((f"k{d}", f"(p{d} >= 0) & (p{d} % {step} == 0) & (k{d} < {operand.shape[d]})"))
-    text.line(f"valid = {' & '.join(['inside', *(check for _, check in moved)])}")
-    text.line(f"found = tl.load(x0 + {_offset([k for k, _ in moved], operand.shape)}, mask=valid)")
+    text = _Text(shape, target, operand)
+    places, moved, checks = text.positions(), [], ["inside"]
+    text.note("the operand's element that lies there, if one does")
+    for d, place in enumerate(places):
+        if shape[d] == operand.shape[d] and not low[d]:
+            moved.append(place)
+            continue
+        step, moved_to, place = inner[d] + 1, f"k{d}", place if place != "0" else "i * 0"
+        text.line(f"k{d} = {place} - {low[d]}" if low[d] > 0 else f"k{d} = {place} + {-low[d]}")
+        checks.append(f"(k{d} >= 0)")
+        if step > 1:
+            checks.append(f"(k{d} % {step} == 0)")
+            moved_to = f"(k{d} // {step})"
+        checks.append(f"(k{d} < {(operand.shape[d] - 1) * step + 1})")
+        moved.append(moved_to)
+    text.line(f"valid = {' & '.join(checks)}")
+    text.line(f"found = tl.load(x0 + {_offset(moved, operand.shape)}, mask=valid)")
     text.line("tl.store(y0 + i, tl.where(valid, found, tl.load(x1)), mask=inside)")
-    return (text.source("pad", _parameters(types, operand.update(shape=shape))),)
+    return (text.elements("pad", _parameters(types, operand.update(shape=shape))),)
 
 
 def scratch_bytes(name: str, types: Sequence[ArrayType]) -> int:
@@ -237,23 +252,29 @@ def _parameters(types: Sequence[ArrayType], out: ArrayType) -> list[tuple[str, A
     return [*((f"x{n}", t) for n, t in enumerate(types)), ("y0", out)]
 
 
-def _signature(dtype: np.dtype) -> str:
-    """Triton's name of an element in memory; 8-bit floats move as bytes."""
-    if dtype in _FLOAT8:
-        return "u8"
-    language_name(dtype)  # refuses dtypes without a Triton form
-    return SIGNATURE_NAMES[dtype]
+def _offset(places: Sequence[str], shape: Shape, *, is_block: bool = False) -> str:
+    """Where an element lies; `is_block` says that some of the places differ from element to element."""
+    terms = [p if w == 1 else f"{p} * {w}" for p, w in zip(places, c_strides(shape), strict=True) if p != "0"]
+    is_block = is_block or any(re.search(r"\b[dk]\d", term) for term in terms)
+    return " + ".join(terms if is_block and terms else [*terms, "i * 0"])
 
 
-def _offset(places: Sequence[str], shape: Shape) -> str:
-    terms = [p if w == 1 else f"{p} * {w}" for p, w in zip(places, c_strides(shape), strict=True)]
-    return " + ".join(terms) or "i * 0"
+def _sum(place: str, start: str) -> str:
+    """The place of an element in a window that starts somewhere."""
+    parts = [part for part in (start, place) if part != "0"]
+    return f"({' + '.join(parts)})" if len(parts) > 1 else "".join(parts) or "0"
 
 
-def _clamped_starts(text: _Text, shape: Shape, sizes: Shape, first: int) -> list[str]:
+def _clamped_starts(text: _Text, types: Sequence[ArrayType], sizes: Shape, first: int) -> list[str]:
+    """Starts of a window, moved so far that the window lies inside; '0' where there is only one place."""
     names = []
-    for d, (n, size) in enumerate(zip(shape, sizes, strict=True)):
-        text.line(f"s{d} = tl.minimum(tl.maximum(tl.load(x{first + d}).to(tl.int64), 0), {n - size})")
+    text.note("starts, moved so that everything lies inside")
+    for d, (n, size) in enumerate(zip(types[0].shape, sizes, strict=True)):
+        if n == size:
+            names.append("0")
+            continue
+        text.start(f"s{d}", f"x{first + d}", types[first + d])
+        text.line(f"s{d} = tl.minimum(tl.maximum(s{d}, 0), {n - size}).to({text.index})")
         names.append(f"s{d}")
     return names
 
@@ -272,10 +293,11 @@ def _window(
     batch = [p for d, p in enumerate(places) if d not in numbers.offset_dims]
     columns = len(numbers.start_index_map)
     row = _offset(batch, indices.shape[:-1]) if batch else "i * 0"
-    text.line(f"row = ({row}) * {columns}")
+    text.note("the indices of its window, and whether it lies inside the operand")
+    text.line(f"row = {row}" if columns == 1 else f"row = ({row}) * {columns}")
     starts = ["0"] * len(shape)
     for column, d in enumerate(numbers.start_index_map):
-        text.line(f"s{d} = tl.load(x1 + row + {column}, mask=inside, other=0).to(tl.int64)")
+        text.start(f"s{d}", f"x1 + row + {column}" if column else "x1 + row", indices, "inside")
         starts[d] = f"s{d}"
     for d, where in zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True):
         starts[d] = batch[where]
@@ -287,17 +309,23 @@ def _window(
         else:
             valid.append(f"(s{d} >= 0) & (s{d} <= {limit})")
     text.line(f"valid = {' & '.join(valid)}")
+    if indices.dtype.itemsize == 8 and text.index == "tl.int32":
+        for d in numbers.start_index_map:
+            text.line(f"s{d} = s{d}.to(tl.int32)")
     window = iter(numbers.offset_dims)
     full = [
-        starts[d] if d in numbers.dropped else f"({starts[d]} + {places[next(window)]})"
-        for d in range(len(shape))
+        starts[d] if d in numbers.dropped else _sum(places[next(window)], starts[d]) for d in range(len(shape))
     ]
-    return _offset(full, shape)
+    return _offset(full, shape, is_block=columns > 0)
 
 
-def _converted(name: str, source: str, from_: ArrayType, target: str, to: ArrayType) -> TritonSource:
-    text = _Text(from_.shape)
-    name_of = "tl.int8" if to.dtype == dtypes.bool_ else language_name(to.dtype)
-    value = f"tl.load({source} + i, mask=inside).to({name_of})"
-    text.line(f"tl.store({target} + i, {value}, mask=inside)")
-    return text.source(name, [(source, from_), (target, to)])
+def _converted(
+    name: str, source: tuple[str, ArrayType], result: tuple[str, ArrayType], target: Target
+) -> TritonSource:
+    """A copy in another dtype."""
+    (from_, from_type), (to, type_) = source, result
+    text = _Text(from_type.shape, target)
+    name_of = "tl.int8" if type_.dtype == dtypes.bool_ else language_name(type_.dtype)
+    value = f"tl.load({from_} + i, mask=inside).to({name_of})"
+    text.line(f"tl.store({to} + i, {value}, mask=inside)")
+    return text.elements(name, [source, result])

@@ -7,6 +7,7 @@ lacks (tanh, rounding, fmod, pow) is a helper below.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -157,6 +158,47 @@ def expression(name: str, operands: Sequence[str], types: Sequence[np.dtype], at
     return None if rule is None else rule(*operands, types=tuple(types), attrs=attrs)
 
 
+# Operations whose rules take a number for any operand, which gets the dtype of the others.
+_TAKE_NUMBERS: Final = frozenset({
+    "add", "sub", "mul", "max", "min", "and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge", "select_n",
+})  # fmt: skip
+_SHIFTS: Final = frozenset({"shift_left", "shift_right_logical", "shift_right_arithmetic"})
+_SMALLEST_NORMAL: Final = 2.0**-126
+
+
+def plain_number(value: complex, dtype: np.dtype) -> str:
+    """A number as a literal that means the same beside a tile of this dtype as a typed constant does; empty
+    when there is none: elsewhere Triton would widen the tile, or round the number.
+    """
+    if dtype in (dtypes.int32, dtypes.uint32):
+        return literal(value, dtype)
+    if dtype not in dtypes.FLOATS or dtype.itemsize > 4:
+        return ""
+    number = float(value.real)
+    return literal(number, dtype) if number == 0 or abs(number) >= _SMALLEST_NORMAL or number != number else ""
+
+
+def takes_number(name: str, position: int, number: str, dtype: np.dtype) -> bool:
+    """Whether the rule of an operation takes a number in the place of an operand of this dtype."""
+    if name in _TAKE_NUMBERS:
+        return name != "select_n" or position > 0
+    if name in _SHIFTS:
+        return position == 1 and 0 <= int(number) < dtype.itemsize * 8
+    if dtype in dtypes.INTEGERS:
+        return name in ("div", "rem") and position == 1 and _divides_plainly(number, dtype)
+    return name == "div"
+
+
+def number(value: complex, dtype: np.dtype) -> str:
+    """A number of a dtype, as arithmetic takes it: small floats in float32."""
+    name = language_name(dtype) if is_wide(dtype) else "tl.float32"
+    return plain_number(value, dtype) or f"tl.full((), {literal(value, dtype)}, {name})"
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+", text) is not None
+
+
 def _infix(symbol: str) -> Rule:
     return lambda x, y, **_: f"({x} {symbol} {y})"
 
@@ -179,6 +221,8 @@ def _is_double(types: Sequence[np.dtype]) -> bool:
 
 
 def _div(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    if types[0] in dtypes.INTEGERS and _divides_plainly(y, types[0]):
+        return f"({x} // {y})"
     if types[0] in dtypes.INTEGERS:
         one = literal(1, types[0])
         name = language_name(types[0])
@@ -187,7 +231,15 @@ def _div(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
     return f"({x} / {y})" if types[0] != dtypes.float32 else f"tl.div_rn({x}, {y})"
 
 
+def _divides_plainly(y: str, dtype: np.dtype) -> bool:
+    """Whether a divisor is a number for which Triton's division is ours; unsigned ones stay typed, which
+    Triton's division needs."""
+    return _is_number(y) and int(y) > 0 and dtype == dtypes.int32
+
+
 def _rem(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
+    if types[0] in dtypes.INTEGERS and _divides_plainly(y, types[0]):
+        return f"({x} % {y})"
     if types[0] in dtypes.INTEGERS:
         return f"tl.where({y} == 0, {x}, {x} % tl.where({y} == 0, 1, {y}).to({language_name(types[0])}))"
     return f"float_rem({x}, {y})"
@@ -222,6 +274,11 @@ def _shift(symbol: str) -> Rule:
     def rule(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
         bits = types[0].itemsize * 8
         unsigned = f"tl.uint{bits}"
+        if _is_number(y) and 0 <= int(y) < bits and not _is_number(x):
+            if types[0] not in dtypes.SIGNED or symbol == "<<":
+                return f"({x} {symbol} {y})"
+            name = language_name(types[0])
+            return f"({x}.to({unsigned}, bitcast=True) {symbol} {y}).to({name}, bitcast=True)"
         safe = (
             f"({y} & {bits - 1}).to({unsigned}, bitcast=True)"
             if types[0] in dtypes.SIGNED
@@ -239,6 +296,8 @@ def _shift(symbol: str) -> Rule:
 
 def _shift_arithmetic(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
     bits = types[0].itemsize * 8
+    if _is_number(y) and 0 <= int(y) < bits and types[0] in dtypes.SIGNED and not _is_number(x):
+        return f"({x} >> {y})"
     inside = f"({y} >= 0) & ({y} < {bits})" if types[0] in dtypes.SIGNED else f"{y} < {bits}"
     amount = f"tl.where({inside}, {y}, {bits - 1})"
     if types[0] in dtypes.SIGNED:
@@ -252,6 +311,8 @@ def _convert(x: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
     source, target = types[0], attrs["new_dtype"]
     if target == dtypes.bool_:
         return f"({x} != 0)"
+    if not is_wide(source) and target == dtypes.float32:  # the caller has widened it
+        return x
     if not is_wide(target):  # the caller rounds
         return f"{x}.to(tl.float32)" if is_wide(source) and source != dtypes.float32 else x
     name = language_name(target)

@@ -39,6 +39,8 @@ def repeated_scalar(body: Body, tile: Tile, type_: ArrayType) -> Tile:
     """A block from a scalar."""
     if not type_.shape:
         return tile
+    if tile.number:
+        return body.repeated(float(tile.number) if type_.dtype in dtypes.FLOATS else int(tile.number), type_)
     shape = list(padded(type_.shape))
     if scalar.is_wide(type_.dtype):
         return body.writer.tile(f"tl.full({shape}, {tile.name}, {language_name(type_.dtype)})", type_)
@@ -139,6 +141,8 @@ def iota(body: Body, equation: Equation, operands: Sequence[Operand]) -> Operand
     if shape[dimension] == 1:
         return body.writer.tile(f"tl.zeros({list(shape)}, {language_name(type_.dtype)})", type_)
     text = f"tl.broadcast_to({access.lane(shape, dimension)}, {list(shape)})"
+    if type_.dtype == dtypes.int32:
+        return body.writer.tile(text, type_)
     return body.writer.tile(f"{text}.to({language_name(type_.dtype)})", type_)
 
 

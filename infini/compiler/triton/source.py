@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import functools
 import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,9 +62,11 @@ class TritonSource:
         signature: name and Triton type of each parameter, in order.
         constexprs: values of compile-time parameters by name.
         divisibility: parameters whose value is a multiple of 16, as every buffer's address is.
-        grid: number of programs along x; one dimension, since kernels fold theirs.
-        num_warps: warps of 32 threads per program.
+        grid: number of programs along x, and along y and z where one dimension is not enough.
+        num_warps: warps per program.
         num_stages: loads in flight of a pipelined loop.
+        roles: what each parameter is: x0 ... for operands, n0 ... for extents that follow them, y0 ... for
+            results, `scratch`.
     """
 
     text: str
@@ -70,20 +77,85 @@ class TritonSource:
     grid: tuple[int, ...]
     num_warps: int
     num_stages: int
+    roles: tuple[str, ...]
 
     @property
     def key(self) -> str:
-        """Hexadecimal hash of everything that decides the machine code."""
+        """Hexadecimal hash of everything that decides the machine code: not of comments, nor of the names of
+        variables."""
+        names = [name for name, _ in self.signature]
         parts = (
-            self.text,
+            _canonical(self.text),
             self.function_name,
-            self.signature,
-            self.constexprs,
-            self.divisibility,
+            tuple(kind for _, kind in self.signature),
+            tuple((names.index(name), value) for name, value in self.constexprs),
+            tuple(map(names.index, self.divisibility)),
             self.num_warps,
             self.num_stages,
         )
         return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
+
+    def commented(self, line: str) -> TritonSource:
+        """The same function with a comment above it."""
+        before, decorator, after = self.text.rpartition("@triton.jit\n")
+        return dataclasses.replace(self, text=f"{before}# {line}\n{decorator}{after}")
+
+    def renamed(self, names: Mapping[str, str]) -> TritonSource:
+        """The same function with the user's names of operands and results.
+
+        Args:
+            names: by role, such as `{"x0": "weight"}`; the pointer becomes `weight_ptr`, a tile of it
+                `weight`. A name that the text has for something else is left out.
+        """
+        text = self.text
+        chosen: dict[str, str] = {}
+        for role, name in names.items():
+            pointer = f"{name}_ptr"
+            words = set(re.findall(r"\w+", code(text.rpartition("@triton.jit")[2]))) - set(self.roles)
+            if role not in self.roles or pointer in words:
+                continue
+            chosen[role] = pointer
+            if not any(re.fullmatch(rf"{name}\d*", word) for word in words):
+                text = re.sub(rf"\b{role}_tile(\d*)\b", rf"{name}\1", text)
+            text = re.sub(rf"\b{role}\b", pointer, text)
+        signature = tuple(
+            (chosen.get(role, name), kind)
+            for role, (name, kind) in zip(self.roles, self.signature, strict=True)
+        )
+        divisible = set(self.divisibility)
+        return dataclasses.replace(
+            self,
+            text=text,
+            signature=signature,
+            divisibility=tuple(
+                new for (old, _), (new, _) in zip(self.signature, signature, strict=True) if old in divisible
+            ),
+        )
+
+
+def code(text: str) -> str:
+    """A text without its comments."""
+    return re.sub(r"#.*", "", text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _canonical(text: str) -> str:
+    """A module with its variables numbered and without comments."""
+    module = ast.parse(text)
+    for function in module.body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        own = {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
+        own |= {
+            node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        names: dict[str, str] = {}
+        for node in ast.walk(function):
+            if isinstance(node, ast.arg):
+                node.arg = names.setdefault(node.arg, f"v{len(names)}")
+            elif isinstance(node, ast.Name) and node.id in own:
+                node.id = names.setdefault(node.id, f"v{len(names)}")
+    return ast.dump(module)
 
 
 def language_name(dtype: np.dtype) -> str:

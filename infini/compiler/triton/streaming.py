@@ -62,12 +62,12 @@ class Plan:
         return var.type.update(shape=shape)
 
 
-def plan(kernel: Kernel) -> Plan | None:
-    """A plan for a kernel with a tile that is too large; None when there is no need, or no way."""
+def plan(kernel: Kernel, most: int = MAX_TILE) -> Plan | None:
+    """A plan for a kernel with a tile of more than `most` elements; None when there is no need, or no way."""
     variables = [*kernel.body.params, *(v for e in kernel.body.equations for v in e.outputs)]
     if any(access.levels for access in kernel.loads):
         return None
-    if max((math.prod(padded(v.type.shape)) for v in variables), default=0) <= MAX_TILE:
+    if max((math.prod(padded(v.type.shape)) for v in variables), default=0) <= min(most, MAX_TILE):
         return None
     classes = _classes(kernel.body)
     if classes is None:
@@ -80,7 +80,7 @@ def plan(kernel: Kernel) -> Plan | None:
     size = largest[0].type.shape[largest[1]]
     others = max(math.prod(padded(v.type.shape)) // padded((size,))[0] for v in axes)
     levels = _levels(kernel.body, axes)
-    return None if levels is None else Plan(axes, size, max(CHUNK // max(others, 1), 16), levels)
+    return None if levels is None else Plan(axes, size, max(min(CHUNK, most) // max(others, 1), 16), levels)
 
 
 def _classes(program: ir.Program) -> dict[Dim, Dim] | None:
@@ -215,6 +215,7 @@ class Stream:
         needed = self.needed([*(e.inputs[0] for e in ends), *(v for _, v in stored)])
         totals = [self.start(equation) for equation in ends]
         counter, position = writer.fresh("i"), writer.fresh("k")
+        writer.leave_block()
         writer.line(f"for {counter} in range(0, {-(-plan.size // plan.chunk)}):")
         writer.depth += 1
         writer.line(f"{position} = tl.full((), 0, tl.int32) + {counter}")
@@ -278,7 +279,7 @@ class Stream:
         identity = literal(reduction.identity_of(equation.op, equation.output.type.dtype), type_.dtype)
         shape = list(padded(type_.shape)) if type_.shape else "()"
         return self.body.writer.tile(
-            f"tl.full({shape}, {identity}, {language_name(type_.dtype)})", type_, prefix="c"
+            f"tl.full({shape}, {identity}, {language_name(type_.dtype)})", type_, base="carry"
         )
 
     def add(self, total: Tile, equation: Equation, tile: Tile, position: str) -> None:
