@@ -359,6 +359,11 @@ def test_positions_beyond_the_levels_are_refused() -> None:
         blocks(8)(lambda x: x + tile.offsets(x, 0, 1))(np.zeros(8, np.float32))
 
 
+def test_an_application_that_returns_nothing_is_refused() -> None:
+    with pytest.raises(errors.TypeMismatchError, match="returns nothing"):
+        blocks(8)(lambda x: None)(np.zeros(8, np.float32))
+
+
 def test_tiles_of_several_types_are_not_stacked() -> None:
     with pytest.raises(errors.TypeMismatchError, match="one type"):
         tile.stack([inp.zeros(2), inp.zeros(3)])
