@@ -22,7 +22,7 @@ def gather(body: Body, equation: Equation, operands: Sequence[Operand]) -> Tile:
         raise refused(
             equation,
             "a kernel can pick rows of a level of its operands only",
-            "make the first dimension of the operand a level, tile((1, -1)).tile((-1, 1)), and index it alone",
+            "make the operand's first dimension a level, tile((1, -1)).tile((-1, 1)), and index it alone",
         )
     numbers, size = body.tile(operands[1]), table.type.shape[0]
     num_places, row_rank = numbers.type.ndim - 1, table.type.ndim - 1
