@@ -248,6 +248,12 @@ class KernelFunction:
             seen = [_reshaped(x, shape) for x, shape in zip(args[:num_loads], lowered.tiles, strict=False)]
             with within.running(seen, arrays, lowered, args[num_loads:]):
                 found = self.application(*seen, **static)
+            if found is None:
+                raise errors.TypeMismatchError(
+                    f"the application of {self.name} returns nothing",
+                    expected=f"{self.num_results} tiles" if self.num_results > 1 else "a tile",
+                    fix="return the tiles of the results; they are no parameters that can be assigned to",
+                )
             results = [trace.as_value(r) for r in (found if isinstance(found, (tuple, list)) else (found,))]
             if len(results) != self.num_results:
                 raise errors.TypeMismatchError(
@@ -281,6 +287,7 @@ class KernelFunction:
                 f"the application of {self.name} returns a tile of another shape than the result's",
                 got=str(tile.type),
                 expected=str(shape),
+                fix="give it that shape with broadcast_to or reshape, or squeeze the result's arrangement",
             )
         dtype = tensor.source.dtype
         if dtype is not None and dtype != tile.dtype:
