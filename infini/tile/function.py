@@ -19,7 +19,7 @@ from infini.core import dtypes, errors, execute, host, ir, primitive, trace, tre
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Literal, Value
 from infini.lax import custom_rules, families
-from infini.tile import blocks, lowering, symbols
+from infini.tile import blocks, lowering, numbers
 from infini.tile.arrangement import Tensor
 from infini.tile.program import Kernel, kernel_p
 from infini.tile.symbols import Size
@@ -213,7 +213,7 @@ class KernelFunction:
         loads, stores = lowered.accesses[:num_loads], lowered.accesses[num_loads:]
         body = self._body(types, lowered, static)
         outputs = tuple(
-            ArrayType(tuple(symbols.number(n, values) for n in t.source.shape), result.dtype)
+            ArrayType(tuple(numbers.number(n, values) for n in t.source.shape), result.dtype)
             for t, result in zip(self.tensors[num_loads:], body.out_types, strict=True)
         )
         return Kernel(lowered.grid, loads, stores, outputs, body, name=self.name)
@@ -240,7 +240,7 @@ class KernelFunction:
                 if s.is_Symbol and s not in values
             }
         for number, (tensor, type_) in enumerate(zip(self.operands, types, strict=True)):
-            sizes = tuple(symbols.number(s, values) for s in tensor.source.shape)
+            sizes = tuple(numbers.number(s, values) for s in tensor.source.shape)
             if sizes != type_.shape:
                 raise errors.TypeMismatchError(
                     f"{self.name}: operand {number} has another shape than its tensor",

@@ -143,11 +143,11 @@ def test_flattenings_that_do_not_fit_are_refused() -> None:
 
 def test_cutting_a_flattened_dimension_across_its_parts_is_refused() -> None:
     with pytest.raises(errors.TypeMismatchError, match="tile before flatten"):
-        Tensor(shape=(4, 6))[:, 1:3].flatten().tile((4,))
+        Tensor(shape=(4, 6))[:, 1:4].flatten().tile((4,))
 
 
 def test_a_tile_that_overruns_into_other_elements_is_refused() -> None:
-    with pytest.raises(errors.TypeMismatchError, match="overruns"):
+    with pytest.raises(errors.TypeMismatchError, match="overrun"):
         lowered([Tensor(shape=(10,))[:5].tile((4,))])
 
 
