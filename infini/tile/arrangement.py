@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import sympy
@@ -20,6 +20,8 @@ from infini.tile import geometry, reasoning, symbols
 from infini.tile.affine import Level, Map
 from infini.tile.geometry import Bound, Dimension, Factor, Requirement
 from infini.tile.symbols import Size, SizeOptions
+
+_UNNAMED: Final = "size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Tensor:
             )
         if shape is None:
             options = _options(ndim or 0, shape_options)
-            sizes = [symbols.fresh(f"{name or 'size'}_{d}", options[d]) for d in range(ndim or 0)]
+            sizes = [symbols.fresh(f"{name or _UNNAMED}_{d}", options[d]) for d in range(ndim or 0)]
         else:
             if shape_options is not None:
                 raise errors.TypeMismatchError(
@@ -122,6 +124,11 @@ class Tensor:
     def num_levels(self) -> int:
         """Number of levels, this one included."""
         return len(self.map.levels) - self.top
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is a scalar that nothing arranged: every program sees it."""
+        return not self.source.shape and not any(self.map.levels)
 
     @property
     def size(self) -> Size:
@@ -169,12 +176,12 @@ class Tensor:
         return f"tensor {number}" if self.source.name is None else f"tensor {self.source.name}"
 
     def __repr__(self) -> str:
-        name, parts = self.source.name, []
-        own = {} if name is None else {s: sympy.Symbol(f"{name}_{d}") for d, s in self._own_symbols()}
+        parts = []
         for level in range(self.num_levels):
-            sizes = [str(n.xreplace(own)) for n in self.shape_of(level)]
-            parts.append(f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})")
-        return f"Tensor{'' if name is None else f' {name}'}({' of '.join(parts)})"
+            sizes = ", ".join(map(str, self.shape_of(level)))
+            parts.append(f"({sizes},)" if len(self.shape_of(level)) == 1 else f"({sizes})")
+        name = "" if self.source.name is None else f" {self.source.name}"
+        return f"Tensor{name}({' of '.join(parts)})"
 
     # --- arranging ----------------------------------------------------------------------------
 
@@ -386,8 +393,13 @@ class Tensor:
 
     def named(self, name: str) -> Tensor:
         """The same tensor under a name for messages, if it has none."""
-        source = self.source
-        return self if source.name is not None else self._with(source=replace(source, name=name))
+        if self.source.name is not None:
+            return self._with()
+        for d, symbol in enumerate(self.source.shape):
+            # Symbols are shared with the tensors that are made of this one's shape: they print anew in all.
+            if isinstance(symbol, symbols.Named) and symbol.label == f"{_UNNAMED}_{d}":
+                symbol.label = f"{name}_{d}"
+        return self._with(source=replace(self.source, name=name))
 
     # --- helpers ------------------------------------------------------------------------------
 
@@ -407,7 +419,7 @@ class Tensor:
 
     def _symbols(self, sizes: Mapping[Any, Any]) -> dict[Size, Any]:  # Any: of subs and of eval
         """What is given by name under its symbol; a name that no expression has is left alone."""
-        named = {s.name: s for s in self.map.free_symbols}
+        named = {str(s): s for s in self.map.free_symbols}
         return {named.get(k, sympy.Symbol(k)) if isinstance(k, str) else k: n for k, n in sizes.items()}
 
     def _at(self, level: int) -> int:
@@ -438,9 +450,6 @@ class Tensor:
             )
         one = sympy.Integer(1)
         return [] if reasoning.is_one(found) else [Requirement(what, found, one, one)]
-
-    def _own_symbols(self) -> list[tuple[int, Size]]:
-        return [(d, s) for d, s in enumerate(self.source.shape) if getattr(s, "name", "") == f"size_{d}"]
 
 
 def _options(

@@ -50,7 +50,7 @@ def lower(tensors: Sequence[Tensor], num_results: int, values: Mapping[Size, int
     for concrete, label in zip(found, labels, strict=True):
         _check_limits(concrete, label)
     # An unarranged scalar is what every program sees; any other tensor lies on the grid.
-    on_grid = [i for i, t in enumerate(tensors) if t.source.shape or any(t.map.levels)]
+    on_grid = [i for i, t in enumerate(tensors) if not t.is_scalar]
     outer = {i: [_joined(d, len(found[i].shape)) for d in found[i].levels[0]] for i in on_grid}
     _check_grids(tensors, labels, outer)
     rank = len(outer[on_grid[0]]) if on_grid else 0

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import sympy
 
 from infini.core import errors
-from infini.tile.symbols import Size
+
+Size: TypeAlias = Any  # Any: an int or a SymPy expression; SymPy's operators are not typed
 
 _COMPARISONS: Final = {
     sympy.Eq: "==",
@@ -59,6 +60,10 @@ class Numbers:
             raise errors.ValueMismatchError(
                 "an arrangement divides by a size that is 0", got=f"{zero} = 0", expected="at least 1"
             ) from None
+
+    def are_known(self, values: Mapping[Size, int]) -> bool:
+        """Whether every symbol has a value."""
+        return all(s in values for s in self.symbols)
 
     def _unknown(self, values: Mapping[Size, int]) -> errors.TypeMismatchError:
         expression = next(e for e in self.expressions if not e.free_symbols <= values.keys())

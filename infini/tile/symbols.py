@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import Any, Final, TypedDict
 
 import sympy
 
 from infini.core import errors
-
-Size: TypeAlias = Any  # Any: an int or a SymPy expression; SymPy's operators are not typed
+from infini.tile.numbers import Size as Size, number as number
 
 DEFAULT_LOWER: Final = 16
 DEFAULT_UPPER: Final = 1024
@@ -73,14 +72,18 @@ _ANYTHING: Final = Facts()
 
 
 class Named(sympy.Dummy):
-    """A symbol with facts. Two are equal where their index is: a fresh one equals itself alone."""
+    """A symbol with facts. Two are equal where their index is: a fresh one equals itself alone.
+
+    `label` is what it is printed as where its tensor got a name after it, see `Tensor.named`.
+    """
 
     facts: Facts
+    label: str
 
-    __slots__ = ("facts",)
+    __slots__ = ("facts", "label")
 
     def _sympystr(self, printer: Any) -> str:  # Any: SymPy's hook for printing
-        return str(self.name)
+        return self.label
 
 
 class BlockSize(Named):
@@ -167,7 +170,7 @@ def _named(name: str, facts: Facts, index: int | None) -> Named:
     is_positive = facts.lower > 0 or facts.power_of_two
     known = {"positive": True} if is_positive else {"nonnegative": True}
     symbol = Named(name, dummy_index=index, integer=True, **known)
-    symbol.facts = facts
+    symbol.facts, symbol.label = facts, name
     return symbol
 
 
@@ -189,7 +192,7 @@ def block_size(lower: int = DEFAULT_LOWER, upper: int = DEFAULT_UPPER, *, name: 
             expected="such as 32, 128",
         )
     symbol = BlockSize(name, integer=True, positive=True)
-    symbol.facts = Facts(lower, upper, lower, power_of_two=True)
+    symbol.facts, symbol.label = Facts(lower, upper, lower, power_of_two=True), name
     return symbol
 
 
