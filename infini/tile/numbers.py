@@ -119,15 +119,14 @@ def _text(expression: Size, names: Mapping[Size, str]) -> str:
         return joined(f" {_COMPARISONS[type(expression)]} ", expression.args)
     if type(expression) in _CONNECTIVES:
         return joined(_CONNECTIVES[type(expression)], expression.args)
-    if expression.is_Add and all(x.is_integer for x in expression.args):
-        return joined(" + ", expression.args)
-    if expression.is_Mul and all(x.is_integer for x in expression.args):
-        return joined(" * ", expression.args)
+    if expression.is_Add or expression.is_Mul:
+        top, bottom = sympy.fraction(sympy.together(expression))
+        if bottom == 1:
+            return joined(" + " if expression.is_Add else " * ", expression.args)
+        # A size whose divisor is known to divide.
+        return f"({_text(top, names)} // {_text(bottom, names)})"
     if expression.is_Pow and expression.exp.is_Integer and expression.exp > 0:
         return joined(" ** ", expression.args)
-    if expression.is_integer and not sympy.fraction(sympy.together(expression))[1] == 1:
-        top, bottom = _fraction(expression, names)
-        return f"({top} // {bottom})"
     raise errors.TypeMismatchError(
         "this is not a size", got=str(expression), expected="sums, products, quotients and bounds of symbols"
     )

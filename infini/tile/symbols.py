@@ -211,11 +211,22 @@ def size(value: object) -> Size:
         expression = sympy.sympify(value, strict=True)
     except sympy.SympifyError:
         expression = None
-    if expression is None or not expression.is_integer:
+    if expression is None or not (expression.is_integer or _is_whole(expression)):
         raise errors.TypeMismatchError(
             "this is not a size", got=repr(value), expected="an integer, or symbols of tile"
         )
     return expression
+
+
+def _is_whole(expression: Size) -> bool:
+    """Whether an expression is an integer by its form. SymPy doubts quotients, whose divisor could be 0; that
+    is an error of the call.
+    """
+    if isinstance(expression, (sympy.floor, sympy.ceiling)):
+        return True
+    if isinstance(expression, (sympy.Add, sympy.Mul, sympy.Max, sympy.Min, sympy.Mod)):
+        return all(map(_is_whole, expression.args))
+    return bool(expression.is_integer)
 
 
 def product(sizes: Iterable[Size]) -> Size:
