@@ -167,7 +167,9 @@ class Map:
 
         shape = tuple(next(numbers) for _ in self.shape)
         levels = tuple(
-            tuple(tuple(Loop(next(numbers), steps(where, width)) for where in dimension) for dimension in level)
+            tuple(
+                tuple(Loop(next(numbers), steps(where, width)) for where in dimension) for dimension in level
+            )
             for level in self._coordinates
         )
         offsets = steps(tuple(c for c, _ in self.offsets), width)

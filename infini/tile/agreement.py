@@ -32,9 +32,9 @@ def named(
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [p.name for p in parameters(application) if p.kind in positional]
     num_operands = len(tensors) - num_results
-    names = [
-        names[n] if n < len(names) else f"operand_{n}" for n in range(num_operands)
-    ] + [f"result_{n}" if num_results > 1 else "result" for n in range(num_results)]
+    names = [names[n] if n < len(names) else f"operand_{n}" for n in range(num_operands)] + [
+        f"result_{n}" if num_results > 1 else "result" for n in range(num_results)
+    ]
     return tuple(t.named(name) for t, name in zip(tensors, names, strict=True))
 
 
@@ -61,9 +61,7 @@ def arrange(
 
 def _check_pair(name: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
     shapes = first[1].shape, second[1].shape
-    wrong = [
-        d for d, (m, n) in enumerate(zip(*shapes, strict=False)) if not reasoning.may_be_equal(m, n)
-    ]
+    wrong = [d for d, (m, n) in enumerate(zip(*shapes, strict=False)) if not reasoning.may_be_equal(m, n)]
     if len(shapes[0]) == len(shapes[1]) and not wrong:
         return
     where = f"differ in dimension {wrong[0]}" if wrong else "have other numbers of dimensions"

@@ -8,6 +8,7 @@ Scalars stay as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import sympy
@@ -44,7 +45,9 @@ def broadcast(tensor: Tensor, shape: Sequence[Size]) -> Tensor:
     missing = len(shape) - tensor.ndim
     if missing < 0:
         raise errors.TypeMismatchError(
-            "a tensor has more dimensions than what it broadcasts to", got=repr(tensor), expected=str(tuple(shape))
+            "a tensor has more dimensions than what it broadcasts to",
+            got=repr(tensor),
+            expected=str(tuple(shape)),
         )
     for _ in range(missing):
         tensor = tensor.unsqueeze(0)
@@ -53,7 +56,9 @@ def broadcast(tensor: Tensor, shape: Sequence[Size]) -> Tensor:
             raise errors.TypeMismatchError(
                 "a tensor does not broadcast to this shape", got=repr(tensor), expected=str(tuple(shape))
             )
-    return tensor.expand([n if reasoning.is_one(have) else -1 for have, n in zip(tensor.shape, shape, strict=True)])
+    return tensor.expand(
+        [n if reasoning.is_one(have) else -1 for have, n in zip(tensor.shape, shape, strict=True)]
+    )
 
 
 def elementwise(*tensors: Tensor, blocks: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
@@ -91,18 +96,20 @@ def _cut(tensor: Tensor, blocks: Sequence[Size]) -> Tensor:
     return tensor.tile((*[1] * others, *blocks)).squeeze(range(others), level=1)
 
 
-def reduction(*tensors: Tensor, axis: int | Sequence[int] = -1, block: Size | None = None) -> tuple[Tensor, ...]:
+def reduction(
+    *tensors: Tensor, axis: int | Sequence[int] = -1, block: Size | None = None
+) -> tuple[Tensor, ...]:
     """One row per program: all of the first tensor along some axes.
 
-    The grid has the other dimensions. Tensors of the first one's rank are rows too, or one element where their
-    sizes along the axes are written as 1; tensors of the other dimensions are one element per program; tensors
-    of the axes are seen whole by every program.
+    The grid has the other dimensions. Tensors of the first one's rank are rows too, or one element where
+    their sizes along the axes are written as 1; tensors of the other dimensions are one element per program;
+    tensors of the axes are seen whole by every program.
 
     Args:
         *tensors: operands and results.
         axis: dimensions of a row.
-        block: elements that are loaded at once; a row is then a level of blocks that a loop walks, and results
-            have one element per row.
+        block: elements that are loaded at once; a row is then a level of blocks that a loop walks, and
+            results have one element per row.
 
     Raises:
         IndexOutOfRangeError: there is no such dimension.
@@ -130,61 +137,84 @@ def reduction(*tensors: Tensor, axis: int | Sequence[int] = -1, block: Size | No
         raise errors.TypeMismatchError(
             "a row of several axes is not walked in blocks", got=f"axis {axis}", fix="leave block out"
         )
-    kept = [d for d in range(rank) if d not in axes]
-    grid = [tensors[0].shape[d] for d in kept]
-    row = [tensors[0].shape[d] for d in axes]
-    return tuple(_row(n, t, kept, axes, grid, row, block) for n, t in enumerate(tensors))
+    kept = tuple(d for d in range(rank) if d not in axes)
+    rows = _Rows(
+        (*kept, *axes),
+        tuple(tensors[0].shape[d] for d in kept),
+        tuple(tensors[0].shape[d] for d in axes),
+        block,
+    )
+    return tuple(rows.arrange(number, t) for number, t in enumerate(tensors))
 
 
-def _row(  # noqa: PLR0913  # the one place that knows all of a reduction
-    number: int,
-    tensor: Tensor,
-    kept: Sequence[int],
-    axes: Sequence[int],
-    grid: Sequence[Size],
-    row: Sequence[Size],
-    block: Size | None,
-) -> Tensor:
-    if tensor.is_scalar and grid:
-        return tensor
-    rank, ones = len(grid) + len(row), [1] * len(grid)
-    is_per_row = _fits(tensor, grid)
-    if tensor.ndim == rank:
-        tensor = tensor.permute([*kept, *axes])
-        is_one = all(map(reasoning.is_one, tensor.shape[len(grid) :])) and not all(map(reasoning.is_one, row))
-        if is_one:
-            return tensor.squeeze(range(len(grid), rank)).tile(ones).squeeze(range(len(grid)), level=1)
-    elif is_per_row != _fits(tensor, row):
-        if is_per_row:
-            return tensor.tile(ones).squeeze(range(len(grid)), level=1)
-        tensor = broadcast(tensor, [*ones, *row])
-    else:
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """How a reduction sees its first tensor.
+
+    Args:
+        order: its dimensions, those of a row last.
+        grid: sizes of the others.
+        row: sizes of a row.
+        block: elements loaded at once, all when absent.
+    """
+
+    order: tuple[int, ...]
+    grid: tuple[Size, ...]
+    row: tuple[Size, ...]
+    block: Size | None
+
+    def arrange(self, number: int, tensor: Tensor) -> Tensor:
+        """A tensor by the rows."""
+        if tensor.is_scalar and self.grid:
+            return tensor
+        is_element, is_shared = _fits(tensor, self.grid), _fits(tensor, self.row)
+        if tensor.ndim == len(self.order):
+            tensor = tensor.permute(self.order)
+            ends = tensor.shape[len(self.grid) :]
+            if all(map(reasoning.is_one, ends)) and not all(map(reasoning.is_one, self.row)):
+                return self._elements(tensor.squeeze(range(len(self.grid), tensor.ndim)))
+            return self._whole(tensor)
+        if is_element and not is_shared:
+            return self._elements(tensor)
+        if is_shared and not is_element:
+            return self._whole(broadcast(tensor, (*[1] * len(self.grid), *self.row)))
         raise errors.TypeMismatchError(
-            f"reduction: {tensor.label(number)} is neither a row, nor one element per row, nor of a row's shape",
+            f"reduction: {tensor.label(number)} is neither a row, nor one element per row, "
+            "nor of a row's shape",
             got=repr(tensor),
-            expected=f"{rank} dimensions, or {tuple(grid)} or {tuple(row)} but not both",
+            expected=f"{len(self.order)} dimensions, or {self.grid} or {self.row} but not both",
         )
-    whole = [-1] * len(row) if block is None else [block]
-    tensor = tensor.tile([*ones, *whole]).squeeze(range(len(grid)), level=1)
-    if block is None:
-        tensor = tensor.squeeze(range(len(grid), rank))
-    else:
-        tensor = tensor.tile([*ones, -1]).squeeze(range(len(grid)), level=1).squeeze(len(grid))
-    return tensor.expand([n if reasoning.is_one(m) else -1 for m, n in zip(tensor.shape, grid, strict=True)])
+
+    def _elements(self, tensor: Tensor) -> Tensor:
+        rank = len(self.grid)
+        return tensor.tile([1] * rank).squeeze(range(rank), level=1)
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        rank = len(self.grid)
+        ones, ends = [1] * rank, range(rank, len(self.order))
+        sizes = [-1] * len(self.row) if self.block is None else [self.block]
+        tensor = tensor.tile([*ones, *sizes]).squeeze(range(rank), level=1)
+        if self.block is not None:
+            tensor = _walked(tensor, -1)
+        tensor = tensor.squeeze(ends)
+        pairs = zip(tensor.shape, self.grid, strict=True)
+        return tensor.expand([n if reasoning.is_one(m) else -1 for m, n in pairs])
 
 
 def _fits(tensor: Tensor, shape: Sequence[Size]) -> bool:
     return tensor.ndim == len(shape) and all(map(reasoning.is_equal, tensor.shape, shape))
 
 
-def matmul(a: Tensor, b: Tensor, *rest: Tensor, blocks: tuple[Size, Size, Size] = (BM, BN, BK)) -> tuple[Tensor, ...]:
+def matmul(
+    a: Tensor, b: Tensor, *rest: Tensor, blocks: tuple[Size, Size, Size] = (BM, BN, BK)
+) -> tuple[Tensor, ...]:
     """A block of the product per program, which walks the blocks along the inner dimension.
 
     Args:
         a: (..., M, K); the application sees (K/BK, BM, BK).
         b: (..., K, N); the application sees (K/BK, BK, BN).
-        *rest: what takes part at the end, broadcast to the result, and the result (..., M, N); the application
-            sees blocks (BM, BN). Leading dimensions are a batch and broadcast.
+        *rest: what takes part at the end, broadcast to the result, and the result (..., M, N); the
+            application sees blocks (BM, BN). Leading dimensions are a batch and broadcast.
         blocks: BM, BN and BK.
 
     Example:
@@ -216,7 +246,7 @@ def _walked(tensor: Tensor, dim: int) -> Tensor:
     return tensor.tile(tiles).squeeze(others, level=1)
 
 
-def convolution(  # noqa: PLR0913  # the parameters of a convolution
+def convolution(
     x: Tensor,
     filters: Tensor,
     *rest: Tensor,
@@ -355,4 +385,4 @@ def sum_of_products(a: Any, b: Any, dtype: Any = "float32") -> Any:  # Any: tile
 def _added(total: Any, a: Any, b: Any, dtype: Any) -> Any:  # Any: as of sum_of_products
     if a.ndim == 2:
         return e.add(total, contraction.dot(a, b, preferred_element_type=dtype))
-    return loops.scan(lambda so_far, pair: (_added(so_far, *pair, dtype), None), total, (a, b))[0]
+    return loops.scan(lambda so_far, x: (_added(so_far, x[0], x[1], dtype), None), total, (a, b))[0]

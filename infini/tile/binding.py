@@ -36,7 +36,17 @@ class Binding:
         ValueMismatchError: two symbols that a call must give have one name.
     """
 
-    __slots__ = ("_accepted", "_facts", "_shapes", "_solved", "arrays", "constants", "direct", "given", "name")
+    __slots__ = (
+        "_accepted",
+        "_facts",
+        "_shapes",
+        "_solved",
+        "arrays",
+        "constants",
+        "direct",
+        "given",
+        "name",
+    )
 
     def __init__(self, name: str, operands: Sequence[Tensor], arranged: Sequence[Tensor]) -> None:
         self.name = name
@@ -75,7 +85,11 @@ class Binding:
         """
         if not self.constants:
             return operands, static
-        arrays, keywords, left = [], dict(static), {n: name for n, name, value in self.constants if value is None}
+        arrays, keywords, left = (
+            [],
+            dict(static),
+            {n: name for n, name, value in self.constants if value is None},
+        )
         skipped = {n for n, _, value in self.constants if value is not None}
         position = 0
         for operand in operands:
@@ -172,7 +186,9 @@ class Binding:
 
     def _check_operands(self, types: Sequence[ArrayType]) -> None:
         if len(types) != len(self.arrays):
-            raise errors.TypeMismatchError(f"{self.name} takes {len(self.arrays)} operands", got=str(len(types)))
+            raise errors.TypeMismatchError(
+                f"{self.name} takes {len(self.arrays)} operands", got=str(len(types))
+            )
         for number, (tensor, type_) in enumerate(zip(self.arrays, types, strict=True)):
             dtype = tensor.source.dtype
             if len(tensor.source.shape) != type_.ndim or (dtype is not None and dtype != type_.dtype):
@@ -186,14 +202,17 @@ class Binding:
     def _size(self, name: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
             raise errors.TypeMismatchError(
-                f"{self.name}: {name} is a size of the arrangement", got=repr(value), expected="an integer from 0"
+                f"{self.name}: {name} is a size of the arrangement",
+                got=repr(value),
+                expected="an integer from 0",
             )
         return int(value)
 
     def _solve(self, symbol: Size, value: int, factor: int) -> int:
         if factor == 0 or value % factor or value // factor < 0:
             raise errors.TypeMismatchError(
-                f"{self.name}: no {symbol} fits the shapes of the operands", got=f"{factor}*{symbol} = {value}"
+                f"{self.name}: no {symbol} fits the shapes of the operands",
+                got=f"{factor}*{symbol} = {value}",
             )
         return value // factor
 
@@ -202,10 +221,8 @@ class Binding:
         return f" {name}" if name and not name.startswith("operand_") else ""
 
 
-def _linear(
-    size: Size, number: int, d: int, unknown: set[Size]
-) -> list[tuple[Size, Numbers, int, int]]:
-    """How unknown symbols follow from one dimension: symbol, (its factor, the rest), operand and dimension."""
+def _linear(size: Size, number: int, d: int, unknown: set[Size]) -> list[tuple[Size, Numbers, int, int]]:
+    """How unknown symbols follow from one dimension: symbol, its factor and the rest, operand, dimension."""
     found = []
     for symbol in size.free_symbols & unknown:
         factor = sympy.expand(size).coeff(symbol)

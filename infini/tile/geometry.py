@@ -17,7 +17,9 @@ from infini.core import errors
 from infini.tile import reasoning, symbols
 from infini.tile.symbols import Size
 
-Steps = tuple[tuple[int, Size], ...]  # (coordinate, distance), by coordinate; coordinates left out do not move
+Steps = tuple[
+    tuple[int, Size], ...
+]  # (coordinate, distance), by coordinate; coordinates left out do not move
 
 
 @dataclass(frozen=True, slots=True)

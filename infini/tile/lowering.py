@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infini.core import errors, ir
@@ -95,29 +95,35 @@ def _size(loops: Sequence[Loop]) -> int:
 # --- what must hold -----------------------------------------------------------------------------
 
 
-def _range(loops: Sequence[Loop], step: Callable[[Loop], int]) -> tuple[int, int]:
-    """Smallest and largest sum of moves."""
-    moves = [step(loop) * (loop.size - 1) for loop in loops]
-    return sum(min(0, m) for m in moves), sum(max(0, m) for m in moves)
+def _range(moves: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Smallest and largest sum of moves, each of some (number of places, distance from place to place)."""
+    low = high = 0
+    for size, distance in moves:
+        reach = distance * (size - 1)
+        low, high = low + min(0, reach), high + max(0, reach)
+    return low, high
 
 
 def _check_limits(found: Concrete, label: str) -> None:
-    """Where a coordinate leaves its limit, elements must lie outside the array: an access masks nothing else."""
+    """Where a coordinate leaves its limit, elements must lie outside the array: an access masks nothing
+    else.
+    """
     loops, rank = found.loops, len(found.shape)
     if not found.limits or any(loop.size == 0 for loop in loops):
         return
     for coordinate, limit in enumerate(found.limits, rank):
         offset = found.offsets[coordinate]
-        low, high = (offset + end for end in _range(loops, lambda x, c=coordinate: x.steps[c]))
+        low, high = (offset + end for end in _range((x.size, x.steps[coordinate]) for x in loops))
         is_above_safe = high < limit.size or _is_outside(found, limit, coordinate, limit.size, 1)
         is_below_safe = low >= 0 or _is_outside(found, limit, coordinate, -1, -1)
         if not (is_above_safe and is_below_safe):
             raise errors.TypeMismatchError(
-                f"{label}: tiles overrun a part of the array into elements beside it, "
+                f"{label}: tiles or pads reach from a part of the array into elements beside it, "
                 "and only the ends of an array can be masked",
-                got=f"{limit.size} elements, tiles reach from {low} to {high}",
-                expected="tiles that fit, or that overrun the array itself",
-                fix="choose tiles that divide the part, floor_mode=True, or give the kernel the part as an operand",
+                got=f"{limit.size} elements, reached from {low} to {high}",
+                expected="tiles that fit the part, or that overrun the array itself",
+                fix="choose tiles that divide the part, floor_mode=True, "
+                "or give the kernel the part as an operand",
             )
 
 
@@ -127,9 +133,8 @@ def _is_outside(found: Concrete, limit: Limit, coordinate: int, end: int, sign: 
     """
     for d, size in enumerate(found.shape):
         per_place = limit.steps[d]
-        rest_offset = found.offsets[d] - per_place * found.offsets[coordinate]
-        low, high = _range(found.loops, lambda x, d=d, k=per_place: x.steps[d] - k * x.steps[coordinate])
-        at = per_place * end + rest_offset
+        low, high = _range((x.size, x.steps[d] - per_place * x.steps[coordinate]) for x in found.loops)
+        at = per_place * end + found.offsets[d] - per_place * found.offsets[coordinate]
         if per_place * sign > 0 and at + low >= size:
             return True
         if per_place * sign < 0 and at + high < 0:
@@ -147,7 +152,8 @@ def _check_grids(
             raise errors.TypeMismatchError(
                 "the outermost levels of the tensors of a kernel must agree: they are the grid of programs",
                 got=", ".join(
-                    f"{labels[number]} has {tensors[number].shape} = {sizes[number]}" for number in (first, other)
+                    f"{labels[number]} has {tensors[number].shape} = {sizes[number]}"
+                    for number in (first, other)
                 ),
                 fix="tile, expand or permute one of them so that both count the same programs",
             )
@@ -198,7 +204,7 @@ def _access(
     if is_result:
         _check_disjoint(label, moves)
     offsets = found.offsets[:rank]
-    ranges = [_range(moves, lambda x, d=d: x.steps[d]) for d in range(rank)]
+    ranges = [_range((x.size, x.steps[d]) for x in moves) for d in range(rank)]
     is_inside = all(
         offset + low >= 0 and offset + high < size
         for offset, (low, high), size in zip(offsets, ranges, found.shape, strict=True)

@@ -7,7 +7,7 @@ defined; what it cannot prove it checks at the call with numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import sympy
@@ -31,12 +31,17 @@ def floor_div(numerator: Size, denominator: Size) -> Size:
 
 def at_least(expression: Size, bound: Size) -> Size:
     """The larger of the two, without a `Max` where it is known."""
-    return expression if is_at_most(bound, expression) else sympy.Max(expression, bound)
+    return expression if is_at_most(bound, expression) else _unevaluated(sympy.Max, expression, bound)
 
 
 def at_most(expression: Size, bound: Size) -> Size:
     """The smaller of the two, without a `Min` where it is known."""
-    return expression if is_at_most(expression, bound) else sympy.Min(expression, bound)
+    return expression if is_at_most(expression, bound) else _unevaluated(sympy.Min, expression, bound)
+
+
+def _unevaluated(function: Callable[..., Size], *sizes: Size) -> Size:
+    """`Max` or `Min` as it is: SymPy would search for simplifications, for longer than all the rest takes."""
+    return function(*sorted(sizes, key=lambda s: s.sort_key()), evaluate=False)
 
 
 def is_one(value: Size) -> bool:
@@ -51,8 +56,7 @@ def is_equal(first: Size, second: Size) -> bool:
 
 def may_be_equal(first: Size, second: Size) -> bool:
     """False where two sizes are known to differ: by sign, by bounds or by a divisor."""
-    difference = _difference(first, second)
-    if difference == 0:
+    if first == second or (difference := _difference(first, second)) == 0:
         return True
     lower, upper = interval(difference)
     if difference.is_zero is False or lower > 0 or upper < 0:
@@ -63,8 +67,10 @@ def may_be_equal(first: Size, second: Size) -> bool:
 
 def is_at_most(first: Size, second: Size) -> bool:
     """Whether one size is known not to exceed the other."""
-    difference = _difference(second, first)
-    return bool(difference.is_nonnegative) or bool(interval(difference)[0] >= 0)
+    first, second = symbols.size(first), symbols.size(second)
+    if first == second or interval(first)[1] <= interval(second)[0]:
+        return True
+    return bool(interval(_difference(second, first))[0] >= 0)
 
 
 def is_multiple(value: Size, of: Size) -> bool:
@@ -123,7 +129,7 @@ def _product(parts: Sequence[Interval]) -> Interval:
 
 
 def _difference(first: Size, second: Size) -> Size:
-    return sympy.expand(_resolved(symbols.size(first) - symbols.size(second)))
+    return sympy.expand_mul(_resolved(symbols.size(first) - symbols.size(second)))
 
 
 def _resolved(expression: Size) -> Size:

@@ -1,7 +1,7 @@
 """Sizes that are known when a kernel is called: SymPy integers with bounds and divisors.
 
-Symbols end where a kernel is specialised, so the IR holds ints only; `import infini` stays free of SymPy. What
-can be proven of sizes is in `reasoning`, their numbers are in `numbers`.
+Symbols end where a kernel is specialised, so the IR holds ints only; `import infini` stays free of SymPy.
+What can be proven of sizes is in `reasoning`, their numbers are in `numbers`.
 """
 
 from __future__ import annotations

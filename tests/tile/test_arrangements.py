@@ -1,4 +1,4 @@
-"""Arrangements that many kernels share: results against NumPy, on the oracle and on the CPU, and as Triton."""
+"""Arrangements that many kernels share: results against NumPy, on the oracle and the CPU, and as Triton."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def normal(rng: np.random.Generator) -> Callable[..., np.ndarray]:
     return lambda *shape: rng.standard_normal(shape).astype(np.float32)
 
 
-def agrees(kernel: Any, operands: tuple[np.ndarray, ...], wanted: np.ndarray) -> None:
+def agrees(kernel: Any, operands: tuple[Any, ...], wanted: np.ndarray) -> None:
     """The kernel gives what is wanted, and Triton's emitter takes it."""
     found = np.asarray(kernel(*operands))
     assert found.shape == wanted.shape
@@ -115,7 +115,9 @@ def test_a_row_in_blocks_is_a_level(normal: Any) -> None:
     rows = functools.partial(arrangements.reduction, block=16)
 
     def product(row: Tile, weight: Tile) -> Tile:
-        return lax.scan(lambda sum, pair: (sum + (pair[0] * pair[1]).sum(), None), inp.zeros(()), (row, weight))[0]
+        return lax.scan(
+            lambda total, pair: (total + (pair[0] * pair[1]).sum(), None), inp.zeros(()), (row, weight)
+        )[0]
 
     kernel = tile.kernel(rows, tensors=(x, Tensor(shape=x.shape[1:]), Tensor(shape=x.shape[:1])))(product)
     operand, weight = normal(5, 77), normal(77)
@@ -169,13 +171,13 @@ def test_matmul_ends_with_what_broadcasts_to_the_result(normal: Any) -> None:
 # --- images --------------------------------------------------------------------------------------
 
 
-def convolution(layout: str, stride: int, padding: int, dilation: int) -> Any:
+def convolution(layout: Any, stride: int, padding: int, dilation: int) -> Any:
     """A kernel of that convolution."""
     x, filters = Tensor(4, name="x"), Tensor(4, name="w")
     is_last = layout == "NHWC"
     batch, *lines, channels = x.shape if is_last else (x.shape[0], *x.shape[2:], x.shape[1])
     *places, _, count = filters.shape if is_last else (*filters.shape[2:], filters.shape[1], filters.shape[0])
-    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    options: Any = {"stride": stride, "padding": padding, "dilation": dilation}
     p, q = (arrangements.convolved(*pair, **options) for pair in zip(lines, places, strict=True))
     w = Tensor(shape=(*places, channels, count) if is_last else (count, channels, *places))
     y = Tensor(shape=(batch, p, q, count) if is_last else (batch, count, p, q))
