@@ -98,40 +98,54 @@ def number(expression: Size, values: Mapping[Size, int]) -> int:
 def _text(expression: Size, names: Mapping[Size, str]) -> str:
     """Python's text of an integer expression; quotients are exact, never floating point."""
 
-    def joined(between: str, items: Sequence[Any]) -> str:  # Any: arguments of SymPy's
-        return f"({between.join(_text(x, names) for x in items)})"
+    def joined(between: str) -> str:
+        return f"({between.join(_text(x, names) for x in expression.args)})"
 
-    if expression.is_Integer:
-        return f"({int(expression)})"
     if expression.is_Symbol:
         return names[expression]
-    if isinstance(expression, sympy.ceiling):
+    if isinstance(expression, (sympy.ceiling, sympy.floor)):
         top, bottom = _fraction(expression.args[0], names)
-        return f"(-(-{top} // {bottom}))"
-    if isinstance(expression, sympy.floor):
-        top, bottom = _fraction(expression.args[0], names)
-        return f"({top} // {bottom})"
+        is_up = isinstance(expression, sympy.ceiling)
+        return f"(-(-{top} // {bottom or 1}))" if is_up else f"({top} // {bottom or 1})"
     if isinstance(expression, (sympy.Max, sympy.Min)):
-        return f"{'max' if isinstance(expression, sympy.Max) else 'min'}{joined(', ', expression.args)}"
+        return f"{'max' if isinstance(expression, sympy.Max) else 'min'}{joined(', ')}"
     if isinstance(expression, sympy.Mod):
-        return joined(" % ", expression.args)
+        return joined(" % ")
     if type(expression) in _COMPARISONS:
-        return joined(f" {_COMPARISONS[type(expression)]} ", expression.args)
+        return joined(f" {_COMPARISONS[type(expression)]} ")
     if type(expression) in _CONNECTIVES:
-        return joined(_CONNECTIVES[type(expression)], expression.args)
-    if expression.is_Add or expression.is_Mul:
-        top, bottom = sympy.fraction(sympy.together(expression))
-        if bottom == 1:
-            return joined(" + " if expression.is_Add else " * ", expression.args)
-        # A size whose divisor is known to divide.
-        return f"({_text(top, names)} // {_text(bottom, names)})"
+        return joined(_CONNECTIVES[type(expression)])
     if expression.is_Pow and expression.exp.is_Integer and expression.exp > 0:
-        return joined(" ** ", expression.args)
+        return joined(" ** ")
+    if expression.is_Add or expression.is_Mul or expression.is_Integer:
+        top, bottom = _fraction(expression, names)
+        # A size whose divisor is known to divide.
+        return f"({top} // {bottom})" if bottom else top
     raise errors.TypeMismatchError(
-        "this is not a size", got=str(expression), expected="sums, products, quotients and bounds of symbols"
+        "this is not a size",
+        got=str(expression),
+        expected="sums, products, quotients and bounds of symbols",
     )
 
 
 def _fraction(expression: Size, names: Mapping[Size, str]) -> tuple[str, str]:
-    top, bottom = sympy.fraction(sympy.together(expression))
-    return _text(sympy.expand(top), names), _text(bottom, names)
+    """Texts of a numerator and of a denominator, empty for 1. SymPy's own way takes longer than everything
+    else in the first call.
+    """
+    if expression.is_Rational:
+        return f"({expression.p})", "" if expression.q == 1 else f"({expression.q})"
+    if expression.is_Pow and expression.exp.is_Integer and expression.exp < 0:
+        return "(1)", f"({_text(expression.base, names)} ** {-int(expression.exp)})"
+    if not (expression.is_Add or expression.is_Mul):
+        return _text(expression, names), ""
+    parts = [_fraction(x, names) for x in expression.args]
+    bottoms = [bottom for _, bottom in parts if bottom]
+    if expression.is_Mul:
+        return f"({' * '.join(top for top, _ in parts)})", _product(bottoms)
+    unique = list(dict.fromkeys(bottoms))
+    tops = [" * ".join([top, *(b for b in unique if b != bottom)]) for top, bottom in parts]
+    return f"({' + '.join(tops)})", _product(unique)
+
+
+def _product(texts: Sequence[str]) -> str:
+    return f"({' * '.join(texts)})" if len(texts) > 1 else "".join(texts)
