@@ -1,70 +1,27 @@
 """Symbolic tensors and the operations that cut them into levels of tiles.
 
 A `Tensor` is a list of levels, outermost first: level 0 is the grid of programs, the last one the elements of
-a tile, those between are walked by a loop. Every dimension of a level is a product of *factors*; one step of
-a factor moves a fixed distance in the array, so whatever these operations make is an affine map from
-(program, loop, element) to array index. Source of the idea, arrange and apply:
+a tile, those between are walked by a loop. Whatever these operations make is an affine map from (program,
+loop, element) to array index; see `geometry`. Source of the idea, arrange and apply:
 https://github.com/InfiniTensor/ninetoothed (the arrangement there is the same notion).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 import sympy
 
 from infini.core import dtypes, errors
-from infini.tile import symbols
-from infini.tile.symbols import Size
+from infini.tile import geometry, reasoning, symbols
+from infini.tile.affine import Level, Map
+from infini.tile.geometry import Bound, Dimension, Factor, Requirement
+from infini.tile.symbols import Size, SizeOptions
 
-Steps = tuple[Size, ...]  # per dimension of the array, how far one step goes
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """`size` steps, each of which moves by `steps` in the array."""
-
-    size: Size
-    steps: Steps
-
-
-@dataclass(frozen=True, slots=True)
-class Dimension:
-    """One dimension of a level: the product of its factors, slowest first; none means size 1."""
-
-    factors: tuple[Factor, ...]
-
-    @property
-    def size(self) -> Size:
-        """Number of steps."""
-        return symbols.product(f.size for f in self.factors)
-
-    def collapsed(self) -> Dimension:
-        """The same dimension with neighbouring factors joined where they walk the array evenly."""
-        joined: list[Factor] = []
-        for factor in self.factors:
-            last = joined[-1] if joined else None
-            if last and all(
-                symbols.is_equal(a, b * factor.size) for a, b in zip(last.steps, factor.steps, strict=True)
-            ):
-                joined[-1] = Factor(last.size * factor.size, factor.steps)
-            else:
-                joined.append(factor)
-        return Dimension(tuple(joined))
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """A dimension of `size` that tiles overrun up to `reach`: the elements between must lie outside the
-    array.
-    """
-
-    size: Size
-    reach: Size
-    steps: Steps
+_UNNAMED: Final = "size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +31,31 @@ class Source:
     shape: tuple[Size, ...]
     dtype: np.dtype | None
     other: complex | None
+    name: str | None = None
+    constexpr: bool = False
+    value: Any = None  # Any: a number or a string, for a parameter of the application
 
 
 class Tensor:
-    """A symbolic array, to be arranged. Operations return another one and act on the outermost level unless
-    told otherwise.
+    """A symbolic array, to be arranged. Operations return another one; `level=` says which level they act on,
+    the outermost unless told otherwise.
 
     Args:
         ndim: number of dimensions, whose sizes become symbols; 0 is a scalar that every program sees.
         shape: sizes instead of `ndim`: integers and symbols, for example those of another tensor's `shape`.
         dtype: dtype operands must have, or results are converted to; any when absent.
         other: what a load gives outside the array, 0 when absent.
-        name: name of the size symbols in messages.
+        name: name of the tensor and its size symbols in messages; a kernel gives the name of the
+            application's parameter.
+        shape_options: what is known of the sizes that `ndim` makes, as keyword arguments of `Symbol`: one
+            mapping for all, or one per dimension.
+        constexpr: a scalar that is a parameter of compilation: the call takes a Python value, and the
+            application sees it as it is. Other values are other kernels.
+        value: the value of such a scalar; the call then leaves it out.
 
     Raises:
-        TypeMismatchError: neither or both of `ndim` and `shape` are given, or a size is none.
+        TypeMismatchError: neither or both of `ndim` and `shape` are given, a size is none, options are given
+            for sizes that are, or `constexpr` and `value` for no scalar.
 
     Example:
         >>> from infini.tile import Tensor
@@ -96,7 +63,7 @@ class Tensor:
         (ceiling(x_0/16), ceiling(x_1/32))
     """
 
-    __slots__ = ("guards", "levels", "offsets", "ones", "source")
+    __slots__ = ("map", "source", "top")
 
     def __init__(
         self,
@@ -105,24 +72,39 @@ class Tensor:
         shape: Sequence[Size] | None = None,
         dtype: Any = None,  # Any: whatever names a dtype
         other: complex | None = None,
-        name: str = "size",
+        name: str | None = None,
+        shape_options: SizeOptions | Sequence[SizeOptions | None] | None = None,
+        constexpr: bool = False,
+        value: Any = None,  # Any: as of Source
     ) -> None:
         if (ndim is None) == (shape is None):
             raise errors.TypeMismatchError(
                 "a Tensor needs ndim or shape", got=f"ndim={ndim}, shape={shape}", expected="one of them"
             )
         if shape is None:
-            sizes = [symbols.fresh(f"{name}_{d}") for d in range(ndim or 0)]
+            options = _options(ndim or 0, shape_options)
+            sizes = [symbols.fresh(f"{name or _UNNAMED}_{d}", options[d]) for d in range(ndim or 0)]
         else:
+            if shape_options is not None:
+                raise errors.TypeMismatchError(
+                    "shape_options describe sizes that ndim makes",
+                    got=f"shape={shape}",
+                    fix="say it of the symbol: Symbol(name, lower=, upper=, divisible_by=)",
+                )
             sizes = [symbols.size(n) for n in shape]
-        rank = len(sizes)
-        self.source = Source(tuple(sizes), None if dtype is None else dtypes.canonical(dtype), other)
-        self.levels: tuple[tuple[Dimension, ...], ...] = (
-            tuple(Dimension((Factor(n, _unit(d, rank)),)) for d, n in enumerate(sizes)),
-        )
-        self.offsets: Steps = (sympy.Integer(0),) * rank
-        self.guards: tuple[Guard, ...] = ()
-        self.ones: tuple[Size, ...] = ()
+        if (constexpr and sizes) or (value is not None and not constexpr):
+            raise errors.TypeMismatchError(
+                "only a scalar is a parameter of compilation, and only such a one has a value",
+                got=f"{len(sizes)} dimensions, constexpr={constexpr}, value={value}",
+                expected="Tensor(0, constexpr=True, value=...)",
+            )
+        canonical = None if dtype is None else dtypes.canonical(dtype)
+        self.source = Source(tuple(sizes), canonical, other, name, constexpr, value)
+        whole = tuple(Dimension((Factor(n, ((d, sympy.Integer(1)),)),)) for d, n in enumerate(sizes))
+        self.map = Map(self.source.shape, (whole,))
+        self.top = 0
+
+    # --- looking ------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[Size, ...]:
@@ -131,12 +113,82 @@ class Tensor:
 
     def shape_of(self, level: int) -> tuple[Size, ...]:
         """Sizes of a level."""
-        return tuple(dimension.size for dimension in self.levels[level])
+        return tuple(dimension.size for dimension in self.map.levels[self._at(level)])
 
     @property
     def ndim(self) -> int:
         """Number of dimensions of the outermost level."""
-        return len(self.levels[0])
+        return len(self.map.levels[self.top])
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The dimensions of each level, as products of factors."""
+        return self.map.levels[self.top :]
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels, this one included."""
+        return len(self.map.levels) - self.top
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is a scalar that nothing arranged: every program sees it."""
+        return not self.source.shape and not any(self.map.levels)
+
+    @property
+    def size(self) -> Size:
+        """Product of the sizes of the outermost level."""
+        return symbols.product(self.shape)
+
+    @property
+    def inner(self) -> Tensor:
+        """The levels below the outermost as a tensor of their own. Assigning puts them back arranged:
+        `x.inner = x.inner.squeeze(0)` is `x = x.squeeze(0, level=1)`.
+
+        Raises:
+            TypeMismatchError: there is no level below, or what is assigned was not made from this tensor's
+                inner levels.
+        """
+        if self.num_levels == 1:
+            raise errors.TypeMismatchError(
+                "a tensor of one level has no inner one", got=repr(self), fix="tile it first"
+            )
+        return self._with(top=self.top + 1)
+
+    @inner.setter
+    def inner(self, inner: Tensor) -> None:
+        if not (
+            inner.source is self.source
+            and inner.top == self.top + 1
+            and inner.map.levels[: inner.top] == self.map.levels[: inner.top]
+            and inner.map.bounds[: len(self.map.bounds)] == self.map.bounds
+        ):
+            raise errors.TypeMismatchError(
+                "these are not the inner levels of this tensor",
+                got=repr(inner),
+                expected=f"made from the inner of {self!r}",
+                fix="write x.inner = x.inner... in one statement",
+            )
+        self.map = inner.map
+
+    @property
+    def innermost(self) -> Tensor:
+        """The last level as a tensor of its own: the elements of a tile."""
+        return self._with(top=len(self.map.levels) - 1)
+
+    def label(self, number: int) -> str:
+        """What messages call it, being tensor `number` of a kernel."""
+        return f"tensor {number}" if self.source.name is None else f"tensor {self.source.name}"
+
+    def __repr__(self) -> str:
+        parts = []
+        for level in range(self.num_levels):
+            sizes = ", ".join(map(str, self.shape_of(level)))
+            parts.append(f"({sizes},)" if len(self.shape_of(level)) == 1 else f"({sizes})")
+        name = "" if self.source.name is None else f" {self.source.name}"
+        return f"Tensor{name}({' of '.join(parts)})"
+
+    # --- arranging ----------------------------------------------------------------------------
 
     def tile(
         self,
@@ -150,84 +202,61 @@ class Tensor:
         """Cut a level into tiles: it becomes a level that counts tiles and, inside it, one of the elements of
         a tile.
 
+        Tiles start inside the dimension, up to the first that reaches its end. A dimension that does not move
+        in the array (unsqueezed, expanded) repeats without end, so tiles never overrun it.
+
         Args:
             tile_shape: size of a tile per dimension; -1 takes the whole dimension.
-            strides: distance between the starts of tiles; -1, and the default, is the size of the tile.
+            strides: distance between the starts of tiles; -1, and the default, is the size of the tile; 0 is
+                one tile, at the start, which `expand` repeats.
             dilation: distance between neighbouring elements of a tile, 1 by default.
-            floor_mode: drop a last tile that is not full.
+            floor_mode: only tiles that end inside the dimension.
             level: the level to cut.
 
         Raises:
             TypeMismatchError: the number of sizes is wrong, or a flattened dimension would be cut across its
                 parts.
+            ValueMismatchError: a tile size, stride or dilation is out of range.
         """
         dimensions = self._dimensions(level, tile_shape, "tile")
-        stride_of = [-1] * len(dimensions) if strides is None else list(strides)
-        dilation_of = [1] * len(dimensions) if dilation is None else list(dilation)
-        outer, inner, guards = [], [], list(self.guards)
-        for dimension, *numbers in zip(dimensions, tile_shape, stride_of, dilation_of, strict=True):
-            size, stride, spacing = map(symbols.size, numbers)
-            count, elements, guard = self._cut(dimension, size, stride, spacing, floor_mode)
-            outer.append(count)
-            inner.append(elements)
-            guards += [guard] if guard else []
-        levels = (*self.levels[:level], tuple(outer), tuple(inner), *self.levels[level + 1 :])
-        return self._with(levels=levels, guards=tuple(guards))
-
-    def _cut(
-        self, dimension: Dimension, tile: Size, stride: Size, dilation: Size, floor_mode: bool
-    ) -> tuple[Dimension, Dimension, Guard | None]:
-        """One dimension as (count of tiles, elements of a tile) and what must hold for its last tile."""
-        none = Dimension(())
-        is_plain = stride == -1 and dilation == 1
-        if is_plain and tile == -1:
-            return none, dimension, None
-        if is_plain and symbols.is_one(tile):
-            return dimension, none, None
-        parts = dimension.collapsed().factors or (Factor(sympy.Integer(1), self._zeros()),)
-        if len(parts) > 1:
-            raise errors.TypeMismatchError(
-                "a flattened dimension cannot be cut into tiles, its parts do not lie evenly in the array",
-                got=f"a dimension of sizes {' x '.join(str(f.size) for f in parts)}, tile size {tile}",
-                expected="a tile size of 1 or -1",
-                fix="tile before flatten",
+        options = []
+        for name, given, default, lowest in (
+            ("strides", strides, -1, 0),
+            ("dilation", dilation, 1, 1),
+        ):
+            chosen = [default] * len(dimensions) if given is None else list(given)
+            self._dimensions(level, chosen, f"{name} of tile")
+            options.append([_checked(n, lowest, name, may_be_whole=name == "strides") for n in chosen])
+        tiles = [_checked(n, 1, "tile_shape", may_be_whole=True) for n in tile_shape]
+        counts, elements, bounds = [], [], list(self.map.bounds)
+        for dimension, tile, stride, spacing in zip(dimensions, tiles, *options, strict=True):
+            found = geometry.cut(
+                dimension, tile, stride, spacing, floor_mode=floor_mode, coordinate=self._coordinate(bounds)
             )
-        (factor,) = parts
-        tile = factor.size if tile == -1 else tile
-        stride = tile if stride == -1 else stride
-        reach = (tile - 1) * dilation + 1
-        if floor_mode:
-            count = symbols.floor_div(factor.size - reach, stride) + 1
-        elif stride == tile and dilation == 1:
-            count = symbols.ceil_div(factor.size, tile)
-        else:
-            count = sympy.Max(symbols.ceil_div(factor.size - reach, stride) + 1, 1)
-        guard = None if floor_mode else Guard(factor.size, (count - 1) * stride + reach, factor.steps)
-        return (
-            Dimension((Factor(count, _times(factor.steps, stride)),)),
-            Dimension((Factor(tile, _times(factor.steps, dilation)),)),
-            guard,
-        )
+            counts.append(found.count)
+            elements.append(found.elements)
+            bounds += [found.bound] if found.bound else []
+        return self._with_levels(level, [tuple(counts), tuple(elements)], bounds=tuple(bounds))
 
     def expand(self, shape: Sequence[Size], *, level: int = 0) -> Tensor:
-        """Repeat dimensions of size 1; -1 keeps a dimension.
+        """Repeat dimensions of size 1; -1 and the size it has keep a dimension.
 
         Raises:
             TypeMismatchError: a repeated dimension is known not to have size 1.
         """
         dimensions = list(self._dimensions(level, shape, "expand"))
-        ones = []
+        needed: list[Requirement] = []
         for i, wanted in enumerate(map(symbols.size, shape)):
-            if wanted != -1:
-                ones.append(self._must_be_one(dimensions[i], "expand"))
-                dimensions[i] = Dimension((Factor(wanted, self._zeros()),))
-        return self._with_level(level, dimensions, ones)
+            if wanted != -1 and not reasoning.is_equal(wanted, dimensions[i].size):
+                needed += self._must_be_one(dimensions[i], f"expand of dimension {i} to {wanted}")
+                dimensions[i] = Dimension((Factor(wanted, ()),))
+        return self._with_levels(level, [tuple(dimensions)], needed)
 
     def unsqueeze(self, dim: int, *, level: int = 0) -> Tensor:
         """Insert a dimension of size 1 at this position of the result."""
-        dimensions = list(self.levels[level])
-        dimensions.insert(_axis(dim, len(dimensions) + 1), Dimension(()))
-        return self._with_level(level, dimensions)
+        dimensions = list(self.map.levels[self._at(level)])
+        dimensions.insert(_axis(dim, len(dimensions) + 1), Dimension())
+        return self._with_levels(level, [tuple(dimensions)])
 
     def squeeze(self, dim: int | Sequence[int], *, level: int = 0) -> Tensor:
         """Drop dimensions of size 1.
@@ -235,53 +264,72 @@ class Tensor:
         Raises:
             TypeMismatchError: one is known to have another size.
         """
-        dimensions = self.levels[level]
+        dimensions = self.map.levels[self._at(level)]
         dropped = {_axis(d, len(dimensions)) for d in ([dim] if isinstance(dim, int) else dim)}
-        ones = [self._must_be_one(dimensions[d], "squeeze") for d in sorted(dropped)]
-        return self._with_level(level, [x for i, x in enumerate(dimensions) if i not in dropped], ones)
+        needed = [r for d in sorted(dropped) for r in self._must_be_one(dimensions[d], f"squeeze({d})")]
+        kept = tuple(x for i, x in enumerate(dimensions) if i not in dropped)
+        return self._with_levels(level, [kept], needed)
 
     def permute(self, dims: Sequence[int], *, level: int = 0) -> Tensor:
-        """Reorder dimensions: dimension `i` of the result is dimension `dims[i]`."""
+        """Reorder dimensions: dimension `i` of the result is dimension `dims[i]`.
+
+        Raises:
+            ValueMismatchError: the numbers are no permutation.
+        """
         dimensions = self._dimensions(level, dims, "permute")
         order = [_axis(d, len(dimensions)) for d in dims]
         if sorted(order) != list(range(len(order))):
             raise errors.ValueMismatchError("permute: this is not a permutation", got=str(tuple(dims)))
-        return self._with_level(level, [dimensions[d] for d in order])
+        return self._with_levels(level, [tuple(dimensions[d] for d in order)])
 
     def flatten(self, start_dim: int = 0, end_dim: int | None = None, *, level: int = 0) -> Tensor:
-        """Join the dimensions from `start_dim` up to, without, `end_dim` into one."""
-        dimensions = self.levels[level]
-        start = _axis(start_dim, len(dimensions))
+        """Join the dimensions from `start_dim` up to, without, `end_dim` into one.
+
+        Raises:
+            IndexOutOfRangeError: there are no such dimensions, or none between the two.
+        """
+        dimensions = self.map.levels[self._at(level)]
+        start = _axis(start_dim, len(dimensions)) if dimensions else 0
         end = len(dimensions) if end_dim is None else end_dim + (len(dimensions) if end_dim < 0 else 0)
+        if dimensions and not start < end <= len(dimensions):
+            raise errors.IndexOutOfRangeError(
+                f"flatten: there are no dimensions from {start_dim} up to {end_dim}",
+                got=f"a level of {len(dimensions)} dimensions",
+            )
         joined = Dimension(tuple(f for dimension in dimensions[start:end] for f in dimension.factors))
-        return self._with_level(level, [*dimensions[:start], joined, *dimensions[end:]])
+        return self._with_levels(level, [(*dimensions[:start], joined, *dimensions[end:])])
 
-    def ravel(self) -> Tensor:
-        """Join all levels into one, the dimensions of outer levels first."""
-        return self._with(levels=(tuple(dimension for level in self.levels for dimension in level),))
+    def ravel(self, *, level: int = 0) -> Tensor:
+        """Join a level and all inside it into one, the dimensions of outer levels first."""
+        at = self._at(level)
+        joined = tuple(dimension for inside in self.map.levels[at:] for dimension in inside)
+        return self._with(map=replace(self.map, levels=(*self.map.levels[:at], joined)))
 
-    def pad(self, widths: Sequence[tuple[Size, Size]]) -> Tensor:
+    def pad(self, widths: Sequence[tuple[Size, Size]], *, level: int = 0) -> Tensor:
         """Widen dimensions by (before, after); loads there give `other`.
 
         Raises:
-            TypeMismatchError: the tensor has been arranged already.
+            TypeMismatchError: the number of widths is wrong, or a flattened dimension would be padded.
+            ValueMismatchError: a width is negative.
         """
-        dimensions = self._dimensions(0, widths, "pad")
-        if len(self.levels) > 1 or any(len(x.factors) != 1 for x in dimensions):
-            raise errors.TypeMismatchError(
-                "pad comes before tile and flatten", fix="pad the tensor first, then tile it"
-            )
-        padded, offsets = [], self.offsets
+        dimensions = self._dimensions(level, widths, "pad")
+        padded, offsets, bounds = [], self.map.offsets, list(self.map.bounds)
         for dimension, (low, high) in zip(dimensions, widths, strict=True):
-            (factor,) = dimension.factors
-            padded.append(
-                Dimension((Factor(factor.size + symbols.size(low) + symbols.size(high), factor.steps),))
-            )
-            offsets = _plus(offsets, _times(factor.steps, -symbols.size(low)))
-        return self._with(levels=(tuple(padded),), offsets=offsets)
+            before, after = _checked(low, 0, "widths"), _checked(high, 0, "widths")
+            found, moved = geometry.widen(dimension, before, after, self._coordinate(bounds))
+            padded.append(found.elements)
+            bounds += [found.bound] if found.bound else []
+            offsets = geometry.plus(offsets, moved)
+        return self._with_levels(level, [tuple(padded)], offsets=offsets, bounds=tuple(bounds))
 
     def __getitem__(self, index: Any) -> Tensor:  # Any: integers, slices, None, Ellipsis and tuples of these
-        """Index the outermost level: integers, slices with positive steps, None and Ellipsis."""
+        """Index the outermost level as NumPy does: integers, slices, None and Ellipsis; symbols count as not
+        negative. Inner levels: `x.inner = x.inner[...]`.
+
+        Raises:
+            IndexOutOfRangeError: there are too many indices, or one is known to be out of range.
+            TypeMismatchError: a flattened dimension is indexed.
+        """
         items = list(index) if isinstance(index, tuple) else [index]
         if not any(item is Ellipsis for item in items):
             items.append(Ellipsis)
@@ -292,18 +340,71 @@ class Tensor:
                 "too many indices for this level", got=str(index), expected=f"at most {self.ndim}"
             )
         items[at : at + 1] = [slice(None)] * missing
-        rest, result, offsets = iter(self.levels[0]), [], self.offsets
+        if any(item is Ellipsis for item in items):
+            raise errors.IndexOutOfRangeError("an index has one Ellipsis", got=str(index))
+        rest, result, offsets = iter(self.map.levels[self.top]), [], self.map.offsets
+        needed: list[Requirement] = []
         for item in items:
             if item is None:
-                result.append(Dimension(()))
+                result.append(Dimension())
                 continue
-            kept, moved = _picked(next(rest), item, len(self.source.shape))
-            result += [kept] if kept else []
-            offsets = _plus(offsets, moved)
-        return self._with(levels=(tuple(result), *self.levels[1:]), offsets=offsets)
+            picked = geometry.pick(next(rest), item)
+            result += [] if picked.dimension is None else [picked.dimension]
+            needed += [picked.requirement] if picked.requirement else []
+            offsets = geometry.plus(offsets, picked.moved)
+        return self._with_levels(0, [tuple(result)], needed, offsets=offsets)
 
-    def __repr__(self) -> str:
-        return f"Tensor({' of '.join(str(self.shape_of(i)) for i in range(len(self.levels)))})"
+    # --- substitution -------------------------------------------------------------------------
+
+    def subs(self, sizes: Mapping[Size | str, Size]) -> Tensor:
+        """The same arrangement with some symbols replaced.
+
+        Args:
+            sizes: from symbols, or their names, to sizes.
+
+        Raises:
+            TypeMismatchError: a replacement is no size.
+
+        Example:
+            >>> from infini.tile import Tensor
+            >>> Tensor(1, name="x").tile((16,)).subs({"x_0": 40}).shape
+            (3,)
+        """
+        found = self._symbols(sizes)
+        changed = self.map.substituted({symbol: symbols.size(value) for symbol, value in found.items()})
+        return self._with(map=changed, source=replace(self.source, shape=changed.shape))
+
+    def eval(self, sizes: Mapping[Size | str, int] | None = None) -> np.ndarray:
+        """Which element of the array each element of each tile is, for concrete sizes.
+
+        Args:
+            sizes: values of the symbols, or of their names.
+
+        Returns:
+            int64, shaped by the levels from the outermost on: the position of the element in the array,
+            counted in C order, or -1 outside.
+
+        Raises:
+            TypeMismatchError: a symbol has no value, or what an operation required does not hold.
+
+        Example:
+            >>> from infini.tile import Tensor
+            >>> Tensor(1, name="x").tile((4,)).eval({"x_0": 6})
+            array([[ 0,  1,  2,  3],
+                   [ 4,  5, -1, -1]])
+        """
+        values = self._symbols(sizes or {})
+        return self.map.at(values, self.source.name or "this tensor").positions(self.top)
+
+    def named(self, name: str) -> Tensor:
+        """The same tensor under a name for messages, if it has none."""
+        if self.source.name is not None:
+            return self._with()
+        for d, symbol in enumerate(self.source.shape):
+            # Symbols are shared with the tensors that are made of this one's shape: they print anew in all.
+            if isinstance(symbol, symbols.Named) and symbol.label == f"{_UNNAMED}_{d}":
+                symbol.label = f"{name}_{d}"
+        return self._with(source=replace(self.source, name=name))
 
     # --- helpers ------------------------------------------------------------------------------
 
@@ -313,69 +414,73 @@ class Tensor:
             setattr(copy, name, changes.get(name, getattr(self, name)))
         return copy
 
-    def _with_level(self, level: int, dimensions: Sequence[Dimension], ones: Sequence[Size] = ()) -> Tensor:
-        levels = list(self.levels)
-        levels[level] = tuple(dimensions)
-        return self._with(
-            levels=tuple(levels), ones=(*self.ones, *(n for n in ones if not symbols.is_one(n)))
-        )
+    def _with_levels(
+        self, level: int, found: Sequence[Level], needed: Sequence[Requirement] = (), **changes: Any
+    ) -> Tensor:  # Any: as of _with
+        at, old = self._at(level), self.map
+        levels = (*old.levels[:at], *found, *old.levels[at + 1 :])
+        requirements = (*old.requirements, *needed)
+        return self._with(map=replace(old, levels=levels, requirements=requirements, **changes))
 
-    def _dimensions(self, level: int, sizes: Sequence[object], name: str) -> tuple[Dimension, ...]:
-        dimensions = self.levels[level]
-        if len(sizes) != len(dimensions):
+    def _symbols(self, sizes: Mapping[Any, Any]) -> dict[Size, Any]:  # Any: of subs and of eval
+        """What is given by name under its symbol; a name that no expression has is left alone."""
+        named = {str(s): s for s in self.map.free_symbols}
+        return {named.get(k, sympy.Symbol(k)) if isinstance(k, str) else k: n for k, n in sizes.items()}
+
+    def _at(self, level: int) -> int:
+        if not -self.num_levels <= level < self.num_levels:
+            raise errors.IndexOutOfRangeError(
+                f"there is no level {level}", got=repr(self), expected=f"0 to {self.num_levels - 1}"
+            )
+        return self.top + level % self.num_levels
+
+    def _coordinate(self, bounds: Sequence[Bound]) -> int:
+        return len(self.source.shape) + len(bounds)
+
+    def _dimensions(self, level: int, entries: Sequence[object], name: str) -> Level:
+        dimensions = self.map.levels[self._at(level)]
+        if len(entries) != len(dimensions):
             raise errors.TypeMismatchError(
                 f"{name} needs one entry per dimension of level {level}",
-                got=str(tuple(sizes)),
+                got=str(tuple(entries)),
                 expected=f"{len(dimensions)}: {self!r}",
             )
         return dimensions
 
-    def _must_be_one(self, dimension: Dimension, name: str) -> Size:
+    def _must_be_one(self, dimension: Dimension, what: str) -> list[Requirement]:
         found = dimension.size
-        if found.is_Integer and found != 1:
+        if not reasoning.may_be_equal(found, 1):
             raise errors.TypeMismatchError(
-                f"{name}: a dimension does not have size 1", got=f"size {found} in {self!r}"
+                f"{what}: the dimension cannot have size 1", got=f"size {found} in {self!r}"
             )
-        return found
-
-    def _zeros(self) -> Steps:
-        return (sympy.Integer(0),) * len(self.source.shape)
+        one = sympy.Integer(1)
+        return [] if reasoning.is_one(found) else [Requirement(what, found, one, one)]
 
 
-def _unit(d: int, rank: int) -> Steps:
-    return tuple(sympy.Integer(int(i == d)) for i in range(rank))
+def _options(
+    ndim: int, given: SizeOptions | Sequence[SizeOptions | None] | None
+) -> Sequence[SizeOptions | None]:
+    if given is None or isinstance(given, Mapping):
+        return [given] * ndim
+    if len(given) != ndim:
+        raise errors.TypeMismatchError(
+            "shape_options has one entry per dimension", got=str(len(given)), expected=str(ndim)
+        )
+    return given
 
 
-def _times(steps: Steps, factor: Size) -> Steps:
-    return tuple(step * factor for step in steps)
-
-
-def _plus(steps: Steps, more: Steps) -> Steps:
-    return tuple(a + b for a, b in zip(steps, more, strict=True))
+def _checked(value: object, lowest: int, name: str, *, may_be_whole: bool = False) -> Size:
+    found = symbols.size(value)
+    if reasoning.interval(found)[1] < lowest and not (may_be_whole and found == -1):
+        raise errors.ValueMismatchError(
+            f"{name}: this is too small",
+            got=str(value),
+            expected=f"at least {lowest}" + (", or -1" if may_be_whole else ""),
+        )
+    return found
 
 
 def _axis(dim: int, ndim: int) -> int:
     if not -ndim <= dim < ndim:
         raise errors.IndexOutOfRangeError(f"dimension {dim} does not exist in a level of {ndim} dimensions")
     return dim % ndim
-
-
-def _picked(dimension: Dimension, item: Any, rank: int) -> tuple[Dimension | None, Steps]:  # Any: an index
-    """What is left of a dimension after indexing, and how far the origin moves."""
-    nothing = (sympy.Integer(0),) * rank
-    if item == slice(None):
-        return dimension, nothing
-    if len(dimension.factors) != 1:
-        raise errors.TypeMismatchError("a flattened dimension cannot be indexed", fix="index before flatten")
-    (factor,) = dimension.factors
-
-    def bound(value: Any, default: Size) -> Size:  # Any: None, an integer or a symbol
-        chosen = default if value is None else symbols.size(value)
-        return chosen + factor.size if chosen.is_negative else chosen
-
-    if not isinstance(item, slice):
-        return None, _times(factor.steps, bound(item, sympy.Integer(0)))
-    step = symbols.size(1 if item.step is None else item.step)
-    start, stop = bound(item.start, sympy.Integer(0)), bound(item.stop, factor.size)
-    kept = Factor(symbols.ceil_div(stop - start, step), _times(factor.steps, step))
-    return Dimension((kept,)), _times(factor.steps, start)

@@ -5,11 +5,9 @@ A deterministic rule, not a measurement; `KernelFunction.configure` overrides it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from infini.tile import symbols
 from infini.tile.arrangement import Tensor
 from infini.tile.symbols import BlockSize, Size
 
@@ -18,8 +16,9 @@ MAX_TILE_SIZE: Final = 4096
 
 
 def found_in(tensors: Sequence[Tensor]) -> tuple[BlockSize, ...]:
-    """The block sizes that an arrangement uses."""
-    return symbols.block_sizes(dimension.size for t in tensors for level in t.levels for dimension in level)
+    """The block sizes that an arrangement uses, by name."""
+    found = {symbol for t in tensors for symbol in t.map.block_sizes}
+    return tuple(sorted(found, key=lambda s: (s.name, s.dummy_index)))
 
 
 def choose(
@@ -52,13 +51,9 @@ def choose(
 
 
 def _largest_tile(tensors: Sequence[Tensor], values: Mapping[Size, int]) -> int:
-    return max((_count(t.shape_of(-1), values) for t in tensors if len(t.levels) > 1), default=1)
+    return max((t.map.counts(values)[0] for t in tensors if len(t.map.levels) > 1), default=1)
 
 
 def _touched(tensors: Sequence[Tensor], values: Mapping[Size, int]) -> int:
     """Elements that all programs load and store, those outside the arrays included."""
-    return sum(math.prod(_count(t.shape_of(i), values) for i in range(len(t.levels))) for t in tensors)
-
-
-def _count(shape: Sequence[Size], values: Mapping[Size, int]) -> int:
-    return math.prod(symbols.number(n, values) for n in shape)
+    return sum(t.map.counts(values)[1] for t in tensors)

@@ -18,10 +18,10 @@ from infini.core import dtypes, errors, exchange, execute, host, ir, primitive, 
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Literal, Value
 from infini.lax import custom_rules, families
-from infini.tile import blocks, lowering, symbols, within
+from infini.tile import agreement, blocks, lowering, symbols, within
 from infini.tile.arrangement import Tensor
+from infini.tile.binding import Binding
 from infini.tile.program import Kernel, kernel_p
-from infini.tile.symbols import Size
 
 Function = Callable[..., Any]  # Any: functions of the user's, of tiles or arrays
 
@@ -105,21 +105,23 @@ class KernelFunction:
         self.tensors, self.num_results = tuple(tensors), num_results
         self.vjp, self.definition, self.name = vjp, definition, name
         self.block_sizes = dict(block_sizes or {})
-        self.arranged = tuple(arrangement(*self.tensors))
-        if len(self.arranged) != len(self.tensors):
-            raise errors.TypeMismatchError(
-                f"the arrangement of {name} gives another number of tensors",
-                got=str(len(self.arranged)),
-                expected=str(len(self.tensors)),
-            )
+        own = agreement.named(self.tensors, num_results, application)
+        arranged = agreement.arrange(name, arrangement, own)
+        self.arranged = tuple(t for t in arranged if not t.source.constexpr)
+        self.binding = Binding(name, own[: len(own) - num_results], self.arranged)
         # At most 256 specialisations are kept, the oldest goes first.
         self._kernels: execute.BoundedCache[Hashable, Kernel] = execute.BoundedCache(256)
         self._definitions: execute.BoundedCache[Hashable, Program] = execute.BoundedCache(256)
 
     @property
     def operands(self) -> tuple[Tensor, ...]:
-        """The tensors that a call takes."""
-        return self.tensors[: len(self.tensors) - self.num_results]
+        """The tensors of the arrays that a call takes."""
+        return self.binding.arrays
+
+    @property
+    def results(self) -> tuple[Tensor, ...]:
+        """The tensors of what it returns."""
+        return self.tensors[len(self.tensors) - self.num_results :]
 
     def configure(self, **block_sizes: int) -> KernelFunction:
         """The same kernel with some block sizes fixed, by the names they were given.
@@ -155,7 +157,9 @@ class KernelFunction:
     def __call__(
         self, *operands: Any, **static: Hashable
     ) -> Any:  # Any: arrays in, an array or a tuple of arrays out
-        values = [self._operand(number, _value(x)) for number, x in enumerate(operands)]
+        arrays, given = self.binding.split(operands, static)
+        static = dict(self.binding.complete(given))
+        values = [self._operand(number, _value(x)) for number, x in enumerate(arrays)]
         types = [v.type for v in values]
         specialised = self.specialize(types, **static)
         if self.vjp is not None:
@@ -174,7 +178,8 @@ class KernelFunction:
             TypeMismatchError: the operands do not fit the tensors, the tensors disagree on the grid, or the
                 application returns other tiles than the results have.
         """
-        key = (tuple(types), tuple(sorted(static.items())))
+        static = dict(self.binding.complete(static))
+        key = _key(types, static)
         found = self._kernels.get(key)
         return found if found is not None else self._kernels.put(key, self._specialize(types, static))
 
@@ -187,47 +192,16 @@ class KernelFunction:
         return value
 
     def _specialize(self, types: Sequence[ArrayType], static: Mapping[str, Any]) -> Kernel:
-        values = blocks.choose(self.arranged, self._sizes(types), self.block_sizes)
+        values = blocks.choose(self.arranged, self.binding.sizes(types, static), self.block_sizes)
         lowered = lowering.lower(self.arranged, self.num_results, values)
         num_loads = len(self.operands)
         loads, stores = lowered.accesses[:num_loads], lowered.accesses[num_loads:]
         body = self._body(types, lowered, values, static)
         outputs = tuple(
             ArrayType(tuple(symbols.number(n, values) for n in t.source.shape), result.dtype)
-            for t, result in zip(self.tensors[num_loads:], body.out_types, strict=True)
+            for t, result in zip(self.results, body.out_types, strict=True)
         )
         return Kernel(lowered.grid, loads, stores, outputs, body, name=self.name)
-
-    def _sizes(self, types: Sequence[ArrayType]) -> dict[Size, int]:
-        """Values of the size symbols, from the shapes of the operands."""
-        if len(types) != len(self.operands):
-            raise errors.TypeMismatchError(
-                f"{self.name} takes {len(self.operands)} operands", got=str(len(types))
-            )
-        values: dict[Size, int] = {}
-        for number, (tensor, type_) in enumerate(zip(self.operands, types, strict=True)):
-            dtype = tensor.source.dtype
-            if len(tensor.source.shape) != type_.ndim or (dtype is not None and dtype != type_.dtype):
-                raise errors.TypeMismatchError(
-                    f"{self.name}: operand {number} does not fit its tensor",
-                    got=str(type_),
-                    expected=f"{len(tensor.source.shape)} dimensions"
-                    + ("" if dtype is None else f" of {dtypes.short(dtype)}"),
-                )
-            values |= {
-                s: n
-                for s, n in zip(tensor.source.shape, type_.shape, strict=True)
-                if s.is_Symbol and s not in values
-            }
-        for number, (tensor, type_) in enumerate(zip(self.operands, types, strict=True)):
-            sizes = tuple(symbols.number(s, values) for s in tensor.source.shape)
-            if sizes != type_.shape:
-                raise errors.TypeMismatchError(
-                    f"{self.name}: operand {number} has another shape than its tensor",
-                    got=str(type_),
-                    expected=f"{tensor.source.shape} = {sizes}",
-                )
-        return values
 
     def _body(
         self,
@@ -247,7 +221,7 @@ class KernelFunction:
         def run(*args: Value) -> list[Value]:
             seen = [_reshaped(x, shape) for x, shape in zip(args[:num_loads], lowered.tiles, strict=False)]
             with within.running(seen, arrays, lowered, args[num_loads:]):
-                found = self.application(*seen, **static)
+                found = self.binding.run(self.application, seen, static)
             if found is None:
                 raise errors.TypeMismatchError(
                     f"the application of {self.name} returns nothing",
@@ -264,7 +238,7 @@ class KernelFunction:
                 results,
                 lowered.accesses[num_loads:],
                 lowered.tiles[num_loads:],
-                self.tensors[num_loads:],
+                self.results,
                 strict=True,
             )
             return [self._stored(*place) for place in places]
@@ -298,13 +272,13 @@ class KernelFunction:
 
     def _defined(self, types: Sequence[ArrayType], specialised: Kernel, static: Mapping[str, Any]) -> Program:
         """The definition traced at the operand types."""
-        key = (tuple(types), tuple(sorted(static.items())))
+        key = _key(types, static)
         if (known := self._definitions.get(key)) is not None:
             return known
 
         def run(*args: Value) -> list[Any]:
             assert self.definition is not None
-            found = self.definition(*args, **static)
+            found = self.binding.run(self.definition, args, static)
             return list(found) if isinstance(found, (tuple, list)) else [found]
 
         staged = trace.stage(run, types, name=f"{self.name}_definition")
@@ -323,7 +297,7 @@ class KernelFunction:
         specialised: Kernel,
         static: Mapping[str, Hashable],
     ) -> Sequence[Value]:
-        key = (self, tuple(types), tuple(sorted(static.items())))
+        key = (self, _key(types, static))
         body = ir.single_equation(kernel_p, types, ir.Attrs({"kernel": specialised}))
         return trace.bind(
             custom_rules.custom_vjp_call_p,
@@ -341,14 +315,16 @@ def _flat_forward(function: KernelFunction, static: Mapping[str, Any]) -> custom
     def forward(
         primals: Sequence[Value], perturbed: tuple[bool, ...]
     ) -> tuple[list[Value], list[Value], custom_rules.Backward]:
-        found, residuals = user_forward(*primals, **static)
+        found, residuals = function.binding.run(user_forward, primals, static)
         leaves, treedef = tree.flatten(residuals)
         outs = [trace.as_value(x) for x in (found if isinstance(found, (tuple, list)) else [found])]
 
         def backward(saved: Sequence[Value], cotangents: Sequence[Value | None]) -> list[Value]:
             full = families.filled(cotangents, out_types)
             given = full[0] if function.num_results == 1 else tuple(full)
-            return [trace.as_value(x) for x in user_backward(tree.unflatten(treedef, saved), given, **static)]
+            keywords = function.binding.keywords(user_backward, static)
+            found = user_backward(tree.unflatten(treedef, saved), given, **keywords)
+            return [trace.as_value(x) for x in found]
 
         out_types = [x.type for x in outs]
         return outs, [trace.as_value(x) for x in leaves], backward
@@ -360,6 +336,11 @@ def _value(x: object) -> Value:
     """An operand: tensors of other libraries come by DLPack, which keeps every dtype."""
     is_own = isinstance(x, (Value, np.ndarray, np.generic)) or hasattr(x, "__infini_array__")
     return exchange.from_dlpack(x) if hasattr(x, "__dlpack__") and not is_own else trace.as_value(x)
+
+
+def _key(types: Sequence[ArrayType], static: Mapping[str, Any]) -> Hashable:
+    """What a specialisation depends on: 1, 1.0 and True are other arguments."""
+    return tuple(types), tuple((k, type(static[k]), static[k]) for k in sorted(static))
 
 
 def _reshaped(x: Value, shape: ir.Shape) -> Value:

@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infini.core import errors, ir
-from infini.tile import symbols
-from infini.tile.arrangement import Dimension, Tensor
+from infini.tile.affine import Concrete, Limit, Loop
+from infini.tile.arrangement import Tensor
 from infini.tile.program import Access
 from infini.tile.symbols import Size
 
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """`size` steps, each of which moves by `steps` in the array: a factor with concrete numbers."""
-
-    size: int
-    steps: tuple[int, ...]
+Loops = tuple[Loop, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,39 +45,41 @@ def lower(tensors: Sequence[Tensor], num_results: int, values: Mapping[Size, int
         TypeMismatchError: tensors disagree on the grid, an arrangement is no affine map, or tiles of a result
             overlap.
     """
-    for number, tensor in enumerate(tensors):
-        _check_requirements(number, tensor, values)
-    outer = [[_loops(d, values) for d in t.levels[0]] for t in tensors]
-    on_grid = [i for i, t in enumerate(tensors) if t.source.shape]
-    _check_grids(tensors, outer, on_grid, values)
+    labels = [t.label(number) for number, t in enumerate(tensors)]
+    found = [t.map.at(values, label) for t, label in zip(tensors, labels, strict=True)]
+    for concrete, label in zip(found, labels, strict=True):
+        _check_limits(concrete, label)
+    # An unarranged scalar is what every program sees; any other tensor lies on the grid.
+    on_grid = [i for i, t in enumerate(tensors) if not t.is_scalar]
+    outer = {i: [_joined(d, len(found[i].shape)) for d in found[i].levels[0]] for i in on_grid}
+    _check_grids(tensors, labels, outer)
     rank = len(outer[on_grid[0]]) if on_grid else 0
-    refined = [_refine([outer[i][d] for i in on_grid], tensors, d) for d in range(rank)]
+    refined = [_refine([outer[i][d] for i in on_grid], d) for d in range(rank)]
     sizes = tuple(size for part in refined for size in part)
     starts = [0, *itertools.accumulate(len(part) for part in refined)]
     accesses, tiles = [], []
     for number, tensor in enumerate(tensors):
-        loops = (
-            [x for d in range(rank) for x in _split(outer[number][d], refined[d])]
-            if number in on_grid
-            else []
-        )
+        loops = [
+            x
+            for d in range(rank if number in outer else 0)
+            for x in _split(outer[number][d], refined[d], len(found[number].shape))
+        ]
         is_result = number >= len(tensors) - num_results
-        access, tile = _access(number, tensor, loops, len(sizes), is_result, values)
+        moves = loops or [Loop(size, (0,) * len(found[number].shape)) for size in sizes]
+        access, tile = _access(found[number], labels[number], tensor.source.other, moves, is_result)
         accesses.append(access)
         tiles.append(tile)
     parts = tuple(tuple(range(starts[d], starts[d + 1])) for d in range(rank))
     return Lowered(sizes, parts, tuple(accesses), tuple(tiles))
 
 
-def _loops(dimension: Dimension, values: Mapping[Size, int]) -> list[Loop]:
-    """The factors of a dimension with numbers, those of size 1 left out and even neighbours joined."""
+def _joined(dimension: Loops, rank: int) -> list[Loop]:
+    """The loops of a dimension along the array alone, those of size 1 left out and even neighbours joined."""
     joined: list[Loop] = []
-    for factor in dimension.factors:
-        loop = Loop(
-            symbols.number(factor.size, values), tuple(symbols.number(s, values) for s in factor.steps)
-        )
-        if loop.size == 1:
+    for whole in dimension:
+        if whole.size == 1:
             continue
+        loop = Loop(whole.size, whole.steps[:rank])
         last = joined[-1] if joined else None
         if last and last.steps == tuple(step * loop.size for step in loop.steps):
             joined[-1] = Loop(last.size * loop.size, loop.steps)
@@ -96,52 +92,74 @@ def _size(loops: Sequence[Loop]) -> int:
     return math.prod(loop.size for loop in loops)
 
 
-def _check_requirements(number: int, tensor: Tensor, values: Mapping[Size, int]) -> None:
-    for one in tensor.ones:
-        if symbols.number(one, values) != 1:
+# --- what must hold -----------------------------------------------------------------------------
+
+
+def _range(moves: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Smallest and largest sum of moves, each of some (number of places, distance from place to place)."""
+    low = high = 0
+    for size, distance in moves:
+        reach = distance * (size - 1)
+        low, high = low + min(0, reach), high + max(0, reach)
+    return low, high
+
+
+def _check_limits(found: Concrete, label: str) -> None:
+    """Where a coordinate leaves its limit, elements must lie outside the array: an access masks nothing
+    else.
+    """
+    loops, rank = found.loops, len(found.shape)
+    if not found.limits or any(loop.size == 0 for loop in loops):
+        return
+    for coordinate, limit in enumerate(found.limits, rank):
+        offset = found.offsets[coordinate]
+        low, high = (offset + end for end in _range((x.size, x.steps[coordinate]) for x in loops))
+        is_above_safe = high < limit.size or _is_outside(found, limit, coordinate, limit.size, 1)
+        is_below_safe = low >= 0 or _is_outside(found, limit, coordinate, -1, -1)
+        if not (is_above_safe and is_below_safe):
             raise errors.TypeMismatchError(
-                f"tensor {number} of the kernel: a squeezed or expanded dimension must have size 1",
-                got=f"{one} = {symbols.number(one, values)}",
+                f"{label}: tiles or pads reach from a part of the array into elements beside it, "
+                "and only the ends of an array can be masked",
+                got=f"{limit.size} elements, reached from {low} to {high}",
+                expected="tiles that fit the part, or that overrun the array itself",
+                fix="choose tiles that divide the part, floor_mode=True, "
+                "or give the kernel the part as an operand",
             )
-    shape = [symbols.number(n, values) for n in tensor.source.shape]
-    offsets = [symbols.number(n, values) for n in tensor.offsets]
-    for guard in tensor.guards:
-        size, reach = symbols.number(guard.size, values), symbols.number(guard.reach, values)
-        steps = [symbols.number(s, values) for s in guard.steps]
-        is_outside = any(s > 0 and o + s * size >= n for s, o, n in zip(steps, offsets, shape, strict=True))
-        if reach > size and any(steps) and not is_outside:
-            raise errors.TypeMismatchError(
-                f"tensor {number} of the kernel: the last tile overruns its dimension into other elements",
-                got=f"{guard.size} = {size} elements, tiles reach to {reach}",
-                fix="choose tiles that divide the dimension, or floor_mode=True",
-            )
+
+
+def _is_outside(found: Concrete, limit: Limit, coordinate: int, end: int, sign: int) -> bool:
+    """Whether every element whose coordinate is at `end` or further in the direction of `sign` lies outside
+    the array: along one dimension, it moves outwards with the coordinate and the rest cannot bring it back.
+    """
+    for d, size in enumerate(found.shape):
+        per_place = limit.steps[d]
+        low, high = _range((x.size, x.steps[d] - per_place * x.steps[coordinate]) for x in found.loops)
+        at = per_place * end + found.offsets[d] - per_place * found.offsets[coordinate]
+        if per_place * sign > 0 and at + low >= size:
+            return True
+        if per_place * sign < 0 and at + high < 0:
+            return True
+    return False
 
 
 def _check_grids(
-    tensors: Sequence[Tensor],
-    outer: Sequence[Sequence[Sequence[Loop]]],
-    on_grid: Sequence[int],
-    values: Mapping[Size, int],
+    tensors: Sequence[Tensor], labels: Sequence[str], outer: Mapping[int, Sequence[Sequence[Loop]]]
 ) -> None:
-    if not on_grid:
-        return
-    first = on_grid[0]
-    for other in on_grid[1:]:
-        if [_size(d) for d in outer[first]] == [_size(d) for d in outer[other]]:
-            continue
-
-        def describe(number: int) -> str:
-            sizes = tuple(_size(d) for d in outer[number])
-            return f"tensor {number} has {tensors[number].shape} = {sizes}"
-
-        raise errors.TypeMismatchError(
-            "the outermost levels of the tensors of a kernel must agree: they are the grid of programs",
-            got=f"{describe(first)}, {describe(other)}",
-            fix="tile, expand or permute one of them so that both count the same programs",
-        )
+    sizes = {number: tuple(_size(d) for d in dimensions) for number, dimensions in outer.items()}
+    first = next(iter(sizes), 0)
+    for other in sizes:
+        if sizes[first] != sizes[other]:
+            raise errors.TypeMismatchError(
+                "the outermost levels of the tensors of a kernel must agree: they are the grid of programs",
+                got=", ".join(
+                    f"{labels[number]} has {tensors[number].shape} = {sizes[number]}"
+                    for number in (first, other)
+                ),
+                fix="tile, expand or permute one of them so that both count the same programs",
+            )
 
 
-def _refine(found: Sequence[Sequence[Loop]], tensors: Sequence[Tensor], d: int) -> list[int]:
+def _refine(found: Sequence[Sequence[Loop]], d: int) -> list[int]:
     """Sizes, slowest first, that every tensor's factors of one grid dimension are products of."""
     total = _size(found[0])
     if total == 0:
@@ -160,9 +178,8 @@ def _refine(found: Sequence[Sequence[Loop]], tensors: Sequence[Tensor], d: int) 
     return [b // a for a, b in itertools.pairwise(chain)][::-1] or [1]
 
 
-def _split(loops: Sequence[Loop], sizes: Sequence[int]) -> list[Loop]:
+def _split(loops: Sequence[Loop], sizes: Sequence[int], rank: int) -> list[Loop]:
     """The loops of a dimension cut into `sizes`, a refinement of theirs."""
-    rank = len(loops[0].steps) if loops else 0
     if not loops or 0 in sizes:
         return [Loop(size, (0,) * rank) for size in sizes]
     remaining, result = list(reversed(loops)), []
@@ -177,46 +194,35 @@ def _split(loops: Sequence[Loop], sizes: Sequence[int]) -> list[Loop]:
 
 
 def _access(
-    number: int,
-    tensor: Tensor,
-    grid: Sequence[Loop],
-    grid_rank: int,
-    is_result: bool,
-    values: Mapping[Size, int],
+    found: Concrete, label: str, other: complex | None, grid: Sequence[Loop], is_result: bool
 ) -> tuple[Access, ir.Shape]:
-    rank = len(tensor.source.shape)
-    shape = [symbols.number(n, values) for n in tensor.source.shape]
-    offsets = tuple(symbols.number(n, values) for n in tensor.offsets)
-    inner = [[_loops(d, values) for d in level] for level in tensor.levels[1:]]
+    rank = len(found.shape)
+    inner = [[_joined(d, rank) for d in level] for level in found.levels[1:]]
     tile_shape = tuple(_size(d) for level in inner for d in level)
-    tile, levels = _tile_loops(number, inner, rank)
-    steps = [loop.steps or (0,) * rank for loop in grid] if grid else [(0,) * rank] * grid_rank
-    moves = [
-        *zip((loop.size for loop in grid), steps, strict=False),
-        *((loop.size, loop.steps) for loop in tile),
-    ]
+    tile, levels = _tile_loops(label, inner, rank)
+    moves = [*grid, *tile]
     if is_result:
-        _check_disjoint(number, moves)
-    fits = all(
-        o + sum(min(0, s[d] * (n - 1)) for n, s in moves) >= 0
-        and o + sum(max(0, s[d] * (n - 1)) for n, s in moves) < shape[d]
-        for d, o in enumerate(offsets)
+        _check_disjoint(label, moves)
+    offsets = found.offsets[:rank]
+    ranges = [_range((x.size, x.steps[d]) for x in moves) for d in range(rank)]
+    is_inside = all(
+        offset + low >= 0 and offset + high < size
+        for offset, (low, high), size in zip(offsets, ranges, found.shape, strict=True)
     )
-    other = 0 if tensor.source.other is None else tensor.source.other
     return (
         Access(
             tuple(loop.size for loop in tile),
-            tuple(tuple(s[d] for s in steps) for d in range(rank)),
+            tuple(tuple(loop.steps[d] for loop in grid) for d in range(rank)),
             tuple(tuple(loop.steps[d] for loop in tile) for d in range(rank)),
             offsets,
-            None if fits else other,
+            None if is_inside else (other or 0),
             levels,
         ),
         tile_shape,
     )
 
 
-def _tile_loops(number: int, inner: Sequence[Sequence[Sequence[Loop]]], rank: int) -> tuple[list[Loop], int]:
+def _tile_loops(label: str, inner: Sequence[Sequence[Sequence[Loop]]], rank: int) -> tuple[list[Loop], int]:
     """Loops of the dimensions of a tile, and how many of them belong to levels that a loop of the application
     walks.
     """
@@ -228,29 +234,28 @@ def _tile_loops(number: int, inner: Sequence[Sequence[Sequence[Loop]]], rank: in
             found = list(loops) or [Loop(1, (0,) * rank)]
             if is_walked and len(found) > 1:
                 raise errors.TypeMismatchError(
-                    f"tensor {number} of the kernel: a flattened dimension that is walked must lie evenly",
+                    f"{label}: a flattened dimension that is walked must lie evenly",
                     got=" x ".join(str(loop.size) for loop in found),
+                    fix="leave its parts as dimensions of their own, and walk each by a loop",
                 )
             tile += found
             levels += is_walked
     return tile, levels
 
 
-def _check_disjoint(number: int, moves: Sequence[tuple[int, tuple[int, ...]]]) -> None:
+def _check_disjoint(label: str, moves: Sequence[Loop]) -> None:
     """Refuse a result two of whose (program, element) pairs meet: sufficient is that steps are those of a
     mixed radix.
     """
-    real = [(n, s) for n, s in moves if n > 1]
+    real = [(loop.size, loop.steps) for loop in moves if loop.size > 1]
     for d in range(len(real[0][1]) if real else 0):
         reach = 0
         for n, s in sorted((m for m in real if m[1][d]), key=lambda m: abs(m[1][d])):
             if abs(s[d]) <= reach or sum(map(bool, s)) > 1:
-                raise errors.TypeMismatchError(
-                    f"tensor {number} of the kernel is a result and its tiles overlap"
-                )
+                raise errors.TypeMismatchError(f"{label} is a result and its tiles overlap")
             reach += abs(s[d]) * (n - 1)
     if any(not any(s) for _, s in real):
         raise errors.TypeMismatchError(
-            f"tensor {number} of the kernel is a result and its programs or elements write the same place",
+            f"{label} is a result and its programs or elements write the same place",
             fix="do not expand results",
         )
