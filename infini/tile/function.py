@@ -22,6 +22,7 @@ from infini.tile import agreement, blocks, lowering, symbols, within
 from infini.tile.arrangement import Tensor
 from infini.tile.binding import Binding
 from infini.tile.program import Kernel, kernel_p
+from infini.tile.symbols import Size
 
 Function = Callable[..., Any]  # Any: functions of the user's, of tiles or arrays
 
