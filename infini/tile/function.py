@@ -216,7 +216,7 @@ class KernelFunction:
         tile_types = [ArrayType(a.tile, t.dtype) for a, t in zip(lowered.accesses, types, strict=False)]
         id_types = [ArrayType((), dtypes.int32)] * len(lowered.grid)
         arrays = [t.shape for t in types] + [
-            tuple(symbols.number(n, values) for n in t.source.shape) for t in self.tensors[num_loads:]
+            tuple(symbols.number(n, values) for n in t.source.shape) for t in self.results
         ]
 
         def run(*args: Value) -> list[Value]:
