@@ -68,4 +68,7 @@ def of_values(program: Program) -> dict[Var, str]:
             found[equation.output] = found[equation.inputs[0]]
     for number, var in enumerate(program.results):
         found.setdefault(var, "result" if len(program.results) == 1 else f"result_{number}")
+    for equation in reversed(equations):
+        if equation.op.name == "reshape" and equation.output in found:
+            found.setdefault(equation.inputs[0], found[equation.output])
     return found
