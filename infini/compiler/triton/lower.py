@@ -39,6 +39,8 @@ def has_route(equation: Equation) -> bool:
         return False  # scatters that overwrite move bits of any dtype, those that compute do not
     if equation.op.name in _COMPUTING and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
         return False
+    if equation.op.name == "stop_gradient":
+        return False  # it is its operand, and the passes see more without it
     if equation.op.name in attention.NAMES:
         return attention.is_suited([v.type for v in equation.inputs], equation.attrs)
     return (
