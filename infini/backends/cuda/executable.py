@@ -31,6 +31,7 @@ from infini.compiler.steps import (
     Result,
     Step,
 )
+from infini.compiler.triton import texts
 from infini.core import backend as backend_, dtypes, errors, ir
 from infini.core.backend import CompileOptions
 from infini.core.ir import Var
@@ -154,7 +155,7 @@ class CudaExecutable:
             return choices_.describe(self.decisions)
         if stage == "triton":
             sources = (t.source if isinstance(t, Launch) else t.kernel for t in _tasks(self.block))
-            return "\n".join(dict.fromkeys(source.text for source in sources))
+            return "\n\n".join(dict.fromkeys(texts.with_launch(source) for source in sources))
         raise errors.ValueMismatchError(
             f"the cuda backend has no stage {stage!r}", expected="program, kernels, choices, triton"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import keyword
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -50,7 +51,7 @@ def note(where: Where) -> str:
 def plain(name: str) -> str:
     """A name as the text can use it; empty when it cannot."""
     stripped = name.strip("_")
-    return stripped if _NAME.fullmatch(stripped) else ""
+    return stripped if _NAME.fullmatch(stripped) and not keyword.iskeyword(stripped) else ""
 
 
 def of_values(program: Program) -> dict[Var, str]:

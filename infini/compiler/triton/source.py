@@ -114,7 +114,7 @@ class TritonSource:
             words = set(re.findall(r"\w+", code(text.rpartition("@triton.jit")[2]))) - set(self.roles)
             if role not in current or pointer in words:
                 continue
-            if not any(re.fullmatch(rf"{name}\d*", word) for word in words):
+            if name not in current and not any(re.fullmatch(rf"{name}\d*", word) for word in words):
                 text = re.sub(rf"\b{role}_tile(\d*)\b", rf"{name}\1", text)
             text = re.sub(rf"\b{current[role]}\b", pointer, text)
             current[role] = pointer
