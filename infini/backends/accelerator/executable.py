@@ -23,6 +23,7 @@ from infini.backends.accelerator.walk import Frame, Walk
 from infini.compiler import choices as choices_, memory, ordering
 from infini.compiler.memory import Ends
 from infini.compiler.steps import Block, Branch, HostCall, Loop, Parameter, Phase, Result, Step
+from infini.compiler.triton import texts
 from infini.core import backend as backend_, errors, ir
 from infini.core.backend import CompileOptions
 
@@ -172,7 +173,7 @@ class AcceleratorExecutable:
             return choices_.describe(self.decisions)
         if stage == "triton":
             sources = (t.source if isinstance(t, Launch) else t.kernel for t in tasks_of(self.block))
-            return "\n".join(dict.fromkeys(source.text for source in sources))
+            return "\n\n".join(dict.fromkeys(texts.with_launch(source) for source in sources))
         raise errors.ValueMismatchError(
             f"the {self.owner.name} backend has no stage {stage!r}",
             expected="program, kernels, choices, triton",

@@ -52,6 +52,14 @@ class FunctionText:
         yield
         self.depth -= 1
 
+    def finished(self, line: str) -> str:
+        """A line, or the lines of a long call."""
+        code_, mark, comment = line.partition("  # ")
+        if len(line) <= polish.LONGEST + 10 or line.rstrip().endswith(":"):
+            return line
+        indent = code_[: len(code_) - len(code_.lstrip())]
+        return "\n".join(polish.wrapped(code_, indent, mark + comment))
+
     def source(
         self,
         name: str,
@@ -77,11 +85,12 @@ class FunctionText:
         Raises:
             LoweringError: the target lacks something that the text needs, or a dtype has no Triton form.
         """
+        lines = [self.finished(line) for line in self.lines]
         body = [
             f"{line[: len(line) - len(line.lstrip())]}# {self.notes[number]}\n{line}"
             if number in self.notes
             else line
-            for number, line in enumerate(self.lines)
+            for number, line in enumerate(lines)
         ]
         return module(
             name, parameters, body, programs, target=self.target, num_warps=num_warps, num_stages=num_stages,

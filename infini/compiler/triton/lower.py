@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable, is_reduction
-from infini.compiler.triton import cumulative, matmul, movement, naming, sorting
+from infini.compiler.triton import attention, cumulative, matmul, movement, naming, sorting
 from infini.compiler.triton.emit import emit_triton
 from infini.compiler.triton.source import LANGUAGE_NAMES, TritonSource
 from infini.compiler.triton.target import GENERIC, Target
@@ -39,6 +39,10 @@ def has_route(equation: Equation) -> bool:
         return False  # scatters that overwrite move bits of any dtype, those that compute do not
     if equation.op.name in _COMPUTING and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
         return False
+    if equation.op.name == "stop_gradient":
+        return False  # it is its operand, and the passes see more without it
+    if equation.op.name in attention.NAMES:
+        return attention.is_suited([v.type for v in equation.inputs], equation.attrs)
     return (
         equation.op.name in ROUTES
         or equation.op.name in STRUCTURE
@@ -143,6 +147,9 @@ def _kernel(types: Sequence[ArrayType], attrs: Attrs, target: Target) -> tuple[T
 ROUTES: Final[Mapping[str, Sources]] = {
     "kernel": _kernel,
     "dot": _dot,
+    "attention": attention.attention,
+    "attention_sums": attention.attention_sums,
+    "attention_gradient": attention.attention_gradient,
     "gather": movement.gather,
     **{name: movement.scatter(name) for name in indexing.KINDS},
     "dynamic_slice": movement.dynamic_slice,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import keyword
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -50,7 +51,7 @@ def note(where: Where) -> str:
 def plain(name: str) -> str:
     """A name as the text can use it; empty when it cannot."""
     stripped = name.strip("_")
-    return stripped if _NAME.fullmatch(stripped) else ""
+    return stripped if _NAME.fullmatch(stripped) and not keyword.iskeyword(stripped) else ""
 
 
 def of_values(program: Program) -> dict[Var, str]:
@@ -68,4 +69,7 @@ def of_values(program: Program) -> dict[Var, str]:
             found[equation.output] = found[equation.inputs[0]]
     for number, var in enumerate(program.results):
         found.setdefault(var, "result" if len(program.results) == 1 else f"result_{number}")
+    for equation in reversed(equations):
+        if equation.op.name == "reshape" and equation.output in found:
+            found.setdefault(equation.inputs[0], found[equation.output])
     return found

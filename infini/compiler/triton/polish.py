@@ -422,6 +422,11 @@ def _head(statement: ast.stmt) -> str:
     return ast.unparse(bare).splitlines()[0]
 
 
+def wrapped(line: str, indent: str, comment: str) -> Iterator[str]:
+    """A line, or a long call with an argument per line; the comment stands behind its first line."""
+    return _wrapped(ast.parse(line.strip()).body[0], indent, comment)
+
+
 def _wrapped(statement: ast.stmt, indent: str, comment: str) -> Iterator[str]:
     """A statement on one line, or a long call with an argument per line."""
     text = _text(statement)

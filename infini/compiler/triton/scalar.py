@@ -279,11 +279,7 @@ def _shift(symbol: str) -> Rule:
                 return f"({x} {symbol} {y})"
             name = language_name(types[0])
             return f"({x}.to({unsigned}, bitcast=True) {symbol} {y}).to({name}, bitcast=True)"
-        safe = (
-            f"({y} & {bits - 1}).to({unsigned}, bitcast=True)"
-            if types[0] in dtypes.SIGNED
-            else f"({y} & {bits - 1})"
-        )
+        safe = f"({y} & {bits - 1})"
         raw = f"{x}.to({unsigned}, bitcast=True)" if types[0] in dtypes.SIGNED else x
         shifted = f"({raw} {symbol} {safe}).to({unsigned})"
         if types[0] in dtypes.SIGNED:
