@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from infini.tile.arrangement import Tensor as Tensor
+    from infini.tile.drawing import Drawing as Drawing, draw as draw
     from infini.tile.function import (
         KernelFunction as KernelFunction,
         kernel as kernel,
@@ -20,15 +21,27 @@ if TYPE_CHECKING:
     from infini.tile.symbols import Symbol as Symbol, block_size as block_size
 
 _LANGUAGE = {
+    "Drawing": "drawing",
     "KernelFunction": "function",
     "Symbol": "symbols",
     "Tensor": "arrangement",
     "block_size": "symbols",
+    "draw": "drawing",
     "kernel": "function",
     "program_id": "function",
     "simulate": "simulation",
 }
-__all__ = ("KernelFunction", "Symbol", "Tensor", "block_size", "kernel", "program_id", "simulate")
+__all__ = (
+    "Drawing",
+    "KernelFunction",
+    "Symbol",
+    "Tensor",
+    "block_size",
+    "draw",
+    "kernel",
+    "program_id",
+    "simulate",
+)
 
 
 def __getattr__(name: str) -> Any:  # Any: what a module holds
