@@ -31,6 +31,8 @@ _LANGUAGE = {
     "program_id": "function",
     "simulate": "simulation",
 }
+# Tools of higher layers, under the name where users of kernels look for them.
+_ABOVE = {"compare": "infini.debug.differences"}
 __all__ = (
     "Drawing",
     "KernelFunction",
@@ -45,10 +47,12 @@ __all__ = (
 
 
 def __getattr__(name: str) -> Any:  # Any: what a module holds
+    if name in _ABOVE:
+        return getattr(importlib.import_module(_ABOVE[name]), name)
     if name not in _LANGUAGE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LANGUAGE[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_ABOVE))
