@@ -32,7 +32,11 @@ _LANGUAGE = {
     "simulate": "simulation",
 }
 # Tools of higher layers, under the name where users of kernels look for them.
-_ABOVE = {"compare": "infini.debug.differences"}
+_ABOVE = {
+    "build": "infini.export.building",
+    "compare": "infini.debug.differences",
+    "load": "infini.export.loading",
+}
 __all__ = (
     "Drawing",
     "KernelFunction",
