@@ -5,7 +5,7 @@ A lane per tensor (`lanes`) and a legend. Arrays are scaled to fit, levels and t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def draw(
     painted = Scene()
     painted.add(Text(0, 14, title, size=16, is_bold=True))
     y = 36.0
-    sizes = _block_sizes(kernel, placed)
+    sizes = _block_sizes(kernel, placed, static)
     if sizes:
         painted.add(Text(0, 32, sizes, colour=lanes.MUTED))
         y += 20
@@ -145,8 +145,8 @@ def _step_of(
     return _chosen(given, placement.walked, "step") if is_walked else ()
 
 
-def _block_sizes(kernel: KernelFunction, placed: Sequence[Placement]) -> str:
-    _, values = kernel.lower([p.type for p in placed if not p.is_result])
+def _block_sizes(kernel: KernelFunction, placed: Sequence[Placement], static: Mapping[str, Hashable]) -> str:
+    _, values = kernel.lower([p.type for p in placed if not p.is_result], static)
     return ", ".join(f"{symbol.name} = {values[symbol]}" for symbol in blocks.found_in(kernel.arranged))
 
 
