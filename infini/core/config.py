@@ -133,7 +133,8 @@ KNOBS: Final[dict[str, Knob]] = {
             _choice("off", "cached", "on", "all"),
             "Choices between a library and kernels: `on` measures once per shape and keeps the answer on "
             "disk, `cached` takes what was measured before and measures nothing, `off` takes the "
-            "first candidate; `all` is `on`, and tunes kernels of `tile` when they are first called.",
+            "first candidate; `all` is `on`, and tunes kernels of `tile` when they are first called outside "
+            "of jit.",
             in_key=True,
         ),
         Knob(

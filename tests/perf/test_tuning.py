@@ -258,6 +258,8 @@ def test_a_knob_tunes_kernels_when_they_are_first_called(clock: Clock, rng: Any)
     assert not clock.measured
     clock.seconds = {"BLOCK=128": 0.5}
     with config.config(tune="all"):
+        inf.jit(lambda x: kernel(x, x))(operand)
+        assert not clock.measured
         np.testing.assert_allclose(kernel(operand, operand), 2 * operand)
         count = len(clock.measured)
         assert count == 4 and kernel.specialize([of(2000)] * 2).loads[0].tile == (128,)
