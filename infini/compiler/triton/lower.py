@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable, is_reduction
-from infini.compiler.triton import attention, cumulative, matmul, movement, naming, sorting
+from infini.compiler.triton import attention, cumulative, launching, matmul, movement, naming, sorting
 from infini.compiler.triton.emit import emit_triton
 from infini.compiler.triton.source import LANGUAGE_NAMES, TritonSource
 from infini.compiler.triton.target import GENERIC, Target
@@ -68,7 +68,8 @@ def sources(
     roles = {} if names is None else roles_of(equation, names)
     if equation.op.name == "kernel":
         types = tuple(v.type for v in equation.inputs)
-        return (emit_triton(equation.attrs["kernel"], types, target=target, names=roles),)
+        kernel = equation.attrs["kernel"]
+        return (launching.chosen(emit_triton(kernel, types, target=target, names=roles), kernel),)
     types = tuple(v.type for v in equation.inputs)
     return tuple(marked(s, equation, roles) for s in ROUTES[equation.op.name](types, equation.attrs, target))
 
