@@ -11,24 +11,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from infini.tile.arrangement import Tensor as Tensor
-    from infini.tile.function import (
-        KernelFunction as KernelFunction,
-        kernel as kernel,
-        program_id as program_id,
-    )
+    from infini.tile.function import KernelFunction as KernelFunction, kernel as kernel
     from infini.tile.simulation import simulate as simulate
     from infini.tile.symbols import Symbol as Symbol, block_size as block_size
+    from infini.tile.within import (
+        array_shape as array_shape,
+        offsets as offsets,
+        program_id as program_id,
+        random_bits as random_bits,
+        result_offsets as result_offsets,
+        stack as stack,
+        uniform as uniform,
+    )
 
 _LANGUAGE = {
     "KernelFunction": "function",
     "Symbol": "symbols",
     "Tensor": "arrangement",
+    "array_shape": "within",
     "block_size": "symbols",
     "kernel": "function",
-    "program_id": "function",
+    "offsets": "within",
+    "program_id": "within",
+    "random_bits": "within",
+    "result_offsets": "within",
     "simulate": "simulation",
+    "stack": "within",
+    "uniform": "within",
 }
-__all__ = ("KernelFunction", "Symbol", "Tensor", "block_size", "kernel", "program_id", "simulate")
+__all__ = (
+    "KernelFunction",
+    "Symbol",
+    "Tensor",
+    "array_shape",
+    "block_size",
+    "kernel",
+    "offsets",
+    "program_id",
+    "random_bits",
+    "result_offsets",
+    "simulate",
+    "stack",
+    "uniform",
+)
 
 
 def __getattr__(name: str) -> Any:  # Any: what a module holds

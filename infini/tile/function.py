@@ -7,26 +7,23 @@ the op `kernel`.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from infini.core import dtypes, errors, execute, host, ir, primitive, trace, tree
+from infini.core import dtypes, errors, exchange, execute, host, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Literal, Value
 from infini.lax import custom_rules, families
-from infini.tile import agreement, blocks, lowering, symbols
+from infini.tile import agreement, blocks, lowering, symbols, within
 from infini.tile.arrangement import Tensor
 from infini.tile.binding import Binding
 from infini.tile.program import Kernel, kernel_p
+from infini.tile.symbols import Size
 
 Function = Callable[..., Any]  # Any: functions of the user's, of tiles or arrays
-
-_program_ids: contextvars.ContextVar[tuple[Value, ...]] = contextvars.ContextVar("infini_program_ids")
 
 
 def kernel(
@@ -84,26 +81,9 @@ def kernel(
     return decorate
 
 
-def program_id(axis: int) -> Value:
-    """Which program is running, along a dimension of the arrangement's grid: an int32 scalar; for
-    applications only.
-
-    Raises:
-        ValueMismatchError: no application is being traced, or the grid has no such dimension.
-    """
-    ids = _program_ids.get(())
-    if not -len(ids) <= axis < len(ids):
-        raise errors.ValueMismatchError(
-            f"program_id({axis}) has no meaning here",
-            got=f"a grid of {len(ids)} dimensions",
-            expected="an application of a kernel",
-        )
-    return ids[axis]
-
-
 class KernelFunction:
-    """A kernel that can be called on arrays and tracers. Keyword arguments are static: they go to the
-    application as they are.
+    """A kernel that can be called on arrays, of NumPy and of any library that speaks DLPack too, and on
+    tracers. Keyword arguments are static: they go to the application as they are.
     """
 
     def __init__(
@@ -179,7 +159,7 @@ class KernelFunction:
     ) -> Any:  # Any: arrays in, an array or a tuple of arrays out
         arrays, given = self.binding.split(operands, static)
         static = dict(self.binding.complete(given))
-        values = [self._operand(number, trace.as_value(x)) for number, x in enumerate(arrays)]
+        values = [self._operand(number, _value(x)) for number, x in enumerate(arrays)]
         types = [v.type for v in values]
         specialised = self.specialize(types, **static)
         if self.vjp is not None:
@@ -216,7 +196,7 @@ class KernelFunction:
         lowered = lowering.lower(self.arranged, self.num_results, values)
         num_loads = len(self.operands)
         loads, stores = lowered.accesses[:num_loads], lowered.accesses[num_loads:]
-        body = self._body(types, lowered, static)
+        body = self._body(types, lowered, values, static)
         outputs = tuple(
             ArrayType(tuple(symbols.number(n, values) for n in t.source.shape), result.dtype)
             for t, result in zip(self.results, body.out_types, strict=True)
@@ -224,17 +204,30 @@ class KernelFunction:
         return Kernel(lowered.grid, loads, stores, outputs, body, name=self.name)
 
     def _body(
-        self, types: Sequence[ArrayType], lowered: lowering.Lowered, static: Mapping[str, Any]
+        self,
+        types: Sequence[ArrayType],
+        lowered: lowering.Lowered,
+        values: Mapping[Size, int],
+        static: Mapping[str, Any],
     ) -> Program:
         """The application traced at the tiles; results take shapes and dtypes of their tensors."""
         num_loads = len(types)
         tile_types = [ArrayType(a.tile, t.dtype) for a, t in zip(lowered.accesses, types, strict=False)]
         id_types = [ArrayType((), dtypes.int32)] * len(lowered.grid)
+        arrays = [t.shape for t in types] + [
+            tuple(symbols.number(n, values) for n in t.source.shape) for t in self.results
+        ]
 
         def run(*args: Value) -> list[Value]:
             seen = [_reshaped(x, shape) for x, shape in zip(args[:num_loads], lowered.tiles, strict=False)]
-            with _running(lowered, args[num_loads:]):
+            with within.running(seen, arrays, lowered, args[num_loads:]):
                 found = self.binding.run(self.application, seen, static)
+            if found is None:
+                raise errors.TypeMismatchError(
+                    f"the application of {self.name} returns nothing",
+                    expected=f"{self.num_results} tiles" if self.num_results > 1 else "a tile",
+                    fix="return the tiles of the results; they are no parameters that can be assigned to",
+                )
             results = [trace.as_value(r) for r in (found if isinstance(found, (tuple, list)) else (found,))]
             if len(results) != self.num_results:
                 raise errors.TypeMismatchError(
@@ -265,6 +258,7 @@ class KernelFunction:
                 f"the application of {self.name} returns a tile of another shape than the result's",
                 got=str(tile.type),
                 expected=str(shape),
+                fix="give it that shape with broadcast_to or reshape, or squeeze the result's arrangement",
             )
         dtype = tensor.source.dtype
         if dtype is not None and dtype != tile.dtype:
@@ -340,23 +334,11 @@ def _key(types: Sequence[ArrayType], static: Mapping[str, Any]) -> Hashable:
     return tuple(types), tuple((k, type(static[k]), static[k]) for k in sorted(static))
 
 
+def _value(x: object) -> Value:
+    """An operand: tensors of other libraries come by DLPack, which keeps every dtype."""
+    is_own = isinstance(x, (Value, np.ndarray, np.generic)) or hasattr(x, "__infini_array__")
+    return exchange.from_dlpack(x) if hasattr(x, "__dlpack__") and not is_own else trace.as_value(x)
+
+
 def _reshaped(x: Value, shape: ir.Shape) -> Value:
     return x if x.shape == shape else trace.bind1(primitive.by_name("reshape"), x, shape=shape, ndim=x.ndim)
-
-
-@contextlib.contextmanager
-def _running(lowered: lowering.Lowered, ids: Sequence[Value]) -> Iterator[None]:
-    """Let `program_id` see the ids of the programs, per dimension of the arrangement's grid."""
-    combined = []
-    for parts in lowered.grid_parts:
-        total = ids[parts[0]]
-        for part in parts[1:]:
-            size = Literal(np.asarray(lowered.grid[part], np.int32), weak=False)
-            total = trace.bind1(primitive.by_name("mul"), total, size)
-            total = trace.bind1(primitive.by_name("add"), total, ids[part])
-        combined.append(total)
-    token = _program_ids.set(tuple(combined))
-    try:
-        yield
-    finally:
-        _program_ids.reset(token)

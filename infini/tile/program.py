@@ -18,6 +18,7 @@ from infini.core.ir import ArrayType, Program, Shape
 from infini.core.primitive import Primitive
 from infini.lax import calls
 from infini.lax.checkpoint import checkpoint_p
+from infini.tile import splitting
 
 
 @ir.attribute
@@ -286,6 +287,8 @@ kernel_p: Primitive = primitive.register(
             primitive.BATCH: _batch,
             primitive.JVP: _jvp,
             primitive.LINEARIZE: _linearize,
+            primitive.PLACE: splitting.place,
+            primitive.PARTITION: splitting.partition,
         },
         is_higher_order=True,
     )

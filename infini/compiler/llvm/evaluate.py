@@ -14,7 +14,7 @@ import numpy as np
 
 from infini.compiler.llvm import operations, registers, schedule, segments
 from infini.compiler.llvm.builder import Function, Int, Value
-from infini.compiler.llvm.indexing import Index, broadcast_index, c_strides, view_index
+from infini.compiler.llvm.indexing import Index, broadcast_index, c_strides, sliced_index, view_index
 from infini.compiler.llvm.types import BYTES, I1, Type, scalar, vector
 from infini.core import dtypes, ir
 from infini.core.ir import ArrayType, Equation, Var
@@ -198,7 +198,10 @@ class Evaluator:
     def _view(self, equation: Equation, index: tuple[Index, ...]) -> Value:
         if equation.op.name == "iota":
             return self._iota(equation, index)
-        operand = equation.inputs[0]
+        operand, *rest = equation.inputs
+        if equation.op.name == "dynamic_slice":
+            starts = [self.value(v, ()) for v in rest]
+            return self.value(operand, sliced_index(self.f, equation, index, starts))
         return self.value(operand, view_index(self.f, equation, index))
 
     def _iota(self, equation: Equation, index: tuple[Index, ...]) -> Value:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infini.compiler.llvm import schedule
-from infini.compiler.llvm.builder import Function, Int
-from infini.core import errors, ir
+from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.types import I64
+from infini.core import dtypes, errors, ir
 from infini.core.ir import Equation
 
 
@@ -68,6 +69,20 @@ def view_index(f: Function, equation: Equation, index: tuple[Index, ...]) -> tup
     if name == "reshape":
         return _reshape_index(f, equation, index)
     raise errors.LoweringError(f"the LLVM emitter has no code for the view {name!r}")
+
+
+def sliced_index(
+    f: Function, equation: Equation, index: tuple[Index, ...], starts: Sequence[Value]
+) -> tuple[Index, ...]:
+    """Index of the operand of a dynamic_slice, given where it starts: kept inside, as everywhere."""
+    whole, part = equation.inputs[0].type.shape, equation.output.type.shape
+    places = list(index)
+    for d, (start, var) in enumerate(zip(starts, equation.inputs[1:], strict=True), len(whole) - len(starts)):
+        if whole[d] > part[d]:
+            wide = f.convert("sext" if var.type.dtype in dtypes.SIGNED else "zext", start, I64)
+            place = f.minimum(f.maximum(wide, 0), whole[d] - part[d])
+            places[d] = Index(f.add(places[d].base, place), places[d].stride)
+    return tuple(places)
 
 
 def _reshape_index(f: Function, equation: Equation, index: tuple[Index, ...]) -> tuple[Index, ...]:

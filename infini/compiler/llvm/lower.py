@@ -28,6 +28,7 @@ from infini.compiler.llvm import (
     picks,
     products,
     registers,
+    schedule,
     sorting,
     top_k,
     wake,
@@ -36,7 +37,7 @@ from infini.compiler.llvm import (
 from infini.compiler.llvm.convolution import emission
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.passes import convolutions, panels
+from infini.compiler.passes import convolutions, kernel_bodies, panels
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step, reads_of, writes_of
 from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
@@ -102,7 +103,7 @@ def lower(
             with the rest.
         writable: parameters that results may replace.
     """
-    program = columns_apart.split(program)
+    program = columns_apart.split(kernel_bodies.plain(program, schedule.has_code, backend="cpu"))
     found: list[Step] = []
     phases = joined(program, target, writable)
     early: set[Var] = set()  # what a phase makes that comes later than the equation, or keeps to itself

@@ -19,7 +19,9 @@ from infini.compiler.llvm import operations
 from infini.core import errors, ir
 from infini.core.ir import Equation, Program, Var
 
-VIEWS: Final = frozenset({"broadcast_in_dim", "reshape", "transpose", "slice", "rev", "iota"})
+VIEWS: Final = frozenset(
+    {"broadcast_in_dim", "reshape", "transpose", "slice", "dynamic_slice", "rev", "iota"}
+)
 BLOCKS: Final = frozenset({"dot", "scan"})  # operations that read whole buffers and write one
 KEEP_WEIGHT: Final = 12  # instructions above which a value needed by two passes is kept
 KEEP_BYTES: Final = 1 << 18  # of one kept value; larger ones are always computed again
@@ -61,6 +63,11 @@ class Schedule:
     passes: list[Pass]
     definitions: dict[Var, Equation]
     weights: list[int]
+
+
+def has_code(equation: Equation) -> bool:
+    """Whether the emitter has code for an equation inside a kernel."""
+    return equation.op.name in operations.NAMES | REDUCTIONS | VIEWS | BLOCKS
 
 
 def is_plain_reshape(equation: Equation) -> bool:
@@ -137,7 +144,7 @@ def _forced(body: Program, definitions: dict[Var, Equation], needed: set[Var]) -
         if not needed.intersection(equation.outputs):
             continue
         name = equation.op.name
-        if name not in operations.NAMES | REDUCTIONS | VIEWS | BLOCKS:
+        if not has_code(equation):
             raise errors.LoweringError(
                 f"the LLVM emitter has no code for {name!r} in a kernel",
                 expected="elementwise operations, views, reductions, dot and scan",

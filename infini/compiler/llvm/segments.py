@@ -15,7 +15,8 @@ from infini.core import dtypes
 from infini.core.ir import ArrayType, Equation, Var
 from infini.tile.program import Kernel
 
-MOVING: Final = frozenset({"reshape", "transpose", "slice", "rev"})  # what is read elsewhere in the tile
+# What is read elsewhere in the tile.
+MOVING: Final = frozenset({"reshape", "transpose", "slice", "dynamic_slice", "rev"})
 MAX_CUTS: Final = 7
 POINT: Final = 2  # elements, as of a complex number, that a nest reads together before it writes one
 MAX_GRID_CUTS: Final = 3

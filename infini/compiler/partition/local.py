@@ -99,7 +99,7 @@ class Block:
         structured = STRUCTURED.get(equation.op.name)
         if structured is not None:
             return structured(self, equation)
-        if equation.programs or equation.op.is_higher_order:
+        if not equation.op.has(primitive.PLACE) and (equation.programs or equation.op.is_higher_order):
             return self._on_whole_arrays(equation)
         found = factors_of(equation)
         split = self._choose(equation, found)

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from infini.compiler.partition import placement as p
 from infini.compiler.partition.factors import factors_of
 from infini.compiler.partition.placement import Dims
+from infini.core import primitive
 from infini.core.ir import Equation, Program, Var
 from infini.core.mesh import AbstractMesh
 
@@ -76,7 +77,7 @@ class Plan:
             elif equation.op.name == "optimization_barrier":
                 for before, after in zip(equation.inputs, equation.outputs, strict=True):
                     self._tie((before, after, "same"))
-            elif equation.programs:
+            elif equation.programs and not equation.op.has(primitive.PLACE):
                 self._through_bodies(equation, is_forward=is_forward)
             else:
                 self._through(equation, is_forward=is_forward)
