@@ -1,5 +1,6 @@
 """Looking inside: prints and callbacks from compiled programs with the names of `jax.debug`, why jitted
-functions were traced again, every stage of a compiled program as a page, and how fast its kernels are.
+functions were traced again, every stage of a compiled program as a page, how fast its kernels are, and where
+a kernel goes wrong.
 """
 
 from __future__ import annotations
@@ -11,18 +12,29 @@ from infini.debug.caches import explain_cache
 from infini.lax.effects import debug_callback as callback, debug_print as print  # noqa: A004  # JAX's name
 
 if TYPE_CHECKING:
+    from infini.debug.differences import (
+        Comparison as Comparison,
+        Difference as Difference,
+        compare as compare,
+    )
     from infini.debug.pages import Page as Page, show as show
     from infini.debug.rooflines import Roofline as Roofline, Row as Row, roofline as roofline
 
 # What loads the compiler or a library for tables, at its first use.
 _LATER = {
+    "Comparison": "differences",
+    "Difference": "differences",
     "Page": "pages",
     "Roofline": "rooflines",
     "Row": "rooflines",
+    "compare": "differences",
     "roofline": "rooflines",
     "show": "pages",
 }
-__all__ = ["Page", "Roofline", "Row", "callback", "explain_cache", "print", "roofline", "show"]
+__all__ = [
+    "Comparison", "Difference", "Page", "Roofline", "Row", "callback", "compare", "explain_cache", "print",
+    "roofline", "show",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:  # Any: what a module holds

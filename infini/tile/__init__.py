@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from infini.tile.arrangement import Tensor as Tensor
+    from infini.tile.drawing import Drawing as Drawing, draw as draw
     from infini.tile.function import KernelFunction as KernelFunction, kernel as kernel
     from infini.tile.simulation import simulate as simulate
     from infini.tile.symbols import Symbol as Symbol, block_size as block_size
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     )
 
 _LANGUAGE = {
+    "Drawing": "drawing",
     "KernelFunction": "function",
     "Symbol": "symbols",
     "Tensor": "arrangement",
     "array_shape": "within",
     "block_size": "symbols",
+    "draw": "drawing",
     "kernel": "function",
     "offsets": "within",
     "program_id": "within",
@@ -39,12 +42,20 @@ _LANGUAGE = {
     "stack": "within",
     "uniform": "within",
 }
+# Tools of higher layers, under the name where users of kernels look for them.
+_ABOVE = {
+    "build": "infini.export.building",
+    "compare": "infini.debug.differences",
+    "load": "infini.export.loading",
+}
 __all__ = (
+    "Drawing",
     "KernelFunction",
     "Symbol",
     "Tensor",
     "array_shape",
     "block_size",
+    "draw",
     "kernel",
     "offsets",
     "program_id",
@@ -57,10 +68,12 @@ __all__ = (
 
 
 def __getattr__(name: str) -> Any:  # Any: what a module holds
+    if name in _ABOVE:
+        return getattr(importlib.import_module(_ABOVE[name]), name)
     if name not in _LANGUAGE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LANGUAGE[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_ABOVE))

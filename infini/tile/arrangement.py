@@ -121,6 +121,11 @@ class Tensor:
         return len(self.map.levels[self.top])
 
     @property
+    def levels(self) -> tuple[Level, ...]:
+        """The dimensions of each level, as products of factors."""
+        return self.map.levels[self.top :]
+
+    @property
     def num_levels(self) -> int:
         """Number of levels, this one included."""
         return len(self.map.levels) - self.top

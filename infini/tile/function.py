@@ -191,9 +191,19 @@ class KernelFunction:
             return Literal(value.host.astype(wanted), weak=False)
         return value
 
-    def _specialize(self, types: Sequence[ArrayType], static: Mapping[str, Any]) -> Kernel:
+    def lower(
+        self, types: Sequence[ArrayType], **static: Hashable
+    ) -> tuple[lowering.Lowered, dict[Size, int]]:
+        """The grid and the accesses at these operand types, and the values of all sizes.
+
+        Raises:
+            TypeMismatchError: the operands do not fit the tensors, or the tensors disagree on the grid.
+        """
         values = blocks.choose(self.arranged, self.binding.sizes(types, static), self.block_sizes)
-        lowered = lowering.lower(self.arranged, self.num_results, values)
+        return lowering.lower(self.arranged, self.num_results, values), values
+
+    def _specialize(self, types: Sequence[ArrayType], static: Mapping[str, Any]) -> Kernel:
+        lowered, values = self.lower(types, **static)
         num_loads = len(self.operands)
         loads, stores = lowered.accesses[:num_loads], lowered.accesses[num_loads:]
         body = self._body(types, lowered, values, static)

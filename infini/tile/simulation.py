@@ -1,31 +1,137 @@
 """Where the tiles of a kernel lie, computed without running it: for people who write arrangements, and for
 drawings of them.
+
+The kernel that emitters see has a grid and tiles cut into parts (`lowering`); what is shown here has those of
+the arrangement.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from infini.core.ir import ArrayType
+from infini.core import dtypes, errors
+from infini.core.ir import ArrayType, Shape
 from infini.tile.function import KernelFunction
-from infini.tile.program import indices
+from infini.tile.program import Access
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How one tensor of a kernel is cut, at concrete sizes.
+
+    Args:
+        name: of the parameter of the application, or `result`.
+        type: of the array.
+        access: where its tiles lie.
+        levels: shapes of its levels: the grid, those that a loop walks, the tile.
+        parts: sizes that each dimension of the grid is the product of, as `access` counts them.
+        is_result: whether it is stored.
+    """
+
+    name: str
+    type: ArrayType
+    access: Access
+    levels: tuple[Shape, ...]
+    parts: tuple[Shape, ...]
+    is_result: bool
+
+    @property
+    def grid(self) -> Shape:
+        """Number of programs along each dimension of the arrangement."""
+        return self.levels[0]
+
+    @property
+    def walked(self) -> Shape:
+        """Sizes of the levels between the grid and the tile, outer ones first."""
+        return tuple(itertools.chain.from_iterable(self.levels[1:-1]))
+
+    @property
+    def tile(self) -> Shape:
+        """Shape of the tile that the application sees at one step."""
+        return self.levels[-1]
+
+    def indices(self, program: Sequence[int] | None = None) -> tuple[np.ndarray, ...]:
+        """Array indices of every element, per dimension of the array; they may lie outside of it.
+
+        Args:
+            program: number of a program along each dimension of the grid; all when absent.
+
+        Returns:
+            int64 arrays shaped (walked..., tile...), with the grid in front when all programs are asked for.
+        """
+        sizes = tuple(itertools.chain.from_iterable(self.parts))
+        if program is None:
+            ids = np.indices(sizes, np.int64, sparse=True)
+        else:
+            split = (
+                np.unravel_index(g, part) if part else () for g, part in zip(program, self.parts, strict=True)
+            )
+            ids = tuple(np.asarray(i, np.int64) for i in itertools.chain.from_iterable(split))
+        grid = sizes if program is None else ()
+        tile = self.access.tile
+        places = np.indices(tile, np.int64, sparse=True)
+        found = []
+        for offset, by_grid, by_tile in zip(
+            self.access.offsets, self.access.grid_strides, self.access.tile_strides, strict=True
+        ):
+            outer = sum((f * i for f, i in zip(by_grid, ids, strict=True)), np.int64(offset))
+            inner = sum((f * i for f, i in zip(by_tile, places, strict=True)), np.int64(0))
+            outer = np.reshape(outer, np.shape(outer) + (1,) * len(tile)) if np.ndim(outer) else outer
+            at = np.broadcast_to(outer + inner, (*grid, *tile))
+            shape = (*(self.grid if program is None else ()), *self.walked, *self.tile)
+            found.append(at.reshape(shape))
+        return tuple(found)
+
+    def inside(self, indices: Sequence[np.ndarray]) -> np.ndarray:
+        """Which of `indices` lie inside the array."""
+        found = np.ones(np.shape(indices[0]) if indices else (), bool)
+        for at, size in zip(indices, self.type.shape, strict=True):
+            found &= (at >= 0) & (at < size)
+        return found
+
+
+def placements(
+    kernel: KernelFunction, operands: Sequence[Any], **static: Hashable
+) -> tuple[Placement, ...]:  # Any: types, or whatever has a shape and a dtype
+    """How the tensors of a kernel are cut: operands, then results."""
+    types = types_of(operands)
+    outputs = kernel.specialize(types, **static).outputs
+    lowered, _ = kernel.lower(types, **static)
+    parts = tuple(tuple(lowered.grid[i] for i in part) for part in lowered.grid_parts)
+    grid = tuple(int(np.prod(part, dtype=np.int64)) for part in parts)
+    num_loads = len(types)
+    placed = []
+    for number, (name, type_) in enumerate(zip(_names(kernel), (*types, *outputs), strict=True)):
+        inner, rest = [], list(lowered.tiles[number])
+        for level in kernel.arranged[number].levels[1:]:
+            inner.append(tuple(rest[: len(level)]))
+            rest = rest[len(level) :]
+        levels = (grid, *(inner or [()]))
+        placed.append(Placement(name, type_, lowered.accesses[number], levels, parts, number >= num_loads))
+    return tuple(placed)
 
 
 def simulate(
-    kernel: KernelFunction, types: Sequence[ArrayType], **static: Hashable
-) -> tuple[np.ndarray, ...]:
+    kernel: KernelFunction, types: Sequence[Any], **static: Hashable
+) -> tuple[np.ndarray, ...]:  # Any: types, or whatever has a shape and a dtype
     """Which array element each element of each tile is.
 
     Args:
         kernel: the kernel.
-        types: types of the operands.
+        types: types of the operands, or arrays in their place.
         **static: keyword arguments of the application.
 
     Returns:
-        Per tensor, results included, an int64 array shaped (grid..., tile...): the position of the element in
-        its array, counted in C order, or -1 outside the array.
+        Per tensor, results included, an int64 array shaped (grid..., walked levels..., tile...) as arranged:
+        the position of the element in its array, counted in C order, or -1 outside the array.
+
+    Complexity:
+        Memory for every element of every tile of every program; `draw` shows one program of large arrays.
 
     Example:
         >>> from infini.core import dtypes
@@ -37,15 +143,39 @@ def simulate(
         array([[ 0,  1,  2,  3],
                [ 4,  5, -1, -1]])
     """
-    found = kernel.specialize(types, **static)
-    shapes = [*(t.shape for t in types), *(t.shape for t in found.outputs)]
-    positions = []
-    for access, shape in zip((*found.loads, *found.stores), shapes, strict=True):
-        tiles = []
-        for program in np.ndindex(*found.grid):
-            index, inside = indices(access, shape, program)
-            safe = tuple(np.where(inside, at, 0) for at in index)
-            at = np.ravel_multi_index(safe, shape) if shape else np.zeros(access.tile, np.int64)
-            tiles.append(np.where(inside, at, -1))
-        positions.append(np.reshape(tiles, (*found.grid, *access.tile)).astype(np.int64))
-    return tuple(positions)
+    found = []
+    for placement in placements(kernel, types, **static):
+        index = placement.indices()
+        inside = placement.inside(index)
+        shape = (*placement.grid, *placement.walked, *placement.tile)
+        at = np.zeros(shape, np.int64)
+        for coordinate, size in zip(index, placement.type.shape, strict=True):
+            at = at * size + coordinate
+        found.append(np.where(inside, at, -1))
+    return tuple(found)
+
+
+def types_of(operands: Sequence[Any]) -> tuple[ArrayType, ...]:  # Any: types, or what has a shape and a dtype
+    """The types of operands.
+
+    Raises:
+        TypeMismatchError: one has no shape or no dtype.
+    """
+    return tuple(_type_of(number, x) for number, x in enumerate(operands))
+
+
+def _type_of(number: int, x: Any) -> ArrayType:  # Any: see `types_of`
+    if isinstance(x, ArrayType):
+        return x
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise errors.TypeMismatchError(
+            f"operand {number} has no type",
+            got=repr(x),
+            expected="an ArrayType, a ShapeDtypeStruct or an array",
+        )
+    return ArrayType(tuple(map(int, x.shape)), dtypes.canonical(x.dtype))
+
+
+def _names(kernel: KernelFunction) -> list[str]:
+    """Names of the application's parameters, then of the results."""
+    return [str(tensor.source.name) for tensor in kernel.arranged]

@@ -42,7 +42,7 @@ class CpuBackend(devices.HostMemory):
         target = targets.host_target()
         key = images.key(program, options, target)
         image = images.read(key) if key is not None else None
-        addresses = link.stored(image, target) if image is not None else None
+        addresses = link.stored(image) if image is not None else None
         if image is not None and addresses is not None:
             return CpuExecutable(
                 program, options, target, image, addresses,

@@ -66,15 +66,23 @@ def inspected(program: ir.Program, options: CompileOptions, target: Target) -> i
 
 def linked(native: ProgramText, built: Built, ahead: objects.Compilations) -> tuple[Image, dict[str, int]]:
     """The image of a text and the addresses of its functions, after compiling what is new."""
-    block, plan, target = built.block, built.plan, ahead.target
+    target = ahead.target
+    image = image_of(native, built, target)
     addresses = link.functions(native.functions, ahead)
+    if image.program is not None:
+        address = link.program(native.name, native.text, addresses, target)
+        addresses = {**addresses, native.name: address}
+    return image, addresses
+
+
+def image_of(native: ProgramText, built: Built, target: Target) -> Image:
+    """The image of a text; nothing is compiled."""
+    block, plan = built.block, built.plan
     only = None if native.timed else _only_task(block, plan)
     program = None
     if only is None:  # one task over exactly the table needs no program around it
-        address = link.program(native.name, native.text, addresses, target)
-        addresses = {**addresses, native.name: address}
         program = Code(native.name, objects.object_key(native.text, target, link.PROGRAM_LEVEL))
-    image = Image(
+    return Image(
         functions=tuple(
             Code(
                 task.name,
@@ -95,7 +103,32 @@ def linked(native: ProgramText, built: Built, ahead: objects.Compilations) -> tu
         num_phases=native.num_phases,
         memory=memory_analysis(block, plan),
     )
-    return image, addresses
+
+
+def ahead_of_time(
+    source: ir.Program, options: CompileOptions, target: Target
+) -> tuple[Image, dict[str, bytes]]:
+    """The image of a program for a processor, and its object files by their keys; nothing is loaded.
+
+    Raises:
+        LoweringError: an operation has no route, or calls the host.
+    """
+    built = Built(*build(source, options, target))
+    native = program_.write(built.block, built.plan, target)
+    if native.callbacks:
+        raise errors.LoweringError(
+            f"@{source.name} cannot be built ahead of time",
+            got="it calls functions of this process",
+            fix="leave out callbacks and prints",
+        )
+    image = image_of(native, built, target)
+    code = {
+        found.key: objects.compile_module(link.module_text(task, target), target)
+        for found, task in zip(image.functions, native.functions.values(), strict=True)
+    }
+    if image.program is not None:
+        code[image.program.key] = objects.compile_module(native.text, target, level=link.PROGRAM_LEVEL)
+    return image, code
 
 
 def _only_task(block: Block, plan: Plan) -> TaskFunction | None:

@@ -97,13 +97,13 @@ def key(program: ir.Program, options: CompileOptions, target: Target) -> str | N
 def read(name: str) -> Image | None:
     """The image under a key, or None."""
     content = disk_cache.read(KIND, name)
-    return None if content is None else _unpacked(content)
+    return None if content is None else unpacked(content)
 
 
 def write(name: str, image: Image) -> None:
     """Keep an image under a key, unless the compiler's files have changed since this process loaded them."""
     if _stamp_now() == _stamp():
-        disk_cache.write(KIND, name, _packed(image))
+        disk_cache.write(KIND, name, packed(image))
 
 
 def _calls_host(program: ir.Program) -> bool:
@@ -131,7 +131,8 @@ def _stamp_now() -> str:
     return digest.hexdigest()
 
 
-def _packed(image: Image) -> bytes:
+def packed(image: Image) -> bytes:
+    """The image as bytes, for a file."""
     fields: dict[str, Any] = {f.name: getattr(image, f.name) for f in dataclasses.fields(image)}
     fields["functions"] = [dataclasses.astuple(code) for code in image.functions]
     fields["program"] = None if image.program is None else dataclasses.astuple(image.program)
@@ -139,7 +140,8 @@ def _packed(image: Image) -> bytes:
     return bytes(msgpack.packb(fields))
 
 
-def _unpacked(content: bytes) -> Image | None:
+def unpacked(content: bytes) -> Image | None:
+    """What `packed` made bytes of; None when it is something else."""
     try:
         fields = msgpack.unpackb(content, use_list=False)
         fields["functions"] = tuple(Code(*code) for code in fields["functions"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from infini.backends.cpu import libraries, objects, pool
@@ -60,17 +60,21 @@ def functions(tasks: Mapping[str, TaskFunction], ahead: objects.Compilations) ->
         return {name: address if address is not None else added[name] for name, address in found.items()}
 
 
-def stored(image: Image, target: Target) -> dict[str, int] | None:
+def stored(image: Image, fetch: Callable[[str], bytes | None] = objects.stored) -> dict[str, int] | None:
     """Addresses of the functions of an image and, under its own name, of its entry; None when an object file
-    is no longer on disk.
+    is not there.
+
+    Args:
+        image: the program.
+        fetch: gives the object file under a key; from the disk cache by default.
     """
     with _lock:
         found = {code.symbol: _find(code.symbol) for code in image.functions}
         addresses: dict[str, int] = {name: address for name, address in found.items() if address is not None}
         missing = [code for code in image.functions if code.symbol not in addresses]
-        files = [objects.stored(code.key) for code in missing]
+        files = [fetch(code.key) for code in missing]
         entry = None if image.program is None else _find(image.program.symbol)
-        program = objects.stored(image.program.key) if image.program is not None and entry is None else None
+        program = fetch(image.program.key) if image.program is not None and entry is None else None
         present = [file for file in files if file is not None]
         if len(present) != len(files) or (image.program is not None and entry is None and program is None):
             return None

@@ -107,7 +107,12 @@ def object_key(text: str, target: Target, level: int = CODE_LEVEL) -> str:
         target_.llvm_version(),
         f"{EMITTER_VERSION}.{level}",
     )
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=_DIGEST_SIZE).hexdigest()
+    return text_digest("\0".join(parts))
+
+
+def text_digest(text: str) -> str:
+    """Hexadecimal hash of a text."""
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_SIZE).hexdigest()
 
 
 def assembly(text: str, target: Target) -> str:

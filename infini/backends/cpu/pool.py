@@ -24,6 +24,7 @@ import functools
 import mmap
 import os
 import pathlib
+import platform
 import signal
 import sys
 import threading
@@ -225,14 +226,30 @@ def num_cores() -> int:
     return len(cores) or len(allowed)
 
 
+def runtime_code(target: target_.Target, *, is_native: bool) -> bytes:
+    """The object file of the native functions for a processor, to be taken elsewhere."""
+    return objects.compile_module(runtime.runtime_text(target, sys.platform, is_native=is_native), target)
+
+
+def provide(code: bytes, *, is_native: bool) -> None:
+    """Take the native functions from an object file, where nothing can compile them; when there are some
+    already, these stay.
+    """
+    with _LOCK:
+        if is_native not in _RUNTIMES:
+            _link_runtime(code, is_native)
+
+
 def _load_runtime(is_native: bool) -> dict[str, int]:
     if is_native not in _RUNTIMES:
-        target = target_.host_target()
-        text = runtime.runtime_text(target, sys.platform, is_native=is_native)
-        symbols = [*_SYMBOLS, *(["infini_worker"] if is_native else [])]
-        library = objects.load([objects.compile_module(text, target)], symbols)
-        _RUNTIMES[is_native] = {symbol: library[symbol] for symbol in symbols}
+        _link_runtime(runtime_code(target_.host_target(), is_native=is_native), is_native)
     return _RUNTIMES[is_native]
+
+
+def _link_runtime(code: bytes, is_native: bool) -> None:
+    symbols = [*_SYMBOLS, *(["infini_worker"] if is_native else [])]
+    library = objects.load([code], symbols)
+    _RUNTIMES[is_native] = {symbol: library[symbol] for symbol in symbols}
 
 
 def _spin_count(pause: int) -> int:
@@ -249,7 +266,7 @@ def _spin_count(pause: int) -> int:
 def _futex_wake(address: int) -> None:
     library = ctypes.CDLL(None)
     ctypes.c_int32.from_address(address).value += 1
-    number = 98 if target_.host_target().triple.startswith(("aarch64", "arm64")) else 202
+    number = 98 if platform.machine().startswith(("aarch64", "arm64")) else 202
     library.syscall(ctypes.c_long(number), ctypes.c_void_p(address), 129, 0x7FFFFFFF, None, None, 0)
 
 

@@ -38,10 +38,11 @@ class CudaBackend:
 
     @functools.cached_property
     def _probe(self) -> tuple[Runtime | None, str | None]:
-        """What loads CuPy, or why that is not possible. Found once; finding it needs no driver."""
-        missing = [name for name in ("cupy", "triton") if importlib.util.find_spec(name) is None]
-        if missing:
-            return None, f"{' and '.join(missing)} is not installed; {_INSTALL}"
+        """What loads CuPy, or why that is not possible. Found once; finding it needs no driver. Triton is
+        asked for when something is compiled: kernels that were built ahead of time run without it.
+        """
+        if importlib.util.find_spec("cupy") is None:
+            return None, f"cupy is not installed; {_INSTALL}"
         return load_runtime()
 
     def why_unavailable(self) -> str | None:

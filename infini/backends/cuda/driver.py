@@ -11,9 +11,10 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -63,6 +64,27 @@ class DeviceBuffer:
     address: int
     nbytes: int
     memory: Any  # Any: CuPy's pointer, which owns the memory
+
+
+class Binary(Protocol):
+    """Machine code of a kernel and how to launch it, see `compiler.triton.compile.Cubin`."""
+
+    @property
+    def code(self) -> bytes: ...
+    @property
+    def function_name(self) -> str: ...
+    @property
+    def parameters(self) -> tuple[str, ...]: ...
+    @property
+    def shared_bytes(self) -> int: ...
+    @property
+    def num_warps(self) -> int: ...
+    @property
+    def scratch_bytes(self) -> int: ...
+    @property
+    def scratch_alignment(self) -> int: ...
+    @property
+    def profile_bytes(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +230,23 @@ class Driver:
         return found
 
     def _load(self, source: TritonSource) -> Function:
-        from infini.compiler.triton import (
-            compile as compile_,
-        )  # Triton is loaded when a kernel is first needed
+        if importlib.util.find_spec("triton") is None:
+            raise errors.LoweringError(
+                f"the kernel {source.function_name} cannot be compiled",
+                got="triton is not installed",
+                fix="pip install triton, or run kernels that tile.build has made",
+            )
+        # Triton is loaded when a kernel is first needed.
+        from infini.compiler.triton import compile as compile_
 
-        cubin = compile_.compile_source(source, self.capability, driver_version=self.driver_version)
+        return self.load(compile_.compile_source(source, self.capability, driver_version=self.driver_version))
+
+    def load(self, cubin: Binary) -> Function:
+        """A kernel that is compiled already.
+
+        Raises:
+            LoweringError: it was compiled to be profiled.
+        """
         if cubin.profile_bytes:
             raise errors.LoweringError(
                 "kernels with Triton's profiler cannot be launched", got=cubin.function_name

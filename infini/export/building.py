@@ -1,0 +1,155 @@
+"""`build`: machine code of a kernel for given types and targets, in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from infini.backends.cpu import ahead, processor
+from infini.core import errors, ir, text
+from infini.core.backend import CompileOptions
+from infini.core.ir import ArrayType, Attrs
+from infini.export import manifest as manifest_
+from infini.export.manifest import Binary, Manifest, Signature
+from infini.tile import simulation
+from infini.tile.function import KernelFunction
+from infini.tile.program import Kernel, kernel_p
+
+_OPTIONS: Final = CompileOptions()
+
+
+def build(
+    kernel: KernelFunction,
+    signatures: Sequence[Sequence[Any]],
+    targets: Sequence[str],
+    folder: str | Path,
+    **static: Hashable,
+) -> Path:  # Any: types, or whatever has a shape and a dtype
+    """Compile a kernel ahead of time, and write what running it needs.
+
+    Args:
+        kernel: the kernel.
+        signatures: lists of types of operands, or of arrays in their place; one binary is made for each.
+        targets: `cpu` for the processor of this machine; `cpu:x86-64-v3` for a level of x86-64, after which
+            features may be added (`cpu:x86-64-v3+avxvnni`); `cuda:90` for a compute capability.
+        folder: where to write. What `build` wrote there before is replaced.
+        **static: keyword arguments of the application.
+
+    Returns:
+        The folder, which `load` takes.
+
+    Raises:
+        ValueMismatchError: a target is unknown, or nothing is asked for.
+        LoweringError: the kernel cannot be compiled for a target.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from infini import lax, tile
+        >>> x = tile.Tensor(1)
+        >>> cut = lambda x, y: (x.tile((4,)), y.tile((4,)))
+        >>> twice = tile.kernel(cut, tensors=(x, tile.Tensor(shape=x.shape)))(lambda x: lax.add(x, x))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     built = tile.build(twice, [[np.ones(6, np.float32)]], ["cpu"], folder)
+        ...     print(tile.load(built)(np.arange(6, dtype=np.float32)))
+        [ 0.  2.  4.  6.  8. 10.]
+    """
+    typed = [_types(number, signature) for number, signature in enumerate(signatures)]
+    wanted = [targets] if isinstance(targets, str) else list(dict.fromkeys(targets))
+    if not typed or not wanted:
+        raise errors.ValueMismatchError(
+            f"there is nothing to build of {kernel.name}",
+            got=f"{len(typed)} signatures, {len(wanted)} targets",
+            fix="give at least one of each",
+        )
+    makers = [(target, _maker(target)) for target in wanted]
+    files: dict[str, bytes] = {}
+    found, binaries = [], []
+    for number, types in enumerate(typed):
+        tiled = kernel.specialize(types, **static)
+        found.append(Signature(types, tiled.outputs))
+        for target, make in makers:
+            made = make(tiled, types)
+            names = {use: f"{manifest_.digest(content)}{made.suffix}" for use, content in made.files.items()}
+            files |= {names[use]: content for use, content in made.files.items()}
+            binaries.append(Binary(number, target, made.kind, names, made.facts))  # type: ignore[arg-type]
+    digests = {name: manifest_.digest(content) for name, content in files.items()}
+    place = Path(folder)
+    manifest_.write(place, Manifest(kernel.name, tuple(found), tuple(binaries), digests), files)
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a target made of a kernel."""
+
+    kind: str
+    suffix: str
+    files: Mapping[str, bytes]
+    facts: Mapping[str, Any]  # Any: what msgpack holds
+
+
+_Maker = Callable[[Kernel, Sequence[ArrayType]], _Made]
+
+
+def _types(number: int, signature: Sequence[Any]) -> tuple[ArrayType, ...]:  # Any: see `build`
+    if isinstance(signature, ArrayType) or hasattr(signature, "dtype"):
+        raise errors.TypeMismatchError(
+            f"signature {number} is one type, and not a list of the types of all operands",
+            got=repr(signature),
+            fix="write signatures=[[type, ...], ...]",
+        )
+    return simulation.types_of(signature)
+
+
+def _maker(target: str) -> _Maker:
+    """What makes code for a target."""
+    kind, _, rest = target.partition(":")
+    if kind == "cpu":
+        return functools.partial(_for_cpu, processor.target(rest))
+    if kind == "cuda" and rest.isdigit():
+        return functools.partial(_for_cuda, int(rest))
+    raise errors.ValueMismatchError(
+        f"{target!r} is no target that kernels are built for",
+        expected="cpu, cpu:x86-64-v3, cuda:80, cuda:90 and the like",
+    )
+
+
+def _for_cpu(target: Any, kernel: Kernel, types: Sequence[ArrayType]) -> _Made:  # Any: a Target
+    program = ir.single_equation(kernel_p, types, Attrs({"kernel": kernel}))
+    made = ahead.build(program, _OPTIONS, target)
+    runtime = {f"runtime {kind}": code for kind, code in ahead.runtime_code(target).items()}
+    facts = {
+        "program": text.print_program(program, lines=False),
+        "image": made.image,
+        "target": dataclasses.asdict(target),
+        "runtime": ahead.runtime_digest(target),
+    }
+    return _Made("cpu", ".o", {**made.code, **runtime}, facts)
+
+
+def _for_cuda(capability: int, kernel: Kernel, types: Sequence[ArrayType]) -> _Made:
+    emit, compile_ = _triton("emit"), _triton("compile")
+    source = emit.emit_triton(kernel, types)
+    fields = dataclasses.asdict(compile_.compile_source(source, capability))
+    code = fields.pop("code")
+    del fields["ptx"]
+    facts = {"capability": capability, "grid": source.grid, "binary": fields}
+    return _Made("cuda", ".cubin", {"code": code}, facts)
+
+
+@functools.cache
+def _triton(name: str) -> Any:  # Any: a module, which may load Triton
+    try:
+        return importlib.import_module(f"infini.compiler.triton.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise errors.LoweringError(
+            "kernels for GPUs are compiled by Triton", got="it is not installed", fix="pip install triton"
+        ) from None
