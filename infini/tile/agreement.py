@@ -32,8 +32,8 @@ def named(
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [p.name for p in parameters(application) if p.kind in positional]
     num_operands = len(tensors) - num_results
-    names = [names[n] if n < len(names) else f"operand_{n}" for n in range(num_operands)] + [
-        f"result_{n}" if num_results > 1 else "result" for n in range(num_results)
+    names = [names[n] if n < len(names) else f"operand {n}" for n in range(num_operands)] + [
+        f"result {n}" if num_results > 1 else "result" for n in range(num_results)
     ]
     return tuple(t.named(name) for t, name in zip(tensors, names, strict=True))
 

@@ -218,7 +218,7 @@ class Binding:
 
     def _label(self, number: int) -> str:
         name = self.arrays[number].source.name or ""
-        return f" {name}" if name and not name.startswith("operand_") else ""
+        return f" {name}" if name and not name.startswith("operand ") else ""
 
 
 def _linear(size: Size, number: int, d: int, unknown: set[Size]) -> list[tuple[Size, Numbers, int, int]]:

@@ -257,3 +257,17 @@ def test_a_tile_of_a_block_size_is_tunable() -> None:
         lambda x: x
     )
     assert kernel.configure(BLOCK=32).specialize([ArrayType((64,), F32)]).grid == (2,)
+
+
+def test_tensors_without_names_get_those_of_parameters() -> None:
+    x = Tensor(1)
+    kernel = tile.kernel(
+        blocks, tensors=(x, Tensor(1, name="own"), parameter, *[Tensor(shape=x.shape)] * 2), num_results=2
+    )
+    assert [t.source.name for t in kernel(lambda a, b, c: (a, b)).arranged] == [
+        "a",
+        "own",
+        "result 0",
+        "result 1",
+    ]
+    assert [t.source.name for t in kernel(lambda *ts: ts[:2]).operands] == ["operand 0", "own"]
