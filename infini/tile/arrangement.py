@@ -354,6 +354,28 @@ class Tensor:
             offsets = geometry.plus(offsets, picked.moved)
         return self._with_levels(0, [tuple(result)], needed, offsets=offsets)
 
+    def require(self, what: str, first: Size, second: Size) -> Tensor:
+        """The same tensor for sizes that are equal; the grid alone does not tell sizes that need the same
+        number of tiles apart.
+
+        Args:
+            what: what is equal, for messages.
+            first: a size.
+            second: what it equals.
+
+        Raises:
+            TypeMismatchError: the two are known to differ; a call raises it where they do.
+        """
+        first, second = symbols.size(first), symbols.size(second)
+        if not reasoning.may_be_equal(first, second):
+            raise errors.TypeMismatchError(
+                f"{what} must be equal", got=f"{first} and {second}", expected="equal sizes"
+            )
+        if reasoning.is_equal(first, second):
+            return self
+        needed = Requirement(f"{what} ({first} = {second})", first, second, second)
+        return self._with_levels(0, [self.map.levels[self.top]], [needed])
+
     # --- substitution -------------------------------------------------------------------------
 
     def subs(self, sizes: Mapping[Size | str, Size]) -> Tensor:

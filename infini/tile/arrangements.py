@@ -51,14 +51,17 @@ def broadcast(tensor: Tensor, shape: Sequence[Size]) -> Tensor:
         )
     for _ in range(missing):
         tensor = tensor.unsqueeze(0)
-    for have, wanted in zip(tensor.shape, shape, strict=True):
-        if not (reasoning.is_one(have) or reasoning.may_be_equal(have, wanted)):
+    sizes = []
+    for d, (have, wanted) in enumerate(zip(tensor.shape, shape, strict=True)):
+        is_one = reasoning.is_one(have)
+        sizes.append(wanted if is_one else -1)
+        if not (is_one or reasoning.may_be_equal(have, wanted)):
             raise errors.TypeMismatchError(
                 "a tensor does not broadcast to this shape", got=repr(tensor), expected=str(tuple(shape))
             )
-    return tensor.expand(
-        [n if reasoning.is_one(have) else -1 for have, n in zip(tensor.shape, shape, strict=True)]
-    )
+        if not is_one:
+            tensor = tensor.require(f"dimension {d} of what is broadcast to {tuple(shape)}", have, wanted)
+    return tensor.expand(sizes)
 
 
 def elementwise(*tensors: Tensor, blocks: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
@@ -173,6 +176,8 @@ class _Rows:
             ends = tensor.shape[len(self.grid) :]
             if all(map(reasoning.is_one, ends)) and not all(map(reasoning.is_one, self.row)):
                 return self._elements(tensor.squeeze(range(len(self.grid), tensor.ndim)))
+            for have, wanted in zip(ends, self.row, strict=True):
+                tensor = tensor.require("sizes of rows", have, wanted)
             return self._whole(tensor)
         if is_element and not is_shared:
             return self._elements(tensor)
@@ -234,6 +239,11 @@ def matmul(
     *batch, rows, columns = rest[-1].shape
     ends = tuple(t if t.is_scalar else _cut(broadcast(t, (*batch, rows, columns)), (m, n)) for t in rest)
     grid = ends[-1].shape
+    a = a.require("inner sizes of a matrix product", a.shape[-1], b.shape[-2])
+    a, b = (
+        a.require("rows of a matrix product", a.shape[-2], rows),
+        b.require("columns", b.shape[-1], columns),
+    )
     a = _walked(_cut(broadcast(a, (*batch, *a.shape[-2:])), (m, k)), -1)
     b = _walked(_cut(broadcast(b, (*batch, *b.shape[-2:])), (k, n)), -2)
     return a.expand((*[-1] * (a.ndim - 1), grid[-1])), b.expand((*[-1] * (b.ndim - 2), grid[-2], -1)), *ends
@@ -288,6 +298,14 @@ def convolution(
         x, filters = x.permute((0, 3, 1, 2)), filters.permute((3, 2, 0, 1))
         rest = tuple(t if t.is_scalar else _channels_first(broadcast(t, rest[-1].shape)) for t in rest)
     shape, (_, _, rows, columns) = rest[-1].shape, filters.shape
+    for d, have, width, *options in (
+        (2, x.shape[2], rows, s_h, p_h, d_h),
+        (3, x.shape[3], columns, s_w, p_w, d_w),
+    ):
+        names = dict(zip(("stride", "padding", "dilation"), options, strict=True))
+        x = x.require("sizes of a convolution's result", shape[d], convolved(have, width, **names))
+    x = x.require("channels of images and filters", x.shape[1], filters.shape[1])
+    x = x.require("filters and channels of the result", filters.shape[0], shape[1])
     ends = tuple(t if t.is_scalar else _cut_pixels(broadcast(t, shape), bk, bq) for t in rest)
     n, k, p, q = ends[-1].shape
     # A tile covers the lines of a filter and all pixels that a block of the result needs.
@@ -348,7 +366,14 @@ def attention(
         blocks: BM and BN.
     """
     m, n = blocks
-    heads, (*_, out) = q.shape[1], rest
+    heads, out = q.shape[1], rest[-1]
+    for what, first, second in (
+        ("sizes of heads of queries and keys", q.shape[3], k.shape[3]),
+        ("sizes of heads of values and of the result", v.shape[3], out.shape[3]),
+        ("numbers of keys and values", k.shape[2], v.shape[2]),
+        ("numbers of queries and of rows of the result", q.shape[2], out.shape[2]),
+    ):
+        q = q.require(what, first, second)
     q, o = (t.tile((1, 1, m, -1)).squeeze(3).squeeze((0, 1), level=1) for t in (q, out))
     masks = [broadcast(t, (q.shape[0], heads, out.shape[2], k.shape[2])) for t in rest[:-1]]
     masks = [_walked(_cut(t, (m, n)), 3).squeeze(3) for t in masks]
