@@ -31,12 +31,16 @@ def floor_div(numerator: Size, denominator: Size) -> Size:
 
 def at_least(expression: Size, bound: Size) -> Size:
     """The larger of the two, without a `Max` where it is known."""
-    return expression if is_at_most(bound, expression) else _unevaluated(sympy.Max, expression, bound)
+    if is_at_most(bound, expression):
+        return expression
+    return bound if is_at_most(expression, bound) else _unevaluated(sympy.Max, expression, bound)
 
 
 def at_most(expression: Size, bound: Size) -> Size:
     """The smaller of the two, without a `Min` where it is known."""
-    return expression if is_at_most(expression, bound) else _unevaluated(sympy.Min, expression, bound)
+    if is_at_most(expression, bound):
+        return expression
+    return bound if is_at_most(bound, expression) else _unevaluated(sympy.Min, expression, bound)
 
 
 def _unevaluated(function: Callable[..., Size], *sizes: Size) -> Size:
