@@ -245,6 +245,14 @@ def test_subs_makes_sizes_concrete_and_shared() -> None:
     np.testing.assert_array_equal(tensor.subs({n: 4, m: 6}).eval(), tensor.eval({n: 4, m: 6}))
 
 
+def test_a_name_that_two_symbols_have_is_refused() -> None:
+    x, y = Tensor(1), Tensor(1)
+    tensor = x.tile((y.shape[0],))
+    assert tensor.eval({x.shape[0]: 4, y.shape[0]: 2}).shape == (2, 2)
+    with pytest.raises(errors.ValueMismatchError, match="2 symbols are called size_0"):
+        tensor.eval({"size_0": 4})
+
+
 # --- masks ---------------------------------------------------------------------------------------
 
 
