@@ -56,6 +56,7 @@ class Tensor:
     Raises:
         TypeMismatchError: neither or both of `ndim` and `shape` are given, a size is none, options are given
             for sizes that are, or `constexpr` and `value` for no scalar.
+        ValueMismatchError: a size is negative, or no size is what is said of it.
 
     Example:
         >>> from infini.tile import Tensor
@@ -91,7 +92,7 @@ class Tensor:
                     got=f"shape={shape}",
                     fix="say it of the symbol: Symbol(name, lower=, upper=, divisible_by=)",
                 )
-            sizes = [symbols.size(n) for n in shape]
+            sizes = [_checked(n, 0, "shape") for n in shape]
         if (constexpr and sizes) or (value is not None and not constexpr):
             raise errors.TypeMismatchError(
                 "only a scalar is a parameter of compilation, and only such a one has a value",

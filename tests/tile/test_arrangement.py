@@ -430,6 +430,7 @@ def test_a_part_of_an_array_cannot_be_masked_at_its_end() -> None:
         lambda x: x.pad(((-1, 0), (0, 0))),
         lambda x: x[::0],
         lambda x: x.permute((0, 0)),
+        lambda _: Tensor(shape=(-1,)),
     ],
 )
 def test_sizes_out_of_range_are_refused(wrong: Any) -> None:
