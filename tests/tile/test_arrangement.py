@@ -351,6 +351,7 @@ def test_an_expanded_result_is_refused() -> None:
         Tensor(shape=(3, 4)).tile((2, 2), strides=(2, 3)),
         Tensor(shape=(3, 4))[0],
         Tensor(shape=(5,))[:0],
+        Tensor(shape=())[None].expand((0,)),
     ],
     ids=repr,
 )
