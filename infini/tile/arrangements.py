@@ -222,6 +222,10 @@ def matmul(
             application sees blocks (BM, BN). Leading dimensions are a batch and broadcast.
         blocks: BM, BN and BK.
 
+    Raises:
+        TypeMismatchError: sizes do not fit.
+        ValueMismatchError: an operand's `other` is not 0.
+
     Example:
         >>> import numpy as np
         >>> from infini import tile
@@ -236,6 +240,7 @@ def matmul(
                [3., 3.]], dtype=float32)
     """
     m, n, k = blocks
+    _must_end_in_zeros(a, b)
     *batch, rows, columns = rest[-1].shape
     ends = tuple(t if t.is_scalar else _cut(broadcast(t, (*batch, rows, columns)), (m, n)) for t in rest)
     grid = ends[-1].shape
@@ -247,6 +252,16 @@ def matmul(
     a = _walked(_cut(broadcast(a, (*batch, *a.shape[-2:])), (m, k)), -1)
     b = _walked(_cut(broadcast(b, (*batch, *b.shape[-2:])), (k, n)), -2)
     return a.expand((*[-1] * (a.ndim - 1), grid[-1])), b.expand((*[-1] * (b.ndim - 2), grid[-2], -1)), *ends
+
+
+def _must_end_in_zeros(*tensors: Tensor) -> None:
+    for number, tensor in enumerate(tensors):
+        if tensor.source.other:
+            raise errors.ValueMismatchError(
+                f"{tensor.label(number)}: a sum of products runs over the ends of its operands",
+                got=f"other={tensor.source.other}",
+                expected="other=0 there, which is the default",
+            )
 
 
 def _walked(tensor: Tensor, dim: int) -> Tensor:
@@ -271,7 +286,7 @@ def convolution(
     `dilation` apart in the image.
 
     Args:
-        x: images (N, C, H, W), or (N, H, W, C); `other` must be 0.
+        x: images (N, C, H, W), or (N, H, W, C).
         filters: (K, C, R, S), or (R, S, C, K) with the channels last.
         *rest: what takes part at the end, broadcast to the result, and the result (N, K, P, Q), or
             (N, P, Q, K), with the sizes of `convolved`.
@@ -287,10 +302,12 @@ def convolution(
         filters (C/BC, R, S, BC, BK) and blocks (BQ, BK). Images come first in both.
 
     Raises:
-        ValueMismatchError: there is no such layout.
+        TypeMismatchError: sizes do not fit.
+        ValueMismatchError: there is no such layout, or an operand's `other` is not 0.
     """
     if layout not in ("NCHW", "NHWC"):
         raise errors.ValueMismatchError("no such layout", got=repr(layout), expected="NCHW or NHWC")
+    _must_end_in_zeros(x, filters)
     is_last = layout == "NHWC"
     bc, bk, bq = blocks
     (s_h, s_w), (p_h, p_w), (d_h, d_w) = map(_pair, (stride, padding, dilation))
@@ -354,8 +371,9 @@ def attention(
 ) -> tuple[Tensor, ...]:
     """A block of queries per program, which walks blocks of keys and values.
 
-    Heads of keys and values serve as many heads of queries as there are times more of these. What a causal
-    kernel needs, `tile.offsets` says inside the application.
+    Heads of keys and values serve as many heads of queries as there are times more of these. The last block
+    of keys may reach beyond them, where keys are 0: a mask whose `other` is minus infinity, or a comparison
+    of the keys' offsets inside the application, leaves those out, and what a causal kernel must not see.
 
     Args:
         q: (B, H, T, D); the application sees (BM, D).
@@ -364,6 +382,9 @@ def attention(
         *rest: masks or biases that broadcast to (B, H, T, S), seen as (S/BN, BM, BN), and the result
             (B, H, T, E), seen as (BM, E).
         blocks: BM and BN.
+
+    Raises:
+        TypeMismatchError: sizes do not fit.
     """
     m, n = blocks
     heads, out = q.shape[1], rest[-1]
@@ -375,8 +396,10 @@ def attention(
     ):
         q = q.require(what, first, second)
     q, o = (t.tile((1, 1, m, -1)).squeeze(3).squeeze((0, 1), level=1) for t in (q, out))
-    masks = [broadcast(t, (q.shape[0], heads, out.shape[2], k.shape[2])) for t in rest[:-1]]
-    masks = [_walked(_cut(t, (m, n)), 3).squeeze(3) for t in masks]
+    scores = (q.source.shape[0], heads, out.shape[2], k.shape[2])
+    masks = [
+        t if t.is_scalar else _walked(_cut(broadcast(t, scores), (m, n)), 3).squeeze(3) for t in rest[:-1]
+    ]
     k, v = (_walked(t.tile((1, 1, n, -1)).squeeze(3).squeeze((0, 1), level=1), 2) for t in (k, v))
     k, v = (_shared(t, heads).expand((-1, -1, q.shape[2])) for t in (k, v))
     return q, k, v, *masks, o

@@ -254,11 +254,13 @@ def _check_written(found: Concrete, label: str, moves: Sequence[Loop]) -> None:
     if 0 in found.shape:
         return
     real = [loop for loop in moves if loop.size != 1]
-    if any(not any(loop.steps) for loop in real if loop.size):
+    if any(loop.size and not any(loop.steps) for loop in real):
         raise errors.TypeMismatchError(
             f"{label} is a result and its programs or elements write the same place",
             fix="do not expand results",
         )
+    if any(loop.size == 0 for loop in real):
+        raise _left_out(found, label)
     for d, size in enumerate(found.shape):
         along = sorted(
             (abs(loop.steps[d]), loop.size, sum(map(bool, loop.steps))) for loop in real if loop.steps[d]
@@ -272,13 +274,17 @@ def _check_written(found: Concrete, label: str, moves: Sequence[Loop]) -> None:
             reach += step * (count - 1)
         offset = found.offsets[d]
         is_whole = is_gapless and offset + low <= 0 and offset + high >= size - 1
-        if any(loop.size == 0 for loop in real) or not (is_whole or _is_covered(real, d, offset, size)):
-            raise errors.TypeMismatchError(
-                f"{label} is a result and its tiles leave out some of its elements",
-                got=f"dimension {d}, of size {size}",
-                expected="tiles that cover it",
-                fix="leave floor_mode and gaps between tiles to operands, or make the result smaller",
-            )
+        if not (is_whole or _is_covered(real, d, offset, size)):
+            raise _left_out(found, label)
+
+
+def _left_out(found: Concrete, label: str) -> errors.TypeMismatchError:
+    return errors.TypeMismatchError(
+        f"{label} is a result and its tiles leave out some of its elements",
+        got=f"an array of {found.shape}",
+        expected="tiles that cover it",
+        fix="leave floor_mode and gaps between tiles to operands, or make the result smaller",
+    )
 
 
 def _is_covered(loops: Sequence[Loop], d: int, offset: int, size: int) -> bool:

@@ -63,7 +63,7 @@ def may_be_equal(first: Size, second: Size) -> bool:
     if first == second or (difference := _difference(first, second)) == 0:
         return True
     lower, upper = interval(difference)
-    if difference.is_zero is False or lower > 0 or upper < 0:
+    if lower > 0 or upper < 0:
         return False
     constant, rest = difference.as_coeff_Add()
     return bool(constant % divisor(rest) == 0)

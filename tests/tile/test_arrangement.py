@@ -245,6 +245,14 @@ def test_subs_makes_sizes_concrete_and_shared() -> None:
     np.testing.assert_array_equal(tensor.subs({n: 4, m: 6}).eval(), tensor.eval({n: 4, m: 6}))
 
 
+def test_a_name_that_two_symbols_have_is_refused() -> None:
+    x, y = Tensor(1), Tensor(1)
+    tensor = x.tile((y.shape[0],))
+    assert tensor.eval({x.shape[0]: 4, y.shape[0]: 2}).shape == (2, 2)
+    with pytest.raises(errors.ValueMismatchError, match="2 symbols are called size_0"):
+        tensor.eval({"size_0": 4})
+
+
 # --- masks ---------------------------------------------------------------------------------------
 
 
@@ -343,6 +351,7 @@ def test_an_expanded_result_is_refused() -> None:
         Tensor(shape=(3, 4)).tile((2, 2), strides=(2, 3)),
         Tensor(shape=(3, 4))[0],
         Tensor(shape=(5,))[:0],
+        Tensor(shape=())[None].expand((0,)),
     ],
     ids=repr,
 )
@@ -422,6 +431,7 @@ def test_a_part_of_an_array_cannot_be_masked_at_its_end() -> None:
         lambda x: x.pad(((-1, 0), (0, 0))),
         lambda x: x[::0],
         lambda x: x.permute((0, 0)),
+        lambda _: Tensor(shape=(-1,)),
     ],
 )
 def test_sizes_out_of_range_are_refused(wrong: Any) -> None:

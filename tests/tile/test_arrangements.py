@@ -182,6 +182,12 @@ def test_matrices_and_lines_whose_sizes_differ_are_refused(normal: Any) -> None:
         add(normal(1000), normal(1001))
 
 
+def test_operands_of_products_end_in_zeros() -> None:
+    a = Tensor(2, other=1, name="a")
+    with pytest.raises(errors.ValueMismatchError, match="tensor a: a sum of products"):
+        arrangements.matmul(a, Tensor(2), Tensor(2))
+
+
 def test_products_over_nothing_are_zero(normal: Any) -> None:
     a, b = Tensor(2), Tensor(2)
     tensors = (a, b, Tensor(shape=(a.shape[0], b.shape[1])))
@@ -308,6 +314,25 @@ def test_attention_shares_heads_of_keys(heads: int, normal: Any) -> None:
     x, y, z = normal(2, 4, 21, 16), normal(2, heads, 37, 16), normal(2, heads, 37, 16)
     causal = np.where(np.arange(37) <= np.arange(21)[:, None] + 16, 0, -1e30).astype(np.float32)
     agrees(kernel.configure(BM=16, BN=16), (x, y, z, causal), softmax_attention(x, y, z, causal))
+
+
+def test_attention_leaves_scalars_alone(normal: Any) -> None:
+    q, k = Tensor(4, name="q"), Tensor(4, name="k")
+    mask = Tensor(shape=(1, k.shape[2]), other=-1e30)
+    tensors = (q, k, Tensor(shape=k.shape), Tensor(0), mask, Tensor(0, constexpr=True), Tensor(shape=q.shape))
+
+    @tile.kernel(arrangements.attention, tensors=tensors)
+    def scaled(q: Tile, k: Tile, v: Tile, scale: Tile, mask: Tile, sign: int) -> Tile:
+        return attend(q * scale * sign, k, v, mask)
+
+    x, y, z, none = (
+        normal(1, 2, 9, 8),
+        normal(1, 2, 20, 8),
+        normal(1, 2, 20, 8),
+        np.zeros((1, 20), np.float32),
+    )
+    found = scaled(x, y, z, np.float32(0.25), none, -2)
+    np.testing.assert_allclose(found, softmax_attention(-0.5 * x, y, z, none), rtol=1e-4, atol=1e-5)
 
 
 def test_heads_that_do_not_divide_are_refused(normal: Any) -> None:
