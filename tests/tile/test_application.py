@@ -215,6 +215,111 @@ def test_rows_of_a_table_by_number(rng: Any) -> None:
     check(kernel, values[picked], values, picked, kind="exact")
 
 
+def test_an_element_by_two_numbers(rng: Any) -> None:
+    matrix, numbers = Tensor(2), Tensor(2)
+
+    def arrangement(matrix: Tensor, numbers: Tensor, y: Tensor) -> Any:
+        y = y.tile((1,)).squeeze(0, level=1)
+        matrix = matrix.tile((1, 1)).squeeze((0, 1), level=1).tile((-1, -1)).squeeze(0)
+        pairs = numbers.tile((1, 1)).squeeze((0, 1), level=1).tile((1, -1)).squeeze(0, level=1).squeeze(1)
+        return matrix.expand(y.shape), pairs, y
+
+    kernel = tile.kernel(arrangement, tensors=(matrix, numbers, Tensor(shape=numbers.shape[:1])))(
+        lambda matrix, pair: matrix[pair[0], pair[1]]
+    )
+    values, picked = normal(rng, 9, 7), rng.integers(-7, 7, (20, 2)).astype(np.int32)
+    check(kernel, values[picked[:, 0], picked[:, 1]], values, picked, kind="exact")
+
+
+def rows_of_a_table(application: Any, size: int, *, dtype: Any = None) -> Any:
+    """A kernel of a table, a level along its first dimension, and blocks of a line of numbers."""
+    table, numbers = Tensor(2), Tensor(1)
+
+    def arrangement(table: Tensor, numbers: Tensor, rows: Tensor) -> Any:
+        rows = rows.tile((size, -1)).squeeze(1)
+        table = table.tile((1, -1)).squeeze(0, level=1).tile((-1, 1)).squeeze(1, level=1).squeeze(1)
+        return table.expand(rows.shape), numbers.tile((size,)), rows
+
+    result = Tensor(shape=(numbers.shape[0], table.shape[1]), dtype=dtype)
+    return tile.kernel(arrangement, tensors=(table, numbers, result))(application)
+
+
+@pytest.mark.parametrize("width", [20, 32, 1])
+def test_many_rows_of_a_table_by_their_numbers(width: int, rng: Any) -> None:
+    kernel = rows_of_a_table(lambda table, numbers: table[numbers] * 2, 8)
+    values, picked = normal(rng, 9, width), rng.integers(-9, 9, 30).astype(np.int32)
+    check(kernel, values[picked] * 2, values, picked, kind="exact")
+
+
+def test_rows_beyond_the_table() -> None:
+    values, picked = np.arange(18, dtype=np.int32).reshape(9, 2), np.array([-1, 3, 9, 8], np.int32)
+    clipped = rows_of_a_table(lambda table, numbers: inp.take(table, numbers, 0, mode="clip"), 4)
+    check(clipped, np.take(values, picked, 0, mode="clip"), values, picked, kind="exact")
+    filled = rows_of_a_table(lambda table, numbers: table.at[numbers].get(mode="fill", fill_value=7), 4)
+    wanted = np.where(picked[:, None] < 9, values[np.minimum(picked, 8)], 7).astype(np.int32)
+    check(filled, wanted, values, picked, kind="exact")
+
+
+@pytest.mark.parametrize("dtype", [dtypes.bfloat16, dtypes.bool_, dtypes.float64], ids=str)
+def test_rows_of_other_dtypes(dtype: np.dtype, rng: Any) -> None:
+    kernel = rows_of_a_table(lambda table, numbers: table[numbers], 8)
+    values, picked = (normal(rng, 9, 20) > 0).astype(dtype), rng.integers(0, 9, 30).astype(np.uint8)
+    check(kernel, values[picked], values, picked, kind="exact")
+
+
+def test_elements_of_a_line_by_their_numbers(rng: Any) -> None:
+    line, numbers = Tensor(1), Tensor(1)
+
+    def arrangement(line: Tensor, numbers: Tensor, y: Tensor) -> Any:
+        y = y.tile((16,))
+        whole = line.tile((1,)).squeeze(0, level=1).tile((-1,))
+        return whole.expand(y.shape), numbers.tile((16,)), y
+
+    kernel = tile.kernel(arrangement, tensors=(line, numbers, Tensor(shape=numbers.shape)))(
+        lambda line, numbers: inp.sin(line[numbers]) + numbers
+    )
+    values, picked = normal(rng, 40), rng.integers(0, 40, 50).astype(np.int32)
+    check(kernel, np.sin(values[picked]) + picked, values, picked)
+
+
+def test_a_matrix_of_numbers_picks_rows(rng: Any) -> None:
+    table, numbers = Tensor(2), Tensor(2)
+
+    def arrangement(table: Tensor, numbers: Tensor, y: Tensor) -> Any:
+        y = y.tile((4, 2, -1)).squeeze(2)
+        table = table.tile((1, -1)).squeeze(0, level=1).tile((-1, 1)).squeeze(1, level=1)
+        return table.expand(y.shape), numbers.tile((4, 2)), y
+
+    shape = (*numbers.shape, table.shape[1])
+    kernel = tile.kernel(arrangement, tensors=(table, numbers, Tensor(shape=shape)))(
+        lambda table, numbers: table[numbers].sum(2, keepdims=True) + table[numbers]
+    )
+    values, picked = normal(rng, 9, 20), rng.integers(0, 9, (7, 3)).astype(np.int32)
+    found = values[picked]
+    check(kernel, found.sum(2, keepdims=True) + found, values, picked, kind="reduction")
+
+
+def test_rows_of_a_table_compile_for_a_gpu(monkeypatch: Any, tmp_path: Any) -> None:
+    pytest.importorskip("triton")
+    from infini.compiler.triton import compile as compile_, emit
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    types = [ArrayType((5000, 100), dtypes.bfloat16), ArrayType((3000,), dtypes.int32)]
+    kernel = rows_of_a_table(lambda table, numbers: table.at[numbers].get(mode="fill"), 16).specialize(types)
+    with inf.config(cache_dir=str(tmp_path)):
+        assert compile_.compile_source(emit.emit_triton(kernel, types), 90).code
+
+
+def test_rows_of_a_computed_table_are_refused_by_triton() -> None:
+    pytest.importorskip("triton")
+    from infini.compiler.triton import emit
+
+    types = [ArrayType((9, 20), dtypes.float32), ArrayType((30,), dtypes.int32)]
+    kernel = rows_of_a_table(lambda table, numbers: (table + 1)[numbers], 8).specialize(types)
+    with pytest.raises(errors.LoweringError, match="rows of a level of its operands only"):
+        emit.emit_triton(kernel, types)
+
+
 # --- positions --------------------------------------------------------------------------------
 
 

@@ -90,6 +90,38 @@ def test_a_flattened_grid_is_split_along_its_leading_part() -> None:
     assert found.out_specs == ((("x", "y"),),) and not collectives
 
 
+# Per example: shapes, how operands are split, block sizes, and how the result is split; no collectives.
+_X, _XY = P("x"), P("x", "y")
+EXAMPLES: dict[str, tuple[list[tuple[int, ...]], list[P], dict[str, int], P]] = {
+    "add": ([(1024,), (1024,)], [_X, _X], {"BLOCK": 256}, _X),
+    "silu": ([(1024,)], [P(("x", "y"))], {"BLOCK": 256}, P(("x", "y"))),
+    "swiglu": ([(1024,), (1024,)], [_X, _X], {"BLOCK": 256}, _X),
+    "softmax": ([(8, 37)], [P(("x", "y"))], {}, P(("x", "y"))),
+    "rms_norm": ([(8, 37), ()], [_X, P()], {}, _X),
+    "fused_rms_norm": ([(8, 37), (37,), ()], [_X, P(), P()], {}, _X),
+    "mm": ([(64, 50), (50, 32)], [_X, P(None, "y")], {"BM": 16, "BN": 16, "BK": 16}, _XY),
+    "addmm": (
+        [(64, 32), (64, 50), (50, 32), (), ()], [_XY, _X, P(None, "y"), P(), P()],
+        {"BM": 16, "BN": 16, "BK": 16}, _XY,
+    ),
+    "bmm": ([(4, 32, 50), (4, 50, 37)], [P("x", "y"), P("x")], {"BM": 16}, _XY),
+    "conv2d": ([(4, 20, 5, 21), (32, 20, 2, 3)], [_X, P("y")], {"BK": 16}, _XY),
+    "max_pool2d": ([(4, 6, 7, 65)], [_XY], {}, _XY),
+    "rotary_position_embedding": (
+        [(4, 6, 2, 24), (6, 12), (6, 12)], [P("x", "y"), P("y"), P("y")], {}, _XY,
+    ),
+    "scaled_dot_product_attention": ([(4, 2, 37, 20)] * 3, [_XY, _XY, _XY], {}, _XY),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_split_without_collectives(name: str) -> None:
+    shapes, specs, chosen, wanted = EXAMPLES[name]
+    kernel = getattr(module(name), name).configure(**chosen)
+    found, collectives = split(kernel, zeros(*shapes), *specs)
+    assert found.out_specs == (tuple(wanted),) and not collectives
+
+
 @pytest.fixture
 def four_devices() -> Any:
     """Simulated devices of the CPU."""
@@ -122,15 +154,25 @@ def test_programs_keep_their_numbers(rng: Any) -> None:
 
 
 @pytest.mark.usefixtures("four_devices")
-def test_attention_is_split_by_batch_and_head(rng: Any) -> None:
-    attention = module("scaled_dot_product_attention").scaled_dot_product_attention
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_results_of_examples_are_those_of_one_device(name: str, rng: Any) -> None:
+    shapes, specs, chosen, _ = EXAMPLES[name]
     mesh = make_mesh((2, 2), ("x", "y"))
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    arrays = [abs(x) if x.ndim == 0 else x for x in map(np.asarray, arrays)]
+    placed = [inf.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(arrays, specs, strict=True)]
+    kernel = inf.jit(getattr(module(name), name).configure(**chosen))
+    testing.assert_close(kernel(*placed), kernel(*arrays), "exact")
+
+
+@pytest.mark.usefixtures("four_devices")
+def test_causal_attention_by_batch_and_head(rng: Any) -> None:
+    attention = module("scaled_dot_product_attention").scaled_dot_product_attention
     arrays = [rng.standard_normal((2, 4, 33, 16)).astype(np.float32) for _ in range(3)]
-    placed = [inf.device_put(x, NamedSharding(mesh, P("x", "y"))) for x in arrays]
+    sharding = NamedSharding(make_mesh((2, 2), ("x", "y")), P("x", "y"))
     causal = inf.jit(lambda *xs: attention(*xs, is_causal=True))
-    testing.assert_close(causal(*placed), causal(*arrays), "exact")
-    found, collectives = split(lambda *xs: attention(*xs, is_causal=True), arrays, *[P("x", "y")] * 3)
-    assert found.out_specs == (("x", "y"),) and not collectives
+    found = causal(*(inf.device_put(x, sharding) for x in arrays))
+    testing.assert_close(found, causal(*arrays), "exact")
 
 
 @pytest.mark.usefixtures("four_devices")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import operations, registers, schedule, segments
+from infini.compiler.llvm import operations, registers, schedule, segments, table_rows
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.indexing import Index, broadcast_index, c_strides, sliced_index, view_index
 from infini.compiler.llvm.types import BYTES, I1, Type, scalar, vector
@@ -143,6 +143,8 @@ class Evaluator:
         equation = self.definitions[var]
         if equation.op.name in schedule.VIEWS:
             return self._view(equation, index)
+        if equation.op.name == "gather":
+            return table_rows.value(self, equation, index)
         inputs = equation.inputs
         known = self._known(equation, index)
         if known is not None:

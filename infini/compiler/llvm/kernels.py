@@ -253,7 +253,7 @@ def is_elementwise(kernel: Kernel, plan: Schedule) -> bool:
         return False
     ids = set(kernel.body.params[len(kernel.loads) :])
     if any(
-        e.op.name in schedule.VIEWS - {"broadcast_in_dim"} or ids & set(e.inputs)
+        e.op.name in (schedule.VIEWS | {"gather"}) - {"broadcast_in_dim"} or ids & set(e.inputs)
         for e in kernel.body.equations
     ):
         return False

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from infini.compiler import expression, views
+from infini.compiler import expression, table_rows, views
 from infini.compiler.expression import REDUCTIONS
 from infini.compiler.llvm import operations
 from infini.core import errors, ir
@@ -67,7 +67,7 @@ class Schedule:
 
 def has_code(equation: Equation) -> bool:
     """Whether the emitter has code for an equation inside a kernel."""
-    return equation.op.name in operations.NAMES | REDUCTIONS | VIEWS | BLOCKS
+    return equation.op.name in operations.NAMES | REDUCTIONS | VIEWS | BLOCKS or table_rows.is_rows(equation)
 
 
 def is_plain_reshape(equation: Equation) -> bool:
@@ -147,7 +147,7 @@ def _forced(body: Program, definitions: dict[Var, Equation], needed: set[Var]) -
         if not has_code(equation):
             raise errors.LoweringError(
                 f"the LLVM emitter has no code for {name!r} in a kernel",
-                expected="elementwise operations, views, reductions, dot and scan",
+                expected="elementwise operations, views, reductions, dot, scan and rows by their numbers",
                 fix="keep the operation outside of kernels",
                 where=equation.where,
             )
@@ -249,7 +249,8 @@ def moved_params(p: Pass, plan: Schedule) -> set[Var]:
             continue
         shape = var.type.shape
         pending += [
-            (v, is_moved or equation.op.name in VIEWS or v.type.shape != shape) for v in equation.inputs
+            (v, is_moved or equation.op.name in VIEWS | {"gather"} or v.type.shape != shape)
+            for v in equation.inputs
         ]
     return found
 

@@ -16,7 +16,7 @@ from infini.core.ir import ArrayType, Equation, Var
 from infini.tile.program import Kernel
 
 # What is read elsewhere in the tile.
-MOVING: Final = frozenset({"reshape", "transpose", "slice", "dynamic_slice", "rev"})
+MOVING: Final = frozenset({"reshape", "transpose", "slice", "dynamic_slice", "rev", "gather"})
 MAX_CUTS: Final = 7
 POINT: Final = 2  # elements, as of a complex number, that a nest reads together before it writes one
 MAX_GRID_CUTS: Final = 3

@@ -60,6 +60,7 @@ def place(
     walked: Sequence[str] = (),
     *,
     tail: Tail | None = None,
+    block_rank: int = 0,
 ) -> Place:
     """Where a tile lies.
 
@@ -70,6 +71,8 @@ def place(
         programs: expression of each program id.
         walked: expressions of the positions along the leading dimensions of the tile that loops have reached.
         tail: the chunk of one dimension to take; without walked dimensions.
+        block_rank: dimensions of the last of `walked`, where that is a block; it has them all, those of the
+            tile with size 1.
     """
     if tail is not None:
         access, walked = _chunked(access, tail), (tail.position,)
@@ -78,6 +81,7 @@ def place(
     sizes = tuple(
         n if any(row[lead + t] for row in access.tile_strides) else 1 for t, n in enumerate(padded(tile))
     )
+    blocked = (*(1,) * block_rank, *sizes)
     scalars = [
         _Term(p, n, tuple(row[j] for row in access.grid_strides))
         for j, (p, n) in enumerate(zip(programs, grid, strict=True))
@@ -87,22 +91,27 @@ def place(
     ]
     terms = [term for term in scalars if term.size != 1]
     terms += [
-        _Term(lane(sizes, t), tile[t], tuple(row[lead + t] for row in access.tile_strides), is_lane=True)
+        _Term(
+            lane(blocked, block_rank + t),
+            tile[t],
+            tuple(row[lead + t] for row in access.tile_strides),
+            is_lane=True,
+        )
         for t in range(len(tile))
         if sizes[t] > 1
     ]
     is_long = _span(terms, strides, access.offsets) > _INT32_MAX
     offset = _linear(terms, strides, access.offsets, is_long=is_long, keep_lanes=True)
-    if tile and not any(term.is_lane for term in terms):
+    if blocked and not any(term.is_lane for term in terms):
         # Adding a block makes the pointer a block even where every size is 1.
-        offset = f"{offset} + tl.zeros({list(sizes)}, tl.int32)"
+        offset = f"{offset} + tl.zeros({list(blocked)}, tl.int32)"
     conditions = [] if access.fill is None else _array_conditions(terms, shape, access.offsets)
     for t, n in enumerate(tile):
         if sizes[t] > n and not _is_cut_by_array(access, lead + t, shape, terms):
-            conditions.append(f"({lane(sizes, t)} < {n})")
+            conditions.append(f"({lane(blocked, block_rank + t)} < {n})")
     if tail is not None and tail.size % tail.chunk and sizes[tail.axis] > 1:
         conditions.append(f"({tail.position} * {tail.chunk} + {lane(sizes, tail.axis)} < {tail.size})")
-    return Place(offset, " & ".join(conditions), sizes)
+    return Place(offset, " & ".join(conditions), blocked)
 
 
 def _chunked(access: Access, tail: Tail) -> Access:

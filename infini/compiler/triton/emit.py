@@ -13,7 +13,15 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler.triton import access as access_, body as body_, products, reductions, shapes, streaming
+from infini.compiler.triton import (
+    access as access_,
+    body as body_,
+    products,
+    reductions,
+    shapes,
+    streaming,
+    table_rows,
+)
 from infini.compiler.triton.access import Place, Tail
 from infini.compiler.triton.scalar import HELPERS
 from infini.compiler.triton.small_floats import storage_name
@@ -28,7 +36,7 @@ from infini.tile.program import Access, Kernel, check_kernel
 _GROUP: Final = 8
 _ELEMENTS_PER_WARP: Final = 256
 _LARGE_PRODUCT: Final = 1 << 14
-_RULES: Final = {**reductions.RULES, **shapes.RULES, **products.RULES}
+_RULES: Final = {**reductions.RULES, **shapes.RULES, **products.RULES, **table_rows.RULES}
 
 
 def emit_triton(kernel: Kernel, in_types: Sequence[ArrayType], *, name: str | None = None) -> TritonSource:
@@ -149,7 +157,9 @@ class _Emitter:
     def load(self, walked: Walked) -> Tile:
         """Load what is left of an operand after the positions that loops have reached."""
         access, shape = self.kernel.loads[walked.operand], self.in_types[walked.operand].shape
-        place = access_.place(access, shape, self.kernel.grid, self.programs, walked.positions)
+        place = access_.place(
+            access, shape, self.kernel.grid, self.programs, walked.positions, block_rank=walked.block_rank
+        )
         return self.load_at(place, walked)
 
     def load_chunk(self, operand: int, tail: Tail, type_: ArrayType) -> Tile:

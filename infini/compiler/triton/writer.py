@@ -40,12 +40,13 @@ class Tile:
 @dataclass(frozen=True, slots=True)
 class Walked:
     """An operand whose levels are loaded step by step: the first positions are known, the rest is not loaded
-    yet.
+    yet. The last position may be a block of so many dimensions, which then come before those of a tile.
     """
 
     operand: int
     positions: tuple[str, ...]
     type: ArrayType
+    block_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
