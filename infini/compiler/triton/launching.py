@@ -10,4 +10,9 @@ from infini.tile.program import Kernel
 
 def chosen(source: TritonSource, kernel: Kernel) -> TritonSource:
     """The source of a kernel with the launch options that the kernel asks for."""
-    return dataclasses.replace(source, **dict(kernel.launch)) if kernel.launch else source
+    launch = dict(kernel.launch)
+    return dataclasses.replace(
+        source,
+        num_warps=launch.get("num_warps", source.num_warps),
+        num_stages=launch.get("num_stages", source.num_stages),
+    )
