@@ -130,10 +130,11 @@ KNOBS: Final[dict[str, Knob]] = {
         Knob(
             "tune",
             "on",
-            _choice("off", "cached", "on"),
+            _choice("off", "cached", "on", "all"),
             "Choices between a library and kernels: `on` measures once per shape and keeps the answer on "
             "disk, `cached` takes what was measured before and measures nothing, `off` takes the "
-            "first candidate.",
+            "first candidate; `all` is `on`, and tunes kernels of `tile` when they are first called outside "
+            "of jit.",
             in_key=True,
         ),
         Knob(

@@ -171,12 +171,12 @@ def compare(
     tiled = kernel if isinstance(kernel, Kernel) else kernel.specialize(types, **static)
     tile_program.check_kernel(tiled, types)
     body = inline.inline_calls(tiled.body)
-    tiled = Kernel(tiled.grid, tiled.loads, tiled.stores, tiled.outputs, body, tiled.extents, tiled.name)
+    tiled = dataclasses.replace(tiled, body=body)
     search = _Search(tiled, arrays, _runner(on, types), _Tolerance(rtol, atol))
     with np.errstate(all="ignore"):
         difference, num_programs = search.run()
     if difference is not None and isinstance(kernel, KernelFunction):
-        parts = kernel.lower(types, **static)[0].grid_parts
+        parts = kernel.lower(types, static)[0].grid_parts
         difference = _arranged(difference, tiled.grid, parts)
     return Comparison(tiled.name, on, difference, num_programs, search.largest_distance)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from infini.backends.cpu import ahead, processor
+from infini.compiler.triton import launching
 from infini.core import errors, ir, text
 from infini.core.backend import CompileOptions
 from infini.core.ir import ArrayType, Attrs
@@ -135,7 +136,7 @@ def _for_cpu(target: Any, kernel: Kernel, types: Sequence[ArrayType]) -> _Made: 
 
 def _for_cuda(capability: int, kernel: Kernel, types: Sequence[ArrayType]) -> _Made:
     emit, compile_ = _triton("emit"), _triton("compile")
-    source = emit.emit_triton(kernel, types)
+    source = launching.chosen(emit.emit_triton(kernel, types), kernel)
     fields = dataclasses.asdict(compile_.compile_source(source, capability))
     code = fields.pop("code")
     del fields["ptx"]

@@ -146,7 +146,7 @@ def _step_of(
 
 
 def _block_sizes(kernel: KernelFunction, placed: Sequence[Placement], static: Mapping[str, Hashable]) -> str:
-    _, values = kernel.lower([p.type for p in placed if not p.is_result], **static)
+    _, values = kernel.lower([p.type for p in placed if not p.is_result], static)
     return ", ".join(f"{symbol.name} = {values[symbol]}" for symbol in blocks.found_in(kernel.arranged))
 
 

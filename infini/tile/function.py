@@ -8,22 +8,27 @@ the op `kernel`.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from infini.core import dtypes, errors, exchange, execute, host, ir, primitive, trace, tree
+from infini.core import config, dtypes, errors, exchange, execute, host, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.value import Literal, Value
 from infini.lax import custom_rules, families
-from infini.tile import agreement, blocks, lowering, symbols, within
+from infini.tile import agreement, blocks, buckets, lowering, symbols, within
 from infini.tile.arrangement import Tensor
 from infini.tile.binding import Binding
 from infini.tile.program import Kernel, kernel_p
 from infini.tile.symbols import Size
 
 Function = Callable[..., Any]  # Any: functions of the user's, of tiles or arrays
+
+# Where the tuner lives: it measures compiled kernels, which nothing here can make.
+_TUNER = "infini.perf.tuning"
+_LAUNCH = ("num_warps", "num_stages")
 
 
 def kernel(
@@ -97,6 +102,7 @@ class KernelFunction:
         definition: Function | None,
         name: str,
         block_sizes: Mapping[str, int] | None = None,
+        launch: tuple[tuple[str, int], ...] = (),
     ) -> None:
         functools.update_wrapper(self, application)
         if vjp is not None and definition is not None:
@@ -104,7 +110,9 @@ class KernelFunction:
         self.application, self.arrangement = application, arrangement
         self.tensors, self.num_results = tuple(tensors), num_results
         self.vjp, self.definition, self.name = vjp, definition, name
-        self.block_sizes = dict(block_sizes or {})
+        self.block_sizes, self.launch = dict(block_sizes or {}), launch
+        # Configurations that were tuned, by shapes about as large; at most 256, the oldest goes first.
+        self._tuned: execute.BoundedCache[Hashable, Mapping[str, int]] = execute.BoundedCache(256)
         own = agreement.named(self.tensors, num_results, application)
         arranged = agreement.arrange(name, arrangement, own)
         self.arranged = tuple(t for t in arranged if not t.source.constexpr)
@@ -124,13 +132,21 @@ class KernelFunction:
         return self.tensors[len(self.tensors) - self.num_results :]
 
     def configure(self, **block_sizes: int) -> KernelFunction:
-        """The same kernel with some block sizes fixed, by the names they were given.
+        """The same kernel with some block sizes fixed, by the names they were given; for GPUs also with
+        `num_warps` and `num_stages`.
 
         Raises:
             ValueMismatchError: there is no such block size, or the value is no power of two within its
                 bounds.
         """
         known = {symbol.name: symbol for symbol in blocks.found_in(self.arranged)}
+        launch = {n: v for n, v in block_sizes.items() if n in _LAUNCH and n not in known}
+        block_sizes = {n: v for n, v in block_sizes.items() if n not in launch}
+        for name, value in launch.items():
+            if value < 1 or (name == "num_warps" and value & (value - 1)):
+                raise errors.ValueMismatchError(
+                    f"{self.name}: wrong value of {name}", got=str(value), expected="a number such as 4"
+                )
         for name, value in block_sizes.items():
             if name not in known:
                 raise errors.ValueMismatchError(
@@ -152,7 +168,32 @@ class KernelFunction:
             definition=self.definition,
             name=self.name,
             block_sizes=merged,
+            launch=tuple(sorted({**dict(self.launch), **launch}.items())),
         )
+
+    # --- tuning -------------------------------------------------------------------------------
+
+    def tune(
+        self, *operands: Any, constraints: Sequence[Size] = (), **static: Hashable
+    ) -> Any:  # Any: arrays or types in, a report of `infini.perf.tuning` out
+        """Measure configurations at operands like these, and run in the fastest one from now on.
+
+        See `infini.perf.tuning.tune` for the options and the report.
+        """
+        return importlib.import_module(_TUNER).tune(self, *operands, constraints=constraints, **static)
+
+    def use(self, types: Sequence[ArrayType], values: Mapping[str, int], static: Mapping[str, Any]) -> None:
+        """Run in a configuration from now on, where sizes are about those of `types`. What was jitted before
+        stays as it is.
+        """
+        self._tuned.put(buckets.key(types, static), dict(values))
+        self._kernels.clear()
+
+    def in_configuration(
+        self, types: Sequence[ArrayType], values: Mapping[str, int], static: Mapping[str, Any]
+    ) -> Kernel:
+        """The tile program with these block sizes and launch options, whatever was tuned."""
+        return self._specialize(types, static, values)
 
     def __call__(
         self, *operands: Any, **static: Hashable
@@ -161,6 +202,10 @@ class KernelFunction:
         static = dict(self.binding.complete(given))
         values = [self._operand(number, _value(x)) for number, x in enumerate(arrays)]
         types = [v.type for v in values]
+        # A program that is being traced must not depend on a clock.
+        is_asked = config.get("tune") == "all" and trace.is_eager()
+        if is_asked and self._tuned.get(buckets.key(types, static)) is None:
+            importlib.import_module(_TUNER).tune_first_use(self, types, static)
         specialised = self.specialize(types, **static)
         if self.vjp is not None:
             results = self._with_vjp(values, types, specialised, static)
@@ -192,26 +237,56 @@ class KernelFunction:
         return value
 
     def lower(
-        self, types: Sequence[ArrayType], **static: Hashable
+        self,
+        types: Sequence[ArrayType],
+        static: Mapping[str, Any] | None = None,
+        values: Mapping[str, int] | None = None,
     ) -> tuple[lowering.Lowered, dict[Size, int]]:
         """The grid and the accesses at these operand types, and the values of all sizes.
+
+        Args:
+            types: types of the operands.
+            static: keyword arguments of the application.
+            values: block sizes by name; what was tuned or fixed when absent.
 
         Raises:
             TypeMismatchError: the operands do not fit the tensors, or the tensors disagree on the grid.
         """
-        values = blocks.choose(self.arranged, self.binding.sizes(types, static), self.block_sizes)
-        return lowering.lower(self.arranged, self.num_results, values), values
+        chosen = self._chosen(types, static or {}, values)
+        sizes = blocks.choose(
+            self.arranged, self.binding.sizes(types, static or {}), {**chosen, **self.block_sizes}
+        )
+        try:
+            return lowering.lower(self.arranged, self.num_results, sizes), sizes
+        except errors.TypeMismatchError:
+            if values is not None or not chosen:
+                raise
+        return self.lower(types, static, {})  # what was tuned at other sizes does not fit these
 
-    def _specialize(self, types: Sequence[ArrayType], static: Mapping[str, Any]) -> Kernel:
-        lowered, values = self.lower(types, **static)
+    def _chosen(
+        self, types: Sequence[ArrayType], static: Mapping[str, Any], values: Mapping[str, int] | None
+    ) -> Mapping[str, int]:
+        return values if values is not None else self._tuned.get(buckets.key(types, static)) or {}
+
+    def _specialize(
+        self,
+        types: Sequence[ArrayType],
+        static: Mapping[str, Any],
+        values: Mapping[str, int] | None = None,
+    ) -> Kernel:
+        chosen = self._chosen(types, static, values)
+        launch = {n: v for n, v in chosen.items() if n in _LAUNCH} | dict(self.launch)
+        lowered, sizes = self.lower(types, static, values)
         num_loads = len(self.operands)
         loads, stores = lowered.accesses[:num_loads], lowered.accesses[num_loads:]
-        body = self._body(types, lowered, values, static)
+        body = self._body(types, lowered, sizes, static)
         outputs = tuple(
-            ArrayType(tuple(symbols.number(n, values) for n in t.source.shape), result.dtype)
+            ArrayType(tuple(symbols.number(n, sizes) for n in t.source.shape), result.dtype)
             for t, result in zip(self.results, body.out_types, strict=True)
         )
-        return Kernel(lowered.grid, loads, stores, outputs, body, name=self.name)
+        return Kernel(
+            lowered.grid, loads, stores, outputs, body, name=self.name, launch=tuple(sorted(launch.items()))
+        )
 
     def _body(
         self,

@@ -32,6 +32,7 @@ _STORE: Final = re.compile(
     r"store out(\d+)\[([^\]]*)\] = (%\w+)(?:\[[\w, ]*\])?( where inside(?:, else (.+?))?)?"
     r"(?: walking (i[\di, ]*))?"
 )
+_LAUNCH: Final = re.compile(r"(num_\w+) = (\d+)")
 _EXTENT: Final = re.compile(r"extent (%\w+) < ceil\(in(\d+) / (\d+)\)")
 _TERM: Final = re.compile(r"([+-]?) ?(?:(\d+)\*)?(%\w+|i\d+|\d+)")
 
@@ -40,7 +41,7 @@ class _Notation:
     """The style of kernels, see `core.frames`."""
 
     keyword = "kernel"
-    words = frozenset({"grid", "load", "store", "extent"})
+    words = frozenset({"grid", "launch", "load", "store", "extent"})
 
     def fits(self, item: Kernel) -> bool:
         """Whether tiles and accesses have the shapes that `check_kernel` asks for."""
@@ -62,6 +63,8 @@ class _Notation:
         before = [
             f"grid ({', '.join(f'{name} < {size}' for name, size in zip(ids, item.grid, strict=True))})"
         ]
+        if item.launch:
+            before.append(f"launch {', '.join(f'{name} = {value}' for name, value in item.launch)}")
         before += [f"extent {ids[d]} < ceil(in{operand} / {rows})" for d, rows, operand in item.extents]
         for n, access in enumerate(item.loads):
             fill = "" if access.fill is None else f" else {value(access.fill)}"
@@ -88,11 +91,14 @@ class _Notation:
         loads: list[Access] = []
         stores: list[Access] = []
         extents: list[tuple[int, int, int]] = []
+        launch: tuple[tuple[str, int], ...] = ()
         for line in frame.before:
             word = line.partition(" ")[0]
             if word == "grid":
                 found = _GRID.findall(line)
                 ids, grid = [name for name, _ in found], tuple(int(size) for _, size in found)
+            elif word == "launch":
+                launch = tuple((name, int(value)) for name, value in _LAUNCH.findall(line))
             elif word == "extent":
                 match = _match(_EXTENT, line)
                 extents.append((_place(match[1], ids), int(match[3]), int(match[2])))
@@ -107,7 +113,7 @@ class _Notation:
                 fill = None if match[4] is None else value(match[5] or "0")
                 stores.append(_access(match[2], tile, ids, fill, match[6]))
         outputs = value(f"({frame.tail.removeprefix(_ARROW)})")
-        return Kernel(grid, tuple(loads), tuple(stores), outputs, body, tuple(extents), body.name)
+        return Kernel(grid, tuple(loads), tuple(stores), outputs, body, tuple(extents), body.name, launch)
 
 
 def _is_regular(access: Access, grid_rank: int) -> bool:

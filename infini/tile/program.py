@@ -70,6 +70,8 @@ class Kernel:
             loads, bounds the grid dimension to `ceil(extent / rows)` at run time; results beyond it are
             unspecified.
         name: for people and generated symbols.
+        launch: how many warps and stages a GPU takes, by name, where somebody chose: `num_warps`,
+            `num_stages`. No result depends on it.
     """
 
     grid: tuple[int, ...]
@@ -79,6 +81,7 @@ class Kernel:
     body: Program
     extents: tuple[tuple[int, int, int], ...] = ()
     name: str = field(default="kernel", compare=False)
+    launch: tuple[tuple[str, int], ...] = ()
 
     @property
     def num_programs(self) -> int:
@@ -210,6 +213,7 @@ def batch_kernel(kernel: Kernel, batched: Sequence[bool], size: int) -> Kernel:
         kernel.body.replace(params=(*params[:num_loads], *ids)),
         tuple((dimension + 1, rows, operand) for dimension, rows, operand in kernel.extents),
         kernel.name,
+        kernel.launch,
     )
 
 

@@ -101,7 +101,7 @@ def placements(
     """How the tensors of a kernel are cut: operands, then results."""
     types = types_of(operands)
     outputs = kernel.specialize(types, **static).outputs
-    lowered, _ = kernel.lower(types, **static)
+    lowered, _ = kernel.lower(types, static)
     parts = tuple(tuple(lowered.grid[i] for i in part) for part in lowered.grid_parts)
     grid = tuple(int(np.prod(part, dtype=np.int64)) for part in parts)
     num_loads = len(types)

@@ -14,7 +14,7 @@ from infini.backends.cuda.tasks import Launch
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
-from infini.compiler.triton import cumulative, movement, sorting
+from infini.compiler.triton import cumulative, launching, movement, sorting
 from infini.compiler.triton.emit import emit_triton
 from infini.compiler.triton.source import LANGUAGE_NAMES, TritonSource
 from infini.core import ir
@@ -70,7 +70,7 @@ def _types(equation: Equation) -> tuple[ArrayType, ...]:
 
 def _kernel(equation: Equation, products: Products) -> list[Step]:
     kernel: Kernel = equation.attrs["kernel"]
-    launch = Launch(emit_triton(kernel, _types(equation)))
+    launch = Launch(launching.chosen(emit_triton(kernel, _types(equation)), kernel))
     pairs = _in_place(kernel, _types(equation))
     return [Phase(kernel.name, (launch,), equation.inputs, equation.outputs, pairs, where=equation.where)]
 
