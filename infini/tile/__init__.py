@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from infini.tile import arrangements as arrangements
     from infini.tile.arrangement import Tensor as Tensor
     from infini.tile.function import (
         KernelFunction as KernelFunction,
@@ -28,10 +29,21 @@ _LANGUAGE = {
     "program_id": "function",
     "simulate": "simulation",
 }
-__all__ = ("KernelFunction", "Symbol", "Tensor", "block_size", "kernel", "program_id", "simulate")
+__all__ = (
+    "KernelFunction",
+    "Symbol",
+    "Tensor",
+    "arrangements",
+    "block_size",
+    "kernel",
+    "program_id",
+    "simulate",
+)
 
 
 def __getattr__(name: str) -> Any:  # Any: what a module holds
+    if name == "arrangements":
+        return importlib.import_module(f"{__name__}.arrangements")
     if name not in _LANGUAGE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LANGUAGE[name]}"), name)
