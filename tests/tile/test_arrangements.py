@@ -341,3 +341,7 @@ def test_heads_that_do_not_divide_are_refused(normal: Any) -> None:
     kernel = tile.kernel(arrangements.attention, tensors=tensors)(attend)
     with pytest.raises(errors.TypeMismatchError, match="grid of programs"):
         kernel(normal(1, 4, 16, 8), normal(1, 3, 16, 8), normal(1, 3, 16, 8))
+
+
+def test_arrangements_are_found_in_tile() -> None:
+    assert tile.arrangements is arrangements and "arrangements" in dir(tile)
