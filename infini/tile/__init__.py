@@ -70,6 +70,8 @@ __all__ = (
 
 
 def __getattr__(name: str) -> Any:  # Any: what a module holds
+    if name == "arrangements":
+        return importlib.import_module(f"{__name__}.arrangements")
     if name in _ABOVE:
         return getattr(importlib.import_module(_ABOVE[name]), name)
     if name not in _LANGUAGE:
