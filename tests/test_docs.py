@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import infini.tile.program  # noqa: F401  # declares an operation that is no page's, and is loaded late
 from infini.core import primitive
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,7 +23,7 @@ PATHS: Final = ("infini", "tests", "tools", "examples")
 # The doctests import every module of these folders; the other folders need extras or start work at import.
 DOCTEST_FOLDERS: Final = (
     "core", "lax", "transforms", "tile", "numpy", "random", "nn", "optim", "io", "data", "parallel",
-    "train", "debug", "llm",
+    "train", "debug", "export", "llm",
 )  # fmt: skip
 # Folders of tests that a change is likely to break and that take seconds; `make test` runs all of them.
 FAST_TESTS: Final = (

@@ -11,12 +11,10 @@ import dataclasses
 import functools
 import importlib
 import itertools
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import ml_dtypes
 import numpy as np
 
 from infini.backends.reference.interpreter import evaluate
@@ -25,16 +23,14 @@ from infini.compiler.passes import inline
 from infini.core import backend, config, dtypes, errors, ir, text, trace
 from infini.core.ir import ArrayType, Attrs, Program, Var
 from infini.core.source import Where
-from infini.debug import probes
+from infini.debug import distances, probes
+from infini.debug.distances import Tolerance
 from infini.debug.probes import Scope
 from infini.tile import program as tile_program
 from infini.tile.function import KernelFunction
 from infini.tile.program import Kernel, kernel_p
 
 TRITON: Final = "triton"
-# Relative and absolute difference that is allowed, in machine epsilons: several sums in another order.
-_EPSILONS: Final = 512.0
-_INTEGERS_OF: Final = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 
 Run = Callable[[Kernel, Sequence[np.ndarray]], Sequence[np.ndarray]]
 
@@ -172,7 +168,7 @@ def compare(
     tile_program.check_kernel(tiled, types)
     body = inline.inline_calls(tiled.body)
     tiled = dataclasses.replace(tiled, body=body)
-    search = _Search(tiled, arrays, _runner(on, types), _Tolerance(rtol, atol))
+    search = _Search(tiled, arrays, _runner(on, types), Tolerance(rtol, atol))
     with np.errstate(all="ignore"):
         difference, num_programs = search.run()
     if difference is not None and isinstance(kernel, KernelFunction):
@@ -213,26 +209,6 @@ def _interpret_triton(
 # --- searching ---------------------------------------------------------------------------------
 
 
-class _Tolerance:
-    """How far apart two values may be."""
-
-    def __init__(self, rtol: float | None, atol: float | None) -> None:
-        self.rtol, self.atol = rtol, atol
-
-    def differs(self, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-        """Which elements differ."""
-        if expected.dtype not in dtypes.FLOATS and expected.dtype not in dtypes.COMPLEX:
-            return np.asarray(found != expected)
-        epsilon = _EPSILONS * float(ml_dtypes.finfo(_real(expected.dtype)).eps)
-        rtol = epsilon if self.rtol is None else self.rtol
-        atol = epsilon if self.atol is None else self.atol
-        wide = np.complex128 if expected.dtype in dtypes.COMPLEX else np.float64
-        a, b = found.astype(wide), expected.astype(wide)
-        is_close = np.abs(a - b) <= atol + rtol * np.abs(b)
-        is_close = np.where(np.isfinite(b), is_close, a == b)
-        return np.asarray(~(is_close | (np.isnan(a) & np.isnan(b))))
-
-
 @dataclass(frozen=True, slots=True)
 class _Mismatch:
     """A variable whose tiles differ in the program that is looked at."""
@@ -246,7 +222,7 @@ class _Mismatch:
 class _Search:
     """The search for the first difference of a kernel."""
 
-    def __init__(self, kernel: Kernel, arrays: Sequence[np.ndarray], run: Run, tolerance: _Tolerance) -> None:
+    def __init__(self, kernel: Kernel, arrays: Sequence[np.ndarray], run: Run, tolerance: Tolerance) -> None:
         self.kernel, self.arrays, self.compiled, self.tolerance = kernel, arrays, run, tolerance
         self.program: tuple[int, ...] = ()
         self.largest_distance = 0.0
@@ -267,7 +243,7 @@ class _Search:
                 if differs.any():
                     stored = _Mismatch(kernel.body.results[number], tile, found, differs)
                     return self._locate(number, stored), count
-                self.largest_distance = max(self.largest_distance, _farthest(found, tile))
+                self.largest_distance = max(self.largest_distance, distances.farthest(found, tile))
         return None, count
 
     def _programs(self) -> Iterator[tuple[int, ...]]:
@@ -399,7 +375,7 @@ class _Search:
         expected, found = mismatch.expected[place], mismatch.found[place]
         return Difference(
             kind, statement, where, self.program, steps, place, expected, found,
-            _distance(found, expected), _ulps(found, expected), int(mismatch.differs.sum()),
+            distances.distance(found, expected), distances.ulps(found, expected), int(mismatch.differs.sum()),
         )  # fmt: skip
 
 
@@ -422,45 +398,8 @@ def _arranged(difference: Difference, grid: Sequence[int], parts: Sequence[Seque
     return dataclasses.replace(difference, program=tuple(program))
 
 
-# --- distances ---------------------------------------------------------------------------------
-
-
-def _real(dtype: np.dtype) -> np.dtype:
-    if dtype in dtypes.COMPLEX:
-        return dtypes.float32 if dtype == dtypes.complex64 else dtypes.float64
-    return dtype
-
-
 def _apart(a: float, b: float) -> float:
     return abs(a - b)
-
-
-def _distance(found: Any, expected: Any) -> float:  # Any: NumPy scalars
-    if np.issubdtype(np.asarray(found).dtype, np.complexfloating):
-        return float(abs(complex(found) - complex(expected)))
-    return abs(float(found) - float(expected))
-
-
-def _ulps(found: Any, expected: Any) -> int | None:  # Any: NumPy scalars
-    """How many numbers lie between two; None when one is no number."""
-    a, b = np.asarray(found), np.asarray(expected)
-    if a.dtype not in dtypes.FLOATS or not (math.isfinite(float(a)) and math.isfinite(float(b))):
-        return None
-    return abs(_ordered(a) - _ordered(b))
-
-
-def _ordered(value: np.ndarray) -> int:
-    """An integer that is one apart for neighbouring floats."""
-    size = value.dtype.itemsize
-    bits = int(value.view(_INTEGERS_OF[size]).item())
-    return bits if bits >= 0 else -(1 << (8 * size - 1)) - bits
-
-
-def _farthest(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest distance of elements that are numbers."""
-    wide = np.complex128 if expected.dtype in dtypes.COMPLEX else np.float64
-    apart = np.abs(found.astype(wide) - expected.astype(wide))
-    return float(np.max(apart, initial=0.0, where=np.isfinite(apart)))
 
 
 def _index(place: Sequence[int]) -> str:

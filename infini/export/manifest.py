@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgpack
 
@@ -23,6 +23,7 @@ from infini.core.ir import ArrayType
 NAME: Final = "manifest.msgpack"
 _FORMAT: Final = "infini-kernel-1"
 _DIGEST_SIZE: Final = 20
+Kind: TypeAlias = Literal["cpu", "cuda"]  # of machine code
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Binary:
 
     signature: int
     target: str
-    kind: Literal["cpu", "cuda"]
+    kind: Kind
     files: Mapping[str, str]
     facts: Mapping[str, Any]  # Any: what msgpack holds
 
@@ -174,6 +175,12 @@ def _unpacked(fields: Mapping[str, Any]) -> Manifest:  # Any: what msgpack holds
     def types(found: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[ArrayType, ...]:
         return tuple(ArrayType(tuple(shape), dtypes.canonical(name)) for name, shape in found)
 
+    names = list(fields["digests"])
+    if any(Path(name).name != name or name == NAME for name in names):
+        raise ValueError("files of other folders")
+    kinds = {binary["kind"] for binary in fields["binaries"]}
+    if not kinds <= set(get_args(Kind)):
+        raise ValueError(f"code of kind {', '.join(sorted(kinds - set(get_args(Kind))))}")
     return Manifest(
         str(fields["kernel"]),
         tuple(Signature(types(operands), types(results)) for operands, results in fields["signatures"]),

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from infini.tile import arrangements as arrangements
     from infini.tile.arrangement import Tensor as Tensor
     from infini.tile.drawing import Drawing as Drawing, draw as draw
     from infini.tile.function import KernelFunction as KernelFunction, kernel as kernel
@@ -53,6 +54,7 @@ __all__ = (
     "KernelFunction",
     "Symbol",
     "Tensor",
+    "arrangements",
     "array_shape",
     "block_size",
     "draw",
@@ -68,6 +70,8 @@ __all__ = (
 
 
 def __getattr__(name: str) -> Any:  # Any: what a module holds
+    if name == "arrangements":
+        return importlib.import_module(f"{__name__}.arrangements")
     if name in _ABOVE:
         return getattr(importlib.import_module(_ABOVE[name]), name)
     if name not in _LANGUAGE:

@@ -56,6 +56,7 @@ class Tensor:
     Raises:
         TypeMismatchError: neither or both of `ndim` and `shape` are given, a size is none, options are given
             for sizes that are, or `constexpr` and `value` for no scalar.
+        ValueMismatchError: a size is negative, or no size is what is said of it.
 
     Example:
         >>> from infini.tile import Tensor
@@ -91,7 +92,7 @@ class Tensor:
                     got=f"shape={shape}",
                     fix="say it of the symbol: Symbol(name, lower=, upper=, divisible_by=)",
                 )
-            sizes = [symbols.size(n) for n in shape]
+            sizes = [_checked(n, 0, "shape") for n in shape]
         if (constexpr and sizes) or (value is not None and not constexpr):
             raise errors.TypeMismatchError(
                 "only a scalar is a parameter of compilation, and only such a one has a value",
@@ -354,6 +355,28 @@ class Tensor:
             offsets = geometry.plus(offsets, picked.moved)
         return self._with_levels(0, [tuple(result)], needed, offsets=offsets)
 
+    def require(self, what: str, first: Size, second: Size) -> Tensor:
+        """The same tensor for sizes that are equal; the grid alone does not tell sizes that need the same
+        number of tiles apart.
+
+        Args:
+            what: what is equal, for messages.
+            first: a size.
+            second: what it equals.
+
+        Raises:
+            TypeMismatchError: the two are known to differ; a call raises it where they do.
+        """
+        first, second = symbols.size(first), symbols.size(second)
+        if not reasoning.may_be_equal(first, second):
+            raise errors.TypeMismatchError(
+                f"{what} must be equal", got=f"{first} and {second}", expected="equal sizes"
+            )
+        if reasoning.is_equal(first, second):
+            return self
+        needed = Requirement(f"{what} ({first} = {second})", first, second, second)
+        return self._with_levels(0, [self.map.levels[self.top]], [needed])
+
     # --- substitution -------------------------------------------------------------------------
 
     def subs(self, sizes: Mapping[Size | str, Size]) -> Tensor:
@@ -424,8 +447,15 @@ class Tensor:
 
     def _symbols(self, sizes: Mapping[Any, Any]) -> dict[Size, Any]:  # Any: of subs and of eval
         """What is given by name under its symbol; a name that no expression has is left alone."""
-        named = {str(s): s for s in self.map.free_symbols}
-        return {named.get(k, sympy.Symbol(k)) if isinstance(k, str) else k: n for k, n in sizes.items()}
+        found: dict[Size, Any] = {}
+        for key, size in sizes.items():
+            same = [s for s in self.map.free_symbols if str(s) == key] if isinstance(key, str) else [key]
+            if len(same) > 1:
+                raise errors.ValueMismatchError(
+                    f"{len(same)} symbols are called {key}", fix="give the symbol itself, or name the tensors"
+                )
+            found[same[0] if same else sympy.Symbol(key)] = size
+        return found
 
     def _at(self, level: int) -> int:
         if not -self.num_levels <= level < self.num_levels:

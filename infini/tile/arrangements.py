@@ -51,14 +51,17 @@ def broadcast(tensor: Tensor, shape: Sequence[Size]) -> Tensor:
         )
     for _ in range(missing):
         tensor = tensor.unsqueeze(0)
-    for have, wanted in zip(tensor.shape, shape, strict=True):
-        if not (reasoning.is_one(have) or reasoning.may_be_equal(have, wanted)):
+    sizes = []
+    for d, (have, wanted) in enumerate(zip(tensor.shape, shape, strict=True)):
+        is_one = reasoning.is_one(have)
+        sizes.append(wanted if is_one else -1)
+        if not (is_one or reasoning.may_be_equal(have, wanted)):
             raise errors.TypeMismatchError(
                 "a tensor does not broadcast to this shape", got=repr(tensor), expected=str(tuple(shape))
             )
-    return tensor.expand(
-        [n if reasoning.is_one(have) else -1 for have, n in zip(tensor.shape, shape, strict=True)]
-    )
+        if not is_one:
+            tensor = tensor.require(f"dimension {d} of what is broadcast to {tuple(shape)}", have, wanted)
+    return tensor.expand(sizes)
 
 
 def elementwise(*tensors: Tensor, blocks: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
@@ -173,6 +176,8 @@ class _Rows:
             ends = tensor.shape[len(self.grid) :]
             if all(map(reasoning.is_one, ends)) and not all(map(reasoning.is_one, self.row)):
                 return self._elements(tensor.squeeze(range(len(self.grid), tensor.ndim)))
+            for have, wanted in zip(ends, self.row, strict=True):
+                tensor = tensor.require("sizes of rows", have, wanted)
             return self._whole(tensor)
         if is_element and not is_shared:
             return self._elements(tensor)
@@ -217,6 +222,10 @@ def matmul(
             application sees blocks (BM, BN). Leading dimensions are a batch and broadcast.
         blocks: BM, BN and BK.
 
+    Raises:
+        TypeMismatchError: sizes do not fit.
+        ValueMismatchError: an operand's `other` is not 0.
+
     Example:
         >>> import numpy as np
         >>> from infini import tile
@@ -231,12 +240,28 @@ def matmul(
                [3., 3.]], dtype=float32)
     """
     m, n, k = blocks
+    _must_end_in_zeros(a, b)
     *batch, rows, columns = rest[-1].shape
     ends = tuple(t if t.is_scalar else _cut(broadcast(t, (*batch, rows, columns)), (m, n)) for t in rest)
     grid = ends[-1].shape
+    a = a.require("inner sizes of a matrix product", a.shape[-1], b.shape[-2])
+    a, b = (
+        a.require("rows of a matrix product", a.shape[-2], rows),
+        b.require("columns", b.shape[-1], columns),
+    )
     a = _walked(_cut(broadcast(a, (*batch, *a.shape[-2:])), (m, k)), -1)
     b = _walked(_cut(broadcast(b, (*batch, *b.shape[-2:])), (k, n)), -2)
     return a.expand((*[-1] * (a.ndim - 1), grid[-1])), b.expand((*[-1] * (b.ndim - 2), grid[-2], -1)), *ends
+
+
+def _must_end_in_zeros(*tensors: Tensor) -> None:
+    for number, tensor in enumerate(tensors):
+        if tensor.source.other:
+            raise errors.ValueMismatchError(
+                f"{tensor.label(number)}: a sum of products runs over the ends of its operands",
+                got=f"other={tensor.source.other}",
+                expected="other=0 there, which is the default",
+            )
 
 
 def _walked(tensor: Tensor, dim: int) -> Tensor:
@@ -261,7 +286,7 @@ def convolution(
     `dilation` apart in the image.
 
     Args:
-        x: images (N, C, H, W), or (N, H, W, C); `other` must be 0.
+        x: images (N, C, H, W), or (N, H, W, C).
         filters: (K, C, R, S), or (R, S, C, K) with the channels last.
         *rest: what takes part at the end, broadcast to the result, and the result (N, K, P, Q), or
             (N, P, Q, K), with the sizes of `convolved`.
@@ -277,10 +302,12 @@ def convolution(
         filters (C/BC, R, S, BC, BK) and blocks (BQ, BK). Images come first in both.
 
     Raises:
-        ValueMismatchError: there is no such layout.
+        TypeMismatchError: sizes do not fit.
+        ValueMismatchError: there is no such layout, or an operand's `other` is not 0.
     """
     if layout not in ("NCHW", "NHWC"):
         raise errors.ValueMismatchError("no such layout", got=repr(layout), expected="NCHW or NHWC")
+    _must_end_in_zeros(x, filters)
     is_last = layout == "NHWC"
     bc, bk, bq = blocks
     (s_h, s_w), (p_h, p_w), (d_h, d_w) = map(_pair, (stride, padding, dilation))
@@ -288,6 +315,14 @@ def convolution(
         x, filters = x.permute((0, 3, 1, 2)), filters.permute((3, 2, 0, 1))
         rest = tuple(t if t.is_scalar else _channels_first(broadcast(t, rest[-1].shape)) for t in rest)
     shape, (_, _, rows, columns) = rest[-1].shape, filters.shape
+    for d, have, width, *options in (
+        (2, x.shape[2], rows, s_h, p_h, d_h),
+        (3, x.shape[3], columns, s_w, p_w, d_w),
+    ):
+        names = dict(zip(("stride", "padding", "dilation"), options, strict=True))
+        x = x.require("sizes of a convolution's result", shape[d], convolved(have, width, **names))
+    x = x.require("channels of images and filters", x.shape[1], filters.shape[1])
+    x = x.require("filters and channels of the result", filters.shape[0], shape[1])
     ends = tuple(t if t.is_scalar else _cut_pixels(broadcast(t, shape), bk, bq) for t in rest)
     n, k, p, q = ends[-1].shape
     # A tile covers the lines of a filter and all pixels that a block of the result needs.
@@ -336,8 +371,9 @@ def attention(
 ) -> tuple[Tensor, ...]:
     """A block of queries per program, which walks blocks of keys and values.
 
-    Heads of keys and values serve as many heads of queries as there are times more of these. What a causal
-    kernel needs, `tile.offsets` says inside the application.
+    Heads of keys and values serve as many heads of queries as there are times more of these. The last block
+    of keys may reach beyond them, where keys are 0: a mask whose `other` is minus infinity, or a comparison
+    of the keys' offsets inside the application, leaves those out, and what a causal kernel must not see.
 
     Args:
         q: (B, H, T, D); the application sees (BM, D).
@@ -346,12 +382,24 @@ def attention(
         *rest: masks or biases that broadcast to (B, H, T, S), seen as (S/BN, BM, BN), and the result
             (B, H, T, E), seen as (BM, E).
         blocks: BM and BN.
+
+    Raises:
+        TypeMismatchError: sizes do not fit.
     """
     m, n = blocks
-    heads, (*_, out) = q.shape[1], rest
+    heads, out = q.shape[1], rest[-1]
+    for what, first, second in (
+        ("sizes of heads of queries and keys", q.shape[3], k.shape[3]),
+        ("sizes of heads of values and of the result", v.shape[3], out.shape[3]),
+        ("numbers of keys and values", k.shape[2], v.shape[2]),
+        ("numbers of queries and of rows of the result", q.shape[2], out.shape[2]),
+    ):
+        q = q.require(what, first, second)
     q, o = (t.tile((1, 1, m, -1)).squeeze(3).squeeze((0, 1), level=1) for t in (q, out))
-    masks = [broadcast(t, (q.shape[0], heads, out.shape[2], k.shape[2])) for t in rest[:-1]]
-    masks = [_walked(_cut(t, (m, n)), 3).squeeze(3) for t in masks]
+    scores = (q.source.shape[0], heads, out.shape[2], k.shape[2])
+    masks = [
+        t if t.is_scalar else _walked(_cut(broadcast(t, scores), (m, n)), 3).squeeze(3) for t in rest[:-1]
+    ]
     k, v = (_walked(t.tile((1, 1, n, -1)).squeeze(3).squeeze((0, 1), level=1), 2) for t in (k, v))
     k, v = (_shared(t, heads).expand((-1, -1, q.shape[2])) for t in (k, v))
     return q, k, v, *masks, o

@@ -121,6 +121,7 @@ class Binding:
 
     def run(self, function: Function, tiles: Sequence[Any], static: Static) -> Any:  # Any: of the function
         """Call a function of all operands: parameters of compilation stand where their tensors do."""
+        static = self.complete(static)
         arguments, keywords = list(tiles), self.keywords(function, static)
         for position, name, _ in self.constants:
             arguments.insert(position, static[name])

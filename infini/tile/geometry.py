@@ -163,9 +163,9 @@ def _cut_factor(
     reach = (tile - 1) * dilation + 1
     count = _count(factor.size, stride, reach, floor_mode)
     steps, bound = factor.steps, None
-    is_inside = reasoning.is_at_most((count - 1) * stride + reach, factor.size)
+    is_inside = (floor_mode and stride != 0) or _ends_inside(factor.size, count, stride, reach)
     # A dimension that repeats has no end, so tiles cannot overrun it.
-    if steps and not is_inside and not (floor_mode and stride != 0):
+    if steps and not is_inside:
         steps, bound = (*steps, (coordinate, sympy.Integer(1))), Bound(factor.size, steps)
     return Cut(
         Dimension((Factor(count, times(steps, stride)),)),
@@ -187,6 +187,13 @@ def _count(size: Size, stride: Size, reach: Size, floor_mode: bool) -> Size:
         return starts
     covering = reasoning.at_least(reasoning.ceil_div(size - reach, stride) + 1, sympy.Integer(1))
     return covering if reasoning.is_at_most(1, size) else reasoning.at_most(covering, starts)
+
+
+def _ends_inside(size: Size, count: Size, stride: Size, reach: Size) -> bool:
+    """Whether the last tile is known to end inside: the common cases, what is left gets a bound."""
+    if all(n.is_Integer for n in (size, count, stride, reach)):
+        return bool((count - 1) * stride + reach <= size)
+    return bool(stride == reach) and reasoning.is_multiple(size, stride)
 
 
 def _cut_parts(

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from infini.core import errors, ir
 from infini.tile.affine import Concrete, Limit, Loop
 from infini.tile.arrangement import Tensor
@@ -43,7 +45,7 @@ def lower(tensors: Sequence[Tensor], num_results: int, values: Mapping[Size, int
 
     Raises:
         TypeMismatchError: tensors disagree on the grid, an arrangement is no affine map, or tiles of a result
-            overlap.
+            overlap or leave elements out.
     """
     labels = [t.label(number) for number, t in enumerate(tensors)]
     found = [t.map.at(values, label) for t, label in zip(tensors, labels, strict=True)]
@@ -202,7 +204,7 @@ def _access(
     tile, levels = _tile_loops(label, inner, rank)
     moves = [*grid, *tile]
     if is_result:
-        _check_disjoint(label, moves)
+        _check_written(found, label, moves)
     offsets = found.offsets[:rank]
     ranges = [_range((x.size, x.steps[d]) for x in moves) for d in range(rank)]
     is_inside = all(
@@ -243,19 +245,52 @@ def _tile_loops(label: str, inner: Sequence[Sequence[Sequence[Loop]]], rank: int
     return tile, levels
 
 
-def _check_disjoint(label: str, moves: Sequence[Loop]) -> None:
-    """Refuse a result two of whose (program, element) pairs meet: sufficient is that steps are those of a
-    mixed radix.
+def _check_written(found: Concrete, label: str, moves: Sequence[Loop]) -> None:
+    """Refuse a result two of whose (program, element) pairs meet, or that has elements which none writes.
+
+    Sufficient for the first is that steps are those of a mixed radix: each is larger than all smaller ones
+    reach together. Where each is larger by one, nothing is left out between the ends.
     """
-    real = [(loop.size, loop.steps) for loop in moves if loop.size > 1]
-    for d in range(len(real[0][1]) if real else 0):
-        reach = 0
-        for n, s in sorted((m for m in real if m[1][d]), key=lambda m: abs(m[1][d])):
-            if abs(s[d]) <= reach or sum(map(bool, s)) > 1:
-                raise errors.TypeMismatchError(f"{label} is a result and its tiles overlap")
-            reach += abs(s[d]) * (n - 1)
-    if any(not any(s) for _, s in real):
+    if 0 in found.shape:
+        return
+    real = [loop for loop in moves if loop.size != 1]
+    if any(loop.size and not any(loop.steps) for loop in real):
         raise errors.TypeMismatchError(
             f"{label} is a result and its programs or elements write the same place",
             fix="do not expand results",
         )
+    if any(loop.size == 0 for loop in real):
+        raise _left_out(found, label)
+    for d, size in enumerate(found.shape):
+        along = sorted(
+            (abs(loop.steps[d]), loop.size, sum(map(bool, loop.steps))) for loop in real if loop.steps[d]
+        )
+        low, high = _range((loop.size, loop.steps[d]) for loop in real)
+        reach, is_gapless = 0, True
+        for step, count, num_dimensions in along:
+            if step <= reach or num_dimensions > 1:
+                raise errors.TypeMismatchError(f"{label} is a result and its tiles overlap")
+            is_gapless &= step == reach + 1
+            reach += step * (count - 1)
+        offset = found.offsets[d]
+        is_whole = is_gapless and offset + low <= 0 and offset + high >= size - 1
+        if not (is_whole or _is_covered(real, d, offset, size)):
+            raise _left_out(found, label)
+
+
+def _left_out(found: Concrete, label: str) -> errors.TypeMismatchError:
+    return errors.TypeMismatchError(
+        f"{label} is a result and its tiles leave out some of its elements",
+        got=f"an array of {found.shape}",
+        expected="tiles that cover it",
+        fix="leave floor_mode and gaps between tiles to operands, or make the result smaller",
+    )
+
+
+def _is_covered(loops: Sequence[Loop], d: int, offset: int, size: int) -> bool:
+    """Whether every index along a dimension is among those of some loops, by counting."""
+    found = np.array([offset])
+    for loop in loops:
+        if loop.steps[d]:
+            found = (found[:, None] + loop.steps[d] * np.arange(loop.size)).ravel()
+    return bool(np.count_nonzero((found >= 0) & (found < size)) == size)

@@ -31,12 +31,16 @@ def floor_div(numerator: Size, denominator: Size) -> Size:
 
 def at_least(expression: Size, bound: Size) -> Size:
     """The larger of the two, without a `Max` where it is known."""
-    return expression if is_at_most(bound, expression) else _unevaluated(sympy.Max, expression, bound)
+    if is_at_most(bound, expression):
+        return expression
+    return bound if is_at_most(expression, bound) else _unevaluated(sympy.Max, expression, bound)
 
 
 def at_most(expression: Size, bound: Size) -> Size:
     """The smaller of the two, without a `Min` where it is known."""
-    return expression if is_at_most(expression, bound) else _unevaluated(sympy.Min, expression, bound)
+    if is_at_most(expression, bound):
+        return expression
+    return bound if is_at_most(bound, expression) else _unevaluated(sympy.Min, expression, bound)
 
 
 def _unevaluated(function: Callable[..., Size], *sizes: Size) -> Size:
@@ -59,7 +63,7 @@ def may_be_equal(first: Size, second: Size) -> bool:
     if first == second or (difference := _difference(first, second)) == 0:
         return True
     lower, upper = interval(difference)
-    if difference.is_zero is False or lower > 0 or upper < 0:
+    if lower > 0 or upper < 0:
         return False
     constant, rest = difference.as_coeff_Add()
     return bool(constant % divisor(rest) == 0)

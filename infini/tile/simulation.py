@@ -7,7 +7,6 @@ the arrangement.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -179,12 +178,4 @@ def _type_of(number: int, x: Any) -> ArrayType:  # Any: see `types_of`
 
 def _names(kernel: KernelFunction) -> list[str]:
     """Names of the application's parameters, then of the results."""
-    num_loads = len(kernel.operands)
-    found = [
-        p.name
-        for p in inspect.signature(kernel.application).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    names = found[:num_loads] + [f"operand {n}" for n in range(len(found), num_loads)]
-    many = kernel.num_results > 1
-    return names + [f"result {n}" if many else "result" for n in range(kernel.num_results)]
+    return [str(tensor.source.name) for tensor in kernel.arranged]

@@ -211,7 +211,7 @@ def size(value: object) -> Size:
         expression = sympy.sympify(value, strict=True)
     except sympy.SympifyError:
         expression = None
-    if expression is None or not (expression.is_integer or _is_whole(expression)):
+    if expression is None or not (_is_whole(expression) or expression.is_integer):
         raise errors.TypeMismatchError(
             "this is not a size", got=repr(value), expected="an integer, or symbols of tile"
         )
@@ -226,7 +226,7 @@ def _is_whole(expression: Size) -> bool:
         return True
     if isinstance(expression, (sympy.Add, sympy.Mul, sympy.Max, sympy.Min, sympy.Mod)):
         return all(map(_is_whole, expression.args))
-    return bool(expression.is_integer)
+    return bool((expression.is_Symbol or expression.is_number) and expression.is_integer)
 
 
 def product(sizes: Iterable[Size]) -> Size:

@@ -15,7 +15,7 @@ from infini.compiler.llvm import lower, operations
 from infini.compiler.triton import scalar
 from infini.core import dtypes, errors, execute
 from infini.core.ir import ArrayType
-from infini.debug import differences
+from infini.debug import differences, distances
 from infini.tile import Tensor, block_size
 from infini.tile.program import Kernel, interpret
 from tests.tile import kernels
@@ -241,9 +241,9 @@ def test_ulps_count_the_numbers_between(dtype: str) -> None:
         if dtype != "bfloat16"
         else np.asarray(1.0078125, one.dtype)
     )
-    assert differences._ulps(above, one) == 1 and differences._ulps(one, one) == 0
-    assert differences._ulps(-one, one) == 2 * differences._ordered(one)
-    assert differences._ulps(np.asarray(np.nan, one.dtype), one) is None
+    assert distances.ulps(above, one) == 1 and distances.ulps(one, one) == 0
+    assert distances.ulps(-one, one) == 2 * distances._ordered(one)
+    assert distances.ulps(np.asarray(np.nan, one.dtype), one) is None
 
 
 def test_users_of_kernels_find_it_under_tile() -> None:

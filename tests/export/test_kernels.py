@@ -216,6 +216,28 @@ def test_a_broken_folder_is_refused(damage: str, folder: Path, rng: Any) -> None
         tile.load(folder)(normal(rng, 3, 4))
 
 
+@pytest.mark.parametrize("change", [{"kind": "abacus"}, {"files": {}, "other": 1}], ids=str)
+def test_a_manifest_that_says_something_else_is_refused(change: dict[str, Any], folder: Path) -> None:
+    tile.build(kernels.softmax, [[of(3, 4)]], ["cpu"], folder)
+    fields = msgpack.unpackb((folder / manifest.NAME).read_bytes())
+    fields["binaries"][0] |= change
+    (folder / manifest.NAME).write_bytes(msgpack.packb(fields))
+    with pytest.raises(errors.ValueMismatchError, match="broken"):
+        tile.load(folder)
+
+
+def test_files_outside_of_the_folder_are_neither_read_nor_removed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    tile.build(kernels.softmax, [[of(3, 4)]], ["cpu"], folder)
+    fields = msgpack.unpackb((folder / manifest.NAME).read_bytes())
+    fields["digests"]["../precious"] = ""
+    (folder / manifest.NAME).write_bytes(msgpack.packb(fields))
+    with pytest.raises(errors.ValueMismatchError, match="other folders"):
+        tile.load(folder)
+    tile.build(kernels.softmax, [[of(3, 4)]], ["cpu"], folder)
+    assert (tmp_path / "precious").read_text() == "kept" and tile.load(folder).name == "softmax"
+
+
 def test_building_again_leaves_nothing_of_before(folder: Path, rng: Any) -> None:
     tile.build(kernels.matmul, [[of(20, 20)] * 2], ["cpu"], folder)
     tile.build(kernels.softmax, [[of(3, 4)]], ["cpu"], folder)

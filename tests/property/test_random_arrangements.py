@@ -282,3 +282,19 @@ def test_accesses_are_the_model(case: tuple[Tensor, Model, dict[Any, int]]) -> N
     np.testing.assert_array_equal(np.reshape(found, model.positions.shape), model.positions)
     if model.positions.size:
         assert (access.fill is None) == bool((model.positions >= 0).all())
+
+
+@given(arrangements())
+def test_results_that_are_taken_are_written_once_and_whole(
+    case: tuple[Tensor, Model, dict[Any, int]],
+) -> None:
+    tensor, model, values = case
+    written = np.sort(model.positions[model.positions >= 0])
+    everything = np.arange(math.prod(int(n.xreplace(values)) for n in tensor.source.shape))
+    try:
+        lowering.lower([tensor], 1, values)
+    except errors.TypeMismatchError as error:
+        if "leave out" in str(error):
+            assert len(np.unique(written)) < len(everything)
+    else:
+        np.testing.assert_array_equal(written, everything)

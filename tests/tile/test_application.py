@@ -215,6 +215,22 @@ def test_rows_of_a_table_by_number(rng: Any) -> None:
     check(kernel, values[picked], values, picked, kind="exact")
 
 
+def test_an_element_by_two_numbers(rng: Any) -> None:
+    matrix, numbers = Tensor(2), Tensor(2)
+
+    def arrangement(matrix: Tensor, numbers: Tensor, y: Tensor) -> Any:
+        y = y.tile((1,)).squeeze(0, level=1)
+        matrix = matrix.tile((1, 1)).squeeze((0, 1), level=1).tile((-1, -1)).squeeze(0)
+        pairs = numbers.tile((1, 1)).squeeze((0, 1), level=1).tile((1, -1)).squeeze(0, level=1).squeeze(1)
+        return matrix.expand(y.shape), pairs, y
+
+    kernel = tile.kernel(arrangement, tensors=(matrix, numbers, Tensor(shape=numbers.shape[:1])))(
+        lambda matrix, pair: matrix[pair[0], pair[1]]
+    )
+    values, picked = normal(rng, 9, 7), rng.integers(-7, 7, (20, 2)).astype(np.int32)
+    check(kernel, values[picked[:, 0], picked[:, 1]], values, picked, kind="exact")
+
+
 def rows_of_a_table(application: Any, size: int, *, dtype: Any = None) -> Any:
     """A kernel of a table, a level along its first dimension, and blocks of a line of numbers."""
     table, numbers = Tensor(2), Tensor(1)

@@ -245,6 +245,14 @@ def test_subs_makes_sizes_concrete_and_shared() -> None:
     np.testing.assert_array_equal(tensor.subs({n: 4, m: 6}).eval(), tensor.eval({n: 4, m: 6}))
 
 
+def test_a_name_that_two_symbols_have_is_refused() -> None:
+    x, y = Tensor(1), Tensor(1)
+    tensor = x.tile((y.shape[0],))
+    assert tensor.eval({x.shape[0]: 4, y.shape[0]: 2}).shape == (2, 2)
+    with pytest.raises(errors.ValueMismatchError, match="2 symbols are called size_0"):
+        tensor.eval({"size_0": 4})
+
+
 # --- masks ---------------------------------------------------------------------------------------
 
 
@@ -334,6 +342,43 @@ def test_an_expanded_result_is_refused() -> None:
         lowered([Tensor(shape=(1, 4)).expand((3, -1))], num_results=1)
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        Tensor(shape=(10,)).tile((4,), floor_mode=True),
+        Tensor(shape=(10,))[::2].tile((1,)),
+        Tensor(shape=(10,))[:8].tile((4,)),
+        Tensor(shape=(3, 4)).tile((2, 2), strides=(2, 3)),
+        Tensor(shape=(3, 4))[0],
+        Tensor(shape=(5,))[:0],
+        Tensor(shape=())[None].expand((0,)),
+    ],
+    ids=repr,
+)
+def test_a_result_whose_elements_are_left_out_is_refused(result: Tensor) -> None:
+    with pytest.raises(errors.TypeMismatchError, match="leave out some of its elements"):
+        lowered([result], num_results=1)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Tensor(shape=(10,)).tile((4,)).tile((3,)),
+        Tensor(shape=(8,)).tile((4,), floor_mode=True),
+        Tensor(shape=(10,))[::-1].tile((4,)),
+        Tensor(shape=(3, 1)).pad(((2, 2), (0, 0))).tile((2, 1)).permute((1, 0)),
+        Tensor(shape=(2,)).pad(((4, 0),)).tile((2,), strides=(4,)),
+        Tensor(shape=(0, 4)).tile((2, 3)),
+        Tensor(shape=()),
+    ],
+    ids=repr,
+)
+def test_a_result_that_is_written_once_is_taken(result: Tensor) -> None:
+    written = [p for p in result.eval().ravel() if p >= 0]
+    assert sorted(written) == list(range(len(written)))
+    lowered([result], num_results=1)
+
+
 def test_squeezing_a_dimension_found_not_to_be_one_is_refused() -> None:
     n = Symbol("n")
     with pytest.raises(errors.TypeMismatchError, match="n = 3"):
@@ -346,6 +391,18 @@ def test_squeezing_what_cannot_be_one_is_refused_at_once() -> None:
             Tensor(shape=(size,)).squeeze(0)
         with pytest.raises(errors.TypeMismatchError, match="expand of dimension 0 to 7"):
             Tensor(shape=(size,)).expand((7,))
+
+
+def test_sizes_that_must_be_equal_are_checked() -> None:
+    n, m = Symbol("n"), Symbol("m")
+    tensor = Tensor(shape=(n,)).require("sizes of a line", n, m)
+    assert tensor.eval({n: 3, m: 3}).shape == (3,)
+    with pytest.raises(errors.TypeMismatchError, match=r"sizes of a line \(n = m\) does not fit") as caught:
+        tensor.eval({n: 3, m: 4})
+    assert "n = 3" in str(caught.value) and "expected: 4" in str(caught.value)
+    with pytest.raises(errors.TypeMismatchError, match="sizes of a line must be equal"):
+        tensor.require("sizes of a line", n, n + 1)
+    assert tensor.require("sizes", n, n) is tensor
 
 
 def test_expanding_to_the_size_it_has_keeps_a_dimension() -> None:
@@ -374,6 +431,7 @@ def test_a_part_of_an_array_cannot_be_masked_at_its_end() -> None:
         lambda x: x.pad(((-1, 0), (0, 0))),
         lambda x: x[::0],
         lambda x: x.permute((0, 0)),
+        lambda _: Tensor(shape=(-1,)),
     ],
 )
 def test_sizes_out_of_range_are_refused(wrong: Any) -> None:

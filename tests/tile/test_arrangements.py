@@ -168,6 +168,34 @@ def test_matmul_ends_with_what_broadcasts_to_the_result(normal: Any) -> None:
     agrees(linear, (x, y, bias, np.float32(0.5)), 0.5 * (x @ y) + bias)
 
 
+def test_matrices_and_lines_whose_sizes_differ_are_refused(normal: Any) -> None:
+    a, b = Tensor(2), Tensor(2)
+    tensors = (a, b, Tensor(shape=(a.shape[0], b.shape[1])))
+    product = tile.kernel(arrangements.matmul, tensors=tensors)(arrangements.sum_of_products)
+    with pytest.raises(errors.TypeMismatchError, match="inner sizes of a matrix product"):
+        product(normal(2, 3), normal(4, 4))
+    x = Tensor(1)
+    add = tile.kernel(arrangements.elementwise, tensors=(x, Tensor(1), Tensor(shape=x.shape)))(
+        lambda x, y: x + y
+    )
+    with pytest.raises(errors.TypeMismatchError, match="what is broadcast"):
+        add(normal(1000), normal(1001))
+
+
+def test_operands_of_products_end_in_zeros() -> None:
+    a = Tensor(2, other=1, name="a")
+    with pytest.raises(errors.ValueMismatchError, match="tensor a: a sum of products"):
+        arrangements.matmul(a, Tensor(2), Tensor(2))
+
+
+def test_products_over_nothing_are_zero(normal: Any) -> None:
+    a, b = Tensor(2), Tensor(2)
+    tensors = (a, b, Tensor(shape=(a.shape[0], b.shape[1])))
+    product = tile.kernel(arrangements.matmul, tensors=tensors)(arrangements.sum_of_products)
+    np.testing.assert_array_equal(product(normal(3, 0), normal(0, 4)), np.zeros((3, 4)))
+    assert product(normal(0, 3), normal(3, 4)).shape == (0, 4)
+
+
 # --- images --------------------------------------------------------------------------------------
 
 
@@ -189,9 +217,16 @@ def convolution(layout: Any, stride: int, padding: int, dilation: int) -> Any:
     return tile.kernel(arrangement, tensors=(x, w, y), name="convolution")(application)
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(
-    ("stride", "padding", "dilation"), [(1, 0, 1), (1, 1, 1), (2, 1, 1), (3, 0, 1), (1, 2, 2), (2, 3, 2)]
+    ("layout", "stride", "padding", "dilation"),
+    [
+        ("NCHW", 1, 0, 1),
+        ("NCHW", 2, 1, 1),
+        ("NCHW", 2, 3, 2),
+        ("NHWC", 1, 1, 1),
+        ("NHWC", 3, 0, 1),
+        ("NHWC", 1, 2, 2),
+    ],
 )
 def test_convolution_is_a_product_of_matrices(
     layout: str, stride: int, padding: int, dilation: int, normal: Any
@@ -212,6 +247,16 @@ def test_a_filter_of_one_pixel_and_an_image_smaller_than_a_filter(normal: Any) -
     wanted = np.einsum("nchw,kc->nkhw", x, w[:, :, 0, 0])
     agrees(convolution("NCHW", 1, 0, 1), (x, w), wanted)
     assert convolution("NCHW", 1, 0, 1)(normal(1, 4, 2, 9), normal(3, 4, 3, 3)).shape == (1, 3, 0, 7)
+
+
+def test_a_result_of_another_size_than_the_convolution_is_refused(normal: Any) -> None:
+    x, w = Tensor(4, name="x"), Tensor(4, name="w")
+    y = Tensor(shape=(x.shape[0], w.shape[0], *x.shape[2:]))
+    same = tile.kernel(arrangements.convolution, tensors=(x, w, y))(
+        lambda x, w: arrangements.sum_of_products(w, x)
+    )
+    with pytest.raises(errors.TypeMismatchError, match="sizes of a convolution's result"):
+        same(normal(1, 4, 8, 8), normal(2, 4, 3, 3))
 
 
 def test_images_lie_in_blocks_of_a_line() -> None:
@@ -271,9 +316,32 @@ def test_attention_shares_heads_of_keys(heads: int, normal: Any) -> None:
     agrees(kernel.configure(BM=16, BN=16), (x, y, z, causal), softmax_attention(x, y, z, causal))
 
 
+def test_attention_leaves_scalars_alone(normal: Any) -> None:
+    q, k = Tensor(4, name="q"), Tensor(4, name="k")
+    mask = Tensor(shape=(1, k.shape[2]), other=-1e30)
+    tensors = (q, k, Tensor(shape=k.shape), Tensor(0), mask, Tensor(0, constexpr=True), Tensor(shape=q.shape))
+
+    @tile.kernel(arrangements.attention, tensors=tensors)
+    def scaled(q: Tile, k: Tile, v: Tile, scale: Tile, mask: Tile, sign: int) -> Tile:
+        return attend(q * scale * sign, k, v, mask)
+
+    x, y, z, none = (
+        normal(1, 2, 9, 8),
+        normal(1, 2, 20, 8),
+        normal(1, 2, 20, 8),
+        np.zeros((1, 20), np.float32),
+    )
+    found = scaled(x, y, z, np.float32(0.25), none, -2)
+    np.testing.assert_allclose(found, softmax_attention(-0.5 * x, y, z, none), rtol=1e-4, atol=1e-5)
+
+
 def test_heads_that_do_not_divide_are_refused(normal: Any) -> None:
     q, k = Tensor(4, name="q"), Tensor(4, name="k")
     tensors = (q, k, Tensor(shape=k.shape), Tensor(shape=q.shape))
     kernel = tile.kernel(arrangements.attention, tensors=tensors)(attend)
     with pytest.raises(errors.TypeMismatchError, match="grid of programs"):
         kernel(normal(1, 4, 16, 8), normal(1, 3, 16, 8), normal(1, 3, 16, 8))
+
+
+def test_arrangements_are_found_in_tile() -> None:
+    assert tile.arrangements is arrangements and "arrangements" in dir(tile)

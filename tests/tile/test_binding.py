@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sympy
 
 import infini as inf
 from infini import lax, tile
 from infini.core import dtypes, errors
 from infini.core.ir import ArrayType
-from infini.tile import Symbol, Tensor, block_size
+from infini.tile import Symbol, Tensor, arrangements, block_size
 
 F32 = dtypes.float32
 LINE = np.arange(16, dtype=np.float32)
@@ -271,3 +272,22 @@ def test_tensors_without_names_get_those_of_parameters() -> None:
         "result 1",
     ]
     assert [t.source.name for t in kernel(lambda *ts: ts[:2]).operands] == ["operand 0", "own"]
+
+
+def test_a_call_with_other_shapes_does_no_symbolic_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = Tensor(2), Tensor(2)
+    tensors = (a, b, Tensor(shape=(a.shape[0], b.shape[1])))
+    product = tile.kernel(arrangements.matmul, tensors=tensors)(arrangements.sum_of_products)
+    product.specialize([ArrayType((64, 32), F32), ArrayType((32, 48), F32)])
+
+    def symbolic(*_: object, **__: object) -> None:
+        raise AssertionError("SymPy is at work")
+
+    for owner, name in ((sympy.Basic, "xreplace"), (sympy.Basic, "subs"), (sympy.Function, "__new__")):
+        monkeypatch.setattr(owner, name, symbolic)
+    monkeypatch.setattr(sympy.Add, "__new__", symbolic)
+    monkeypatch.setattr(sympy.Mul, "__new__", symbolic)
+    kernel = product.specialize([ArrayType((65, 300), F32), ArrayType((300, 49), F32)])
+    assert kernel.outputs == (ArrayType((65, 49), F32),)
+    with pytest.raises(AssertionError, match="SymPy"):
+        tensors[0].tile((4, 4))

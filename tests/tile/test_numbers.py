@@ -109,6 +109,12 @@ def test_divisible_sizes_count_whole_tiles() -> None:
     assert not reasoning.may_be_equal(reasoning.ceil_div(x, 8), 4 * n + 2)
 
 
+def test_bounds_of_numbers_are_numbers() -> None:
+    assert reasoning.at_least(sympy.Integer(0), sympy.Integer(1)) == 1
+    assert reasoning.at_most(sympy.Integer(3), sympy.Integer(1)) == 1
+    assert reasoning.at_most(m, sympy.Integer(40)) == m and reasoning.at_least(k, sympy.Integer(7)) != k
+
+
 def test_a_missing_value_names_the_symbol() -> None:
     with pytest.raises(errors.TypeMismatchError, match=r"no value for m\n.*give the call m="):
         number(n + m, {n: 1})

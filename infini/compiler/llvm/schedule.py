@@ -147,7 +147,7 @@ def _forced(body: Program, definitions: dict[Var, Equation], needed: set[Var]) -
         if not has_code(equation):
             raise errors.LoweringError(
                 f"the LLVM emitter has no code for {name!r} in a kernel",
-                expected="elementwise operations, views, reductions, dot and scan",
+                expected="elementwise operations, views, reductions, dot, scan and rows by their numbers",
                 fix="keep the operation outside of kernels",
                 where=equation.where,
             )
