@@ -3,7 +3,7 @@
 The tests marked `night`, the property tests at their largest profile, the whole suite, and the parity
 suite. Each part runs even when one before it failed; the exit status is the number of parts that did. The
 summary is written after every part, so what ran is told when the rest did not; `--only` runs some parts and
-keeps the rows of the others, each with the commit it ran on.
+keeps the rows of the others, each with the commit it ran on, and `--failed` runs of them what failed last.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ PARTS: Final = (
 )
 
 
-def run_part(part: Part, num_jobs: int) -> tuple[bool, str, float]:
+def run_part(part: Part, num_jobs: int, *, only_failed: bool = False) -> tuple[bool, str, float]:
     """Whether a part passed, pytest's closing line, and its seconds."""
     started = time.perf_counter()
+    again = ["--last-failed", "--last-failed-no-failures", "none"] if only_failed else []
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", str(num_jobs), *part.arguments],
+        [sys.executable, "-m", "pytest", "-q", "-n", str(num_jobs), *again, *part.arguments],
         cwd=layers.ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     output = done.stdout + done.stderr
@@ -113,6 +114,7 @@ def main(
     *,
     jobs: Annotated[int, typer.Option(help="Processes of pytest.")] = 2,
     only: Annotated[list[str] | None, typer.Option(help="Run this part; may be given several times.")] = None,
+    failed: Annotated[bool, typer.Option(help="Run only what failed before; the row says so.")] = False,
 ) -> None:
     """Run the nightly parts and write the summary."""
     names = [part.name for part in PARTS]
@@ -120,15 +122,17 @@ def main(
         raise typer.BadParameter(f"there is no part {unknown[0]!r}; there are {', '.join(names)}")
     day = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
     path = layers.ROOT / "bench" / "nightly" / f"{day}.md"
-    rows, num_failed = read(path), 0
+    rows, num_failed, commit = read(path), 0, record.commit()
     for part in PARTS:
         if only and part.name not in only:
             continue
-        passed, closing, seconds = run_part(part, jobs)
+        passed, closing, seconds = run_part(part, jobs, only_failed=failed)
+        if failed and part.name in rows:
+            closing += f"; before, on {rows[part.name].commit}: {rows[part.name].closing}"
         typer.echo(f"{part.name}: {closing}")
         num_failed += not passed
         verdict = "passed" if passed else "FAILED"
-        rows[part.name] = Row(part.name, verdict, closing, f"{seconds:.0f}", record.commit())
+        rows[part.name] = Row(part.name, verdict, closing, f"{seconds:.0f}", commit)
         write(path, day, rows)
     typer.echo(str(path.relative_to(layers.ROOT)))
     raise typer.Exit(num_failed)

@@ -137,7 +137,7 @@ def expm1_f32(f: Function, x: Value) -> Value:
 
 
 def log_f32(f: Function, x: Value) -> Value:
-    """Within 0.8 ulp on the whole line, subnormal numbers included."""
+    """Within 0.9 ulp on the whole line, subnormal numbers included."""
     is_small = f.compare("olt", x, _c(f, x, 2.0**-126))
     scaled = f.select(is_small, f.binary("fmul", x, _c(f, x, 2.0**23)), x)
     bits = f.bitcast(scaled, "i32")
@@ -245,7 +245,7 @@ def cos_f32(f: Function, x: Value) -> Value:
 
 
 def tan_f32(f: Function, x: Value) -> Value:
-    """Within 3.5 ulp on the whole line."""
+    """Within 4 ulp on the whole line."""
     quadrant, sine, cosine = _circle_f32(f, x)
     is_odd = f.compare("ne", f.binary("and", quadrant, _integers(f, x, 1)), _integers(f, x, 0))
     negative = f.pure(f"fneg {x.type} {cosine}", x.type, cosine)
