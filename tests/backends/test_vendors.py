@@ -30,7 +30,7 @@ from infini.backends.vendors.tables import Places, RuntimeTable
 from infini.core import dtypes, errors, trace
 from infini.core.backend import CompileOptions
 from infini.core.ir import ArrayType
-from infini.testing.conformance import streams
+from infini.testing.conformance import collectives, streams
 from tests.backends import third_adapter, vendor_shims
 from tests.backends.vendor_fixtures import (
     ADAPTERS,
@@ -136,6 +136,7 @@ def test_conformance_gives_everything_back(metax_device: Device) -> None:
 @pytest.fixture
 def no_patience(monkeypatch: Any) -> None:
     monkeypatch.setattr(streams, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(collectives, "GRACE_S", 0.1)
 
 
 @pytest.mark.usefixtures("no_patience")
@@ -187,6 +188,7 @@ def test_a_wrong_table_fails(name: str, changes: dict[str, Any], section: str, s
     assert failed(device.conformance(section)) != []
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_wrong_numbers_of_dtypes_fail(sdk: Path) -> None:
     wrong = dataclasses.replace(ascend.COLLECTIVES, dtypes={dtypes.float32: 7, dtypes.int32: 2})
     assert failed(Device("ascend", sdk, collectives=wrong).conformance("collectives")) != []
