@@ -28,7 +28,7 @@ from infini.backends.vendors.adapter import Adapter, AdapterBackend
 from infini.backends.vendors.fork import TritonFork
 from infini.backends.vendors.tables import Places, RuntimeTable
 from infini.core import dtypes, errors, trace
-from infini.core.backend import CompileOptions
+from infini.core.backend import CompileOptions, Device as Place
 from infini.core.ir import ArrayType
 from infini.testing.conformance import collectives, streams
 from tests.backends import third_adapter, vendor_shims
@@ -78,7 +78,7 @@ def run(device: Device, function: Any, *arrays: np.ndarray, at: int = 0) -> list
 
     program = trace.stage(flat, [ArrayType(a.shape, a.dtype) for a in arrays]).program
     executable = device.backend.compile(program, CompileOptions())
-    place = device.backend.devices()[at]
+    place = Place(device.backend.name, at)
     buffers = executable([device.backend.put(a, place) for a in arrays])
     found = [device.backend.get(b, t) for b, t in zip(buffers, program.out_types, strict=True)]
     for got, want in zip(found, interpreter.evaluate(program, arrays), strict=True):
@@ -276,7 +276,7 @@ def test_a_process_that_was_initialised_by_others_is_accepted(ascend_device: Dev
     library = ctypes.CDLL(str(ascend_device.backend.runtime.library.path))
     library.aclInit(None)
     assert library.aclInit(None) == 100002
-    assert AdapterBackend(ascend.ADAPTER).why_unavailable() is None
+    assert AdapterBackend(ascend.ADAPTER).why_no_runtime() is None
 
 
 def test_every_thread_sets_the_device_before_anything_else(ascend_device: Device) -> None:
@@ -307,7 +307,7 @@ def test_visible_devices_are_read_when_the_library_is_loaded(
     monkeypatch.setenv("MACA_PATH", str(tmp_path / "maca"))
     backend = AdapterBackend(metax.ADAPTER)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert backend.why_unavailable() is None
+    assert backend.why_no_runtime() is None
     shim = vendor_shims.Shim.__new__(vendor_shims.Shim)
     shim.library = ctypes.CDLL(str(tmp_path / "maca/lib/libmcruntime.so"))
     shim.library.shim_log.restype = ctypes.c_char_p
