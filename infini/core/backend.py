@@ -366,7 +366,7 @@ def _load(point: _Point) -> Backend:
 
 
 def names() -> tuple[str, ...]:
-    """Names of every backend, available or not, best first: what others installed, then what comes with us."""
+    """Names of every backend, available or not, best first: those of other packages, then ours."""
     found = _advertised()
     advertised = sorted(found, key=lambda name: found[name].value.startswith("infini."))
     return (*(name for name in advertised if name not in BUILT_IN), *BUILT_IN)
