@@ -120,8 +120,8 @@ def _scan(equation: Equation, context: Context) -> list[Step]:
     a = equation.attrs
     return [
         Loop(
-            "scan", None, lower(a["body"], context.products), equation.inputs, equation.outputs, 0, a["num_consts"],
-            a["num_carry"], a["length"], a["reverse"], equation.where,
+            "scan", None, lower(a["body"], context.products), equation.inputs, equation.outputs, 0,
+            a["num_consts"], a["num_carry"], a["length"], a["reverse"], equation.where,
         )
     ]  # fmt: skip
 

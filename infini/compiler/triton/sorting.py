@@ -29,9 +29,7 @@ _VALUES: Final = 1 << _DIGIT
 _UNSIGNED: Final = {1: dtypes.uint8, 2: dtypes.uint16, 4: dtypes.uint32, 8: dtypes.uint64}
 
 
-def sort(
-    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
-) -> tuple[TritonSource, ...]:
+def sort(types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC) -> tuple[TritonSource, ...]:
     """Sources of a sort. Elements of any dtype move as bits."""
     keys = [t.dtype for t in types[: attrs["num_keys"]]]
     bits = [t.update(dtype=_UNSIGNED[t.dtype.itemsize]) for t in types]
@@ -85,9 +83,7 @@ def _power(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def _in_registers(
-    types: Sequence[ArrayType], keys: Sequence[np.dtype], target: Target
-) -> TritonSource:
+def _in_registers(types: Sequence[ArrayType], keys: Sequence[np.dtype], target: Target) -> TritonSource:
     """One function that sorts some rows per program."""
     length = types[0].shape[-1]
     rows = math.prod(types[0].shape[:-1])
