@@ -62,6 +62,7 @@ def polished(
     body = [_Simpler().visit(statement) for statement in body]
     _drop_loop_positions(body)
     _inline(body, body, 1)
+    body = [_Simpler().visit(statement) for statement in body]
     _drop_unused(body)
     names = positions.name_positions(body, taken)
     positions.name_masks(body, names, taken)
