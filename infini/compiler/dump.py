@@ -5,15 +5,17 @@
       00.traced.ir              the program as it was traced
       03.simplify.ir            after a pass; one that changed nothing has no file
       kernels/01.tanh.tile      the tile program; .ll its LLVM text, .s its assembly
+      triton/01.tanh_kernel.py  what a GPU would get, whatever the program was compiled for
       program.ll                the native program that calls the kernels
 
-The knob holds names of passes, `kernels`, `llvm` and `assembly`, or `all`. A folder is written beside its
-place and renamed, so that nobody sees half of one.
+The knob holds names of passes, `kernels`, `llvm`, `assembly` and `triton`, or `all`. A folder is written
+beside its place and renamed, so that nobody sees half of one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 import shutil
 import tempfile
@@ -28,6 +30,7 @@ from infini.core.ir import Program
 
 ALL: Final = "all"
 STAGES: Final = {"kernels": ".tile", "llvm": ".ll", "assembly": ".s"}
+TRITON: Final = "triton"
 _TRIES: Final = 5
 
 
@@ -39,7 +42,7 @@ def recorder() -> Recorder | None:
 def write(found: Inspection) -> Path:
     """Write the stages that the knob `dump` names; returns the folder."""
     wanted = frozenset(config.get("dump"))
-    known = {s.name for s in found.snapshots} | STAGES.keys() | {ALL}
+    known = {s.name for s in found.snapshots} | STAGES.keys() | {ALL, TRITON}
     if unknown := sorted(wanted - known):
         events.emit(
             "dump-unknown",
@@ -105,7 +108,21 @@ def files(found: Inspection, wanted: Collection[str] = frozenset({ALL})) -> dict
         kernels.append(_kernel_row(number, function, stem, texts))
     if found.entry and {ALL, "llvm"} & set(wanted):
         made["program.ll"] = found.entry
-    return {"index.md": _index(found, rows, kernels, made), **dict(sorted(made.items()))}
+    launched = []
+    if {ALL, TRITON} & set(wanted):
+        texts = {f"triton/{name}.py": content for name, content in _triton(found.program).items()}
+        launched = [
+            f"| [{Path(path).name}]({path}) | {content.splitlines()[0][2:]} |"
+            for path, content in texts.items()
+        ]
+        made.update(texts)
+    return {"index.md": _index(found, rows, kernels, launched, made), **dict(sorted(made.items()))}
+
+
+def _triton(program: Program) -> dict[str, str]:
+    """Texts for a GPU by name. Their emitter is loaded when someone asks: programs for CPUs do without."""
+    found: dict[str, str] = importlib.import_module("infini.compiler.triton.texts").of_program(program)
+    return found
 
 
 def _with_head(name: str, program: Program) -> str:
@@ -128,7 +145,9 @@ def _function_files(found: Inspection, function: Function, wanted: Collection[st
     }
 
 
-def _index(found: Inspection, rows: list[str], kernels: list[str], made: dict[str, str]) -> str:
+def _index(
+    found: Inspection, rows: list[str], kernels: list[str], launched: list[str], made: dict[str, str]
+) -> str:
     program = found.program
     lines = [
         f"# @{program.name}",
@@ -156,6 +175,17 @@ def _index(found: Inspection, rows: list[str], kernels: list[str], made: dict[st
             "| | kernel | uses | tasks | estimate | your lines | files |",
             "|---:|---|---:|---:|---:|---|---|",
             *kernels,
+        ]
+    if launched:
+        lines += [
+            "",
+            "## For a GPU",
+            "",
+            "What passes for GPUs and the Triton emitter make of the program, in the order of launches.",
+            "",
+            "| file | |",
+            "|---|---|",
+            *launched,
         ]
     if "program.ll" in made:
         lines += ["", "[program.ll](program.ll) is the native program that calls them."]

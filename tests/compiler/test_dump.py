@@ -10,6 +10,7 @@ import pytest
 import infini
 import infini.numpy as inp
 from infini.compiler import dump, pipeline
+from infini.compiler.triton import texts
 from infini.core import errors, execute, text
 from tests.compiler.programs import f32, program_of
 
@@ -40,7 +41,7 @@ def test_all_writes_every_stage_and_the_index_names_every_file(dumped):
     index = files.pop("index.md")
     assert set(re.findall(r"\]\(([^)]+)\)", index)) == set(files)
     suffixes = {re.sub(r".*\.", ".", name) for name in files}
-    assert suffixes == {".ir", ".tile", ".ll", ".s"}
+    assert suffixes == {".ir", ".tile", ".ll", ".s", ".py"}
     assert all(f"| {name} |" in index for name in ("traced", "simplify", "fuse")) and "unchanged" in index
 
 
@@ -64,6 +65,29 @@ def test_kernels_have_the_users_lines_as_comments(dumped):
     tanh = next(content for name, content in kernels.items() if name.endswith(".tile") and "tanh" in content)
     assert "hidden = inp.tanh(x @ w) * 1.0" in tanh and "  grid (" in tanh and "  load " in tanh
     assert not any(name.endswith(".ir") for name in files)
+
+
+def test_triton_writes_what_a_gpu_would_get(dumped):
+    files = dumped("triton")
+    index = files.pop("index.md")
+    assert files and all(name.startswith("triton/") and f"({name})" in index for name in files)
+    text = "\n".join(files.values())
+    assert "def matmul(x_ptr, w_ptr" in text and "@triton.jit" in text
+    assert re.search(r"# test_dump.py:\d+: hidden = inp.tanh\(x @ w\) \* 1.0", text)
+
+
+def test_a_program_without_a_route_on_gpus_says_so():
+    program = infini.jit(lambda x: inp.linalg.eigh(x)[0]).trace(inp.ones((4, 4))).program
+    ((name, text),) = texts.of_program(program).items()
+    assert (
+        name == "00.refused" and "eigh" in text and all(line.startswith("# ") for line in text.splitlines())
+    )
+
+
+def test_a_program_for_the_cpu_shows_its_text_for_a_gpu():
+    compiled = infini.jit(loss).lower(X, X.T.copy()).compile()
+    text = compiled.as_text("triton")
+    assert text.startswith("# launched with") and "def matmul(x_ptr, w_ptr" in text
 
 
 def test_one_pass_is_written_before_and_after(tmp_path):

@@ -31,6 +31,7 @@ from infini.compiler.steps import (
     Result,
     Step,
 )
+from infini.compiler.triton import texts
 from infini.core import backend as backend_, dtypes, errors, ir
 from infini.core.backend import CompileOptions
 from infini.core.ir import Var
@@ -167,7 +168,7 @@ class AcceleratorExecutable:
             return choices_.describe(self.decisions)
         if stage == "triton":
             sources = (t.source if isinstance(t, Launch) else t.kernel for t in tasks_of(self.block))
-            return "\n".join(dict.fromkeys(source.text for source in sources))
+            return "\n\n".join(dict.fromkeys(texts.with_launch(source) for source in sources))
         raise errors.ValueMismatchError(
             f"the {self.owner.name} backend has no stage {stage!r}",
             expected="program, kernels, choices, triton",

@@ -234,7 +234,7 @@ class CpuExecutable:
 
     def text(self, stage: str) -> str:
         """Text of a stage: `program`, `kernels`, `llvm` (the whole program's module), `tasks` (every
-        kernel's), `assembly` (of every kernel).
+        kernel's), `assembly` (of every kernel), `triton` (what a GPU would get).
 
         Raises:
             ValueMismatchError: there is no such stage.

@@ -14,6 +14,7 @@ from infini.compiler import cost
 from infini.compiler.llvm import program as program_, target as target_
 from infini.compiler.llvm.program import ProgramText
 from infini.compiler.steps import Group, Phase
+from infini.compiler.triton import texts
 from infini.core import errors
 from infini.core.memory import HostBuffer
 from infini.core.source import Where
@@ -40,6 +41,7 @@ def text(executable: CpuExecutable, stage: str) -> str:
             objects.assembly(link.module_text(task, executable.target), executable.target)
             for task in functions.values()
         ),
+        "triton": lambda: texts.joined(executable.source),
     }
     if stage not in stages:
         raise errors.ValueMismatchError(f"the cpu backend has no stage {stage!r}", expected=", ".join(stages))

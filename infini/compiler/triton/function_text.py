@@ -1,7 +1,9 @@
-"""The text of one Triton function under construction, and the module around it: the one way to a `TritonSource`.
+"""The text of one Triton function under construction, and the module around it: the one way to a
+`TritonSource`.
 
-Lines use `pid`, the number of the program, which the module's text defines: programs beyond the target's grid
-are folded there. Parameters are called by their roles: x0 ... for operands, y0 ... for results, `scratch`.
+Lines use `pid`, the number of the program, which the module's text defines: programs beyond the target's
+grid are folded there. Parameters are called by their roles: x0 ... for operands, y0 ... for results,
+`scratch`.
 """
 
 from __future__ import annotations
@@ -52,6 +54,14 @@ class FunctionText:
         yield
         self.depth -= 1
 
+    def finished(self, line: str) -> str:
+        """A line, or the lines of a long call."""
+        code_, mark, comment = line.partition("  # ")
+        if len(line) <= polish.LONGEST + 10 or line.rstrip().endswith(":"):
+            return line
+        indent = code_[: len(code_) - len(code_.lstrip())]
+        return "\n".join(polish.wrapped(code_, indent, mark + comment))
+
     def source(
         self,
         name: str,
@@ -77,11 +87,12 @@ class FunctionText:
         Raises:
             LoweringError: the target lacks something that the text needs, or a dtype has no Triton form.
         """
+        lines = [self.finished(line) for line in self.lines]
         body = [
             f"{line[: len(line) - len(line.lstrip())]}# {self.notes[number]}\n{line}"
             if number in self.notes
             else line
-            for number, line in enumerate(self.lines)
+            for number, line in enumerate(lines)
         ]
         return module(
             name, parameters, body, programs, target=self.target, num_warps=num_warps, num_stages=num_stages,
@@ -90,7 +101,7 @@ class FunctionText:
         )  # fmt: skip
 
 
-def module(
+def module(  # noqa: PLR0913  # the parts of a module
     name: str,
     parameters: Sequence[tuple[str, ArrayType]],
     body: Sequence[str],

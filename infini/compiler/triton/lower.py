@@ -1,8 +1,8 @@
-"""From the equations of a fused program to Triton sources: the table of routes that every backend with a Triton
-compiler shares.
+"""From the equations of a fused program to Triton sources: the table of routes that every backend with a
+Triton compiler shares.
 
-`STRUCTURE` are the operations that such a backend arranges by itself: loops, branches, calls of the host, and
-other names for the same memory. Everything else is in `ROUTES`, or goes into kernels, or is decomposed.
+`STRUCTURE` are the operations that such a backend arranges by itself: loops, branches, calls of the host,
+and other names for the same memory. Everything else is in `ROUTES`, or goes into kernels, or is decomposed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Final, TypeAlias
 
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable, is_reduction
-from infini.compiler.triton import cumulative, matmul, movement, naming, sorting
+from infini.compiler.triton import attention, cumulative, matmul, movement, naming, sorting
 from infini.compiler.triton.emit import emit_triton
 from infini.compiler.triton.source import LANGUAGE_NAMES, TritonSource
 from infini.compiler.triton.target import GENERIC, Target
-from infini.core import ir
 from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
 from infini.lax import contraction, indexing
 
@@ -39,6 +38,10 @@ def has_route(equation: Equation) -> bool:
         return False  # scatters that overwrite move bits of any dtype, those that compute do not
     if equation.op.name in _COMPUTING and equation.inputs[0].type.dtype not in LANGUAGE_NAMES:
         return False
+    if equation.op.name == "stop_gradient":
+        return False  # it is its operand, and the passes see more without it
+    if equation.op.name in attention.NAMES:
+        return attention.is_suited([v.type for v in equation.inputs], equation.attrs)
     return (
         equation.op.name in ROUTES
         or equation.op.name in STRUCTURE
@@ -98,9 +101,7 @@ def scratch_bytes(equation: Equation) -> int:
     return movement.scratch_bytes(name, types) if name in indexing.KINDS else 0
 
 
-def product(
-    x: ArrayType, y: ArrayType, attrs: Attrs, target: Target = GENERIC
-) -> TritonSource:
+def product(x: ArrayType, y: ArrayType, attrs: Attrs, target: Target = GENERIC) -> TritonSource:
     """A contraction without loop dimensions by a tile kernel, with the usual tiles."""
     kernel = matmul.matmul_kernel(x, y, attrs["spec"], attrs["dtype"])
     return emit_triton(kernel, (x, y), name="matmul", target=target)
@@ -143,6 +144,9 @@ def _kernel(types: Sequence[ArrayType], attrs: Attrs, target: Target) -> tuple[T
 ROUTES: Final[Mapping[str, Sources]] = {
     "kernel": _kernel,
     "dot": _dot,
+    "attention": attention.attention,
+    "attention_sums": attention.attention_sums,
+    "attention_gradient": attention.attention_gradient,
     "gather": movement.gather,
     **{name: movement.scatter(name) for name in indexing.KINDS},
     "dynamic_slice": movement.dynamic_slice,

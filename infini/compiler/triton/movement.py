@@ -76,7 +76,9 @@ class _Text(FunctionText):
         return places
 
     def start(self, name: str, place: str, type_: ArrayType, mask: str = "") -> None:
-        """A variable for positions in memory: of the dtype of positions, or of 64 bits where they may be larger."""
+        """A variable for positions from memory: of the dtype of positions, or of 64 bits where they may be
+        larger.
+        """
         loaded = f"tl.load({place}, mask={mask}, other=0)" if mask else f"tl.load({place})"
         fits = type_.dtype.itemsize < 4 or type_.dtype == dtypes.int32
         self.line(f"{name} = {loaded}.to({self.index if fits else 'tl.int64'})")
@@ -112,9 +114,7 @@ def dynamic_update_slice(
     return (text.elements("dynamic_update_slice", _parameters(types, operand)),)
 
 
-def gather(
-    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
-) -> tuple[TritonSource, ...]:
+def gather(types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC) -> tuple[TritonSource, ...]:
     """Windows at indices read from an array."""
     operand, indices = types
     numbers: GatherDimensionNumbers = attrs["dimension_numbers"]
@@ -314,7 +314,8 @@ def _window(
             text.line(f"s{d} = s{d}.to(tl.int32)")
     window = iter(numbers.offset_dims)
     full = [
-        starts[d] if d in numbers.dropped else _sum(places[next(window)], starts[d]) for d in range(len(shape))
+        starts[d] if d in numbers.dropped else _sum(places[next(window)], starts[d])
+        for d in range(len(shape))
     ]
     return _offset(full, shape, is_block=columns > 0)
 

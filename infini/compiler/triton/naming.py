@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import keyword
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -35,7 +36,11 @@ def targets(line: str) -> tuple[str, ...]:
 
 def results_of(equation: Equation, after: Equation | None) -> tuple[str, ...]:
     """Names for the results of an equation, if it is the last of its line; `after` is the next equation."""
-    if equation.where is None or not equation.where.file or (after is not None and after.where == equation.where):
+    if (
+        equation.where is None
+        or not equation.where.file
+        or (after is not None and after.where == equation.where)
+    ):
         return ()
     return tuple(map(plain, targets(inspection.source_line(equation.where))))
 
@@ -50,7 +55,7 @@ def note(where: Where) -> str:
 def plain(name: str) -> str:
     """A name as the text can use it; empty when it cannot."""
     stripped = name.strip("_")
-    return stripped if _NAME.fullmatch(stripped) else ""
+    return stripped if _NAME.fullmatch(stripped) and not keyword.iskeyword(stripped) else ""
 
 
 def of_values(program: Program) -> dict[Var, str]:
@@ -61,11 +66,13 @@ def of_values(program: Program) -> dict[Var, str]:
     equations = program.equations
     following: Sequence[Equation | None] = [*equations, None][1:]
     for equation, after in zip(equations, following, strict=True):
-        for var, name in zip(equation.outputs, results_of(equation, after), strict=False):
-            if name:
-                found[var] = name
+        named = zip(equation.outputs, results_of(equation, after), strict=False)
+        found.update({var: name for var, name in named if name})
         if equation.op.name == "reshape" and equation.output not in found and equation.inputs[0] in found:
             found[equation.output] = found[equation.inputs[0]]
     for number, var in enumerate(program.results):
         found.setdefault(var, "result" if len(program.results) == 1 else f"result_{number}")
+    for equation in reversed(equations):
+        if equation.op.name == "reshape" and equation.output in found:
+            found.setdefault(equation.inputs[0], found[equation.output])
     return found

@@ -175,7 +175,9 @@ def plain_number(value: complex, dtype: np.dtype) -> str:
     if dtype not in dtypes.FLOATS or dtype.itemsize > 4:
         return ""
     number = float(value.real)
-    return literal(number, dtype) if number == 0 or abs(number) >= _SMALLEST_NORMAL or number != number else ""
+    return (
+        literal(number, dtype) if number == 0 or abs(number) >= _SMALLEST_NORMAL or number != number else ""
+    )
 
 
 def takes_number(name: str, position: int, number: str, dtype: np.dtype) -> bool:
@@ -279,11 +281,7 @@ def _shift(symbol: str) -> Rule:
                 return f"({x} {symbol} {y})"
             name = language_name(types[0])
             return f"({x}.to({unsigned}, bitcast=True) {symbol} {y}).to({name}, bitcast=True)"
-        safe = (
-            f"({y} & {bits - 1}).to({unsigned}, bitcast=True)"
-            if types[0] in dtypes.SIGNED
-            else f"({y} & {bits - 1})"
-        )
+        safe = f"({y} & {bits - 1})"
         raw = f"{x}.to({unsigned}, bitcast=True)" if types[0] in dtypes.SIGNED else x
         shifted = f"({raw} {symbol} {safe}).to({unsigned})"
         if types[0] in dtypes.SIGNED:

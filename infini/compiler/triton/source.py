@@ -108,19 +108,18 @@ class TritonSource:
                 `weight`. A name that the text has for something else is left out.
         """
         text = self.text
-        chosen: dict[str, str] = {}
+        current = {role: name for role, (name, _) in zip(self.roles, self.signature, strict=True)}
         for role, name in names.items():
             pointer = f"{name}_ptr"
             words = set(re.findall(r"\w+", code(text.rpartition("@triton.jit")[2]))) - set(self.roles)
-            if role not in self.roles or pointer in words:
+            if role not in current or pointer in words:
                 continue
-            chosen[role] = pointer
-            if not any(re.fullmatch(rf"{name}\d*", word) for word in words):
+            if name not in current and not any(re.fullmatch(rf"{name}\d*", word) for word in words):
                 text = re.sub(rf"\b{role}_tile(\d*)\b", rf"{name}\1", text)
-            text = re.sub(rf"\b{role}\b", pointer, text)
+            text = re.sub(rf"\b{current[role]}\b", pointer, text)
+            current[role] = pointer
         signature = tuple(
-            (chosen.get(role, name), kind)
-            for role, (name, kind) in zip(self.roles, self.signature, strict=True)
+            (current[role], kind) for role, (_, kind) in zip(self.roles, self.signature, strict=True)
         )
         divisible = set(self.divisibility)
         return dataclasses.replace(
@@ -147,7 +146,9 @@ def _canonical(text: str) -> str:
             continue
         own = {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
         own |= {
-            node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            node.id
+            for node in ast.walk(function)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
         }
         names: dict[str, str] = {}
         for node in ast.walk(function):
