@@ -94,6 +94,13 @@ def test_gradient(dtype: np.dtype, band: Any, rng: np.random.Generator) -> None:
     check("attention_gradient", with_sums(arrays, ct, given), given)
 
 
+def test_few_queries_of_many_keys(rng: np.random.Generator) -> None:
+    *arrays, ct = drawn(rng, dtypes.float32, (3, 2), (130, 2), (130, 4), (3, 4))
+    given = attrs(PLAIN)
+    check("attention", arrays, given)
+    check("attention_gradient", with_sums(arrays, ct, given), given)
+
+
 def test_groups_of_queries_share_keys(rng: np.random.Generator) -> None:
     shapes = (2, 20, 3, 2, 16), (2, 24, 3, 16), (2, 24, 3, 16), (2, 20, 3, 2, 16)
     *arrays, ct = drawn(rng, dtypes.float32, *shapes)

@@ -27,7 +27,7 @@ from infini.lax.composites.attention import Letters
 NAMES: Final = frozenset({"attention", "attention_sums", "attention_gradient"})
 _DTYPES: Final = frozenset({dtypes.float32, dtypes.float16, dtypes.bfloat16})
 _LARGEST_WIDTH: Final = 256  # of a head: its queries, keys and values stand in registers
-_MIN_QUERIES: Final = 4  # fewer do not fill a matrix unit; the definition has more programs for them
+_MIN_QUERIES: Final = 2  # one row of scores is no matrix, and its definition has more programs
 
 
 def is_suited(types: Sequence[ArrayType], attrs: Attrs) -> bool:

@@ -14,7 +14,7 @@ from infini.core.ir import Equation, Program, Var
 from infini.core.source import Where
 
 LONGEST: Final = 80
-_NAME: Final = re.compile(r"[A-Za-z]\w*")
+_NAME: Final = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
 @functools.lru_cache(maxsize=4096)
