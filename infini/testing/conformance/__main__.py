@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from infini.core import errors
-from infini.testing.conformance.checks import SECTIONS, Outcome, Subject, all_checks, run
+from infini.testing.conformance.checks import SECTIONS, Outcome, Subject, run
+from infini.testing.conformance.suite import all_checks
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _STYLES = {"passed": "green", "failed": "bold red", "not available": "yellow"}

@@ -177,21 +177,12 @@ def data(nbytes: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
 
 
-def all_checks() -> tuple[Check, ...]:
-    """Every check, in the order of the sections."""
-    # They import this module.
-    from infini.testing.conformance import backend, collectives, kernels, memory, streams
-
-    found = (*backend.CHECKS, *memory.CHECKS, *streams.CHECKS, *collectives.CHECKS, *kernels.CHECKS)
-    return tuple(sorted(found, key=lambda check: SECTIONS.index(check.section)))
-
-
 def run(subject: Subject, checks: Sequence[Check]) -> Iterator[Outcome]:
     """Run checks one after another; one that breaks does not stop the others.
 
     Args:
         subject: the backend.
-        checks: which; see `all_checks`.
+        checks: which; see `suite.all_checks`.
     """
     for check in checks:
         status: Status = "passed"
