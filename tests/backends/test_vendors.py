@@ -295,6 +295,18 @@ def test_every_thread_sets_the_device_before_anything_else(ascend_device: Device
     assert codes == [107002, 0] and "aclrtSetDevice 1" in ascend_device.shim.calls("aclrtSetDevice")
 
 
+@pytest.mark.parametrize("name", ["metax", "ascend"])
+def test_a_device_that_another_library_makes_current_is_put_right(name: str, sdk: Path) -> None:
+    device = Device(name, sdk)
+    others = ctypes.CDLL(str(device.backend.runtime.library.path))
+    set_device = others.mcSetDevice if name == "metax" else others.aclrtSetDevice
+    driver = device.backend.driver(0)
+    buffer = driver.upload(np.arange(4))
+    set_device(1)
+    assert driver.download(buffer, ArrayType((4,), dtypes.int64)).tolist() == [0, 1, 2, 3]
+    set_device(0)
+
+
 def test_two_devices_compute_on_their_own_memory(metax_device: Device) -> None:
     for at in (1, 0):
         run(metax_device, lambda x, y: lax.add(lax.sin(x), y), normal(5, 40), normal(5, 40), at=at)
