@@ -28,8 +28,7 @@ from infini.backends.vendors.tables import CollectiveTable, RuntimeTable, cuda_l
 from infini.core import backend as backend_, errors, primitive
 from infini.testing.conformance.__main__ import app
 from tests.backends import third_adapter
-from tests.backends.test_vendors import with_runtime
-from tests.backends.vendor_fixtures import folder, sdk
+from tests.backends.vendor_fixtures import folder, sdk, with_runtime
 
 __all__ = ["folder", "sdk"]
 ROOT = Path(__file__).resolve().parents[2]
