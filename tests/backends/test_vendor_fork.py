@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from infini.compiler.triton.target import Target, amd, nvidia
 from infini.core import dtypes, errors
 from infini.core.ir import ArrayType
 from tests.tile import kernels
+from tools import layers, triton_versions
 
 FORK = TritonFork(install="install it", facts=("num_stages", "nothing"))
 
@@ -68,3 +74,33 @@ def test_a_processor_of_another_fork_is_refused() -> None:
 def test_without_triton_the_reason_says_so(monkeypatch: Any) -> None:
     monkeypatch.setattr(fork.importlib.util, "find_spec", lambda name: None)
     assert FORK.why_unavailable(nvidia(80)) == "no Triton is installed; install it"
+
+
+OLD = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+sys.path.append(sys.argv[2])  # what infini needs; Triton is this environment's
+import triton
+import infini
+from infini.backends.vendors.fork import TritonFork
+from infini.compiler.triton.target import nvidia
+from tests.backends.test_vendor_fork import softmax
+with infini.config(no_cache=True):
+    kernel = TritonFork(install="").compile(softmax(nvidia(80)), nvidia(80))
+found = kernel.code[:4] == b"\\x7fELF", kernel.parameters, kernel.num_hidden, kernel.num_warps
+print(json.dumps([triton.__version__, *found]))
+"""
+
+
+@pytest.mark.night
+@pytest.mark.parametrize(("version", "num_hidden"), [("3.0.0", 0), ("3.2.0", 0), ("3.6.0", 2)])
+def test_sources_are_described_as_each_version_of_triton_wants(version: str, num_hidden: int) -> None:
+    if sys.version_info[:2] > triton_versions.LAST_PYTHON.get(version, sys.version_info[:2]):
+        pytest.skip(f"there is no Triton {version} for this Python")
+    arguments = [str(triton_versions.environment(version)), "-c", OLD]
+    arguments += [str(layers.ROOT), sysconfig.get_path("purelib")]
+    environment = {**os.environ, "TRITON_DEFAULT_FP_FUSION": "1"}
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    expected = [version, True, ["*fp32", "*fp32"], num_hidden, softmax(nvidia(80)).num_warps]
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
