@@ -149,6 +149,7 @@ ROUTES: Final[Mapping[str, Sources]] = {
     "attention_gradient": attention.attention_gradient,
     "gather": movement.gather,
     **{name: movement.scatter(name) for name in indexing.KINDS},
+    "concatenate": movement.concatenate,
     "dynamic_slice": movement.dynamic_slice,
     "dynamic_update_slice": movement.dynamic_update_slice,
     "pad": movement.pad,

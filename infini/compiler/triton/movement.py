@@ -1,5 +1,5 @@
-"""Triton sources of operations that move elements by run-time indices: dynamic slices, gather, scatter,
-interior padding.
+"""Triton sources of operations that move elements by run-time indices: dynamic slices, gather, scatter;
+of interior padding, and of joining more arrays than a kernel takes.
 
 One program handles a block of elements of the result (of the updates, for scatters), takes its position apart
 by constant divisions and computes where the element comes from. Parameters are x0, x1 ... for operands and y0
@@ -236,6 +236,28 @@ def pad(types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC) -> t
     text.line(f"found = tl.load(x0 + {_offset(moved, operand.shape)}, mask=valid)")
     text.line("tl.store(y0 + i, tl.where(valid, found, tl.load(x1)), mask=inside)")
     return (text.elements("pad", _parameters(types, operand.update(shape=shape))),)
+
+
+def concatenate(
+    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
+) -> tuple[TritonSource, ...]:
+    """Join many arrays: a function per operand, which copies it to where it begins in the result."""
+    axis = attrs["axis"] + types[0].ndim
+    joined = sum(t.shape[axis] for t in types)
+    out = types[0].update(shape=(*types[0].shape[:axis], joined, *types[0].shape[axis + 1 :]))
+    row, start, sources = math.prod(out.shape[axis:]), 0, []
+    for number, type_ in enumerate(types):
+        run = math.prod(type_.shape[axis:])
+        if not type_.size:
+            continue
+        text = _Text(type_.shape, target, out)
+        text.note(f"rows of {run} elements, from place {start} on of rows of {row}")
+        begin = f" + {start}" if start else ""
+        place = "i" if type_.size == run else f"i // {run} * {row} + i % {run}"
+        text.line(f"tl.store(y0 + {place}{begin}, tl.load(x{number} + i, mask=inside), mask=inside)")
+        sources.append(text.elements("concatenate", [(f"x{number}", type_), ("y0", out)]))
+        start += run
+    return tuple(sources)
 
 
 def scratch_bytes(name: str, types: Sequence[ArrayType]) -> int:
