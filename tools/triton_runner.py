@@ -1,7 +1,8 @@
 """Compile kernels with the Triton of the Python that runs this; it needs nothing else.
 
-`python triton_runner.py JOBS TARGET ...` reads a JSON list of jobs, and writes a JSON line with target, job and
-verdict for each: "ok", or what Triton said. Versions from 3.0 on name the parts of a source differently.
+`python triton_runner.py JOBS TARGET ...` reads a JSON list of jobs, and writes a JSON line with target, job
+and verdict for each: "ok", or what Triton said. Versions from 3.0 on name the parts of a source
+differently.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ def source(job: dict[str, Any]) -> Any:  # Any: Triton's
     function = load(job["text"], job["function"])
     names = [name for name, _ in job["signature"]]
     aligned = [names.index(name) for name in job["divisibility"]]
-    signature = {name: kind for name, kind in job["signature"]}
+    signature = dict(job["signature"])
     if "constexprs" in inspect.signature(ASTSource.__init__).parameters:
         attrs = {(place,): [["tt.divisibility", 16]] for place in aligned}
         return ASTSource(function, signature, constexprs={}, attrs=attrs)
     if hasattr(backends, "AttrsDescriptor"):  # 3.2
         properties = {"tt.divisibility": aligned, "tt.equal_to": []}
         described = {"arg_properties": properties, "cls": "AttrsDescriptor"}
-        return ASTSource(function, signature, constants={}, attrs=backends.AttrsDescriptor.from_dict(described))
+        return ASTSource(
+            function, signature, constants={}, attrs=backends.AttrsDescriptor.from_dict(described)
+        )
     numbered = {place: kind for place, (_, kind) in enumerate(job["signature"])}
     return ASTSource(function, numbered, constants={}, attrs=compiler.AttrsDescriptor(tuple(aligned), ()))
 
@@ -67,7 +70,7 @@ def main(path: str, targets: list[str]) -> None:
     """Compile every job for every target."""
     for job in json.loads(Path(path).read_text()):
         for target in targets:
-            print(json.dumps([target, job["name"], verdict(job, target)]), flush=True)  # noqa: T201  # its output
+            print(json.dumps([target, job["name"], verdict(job, target)]), flush=True)
 
 
 if __name__ == "__main__":

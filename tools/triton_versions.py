@@ -1,8 +1,9 @@
-"""`python -m tools.triton_versions`: the golden kernels on several versions of Triton, each in its own environment.
+"""`python -m tools.triton_versions`: the golden kernels on several versions of Triton, each in its own
+environment.
 
-Environments are made in `.triton/` when they are first needed and stay there; they hold Triton, NumPy, which it
-imports, and nothing of ours. Kernels are compiled for GPUs that are not here. Triton 3.0 and 3.2 bring no linker
-for AMD's binaries: that of the newest takes its place.
+Environments are made in `.triton/` when they are first needed and stay there; they hold Triton, NumPy,
+which it imports, and nothing of ours. Kernels are compiled for GPUs that are not here. Triton 3.0 and 3.2
+bring no linker for AMD's binaries: that of the newest takes its place.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from tools import layers
 
 NEWEST: Final = "newest"
 VERSIONS: Final = ("3.0.0", "3.2.0", "3.6.0", NEWEST)
+# The last Python that there are wheels for.
+LAST_PYTHON: Final = {"3.0.0": (3, 12), "3.2.0": (3, 13)}
 TARGETS: Final = ("sm_80", "sm_90", "gfx942")
 _FOLDER: Final = layers.ROOT / ".triton"
 _RUNNER: Final = Path(__file__).with_name("triton_runner.py")

@@ -8,8 +8,8 @@
       triton/01.tanh_kernel.py  what a GPU would get, whatever the program was compiled for
       program.ll                the native program that calls the kernels
 
-The knob holds names of passes, `kernels`, `llvm`, `assembly` and `triton`, or `all`. A folder is written beside its
-place and renamed, so that nobody sees half of one.
+The knob holds names of passes, `kernels`, `llvm`, `assembly` and `triton`, or `all`. A folder is written
+beside its place and renamed, so that nobody sees half of one.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ def files(found: Inspection, wanted: Collection[str] = frozenset({ALL})) -> dict
     launched = []
     if {ALL, TRITON} & set(wanted):
         texts = {f"triton/{name}.py": content for name, content in _triton(found.program).items()}
-        launched = [f"| [{Path(path).name}]({path}) | {content.splitlines()[0][2:]} |" for path, content in texts.items()]
+        launched = [
+            f"| [{Path(path).name}]({path}) | {content.splitlines()[0][2:]} |"
+            for path, content in texts.items()
+        ]
         made.update(texts)
     return {"index.md": _index(found, rows, kernels, launched, made), **dict(sorted(made.items()))}
 
@@ -178,7 +181,7 @@ def _index(
             "",
             "## For a GPU",
             "",
-            "What the passes for GPUs and the Triton emitter make of the program, in the order of the launches.",
+            "What passes for GPUs and the Triton emitter make of the program, in the order of launches.",
             "",
             "| file | |",
             "|---|---|",

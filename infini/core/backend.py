@@ -366,8 +366,10 @@ def _load(point: _Point) -> Backend:
 
 
 def names() -> tuple[str, ...]:
-    """Names of every backend, available or not, best first."""
-    return (*(name for name in _advertised() if name not in BUILT_IN), *BUILT_IN)
+    """Names of every backend, available or not, best first: those of other packages, then ours."""
+    found = _advertised()
+    advertised = sorted(found, key=lambda name: found[name].value.startswith("infini."))
+    return (*(name for name in advertised if name not in BUILT_IN), *BUILT_IN)
 
 
 def available() -> tuple[str, ...]:

@@ -242,7 +242,10 @@ def parameter_names(
     for number, path in enumerate(paths):
         if number not in holes:
             argument = _named(fun, dynamic[path[1].idx]) if isinstance(path[1], tree.SequenceKey) else ""
-            words = [argument, *(tree.keystr((key,), simple=True) for key in path[1 if not argument else 2 :])]
+            words = [
+                argument,
+                *(tree.keystr((key,), simple=True) for key in path[1 if not argument else 2 :]),
+            ]
             found.append("_".join(words[-2:]).strip("_"))
     return found
 

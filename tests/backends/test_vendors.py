@@ -11,7 +11,6 @@ import ctypes
 import dataclasses
 import inspect
 import shutil
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,80 +21,27 @@ import pytest
 pytest.importorskip("triton")
 
 from infini import lax  # after the skip
-from infini.backends.reference import interpreter
 from infini.backends.vendors import ascend, metax
-from infini.backends.vendors.adapter import Adapter, AdapterBackend
-from infini.backends.vendors.fork import TritonFork
-from infini.backends.vendors.tables import Places, RuntimeTable
-from infini.core import dtypes, errors, trace
-from infini.core.backend import CompileOptions
+from infini.backends.vendors.adapter import AdapterBackend
+from infini.core import dtypes, errors
 from infini.core.ir import ArrayType
-from infini.testing.conformance import streams
+from infini.testing.conformance import collectives, streams
 from tests.backends import third_adapter, vendor_shims
 from tests.backends.vendor_fixtures import (
     ADAPTERS,
+    KUNLUN,
     Device,
     ascend_device,
     failed,
     folder,
     metax_device,
+    normal,
+    run,
     sdk,
+    with_runtime,
 )
-from tests.backends.vendor_shims import FakeCompiler
 
 __all__ = ["ascend_device", "folder", "metax_device", "sdk"]
-
-KUNLUN = Adapter(
-    name="kunlun",
-    vendor="Kunlun",
-    places=Places(("XPU_HOME",), (), ("so",), "install XRE"),
-    runtime=RuntimeTable(
-        libraries=("libxpurt.so.1", "libxpurt.so"),
-        calls={
-            "device_count": "xpu_device_count: >i32", "set_device": "xpu_set_device: device",
-            "allocate": "xpu_malloc: >ptr n:u64 =0", "free": "xpu_free: ptr",
-            "copy": "xpu_memcpy: dst src n:u64 kind",
-            "copy_async": "xpu_memcpy_async: dst src n:u64 kind stream",
-            "stream_create": "xpu_stream_create: >ptr", "stream_destroy": "xpu_stream_destroy: stream",
-            "stream_synchronize": "xpu_wait: stream", "error_text": "xpu_strerror -> str: code",
-        },
-        kinds={"d2h": 0, "h2d": 1, "d2d": 2},
-        out_of_memory=frozenset({-705}),
-        error_texts={-705: "no memory", -707: "invalid parameter", -701: "no such device"},
-    ),
-    target=third_adapter.TARGET,
-    compiler=TritonFork("install Kunlun's Triton"),
-    arch=lambda runtime, device: 3,
-)  # fmt: skip
-
-
-def run(device: Device, function: Any, *arrays: np.ndarray, at: int = 0) -> list[np.ndarray]:
-    """Results of a program on a device, after they were compared with the oracle's."""
-
-    def flat(*xs: Any) -> list[Any]:
-        found = function(*xs)
-        return list(found) if isinstance(found, (tuple, list)) else [found]
-
-    program = trace.stage(flat, [ArrayType(a.shape, a.dtype) for a in arrays]).program
-    executable = device.backend.compile(program, CompileOptions())
-    place = device.backend.devices()[at]
-    buffers = executable([device.backend.put(a, place) for a in arrays])
-    found = [device.backend.get(b, t) for b, t in zip(buffers, program.out_types, strict=True)]
-    for got, want in zip(found, interpreter.evaluate(program, arrays), strict=True):
-        np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=1e-4, atol=1e-4)
-    return found
-
-
-def normal(*shape: int, dtype: Any = np.float32) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
-
-
-def with_runtime(adapter: Adapter, **changes: Any) -> Adapter:
-    """An adapter whose runtime's table has other fields; `calls` are added to those there are."""
-    table = adapter.runtime
-    calls = {**table.calls, **changes.pop("calls", {})}
-    calls = {name: text for name, text in calls.items() if text}
-    return dataclasses.replace(adapter, runtime=dataclasses.replace(table, calls=calls, **changes))
 
 
 # --- conformance -----------------------------------------------------------------------------
@@ -136,6 +82,7 @@ def test_conformance_gives_everything_back(metax_device: Device) -> None:
 @pytest.fixture
 def no_patience(monkeypatch: Any) -> None:
     monkeypatch.setattr(streams, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(collectives, "GRACE_S", 0.1)
 
 
 @pytest.mark.usefixtures("no_patience")
@@ -187,6 +134,7 @@ def test_a_wrong_table_fails(name: str, changes: dict[str, Any], section: str, s
     assert failed(device.conformance(section)) != []
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_wrong_numbers_of_dtypes_fail(sdk: Path) -> None:
     wrong = dataclasses.replace(ascend.COLLECTIVES, dtypes={dtypes.float32: 7, dtypes.int32: 2})
     assert failed(Device("ascend", sdk, collectives=wrong).conformance("collectives")) != []
@@ -274,7 +222,7 @@ def test_a_process_that_was_initialised_by_others_is_accepted(ascend_device: Dev
     library = ctypes.CDLL(str(ascend_device.backend.runtime.library.path))
     library.aclInit(None)
     assert library.aclInit(None) == 100002
-    assert AdapterBackend(ascend.ADAPTER).why_unavailable() is None
+    assert AdapterBackend(ascend.ADAPTER).why_no_runtime() is None
 
 
 def test_every_thread_sets_the_device_before_anything_else(ascend_device: Device) -> None:
@@ -293,6 +241,18 @@ def test_every_thread_sets_the_device_before_anything_else(ascend_device: Device
     assert codes == [107002, 0] and "aclrtSetDevice 1" in ascend_device.shim.calls("aclrtSetDevice")
 
 
+@pytest.mark.parametrize("name", ["metax", "ascend"])
+def test_a_device_that_another_library_makes_current_is_put_right(name: str, sdk: Path) -> None:
+    device = Device(name, sdk)
+    others = ctypes.CDLL(str(device.backend.runtime.library.path))
+    set_device = others.mcSetDevice if name == "metax" else others.aclrtSetDevice
+    driver = device.backend.driver(0)
+    buffer = driver.upload(np.arange(4))
+    set_device(1)
+    assert driver.download(buffer, ArrayType((4,), dtypes.int64)).tolist() == [0, 1, 2, 3]
+    set_device(0)
+
+
 def test_two_devices_compute_on_their_own_memory(metax_device: Device) -> None:
     for at in (1, 0):
         run(metax_device, lambda x, y: lax.add(lax.sin(x), y), normal(5, 40), normal(5, 40), at=at)
@@ -305,7 +265,7 @@ def test_visible_devices_are_read_when_the_library_is_loaded(
     monkeypatch.setenv("MACA_PATH", str(tmp_path / "maca"))
     backend = AdapterBackend(metax.ADAPTER)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert backend.why_unavailable() is None
+    assert backend.why_no_runtime() is None
     shim = vendor_shims.Shim.__new__(vendor_shims.Shim)
     shim.library = ctypes.CDLL(str(tmp_path / "maca/lib/libmcruntime.so"))
     shim.library.shim_log.restype = ctypes.c_char_p
@@ -350,197 +310,3 @@ def test_a_kernel_that_fails_is_an_error_of_the_stream(metax_device: Device) -> 
     with pytest.raises(errors.DeviceError, match="an illegal memory access"):
         run(metax_device, lax.sin, normal(8))
     driver.synchronize()
-
-
-# --- collectives -----------------------------------------------------------------------------
-
-
-def test_an_identifier_goes_by_value_with_all_of_its_bytes(metax_device: Device) -> None:
-    assert failed(metax_device.conformance("collectives")) == []
-    joined = metax_device.shim.calls("mcclCommInitRank 1 of 2")
-    assert joined and all(line.split("id ")[1].startswith("7..") for line in joined)
-    assert all(line.split("..")[2].startswith("9,") for line in joined)
-
-
-def test_broadcast_in_place_keeps_the_operand(ascend_device: Device) -> None:
-    outcomes = ascend_device.conformance("collectives")
-    assert [o.status for o in outcomes if o.name == "broadcast"] == ["passed"]
-    assert ascend_device.shim.calls("HcclBroadcast") != []
-
-
-def test_without_groups_a_ring_does_not_block(ascend_device: Device) -> None:
-    assert "group_start" not in ascend_device.backend.collectives().library.functions
-    outcomes = ascend_device.conformance("collectives")
-    assert [o.status for o in outcomes if o.name == "send and receive"] == ["passed"]
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype", "op"), [("cambricon", dtypes.float64, "sum"), ("ascend", dtypes.float32, "avg")]
-)
-def test_what_a_library_of_collectives_lacks_is_refused_with_what_it_has(
-    name: str, dtype: Any, op: str, sdk: Path
-) -> None:
-    library = Device(name, sdk).backend.collectives()
-    with pytest.raises(errors.UnsupportedError, match=r"(?s)(do not take f64.*f16|no reduction 'avg'.*sum)"):
-        library.dtype_number(dtype)
-        library.op_number(op)
-
-
-def test_a_failing_collective_has_the_vendors_words(metax_device: Device) -> None:
-    library = metax_device.backend.collectives()
-    comm = library.join(library.new_id(), 1, 0, 0)
-    with pytest.raises(errors.CollectiveError, match=r"mcclAllReduce failed\n.*status 4: invalid argument"):
-        comm.all_reduce(1, 2, 3, dtypes.float32, "sum", 0)
-    comm.destroy()
-
-
-def test_other_names_of_a_function_are_tried(sdk: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Newer software exports `mxccl` where older has `mccl`."""
-    library = tmp_path / "maca/lib/libmccl.so"
-    shutil.copytree(sdk / "maca", tmp_path / "maca")
-    names = [call.split("|")[0].split(" ")[0].split(":")[0] for call in metax.COLLECTIVES.calls.values()]
-    command = ["gcc", "-shared", "-fPIC", "-o", str(library), str(vendor_shims.SOURCES / "mccl.c")]
-    command += [f"-D{name}={name.replace('mccl', 'mxccl')}" for name in names]
-    command.append(str(library.parent / "libmcruntime.so"))
-    subprocess.run(command, check=True)
-    monkeypatch.setenv("MACA_PATH", str(tmp_path / "maca"))
-    device = Device("metax", tmp_path)
-    assert failed(device.conformance("collectives")) == []
-    assert device.backend.collectives().library.functions["all_reduce"].symbol == "mxcclAllReduce"
-
-
-# --- libraries -------------------------------------------------------------------------------
-
-
-def test_a_library_of_another_vendor_with_the_same_name_is_left(
-    sdk: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
-    other = tmp_path / "lib64"
-    other.mkdir()
-    source = tmp_path / "other.c"
-    source.write_text("int hcclGetUniqueId(void *id) { return 0; }\n")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(other / "libhccl.so"), str(source)], check=True)
-    adapter = dataclasses.replace(
-        ascend.ADAPTER, places=dataclasses.replace(ascend.PLACES, homes=("OTHER_HOME", "ASCEND_HOME_PATH"))
-    )
-    monkeypatch.setenv("OTHER_HOME", str(tmp_path))
-    found = AdapterBackend(adapter).collectives()
-    assert found.library.path == str(sdk / "cann/lib64/libhccl.so")
-    monkeypatch.setenv("ASCEND_HOME_PATH", "")
-    alone = dataclasses.replace(ascend.COLLECTIVES, libraries=(str(other / "libhccl.so"),))
-    runtime = dataclasses.replace(ascend.RUNTIME, libraries=(str(sdk / "cann/lib64/libascendcl.so"),))
-    with pytest.raises(errors.DeviceError, match=r"libhccl.so has no HcclGetRootInfo, HcclComm"):
-        AdapterBackend(dataclasses.replace(adapter, collectives=alone, runtime=runtime)).collectives()
-
-
-def test_adapters_of_two_vendors_work_side_by_side(metax_device: Device, ascend_device: Device) -> None:
-    for device in (metax_device, ascend_device, metax_device):
-        run(device, lambda x: lax.mul(lax.exp(x), 2.0), normal(40))
-    assert ascend_device.shim.calls("mc") == [] and metax_device.shim.calls("acl") == []
-
-
-# --- kernels ---------------------------------------------------------------------------------
-
-
-def test_a_launch_of_metax(metax_device: Device) -> None:
-    run(metax_device, lambda x, y: lax.add(lax.sin(x), y), normal(6, 50), normal(6, 50))
-    (line,) = metax_device.shim.calls("mcModuleLaunchKernel")
-    ((_, grid, threads),) = metax_device.compiler.launches
-    assert f"block {threads},1,1" in line and threads % 64 == 0 and grid[1:] == (1, 1)
-    (target,) = metax_device.compiler.asked
-    assert (target.platform, target.arch, target.warp_size, target.binary) == ("maca", 100, 64, "mcfatbin")
-
-
-def test_a_launch_of_ascend(ascend_device: Device) -> None:
-    run(ascend_device, lambda x, y: lax.add(lax.sin(x), y), normal(6, 50), normal(6, 50))
-    registered = ascend_device.shim.calls("rtDevBinaryRegister")[-1]
-    assert "magic 41415246" in registered  # for the vector cores
-    assert len(ascend_device.shim.calls("rtKernelLaunch")) == 1
-    (target,) = ascend_device.compiler.asked
-    assert (target.platform, target.arch, target.warp_size) == ("npu", "Ascend910B3", 0)
-
-
-@pytest.mark.parametrize("num_hidden", [1, 2])
-def test_pointers_that_newer_versions_of_triton_add(num_hidden: int, sdk: Path) -> None:
-    compiler = FakeCompiler(num_hidden=num_hidden, scratch_bytes=64)
-    device = Device("metax", sdk, compiler=compiler)
-    device.shim = vendor_shims.Shim(sdk / "maca/lib/libmcruntime.so", compiler)
-    run(device, lax.sin, normal(40))
-    assert compiler.faults == [] and len(compiler.launches) == 1
-
-
-def test_workspace_and_mixed_cores_of_ascend(sdk: Path) -> None:
-    compiler = FakeCompiler(is_packed=True, facts={"mix_mode": "mix"}, scratch_bytes=256)
-    device = Device("ascend", sdk, compiler=compiler)
-    device.shim = vendor_shims.Shim(sdk / "cann/lib64/libascendcl.so", compiler)
-    run(device, lax.sin, normal(40))
-    assert compiler.faults == []
-    assert "magic 43554245" in device.shim.calls("rtDevBinaryRegister")[-1]
-
-
-def test_a_kernel_with_locks_is_refused(sdk: Path) -> None:
-    device = Device("ascend", sdk, compiler=FakeCompiler(is_packed=True, facts={"lock_num": 3}))
-    with pytest.raises(errors.LoweringError, match="needs locks between cores"):
-        run(device, lax.sin, normal(4))
-
-
-def test_a_large_grid_becomes_loops(sdk: Path) -> None:
-    target = dataclasses.replace(ascend.TARGET, grid=(3, 1, 1))
-    device = Device("ascend", sdk, target=target)
-    run(device, lambda x, y: lax.dot(lax.sin(x), y), normal(70, 20), normal(20, 130))
-    run(device, lambda x: lax.sort(lax.mul(x, 2.0)), normal(9, 30))
-    assert device.compiler.faults == []
-    blocks = [int(line.split()[2]) for line in device.shim.calls("rtKernelLaunch")]
-    assert blocks and max(blocks) == 3
-
-
-def test_doubles_are_refused_when_a_program_is_compiled(ascend_device: Device) -> None:
-    with pytest.raises(errors.LoweringError, match=r"(?s)float64.*Ascend.*compute in float32"):
-        run(ascend_device, lax.sin, normal(4, dtype=np.float64))
-
-
-@pytest.mark.parametrize("name", ["metax", "ascend"])
-def test_without_the_vendors_triton_the_error_says_what_to_install(name: str, sdk: Path) -> None:
-    device = Device(name, sdk, compiler=ADAPTERS[name].compiler)
-    with pytest.raises(errors.LoweringError, match=r"(?s)for .*nvidia.*not for (maca|npu); .*install"):
-        run(device, lax.sin, normal(4))
-
-
-# --- products --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16], ids=str)
-@pytest.mark.parametrize(
-    "program",
-    [
-        pytest.param(lambda x, y: lax.dot(x, y), id="plain"),
-        pytest.param(
-            lambda x, y: lax.dot_general(x, lax.transpose(y, (1, 0)), (((1,), (1,)), ((), ()))),
-            id="transposed",
-        ),
-    ],
-)
-def test_products_by_the_vendors_library(program: Any, dtype: Any, metax_device: Device) -> None:
-    x, y = (np.random.default_rng(0).integers(-3, 4, s).astype(dtype) for s in ((5, 7), (7, 11)))
-    run(metax_device, program, x, y)
-    assert len(metax_device.shim.calls("mcblasGemmStridedBatchedEx")) == 1
-
-
-def test_batched_products_by_the_vendors_library(metax_device: Device) -> None:
-    spec = (((2,), (1,)), ((0,), (0,)))
-    run(metax_device, lambda x, y: lax.dot_general(x, y, spec), normal(3, 4, 5), normal(3, 5, 6))
-    assert len(metax_device.shim.calls("mcblasGemmStridedBatchedEx")) == 1
-
-
-def test_products_without_a_library_are_kernels(sdk: Path) -> None:
-    device = Device("metax", sdk, gemm=None)
-    run(device, lax.dot, normal(20, 30), normal(30, 10))
-    assert device.shim.calls("mcblas") == [] and len(device.compiler.launches) == 1
-    assert device.backend.driver(0).gemm_library is None
-
-
-def test_ways_of_a_product_are_measured_by_events(metax_device: Device) -> None:
-    driver = metax_device.backend.driver(0)
-    ran = []
-    measure = driver.beside().timer(lambda: ran.append(1), repeats=3)
-    assert measure() > 0 and len(ran) == 3 and metax_device.shim.library.shim_num_events() == 0

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("triton")
 
-from infini.backends.vendors import ascend, metax  # after the skip
+from infini.backends.reference import interpreter  # after the skip
+from infini.backends.vendors import ascend, metax
 from infini.backends.vendors.adapter import Adapter, AdapterBackend
-from infini.testing.conformance import Outcome, Subject, all_checks, run
+from infini.backends.vendors.fork import TritonFork
+from infini.backends.vendors.tables import Places, RuntimeTable
+from infini.core import trace
+from infini.core.backend import CompileOptions, Device as Place
+from infini.core.ir import ArrayType
+from infini.testing import conformance
 from tests.backends import third_adapter, vendor_shims
 from tests.backends.vendor_shims import FakeCompiler, Shim
 
@@ -72,13 +79,13 @@ class Device:
         self.backend.runtime.use(0)
         return self.backend.runtime
 
-    def conformance(self, *sections: str) -> list[Outcome]:
+    def conformance(self, *sections: str) -> list[conformance.Outcome]:
         """The outcomes of the checks of some sections, or all."""
-        checks = [check for check in all_checks() if not sections or check.section in sections]
-        return list(run(Subject(self.backend.name, self.backend), checks))
+        checks = [check for check in conformance.all_checks() if not sections or check.section in sections]
+        return list(conformance.run(conformance.Subject(self.backend.name, self.backend), checks))
 
 
-def failed(outcomes: list[Outcome]) -> list[str]:
+def failed(outcomes: list[conformance.Outcome]) -> list[str]:
     """Names of the checks that failed."""
     return [f"{o.section}: {o.name}: {o.detail}" for o in outcomes if o.status == "failed"]
 
@@ -102,4 +109,70 @@ def made(name: str, folder: Path, **changes: Any) -> Iterator[Device]:
     assert device.compiler.faults == []
 
 
-__all__ = ["ADAPTERS", "Device", "ascend_device", "failed", "folder", "made", "metax_device", "sdk"]
+KUNLUN = Adapter(
+    name="kunlun",
+    vendor="Kunlun",
+    places=Places(("XPU_HOME",), (), ("so",), "install XRE"),
+    runtime=RuntimeTable(
+        libraries=("libxpurt.so.1", "libxpurt.so"),
+        calls={
+            "device_count": "xpu_device_count: >i32", "set_device": "xpu_set_device: device",
+            "allocate": "xpu_malloc: >ptr n:u64 =0", "free": "xpu_free: ptr",
+            "copy": "xpu_memcpy: dst src n:u64 kind",
+            "copy_async": "xpu_memcpy_async: dst src n:u64 kind stream",
+            "stream_create": "xpu_stream_create: >ptr", "stream_destroy": "xpu_stream_destroy: stream",
+            "stream_synchronize": "xpu_wait: stream", "error_text": "xpu_strerror -> str: code",
+        },
+        kinds={"d2h": 0, "h2d": 1, "d2d": 2},
+        out_of_memory=frozenset({-705}),
+        error_texts={-705: "no memory", -707: "invalid parameter", -701: "no such device"},
+    ),
+    target=third_adapter.TARGET,
+    compiler=TritonFork("install Kunlun's Triton"),
+    arch=lambda runtime, device: 3,
+)  # fmt: skip
+
+
+def run(device: Device, function: Callable[..., Any], *arrays: np.ndarray, at: int = 0) -> list[np.ndarray]:
+    """Results of a program on a device, after they were compared with the oracle's."""
+
+    def flat(*xs: Any) -> list[Any]:
+        found = function(*xs)
+        return list(found) if isinstance(found, (tuple, list)) else [found]
+
+    program = trace.stage(flat, [ArrayType(a.shape, a.dtype) for a in arrays]).program
+    executable = device.backend.compile(program, CompileOptions())
+    place = Place(device.backend.name, at)
+    buffers = executable([device.backend.put(a, place) for a in arrays])
+    found = [device.backend.get(b, t) for b, t in zip(buffers, program.out_types, strict=True)]
+    for got, want in zip(found, interpreter.evaluate(program, arrays), strict=True):
+        np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=1e-4, atol=1e-4)
+    return found
+
+
+def normal(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def with_runtime(adapter: Adapter, **changes: Any) -> Adapter:
+    """An adapter whose runtime's table has other fields; `calls` are added to those there are."""
+    table = adapter.runtime
+    calls = {**table.calls, **changes.pop("calls", {})}
+    calls = {name: text for name, text in calls.items() if text}
+    return dataclasses.replace(adapter, runtime=dataclasses.replace(table, calls=calls, **changes))
+
+
+__all__ = [
+    "ADAPTERS",
+    "KUNLUN",
+    "Device",
+    "ascend_device",
+    "failed",
+    "folder",
+    "made",
+    "metax_device",
+    "normal",
+    "run",
+    "sdk",
+    "with_runtime",
+]

@@ -1,7 +1,7 @@
 """The programs whose Triton text is kept in `tests/golden/triton`: one or two of every family.
 
-Each is compiled for the GPU as any program is, without one; its kernels are read by people, compiled for several
-processors by several versions of Triton, and run under Triton's interpreter.
+Each is compiled for the GPU as any program is, without one; its kernels are read by people, compiled for
+several processors by several versions of Triton, and run under Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Value = Any  # Any: traced values
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A program: a function of arrays, the types of its operands, and how far results may be from the oracle."""
+    """A program: a function of arrays, the types of its operands, and how far from the oracle it may be."""
 
     function: Callable[..., Value]
     types: tuple[ArrayType, ...]
@@ -131,6 +131,10 @@ def scatter_add(table: Value, tokens: Value, updates: Value) -> Value:
     return table.at[tokens].add(updates)
 
 
+def join(a: Value, b: Value, c: Value, d: Value) -> Value:
+    return inp.concatenate([a, b, c, d], -1)
+
+
 def convolution(images: Value, filters: Value) -> Value:
     return lax.conv_general_dilated(images, filters, (1, 1), "SAME")
 
@@ -161,7 +165,9 @@ PROGRAMS: Final[dict[str, Golden]] = {
     "layer_norm": Golden(layer_norm, (_bf16(20, 300), _bf16(300), _bf16(300)), 3e-2),
     "matmul": Golden(matmul, (_f32(40, 70), _f32(70, 50)), 1e-4),
     "matmul_bfloat16": Golden(matmul, (_bf16(64, 64), _bf16(64, 64)), 2e-2),
-    "matmul_gelu": Golden(matmul_gelu.configure(BM=32, BN=32, BK=32), (_bf16(50, 70), _bf16(70, 40), _bf16(40)), 3e-2),
+    "matmul_gelu": Golden(
+        matmul_gelu.configure(BM=32, BN=32, BK=32), (_bf16(50, 70), _bf16(70, 40), _bf16(40)), 3e-2
+    ),
     "batched_matmul": Golden(batched_matmul, (_f32(3, 40, 20), _f32(3, 20, 30)), 1e-4),
     "cumulative_sum": Golden(cumulative_sum, (_f32(5, 300),), 1e-4),
     "cumulative_logsumexp": Golden(cumulative_logsumexp, (_f32(300, 5),), 1e-4),
@@ -171,6 +177,7 @@ PROGRAMS: Final[dict[str, Golden]] = {
     "gather": Golden(gather, (_f32(20, 30), _i32(7)), largest=20),
     "scatter_add": Golden(scatter_add, (_f32(20, 30), _i32(7), _f32(7, 30)), largest=20),
     "scatter_add_bfloat16": Golden(scatter_add, (_bf16(20, 30), _i32(7), _bf16(7, 30)), 2e-2, largest=20),
+    "join": Golden(join, (_f32(6, 3), _f32(6, 5), _f32(6, 1), _f32(6, 4)), 0.0),
     "convolution": Golden(convolution, (_f32(2, 3, 10, 12), _f32(4, 3, 3, 3)), 1e-4),
     "random_bits": Golden(random_bits, (ArrayType((2,), dtypes.uint32),)),
     "attention": Golden(attention, _HEADS, 3e-2),
@@ -179,8 +186,12 @@ PROGRAMS: Final[dict[str, Golden]] = {
 
 
 def _every_rule(dtype: np.dtype) -> Golden:
-    """A program of every elementwise operation that takes a dtype and gives it back, with and without constants."""
-    ops = [op for name, op in sorted(primitive.all_primitives().items()) if name in scalar.RULES and op.has(primitive.CASES)]
+    """A program of every elementwise operation that takes a dtype, with and without constants."""
+    ops = [
+        op
+        for name, op in sorted(primitive.all_primitives().items())
+        if name in scalar.RULES and op.has(primitive.CASES)
+    ]
     taken = [op for op in ops if dtype in op.rule(primitive.CASES).dtypes and op.name not in _CHANGE_DTYPE]
 
     def everything(x: Value, y: Value) -> Value:

@@ -79,7 +79,9 @@ def test_triton_writes_what_a_gpu_would_get(dumped):
 def test_a_program_without_a_route_on_gpus_says_so():
     program = infini.jit(lambda x: inp.linalg.eigh(x)[0]).trace(inp.ones((4, 4))).program
     ((name, text),) = texts.of_program(program).items()
-    assert name == "00.refused" and "eigh" in text and all(line.startswith("# ") for line in text.splitlines())
+    assert (
+        name == "00.refused" and "eigh" in text and all(line.startswith("# ") for line in text.splitlines())
+    )
 
 
 def test_a_program_for_the_cpu_shows_its_text_for_a_gpu():

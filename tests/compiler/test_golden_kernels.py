@@ -1,5 +1,6 @@
-"""The golden kernels: their text, the names it uses, what Triton makes of it, and their results under Triton's
-interpreter."""
+"""The golden kernels: their text, the names it uses, what Triton makes of it, and their results under
+Triton's interpreter.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def sources(name: str) -> list[TritonSource]:
 
 @pytest.mark.parametrize("name", g.PROGRAMS)
 def test_text(name: str, golden: Any) -> None:
-    text = "\n\n".join(f"# --- {s.function_name}: grid {s.grid}, {s.num_warps} warps\n\n{s.text}" for s in sources(name))
+    text = "\n\n".join(
+        f"# --- {s.function_name}: grid {s.grid}, {s.num_warps} warps\n\n{s.text}" for s in sources(name)
+    )
     golden(f"triton/{name}.txt", re.sub(r"(golden_kernels|kernels)\.py:\d+", r"\1.py", text))
 
 
@@ -68,7 +71,9 @@ FEW = ("softmax", "matmul_gelu", "scatter_add_bfloat16", "sort_short")
     ("name", "target"),
     [*((name, "sm_90") for name in g.PROGRAMS), *((name, t) for name in FEW for t in ("sm_80", "gfx942"))],
 )
-def test_the_installed_triton_compiles_it(name: str, target: str, monkeypatch: Any, tmp_path_factory: Any) -> None:
+def test_the_installed_triton_compiles_it(
+    name: str, target: str, monkeypatch: Any, tmp_path_factory: Any
+) -> None:
     compile_ = pytest.importorskip("infini.compiler.triton.compile")
     folder = tmp_path_factory.getbasetemp() / "golden"
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))

@@ -1,4 +1,6 @@
-"""The kernels of attention under Triton's interpreter, against the definition that makes the matrix of weights."""
+"""The kernels of attention under Triton's interpreter, against the definition that makes the matrix of
+weights.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def attrs(spec: str, **changes: Any) -> dict[str, Any]:
     return {"spec": spec, **usual, **changes}
 
 
-def run(name: str, arrays: list[np.ndarray], given: dict[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def run(
+    name: str, arrays: list[np.ndarray], given: dict[str, Any]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Results of the kernels, and of the definition."""
     op = primitive.by_name(name)
     types = tuple(ArrayType(a.shape, a.dtype) for a in arrays)
@@ -90,6 +94,13 @@ def test_gradient(dtype: np.dtype, band: Any, rng: np.random.Generator) -> None:
     check("attention_gradient", with_sums(arrays, ct, given), given)
 
 
+def test_few_queries_of_many_keys(rng: np.random.Generator) -> None:
+    *arrays, ct = drawn(rng, dtypes.float32, (3, 2), (130, 2), (130, 4), (3, 4))
+    given = attrs(PLAIN)
+    check("attention", arrays, given)
+    check("attention_gradient", with_sums(arrays, ct, given), given)
+
+
 def test_groups_of_queries_share_keys(rng: np.random.Generator) -> None:
     shapes = (2, 20, 3, 2, 16), (2, 24, 3, 16), (2, 24, 3, 16), (2, 20, 3, 2, 16)
     *arrays, ct = drawn(rng, dtypes.float32, *shapes)
@@ -131,7 +142,11 @@ def test_keys_of_minus_infinity_count_for_nothing(rng: np.random.Generator) -> N
 
 
 def test_wide_heads_doubles_and_single_queries_take_the_definition() -> None:
-    for dtype, queries, width in ((dtypes.float32, 64, 512), (dtypes.float64, 64, 16), (dtypes.float32, 1, 16)):
+    for dtype, queries, width in (
+        (dtypes.float32, 64, 512),
+        (dtypes.float64, 64, 16),
+        (dtypes.float32, 1, 16),
+    ):
         q, k = ArrayType((queries, width), dtype), ArrayType((64, width), dtype)
         program = ir.single_equation(composite.attention_p, (q, k, k), ir.Attrs(attrs(PLAIN)))
         assert not lower.has_route(program.equations[0])
@@ -144,7 +159,9 @@ def written_out(q: Any, k: Any, v: Any) -> Any:
     return inp.einsum("bhts,bshd->bthd", weights, v)
 
 
-@pytest.mark.parametrize("function", [written_out, lambda q, k, v: nn.dot_product_attention(q, k, v, is_causal=True)])
+@pytest.mark.parametrize(
+    "function", [written_out, lambda q, k, v: nn.dot_product_attention(q, k, v, is_causal=True)]
+)
 def test_no_matrix_of_weights_is_kept_on_the_gpu(function: Any) -> None:
     size, struct = 512, inf.ShapeDtypeStruct((1, 512, 2, 64), dtypes.float32)
     step = inf.jit(inf.value_and_grad(lambda q, k, v: function(q, k, v).sum(), (0, 1, 2)))

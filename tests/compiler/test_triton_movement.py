@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 from infini.compiler.triton import interpret, matmul, movement  # after the skip
 
 SOURCES = {
+    "concatenate": movement.concatenate,
     "dynamic_slice": movement.dynamic_slice,
     "dynamic_update_slice": movement.dynamic_update_slice,
     "gather": movement.gather,
@@ -48,6 +49,16 @@ def check(function: Any, *arrays: np.ndarray) -> None:
 
 
 X = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+
+
+@pytest.mark.parametrize("axis", [-1, -2, -3])
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float8_e5m2, dtypes.bool_], ids=str)
+def test_concatenate_many(dtype: np.dtype, axis: int, rng: Any) -> None:
+    sizes = (3, 1, 4, 0, 2)
+    shapes = [tuple(n if d == axis + 3 else (2, 5, 3)[d] for d in range(3)) for n in sizes]
+    op = primitive.by_name("concatenate")
+    arrays = [k.numbers(rng, shape, dtype) for shape in shapes]
+    check(lambda *xs: trace.bind1(op, *xs, axis=axis), *arrays)
 
 
 @pytest.mark.parametrize("starts", [(0, 1, 2), (2, 3, 4), (9, 0, 0)], ids=str)

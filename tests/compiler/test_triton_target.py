@@ -1,4 +1,6 @@
-"""Targets of the Triton emitter: capabilities that are missing, grids that are too large, and the table of names."""
+"""Targets of the Triton emitter: capabilities that are missing, grids that are too large, and the table of
+names.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ from tests.tile import kernels
 
 # As the smallest of the vendors' processors: few programs, and nothing of 64 bits.
 SMALL = dataclasses.replace(
-    GENERIC, name="small", grid=(48, 1, 1), max_warps=4, capabilities=GENERIC.capabilities - {"float64", "int64"}
+    GENERIC,
+    name="small",
+    grid=(48, 1, 1),
+    max_warps=4,
+    capabilities=GENERIC.capabilities - {"float64", "int64"},
 )
 
 
@@ -82,8 +88,12 @@ def test_moved_elements_do_not_depend_on_the_grid(rng: np.random.Generator) -> N
     interpret = pytest.importorskip("infini.compiler.triton.interpret")
     x, start = k.numbers(rng, (70, 90), dtypes.float32), np.int32(3)
     attrs = k.attrs_of(slice_sizes=(60, 80))
-    (source,) = movement.dynamic_slice([*k.types(x), *[ArrayType((), dtypes.int32)] * 2], attrs, grid_of(2, 1, 1))
-    (found,) = interpret.interpret(source, [x, np.asarray(start), np.asarray(start)], [ArrayType((60, 80), x.dtype)])
+    (source,) = movement.dynamic_slice(
+        [*k.types(x), *[ArrayType((), dtypes.int32)] * 2], attrs, grid_of(2, 1, 1)
+    )
+    (found,) = interpret.interpret(
+        source, [x, np.asarray(start), np.asarray(start)], [ArrayType((60, 80), x.dtype)]
+    )
     np.testing.assert_array_equal(found, x[3:63, 3:83])
     assert source.grid == (2,)
 
@@ -103,7 +113,9 @@ def test_programs_beyond_an_extent_do_nothing(limits: Any) -> None:
 def test_more_programs_than_32_bits_count_have_numbers_of_64() -> None:
     x = ArrayType((1 << 32, 1), dtypes.int8)
     double = k.on_tiles(lambda x: lax.add(x, x), ArrayType((1,), dtypes.int8))
-    whole = dataclasses.replace(double.loads[0], grid_strides=((1,), (0,)), tile_strides=((0,), (1,)), offsets=(0, 0))
+    whole = dataclasses.replace(
+        double.loads[0], grid_strides=((1,), (0,)), tile_strides=((0,), (1,)), offsets=(0, 0)
+    )
     kernel = dataclasses.replace(double, grid=(1 << 32,), loads=(whole,), stores=(whole,), outputs=(x,))
     source = emit.emit_triton(kernel, [x])
     assert re.search(r"for at in range\(tl.program_id\(0\).to\(tl.int64\), 4294967296, \d+\)", source.text)
@@ -182,7 +194,9 @@ def test_other_names_are_found(line: str, what: str) -> None:
 
 def test_the_names_are_names_of_the_installed_triton() -> None:
     tl = pytest.importorskip("triton.language")
-    capable = {name for name in language.NEEDS if name not in ("load_tensor_descriptor", "store_tensor_descriptor")}
+    capable = {
+        name for name in language.NEEDS if name not in ("load_tensor_descriptor", "store_tensor_descriptor")
+    }
     gone = {"make_block_ptr", "advance", "load_tensor_descriptor", "store_tensor_descriptor", "view"}
     names = (set(language.FUNCTIONS) | language.CONSTANTS | capable) - gone
     assert [name for name in sorted(names) if not hasattr(tl, name)] == []
@@ -222,7 +236,9 @@ def test_the_key_knows_neither_names_nor_comments() -> None:
     types = [ArrayType((40,), dtypes.float32)] * 2
     kernel = k.on_tiles(lambda x, y: lax.add(x, y), *types)
     first = emit.emit_triton(kernel, types, name="f")
-    second = emit.emit_triton(kernel, types, name="f", names={"x0": "weight", "y0": "out"}).commented("a line")
+    second = emit.emit_triton(kernel, types, name="f", names={"x0": "weight", "y0": "out"}).commented(
+        "a line"
+    )
     other = emit.emit_triton(k.on_tiles(lambda x, y: lax.sub(x, y), *types), types, name="f")
     assert first.text != second.text and first.key == second.key != other.key
 

@@ -101,9 +101,13 @@ class AdapterBackend:
             return None, 0, f"{library.path} sees no device; is the driver loaded, and are devices visible?"
         return runtime, count, None
 
-    def why_unavailable(self) -> str | None:
-        """Why there is no device: which library was looked for where, what to install."""
+    def why_no_runtime(self) -> str | None:
+        """Why the runtime gives no device: which library was looked for where, what to install."""
         return self._probe[2]
+
+    def why_no_compiler(self) -> str | None:
+        """Why kernels cannot be compiled here; None when they can."""
+        return self.adapter.compiler.why_unavailable(self.adapter.target)
 
     @property
     def num_devices(self) -> int:
@@ -126,10 +130,6 @@ class AdapterBackend:
         """What kernels of a device are compiled for."""
         self.runtime.use(device)
         return dataclasses.replace(self.adapter.target, arch=self.adapter.arch(self.runtime, device))
-
-    def why_no_compiler(self) -> str | None:
-        """Why kernels cannot be compiled here; None when they can."""
-        return self.adapter.compiler.why_unavailable(self.adapter.target)
 
     @functools.cached_property
     def gemm(self) -> GemmLibrary | None:
@@ -167,9 +167,20 @@ class AdapterBackend:
 
         return VendorBackend(self)
 
+    @functools.cached_property
+    def _reason(self) -> str | None:
+        reason = self.why_no_runtime()
+        if reason is None and (reason := self.why_no_compiler()) is not None:
+            return f"{self.num_devices} found, and no compiler for their kernels: {reason}"
+        return reason
+
+    def why_unavailable(self) -> str | None:
+        """Why there is no device that can run programs: its runtime is missing, or its Triton."""
+        return self._reason
+
     def devices(self) -> tuple[Device, ...]:
-        """The devices."""
-        return tuple(Device(self.name, i) for i in range(self.num_devices))
+        """The devices; none when they cannot run programs."""
+        return tuple(Device(self.name, i) for i in range(0 if self._reason else self.num_devices))
 
     def owns(self, device: Device) -> bool:
         """Whether this process holds the device."""

@@ -29,6 +29,8 @@ from infini.core import backend as backend_, dtypes, errors
 # What kind of cores a binary is for.
 _MAGIC_VECTOR: Final = 0x41415246
 _MAGIC_MIXED: Final = 0x43554245
+# Chips whose kernels get an address by which their cores wait for each other.
+_SYNCHRONISED: Final = ("Ascend910B", "Ascend910_93")
 
 PLACES = Places(
     homes=("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", "ASCEND_HOME"),
@@ -92,7 +94,8 @@ def pack(
     arguments, and the grid.
     """
     values = []
-    if runtime.has("own synchronisation_address"):
+    (chip,) = runtime.call("name")
+    if chip.decode().startswith(_SYNCHRONISED):
         address, _ = runtime.call("own synchronisation_address")
         values.append(int(address).to_bytes(8, "little"))
     values += [(0).to_bytes(8, "little"), scratch.to_bytes(8, "little")]
@@ -113,6 +116,7 @@ RUNTIME = RuntimeTable(
         "initialize": "aclInit: =null",
         "device_count": "aclrtGetDeviceCount: >u32",
         "set_device": "aclrtSetDevice: device",
+        "current_device": "aclrtGetDevice: >i32",
         "synchronize": "aclrtSynchronizeDevice:",
         "allocate": "aclrtMalloc: >ptr n =0",  # large pages first
         "free": "aclrtFree: ptr",

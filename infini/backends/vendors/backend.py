@@ -20,7 +20,7 @@ class VendorBackend(AcceleratorBackend):
 
     def why_unavailable(self) -> str | None:
         """Why there is no device."""
-        return self.card.why_unavailable()
+        return self.card.why_no_runtime()
 
     @property
     def num_devices(self) -> int:

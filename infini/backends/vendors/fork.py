@@ -73,7 +73,9 @@ class TritonFork:
 
     def _compile(self, triton: Any, source: TritonSource, target: Target) -> Kernel:
         place = _gpu_target()(target.platform, target.arch, target.warp_size)
-        options = {"num_warps": source.num_warps, "num_stages": source.num_stages, **self.options}
+        # Fusing a product and a sum into one rounding is wanted; its default differs between versions.
+        options = {"num_warps": source.num_warps, "num_stages": source.num_stages, "enable_fp_fusion": True}
+        options |= self.options
         try:
             compiled = triton.compile(_described(triton, source), target=place, options=options)
         except triton.CompilationError as error:

@@ -80,9 +80,10 @@ class Pool:
     def release(self) -> None:
         """Give what is kept back to the device, when its work is done."""
         with self._lock:
-            kept = [address for addresses in self._free.values() for address in addresses]
-            self._free.clear()
-            self.bytes_kept = 0
+            # Blocks that are given back meanwhile find a list of their own.
+            kept, self._free = self._free, defaultdict(list)
         self.runtime.synchronize(self.device)
-        for address in kept:
-            self.runtime.free(address)
+        for size, addresses in kept.items():
+            for address in addresses:
+                self.runtime.free(address)
+                self.bytes_kept -= size

@@ -55,7 +55,7 @@ class Runtime:
         """
         status, results = self._raw(operation, values)
         if status not in self.table.ok.get(operation, (0,)):
-            raise self.failure(operation, status)
+            raise self.failure(operation, status, values.get("n"))
         return results
 
     def _raw(self, operation: str, values: dict[str, Any]) -> tuple[int, list[Any]]:  # Any: as above
@@ -74,15 +74,15 @@ class Runtime:
         text = self.table.calls.get(operation)
         return text.split(":", 1)[0] if text else f"a call for {operation} in its table"
 
-    def failure(self, operation: str, status: int) -> errors.DeviceError:
-        """The error for a status."""
+    def failure(self, operation: str, status: int, nbytes: int | None = None) -> errors.DeviceError:
+        """The error for a status of an operation, and of how many bytes where there are some."""
         symbol = self.library.functions[operation].symbol
         text = self.error_text(status)
         got = f"status {status}" + (f": {text}" if text else "")
         if status in self.table.out_of_memory:
             return errors.OutOfMemoryError(
                 f"{self.vendor}: {symbol} found no memory",
-                got=got,
+                got=got if nbytes is None else f"{nbytes} bytes wanted, {got}",
                 fix="use smaller batches, or free arrays that are no longer needed",
             )
         return errors.DeviceError(f"{self.vendor}: {symbol} failed", got=got)
@@ -103,10 +103,12 @@ class Runtime:
         return int(count)
 
     def use(self, device: int) -> None:
-        """Make a device current in this thread."""
-        if getattr(self._current, "device", None) != device:
-            self.call("set_device", device=device)
-            self._current.device = device
+        """Make a device current in this thread. Another library of the process may have changed it since."""
+        is_known = getattr(self._current, "device", None) == device
+        if is_known and (not self.has("current_device") or self.call("current_device")[0] == device):
+            return
+        self.call("set_device", device=device)
+        self._current.device = device
 
     def name(self, device: int) -> str:
         """What the vendor calls the device."""

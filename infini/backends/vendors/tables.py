@@ -40,6 +40,7 @@ RUNTIME_OPERATIONS: Final[dict[str, Operation]] = {
     "initialize": Operation(),
     "device_count": Operation((), (1,), True),
     "set_device": Operation(("device",), (0,), True),
+    "current_device": Operation((), (1,)),
     "synchronize": Operation(),
     "allocate": Operation(("n",), (1,), True),
     "free": Operation(("ptr",), (0,), True),
@@ -318,6 +319,7 @@ def cuda_like(prefix: str, **others: str) -> dict[str, str]:
     calls = {
         "device_count": "{p}GetDeviceCount: >i32",
         "set_device": "{p}SetDevice: device",
+        "current_device": "{p}GetDevice: >i32",
         "synchronize": "{p}DeviceSynchronize:",
         "allocate": "{p}Malloc: >ptr n",
         "free": "{p}Free: ptr",

@@ -66,7 +66,8 @@ class Body:
             rank = type_.ndim
             if rank > target.tile_rank and not equation.programs:
                 raise errors.LoweringError(
-                    f"{shown} needs tiles of {rank} dimensions, and the target {target.name} has {target.tile_rank}",
+                    f"{shown} needs tiles of {rank} dimensions, and the target {target.name} has"
+                    f" {target.tile_rank}",
                     got=str(type_),
                     expected=f"the capability of tiles of rank {rank}",
                     fix="cut the arrays into tiles of fewer dimensions",
@@ -209,7 +210,10 @@ class Body:
                 "tile the operand into levels",
             )
         if length == 1:
-            steps = [self.step(x, "tl.full((), 0, tl.int32)", v.type) for x, v in zip(xs, body.params[second:], strict=True)]
+            steps = [
+                self.step(x, "tl.full((), 0, tl.int32)", v.type)
+                for x, v in zip(xs, body.params[second:], strict=True)
+            ]
             return self.run(body, [*consts, *operands[first:second], *steps])
         carries = [
             self.writer.tile(self.tile(c).name, v.type, base="carry")

@@ -1,9 +1,9 @@
-"""Ahead-of-time compilation of Triton sources to machine code, without a GPU and without PyTorch. Imported only
-where it is used.
+"""Ahead-of-time compilation of Triton sources to machine code, without a GPU and without PyTorch. Imported
+only where it is used.
 
-Compiled for sm_80, sm_90 and gfx942 here; below compute capability 8.0 Triton's products are slow and nothing is
-promised. The code and what a launch needs to know are kept in the disk cache as one msgpack file, under a
-key of our own: Triton's cache holds absolute paths and cannot be moved.
+Compiled for sm_80, sm_90 and gfx942 here; below compute capability 8.0 Triton's products are slow and
+nothing is promised. The code and what a launch needs to know are kept in the disk cache as one msgpack
+file, under a key of our own: Triton's cache holds absolute paths and cannot be moved.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def compile_source(source: TritonSource, target: Target | int, *, driver_version
         LoweringError: Triton refuses the source, or the capability is below 8.0.
     """
     target = nvidia(target) if isinstance(target, int) else target
-    capability = target.arch if isinstance(target.arch, int) and target.platform == "cuda" else _MIN_CAPABILITY
+    capability = (
+        target.arch if isinstance(target.arch, int) and target.platform == "cuda" else _MIN_CAPABILITY
+    )
     if capability < _MIN_CAPABILITY:
         raise errors.LoweringError(
             f"kernels need compute capability 8.0, not {capability / 10}",

@@ -179,7 +179,9 @@ class _Writer:
             text.line(f"start = line * {plan.length}")
         else:
             across = -(-plan.inner // width)
-            first, array = (f"{group} % {across} * {width} + ", f"{group} // {across}") if across > 1 else ("", group)
+            first, array = (
+                (f"{group} % {across} * {width} + ", f"{group} // {across}") if across > 1 else ("", group)
+            )
             text.line(f"column = {first}tl.arange(0, {width})")
             text.line(f"exists = column < {plan.inner}")
             text.line(f"start = {array} * {plan.length * plan.inner} + column")

@@ -7,6 +7,7 @@ Triton 3.0, so forks can compile it.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from infini.compiler.triton.target import GENERIC, Target
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
 from infini.core import dtypes, errors, ir
 from infini.core.ir import ArrayType
+from infini.core.source import Where
 from infini.tile.program import Access, Kernel, check_kernel
 
 # Programs of this many rows of the grid run column by column, so that tiles of both operands stay in the L2
@@ -67,8 +69,28 @@ def emit_triton(
             needs.
     """
     check_kernel(kernel, in_types)
-    emitter = _Emitter(kernel, tuple(in_types), target)
+    hints = {f"x{i}": naming.plain(v.hint) for i, v in enumerate(kernel.body.params[: len(kernel.loads)])}
+    given = {role: found for role, found in {**hints, **(names or {})}.items() if found}
     function_name = re.sub(r"\W", "_", name or f"{kernel.name}_kernel")
+    lines = tuple(equation.where for equation in kernel.body.equations)
+    limits = (streaming.MAX_TILE, streaming.CHUNK)
+    return _emitted(
+        kernel, tuple(in_types), function_name, target, tuple(sorted(given.items())), lines, limits
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _emitted(
+    kernel: Kernel,
+    in_types: tuple[ArrayType, ...],
+    function_name: str,
+    target: Target,
+    names: tuple[tuple[str, str], ...],
+    _lines: tuple[Where | None, ...],
+    _limits: tuple[int, int],
+) -> TritonSource:
+    """The function of a kernel; those of other lines of the user are others, since the lines are comments."""
+    emitter = _Emitter(kernel, in_types, target)
     parameters = emitter.parameters()
     lines = emitter.function()
     writer = emitter.writer
@@ -92,9 +114,7 @@ def emit_triton(
             taken=[*HELPERS, *(role for role, _ in parameters)],
         ),
     )
-    hints = {f"x{i}": naming.plain(v.hint) for i, v in enumerate(kernel.body.params[: len(kernel.loads)])}
-    given = {**hints, **(names or {})}
-    return source.renamed({role: found for role, found in given.items() if found})
+    return source.renamed(dict(names))
 
 
 def _num_warps(writer: Writer) -> int:
@@ -126,12 +146,19 @@ class _Emitter:
     def about(self) -> list[str]:
         """The parameters in words."""
         kernel, found = self.kernel, []
-        arrays = [*zip(kernel.loads, self.in_types, strict=False), *zip(kernel.stores, kernel.outputs, strict=True)]
-        for (access, type_), role in zip(arrays, [*(r for r, _ in self.parameters() if r[0] != "n")], strict=True):
+        arrays = [
+            *zip(kernel.loads, self.in_types, strict=False),
+            *zip(kernel.stores, kernel.outputs, strict=True),
+        ]
+        for (access, type_), role in zip(
+            arrays, [*(r for r, _ in self.parameters() if r[0] != "n")], strict=True
+        ):
             tile = "x".join(map(str, access.tile[access.levels :])) or "1"
             steps = "x".join(map(str, access.tile[: access.levels]))
             verb = "written" if role[0] == "y" else "read"
-            found.append(f"  {role}: {type_}, {verb} in tiles of {tile}" + (f", {steps} of them" if steps else ""))
+            found.append(
+                f"  {role}: {type_}, {verb} in tiles of {tile}" + (f", {steps} of them" if steps else "")
+            )
         return found
 
     def function(self) -> list[str]:

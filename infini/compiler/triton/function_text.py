@@ -1,7 +1,9 @@
-"""The text of one Triton function under construction, and the module around it: the one way to a `TritonSource`.
+"""The text of one Triton function under construction, and the module around it: the one way to a
+`TritonSource`.
 
-Lines use `pid`, the number of the program, which the module's text defines: programs beyond the target's grid
-are folded there. Parameters are called by their roles: x0 ... for operands, y0 ... for results, `scratch`.
+Lines use `pid`, the number of the program, which the module's text defines: programs beyond the target's
+grid are folded there. Parameters are called by their roles: x0 ... for operands, y0 ... for results,
+`scratch`.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ class FunctionText:
         )  # fmt: skip
 
 
-def module(
+def module(  # noqa: PLR0913  # the parts of a module
     name: str,
     parameters: Sequence[tuple[str, ArrayType]],
     body: Sequence[str],

@@ -27,16 +27,20 @@ FUNCTIONS: Final[dict[str, frozenset[str]]] = {
         # products
         "dot": "acc input_precision max_num_imprecise_acc out_dtype",
         # memory
-        "load": "mask other cache_modifier eviction_policy volatile", "store": "mask cache_modifier eviction_policy",
+        "load": "mask other cache_modifier eviction_policy volatile",
+        "store": "mask cache_modifier eviction_policy",
         # choice and order
         "flip": "", "where": "", "swizzle2d": "",
         # elementwise
-        "abs": "", "cdiv": "", "ceil": "", "clamp": "propagate_nan", "cos": "", "div_rn": "", "erf": "", "exp": "",
+        "abs": "", "cdiv": "", "ceil": "", "clamp": "propagate_nan", "cos": "", "div_rn": "", "erf": "",
+        "exp": "",
         "exp2": "", "fdiv": "ieee_rounding", "floor": "", "fma": "", "log": "", "log2": "",
-        "maximum": "propagate_nan", "minimum": "propagate_nan", "rsqrt": "", "sigmoid": "", "sin": "", "softmax": "",
+        "maximum": "propagate_nan", "minimum": "propagate_nan", "rsqrt": "", "sigmoid": "", "sin": "",
+        "softmax": "",
         "sqrt": "", "sqrt_rn": "", "umulhi": "",
         # reductions
-        "argmax": "axis tie_break_left", "argmin": "axis tie_break_left", "max": "axis keep_dims return_indices",
+        "argmax": "axis tie_break_left", "argmin": "axis tie_break_left",
+        "max": "axis keep_dims return_indices",
         "min": "axis keep_dims return_indices", "reduce": "axis combine_fn keep_dims", "sum": "axis",
         "xor_sum": "axis",
         # scans and sorting
@@ -90,7 +94,8 @@ SIGNATURE_NEEDS: Final[dict[str, Capability]] = {
 METHODS: Final = {"to": frozenset({"bitcast"})}
 BUILTINS: Final = frozenset({"range", "float"})
 _STATEMENTS: Final = (
-    ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Import, ast.alias, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For,
+    ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Import, ast.alias, ast.Assign,
+    ast.AnnAssign, ast.AugAssign, ast.For,
     ast.While, ast.If, ast.Return, ast.Expr,
 )  # fmt: skip
 _EXPRESSIONS: Final = (
@@ -147,6 +152,8 @@ def _call_faults(node: ast.Call, own: set[str]) -> Iterator[str]:
             yield f"{called.id}() is defined nowhere"
         return
     if isinstance(called, ast.Attribute):
-        allowed = FUNCTIONS.get(called.attr) if ast.unparse(called.value) == "tl" else METHODS.get(called.attr)
+        allowed = (
+            FUNCTIONS.get(called.attr) if ast.unparse(called.value) == "tl" else METHODS.get(called.attr)
+        )
         if allowed is not None and given - allowed:
             yield f"{called.attr}() has no argument {sorted(map(str, given - allowed))[0]}"

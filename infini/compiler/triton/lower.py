@@ -1,8 +1,8 @@
-"""From the equations of a fused program to Triton sources: the table of routes that every backend with a Triton
-compiler shares.
+"""From the equations of a fused program to Triton sources: the table of routes that every backend with a
+Triton compiler shares.
 
-`STRUCTURE` are the operations that such a backend arranges by itself: loops, branches, calls of the host, and
-other names for the same memory. Everything else is in `ROUTES`, or goes into kernels, or is decomposed.
+`STRUCTURE` are the operations that such a backend arranges by itself: loops, branches, calls of the host,
+and other names for the same memory. Everything else is in `ROUTES`, or goes into kernels, or is decomposed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from infini.compiler.triton import attention, cumulative, launching, matmul, mov
 from infini.compiler.triton.emit import emit_triton
 from infini.compiler.triton.source import LANGUAGE_NAMES, TritonSource
 from infini.compiler.triton.target import GENERIC, Target
-from infini.core import ir
 from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
 from infini.lax import contraction, indexing
 
@@ -103,9 +102,7 @@ def scratch_bytes(equation: Equation) -> int:
     return movement.scratch_bytes(name, types) if name in indexing.KINDS else 0
 
 
-def product(
-    x: ArrayType, y: ArrayType, attrs: Attrs, target: Target = GENERIC
-) -> TritonSource:
+def product(x: ArrayType, y: ArrayType, attrs: Attrs, target: Target = GENERIC) -> TritonSource:
     """A contraction without loop dimensions by a tile kernel, with the usual tiles."""
     kernel = matmul.matmul_kernel(x, y, attrs["spec"], attrs["dtype"])
     return emit_triton(kernel, (x, y), name="matmul", target=target)
@@ -153,6 +150,7 @@ ROUTES: Final[Mapping[str, Sources]] = {
     "attention_gradient": attention.attention_gradient,
     "gather": movement.gather,
     **{name: movement.scatter(name) for name in indexing.KINDS},
+    "concatenate": movement.concatenate,
     "dynamic_slice": movement.dynamic_slice,
     "dynamic_update_slice": movement.dynamic_update_slice,
     "pad": movement.pad,

@@ -1,5 +1,5 @@
-"""Triton sources of operations that move elements by run-time indices: dynamic slices, gather, scatter,
-interior padding.
+"""Triton sources of operations that move elements by run-time indices: dynamic slices, gather, scatter;
+of interior padding, and of joining more arrays than a kernel takes.
 
 One program handles a block of elements of the result (of the updates, for scatters), takes its position apart
 by constant divisions and computes where the element comes from. Parameters are x0, x1 ... for operands and y0
@@ -76,7 +76,9 @@ class _Text(FunctionText):
         return places
 
     def start(self, name: str, place: str, type_: ArrayType, mask: str = "") -> None:
-        """A variable for positions in memory: of the dtype of positions, or of 64 bits where they may be larger."""
+        """A variable for positions from memory: of the dtype of positions, or of 64 bits where they may be
+        larger.
+        """
         loaded = f"tl.load({place}, mask={mask}, other=0)" if mask else f"tl.load({place})"
         fits = type_.dtype.itemsize < 4 or type_.dtype == dtypes.int32
         self.line(f"{name} = {loaded}.to({self.index if fits else 'tl.int64'})")
@@ -112,9 +114,7 @@ def dynamic_update_slice(
     return (text.elements("dynamic_update_slice", _parameters(types, operand)),)
 
 
-def gather(
-    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
-) -> tuple[TritonSource, ...]:
+def gather(types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC) -> tuple[TritonSource, ...]:
     """Windows at indices read from an array."""
     operand, indices = types
     numbers: GatherDimensionNumbers = attrs["dimension_numbers"]
@@ -238,6 +238,28 @@ def pad(types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC) -> t
     return (text.elements("pad", _parameters(types, operand.update(shape=shape))),)
 
 
+def concatenate(
+    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
+) -> tuple[TritonSource, ...]:
+    """Join many arrays: a function per operand, which copies it to where it begins in the result."""
+    axis = attrs["axis"] + types[0].ndim
+    joined = sum(t.shape[axis] for t in types)
+    out = types[0].update(shape=(*types[0].shape[:axis], joined, *types[0].shape[axis + 1 :]))
+    row, start, sources = math.prod(out.shape[axis:]), 0, []
+    for number, type_ in enumerate(types):
+        run = math.prod(type_.shape[axis:])
+        if not type_.size:
+            continue
+        text = _Text(type_.shape, target, out)
+        text.note(f"rows of {run} elements, from place {start} on of rows of {row}")
+        begin = f" + {start}" if start else ""
+        place = "i" if type_.size == run else f"i // {run} * {row} + i % {run}"
+        text.line(f"tl.store(y0 + {place}{begin}, tl.load(x{number} + i, mask=inside), mask=inside)")
+        sources.append(text.elements("concatenate", [(f"x{number}", type_), ("y0", out)]))
+        start += run
+    return tuple(sources)
+
+
 def scratch_bytes(name: str, types: Sequence[ArrayType]) -> int:
     """Scratch memory that the sources of an operation use."""
     operand = types[0]
@@ -314,7 +336,8 @@ def _window(
             text.line(f"s{d} = s{d}.to(tl.int32)")
     window = iter(numbers.offset_dims)
     full = [
-        starts[d] if d in numbers.dropped else _sum(places[next(window)], starts[d]) for d in range(len(shape))
+        starts[d] if d in numbers.dropped else _sum(places[next(window)], starts[d])
+        for d in range(len(shape))
     ]
     return _offset(full, shape, is_block=columns > 0)
 

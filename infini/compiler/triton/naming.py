@@ -14,7 +14,7 @@ from infini.core.ir import Equation, Program, Var
 from infini.core.source import Where
 
 LONGEST: Final = 80
-_NAME: Final = re.compile(r"[A-Za-z]\w*")
+_NAME: Final = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -36,7 +36,11 @@ def targets(line: str) -> tuple[str, ...]:
 
 def results_of(equation: Equation, after: Equation | None) -> tuple[str, ...]:
     """Names for the results of an equation, if it is the last of its line; `after` is the next equation."""
-    if equation.where is None or not equation.where.file or (after is not None and after.where == equation.where):
+    if (
+        equation.where is None
+        or not equation.where.file
+        or (after is not None and after.where == equation.where)
+    ):
         return ()
     return tuple(map(plain, targets(inspection.source_line(equation.where))))
 
@@ -62,9 +66,8 @@ def of_values(program: Program) -> dict[Var, str]:
     equations = program.equations
     following: Sequence[Equation | None] = [*equations, None][1:]
     for equation, after in zip(equations, following, strict=True):
-        for var, name in zip(equation.outputs, results_of(equation, after), strict=False):
-            if name:
-                found[var] = name
+        named = zip(equation.outputs, results_of(equation, after), strict=False)
+        found.update({var: name for var, name in named if name})
         if equation.op.name == "reshape" and equation.output not in found and equation.inputs[0] in found:
             found[equation.output] = found[equation.inputs[0]]
     for number, var in enumerate(program.results):

@@ -1,25 +1,34 @@
-"""Statements as a person would write them: what is used once stands where it is used, positions and masks that
-repeat have names, nothing is multiplied by 1, and what nobody reads is gone.
+"""Statements as a person would write them: what is used once stands where it is used, positions and masks
+that repeat have names, nothing is multiplied by 1, and what nobody reads is gone.
 
-Takes the lines of a function's body as emitters write them; temporaries end in `__` and a number. Comments stand
-before the first statement of a block, and values do not move from one block into another.
+Takes the lines of a function's body as emitters write them; temporaries end in `__` and a number. Comments
+stand before the first statement of a block, and values do not move from one block into another.
 """
 
 from __future__ import annotations
 
 import ast
 import copy
-import keyword
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
+from infini.compiler.triton import positions
+from infini.compiler.triton.statements import (
+    TEMPORARY,
+    Block,
+    all_names,
+    calls_in,
+    every,
+    free_name,
+    inner_blocks,
+    loads_of,
+    note_of,
+    stores_of,
+    target_of,
+)
+
 LONGEST: Final = 100
-_POSITION: Final = re.compile(r"tl\.arange\(0, \d+\)(\[[:None, ]+\])?")
-_TEMPORARY: Final = re.compile(r"__\d+$")
-_KEYWORDS: Final = frozenset({*keyword.kwlist, "tl", "triton", "range", "float"})
-_Block = list[ast.stmt]
 # From lines, of which the first ones were put before those that notes count.
 Polish: TypeAlias = Callable[[Sequence[str], int], list[str]]
 
@@ -47,62 +56,24 @@ def polished(
     assert isinstance(function, ast.FunctionDef)
     body = function.body
     noted = {number + 2: note for number, note in (notes or {}).items()}
-    for statement in _statements(body):
+    for statement in every(body):
         statement.note = noted.get(statement.lineno, "")  # type: ignore[attr-defined]
         statement.type_ = ""  # type: ignore[attr-defined]
     body = [_Simpler().visit(statement) for statement in body]
     _drop_loop_positions(body)
     _inline(body, body, 1)
+    body = [_Simpler().visit(statement) for statement in body]
     _drop_unused(body)
-    names = _hoist_positions(body, taken)
-    _hoist_masks(body, names, taken)
+    names = positions.name_positions(body, taken)
+    positions.name_masks(body, names, taken)
     shown = types or {}
-    for statement in _statements(body):
-        target = _target(statement)
+    for statement in every(body):
+        target = target_of(statement)
         if target in shown:
             statement.type_ = shown[target]  # type: ignore[attr-defined]
             statement.is_shown = target in always  # type: ignore[attr-defined]
     _rename(body, suggested or {}, taken)
     return list(_printed(body, 1))
-
-
-def _statements(body: _Block) -> Iterator[ast.stmt]:
-    for statement in body:
-        yield statement
-        for inner in _inner(statement):
-            yield from _statements(inner)
-
-
-def _inner(statement: ast.stmt) -> Iterator[_Block]:
-    if isinstance(statement, (ast.For, ast.While, ast.If)):
-        yield statement.body
-        if statement.orelse:
-            yield statement.orelse
-
-
-def _note(statement: ast.stmt) -> str:
-    return getattr(statement, "note", "")
-
-
-def _target(statement: ast.stmt) -> str:
-    """The name that a statement gives a value; empty when it gives none."""
-    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-        (target,) = statement.targets
-        return target.id if isinstance(target, ast.Name) else ""
-    return ""
-
-
-def _loads(node: ast.AST) -> Counter[str]:
-    return Counter(
-        n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
-    )
-
-
-def _stores(node: ast.AST) -> Counter[str]:
-    found = Counter(
-        n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    )
-    return found
 
 
 # --- arithmetic -------------------------------------------------------------------------------------
@@ -163,7 +134,7 @@ class _Replace(ast.NodeTransformer):
 # --- temporaries --------------------------------------------------------------------------------------
 
 
-def _drop_loop_positions(body: _Block) -> None:
+def _drop_loop_positions(body: Block) -> None:
     """A position `tl.full((), 0, tl.int32) + i` is `i` where it only takes part in sums and products."""
     parents = {
         id(child): parent
@@ -176,12 +147,12 @@ def _drop_loop_positions(body: _Block) -> None:
         for node in ast.walk(statement):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
                 uses.setdefault(node.id, []).append(node)
-    for statement in _statements(body):
+    for statement in every(body):
         if not isinstance(statement, ast.For):
             continue
         first = statement.body[0]
-        name = _target(first)
-        if not name or not _TEMPORARY.search(name) or not isinstance(first, ast.Assign):
+        name = target_of(first)
+        if not name or not TEMPORARY.search(name) or not isinstance(first, ast.Assign):
             continue
         value = first.value
         head = "tl.full((), 0, tl.int32) + "
@@ -190,209 +161,98 @@ def _drop_loop_positions(body: _Block) -> None:
             continue
         if all(isinstance(parents[id(node)], ast.BinOp) for node in uses.get(name, ())):
             statement.body[:] = [
-                _Replace({name: ast.Name(text.removeprefix(head), ast.Load())}).visit(s) for s in statement.body[1:]
+                _Replace({name: ast.Name(text.removeprefix(head), ast.Load())}).visit(s)
+                for s in statement.body[1:]
             ] or [ast.Pass()]
 
 
-def _calls(node: ast.AST) -> set[str]:
-    return {ast.unparse(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
-
-
 def _may_move(value: ast.expr) -> bool:
-    return not any(name == "tl.load" or "atomic" in name for name in _calls(value))
+    return not any(name == "tl.load" or "atomic" in name for name in calls_in(value))
 
 
-def _inline(whole: _Block, block: _Block, depth: int) -> None:
+def _inline(whole: Block, block: Block, depth: int) -> None:
     """Put temporaries that are used once, further on in the same block, where they are used."""
     for statement in block:
-        for inner in _inner(statement):
+        for inner in inner_blocks(statement):
             _inline(whole, inner, depth + 1)
+    if not any(TEMPORARY.search(target_of(statement)) for statement in block):
+        return
     loads: Counter[str] = Counter()
     stores: Counter[str] = Counter()
     for statement in whole:
-        loads += _loads(statement)
-        stores += _stores(statement)
+        loads.update(loads_of(statement))
+        stores.update(stores_of(statement))
     i = 0
     while i < len(block):
-        name = _target(block[i])
-        once = _TEMPORARY.search(name) and loads[name] == 1 and stores[name] == 1 if name else False
+        name = target_of(block[i])
+        once = TEMPORARY.search(name) and loads[name] == 1 and stores[name] == 1 if name else False
         if not once or not _place_in(block, i, name, LONGEST - 4 * depth):
             i += 1
 
 
-def _place_in(block: _Block, i: int, name: str, room: int) -> bool:
+def _place_in(block: Block, i: int, name: str, room: int) -> bool:
     """Put one value into the statement that uses it; whether that was possible."""
     defining = block[i]
     assert isinstance(defining, ast.Assign)
-    needed = _loads(defining.value)
+    needed = loads_of(defining.value)
     for j in range(i + 1, len(block)):
         statement = block[j]
-        if _note(statement):
+        if note_of(statement):
             return False
-        if name in _loads(statement):
+        if name in loads_of(statement):
             is_simple = isinstance(statement, (ast.Assign, ast.Expr))
             is_copy = isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Name)
             length = len(ast.unparse(statement)) + len(ast.unparse(defining.value)) - len(name)
             if not is_simple or not (is_copy or (_may_move(defining.value) and length <= room)):
                 return False
-            note = _note(defining)
+            note = note_of(defining)
             _Replace({name: defining.value}).visit(statement)
             del block[i]
             if note:
                 block[i].note = note  # type: ignore[attr-defined]
             return True
-        if set(_stores(statement)) & set(needed):
+        if set(stores_of(statement)) & set(needed):
             return False
     return False
 
 
-def _drop_unused(body: _Block) -> None:
+def _drop_unused(body: Block) -> None:
     """Take out values that nobody reads."""
     while True:
         loads: Counter[str] = Counter()
         for statement in body:
-            loads += _loads(statement)
+            loads.update(loads_of(statement))
         if not _drop_from(body, loads):
             return
 
 
-def _drop_from(block: _Block, loads: Counter[str]) -> bool:
+def _drop_from(block: Block, loads: Counter[str]) -> bool:
     found = False
     for statement in list(block):
-        for inner in _inner(statement):
+        for inner in inner_blocks(statement):
             found |= _drop_from(inner, loads)
-        name = _target(statement)
-        if name and not loads[name] and not any("atomic" in c for c in _calls(statement)):
+        name = target_of(statement)
+        if name and not loads[name] and not any("atomic" in c for c in calls_in(statement)):
             place = block.index(statement)
             del block[place]
-            if _note(statement) and place < len(block) and not _note(block[place]):
-                block[place].note = _note(statement)  # type: ignore[attr-defined]
+            if note_of(statement) and place < len(block) and not note_of(block[place]):
+                block[place].note = note_of(statement)  # type: ignore[attr-defined]
             found = True
     return found
-
-
-# --- positions and masks ------------------------------------------------------------------------------
-
-
-def _free(name: str, used: Collection[str], start: int = 2) -> str:
-    found, number = name, start
-    while found in used or found in _KEYWORDS:
-        found, number = f"{name}{number}", number + 1
-    return found
-
-
-def _all_names(body: _Block, taken: Collection[str]) -> set[str]:
-    return {n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name)} | set(taken)
-
-
-class _Hoist(ast.NodeTransformer):
-    """Replaces expressions, found by their text, by names."""
-
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self.names = names
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        if isinstance(node, ast.expr) and not isinstance(node, (ast.Name, ast.Constant)):
-            found = self.names.get(ast.unparse(node))
-            if found is not None:
-                return ast.Name(found, ast.Load())
-        return super().visit(node)
-
-
-def _lanes(body: _Block) -> Counter[str]:
-    """Texts of positions along the dimensions of tiles, and how often each occurs."""
-    found: Counter[str] = Counter()
-
-    def visit(node: ast.AST) -> None:
-        text = ast.unparse(node) if isinstance(node, (ast.Subscript, ast.Call)) else ""
-        if _POSITION.fullmatch(text):
-            found[text] += 1
-            return
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    for statement in body:
-        visit(statement)
-    return found
-
-
-def _hoist_positions(body: _Block, taken: Collection[str]) -> set[str]:
-    """Name the positions that occur several times, at the top; returns the names."""
-    counts = _lanes(body)
-    names: dict[str, str] = {}
-    used = _all_names(body, taken)
-    for text, count in counts.items():
-        if count < 2:
-            continue
-        size = text[len("tl.arange(0, ") : text.index(")")]
-        index = text[text.index(")") + 1 :]
-        base = {"": "lanes", "[:, None]": "rows", "[None, :]": "columns"}.get(index)
-        base = base or f"lanes{index.strip('[]').split(', ').index(':')}"
-        found = base if base not in used and base not in names.values() else f"{base}_{size}"
-        names[text] = _free(found, used | set(names.values()))
-    _insert(body, names)
-    return set(names.values())
-
-
-def _insert(body: _Block, names: Mapping[str, str]) -> None:
-    """Replace expressions by names that are defined after the first statements of the function."""
-    if not names:
-        return
-    place = next((i for i, s in enumerate(body) if not _is_head(s)), len(body))
-    for number, statement in enumerate(body):
-        body[number] = _Hoist(names).visit(statement)
-    new: _Block = []
-    for text, name in names.items():
-        assign = ast.parse(f"{name} = {text}").body[0]
-        assign.note = assign.type_ = ""  # type: ignore[attr-defined]
-        new.append(assign)
-    body[place:place] = new
-
-
-def _is_head(statement: ast.stmt) -> bool:
-    """Whether a statement only says which program this is, or names positions."""
-    if not isinstance(statement, ast.Assign):
-        return False
-    is_position = _POSITION.fullmatch(ast.unparse(statement.value)) is not None
-    return is_position or not _calls(statement) - {"tl.program_id", "tl.minimum", "tl.program_id(0).to"}
-
-
-def _hoist_masks(body: _Block, positions: set[str], taken: Collection[str]) -> None:
-    """Name conditions on positions alone that occur several times."""
-    for kind in (ast.BinOp, ast.Compare):
-        counts: Counter[str] = Counter()
-        for statement in body:
-            _count_masks(statement, kind, positions, counts)
-        used = _all_names(body, taken)
-        names: dict[str, str] = {}
-        for text, count in counts.items():
-            if count >= 2:
-                base = f"in_{text.split()[0]}" if kind is ast.Compare else "inside"
-                names[text] = _free(base, used | set(names.values()))
-        _insert(body, names)
-
-
-def _count_masks(node: ast.AST, kind: type[ast.AST], positions: set[str], counts: Counter[str]) -> None:
-    is_mask = isinstance(node, ast.Compare) or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd))
-    if is_mask and isinstance(node, kind) and _loads(node) and set(_loads(node)) <= positions:
-        counts[ast.unparse(node)] += 1
-        return
-    for child in ast.iter_child_nodes(node):
-        _count_masks(child, kind, positions, counts)
 
 
 # --- names and print ----------------------------------------------------------------------------------
 
 
-def _rename(body: _Block, suggested: Mapping[str, str], taken: Collection[str]) -> None:
+def _rename(body: Block, suggested: Mapping[str, str], taken: Collection[str]) -> None:
     """Give temporaries short names, in the order in which they appear."""
     names: dict[str, str] = {}
-    used = {name for name in _all_names(body, taken) if not _TEMPORARY.search(name)}
-    for statement in _statements(body):
+    used = {name for name in all_names(body, taken) if not TEMPORARY.search(name)}
+    for statement in every(body):
         for node in ast.walk(statement):
-            if isinstance(node, ast.Name) and _TEMPORARY.search(node.id) and node.id not in names:
-                base = suggested.get(node.id) or _TEMPORARY.sub("", node.id)
-                names[node.id] = _free(base, used)
+            if isinstance(node, ast.Name) and TEMPORARY.search(node.id) and node.id not in names:
+                base = suggested.get(node.id) or TEMPORARY.sub("", node.id)
+                names[node.id] = free_name(base, used)
                 used.add(names[node.id])
     for statement in body:
         for node in ast.walk(statement):
@@ -400,13 +260,13 @@ def _rename(body: _Block, suggested: Mapping[str, str], taken: Collection[str]) 
                 node.id = names.get(node.id, node.id)
 
 
-def _printed(block: _Block, depth: int) -> Iterator[str]:
+def _printed(block: Block, depth: int) -> Iterator[str]:
     indent = "    " * depth
     for place, statement in enumerate(block):
-        if note := _note(statement):
+        if note := note_of(statement):
             yield f"{indent}# {note}"
-        is_last = place + 1 == len(block) or bool(_note(block[place + 1]))
-        inner = list(_inner(statement))
+        is_last = place + 1 == len(block) or bool(note_of(block[place + 1]))
+        inner = list(inner_blocks(statement))
         if inner:
             yield indent + _head(statement)
             yield from _printed(inner[0], depth + 1)
@@ -437,7 +297,7 @@ def _wrapped(statement: ast.stmt, indent: str, comment: str) -> Iterator[str]:
     if not isinstance(value, ast.Call) or ast.unparse(value.func).count("(") or len(value.args) > 4:
         yield indent + text + comment
         return
-    head = f"{_target(statement)} = " if _target(statement) else ""
+    head = f"{target_of(statement)} = " if target_of(statement) else ""
     yield f"{indent}{head}{ast.unparse(value.func)}({comment}"
     for argument in value.args:
         yield f"{indent}    {_text(argument)},"

@@ -175,7 +175,9 @@ def plain_number(value: complex, dtype: np.dtype) -> str:
     if dtype not in dtypes.FLOATS or dtype.itemsize > 4:
         return ""
     number = float(value.real)
-    return literal(number, dtype) if number == 0 or abs(number) >= _SMALLEST_NORMAL or number != number else ""
+    return (
+        literal(number, dtype) if number == 0 or abs(number) >= _SMALLEST_NORMAL or number != number else ""
+    )
 
 
 def takes_number(name: str, position: int, number: str, dtype: np.dtype) -> bool:

@@ -29,9 +29,7 @@ _VALUES: Final = 1 << _DIGIT
 _UNSIGNED: Final = {1: dtypes.uint8, 2: dtypes.uint16, 4: dtypes.uint32, 8: dtypes.uint64}
 
 
-def sort(
-    types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC
-) -> tuple[TritonSource, ...]:
+def sort(types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC) -> tuple[TritonSource, ...]:
     """Sources of a sort. Elements of any dtype move as bits."""
     keys = [t.dtype for t in types[: attrs["num_keys"]]]
     bits = [t.update(dtype=_UNSIGNED[t.dtype.itemsize]) for t in types]
@@ -53,6 +51,11 @@ def scratch_bytes(types: Sequence[ArrayType], attrs: Attrs) -> int:
 def _wide(keys: Sequence[np.dtype]) -> np.dtype:
     """The dtype that keys are sorted in."""
     return dtypes.uint64 if any(dtype.itemsize == 8 for dtype in keys) else dtypes.uint32
+
+
+def _widened(dtype: np.dtype, wide: np.dtype) -> str:
+    """The cast of bits to the dtype that keys are sorted in, where they have another one."""
+    return "" if dtype.itemsize == wide.itemsize else f".to({language_name(wide)})"
 
 
 def _number(value: int, dtype: np.dtype) -> str:
@@ -85,9 +88,7 @@ def _power(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def _in_registers(
-    types: Sequence[ArrayType], keys: Sequence[np.dtype], target: Target
-) -> TritonSource:
+def _in_registers(types: Sequence[ArrayType], keys: Sequence[np.dtype], target: Target) -> TritonSource:
     """One function that sorts some rows per program."""
     length = types[0].shape[-1]
     rows = math.prod(types[0].shape[:-1])
@@ -103,7 +104,7 @@ def _in_registers(
     names = []
     for number, dtype in enumerate(keys):
         wide = _wide([dtype])
-        loaded = f"tl.load(x{number} + start + place, mask=inside, other=0).to({language_name(wide)})"
+        loaded = f"tl.load(x{number} + start + place, mask=inside, other=0){_widened(dtype, wide)}"
         text.note("whole numbers in the order of the elements; what fills the row comes last")
         _write_key(text, f"k{number}", loaded, dtype, wide)
         last = _number((1 << (8 * wide.itemsize)) - 1, wide)
@@ -194,17 +195,29 @@ class _Digits:
     def _source(
         self, text: FunctionText, name: str, parameters: Sequence[tuple[str, ArrayType]], programs: int
     ) -> TritonSource:
-        about = [f"{name}: a step of sorting {self.rows} rows of {self.length} by digits of {_DIGIT} bits"]
+        about = [
+            f"{name}: a step of sorting {self.rows} x {self.length} elements by digits of {_DIGIT} bits",
+            "scratch: keys twice, their places twice, counts of digits, the number of the digit twice",
+        ]
         return text.source(name, parameters, programs, about=about, index=self.index)
 
     def _region(self, number: int, copy: int | str) -> str:
         """Where keys (0) or places (1) are, or their second copies."""
-        moved = copy * self.size if isinstance(copy, int) else f"{copy} * {self.size}"
-        return f"scratch + {2 * number * self.size} + {moved}"
+        first = 2 * number * self.size
+        if isinstance(copy, int):
+            terms = [str(first + copy * self.size)] if first + copy * self.size else []
+        else:
+            terms = [*([str(first)] if first else []), f"{copy} * {self.size}"]
+        return " + ".join(["scratch", *terms])
 
     @property
     def _counts(self) -> str:
         return f"scratch + {4 * self.size}"
+
+    def _count_place(self, value: str) -> str:
+        """Where the count of a value of the digit is, for the block of the program."""
+        place = f"row * {_VALUES} + {value}"
+        return f"({place}) * {self.blocks} + block" if self.blocks > 1 else place
 
     def _digit_number(self, copy: int) -> str:
         return f"scratch + {4 * self.size + self.rows * _VALUES * self.blocks + copy}"
@@ -220,9 +233,13 @@ class _Digits:
     def _row_blocks(self) -> FunctionText:
         """A function over blocks of rows: `row`, `block`, `i` and `inside`."""
         text = FunctionText(self.target)
-        text.line(f"row = pid // {self.blocks}")
-        text.line(f"block = pid % {self.blocks}")
-        text.line(f"place = block * {TILE} + tl.arange(0, {TILE})")
+        if self.blocks > 1:
+            text.line(f"row = pid // {self.blocks}")
+            text.line(f"block = pid % {self.blocks}")
+            text.line(f"place = block * {TILE} + tl.arange(0, {TILE})")
+        else:
+            text.line("row = pid")
+            text.line(f"place = tl.arange(0, {TILE})")
         text.line(f"inside = place < {self.length}")
         text.line(f"i = row * {self.length} + place")
         return text
@@ -235,7 +252,7 @@ class _Digits:
             text.line(f"tl.store({self._region(1, 0)} + i, place.to({name}), mask=inside)")
         else:
             text.line(f"place = tl.load({self._region(1, 0)} + i, mask=inside, other=0).to({self.index})")
-        loaded = f"tl.load(x{number} + start + place, mask=inside, other=0).to({name})"
+        loaded = f"tl.load(x{number} + start + place, mask=inside, other=0){_widened(dtype, self.wide)}"
         _write_key(text, "key", loaded, dtype, self.wide)
         text.line(f"tl.store({self._region(0, 0)} + i, key, mask=inside)")
         text.line(f"tl.store({self._digit_number(0)}, tl.full((), 0, {name}))")
@@ -248,6 +265,7 @@ class _Digits:
         text.line(f"number = tl.load({self._digit_number(copy)})")
         text.line(f"side = (number & 1).to({self.index})")
         text.line(f"key = tl.load({self._region(0, 'side')} + i, mask=inside, other=0)")
+        text.note("which value the digit of each element has, as columns of 0 and 1")
         text.line(f"digit = ((key >> (number * {_DIGIT})) & {_VALUES - 1}).to(tl.int32)")
         text.line(f"is_value = (digit[:, None] == tl.arange(0, {_VALUES})[None, :]) & inside[:, None]")
         text.line("is_value = is_value.to(tl.int32)")
@@ -257,7 +275,7 @@ class _Digits:
         text = self._row_blocks()
         self._write_digits(text, 0)
         text.line(f"counts = tl.sum(is_value, 0).to({language_name(self.wide)})")
-        text.line(f"at = (row * {_VALUES} + tl.arange(0, {_VALUES})) * {self.blocks} + block")
+        text.line(f"at = {self._count_place(f'tl.arange(0, {_VALUES})')}")
         text.line(f"tl.store({self._counts} + at, counts)")
         return self._source(text, "sort_count", [self.scratch], self.rows * self.blocks)
 
@@ -284,8 +302,9 @@ class _Digits:
         """Every key and place to where its digit says, in the order they have."""
         text = self._row_blocks()
         self._write_digits(text, 1)
+        text.note("where the digit begins in the whole row, and how many of the same are before the element")
         text.line("rank = tl.sum(tl.cumsum(is_value, 0) * is_value, 1) - 1")
-        text.line(f"at = (row * {_VALUES} + digit) * {self.blocks} + block")
+        text.line(f"at = {self._count_place('digit')}")
         text.line(f"first = tl.load({self._counts} + at, mask=inside, other=0).to({self.index})")
         text.line(f"to = row * {self.length} + first + rank")
         text.line(f"tl.store({self._region(0, '(1 - side)')} + to, key, mask=inside)")

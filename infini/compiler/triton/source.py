@@ -146,7 +146,9 @@ def _canonical(text: str) -> str:
             continue
         own = {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
         own |= {
-            node.id for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            node.id
+            for node in ast.walk(function)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
         }
         names: dict[str, str] = {}
         for node in ast.walk(function):

@@ -1,8 +1,9 @@
 """What Triton text is written for: the facts of a processor and of the Triton that compiles for it.
 
 Emitters take a `Target`. Text that needs a capability which a target lacks is written in another way where
-there is one; elsewhere `LoweringError` names the capability, the operation and the target. Adapters of vendors
-make targets of their own. A grid larger than the target's is folded: into several dimensions, or into a loop.
+there is one; elsewhere `LoweringError` names the capability, the operation and the target. Adapters of
+vendors make targets of their own. A grid larger than the target's is folded: into several dimensions, or
+into a loop.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from infini.core import errors
 
-# What a processor, or the Triton for it, may lack. The last five are names of Triton's language that are newer
-# than 3.0 or that some forks leave out; `language` says which.
+# What a processor, or the Triton for it, may lack. The last five are names of Triton's language that are
+# newer than 3.0 or that some forks leave out; `language` says which.
 Capability: TypeAlias = Literal[
     "float64", "int64", "bfloat16", "float8", "dot", "atomic_cas",
     "block_pointers", "tensor_descriptors", "gather", "scaled_dot", "inline_assembly",
@@ -86,11 +87,17 @@ def amd(arch: str) -> Target:
 
 
 # The language of Triton 3.0, and what every processor is expected to have: the usual target of the emitters.
-GENERIC: Final = Target("generic", "cuda", 80, "cubin", 32, 99 << 10, _COMMON - {"block_pointers", "inline_assembly"})
+GENERIC: Final = Target(
+    "generic", "cuda", 80, "cubin", 32, 99 << 10, _COMMON - {"block_pointers", "inline_assembly"}
+)
 
 _KNOWN: Final = {
     target.name: target
-    for target in (GENERIC, *map(nvidia, (80, 86, 89, 90, 100, 120)), *map(amd, ("gfx90a", "gfx942", "gfx1100")))
+    for target in (
+        GENERIC,
+        *map(nvidia, (80, 86, 89, 90, 100, 120)),
+        *map(amd, ("gfx90a", "gfx942", "gfx1100")),
+    )
 }
 
 

@@ -151,9 +151,11 @@ _BASES: Final = {
     "reduce_sum": "total", "reduce_max": "largest", "reduce_min": "smallest", "reduce_prod": "product",
     "reduce_and": "all_of", "reduce_or": "any_of", "reduce_xor": "odd_of", "broadcast_in_dim": "spread",
     "max": "larger_of", "min": "smaller_of", "and": "both", "or": "either", "xor": "mixed", "not": "inverted",
-    "lt": "is_less", "le": "is_at_most", "gt": "is_more", "ge": "is_at_least", "eq": "is_equal", "ne": "is_other",
+    "lt": "is_less", "le": "is_at_most", "gt": "is_more", "ge": "is_at_least", "eq": "is_equal",
+    "ne": "is_other",
     "abs": "size", "dot": "products", "iota": "places", "exp": "grown", "log": "logarithm", "sqrt": "root",
     "rsqrt": "inverse_root", "shift_left": "shifted", "shift_right_logical": "shifted",
-    "shift_right_arithmetic": "shifted", "scan": "carry", "rem": "remainder", "pow": "power", "reshape": "reshaped",
+    "shift_right_arithmetic": "shifted", "scan": "carry", "rem": "remainder", "pow": "power",
+    "reshape": "reshaped",
     "transpose": "turned",
 }  # fmt: skip

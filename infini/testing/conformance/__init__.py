@@ -10,6 +10,6 @@ from infini.testing.conformance.checks import (
     Check as Check,
     Outcome as Outcome,
     Subject as Subject,
-    all_checks as all_checks,
     run as run,
 )
+from infini.testing.conformance.suite import all_checks as all_checks

@@ -1,6 +1,6 @@
 """`python -m infini.testing.conformance --backend NAME`: the checks as a table.
 
-Exit code 1 when a check failed, 2 when there is no such backend.
+Exit code 1 when a check failed, or with `--strict` was not available; 2 when there is no such backend.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from infini.core import errors
-from infini.testing.conformance.checks import SECTIONS, Outcome, Subject, all_checks, run
+from infini.testing.conformance.checks import SECTIONS, Outcome, Subject, run
+from infini.testing.conformance.suite import all_checks
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _STYLES = {"passed": "green", "failed": "bold red", "not available": "yellow"}
@@ -28,6 +29,7 @@ def command(
     section: Annotated[
         list[str] | None, typer.Option(help=f"Sections to run: {', '.join(SECTIONS)}; absent: all.")
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="What is not available counts as failed.")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON, a list of outcomes.")] = False,
 ) -> None:
     """Check that a backend's devices do what infini asks of them."""
@@ -46,7 +48,8 @@ def command(
         typer.echo(json_.dumps([asdict(outcome) for outcome in outcomes], indent=1))
     else:
         _show(backend, outcomes)
-    raise typer.Exit(int(any(outcome.status == "failed" for outcome in outcomes)))
+    bad = ("failed", "not available") if strict else ("failed",)
+    raise typer.Exit(int(any(outcome.status in bad for outcome in outcomes)))
 
 
 def _show(name: str, outcomes: list[Outcome]) -> None:
@@ -54,19 +57,20 @@ def _show(name: str, outcomes: list[Outcome]) -> None:
     table = Table(title=f"conformance of {name}", title_justify="left")
     for column in ("section", "check", "status", "what was seen"):
         table.add_column(column, overflow="fold")
-    previous = ("", "")
+    section, reasons = "", set()
     for outcome in outcomes:
-        if previous[0] not in ("", outcome.section):
+        if section not in ("", outcome.section):
             table.add_section()
-        # One reason stands for all checks of a section that it stops.
-        is_repeated = previous == (outcome.section, outcome.detail) and outcome.status == "not available"
+        # One reason stands for all checks that it stops.
+        is_repeated = outcome.status == "not available" and outcome.detail in reasons
         table.add_row(
-            outcome.section if previous[0] != outcome.section else "",
+            outcome.section if section != outcome.section else "",
             outcome.name,
             f"[{_STYLES[outcome.status]}]{outcome.status}[/]",
             "as above" if is_repeated else escape(outcome.detail),
         )
-        previous = (outcome.section, outcome.detail)
+        section = outcome.section
+        reasons.add(outcome.detail)
     console.print(table)
     counts = {s: sum(outcome.status == s for outcome in outcomes) for s in _STYLES}
     console.print(", ".join(f"{count} {status}" for status, count in counts.items() if count))

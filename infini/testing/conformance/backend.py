@@ -23,7 +23,9 @@ def is_loaded(subject: Subject) -> str:
 
 def is_known(subject: Subject) -> str:
     """Its devices can be asked for by name."""
-    subject.need_device()
+    reason = subject.backend.why_unavailable()
+    if reason is not None:
+        raise NotAvailable(reason)
     if subject.name not in backend_.names():
         raise NotAvailable("it was given to the checks and is not advertised")
     found = backend_.devices(subject.name)

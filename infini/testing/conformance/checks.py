@@ -12,7 +12,7 @@ import numpy as np
 from infini.backends.vendors.adapter import AdapterBackend
 from infini.backends.vendors.runtime import Runtime
 from infini.core import backend as backend_, errors
-from infini.core.backend import Backend
+from infini.core.backend import Backend, Device
 
 Status: TypeAlias = Literal["passed", "failed", "not available"]
 SECTIONS = ("backend", "memory", "streams", "events", "collectives", "kernels", "programs")
@@ -87,14 +87,19 @@ class Subject:
         return adapter.runtime
 
     def need_device(self) -> None:
-        """Go on only where there is a device.
+        """Go on only where there is a device; an adapter's may lack a compiler.
 
         Raises:
             NotAvailable: there is none.
         """
-        reason = self.backend.why_unavailable()
+        adapter = self.backend if isinstance(self.backend, AdapterBackend) else None
+        reason = self.backend.why_unavailable() if adapter is None else adapter.why_no_runtime()
         if reason is not None:
             raise NotAvailable(reason)
+
+    def device(self, number: int) -> Device:
+        """A device, whether or not there is a compiler for its kernels."""
+        return Device(self.name, number)
 
     def stream(self) -> Scope:
         """A stream for a block of code."""
@@ -172,21 +177,12 @@ def data(nbytes: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
 
 
-def all_checks() -> tuple[Check, ...]:
-    """Every check, in the order of the sections."""
-    # They import this module.
-    from infini.testing.conformance import backend, collectives, kernels, memory, streams
-
-    found = (*backend.CHECKS, *memory.CHECKS, *streams.CHECKS, *collectives.CHECKS, *kernels.CHECKS)
-    return tuple(sorted(found, key=lambda check: SECTIONS.index(check.section)))
-
-
 def run(subject: Subject, checks: Sequence[Check]) -> Iterator[Outcome]:
     """Run checks one after another; one that breaks does not stop the others.
 
     Args:
         subject: the backend.
-        checks: which; see `all_checks`.
+        checks: which; see `suite.all_checks`.
     """
     for check in checks:
         status: Status = "passed"

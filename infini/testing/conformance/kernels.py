@@ -12,6 +12,7 @@ import numpy as np
 
 import infini as inf
 from infini import lax
+from infini.backends.accelerator.backend import AcceleratorBackend
 from infini.backends.accelerator.executable import tasks_of
 from infini.backends.accelerator.tasks import Product
 from infini.backends.reference import interpreter
@@ -20,7 +21,7 @@ from infini.compiler.triton.source import TritonSource
 from infini.compiler.triton.target import Capability, Target
 from infini.core import dtypes, errors, trace
 from infini.core.backend import CompileOptions, Executable
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Program
 from infini.testing.conformance.checks import Check, Failed, NotAvailable, Subject, expect
 from infini.testing.tolerances import assert_close
 
@@ -115,8 +116,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
 }
 
 
-def compiled(subject: Subject, family: Family) -> tuple[Executable, list[np.ndarray]]:
-    """The executable of a family's program, and its operands."""
+def compiled(subject: Subject, family: Family) -> tuple[Program, Executable, list[np.ndarray]]:
+    """A family's program, its executable, and its operands."""
     arrays = list(family.operands(np.random.default_rng(0)))
 
     def flat(*xs: Any) -> list[Any]:  # Any: arrays
@@ -124,7 +125,7 @@ def compiled(subject: Subject, family: Family) -> tuple[Executable, list[np.ndar
         return list(inf.tree.leaves(found))
 
     staged = trace.stage(flat, [ArrayType(a.shape, a.dtype) for a in arrays])
-    return subject.backend.compile(staged.program, CompileOptions()), arrays
+    return staged.program, subject.backend.compile(staged.program, CompileOptions()), arrays
 
 
 def faults(source: TritonSource, target: Target) -> list[str]:
@@ -138,12 +139,23 @@ def faults(source: TritonSource, target: Target) -> list[str]:
     return found
 
 
+def _target(subject: Subject) -> Target:
+    """What kernels are written for.
+
+    Raises:
+        NotAvailable: the backend writes no Triton.
+    """
+    if isinstance(subject.backend, AcceleratorBackend):
+        return subject.backend.target
+    return subject.adapter.adapter.target
+
+
 def writes(family: Family) -> Callable[[Subject], str]:
     """The check that a family's text is one that the target takes."""
 
     def check(subject: Subject) -> str:
-        target = subject.adapter.adapter.target
-        executable, _ = compiled(subject, family)
+        target = _target(subject)
+        _, executable, _ = compiled(subject, family)
         tasks = list(tasks_of(executable.block))  # type: ignore[attr-defined]  # an adapter's have it
         expect(bool(tasks), "a program has no kernel")
         sources = [task.kernel if isinstance(task, Product) else task.source for task in tasks]
@@ -162,7 +174,7 @@ _NEEDED: Final[Mapping[Capability, np.dtype]] = {"float64": dtypes.float64, "bfl
 
 def refuses_dtypes(subject: Subject) -> str:
     """Kernels of a dtype that the processor lacks are refused when a program is compiled."""
-    target = subject.adapter.adapter.target
+    target = _target(subject)
     without = [dtype for needed, dtype in _NEEDED.items() if not target.has(needed)]
     for dtype in without:
         family = Family(lambda x: lax.add(lax.sin(x), x), _normal((8,), dtype=dtype))
@@ -179,12 +191,11 @@ def computes(name: str, family: Family) -> Callable[[Subject], str]:
 
     def check(subject: Subject) -> str:
         subject.need_device()
-        reason = subject.adapter.why_no_compiler()
+        reason = subject.backend.why_unavailable()
         if reason is not None:
             raise NotAvailable(reason)
-        executable, arrays = compiled(subject, family)
-        device = subject.backend.devices()[0]
-        program = executable.program  # type: ignore[attr-defined]  # an adapter's have it
+        program, executable, arrays = compiled(subject, family)
+        device = subject.device(0)
         buffers = executable([subject.backend.put(a, device) for a in arrays])
         wanted = interpreter.evaluate(program, arrays)
         for number, (buffer, type_, want) in enumerate(zip(buffers, program.out_types, wanted, strict=True)):

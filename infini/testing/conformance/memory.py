@@ -100,7 +100,7 @@ def takes_nothing(subject: Subject) -> str:
         runtime.fill(address, 1, 0, stream)
         runtime.stream_synchronize(stream)
         expect_equal(subject.download(address, 8), host, "copies of no bytes")
-    device = subject.backend.devices()[0]
+    device = subject.device(0)
     empty = subject.backend.put(np.zeros((0, 3), np.float32), device)
     back = subject.backend.get(empty, ArrayType((0, 3), np.dtype(np.float32)))
     expect(back.shape == (0, 3), "an empty array comes back in another shape", got=back.shape)
@@ -164,6 +164,7 @@ def has_host_memory(subject: Subject) -> str:
 
 def serves_threads(subject: Subject) -> str:
     """A thread that did nothing before can use the device."""
+    _ = subject.runtime  # what is missing is said here, and not in the thread
     host = data(64)
     found: list[np.ndarray | errors.InfiniError] = []
 
@@ -187,9 +188,10 @@ def serves_threads(subject: Subject) -> str:
 
 def copies_between_devices(subject: Subject) -> str:
     """An array goes from one device to another."""
-    devices = subject.backend.devices()
-    if len(devices) < 2:
+    _ = subject.runtime
+    if subject.adapter.num_devices < 2:
         raise NotAvailable("there is one device")
+    devices = subject.device(0), subject.device(1)
     host = np.arange(100, dtype=np.float32)
     type_ = ArrayType(host.shape, host.dtype)
     there = subject.backend.copy(subject.backend.put(host, devices[0]), type_, devices[1])
