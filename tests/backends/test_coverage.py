@@ -31,6 +31,15 @@ def test_the_reference_has_no_hole(rows):
     assert [name for name, row in rows.items() if row.worst("reference") == "hole"] == []
 
 
+def test_gpus_lack_communication_and_linear_algebra():
+    rows = coverage.table(["cuda"])
+    holes = {row.op.name for row in rows if row.worst("cuda") == "hole"}
+    assert holes == {
+        "all_gather", "all_to_all", "axis_index", "pmax", "pmin", "ppermute", "psum", "psum_scatter",
+        "shard_map", "sharding_constraint", "cholesky", "eig", "eigh", "lu", "qr", "svd", "triangular_solve",
+    }  # fmt: skip
+
+
 def test_every_operation_is_tried_with_a_program(rows):
     special = {"mesh", "transform"}
     assert [

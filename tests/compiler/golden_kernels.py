@@ -131,6 +131,10 @@ def scatter_add(table: Value, tokens: Value, updates: Value) -> Value:
     return table.at[tokens].add(updates)
 
 
+def spectrum(signal: Value) -> Value:
+    return inp.abs(inp.fft.rfft(signal))
+
+
 def join(a: Value, b: Value, c: Value, d: Value) -> Value:
     return inp.concatenate([a, b, c, d], -1)
 
@@ -178,6 +182,7 @@ PROGRAMS: Final[dict[str, Golden]] = {
     "scatter_add": Golden(scatter_add, (_f32(20, 30), _i32(7), _f32(7, 30)), largest=20),
     "scatter_add_bfloat16": Golden(scatter_add, (_bf16(20, 30), _i32(7), _bf16(7, 30)), 2e-2, largest=20),
     "join": Golden(join, (_f32(6, 3), _f32(6, 5), _f32(6, 1), _f32(6, 4)), 0.0),
+    "spectrum": Golden(spectrum, (_f32(3, 60),), 1e-4),
     "convolution": Golden(convolution, (_f32(2, 3, 10, 12), _f32(4, 3, 3, 3)), 1e-4),
     "random_bits": Golden(random_bits, (ArrayType((2,), dtypes.uint32),)),
     "attention": Golden(attention, _HEADS, 3e-2),

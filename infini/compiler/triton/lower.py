@@ -13,7 +13,16 @@ from typing import Final, TypeAlias
 
 from infini.compiler import expression
 from infini.compiler.grouping import is_fusable, is_reduction
-from infini.compiler.triton import attention, cumulative, launching, matmul, movement, naming, sorting
+from infini.compiler.triton import (
+    attention,
+    cumulative,
+    fourier,
+    launching,
+    matmul,
+    movement,
+    naming,
+    sorting,
+)
 from infini.compiler.triton.emit import emit_triton
 from infini.compiler.triton.source import LANGUAGE_NAMES, TritonSource
 from infini.compiler.triton.target import GENERIC, Target
@@ -97,6 +106,8 @@ def scratch_bytes(equation: Equation) -> int:
     name, types = equation.op.name, tuple(v.type for v in equation.inputs)
     if name == "sort":
         return sorting.scratch_bytes(types, equation.attrs)
+    if name == "fft":
+        return fourier.scratch_bytes(types, equation.attrs)
     if name in cumulative.NAMES:
         return cumulative.scratch_bytes(name, types, equation.attrs)
     return movement.scratch_bytes(name, types) if name in indexing.KINDS else 0
@@ -154,6 +165,7 @@ ROUTES: Final[Mapping[str, Sources]] = {
     "dynamic_slice": movement.dynamic_slice,
     "dynamic_update_slice": movement.dynamic_update_slice,
     "pad": movement.pad,
+    "fft": fourier.fft,
     "sort": sorting.sort,
     **{name: _scanned(name) for name in sorted(cumulative.NAMES)},
 }
