@@ -37,7 +37,7 @@ BUILT_IN: Final[dict[str, str]] = {
 
 
 # Packages without which a backend has no device: looking for a device does not load the backend to hear so.
-_NEEDS: Final = {"cuda": ("cupy", "triton")}
+_NEEDS: Final = {"cuda": ("cupy",)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ KNOBS: Final[dict[str, Knob]] = {
             "dump",
             (),
             _NAMES,
-            "Stages that are written to files: names of passes, `kernels`, `llvm`, `assembly`, `triton`, or `all`.",
+            "Stages to write to files: names of passes, `kernels`, `llvm`, `assembly`, `triton`, or `all`.",
         ),
         Knob("dump_dir", "infini-dump", _TEXT, "Folder for dumps, one folder per program in it."),
         Knob(

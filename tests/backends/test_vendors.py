@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import inspect
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ pytest.importorskip("triton")
 from infini import lax  # after the skip
 from infini.backends.vendors import ascend, metax
 from infini.backends.vendors.adapter import AdapterBackend
+from infini.backends.vendors.comm import Collectives
 from infini.core import dtypes, errors
 from infini.core.ir import ArrayType
 from infini.testing.conformance import collectives, streams
@@ -270,6 +272,23 @@ def test_visible_devices_are_read_when_the_library_is_loaded(
     shim.library = ctypes.CDLL(str(tmp_path / "maca/lib/libmcruntime.so"))
     shim.library.shim_log.restype = ctypes.c_char_p
     assert shim.calls("loaded") == ["loaded CUDA_VISIBLE_DEVICES=1,0"]
+
+
+def test_a_library_of_another_vendor_under_the_same_name_is_refused(
+    sdk: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    shutil.copytree(sdk / "maca", tmp_path / "maca")
+    library = tmp_path / "maca/lib/libmccl.so"
+    source = str(vendor_shims.SOURCES / "mccl.c")
+    subprocess.run(
+        ["gcc", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-DmcclCommMcDevice=mcclCommMuDevice",
+         "-o", str(library), source, str(library.with_name("libmcruntime.so"))],
+        check=True,
+    )  # fmt: skip
+    monkeypatch.setenv("MACA_PATH", str(tmp_path / "maca"))
+    runtime: Any = None  # nothing is called
+    found, reason = Collectives.load(runtime, metax.COLLECTIVES, metax.ADAPTER.places)
+    assert found is None and reason is not None and "has no mcclCommMcDevice" in reason
 
 
 # --- errors ----------------------------------------------------------------------------------

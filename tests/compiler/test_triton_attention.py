@@ -101,6 +101,16 @@ def test_few_queries_of_many_keys(rng: np.random.Generator) -> None:
     check("attention_gradient", with_sums(arrays, ct, given), given)
 
 
+@pytest.mark.parametrize("band", [(None, 130), (-3, None), (2, 5)], ids=str)
+@pytest.mark.parametrize("lengths", [(16, 150), (150, 16)], ids=str)
+def test_one_block_of_queries_or_keys_in_a_band(lengths: Any, band: Any, rng: np.random.Generator) -> None:
+    queries, keys = lengths
+    *arrays, ct = drawn(rng, dtypes.float32, (queries, 16), (keys, 16), (keys, 16), (queries, 16))
+    given = attrs(PLAIN, band=band)
+    check("attention", arrays, given)
+    check("attention_gradient", with_sums(arrays, ct, given), given)
+
+
 def test_groups_of_queries_share_keys(rng: np.random.Generator) -> None:
     shapes = (2, 20, 3, 2, 16), (2, 24, 3, 16), (2, 24, 3, 16), (2, 20, 3, 2, 16)
     *arrays, ct = drawn(rng, dtypes.float32, *shapes)

@@ -132,7 +132,9 @@ def test_scatter_writes_rows(dtype: np.dtype, rng: Any) -> None:
     check(lambda x, i, u: trace.bind1(op, x, i, u, **attrs), x, indices, updates)
 
 
-@pytest.mark.parametrize("config", [((1, 2, 1), (0, 1, 2)), ((-1, 0, 0), (2, -1, 1))], ids=str)
+@pytest.mark.parametrize(
+    "config", [((1, 2, 1), (0, 1, 2)), ((-1, 0, 0), (2, -1, 1)), ((0, -2, 1), (0, 0, 0))], ids=str
+)
 def test_pad_with_elements_between(config: Any) -> None:
     check(lambda x: lax.pad(x, np.float32(7), config), X[0])
 

@@ -140,3 +140,20 @@ def test_operands_have_the_names_of_arguments_and_of_the_leaves_of_trees() -> No
     traced = inf.jit(layer).trace({"scale": x, "unused": x}, x, shift=x)
     (text,) = texts.of_program(traced.program).values()
     assert "(inputs_ptr, params_scale_ptr, shift_ptr, result_ptr)" in text
+
+
+def test_names_of_positions_stand_before_what_uses_them() -> None:
+    found = lines("where = tl.arange(0, 4)\ntl.store(p + tl.arange(0, 4) + where, tl.arange(0, 4))")
+    known: set[str] = set()
+    for line in found:
+        for name in ("where", "lanes"):
+            assert name not in line.partition(" = ")[2] or name in known, found
+        known.add(line.partition(" = ")[0])
+
+
+def test_a_loop_whose_values_nobody_reads_is_gone() -> None:
+    assert lines("for i in range(0, 4):\n        a__1 = x * i\ntl.store(p, y)") == ["tl.store(p, y)"]
+
+
+def test_the_lowest_number_of_32_bits_keeps_its_sign() -> None:
+    assert lines("tl.store(p, b + x * -2147483648)") == ["tl.store(p, b + x * -2147483648)"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import threading
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class AcceleratorBackend(abc.ABC):
 
     def __init__(self, name: str, target: Target = GENERIC) -> None:
         self.name, self.target = name, target
+        self._lock = threading.Lock()  # a device has one driver, and so one order of work
         self._drivers: dict[int, Driver] = {}
         self._measuring: dict[int, Driver] = {}
 
@@ -72,7 +74,9 @@ class AcceleratorBackend(abc.ABC):
                     f"there is no device {self.name}:{number}",
                     got=self.why_unavailable() or f"{self.num_devices} devices",
                 )
-            self._drivers[number] = self.make_driver(number)
+            with self._lock:
+                if number not in self._drivers:
+                    self._drivers[number] = self.make_driver(number)
         return self._drivers[number]
 
     def put(self, host: np.ndarray, device: Device) -> DeviceBuffer:
@@ -93,7 +97,12 @@ class AcceleratorBackend(abc.ABC):
         if device.id != buffer.device:
             # Streams of two devices are not ordered with each other.
             source.synchronize()
-        return self.driver(device.id).duplicate(buffer)
+        target = self.driver(device.id)
+        copied = target.duplicate(buffer)
+        if device.id != buffer.device:
+            # The memory that is read may be given back, or be a result that is lent.
+            target.synchronize()
+        return copied
 
     def synchronize(self, device: Device) -> None:
         """Wait for everything a device has been given."""
@@ -123,8 +132,10 @@ class AcceleratorBackend(abc.ABC):
         not become part of what is measured.
         """
         number = self.default_device()
-        if number not in self._measuring:
-            self._measuring[number] = self.driver(number).beside()
+        driver = self.driver(number)
+        with self._lock:
+            if number not in self._measuring:
+                self._measuring[number] = driver.beside()
         return self._measuring[number]
 
     def default_device(self) -> int:

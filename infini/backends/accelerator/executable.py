@@ -281,6 +281,10 @@ class AcceleratorExecutable:
         arena, consts = self._arenas[driver.number], self._constants(driver)
         params = [own[i].address if i in own else b.address for i, b in enumerate(inputs)]
         frame = self._frame(params, results.buffers, arena, consts)
+        # Loading a kernel cannot be recorded, and those of a branch that was never taken are not loaded yet.
+        for task in tasks_of(self.block):
+            if isinstance(task, Launch) or task.library is None or driver.gemm_library is None:
+                driver.function(task.source if isinstance(task, Launch) else task.kernel)
         parts = recording.record(driver, consts, self.block, self.plan, frame)
         self.num_captures += recording.graphs_of(parts)
         return _Recorded(parts, own, results, arena, consts)

@@ -78,7 +78,7 @@ class TritonFork:
         options |= self.options
         try:
             compiled = triton.compile(_described(triton, source), target=place, options=options)
-        except triton.CompilationError as error:
+        except Exception as error:  # passes and assemblers of forks fail in ways of their own
             raise errors.LoweringError(
                 f"Triton for {target.name} refuses the kernel {source.function_name}", got=str(error)
             ) from error

@@ -64,6 +64,8 @@ def load(
             for name, operation in operations.items()
             if operation.is_required and name not in found
         ]
+        if table.proof and not any(hasattr(handle, symbol) for symbol in table.proof):
+            lacking.append(" or ".join(table.proof))
         if not lacking:
             return Library(path, found, handle), None
         refused.append(f"{path} has no {', '.join(lacking)}")

@@ -52,6 +52,7 @@ RUNTIME = RuntimeTable(
 COLLECTIVES = CollectiveTable(
     # Moore Threads has a library of this name, too; the functions are in MetaX's folder.
     libraries=("libmccl.so",),
+    proof=("mcclCommMcDevice", "mxcclCommMcDevice"),
     calls=nccl_like("mccl", also="mxccl"),
     id_bytes=128,
     dtypes=NCCL_DTYPES,

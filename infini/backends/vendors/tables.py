@@ -129,6 +129,7 @@ class LibraryTable:
         ok: statuses that mean success, by operation where it is not 0 alone.
         out_of_memory: statuses that mean that memory is short.
         error_texts: texts of statuses, where the library has no function for them.
+        proof: symbols one of which tells the library from another vendor's of the same file name.
     """
 
     libraries: tuple[str, ...]
@@ -136,6 +137,7 @@ class LibraryTable:
     ok: Mapping[str, frozenset[int]] = field(default_factory=dict)
     out_of_memory: frozenset[int] = frozenset()
     error_texts: Mapping[int, str] = field(default_factory=dict)
+    proof: tuple[str, ...] = ()
 
     def parsed(self, operations: Mapping[str, Operation]) -> dict[str, slots.Call]:
         """The calls, checked against what there is to call.

@@ -170,7 +170,8 @@ class Text(FunctionText):
         """A variable with the numbers of the queries or keys of a block."""
         edge, count = (self.rows, self.num_rows) if letter == "t" else (self.columns, self.num_columns)
         first = f"{block} * {edge} + " if count > 1 else ""
-        self.line(f"{letter} = {first}tl.arange(0, {edge})")
+        found = f"{first}tl.arange(0, {edge})"
+        self.line(f"{letter} = ({found}).to(tl.int64)" if self.index == "tl.int64" else f"{letter} = {found}")
 
     def walk(self, steps: str) -> contextlib.AbstractContextManager[None]:
         """A loop over blocks, where there are several."""
@@ -253,6 +254,8 @@ class Text(FunctionText):
         first, last = "0", f"{self.num_columns}"
         if self.num_columns == 1:
             return ""
+        if self.num_rows == 1 and self.p.skips:
+            self.line("block = tl.full((), 0, tl.int32)")
         if low is not None and (self.p.sizes["t"] - 1 + low) > 0:
             reach = f"block * {self.rows}" + (f" + {low}" if low > 0 else f" - {-low}" if low else "")
             self.line(f"first = tl.maximum({reach}, 0) // {self.columns}")
@@ -271,6 +274,8 @@ class Text(FunctionText):
         first, last = "0", f"{self.num_rows}"
         if self.num_rows == 1:
             return ""
+        if self.num_columns == 1 and self.p.skips:
+            self.line("block = tl.full((), 0, tl.int32)")
         if high is not None and self.p.sizes["s"] - 1 - high > 0:
             reach = f"block * {self.columns}" + (f" - {high}" if high > 0 else f" + {-high}" if high else "")
             self.line(f"first = tl.maximum({reach}, 0) // {self.rows}")

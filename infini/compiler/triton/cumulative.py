@@ -204,6 +204,8 @@ class _Writer:
             text.line(f"inside = exists{across} & (place < {plan.length}){along}")
             if self.reverse:
                 text.line(f"place = {plan.length - 1} - place")
+            if index_dtype(self.type.size) == "tl.int64":
+                text.line("place = place.to(tl.int64)")
             step = f" * {plan.inner}" if plan.inner > 1 else ""
             text.line(f"offset = start{across} + place{along}{step}")
             wide = language_name(self.wide)

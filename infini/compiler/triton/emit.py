@@ -25,8 +25,8 @@ from infini.compiler.triton import (
     reductions,
     shapes,
     streaming,
-    target as target_,
     table_rows,
+    target as target_,
 )
 from infini.compiler.triton.access import Place, Tail
 from infini.compiler.triton.scalar import HELPERS

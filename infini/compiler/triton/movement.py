@@ -221,7 +221,7 @@ def pad(types: Sequence[ArrayType], attrs: Attrs, target: Target = GENERIC) -> t
     places, moved, checks = text.positions(), [], ["inside"]
     text.note("the operand's element that lies there, if one does")
     for d, place in enumerate(places):
-        if shape[d] == operand.shape[d] and not low[d]:
+        if shape[d] == operand.shape[d] and not low[d] and not inner[d]:
             moved.append(place)
             continue
         step, moved_to, place = inner[d] + 1, f"k{d}", place if place != "0" else "i * 0"

@@ -114,7 +114,7 @@ class _Simpler(ast.NodeTransformer):
         if isinstance(op, ast.Add) and isinstance(right, ast.UnaryOp) and isinstance(right.op, ast.USub):
             return ast.BinOp(left, ast.Sub(), right.operand)
         negative = isinstance(op, ast.Add) and isinstance(right, ast.BinOp) and isinstance(right.op, ast.Mult)
-        if negative and (number := _number(right.right)) is not None and number < 0:  # type: ignore[attr-defined]
+        if negative and (number := _number(right.right)) is not None and -(1 << 31) < number < 0:  # type: ignore[attr-defined]
             positive = ast.BinOp(right.left, ast.Mult(), ast.Constant(-number))  # type: ignore[attr-defined]
             return ast.BinOp(left, ast.Sub(), self.visit_BinOp(positive))
         return node
@@ -231,6 +231,11 @@ def _drop_from(block: Block, loads: Counter[str]) -> bool:
     for statement in list(block):
         for inner in inner_blocks(statement):
             found |= _drop_from(inner, loads)
+            if not inner:
+                block.remove(statement)
+                found = True
+        if statement not in block:
+            continue
         name = target_of(statement)
         if name and not loads[name] and not any("atomic" in c for c in calls_in(statement)):
             place = block.index(statement)

@@ -92,6 +92,9 @@ def _insert(body: Block, names: Mapping[str, str], place: int) -> None:
         assign = ast.parse(f"{name} = {text}").body[0]
         assign.note = assign.type_ = ""  # type: ignore[attr-defined]
         new.append(assign)
+    # Never behind a statement that the names stand in now.
+    defined = set(names.values())
+    place = min([place, *(i for i, statement in enumerate(body) if defined & set(loads_of(statement)))])
     body[place:place] = new
 
 

@@ -250,11 +250,15 @@ def refuses(subject: Subject) -> str:
             library.dtype_number(dtype)
         except errors.UnsupportedError:
             refused.append(dtypes.short(dtype))
+        else:
+            raise Failed(f"{dtypes.short(dtype)} is not in the table and was not refused")
     if "avg" not in library.table.ops:
         try:
             library.op_number("avg")
         except errors.UnsupportedError:
             refused.append("avg")
+        else:
+            raise Failed("avg is not in the table and was not refused")
     return ", ".join(refused)
 
 

@@ -25,6 +25,8 @@ int mcclCommInitRank(shim_comm **comm, int num_ranks, mcclUniqueId id, int rank)
     *comm = shim_join(&id, sizeof id, num_ranks, rank, device);
     return *comm ? OK : INVALID_USAGE;
 }
+/* What tells this library from Moore Threads' of the same name. */
+int mcclCommMcDevice(shim_comm *comm, int *device) { return comm && device ? mcGetDevice(device) : INVALID_ARGUMENT; }
 int mcclCommDestroy(shim_comm *comm) { return shim_leave(comm) ? INVALID_ARGUMENT : OK; }
 #define CALL(name, ...) int name(__VA_ARGS__)
 CALL(mcclAllReduce, const void *send, void *recv, size_t n, int dtype, int op, shim_comm *comm, shim_stream *stream) {
