@@ -40,7 +40,7 @@ def repeated_scalar(body: Body, tile: Tile, type_: ArrayType) -> Tile:
     if not type_.shape:
         return tile
     if tile.number:
-        return body.repeated(float(tile.number) if type_.dtype in dtypes.FLOATS else int(tile.number), type_)
+        return body.repeated(scalar.value_of(tile.number), type_)
     shape = list(padded(type_.shape))
     if scalar.is_wide(type_.dtype):
         return body.writer.tile(f"tl.full({shape}, {tile.name}, {language_name(type_.dtype)})", type_)
