@@ -105,6 +105,43 @@ def test_constant_of_different_numbers() -> None:
     k.check(k.on_tiles(lambda: e.add(table, 0.0)))
 
 
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, 1.702, 1e-40, 0.0], ids=str)
+@pytest.mark.parametrize("target", [dtypes.bfloat16, dtypes.float16, dtypes.float32, dtypes.float64], ids=str)
+def test_constants_that_are_converted_and_repeated(number: float, target: np.dtype, rng: Any) -> None:
+    x = k.numbers(rng, (3, 5), target)
+
+    def function(x: Any) -> Any:
+        constant = trace.bind1(e.convert_element_type_p, np.float32(number), new_dtype=target)
+        return e.max(x, view.broadcast_in_dim(constant, (3, 5), ())), e.mul(
+            x, view.full((3, 5), number, target)
+        )
+
+    k.check(k.on_tiles(function, *k.types(x)), x)
+
+
+@pytest.mark.parametrize("number", [0, 3, -5, 2**31 - 1])
+@pytest.mark.parametrize("dtype", [dtypes.int8, dtypes.uint8, dtypes.int32, dtypes.uint32], ids=str)
+def test_arithmetic_with_constants_keeps_the_dtype(dtype: np.dtype, number: int, rng: Any) -> None:
+    value = np.array(number).astype(dtype)
+    x = k.numbers(rng, (40,), dtype)
+    operations = (
+        e.add,
+        e.sub,
+        e.mul,
+        e.div,
+        e.rem,
+        e.max,
+        e.bitwise_xor,
+        e.shift_left,
+        e.shift_right_arithmetic,
+    )
+
+    def function(x: Any) -> Any:
+        return tuple(f(*pair) for f in operations for pair in ((x, value), (value, x)))
+
+    k.check(k.on_tiles(function, *k.types(x)), x)
+
+
 def test_a_dtype_without_a_triton_form_is_refused() -> None:
     kernel = k.on_tiles(lambda x: e.add(x, x), ArrayType((4,), dtypes.complex64))
     with pytest.raises(errors.LoweringError, match="c64"):

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from infini.compiler.triton import access, language, naming, scalar, small_floats, target as target_
-from infini.compiler.triton.source import SIGNATURE_NAMES, language_name, literal, number_of, padded
+from infini.compiler.triton.source import SIGNATURE_NAMES, language_name, literal, padded
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked, Writer
 from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType, Equation, Program, Var
@@ -163,9 +163,10 @@ class Body:
         type_ = equation.output.type
         name = equation.op.name
         if name == "convert_element_type" and tiles[0].number and not tiles[0].wide:
-            given = np.asarray(number_of(tiles[0].number), tiles[0].type.dtype)
+            given = np.asarray(scalar.value_of(tiles[0].number), tiles[0].type.dtype)
             if type_.dtype in dtypes.FLOATS or type_.dtype == tiles[0].type.dtype:
-                return self.repeated(given.astype(_host_dtype(type_.dtype)).item(), type_)
+                rounded = given.astype(type_.dtype).astype(_host_dtype(type_.dtype))
+                return self.repeated(rounded.item(), type_)
         is_bitwise = name in scalar.BITWISE
         operands = [t.name if is_bitwise else self.wide(t) for t in tiles]
         # A number takes the dtype of the other operands, one of which has the shape of the result.

@@ -180,6 +180,11 @@ def plain_number(value: complex, dtype: np.dtype) -> str:
     )
 
 
+def value_of(number: str) -> float:
+    """The value of a number as `plain_number` writes it."""
+    return float(number.removeprefix('float("').removesuffix('")'))
+
+
 def takes_number(name: str, position: int, number: str, dtype: np.dtype) -> bool:
     """Whether the rule of an operation takes a number in the place of an operand of this dtype."""
     if name in _TAKE_NUMBERS:

@@ -9,7 +9,7 @@ from typing import Final
 
 from infini.compiler.triton import access, scalar
 from infini.compiler.triton.body import Body, Rule, refused
-from infini.compiler.triton.source import is_padded, language_name, number_of, padded
+from infini.compiler.triton.source import is_padded, language_name, padded
 from infini.compiler.triton.writer import Counter, Operand, Tile, Walked
 from infini.core import dtypes
 from infini.core.ir import ArrayType, Equation, Shape
@@ -40,7 +40,7 @@ def repeated_scalar(body: Body, tile: Tile, type_: ArrayType) -> Tile:
     if not type_.shape:
         return tile
     if tile.number:
-        return body.repeated(number_of(tile.number), type_)
+        return body.repeated(scalar.value_of(tile.number), type_)
     shape = list(padded(type_.shape))
     if scalar.is_wide(type_.dtype):
         return body.writer.tile(f"tl.full({shape}, {tile.name}, {language_name(type_.dtype)})", type_)

@@ -192,12 +192,3 @@ def literal(value: complex, dtype: np.dtype) -> str:
         return str(int(value.real))
     number = float(value.real)
     return repr(number) if np.isfinite(number) else f'float("{number}")'
-
-
-def number_of(text: str) -> complex:
-    """The number whose literal this is."""
-    if text in {"True", "False"}:
-        return text == "True"
-    if text.removeprefix("-").isdigit():
-        return int(text)
-    return float(text.removeprefix('float("').removesuffix('")'))
