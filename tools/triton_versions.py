@@ -78,6 +78,10 @@ def jobs() -> list[dict[str, object]]:
     for name, golden in {**golden_kernels.PROGRAMS, **golden_kernels.RULES}.items():
         for source in golden_kernels.sources(golden):
             found.setdefault(source.key, (f"{name}: {source.function_name}", source))
+    for name in golden_kernels.FOLDED:
+        for how, target in golden_kernels.NARROW.items():
+            for source in golden_kernels.sources(golden_kernels.PROGRAMS[name], target):
+                found.setdefault(source.key, (f"{name} {how}: {source.function_name}", source))
     return [
         {
             "name": name,

@@ -42,6 +42,18 @@ def test_only_names_of_the_language_are_used(name: str) -> None:
     assert [v for s in sources(name) for v in language.violations(s.text, GENERIC)] == []
 
 
+@pytest.mark.parametrize("how", g.NARROW)
+@pytest.mark.parametrize("name", ["softmax", "matmul_gelu", "gather"])
+def test_folded_grids_compile(name: str, how: str, monkeypatch: Any, tmp_path_factory: Any) -> None:
+    compile_ = pytest.importorskip("infini.compiler.triton.compile")
+    folder = tmp_path_factory.getbasetemp() / "golden"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+    with inf.config(cache_dir=str(folder)):
+        for source in g.sources(g.PROGRAMS[name], g.NARROW[how]):
+            assert language.violations(source.text, GENERIC) == []
+            assert compile_.compile_source(source, target_of("sm_90")).code.startswith(b"\x7fELF")
+
+
 @pytest.mark.parametrize("name", g.PROGRAMS)
 def test_results_are_the_oracles(name: str, monkeypatch: Any, rng: np.random.Generator) -> None:
     compile_ = pytest.importorskip("infini.compiler.triton.compile")

@@ -118,7 +118,9 @@ def test_more_programs_than_32_bits_count_have_numbers_of_64() -> None:
     )
     kernel = dataclasses.replace(double, grid=(1 << 32,), loads=(whole,), stores=(whole,), outputs=(x,))
     source = emit.emit_triton(kernel, [x])
-    assert re.search(r"for at in range\(tl.program_id\(0\).to\(tl.int64\), 4294967296, \d+\)", source.text)
+    assert re.search(
+        r"for program in range\(tl.program_id\(0\).to\(tl.int64\), 4294967296, \d+\)", source.text
+    )
 
 
 # --- capabilities -----------------------------------------------------------------------------------

@@ -212,6 +212,6 @@ def test_a_numpy_with_other_functions_is_an_error(monkeypatch: pytest.MonkeyPatc
         libraries.addresses(["declare void @numpy_fft_fft_s(ptr, ptr, ptr, ptr)"])
 
 
-def test_a_device_without_a_route_says_so() -> None:
+def test_gpus_have_a_route_of_their_own() -> None:
     (row,) = coverage.table(["cuda"], "fft")
-    assert set(row.routes["cuda"].values()) == {"hole"}
+    assert set(row.routes["cuda"].values()) == {"own"}

@@ -174,8 +174,8 @@ def _started(folded: Folded, body: Sequence[str], programs: int, index: str) -> 
     own = "tl.program_id(0)" + (".to(tl.int64)" if index == "tl.int64" else "")
     if folded.step:
         return [
-            f"    for at in range({own}, {programs}, {folded.step}):",
-            f"        pid = tl.full((), 0, {index}) + at",
+            f"    for program in range({own}, {programs}, {folded.step}):",
+            f"        pid = tl.full((), 0, {index}) + program",
             *("    " + line.replace("\n", "\n    ") for line in body),
         ]
     others = [f" + tl.program_id({d}) * {math.prod(folded.grid[:d])}" for d in range(1, len(folded.grid))]

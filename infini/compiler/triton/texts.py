@@ -23,18 +23,20 @@ def of_program(program: Program, target: Target = GENERIC) -> dict[str, str]:
         found = [source for emitted in lower.of_program(fused, target) for source in emitted.sources]
     except errors.LoweringError as error:
         return {"00.refused": "".join(f"# {line}\n" for line in str(error).splitlines())}
-    once = {source.key: source for source in reversed(found)}.values()
+    once: dict[str, TritonSource] = {}
+    for source in found:
+        once.setdefault(source.key, source)
     return {
         f"{number:02}.{source.function_name}": with_launch(source)
-        for number, source in enumerate(reversed(list(once)), 1)
+        for number, source in enumerate(once.values(), 1)
     }
 
 
 def with_launch(source: TritonSource) -> str:
     """A text with a line above it that says how it is launched."""
-    grid = " x ".join(map(str, source.grid))
-    plural = "s" if source.num_warps != 1 else ""
-    return f"# launched with {grid} programs of {source.num_warps} warp{plural}\n\n{source.text}"
+    grid = " x ".join(map(str, source.grid)) + (" program" if source.grid == (1,) else " programs")
+    warps = f"{source.num_warps} warp" + ("" if source.num_warps == 1 else "s")
+    return f"# launched with {grid} of {warps}\n\n{source.text}"
 
 
 def joined(program: Program, target: Target = GENERIC) -> str:

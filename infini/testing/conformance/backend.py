@@ -26,8 +26,8 @@ def is_known(subject: Subject) -> str:
     reason = subject.backend.why_unavailable()
     if reason is not None:
         raise NotAvailable(reason)
-    if subject.name not in backend_.names():
-        raise NotAvailable("it was given to the checks and is not advertised")
+    if subject.name not in backend_.names() or backend_.get(subject.name) is not subject.backend:
+        raise NotAvailable("it was given to the checks and is not the one that is advertised")
     found = backend_.devices(subject.name)
     expect(found == subject.backend.devices(), "the registry gives other devices", got=found)
     return f"{len(found)} devices"
