@@ -5,10 +5,12 @@ import numpy as np
 import infini as inf
 import infini.numpy as inp
 from infini import lax, tile
-from infini.tile import Tensor, block_size
+from infini.tile import Symbol, Tensor, block_size
+from infini.tile.arrangements import accumulator
 
 BM, BN, BK = (block_size(16, 128, name=name) for name in ("BM", "BN", "BK"))
-c, a, b, scalar = Tensor(2), Tensor(2), Tensor(2), Tensor(0, dtype="float32")
+c, scalar = Tensor(2), Tensor(0, dtype="float32")
+a, b = Tensor(shape=(c.shape[0], Symbol("k"))), Tensor(shape=(Symbol("k"), c.shape[1]))
 
 
 def arrangement(c, a, b, beta, alpha, d):
@@ -20,10 +22,12 @@ def arrangement(c, a, b, beta, alpha, d):
 
 @tile.kernel(arrangement, tensors=(c, a, b, scalar, scalar, Tensor(shape=c.shape)))
 def addmm(c, a, b, beta, alpha):
-    def step(total, blocks):
-        return total + inp.matmul(*blocks, preferred_element_type="float32"), None
+    dtype = accumulator(a.dtype)
 
-    total, _ = lax.scan(step, inp.zeros(c.shape), (a, b))
+    def step(total, blocks):
+        return total + inp.matmul(*blocks, preferred_element_type=dtype), None
+
+    total, _ = lax.scan(step, inp.zeros(c.shape, dtype), (a, b))
     return (beta * c + alpha * total).astype(c.dtype)
 
 

@@ -12,6 +12,7 @@ import infini as inf
 import infini.numpy as inp
 from infini import lax, tile
 from infini.tile import Tensor, block_size
+from infini.tile.arrangements import accumulator
 
 BK, BC, BQ = (block_size(16, 64, name=name) for name in ("BK", "BC", "BQ"))
 x, w = Tensor(4, name="x"), Tensor(4, name="w")
@@ -37,13 +38,15 @@ def arrangement(x, w, y):
     ),
 )
 def conv2d(x, w):
+    dtype = accumulator(x.dtype)
+
     def step(total, blocks):
         x, w = blocks
         for at in itertools.product(*map(range, w.shape[:2])):
-            total += inp.matmul(w[at], x[at], preferred_element_type="float32")
+            total += inp.matmul(w[at], x[at], preferred_element_type=dtype)
         return total, None
 
-    total, _ = lax.scan(step, inp.zeros((w.shape[3], x.shape[4])), (x, w))
+    total, _ = lax.scan(step, inp.zeros((w.shape[3], x.shape[4]), dtype), (x, w))
     return total.astype(x.dtype)
 
 

@@ -5,10 +5,12 @@ import numpy as np
 import infini as inf
 import infini.numpy as inp
 from infini import lax, tile
-from infini.tile import Tensor, block_size
+from infini.tile import Symbol, Tensor, block_size
+from infini.tile.arrangements import accumulator
 
 BM, BN, BK = (block_size(16, 128, name=name) for name in ("BM", "BN", "BK"))
-a, b = Tensor(2), Tensor(2)
+a = Tensor(2)
+b = Tensor(shape=(a.shape[1], Symbol("n")))
 
 
 def arrangement(a, b, c):
@@ -20,10 +22,12 @@ def arrangement(a, b, c):
 
 @tile.kernel(arrangement, tensors=(a, b, Tensor(shape=(a.shape[0], b.shape[1]))))
 def mm(a, b):
-    def step(total, blocks):
-        return total + inp.matmul(*blocks, preferred_element_type="float32"), None
+    dtype = accumulator(a.dtype)
 
-    total, _ = lax.scan(step, inp.zeros((a.shape[1], b.shape[2])), (a, b))
+    def step(total, blocks):
+        return total + inp.matmul(*blocks, preferred_element_type=dtype), None
+
+    total, _ = lax.scan(step, inp.zeros((a.shape[1], b.shape[2]), dtype), (a, b))
     return total.astype(a.dtype)
 
 

@@ -4,6 +4,7 @@ values, never of types.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +231,36 @@ def literal(data: object, dtype: np.dtype | None = None) -> Literal:
         with np.errstate(over="ignore", invalid="ignore"):
             host = host.astype(target)
     return Literal(host, weak=from_python and dtype is None and type(data) is not bool)
+
+
+def number_in(dtype: np.dtype, number: complex, what: str) -> np.ndarray:
+    """A Python number in the dtype that something has, as an array without dimensions.
+
+    Args:
+        dtype: which.
+        number: rounded as that dtype rounds; whole where it is one of integers.
+        what: has the dtype, for the message.
+
+    Raises:
+        OutOfRangeError: the dtype has no such number: a fraction among integers, one beyond the largest, a
+            complex one among real ones.
+    """
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a part that is lost
+        found = np.asarray(number).astype(dtype)
+    lost = (
+        found.item() != number
+        if dtype in dtypes.INTEGERS or dtype == dtypes.bool_
+        else (
+            (isinstance(number, complex) and number.imag != 0 and dtype not in dtypes.COMPLEX)
+            or bool(np.isfinite(number)) != bool(np.isfinite(found.astype(np.complex128)))
+        )
+    )
+    if lost:
+        raise errors.OutOfRangeError(
+            f"{what} is of {dtype.name}, which has no such number", got=str(number), fix="give another dtype="
+        )
+    return found
 
 
 def narrow(dtype: np.dtype) -> np.dtype:

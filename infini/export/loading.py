@@ -164,7 +164,7 @@ def _is_number(v: value.Value) -> bool:
 
 def _array(v: value.Value, type_: ArrayType) -> array_.Array:
     if v.dtype != type_.dtype and isinstance(v, value.Literal):
-        v = value.Literal(v.host.astype(type_.dtype), weak=False)
+        v = value.Literal(value.number_in(type_.dtype, v.host.item(), "an operand"), weak=False)
     return trace.to_array(v)
 
 

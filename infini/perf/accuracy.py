@@ -149,8 +149,8 @@ that rounds to nearest has an error of 0.5 at most. Written by `python -m infini
 ## Every float32
 
 Ranges above are sampled, so an error between the samples may be a little larger. These are the bounds that
-the tests assert, with NaN, infinities and the sign of zero right. Every bit pattern of float32 has been looked
-at [C15]; `make test-night` does it again, and `bench/nightly/` says when it last did.
+the tests assert, with NaN, infinities and the sign of zero right. Every bit pattern of float32 has been
+looked at [C15]; `make test-night` does it again, and `bench/nightly/` says when it last did.
 `python -m infini.perf accuracy --every 1` prints the worst argument of each function.
 
 | bound in ulp | functions |

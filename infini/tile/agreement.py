@@ -47,6 +47,10 @@ def arrange(
         TypeMismatchError: the arrangement gives another number of tensors, or two grids cannot agree.
     """
     arranged = tuple(arrangement(*tensors))
+    if wrong := [item for item in arranged if not isinstance(item, Tensor)]:
+        raise errors.TypeMismatchError(
+            f"the arrangement of {name} returns what is no tensor", got=repr(wrong[0]), expected="Tensor"
+        )
     if len(arranged) != len(tensors):
         raise errors.TypeMismatchError(
             f"the arrangement of {name} gives another number of tensors",

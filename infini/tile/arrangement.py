@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import sympy
@@ -82,6 +82,10 @@ class Tensor:
             raise errors.TypeMismatchError(
                 "a Tensor needs ndim or shape", got=f"ndim={ndim}, shape={shape}", expected="one of them"
             )
+        if ndim is not None and (not isinstance(ndim, int) or isinstance(ndim, bool) or ndim < 0):
+            raise errors.TypeMismatchError(
+                "this is not a number of dimensions", got=repr(ndim), expected="an integer from 0 on"
+            )
         if shape is None:
             options = _options(ndim or 0, shape_options)
             sizes = [symbols.fresh(f"{name or _UNNAMED}_{d}", options[d]) for d in range(ndim or 0)]
@@ -92,7 +96,7 @@ class Tensor:
                     got=f"shape={shape}",
                     fix="say it of the symbol: Symbol(name, lower=, upper=, divisible_by=)",
                 )
-            sizes = [_checked(n, 0, "shape") for n in shape]
+            sizes = [_checked(n, 0, "shape") for n in _sequence(shape, "shape")]
         if (constexpr and sizes) or (value is not None and not constexpr):
             raise errors.TypeMismatchError(
                 "only a scalar is a parameter of compilation, and only such a one has a value",
@@ -247,7 +251,7 @@ class Tensor:
         """
         dimensions = list(self._dimensions(level, shape, "expand"))
         needed: list[Requirement] = []
-        for i, wanted in enumerate(map(symbols.size, shape)):
+        for i, wanted in enumerate(_checked(n, -1, "expand") for n in shape):
             if wanted != -1 and not reasoning.is_equal(wanted, dimensions[i].size):
                 needed += self._must_be_one(dimensions[i], f"expand of dimension {i} to {wanted}")
                 dimensions[i] = Dimension((Factor(wanted, ()),))
@@ -315,7 +319,8 @@ class Tensor:
         """
         dimensions = self._dimensions(level, widths, "pad")
         padded, offsets, bounds = [], self.map.offsets, list(self.map.bounds)
-        for dimension, (low, high) in zip(dimensions, widths, strict=True):
+        for dimension, pair in zip(dimensions, widths, strict=True):
+            low, high = _sequence(pair, "a width of pad", 2)
             before, after = _checked(low, 0, "widths"), _checked(high, 0, "widths")
             found, moved = geometry.widen(dimension, before, after, self._coordinate(bounds))
             padded.append(found.elements)
@@ -467,8 +472,17 @@ class Tensor:
     def _coordinate(self, bounds: Sequence[Bound]) -> int:
         return len(self.source.shape) + len(bounds)
 
+    def __iter__(self) -> NoReturn:
+        """Refused: indexing a symbolic dimension would never end."""
+        raise errors.TypeMismatchError(
+            "a Tensor is no sequence of tensors",
+            got=repr(self),
+            expected="an arrangement returns one tensor per operand and result",
+            fix="return a tuple, such as (x, y)",
+        )
+
     def _dimensions(self, level: int, entries: Sequence[object], name: str) -> Level:
-        dimensions = self.map.levels[self._at(level)]
+        dimensions, entries = self.map.levels[self._at(level)], _sequence(entries, name)
         if len(entries) != len(dimensions):
             raise errors.TypeMismatchError(
                 f"{name} needs one entry per dimension of level {level}",
@@ -497,6 +511,21 @@ def _options(
             "shape_options has one entry per dimension", got=str(len(given)), expected=str(ndim)
         )
     return given
+
+
+def _sequence(entries: Any, what: str, length: int | None = None) -> Sequence[Any]:  # Any: of the user's
+    """Entries that must be several.
+
+    Raises:
+        TypeMismatchError: they are not, or not so many.
+    """
+    if not isinstance(entries, (tuple, list)) or (length is not None and len(entries) != length):
+        raise errors.TypeMismatchError(
+            f"{what} needs a sequence" + ("" if length is None else f" of {length}"),
+            got=repr(entries),
+            expected="a tuple or a list, with one entry per dimension" if length is None else None,
+        )
+    return entries
 
 
 def _checked(value: object, lowest: int, name: str, *, may_be_whole: bool = False) -> Size:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
 import sympy
 
-from infini.core import errors
+from infini.core import dtypes, errors
 from infini.lax import contraction, elementwise as e, loops, view
 from infini.tile import reasoning
 from infini.tile.arrangement import Tensor
@@ -416,17 +417,23 @@ def _shared(tensor: Tensor, heads: Size) -> Tensor:
 # --- for applications -----------------------------------------------------------------------
 
 
-def sum_of_products(a: Any, b: Any, dtype: Any = "float32") -> Any:  # Any: tiles, and whatever names a dtype
+def accumulator(dtype: np.dtype) -> np.dtype:
+    """The dtype in which sums of products are kept: float32 for floats of fewer bits, others as they are."""
+    return dtypes.float32 if dtype in dtypes.FLOATS and dtype.itemsize < 4 else dtype
+
+
+def sum_of_products(a: Any, b: Any, dtype: Any = None) -> Any:  # Any: tiles, and whatever names a dtype
     """The sum of `a[i] @ b[i]` over all levels that the two tiles share, for applications.
 
     Args:
         a: (levels..., M, K).
         b: (levels..., K, N).
-        dtype: of the sum.
+        dtype: of the sum, `accumulator(a.dtype)` by default.
 
     Returns:
         (M, N), of the dtype.
     """
+    dtype = accumulator(a.dtype) if dtype is None else dtype
     return _added(view.full((a.shape[-2], b.shape[-1]), 0, dtype), a, b, dtype)
 
 

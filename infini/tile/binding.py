@@ -96,6 +96,11 @@ class Binding:
             while position in skipped:
                 position += 1
             if position in left:
+                if left[position] in keywords:
+                    raise errors.TypeMismatchError(
+                        f"{self.name} is given {left[position]} twice",
+                        fix="as an operand or by name, not both",
+                    )
                 keywords[left[position]] = self._constant(left[position], operand)
             else:
                 arrays.append(operand)
@@ -112,6 +117,10 @@ class Binding:
             return static
         found = dict(static)
         for _, name, value in self.constants:
+            if value is not None and found.get(name, value) != value:
+                raise errors.TypeMismatchError(
+                    f"{self.name} has a fixed value for {name}", got=repr(found[name]), expected=repr(value)
+                )
             if found.setdefault(name, value) is None:
                 raise errors.TypeMismatchError(
                     f"{self.name} needs a value for {name}, a parameter of compilation",

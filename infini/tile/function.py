@@ -17,7 +17,7 @@ import numpy as np
 
 from infini.core import config, dtypes, errors, exchange, execute, host, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
-from infini.core.value import Literal, Value
+from infini.core.value import Literal, Value, number_in
 from infini.lax import custom_rules, families
 from infini.tile import agreement, blocks, buckets, lowering, symbols, within
 from infini.tile.arrangement import Tensor
@@ -108,6 +108,11 @@ class KernelFunction:
         functools.update_wrapper(self, application)
         if vjp is not None and definition is not None:
             raise errors.TypeMismatchError("a kernel takes vjp or definition, not both")
+        if not 1 <= num_results <= len(tensors):
+            raise errors.ValueMismatchError(
+                f"{name}: the last {num_results} of {len(tensors)} tensors cannot be results",
+                expected="num_results from 1 to the number of tensors",
+            )
         self.application, self.arrangement = application, arrangement
         self.tensors, self.num_results = tuple(tensors), num_results
         self.vjp, self.definition, self.name = vjp, definition, name
@@ -118,6 +123,13 @@ class KernelFunction:
         arranged = agreement.arrange(name, arrangement, own)
         self.arranged = tuple(t for t in arranged if not t.source.constexpr)
         self.binding = Binding(name, own[: len(own) - num_results], self.arranged)
+        names = [symbol.name for symbol in blocks.found_in(self.arranged)]
+        if len(set(names)) < len(names):
+            raise errors.ValueMismatchError(
+                f"{name} has two block sizes of one name",
+                got=", ".join(names),
+                fix="name them: block_size(16, 64, name='BM')",
+            )
         # At most 256 specialisations are kept, the oldest goes first.
         self._kernels: execute.BoundedCache[Hashable, Kernel] = execute.BoundedCache(256)
         self._definitions: execute.BoundedCache[Hashable, Program] = execute.BoundedCache(256)
@@ -234,7 +246,8 @@ class KernelFunction:
     def _operand(self, number: int, value: Value) -> Value:
         wanted = self.operands[number].source.dtype if number < len(self.operands) else None
         if wanted is not None and wanted != value.dtype and isinstance(value, Literal) and value.weak:
-            return Literal(value.host.astype(wanted), weak=False)
+            what = f"{self.operands[number].label(number)} of {self.name}"
+            return Literal(number_in(wanted, value.host.item(), what), weak=False)
         return value
 
     def lower(
@@ -280,6 +293,11 @@ class KernelFunction:
         lowered, sizes = self.lower(types, static, values)
         num_loads = len(self.operands)
         loads, stores = lowered.accesses[:num_loads], lowered.accesses[num_loads:]
+        for number, (tensor, type_) in enumerate(zip(self.operands, types, strict=True)):
+            if tensor.source.other is not None:
+                number_in(
+                    type_.dtype, tensor.source.other, f"{tensor.label(number)} of {self.name}, and so other=,"
+                )
         body = self._body(types, lowered, sizes, static)
         outputs = tuple(
             ArrayType(tuple(symbols.number(n, sizes) for n in t.source.shape), result.dtype)
@@ -425,8 +443,8 @@ def _value(x: object) -> Value:
 
 
 def _key(types: Sequence[ArrayType], static: Mapping[str, Any]) -> Hashable:
-    """What a specialisation depends on: 1, 1.0 and True are other arguments."""
-    return tuple(types), tuple((k, type(static[k]), static[k]) for k in sorted(static))
+    """What a specialisation depends on: 1, 1.0 and True are other arguments, and knobs change results."""
+    return tuple(types), tuple((k, type(static[k]), static[k]) for k in sorted(static)), config.cache_key()
 
 
 def _reshaped(x: Value, shape: ir.Shape) -> Value:

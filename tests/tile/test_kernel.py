@@ -78,12 +78,10 @@ def test_program_id_is_along_the_grid_of_the_arrangement() -> None:
 
 
 def test_several_results_have_their_own_dtypes(rng: Any) -> None:
-    x = Tensor(1)
+    x, block = Tensor(1), block_size(16, 64)
     results = (Tensor(shape=x.shape, dtype="float32"), Tensor(shape=x.shape, dtype="int32"))
 
-    @tile.kernel(
-        lambda *ts: [t.tile((block_size(16, 64),)) for t in ts], tensors=(x, *results), num_results=2
-    )
+    @tile.kernel(lambda *ts: [t.tile((block,)) for t in ts], tensors=(x, *results), num_results=2)
     def split(x: Any) -> Any:
         whole = lax.floor(x)
         return lax.sub(x, whole), whole
