@@ -33,7 +33,7 @@ status=0
 for half in $halves; do
     case $half in
     1)
-        "$python" bench/gpu_smoke.py || status=1
+        timeout 280 "$python" bench/gpu_smoke.py || status=1
         mkdir -p bench/results/gpu
         # The operations against their definitions in NumPy, eager and jitted; five minutes at most.
         INFINI_DEVICE=cuda timeout 300 "$python" -m pytest tests/oracle -q -n "${JOBS:-8}" -k "jitted_and_eager" \

@@ -9,28 +9,12 @@ import sys
 import pytest
 
 PROGRAMS = """
-import ctypes, mmap, sys
 import numpy as np
 import infini as inf, infini.numpy as inp
 from infini import lax
+from tests.compiler.fences import fenced
 
-libc = ctypes.CDLL(None)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-page, rng, held = mmap.PAGESIZE, np.random.default_rng(0), []
-
-def fenced(x, at_end):
-    nbytes = -(-x.nbytes // page) * page
-    start = libc.mmap(None, nbytes + 2 * page, mmap.PROT_READ | mmap.PROT_WRITE, 0x22, -1, 0)
-    for fence in (start, start + page + nbytes):
-        assert libc.mprotect(fence, page, 0) == 0
-    offset = (nbytes - x.nbytes) // 64 * 64 if at_end else 0
-    held.append((ctypes.c_char * x.nbytes).from_address(start + page + offset))
-    there = np.frombuffer(held[-1], x.dtype).reshape(x.shape)
-    there[...] = x
-    there.flags.writeable = False
-    return inp.from_dlpack(there, copy=False)
+rng = np.random.default_rng(0)
 
 def normal(*shape):
     return rng.standard_normal(shape).astype(np.float32)
@@ -67,17 +51,38 @@ for name, (function, *arguments) in CASES.items():
     gradient = inf.jit(inf.grad(lambda *xs: (function(*xs) ** 2).sum()))
     for at_end in (False, True):
         print(name, at_end, flush=True)
-        given = [fenced(x, at_end) for x in arguments]
+        given = [fenced(x, at_end=at_end) for x in arguments]
         np.testing.assert_array_equal(np.asarray(inf.jit(function)(*given)), expected)
         gradient(*given)
 print("all in bounds")
 """
 
 
+# The examples of the kernel language, whose tiles overrun their arrays.
+KERNELS = """
+import numpy as np
+import infini as inf
+from tests.compiler.fences import fenced
+from tests.tile.example_kernels import CASES
+
+for case in CASES:
+    for dtype in map(np.dtype, ("float32", "float16")):
+        operands = case.operands(np.random.default_rng(0), dtype)
+        run = inf.jit(lambda *xs: case.kernel(*xs, **case.static))
+        expected = np.asarray(run(*operands))
+        for at_end in (False, True):
+            print(case, dtype, at_end, flush=True)
+            given = [fenced(x, at_end=at_end) for x in operands]
+            np.testing.assert_array_equal(np.asarray(run(*given)), expected)
+print("all in bounds")
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the flags of mmap are Linux's")
-def test_programs_read_only_their_operands() -> None:
+@pytest.mark.parametrize("programs", [PROGRAMS, KERNELS], ids=["fused", "written"])
+def test_programs_read_only_their_operands(programs: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAMS], capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", programs], capture_output=True, text=True, timeout=300,
         env={**os.environ, "INFINI_DEVICE": "cpu", "INFINI_NUM_THREADS": "2"},
     )  # fmt: skip
     lines = done.stdout.splitlines()

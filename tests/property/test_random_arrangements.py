@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import assume, given, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
+import infini as inf
+from infini import tile as tile_
 from infini.core import errors
+from infini.core.ir import ArrayType
 from infini.tile import lowering
 from infini.tile.arrangement import Tensor
 from infini.tile.program import indices
@@ -298,3 +301,33 @@ def test_results_that_are_taken_are_written_once_and_whole(
             assert len(np.unique(written)) < len(everything)
     else:
         np.testing.assert_array_equal(written, everything)
+
+
+@settings(max_examples=max(settings.default.max_examples // 2, 10))
+@given(arrangements(), st.sampled_from([np.int32, np.float32]))
+def test_kernels_on_them_compute_what_the_model_does(
+    case: tuple[Tensor, Model, dict[Any, int]], dtype: Any
+) -> None:
+    """The sum of each tile: on the CPU, by the interpreter of kernels, and by the model."""
+    tensor, model, values = case
+    assume(len(model.levels) <= 2)
+    shape = tuple(int(n.xreplace(values)) for n in tensor.source.shape)
+    grid = model.sizes(0)
+    assume(0 not in grid)
+    sums = Tensor(shape=grid).tile((1,) * len(grid)).squeeze(tuple(range(len(grid))), level=1)
+    arranged = tensor, sums
+    try:
+        kernel = tile_.kernel(
+            lambda x, y: arranged, tensors=(Tensor(shape=tensor.source.shape), Tensor(shape=grid))
+        )(lambda x: x.sum() if x.ndim else x)
+        # Whole numbers, whose sums are exact in any order.
+        data = (np.arange(math.prod(shape)) % 11 + 1).astype(dtype).reshape(shape)
+        kernel.specialize([ArrayType(shape, np.dtype(dtype))])
+    except errors.TypeMismatchError as error:
+        assert "reach from a part of the array" in str(error)
+        return
+    places = model.positions.reshape(*grid, -1)
+    known = np.where(places >= 0, np.append(data.reshape(-1), 0)[np.maximum(places, -1)], 0)
+    for device in ("cpu", "reference"):
+        with inf.config(device=device):
+            np.testing.assert_array_equal(kernel(data), known.sum(-1, dtype=dtype))
