@@ -1,8 +1,9 @@
 """Operations that are loops of their own inside a kernel: products of tiles, and scans.
 
-The operands of a product are read at the index where they are needed, so a tile of an array is not copied
-first. A scan keeps its carry in two buffers that change places each step, and runs the passes of its body
-inside one loop; operands it walks over are loaded step by step.
+The operands of a product are packed first where their elements are read often: in the dtype of the sums,
+without what lies outside, and with the vectors of the second one together. A scan keeps its carry in two
+buffers that change places each step, and runs the passes of its body inside one loop; operands it walks over
+are loaded step by step.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from infini.core.ir import ArrayType, Equation, Var
 from infini.lax import contraction, families
 
 ROWS = 4  # of a product that are computed together
+WIDE_ROWS = 8  # where vectors are long: processors with those have 32 of them
+WIDE_LANES = 16
 VECTORS = 2
+PACKED_ROWS = 8  # fewest rows, and vectors of columns, of a product whose operands are packed
+MAX_PACKED_BYTES = 128 << 10  # of one operand; more would not stay in the caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +73,12 @@ class _Dot:
         while lanes > 1 and lanes // 2 >= (self.sizes[self.out_names[-1]] if self.out_names else 1):
             lanes //= 2
         self.lanes = lanes
+        self.rows = WIDE_ROWS if lanes >= WIDE_LANES else ROWS
 
     def emit(self) -> None:
         """Write the loops."""
         f, out = self.f, self.equation.output
+        self.packed = self._packed()
         self.buffer = Buffer(self.e.allocate(out.type.nbytes), out.type)
         self.e.lanes = self.lanes
         with contextlib.ExitStack() as loops:
@@ -81,14 +88,63 @@ class _Dot:
                     places[name] = Index(loops.enter_context(f.loop(0, self.sizes[name])).index)
             row = self.out_names[-2] if len(self.out_names) > 1 else None
             num_rows = self.sizes[row] if row else 1
-            whole = num_rows // ROWS * ROWS
+            whole = num_rows // self.rows * self.rows
             if whole:
-                with f.loop(0, whole, ROWS) as loop:
-                    self._columns(places, row, [Index(f.add(loop.index, r)) for r in range(ROWS)])
+                with f.loop(0, whole, self.rows) as loop:
+                    self._columns(places, row, [Index(f.add(loop.index, r)) for r in range(self.rows)])
             if whole < num_rows:
                 self._columns(places, row, [Index(r) for r in range(whole, num_rows)])
         self.e.lanes, self.e.mask = 1, None
         self.e.buffers[out] = self.buffer
+
+    def _packed(self) -> list[tuple[Buffer, list[str]] | None]:
+        """The operands in memory of the program, and the names of their dimensions there; None for what is
+        read where it lies.
+        """
+        row = self.sizes[self.out_names[-2]] if len(self.out_names) > 1 else 1
+        column = self.sizes[self.out_names[-1]] if self.out_names else 1
+        if row < PACKED_ROWS or column < self.lanes or self.lanes == 1 or not self.depth:
+            return [None, None]
+        return [
+            self._pack(var, names)
+            for var, names in zip(self.equation.inputs, self.operand_names, strict=True)
+        ]
+
+    def _pack(self, var: Var, names: list[str]) -> tuple[Buffer, list[str]] | None:
+        """Copy an operand; along columns, where it has them, its elements lie together."""
+        sizes = dict(zip(names, var.type.shape, strict=True))
+        column = self.out_names[-1]
+        order = [n for n in names if n != column] + [column] * (column in names)
+        type_ = ArrayType(tuple(sizes[n] for n in order), self.compute)
+        is_array = var not in self.e.buffers and type_.ndim > 0
+        if not is_array or type_.nbytes > MAX_PACKED_BYTES or self.compute == dtypes.bool_:
+            return None
+        f, last, width = self.f, order[-1], sizes[order[-1]]
+        buffer = Buffer(self.e.allocate(type_.nbytes), type_)
+        lanes = self.lanes
+        while lanes > 1 and lanes // 2 >= width:
+            lanes //= 2
+
+        def copy(places: Mapping[str, Index]) -> None:
+            x = self.e.value(var, tuple(places[n] for n in names))
+            x = operations.convert(f, var.type.dtype, x, new_dtype=self.compute)
+            self.e.store_buffer(buffer, [places[n] for n in order], f.splat(x, lanes))
+
+        with contextlib.ExitStack() as loops:
+            places = dict.fromkeys(names, ZERO)
+            for name in order[:-1]:
+                if sizes[name] > 1:
+                    places[name] = Index(loops.enter_context(f.loop(0, sizes[name])).index)
+            self.e.lanes, whole = lanes, width // lanes * lanes
+            if whole:
+                with f.loop(0, whole, lanes) as loop:
+                    copy({**places, last: Index(loop.index, int(lanes > 1))})
+            if whole < width:
+                self.e.mask = f.first_lanes(width - whole, lanes)
+                copy({**places, last: Index(whole, 1)})
+                self.e.mask = None
+        self.e.lanes = 1
+        return buffer, order
 
     def _columns(self, places: Mapping[str, Index], row: str | None, rows: Sequence[Index]) -> None:
         column = self.out_names[-1] if self.out_names else None
@@ -139,7 +195,15 @@ class _Dot:
     def _step(self, cell: Mapping[str, Index], total: Value) -> Value:
         f = self.f
         factors = []
-        for var, names in zip(self.equation.inputs, self.operand_names, strict=True):
+        for var, names, packed in zip(self.equation.inputs, self.operand_names, self.packed, strict=True):
+            if packed is not None:
+                buffer, order = packed
+                there = [
+                    ZERO if n == 1 and self.sizes[name] != 1 else cell[name]
+                    for name, n in zip(order, buffer.type.shape, strict=True)
+                ]
+                factors.append(f.splat(self.e.load_buffer(buffer, there), self.lanes))
+                continue
             index = tuple(
                 ZERO if n == 1 and self.sizes[name] != 1 else cell[name]
                 for name, n in zip(names, var.type.shape, strict=True)
