@@ -150,6 +150,7 @@ def compare(
 
     Raises:
         TypeMismatchError: this is no kernel, or it cannot be called so.
+        UnsupportedError: an operand is traced.
         LoweringError: the kernel cannot be compiled there.
         DeviceError: there is no such device.
 
@@ -169,7 +170,14 @@ def compare(
         tiled = kernel
     else:
         call = function.checked(kernel, "compare").bind(operands, static)
-        arrays = [np.asarray(trace.to_array(x)) for x in call.values("compare")]
+        values = call.values("compare")
+        if any(isinstance(x, trace.Tracer) for x in values):
+            raise errors.UnsupportedError(
+                "compare runs a kernel, and a traced array has no elements",
+                got=", ".join(str(x.type) for x in values),
+                fix="call it outside of jit, grad and vmap",
+            )
+        arrays = [np.asarray(trace.to_array(x)) for x in values]
         types, static = call.types, call.static
         tiled = kernel.specialize(types, **static)
     tile_program.check_kernel(tiled, types)

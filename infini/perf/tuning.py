@@ -362,8 +362,8 @@ def _program(kernel: Kernel, types: Sequence[ArrayType]) -> ir.Program:
 
 
 def _filled(x: Value | ArrayType) -> np.ndarray:
-    """An operand as a host array; random numbers where only the type is given."""
-    if isinstance(x, Value):
+    """An operand as a host array; random numbers where only the type is known."""
+    if isinstance(x, Value) and not isinstance(x, trace.Tracer):
         return np.asarray(trace.to_array(x))
     random = np.random.default_rng(0)
     if x.dtype in dtypes.FLOATS or x.dtype in dtypes.COMPLEX:

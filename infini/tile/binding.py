@@ -163,6 +163,8 @@ class Binding:
         asked = self._asked.get(application)
         if asked is None:
             asked = self._asked[application] = self._asks(application)
+        if not static and not asked.required:
+            return
         for name, value in static.items():
             is_known = name in self.given or any(name == constant for _, constant, _ in self.constants)
             if not is_known and (

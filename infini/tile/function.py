@@ -199,8 +199,12 @@ class KernelFunction:
     def __call__(
         self, *operands: Any, **static: Hashable
     ) -> Any:  # Any: arrays in, an array or a tuple of arrays out
-        bound = self.bind(operands, static)
-        values, types, static = bound.values(self.name), bound.types, bound.static
+        found, static = self._taken(operands, static)
+        # Calls are many: what tools are told of them is made for errors alone.
+        values = [x for x in found if isinstance(x, Value)]
+        if len(values) != len(found):
+            self.bind(operands, static).values(self.name)
+        types = [x.type for x in values]
         # A program that is being traced must not depend on a clock.
         is_asked = config.get("tune") == "all" and trace.is_eager()
         if is_asked and self._tuned.get(buckets.key(types, static)) is None:
@@ -239,12 +243,20 @@ class KernelFunction:
             >>> bound.types, bound.static
             ((f32[6],), {'factor': 2})
         """
+        found, complete = self._taken(operands, static)
+        types = tuple(x if isinstance(x, ArrayType) else x.type for x in found)
+        return Bound(tuple(found), types, complete)
+
+    def _taken(
+        self, operands: Sequence[Any], static: Mapping[str, Any]
+    ) -> tuple[list[Value | ArrayType], dict[str, Any]]:  # Any: as of bind
         arrays, given = self.binding.split(operands, static)
         complete = self._complete(given)
-        found = tuple(self._bound(number, x) for number, x in enumerate(arrays))
-        return Bound(found, tuple(x if isinstance(x, ArrayType) else x.type for x in found), complete)
+        return [self._array(number, x) for number, x in enumerate(arrays)], complete
 
-    def _bound(self, number: int, x: Any) -> Value | ArrayType:  # Any: as of bind
+    def _array(self, number: int, x: Any) -> Value | ArrayType:  # Any: as of bind
+        if isinstance(x, Value):
+            return self._operand(number, x)
         if isinstance(x, Tensor):
             raise errors.TypeMismatchError(
                 f"{self.name}: operand {number} is symbolic and has no sizes",
@@ -482,7 +494,7 @@ def checked(kernel: object, tool: str) -> KernelFunction:
 
 def _given_type(x: Any) -> ArrayType | None:  # Any: whatever is given for an operand
     """The type that stands for an array; None for an array itself, or what a call can make one of."""
-    if isinstance(x, (ArrayType, Value, np.ndarray, np.generic)):
+    if isinstance(x, (ArrayType, np.ndarray, np.generic)):
         return x if isinstance(x, ArrayType) else None
     has_elements = any(hasattr(x, name) for name in ("__infini_array__", "__dlpack__", "__array__"))
     if has_elements or not (hasattr(x, "shape") and hasattr(x, "dtype")):

@@ -129,6 +129,21 @@ def test_types_are_what_they_say_and_arrays_are_kept_when_they_are() -> None:
         assert wide.tune(DOUBLE, most=1).types == (double,)
 
 
+def test_of_traced_arrays_types_are_enough_except_where_results_are_compared() -> None:
+    kernel = copied()
+    seen: list[Any] = []
+
+    def traced(x: Any) -> Any:
+        seen.append(kernel.tune(x, most=2).types)
+        seen.append(simulation.placements(kernel, [x])[0].type)
+        with pytest.raises(errors.UnsupportedError, match="compare runs a kernel"):
+            tile.compare(kernel, x)
+        return x
+
+    inf.jit(traced)(DOUBLE)
+    assert seen == [(F32,), F32]
+
+
 def test_signatures_of_the_same_types_cannot_differ_in_parameters(tmp_path: Path) -> None:
     with pytest.raises(errors.ValueMismatchError, match="same types and other parameters"):
         tile.build(scaled(), [[2, F32], [3, F32]], ["cpu"], tmp_path / "built")
