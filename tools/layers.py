@@ -66,6 +66,8 @@ ALLOWED: Final[tuple[Allowance, ...]] = (
         "infini.transforms.*",
         "JAX keeps lax.map, custom_root and custom_linear_solve under lax; they are built on transformations",
     ),
+    Allowance("infini.tile", "infini.debug.*", "tile.compare, for type checkers; it loads at its first use"),
+    Allowance("infini.tile", "infini.export.*", "tile.build and tile.load, likewise"),
 )
 
 # Imports of our own package inside functions. Everything else is imported at the top of its file.

@@ -26,7 +26,7 @@ from infini.core.source import Where
 from infini.debug import distances, probes
 from infini.debug.distances import Tolerance
 from infini.debug.probes import Scope
-from infini.tile import program as tile_program
+from infini.tile import function, program as tile_program
 from infini.tile.function import KernelFunction
 from infini.tile.program import Kernel, kernel_p
 
@@ -149,6 +149,8 @@ def compare(
         **static: keyword arguments of the application.
 
     Raises:
+        TypeMismatchError: this is no kernel, or it cannot be called so.
+        UnsupportedError: an operand is traced.
         LoweringError: the kernel cannot be compiled there.
         DeviceError: there is no such device.
 
@@ -162,9 +164,22 @@ def compare(
         >>> debug.compare(twice, np.arange(6.0))
         twice on cpu equals the interpreter: 2 programs, results at most 0 apart
     """
-    arrays = [np.asarray(trace.to_array(trace.as_value(x))) for x in operands]
-    types = [ArrayType(x.shape, x.dtype) for x in arrays]
-    tiled = kernel if isinstance(kernel, Kernel) else kernel.specialize(types, **static)
+    if isinstance(kernel, Kernel):
+        arrays = [np.asarray(trace.to_array(trace.as_value(x))) for x in operands]
+        types: Sequence[ArrayType] = [ArrayType(x.shape, x.dtype) for x in arrays]
+        tiled = kernel
+    else:
+        call = function.checked(kernel, "compare").bind(operands, static)
+        values = call.values("compare")
+        if any(isinstance(x, trace.Tracer) for x in values):
+            raise errors.UnsupportedError(
+                "compare runs a kernel, and a traced array has no elements",
+                got=", ".join(str(x.type) for x in values),
+                fix="call it outside of jit, grad and vmap",
+            )
+        arrays = [np.asarray(trace.to_array(x)) for x in values]
+        types, static = call.types, call.static
+        tiled = kernel.specialize(types, **static)
     tile_program.check_kernel(tiled, types)
     body = inline.inline_calls(tiled.body)
     tiled = dataclasses.replace(tiled, body=body)

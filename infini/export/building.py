@@ -18,6 +18,7 @@ from infini.core.ir import ArrayType, Attrs
 from infini.export import manifest as manifest_
 from infini.export.manifest import Binary, Manifest, Signature
 from infini.tile import simulation
+from infini.tile.binding import Bound
 from infini.tile.function import KernelFunction
 from infini.tile.program import Kernel, kernel_p
 
@@ -30,12 +31,12 @@ def build(
     targets: Sequence[str],
     folder: str | Path,
     **static: Hashable,
-) -> Path:  # Any: types, or whatever has a shape and a dtype
+) -> Path:  # Any: operands of a call, or types in their place
     """Compile a kernel ahead of time, and write what running it needs.
 
     Args:
         kernel: the kernel.
-        signatures: lists of types of operands, or of arrays in their place; one binary is made for each.
+        signatures: lists of types of operands, or of operands; one binary is made for each.
         targets: `cpu` for the processor of this machine; `cpu:x86-64-v3` for a level of x86-64, after which
             features may be added (`cpu:x86-64-v3+avxvnni`); `cuda:90` for a compute capability.
         folder: where to write. What `build` wrote there before is replaced.
@@ -45,7 +46,9 @@ def build(
         The folder, which `load` takes.
 
     Raises:
-        ValueMismatchError: a target is unknown, or nothing is asked for.
+        TypeMismatchError: a signature is no list of what the kernel may be called with.
+        ValueMismatchError: a target is unknown, nothing is asked for, or signatures of the same types differ
+            in parameters of compilation.
         LoweringError: the kernel cannot be compiled for a target.
 
     Example:
@@ -60,19 +63,24 @@ def build(
         ...     print(tile.load(built)(np.arange(6, dtype=np.float32)))
         [ 0.  2.  4.  6.  8. 10.]
     """
-    typed = [_types(number, signature) for number, signature in enumerate(signatures)]
+    calls = [
+        simulation.bound(kernel, signature, static, f"signature {number} of build", "[[type, ...], ...]")
+        for number, signature in enumerate(signatures)
+    ]
+    _check(kernel, calls)
     wanted = [targets] if isinstance(targets, str) else list(dict.fromkeys(targets))
-    if not typed or not wanted:
+    if not calls or not wanted:
         raise errors.ValueMismatchError(
             f"there is nothing to build of {kernel.name}",
-            got=f"{len(typed)} signatures, {len(wanted)} targets",
+            got=f"{len(calls)} signatures, {len(wanted)} targets",
             fix="give at least one of each",
         )
     makers = [(target, _maker(target)) for target in wanted]
     files: dict[str, bytes] = {}
     found, binaries = [], []
-    for number, types in enumerate(typed):
-        tiled = kernel.specialize(types, **static)
+    for number, call in enumerate(calls):
+        types = call.types
+        tiled = kernel.specialize(types, **call.static)
         found.append(Signature(types, tiled.outputs))
         for target, make in makers:
             made = make(tiled, types)
@@ -98,14 +106,17 @@ class _Made:
 _Maker = Callable[[Kernel, Sequence[ArrayType]], _Made]
 
 
-def _types(number: int, signature: Sequence[Any]) -> tuple[ArrayType, ...]:  # Any: see `build`
-    if isinstance(signature, ArrayType) or hasattr(signature, "dtype"):
-        raise errors.TypeMismatchError(
-            f"signature {number} is one type, and not a list of the types of all operands",
-            got=repr(signature),
-            fix="write signatures=[[type, ...], ...]",
-        )
-    return simulation.types_of(signature)
+def _check(kernel: KernelFunction, calls: Sequence[Bound]) -> None:
+    """Whether operands tell the signatures apart: a built kernel takes no parameters of compilation."""
+    known: dict[tuple[ArrayType, ...], Mapping[str, Any]] = {}  # Any: hashable constants
+    for call in calls:
+        before = known.setdefault(call.types, call.static)
+        if before != call.static:
+            raise errors.ValueMismatchError(
+                f"two signatures of {kernel.name} have the same types and other parameters of compilation",
+                got=f"{before} and {call.static}",
+                fix="build them into two folders",
+            )
 
 
 def _maker(target: str) -> _Maker:

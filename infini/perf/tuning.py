@@ -25,9 +25,10 @@ from infini.compiler.choices import Choice
 from infini.core import backend, comm, config, dtypes, errors, ir, trace
 from infini.core.backend import CompileOptions, Device
 from infini.core.ir import ArrayType, Attrs
+from infini.core.value import Value
 from infini.perf import configuration_cost as cost, tuning_plot
 from infini.perf.configuration_cost import DeviceFacts
-from infini.tile import buckets, configurations, simulation
+from infini.tile import buckets, configurations, function
 from infini.tile.configurations import Configuration
 from infini.tile.drawing import Drawing
 from infini.tile.function import KernelFunction
@@ -163,10 +164,10 @@ def tune(
     """
     if most < 1:
         raise errors.ValueMismatchError("tuning needs a configuration to measure", got=f"most={most}")
-    types = tuple(_type(x) for x in operands)
+    call = function.checked(kernel, "tune").bind(operands, static)
     device = backend.devices(on)[0]
-    return _Tuner(kernel, types, static, device).tune(
-        operands, constraints, most, may_measure=not deterministic
+    return _Tuner(kernel, call.types, call.static, device).tune(
+        call.operands, constraints, most, may_measure=not deterministic
     )
 
 
@@ -180,12 +181,6 @@ def tune_first_use(
     is_alone = comm.processes().count == 1
     with config.config(tune="on"):  # compiling the candidates calls no kernel for the first time
         _Tuner(kernel, tuple(types), static, device).tune(types, (), MOST, may_measure=is_alone, tells=False)
-
-
-def _type(x: Any) -> ArrayType:  # Any: an array, a number or a type
-    if isinstance(x, ArrayType) or hasattr(x, "dtype"):
-        return simulation.types_of([x])[0]
-    return trace.as_value(x).type
 
 
 class _Tuner:
@@ -210,7 +205,7 @@ class _Tuner:
 
     def tune(
         self,
-        operands: Sequence[Any],
+        operands: Sequence[Value | ArrayType],
         constraints: Sequence[Size],
         most: int,
         *,
@@ -318,7 +313,7 @@ class _Tuner:
         return _program(tiled, self.rounded).fingerprint
 
     def _decided(
-        self, choice: Choice, operands: Sequence[Any], *, may_measure: bool, tells: bool
+        self, choice: Choice, operands: Sequence[Value | ArrayType], *, may_measure: bool, tells: bool
     ) -> tuple[Configuration, str, Mapping[str, float], Mapping[str, str]]:
         job = comm.processes()
         if job.count > 1 and tells:
@@ -343,14 +338,13 @@ class _Tuner:
 
     # --- measuring ------------------------------------------------------------------------------
 
-    def _prepare(self, operands: Sequence[Any]) -> choices.Prepare:
+    def _prepare(self, operands: Sequence[Value | ArrayType]) -> choices.Prepare:
         """Makes a configuration ready to run, see `compiler.choices`."""
         buffers: list[backend.Buffer] = []
 
         def prepare(name: str) -> Callable[[], float]:
             if not buffers:
-                hosts = [_filled(x, t) for x, t in zip(operands, self.types, strict=True)]
-                buffers.extend(self.device.backend.put(x, self.device) for x in hosts)
+                buffers.extend(self.device.backend.put(_filled(x), self.device) for x in operands)
             values = dict(Configuration.parse(name).values)
             tiled = self.kernel.in_configuration(self.types, values, self.static)
             executable = self.device.backend.compile(_program(tiled, self.types), _OPTIONS)
@@ -367,14 +361,14 @@ def _program(kernel: Kernel, types: Sequence[ArrayType]) -> ir.Program:
     return ir.single_equation(kernel_p, types, Attrs({"kernel": kernel}))
 
 
-def _filled(x: Any, type_: ArrayType) -> np.ndarray:  # Any: an operand, or a type in its place
-    """An operand as a host array; random numbers where only the type is given."""
-    if hasattr(x, "__array__") or isinstance(x, (bool, int, float, complex)):
-        return np.asarray(trace.to_array(trace.as_value(x)))
+def _filled(x: Value | ArrayType) -> np.ndarray:
+    """An operand as a host array; random numbers where only the type is known."""
+    if isinstance(x, Value) and not isinstance(x, trace.Tracer):
+        return np.asarray(trace.to_array(x))
     random = np.random.default_rng(0)
-    if type_.dtype in dtypes.FLOATS or type_.dtype in dtypes.COMPLEX:
-        return random.standard_normal(type_.shape).astype(type_.dtype)
-    return random.integers(0, 2, type_.shape).astype(type_.dtype)
+    if x.dtype in dtypes.FLOATS or x.dtype in dtypes.COMPLEX:
+        return random.standard_normal(x.shape).astype(x.dtype)
+    return random.integers(0, 2, x.shape).astype(x.dtype)
 
 
 def _timer(

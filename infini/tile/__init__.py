@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from infini.debug.differences import compare as compare
+    from infini.export.building import build as build
+    from infini.export.loading import load as load
     from infini.tile import arrangements as arrangements
     from infini.tile.arrangement import Tensor as Tensor
     from infini.tile.drawing import Drawing as Drawing, draw as draw
@@ -57,8 +60,11 @@ __all__ = (
     "arrangements",
     "array_shape",
     "block_size",
+    "build",
+    "compare",
     "draw",
     "kernel",
+    "load",
     "offsets",
     "program_id",
     "random_bits",
@@ -80,4 +86,4 @@ def __getattr__(name: str) -> Any:  # Any: what a module holds
 
 
 def __dir__() -> list[str]:
-    return sorted((*__all__, *_ABOVE))
+    return list(__all__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import sympy
 
 from infini.core import dtypes, errors
 from infini.core.ir import ArrayType
+from infini.core.value import Value
 from infini.tile import agreement, symbols
 from infini.tile.arrangement import Tensor
 from infini.tile.numbers import Numbers
@@ -22,6 +24,39 @@ from infini.tile.symbols import BlockSize, Size
 
 Static = Mapping[str, Any]  # Any: keyword arguments of a kernel, hashable
 Function = Callable[..., Any]  # Any: functions of the user's, of tiles or arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a call gives a kernel, as the kernel takes it.
+
+    Args:
+        operands: the arrays, and types where a type stands for an array.
+        types: their types, after what a call makes of NumPy's arrays and Python's numbers.
+        static: every keyword argument, parameters of compilation included.
+    """
+
+    operands: tuple[Value | ArrayType, ...]
+    types: tuple[ArrayType, ...]
+    static: dict[str, Any]  # Any: hashable constants
+
+    def values(self, name: str) -> list[Value]:
+        """The arrays.
+
+        Args:
+            name: of what computes with them, for the message.
+
+        Raises:
+            TypeMismatchError: a type stands for one of them.
+        """
+        found = [x for x in self.operands if isinstance(x, Value)]
+        if len(found) != len(self.operands):
+            raise errors.TypeMismatchError(
+                f"{name} computes with arrays, and a type has no elements",
+                got=", ".join(str(x) for x in self.operands if isinstance(x, ArrayType)),
+                expected="an array of that type",
+            )
+        return found
 
 
 class Binding:
@@ -38,6 +73,7 @@ class Binding:
 
     __slots__ = (
         "_accepted",
+        "_asked",
         "_facts",
         "_shapes",
         "_solved",
@@ -74,6 +110,7 @@ class Binding:
                 )
         self._facts = tuple(s for s in sorted(found, key=lambda s: s.sort_key()) if _is_checked(s))
         self._accepted: dict[Function, frozenset[str] | None] = {}
+        self._asked: dict[Function, _Asked] = {}
 
     # --- operands and keyword arguments -------------------------------------------------------
 
@@ -85,12 +122,9 @@ class Binding:
         """
         if not self.constants:
             return operands, static
-        arrays, keywords, left = (
-            [],
-            dict(static),
-            {n: name for n, name, value in self.constants if value is None},
-        )
-        skipped = {n for n, _, value in self.constants if value is not None}
+        arrays, keywords = [], dict(static)
+        left = {n: name for n, name, value in self.constants if value is None and name not in static}
+        skipped = {n for n, _, _ in self.constants if n not in left}
         position = 0
         for operand in operands:
             while position in skipped:
@@ -111,7 +145,7 @@ class Binding:
         """Keyword arguments with the values of all parameters of compilation.
 
         Raises:
-            TypeMismatchError: one has no value.
+            TypeMismatchError: one has no value, or an array for a value.
         """
         if not self.constants:
             return static
@@ -126,7 +160,59 @@ class Binding:
                     f"{self.name} needs a value for {name}, a parameter of compilation",
                     fix=f"give it as an operand, or {name}=",
                 )
+            found[name] = self._constant(name, found[name])
         return found
+
+    def check(self, application: Function, static: Static) -> None:
+        """Whether the application takes these keyword arguments, and no others are missing.
+
+        Raises:
+            TypeMismatchError: it does not, or one is no constant.
+        """
+        asked = self._asked.get(application)
+        if asked is None:
+            asked = self._asked[application] = self._asks(application)
+        if not static and not asked.required:
+            return
+        for name, value in static.items():
+            is_known = name in self.given or any(name == constant for _, constant, _ in self.constants)
+            if not is_known and (
+                name in asked.taken or (asked.optional is not None and name not in asked.optional)
+            ):
+                names = (*self.given, *(name for _, name, _ in self.constants), *(asked.optional or ()))
+                raise errors.TypeMismatchError(
+                    f"{self.name} takes no keyword argument {name!r}",
+                    expected=", ".join(dict.fromkeys(names)) or "none",
+                    fix="operands are given by position" if name in asked.taken else None,
+                )
+            if isinstance(value, Value) or not _is_hashable(value):
+                raise errors.TypeMismatchError(
+                    f"{self.name}: the keyword argument {name} is a constant of compilation",
+                    got=type(value).__name__,
+                    expected="a hashable constant such as a number, a string or a tuple",
+                    fix="give arrays as operands, and tuples for lists",
+                )
+        for name in asked.required:
+            if name not in static:
+                raise errors.TypeMismatchError(
+                    f"the application of {self.name} needs a value for {name}, which is none of the operands",
+                    fix=f"give the call {name}=; results are returned, and no parameters",
+                )
+
+    def _asks(self, application: Function) -> _Asked:
+        found = agreement.parameters(application)
+        names = {name for _, name, _ in self.constants}
+        positional = [p for p in found if p.kind in _POSITIONAL]
+        count = len(self.arrays) + len(self.constants)
+        taken = {p.name for p in positional[:count]} - names
+        others = [*positional[count:], *(p for p in found if p.kind is inspect.Parameter.KEYWORD_ONLY)]
+        # Of some functions Python does not know the parameters.
+        takes_all = not found or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found)
+        return _Asked(
+            frozenset(taken),
+            None if takes_all else tuple(p.name for p in others),
+            tuple(p.name for p in others if p.default is inspect.Parameter.empty),
+        )
 
     def run(self, function: Function, tiles: Sequence[Any], static: Static) -> Any:  # Any: of the function
         """Call a function of all operands: parameters of compilation stand where their tensors do."""
@@ -229,6 +315,24 @@ class Binding:
     def _label(self, number: int) -> str:
         name = self.arrays[number].source.name or ""
         return f" {name}" if name and not name.startswith("operand ") else ""
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Keyword arguments of an application.
+
+    Args:
+        taken: names of operands.
+        optional: names that it takes besides; None when it takes all.
+        required: those of them that have no default.
+    """
+
+    taken: frozenset[str]
+    optional: tuple[str, ...] | None
+    required: tuple[str, ...]
 
 
 def _linear(size: Size, number: int, d: int, unknown: set[Size]) -> list[tuple[Size, Numbers, int, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from infini.tile import symbols
 from infini.tile.arrangement import Tensor
 from infini.tile.symbols import BlockSize, Size
 
@@ -17,8 +18,7 @@ MAX_TILE_SIZE: Final = 4096
 
 def found_in(tensors: Sequence[Tensor]) -> tuple[BlockSize, ...]:
     """The block sizes that an arrangement uses, by name."""
-    found = {symbol for t in tensors for symbol in t.map.block_sizes}
-    return tuple(sorted(found, key=lambda s: (s.name, s.dummy_index)))
+    return symbols.block_sizes(symbol for t in tensors for symbol in t.map.block_sizes)
 
 
 def choose(

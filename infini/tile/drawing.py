@@ -5,18 +5,19 @@ A lane per tensor (`lanes`) and a legend. Arrays are scaled to fit, levels and t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infini.core import errors
 from infini.core.ir import Shape
-from infini.tile import blocks, lanes, scene as scene_
+from infini.tile import blocks, lanes, scene as scene_, simulation
+from infini.tile.binding import Bound
 from infini.tile.function import KernelFunction
 from infini.tile.lanes import Lane, numbers
 from infini.tile.scene import HATCH, NONE, Rectangle, Scene, Text
-from infini.tile.simulation import Placement, placements
+from infini.tile.simulation import Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,12 @@ def draw(
     program: Sequence[int] | int | None = None,
     step: Sequence[int] | int | None = None,
     **static: Hashable,
-) -> Drawing:  # Any: types, or whatever has a shape and a dtype
+) -> Drawing:  # Any: operands of a call, or types in their place
     """Draw how a kernel cuts its arrays, and the tiles of one program.
 
     Args:
         kernel: the kernel.
-        types: types of the operands, or arrays in their place.
+        types: types of the operands, or the operands themselves.
         path: an `.svg` or `.png` file to write.
         program: number of the program along each dimension of the grid, the first by default.
         step: the step of the walked levels whose tile is shown, the first by default.
@@ -96,7 +97,8 @@ def draw(
         >>> draw(copy, [ArrayType((6,), dtypes.float32)], program=1)
         Drawing('copy: program 1 of a grid of 2')
     """
-    placed = placements(kernel, types, **static)
+    call = simulation.bound(kernel, types, static, "draw")
+    placed = simulation.placed(kernel, call)
     grid = placed[0].grid
     if 0 in grid:
         raise errors.ValueMismatchError(
@@ -108,7 +110,7 @@ def draw(
     painted = Scene()
     painted.add(Text(0, 14, title, size=16, is_bold=True))
     y = 36.0
-    sizes = _block_sizes(kernel, placed, static)
+    sizes = _block_sizes(kernel, call)
     if sizes:
         painted.add(Text(0, 32, sizes, colour=lanes.MUTED))
         y += 20
@@ -145,8 +147,8 @@ def _step_of(
     return _chosen(given, placement.walked, "step") if is_walked else ()
 
 
-def _block_sizes(kernel: KernelFunction, placed: Sequence[Placement], static: Mapping[str, Hashable]) -> str:
-    _, values = kernel.lower([p.type for p in placed if not p.is_result], static)
+def _block_sizes(kernel: KernelFunction, call: Bound) -> str:
+    _, values = kernel.lower(call.types, call.static)
     return ", ".join(f"{symbol.name} = {values[symbol]}" for symbol in blocks.found_in(kernel.arranged))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from infini.core.value import Literal, Value, number_in
 from infini.lax import custom_rules, families
 from infini.tile import agreement, blocks, buckets, lowering, symbols, within
 from infini.tile.arrangement import Tensor
-from infini.tile.binding import Binding
+from infini.tile.binding import Binding, Bound
 from infini.tile.program import Kernel, kernel_p
 from infini.tile.symbols import Size
 
@@ -156,22 +155,23 @@ class KernelFunction:
         launch = {n: v for n, v in block_sizes.items() if n in _LAUNCH and n not in known}
         block_sizes = {n: v for n, v in block_sizes.items() if n not in launch}
         for name, value in launch.items():
-            if value < 1 or (name == "num_warps" and value & (value - 1)):
+            if not _is_whole(value) or value < 1 or (name == "num_warps" and value & (value - 1)):
                 raise errors.ValueMismatchError(
-                    f"{self.name}: wrong value of {name}", got=str(value), expected="a number such as 4"
+                    f"{self.name}: wrong value of {name}", got=repr(value), expected="an integer such as 4"
                 )
         for name, value in block_sizes.items():
             if name not in known:
                 raise errors.ValueMismatchError(
                     f"{self.name} has no block size {name!r}", expected=", ".join(known) or "none"
                 )
-            if not known[name].lower <= value <= known[name].upper or value & (value - 1):
+            lower, upper = known[name].lower, known[name].upper
+            if not _is_whole(value) or not lower <= value <= upper or value & (value - 1):
                 raise errors.ValueMismatchError(
                     f"{self.name}: wrong value of {name}",
-                    got=str(value),
-                    expected=f"a power of two from {known[name].lower} to {known[name].upper}",
+                    got=repr(value),
+                    expected=f"a power of two from {lower} to {upper}",
                 )
-        merged = {**self.block_sizes, **block_sizes}
+        merged = {**self.block_sizes, **{n: int(v) for n, v in block_sizes.items()}}
         return KernelFunction(
             self.application,
             self.arrangement,
@@ -181,7 +181,7 @@ class KernelFunction:
             definition=self.definition,
             name=self.name,
             block_sizes=merged,
-            launch=tuple(sorted({**dict(self.launch), **launch}.items())),
+            launch=tuple(sorted({**dict(self.launch), **{n: int(v) for n, v in launch.items()}}.items())),
         )
 
     # --- tuning -------------------------------------------------------------------------------
@@ -211,15 +211,17 @@ class KernelFunction:
     def __call__(
         self, *operands: Any, **static: Hashable
     ) -> Any:  # Any: arrays in, an array or a tuple of arrays out
-        arrays, given = self.binding.split(operands, static)
-        static = dict(self.binding.complete(given))
-        values = [self._operand(number, _value(x)) for number, x in enumerate(arrays)]
-        types = [v.type for v in values]
+        found, static = self._taken(operands, static)
+        # Calls are many: what tools are told of them is made for errors alone.
+        values = [x for x in found if isinstance(x, Value)]
+        if len(values) != len(found):
+            self.bind(operands, static).values(self.name)
+        types = [x.type for x in values]
         # A program that is being traced must not depend on a clock.
         is_asked = config.get("tune") == "all" and trace.is_eager()
         if is_asked and self._tuned.get(buckets.key(types, static)) is None:
             importlib.import_module(_TUNER).tune_first_use(self, types, static)
-        specialised = self.specialize(types, **static)
+        specialised = self._specialized(types, static)
         if self.vjp is not None:
             results = self._with_vjp(values, types, specialised, static)
         else:
@@ -229,14 +231,71 @@ class KernelFunction:
             results = trace.bind(kernel_p, *values, kernel=specialised, **attrs)
         return results[0] if self.num_results == 1 else tuple(results)
 
+    def bind(
+        self, operands: Sequence[Any], static: Mapping[str, Any]
+    ) -> Bound:  # Any: arrays or types; hashable constants
+        """What a call makes of its operands and keyword arguments: what every tool takes, a call makes too.
+
+        Args:
+            operands: as of a call; types may stand for arrays: an `ArrayType`, a `ShapeDtypeStruct` or
+                whatever has a shape and a dtype and no elements.
+            static: keyword arguments, parameters of compilation among them.
+
+        Raises:
+            TypeMismatchError: an operand is no array, or a keyword argument is unknown, missing or no
+                constant.
+
+        Example:
+            >>> import numpy as np
+            >>> from infini.tile import Tensor, kernel
+            >>> x, factor = Tensor(1), Tensor(0, constexpr=True)
+            >>> cut = lambda x, factor, y: (x.tile((4,)), factor, y.tile((4,)))
+            >>> scale = kernel(cut, tensors=(x, factor, Tensor(shape=x.shape)))(lambda x, factor: x * factor)
+            >>> bound = scale.bind([np.ones(6), 2], {})
+            >>> bound.types, bound.static
+            ((f32[6],), {'factor': 2})
+        """
+        found, complete = self._taken(operands, static)
+        types = tuple(x if isinstance(x, ArrayType) else x.type for x in found)
+        return Bound(tuple(found), types, complete)
+
+    def _taken(
+        self, operands: Sequence[Any], static: Mapping[str, Any]
+    ) -> tuple[list[Value | ArrayType], dict[str, Any]]:  # Any: as of bind
+        arrays, given = self.binding.split(operands, static)
+        complete = self._complete(given)
+        return [self._array(number, x) for number, x in enumerate(arrays)], complete
+
+    def _array(self, number: int, x: Any) -> Value | ArrayType:  # Any: as of bind
+        if isinstance(x, Value):
+            return self._operand(number, x)
+        if isinstance(x, Tensor):
+            raise errors.TypeMismatchError(
+                f"{self.name}: operand {number} is symbolic and has no sizes",
+                got=repr(x),
+                expected="an array, an ArrayType or a ShapeDtypeStruct",
+            )
+        type_ = _given_type(x)
+        return self._operand(number, _value(x)) if type_ is None else type_
+
+    def _complete(self, static: Mapping[str, Any]) -> dict[str, Any]:  # Any: hashable constants
+        """All keyword arguments, which the application takes."""
+        found = dict(self.binding.complete(static))
+        self.binding.check(self.application, found)
+        return found
+
     def specialize(self, types: Sequence[ArrayType], **static: Hashable) -> Kernel:
         """The tile program at these operand types.
 
         Raises:
-            TypeMismatchError: the operands do not fit the tensors, the tensors disagree on the grid, or the
-                application returns other tiles than the results have.
+            TypeMismatchError: the operands do not fit the tensors, the tensors disagree on the grid, the
+                application takes other keyword arguments, or returns other tiles than the results have.
         """
-        static = dict(self.binding.complete(static))
+        return self._specialized(types, self._complete(static))
+
+    def _specialized(
+        self, types: Sequence[ArrayType], static: Mapping[str, Any]
+    ) -> Kernel:  # Any: hashable constants
         key = _key(types, static)
         found = self._kernels.get(key)
         return found if found is not None else self._kernels.put(key, self._specialize(types, static))
@@ -354,9 +413,9 @@ class KernelFunction:
                 got=", ".join(str(c.type) for c in staged.captures),
                 fix="pass it as an operand of the kernel",
             )
-        called = list(inspect.signature(self.application).parameters)
-        for var, name in zip(staged.program.params, called[:num_loads], strict=False):
-            var.hint = name
+        for var, tensor in zip(staged.program.params, self.arranged[:num_loads], strict=False):
+            name = str(tensor.source.name)
+            var.hint = name if name.isidentifier() else var.hint
         return staged.program
 
     def _stored(self, tile: Value, access: Any, shape: ir.Shape, tensor: Tensor) -> Value:  # Any: an Access
@@ -434,6 +493,35 @@ def _flat_forward(function: KernelFunction, static: Mapping[str, Any]) -> custom
         return outs, [trace.as_value(x) for x in leaves], backward
 
     return forward
+
+
+def checked(kernel: object, tool: str) -> KernelFunction:
+    """What a tool was given, which is a kernel.
+
+    Raises:
+        TypeMismatchError: it is something else.
+    """
+    if not isinstance(kernel, KernelFunction):
+        raise errors.TypeMismatchError(
+            f"{tool} takes a kernel",
+            got=repr(kernel),
+            expected="what the decorator tile.kernel made of a function",
+        )
+    return kernel
+
+
+def _given_type(x: Any) -> ArrayType | None:  # Any: whatever is given for an operand
+    """The type that stands for an array; None for an array itself, or what a call can make one of."""
+    if isinstance(x, (ArrayType, np.ndarray, np.generic)):
+        return x if isinstance(x, ArrayType) else None
+    has_elements = any(hasattr(x, name) for name in ("__infini_array__", "__dlpack__", "__array__"))
+    if has_elements or not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        return None
+    return ArrayType(tuple(map(int, x.shape)), dtypes.canonical(x.dtype))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _value(x: object) -> Value:

@@ -8,14 +8,16 @@ the arrangement.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from infini.core import dtypes, errors
+from infini.core import errors
 from infini.core.ir import ArrayType, Shape
+from infini.tile import function
+from infini.tile.binding import Bound
 from infini.tile.function import KernelFunction
 from infini.tile.program import Access
 
@@ -97,33 +99,39 @@ class Placement:
 
 def placements(
     kernel: KernelFunction, operands: Sequence[Any], **static: Hashable
-) -> tuple[Placement, ...]:  # Any: types, or whatever has a shape and a dtype
+) -> tuple[Placement, ...]:  # Any: operands of a call, or types in their place
     """How the tensors of a kernel are cut: operands, then results."""
-    types = types_of(operands)
-    outputs = kernel.specialize(types, **static).outputs
-    lowered, _ = kernel.lower(types, static)
+    return placed(kernel, bound(kernel, operands, static, "simulate"))
+
+
+def placed(kernel: KernelFunction, call: Bound) -> tuple[Placement, ...]:
+    """As `placements`, for a call."""
+    types = call.types
+    outputs = kernel.specialize(types, **call.static).outputs
+    lowered, _ = kernel.lower(types, call.static)
     parts = tuple(tuple(lowered.grid[i] for i in part) for part in lowered.grid_parts)
     grid = tuple(int(np.prod(part, dtype=np.int64)) for part in parts)
     num_loads = len(types)
-    placed = []
-    for number, (name, type_) in enumerate(zip(_names(kernel), (*types, *outputs), strict=True)):
+    found = []
+    for number, (tensor, type_) in enumerate(zip(kernel.arranged, (*types, *outputs), strict=True)):
         inner, rest = [], list(lowered.tiles[number])
-        for level in kernel.arranged[number].levels[1:]:
+        for level in tensor.levels[1:]:
             inner.append(tuple(rest[: len(level)]))
             rest = rest[len(level) :]
         levels = (grid, *(inner or [()]))
-        placed.append(Placement(name, type_, lowered.accesses[number], levels, parts, number >= num_loads))
-    return tuple(placed)
+        name, access = str(tensor.source.name), lowered.accesses[number]
+        found.append(Placement(name, type_, access, levels, parts, number >= num_loads))
+    return tuple(found)
 
 
 def simulate(
     kernel: KernelFunction, types: Sequence[Any], **static: Hashable
-) -> tuple[np.ndarray, ...]:  # Any: types, or whatever has a shape and a dtype
+) -> tuple[np.ndarray, ...]:  # Any: operands of a call, or types in their place
     """Which array element each element of each tile is.
 
     Args:
         kernel: the kernel.
-        types: types of the operands, or arrays in their place.
+        types: types of the operands, or the operands themselves.
         **static: keyword arguments of the application.
 
     Returns:
@@ -155,27 +163,30 @@ def simulate(
     return tuple(found)
 
 
-def types_of(operands: Sequence[Any]) -> tuple[ArrayType, ...]:  # Any: types, or what has a shape and a dtype
-    """The types of operands.
+def bound(
+    kernel: KernelFunction,
+    operands: Sequence[Any],
+    static: Mapping[str, Any],
+    tool: str,
+    written: str = "[operand, ...]",
+) -> Bound:  # Any: as of `KernelFunction.bind`
+    """What a tool takes for a call, see `KernelFunction.bind`.
+
+    Args:
+        kernel: the kernel.
+        operands: list of the operands, or of their types.
+        static: keyword arguments.
+        tool: its name, for messages.
+        written: how the list is written, likewise.
 
     Raises:
-        TypeMismatchError: one has no shape or no dtype.
+        TypeMismatchError: this is no kernel, or no list of what it may be called with.
     """
-    return tuple(_type_of(number, x) for number, x in enumerate(operands))
-
-
-def _type_of(number: int, x: Any) -> ArrayType:  # Any: see `types_of`
-    if isinstance(x, ArrayType):
-        return x
-    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+    kernel = function.checked(kernel, tool)
+    if isinstance(operands, ArrayType) or hasattr(operands, "dtype"):
         raise errors.TypeMismatchError(
-            f"operand {number} has no type",
-            got=repr(x),
-            expected="an ArrayType, a ShapeDtypeStruct or an array",
+            f"{tool} takes a list of all operands of {kernel.name}, and this is one operand",
+            got=type(operands).__name__,
+            fix=f"write {written}",
         )
-    return ArrayType(tuple(map(int, x.shape)), dtypes.canonical(x.dtype))
-
-
-def _names(kernel: KernelFunction) -> list[str]:
-    """Names of the application's parameters, then of the results."""
-    return [str(tensor.source.name) for tensor in kernel.arranged]
+    return kernel.bind(operands, static)

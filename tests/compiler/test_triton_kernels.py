@@ -102,8 +102,8 @@ def test_equal_kernels_have_equal_text_and_key(rng: Any) -> None:
 def test_source_says_how_to_compile_and_launch_it(rng: Any) -> None:
     x = k.numbers(rng, (300, 200), dtypes.bfloat16)
     source = k.source_of(specialised(kernels.softmax, x), x)
-    assert source.signature == (("row_ptr", "*bf16"), ("y0", "*bf16")) and source.roles == ("x0", "y0")
-    assert source.grid == (300,) and source.divisibility == ("row_ptr", "y0")
+    assert source.signature == (("rows_ptr", "*bf16"), ("y0", "*bf16")) and source.roles == ("x0", "y0")
+    assert source.grid == (300,) and source.divisibility == ("rows_ptr", "y0")
     assert source.num_warps in {1, 2, 4, 8, 16}
 
 
