@@ -130,11 +130,6 @@ class Binding:
             while position in skipped:
                 position += 1
             if position in left:
-                if left[position] in keywords:
-                    raise errors.TypeMismatchError(
-                        f"{self.name} is given {left[position]} twice",
-                        fix="as an operand or by name, not both",
-                    )
                 keywords[left[position]] = self._constant(left[position], operand)
             else:
                 arrays.append(operand)

@@ -68,7 +68,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         errors.TypeMismatchError, "50",
     ),
     "another value than the fixed one": (lambda: fixed(3)(ONES, n=2), errors.TypeMismatchError, "fixed"),
-    "a value given twice": (lambda: fixed(None)(ONES, 3, n=4), errors.TypeMismatchError, "twice"),
+    "a value given twice": (lambda: fixed(None)(ONES, 3, n=4), errors.TypeMismatchError, "takes 1 operand"),
     "an arrangement of one tensor": (
         lambda: tile.kernel(lambda x, y: x, tensors=(X, LIKE))(copy), errors.TypeMismatchError, "no sequence",
     ),
