@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from infini.backends.cpu import ahead, processor
-from infini.compiler.triton import launching
+from infini.compiler.triton import launching, target as targets
+from infini.compiler.triton.target import Target as GpuTarget
 from infini.core import errors, ir, text
 from infini.core.backend import CompileOptions
 from infini.core.ir import ArrayType, Attrs
@@ -38,7 +39,8 @@ def build(
         kernel: the kernel.
         signatures: lists of types of operands, or of operands; one binary is made for each.
         targets: `cpu` for the processor of this machine; `cpu:x86-64-v3` for a level of x86-64, after which
-            features may be added (`cpu:x86-64-v3+avxvnni`); `cuda:90` for a compute capability.
+            features may be added (`cpu:x86-64-v3+avxvnni`); `cuda:90` for a compute capability; `hip:gfx942`
+            for a GPU of AMD.
         folder: where to write. What `build` wrote there before is replaced.
         **static: keyword arguments of the application.
 
@@ -125,10 +127,12 @@ def _maker(target: str) -> _Maker:
     if kind == "cpu":
         return functools.partial(_for_cpu, processor.target(rest))
     if kind == "cuda" and rest.isdigit():
-        return functools.partial(_for_cuda, int(rest))
+        return functools.partial(_for_gpu, targets.nvidia(int(rest)))
+    if kind == "hip":
+        return functools.partial(_for_gpu, targets.target_of(rest))
     raise errors.ValueMismatchError(
         f"{target!r} is no target that kernels are built for",
-        expected="cpu, cpu:x86-64-v3, cuda:80, cuda:90 and the like",
+        expected="cpu, cpu:x86-64-v3, cuda:80, cuda:90, hip:gfx942 and the like",
     )
 
 
@@ -145,14 +149,13 @@ def _for_cpu(target: Any, kernel: Kernel, types: Sequence[ArrayType]) -> _Made: 
     return _Made("cpu", ".o", {**made.code, **runtime}, facts)
 
 
-def _for_cuda(capability: int, kernel: Kernel, types: Sequence[ArrayType]) -> _Made:
-    emit, compile_ = _triton("emit"), _triton("compile")
-    source = launching.chosen(emit.emit_triton(kernel, types), kernel)
-    fields = dataclasses.asdict(compile_.compile_source(source, capability))
+def _for_gpu(target: GpuTarget, kernel: Kernel, types: Sequence[ArrayType]) -> _Made:
+    source = launching.chosen(_triton("emit").emit_triton(kernel, types, target=target), kernel)
+    fields = dataclasses.asdict(_triton("compile").compile_source(source, target))
     code = fields.pop("code")
     del fields["ptx"]
-    facts = {"capability": capability, "grid": source.grid, "binary": fields}
-    return _Made("cuda", ".cubin", {"code": code}, facts)
+    facts = {"arch": target.arch, "grid": source.grid, "binary": fields}
+    return _Made(target.platform, f".{target.binary}", {"code": code}, facts)
 
 
 @functools.cache

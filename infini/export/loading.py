@@ -259,18 +259,37 @@ class _Cuda:
         return str(backend.get("cuda").why_unavailable())
 
     def why_not(self, binary: Binary, device: Device) -> str | None:
-        made, own = int(binary.facts["capability"]), _driver(device).capability
+        made, own = int(binary.facts["arch"]), _driver(device).capability
         if made // 10 == own // 10 and made <= own:
             return None
         return f"{device} has compute capability {own / 10}"
 
     def rank(self, binary: Binary) -> tuple[int, ...]:
-        return (int(binary.facts["capability"]),)
+        return (int(binary.facts["arch"]),)
 
     def load(self, binary: Binary, files: dict[str, bytes], signature: Signature, device: Device) -> Run:
         driver = _driver(device)
         function = driver.load(_Module(code=files["code"], **binary.facts["binary"]))
         return _Launched(driver, function, tuple(binary.facts["grid"]), signature.results)
+
+
+class _Hip:
+    """Code for GPUs of AMD, which an adapter may launch; infini itself does not."""
+
+    def devices(self) -> Sequence[Device]:
+        return ()
+
+    def nowhere(self) -> str:
+        return "infini has no backend that launches it"
+
+    def why_not(self, binary: Binary, device: Device) -> str | None:
+        return self.nowhere()
+
+    def rank(self, binary: Binary) -> tuple[int, ...]:
+        return (0,)
+
+    def load(self, binary: Binary, files: dict[str, bytes], signature: Signature, device: Device) -> Run:
+        raise errors.DeviceError(f"{binary.target} cannot run here", got=self.nowhere())
 
 
 def _driver(device: Device) -> Driver:
@@ -279,4 +298,4 @@ def _driver(device: Device) -> Driver:
     return driver
 
 
-_KINDS: Final[dict[str, _Kind]] = {"cpu": _Cpu(), "cuda": _Cuda()}
+_KINDS: Final[dict[str, _Kind]] = {"cpu": _Cpu(), "cuda": _Cuda(), "hip": _Hip()}

@@ -23,7 +23,7 @@ from infini.core.ir import ArrayType
 NAME: Final = "manifest.msgpack"
 _FORMAT: Final = "infini-kernel-1"
 _DIGEST_SIZE: Final = 20
-Kind: TypeAlias = Literal["cpu", "cuda"]  # of machine code
+Kind: TypeAlias = Literal["cpu", "cuda", "hip"]  # of machine code
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Binary:
 
     Args:
         signature: number of the signature.
-        target: as it was asked for, such as `cpu:x86-64-v3` or `cuda:90`.
+        target: as it was asked for, such as `cpu:x86-64-v3`, `cuda:90` or `hip:gfx942`.
         kind: what loads it.
         files: names of its files, by what they are for.
         facts: what else running it needs, see `building`.

@@ -308,6 +308,15 @@ def test_a_cubin_of_another_generation_is_refused(machine: Machine, folder: Path
         tile.load(folder)
 
 
+def test_code_for_a_gpu_of_amd_is_written_and_not_run(folder: Path) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    tile.build(kernels.add_gelu, [[of(100)] * 2], ["hip:gfx942"], folder)
+    (binary,) = folder.glob("*.hsaco")
+    assert binary.read_bytes().startswith(b"\x7fELF")
+    with pytest.raises(errors.DeviceError, match="hip:gfx942: infini has no backend"):
+        tile.load(folder)
+
+
 def test_a_cubin_is_written_and_refused_where_no_gpu_is(folder: Path) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     tile.build(kernels.add_gelu, [[of(100)] * 2], ["cuda:80"], folder)
