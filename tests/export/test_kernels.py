@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +276,7 @@ def test_a_type_in_the_place_of_a_signature_is_refused(folder: Path) -> None:
 
 
 @pytest.fixture
-def machine(monkeypatch: Any) -> Machine:
+def machine(monkeypatch: Any) -> Iterator[Machine]:
     """Two GPUs of capability 9.0 that are none."""
     pytest.importorskip("triton", reason="Triton is not installed")
     made = Machine()
@@ -285,7 +286,8 @@ def machine(monkeypatch: Any) -> Machine:
     fake = cuda.CudaBackend()
     get = backend_.get
     monkeypatch.setattr(backend_, "get", lambda name: fake if name == "cuda" else get(name))
-    return made
+    yield made
+    backend_.forget_default_device()
 
 
 def test_a_kernel_built_for_a_gpu_is_launched_there(machine: Machine, folder: Path, rng: Any) -> None:
