@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 import infini as inf
+import infini.numpy as inp
 from infini.compiler.llvm import past_cache
 from infini.core import dtypes
 from infini.core.ir import ArrayType
@@ -27,6 +30,35 @@ def test_large_results_of_whole_vectors_pass_the_cache(shape: tuple[int, ...], i
     compiled = inf.jit(lambda x, row: x * 2 + row).lower(x, row).compile()
     text = compiled.executable.text("tasks")
     assert (STREAMED in text) == is_streamed
+
+
+def _is_in_a_loop(text: str, needle: str) -> bool:
+    """Whether a block with this instruction can reach itself, in the text of one function."""
+    body = text[text.index("entry:") :]
+    parts = re.split(r"^(\w+):$", body, flags=re.MULTILINE)[1:]
+    blocks = dict(zip(parts[::2], parts[1::2], strict=True))
+    following = {name: set(re.findall(r"label %(\w+)", code)) for name, code in blocks.items()}
+    (start,) = (name for name, code in blocks.items() if needle in code)
+    reached, ahead = set[str](), [*following[start]]
+    while ahead:
+        if (name := ahead.pop()) not in reached:
+            reached.add(name)
+            ahead += following[name]
+    return start in reached
+
+
+@pytest.mark.parametrize("width", [64, 1024])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_task_waits_once_for_what_passed_the_cache(width: int, turned: bool) -> None:
+    """A fence takes longer than a row of 64 elements."""
+    shape = (width, LARGE // width) if turned else (LARGE // width, width)
+    function = (lambda x: x.T * 2) if turned else (lambda x: x / (1 + inp.abs(x).sum(-1, keepdims=True)))
+    compiled = inf.jit(function).lower(inf.ShapeDtypeStruct(shape, np.float32)).compile()
+    text = compiled.executable.text("tasks")
+    assert text.count("fence seq_cst") == 1
+    assert not _is_in_a_loop(text, "fence seq_cst") and _is_in_a_loop(
+        text.replace(STREAMED, "once", 1), "once"
+    )
 
 
 def test_values_are_those_of_small_results(rng: np.random.Generator) -> None:

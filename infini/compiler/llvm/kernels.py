@@ -340,6 +340,24 @@ class _Emission:
         pointers = [
             f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in range(len(arrays))
         ]
+        with contextlib.ExitStack() as branch:
+            if self._may_stream():
+                vector_bytes = self.target.lanes * max(t.dtype.itemsize for t in kernel.outputs)
+                operands = pointers[: len(self.in_types)]
+                can_stream = past_cache.can(f, pointers[len(operands) :], operands, vector_bytes)
+                with f.when(can_stream):
+                    self.streams = True
+                    self._task(pointers)
+                    f.fence()  # once for the task: it costs as much as a row of some hundred elements
+                self.streams = False
+                cannot = f.binary("xor", can_stream, f.constant(True, can_stream.type))
+                branch.enter_context(f.when(cannot))
+            self._task(pointers)
+        return f.finish().replace("@SLOT@", str(self.slot_bytes))
+
+    def _task(self, pointers: Sequence[Value]) -> None:
+        """Write the programs of a task."""
+        f, kernel, layout = self.f, self.kernel, self.layout
         per_task, programs = layout.programs_per_task, kernel.num_programs
         with contextlib.ExitStack() as regions:
             program: Int = f.parameters[1] if layout.num_tasks > 1 else 0
@@ -355,19 +373,7 @@ class _Emission:
                 start = f.mul(ids[dimension], rows)
                 wide = f.convert("sext", extent, I64)
                 regions.enter_context(f.when(f.compare("slt", f.integer(start), wide)))
-            if self._may_stream():
-                vector_bytes = self.target.lanes * max(t.dtype.itemsize for t in kernel.outputs)
-                operands = pointers[: len(self.in_types)]
-                can_stream = past_cache.can(f, pointers[len(operands) :], operands, vector_bytes)
-                with f.when(can_stream):
-                    self.streams = True
-                    self.program(pointers, ids)
-                    f.fence()
-                self.streams = False
-                cannot = f.binary("xor", can_stream, f.constant(True, can_stream.type))
-                regions.enter_context(f.when(cannot))
             self.program(pointers, ids)
-        return f.finish().replace("@SLOT@", str(self.slot_bytes))
 
     def _may_stream(self) -> bool:
         """Whether stores pass the cache by where addresses allow."""
