@@ -15,6 +15,7 @@ from infini.core import dtypes
 # Rows of A per task that packs the columns of B that it needs by itself, depth block by depth block, so that
 # they stay in its cache: the more rows, the seldomer a column is packed. Copies of A and sums take stack.
 TILE_ROWS = 256
+TILE_ROWS_OF_PANELS = 128  # when A is copied in panels: every tile beside a tile copies it again
 TILE_ROWS_OF_COPIES = 512  # when A is copied, and sums are stored in the result
 TILE_ROWS_IN_PLACE = 1024  # when nothing is copied but B
 TILE_DEPTH = 64  # rows of B that it packs at once: as many as are read while those before are used
@@ -22,7 +23,7 @@ TILE_RUN_BYTES = 1024  # the same of a B in which k is contiguous: reads come fa
 TILE_DEPTH_OF_MANY = 128  # the same with more than ROW_BLOCK rows of A
 MIN_COLUMN_TILES = 2  # with fewer tasks B is packed by all of them together
 DEPTH_BLOCK = 256  # rows of a packed panel, so that it stays in the first-level cache
-ROW_BLOCK = 96  # rows of A per task
+ROW_BLOCK = 128  # rows of A per task
 COLUMN_BLOCK = 512  # columns per task, so that DEPTH_BLOCK rows of B stay in the second-level cache
 LOCAL_BYTES = 128 << 10  # largest B that a task packs on its stack
 LOCAL_FLOPS = 2e7  # largest product that is one task
@@ -34,7 +35,7 @@ DEPTH_UNIT = 16  # depth blocks are a multiple of it, so that B is packed in who
 DIRECT_DEPTH = 2048  # longest rows of A that are read where they are
 MIN_COLUMNS = 4  # panels of a task
 LEAST_COLUMNS = 2  # the same of a task with so few rows that it has all of them, and packs
-MIN_TILES = 16  # so that several threads get equal shares
+MIN_TILES = 8  # so that several threads get equal shares; with more of them copies cost more
 FEW_TILES = 4  # below it tiles that pack have fewer rows than pays
 
 
@@ -186,7 +187,7 @@ def make_plan(
     tile_rows = TILE_ROWS
     if out_dtype == compute and compute.itemsize <= 4 and a_layout != "panels":
         tile_rows = TILE_ROWS_IN_PLACE if is_direct else TILE_ROWS_OF_COPIES
-    has_tiles = m <= TILE_ROWS or tile_rows > TILE_ROWS
+    has_tiles = m <= (TILE_ROWS_OF_PANELS if a_layout == "panels" else TILE_ROWS) or tile_rows > TILE_ROWS
     column_tiles = MIN_COLUMN_TILES if m <= tile_rows else 2 * MIN_COLUMN_TILES
     has_tiles = has_tiles and padded >= column_tiles * MIN_COLUMNS * panel
     packs = "tile" if has_tiles else "phase"
