@@ -513,7 +513,9 @@ class KernelFunction:
 
     # --- derivatives ----------------------------------------------------------------------------
 
-    def _defined(self, types: Sequence[ArrayType], specialised: _Specialised, static: Mapping[str, Any]) -> Program:
+    def _defined(
+        self, types: Sequence[ArrayType], specialised: _Specialised, static: Mapping[str, Any]
+    ) -> Program:
         """The definition traced at the operand types."""
         key = _key(types, static)
         if (known := self._definitions.get(key)) is not None:

@@ -91,7 +91,8 @@ def _inside(access: Access, shape: ir.Shape, programs: Sequence[Value]) -> Value
         at = view.broadcast_in_dim(at, access.tile, ())
         for axis, factor in enumerate(access.tile_strides[d]):
             if factor:
-                at = e.add(at, e.mul(view.broadcasted_iota(dtypes.int32, access.tile, axis), factor))
+                place = view.broadcasted_iota(dtypes.int32, access.tile, axis)
+                at = e.add(at, place if factor == 1 else e.mul(place, factor))
         is_here = e.bitwise_and(e.ge(at, 0), e.lt(at, size))
         found = is_here if found is None else e.bitwise_and(found, is_here)
     return found
@@ -143,7 +144,7 @@ def _of_rows(mask: Value, numbers: indexing.GatherDimensionNumbers, shape: ir.Sh
 
 
 def _all(masks: Sequence[Value]) -> Value:
-    found = masks[0]
-    for mask in masks[1:]:
+    found, *rest = {id(mask): mask for mask in masks}.values()
+    for mask in rest:
         found = e.bitwise_and(found, mask)
     return found
