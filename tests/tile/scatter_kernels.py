@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 import infini.numpy as inp
 from infini import tile
+from infini.core import dtypes
 from infini.tile import Symbol, Tensor
 
 Tile = Any  # Any: traced tiles
@@ -112,3 +115,21 @@ def cells(i: Tile, j: Tile, values: Tile) -> Any:
 def through_slots(slots: Tile, i: Tile) -> Any:
     """Marks the slots that some numbers stand for."""
     return tile.scatter(0, slots[i], 1)
+
+
+# --- operands and oracle ------------------------------------------------------------------------
+
+DTYPES = (dtypes.float32, dtypes.float16, dtypes.bfloat16, dtypes.int32)
+UFUNCS = {"add": np.add, "largest": np.maximum, "smallest": np.minimum}
+
+
+def draw(rng: Any, height: int, count: int, width: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """A table, numbers of rows of which some are none, and rows; whole numbers, so sums are exact."""
+    table, rows = (rng.integers(-4, 5, (n, width)).astype(dtype) for n in (height, count))
+    return table, rng.integers(-2, height + 2, count).astype(np.int32), rows
+
+
+def wanted(ufunc: Any, table: np.ndarray, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    found, is_row = table.copy(), (numbers >= 0) & (numbers < len(table))
+    ufunc.at(found, numbers[is_row], rows[is_row])
+    return found
