@@ -91,24 +91,27 @@ def kernel(
 
 @dataclass(frozen=True, slots=True)
 class _Specialised:
-    """A kernel at concrete types, and how each of its results is scattered, if it is."""
+    """A kernel at concrete types, and the operation that a call of it is.
+
+    Args:
+        kernel: the kernel.
+        outputs: types of the results of a call.
+        op: `scattered_kernel` where a result is written at run-time places, `kernel` elsewhere.
+        attrs: of the operation.
+    """
 
     kernel: Kernel
-    scatters: tuple[Scatter | None, ...]
+    outputs: tuple[ArrayType, ...]
+    op: primitive.Primitive
+    attrs: Attrs
 
-    @property
-    def op(self) -> primitive.Primitive:
-        return scattered_kernel_p if any(self.scatters) else kernel_p
-
-    @property
-    def attrs(self) -> Attrs:
-        found: dict[str, object] = {"kernel": self.kernel}
-        return Attrs(found | {"scatters": self.scatters} if any(self.scatters) else found)
-
-    @property
-    def outputs(self) -> tuple[ArrayType, ...]:
-        """Types of the results."""
-        return outputs(self.kernel, self.scatters)
+    @classmethod
+    def of(cls, kernel: Kernel, scatters: tuple[Scatter | None, ...]) -> _Specialised:
+        """The operation of a kernel with these results."""
+        if not any(scatters):
+            return cls(kernel, kernel.outputs, kernel_p, Attrs({"kernel": kernel}))
+        attrs = Attrs({"kernel": kernel, "scatters": scatters})
+        return cls(kernel, outputs(kernel, scatters), scattered_kernel_p, attrs)
 
 
 class KernelFunction:
@@ -253,7 +256,7 @@ class KernelFunction:
             attrs = specialised.attrs
             if self.definition is not None:
                 attrs = attrs.replace(definition=self._defined(types, specialised, static))
-            results = trace.bind(specialised.op, *values, **attrs)
+            results = trace.bind_attrs(specialised.op, values, attrs)
         return results[0] if self.num_results == 1 else tuple(results)
 
     def bind(
@@ -405,7 +408,7 @@ class KernelFunction:
             lowered.grid, loads, tuple(store for store, _ in kept), tuple(type_ for _, type_ in kept), body,
             name=self.name, launch=tuple(sorted(launch.items())),
         )  # fmt: skip
-        return _Specialised(kernel, scatters)
+        return _Specialised.of(kernel, scatters)
 
     def _body(
         self,

@@ -21,7 +21,7 @@ from infini.tile.program import Access
 Masks = dict[Var, Value]
 
 _MOVES: Final = frozenset({"broadcast_in_dim", "reshape", "rev", "slice", "transpose"})
-_SAME_SHAPE: Final = frozenset({"cummax", "cummin", "cumprod", "cumsum", "name", "reduce_precision"})
+_SAME_SHAPE: Final = frozenset({"name", "reduce_precision"})
 _REDUCTIONS: Final = frozenset(
     {"reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "reduce_xor"}
 )
@@ -31,7 +31,8 @@ _CALLS: Final = frozenset({"call", "checkpoint", "custom_jvp_call", "custom_vjp_
 def only_there(
     program: Program, loads: Sequence[Access], arrays: Sequence[ir.Shape], numbers: Sequence[int]
 ) -> Program:
-    """The body of a kernel with -1 in some of its results where they come from outside an array.
+    """The body of a kernel with -1 for places that come from outside an array; for those that come from no
+    operand, where all of the row that goes there does.
 
     An element comes from those that elementwise operations and views take it from, the rows that it is the
     number of, and from any of those that it is the reduction of. Through loops and products nothing is
@@ -41,11 +42,11 @@ def only_there(
         program: from the tiles of the loads and the numbers of the program.
         loads: where the tiles lie.
         arrays: shapes of the operands.
-        numbers: which results are changed; they are signed integers.
+        numbers: which results are places, signed integers; the one after each is what goes there.
     """
     tiles, ids = program.params[: len(loads)], program.params[len(loads) :]
     partial = [n for n, access in enumerate(loads) if access.fill is not None and not access.levels]
-    relevant = _before(program, [program.results[n] for n in numbers])
+    relevant = _before(program, [program.results[n + k] for n in numbers for k in (0, 1)])
     partial = [n for n in partial if tiles[n] in relevant]
     if not partial:
         return program
@@ -57,6 +58,9 @@ def only_there(
         found = []
         for number, place in zip(numbers, places, strict=True):
             mask = masks.get(program.results[number])
+            if mask is None and (of_rows := masks.get(program.results[number + 1])) is not None:
+                axes = tuple(axis - of_rows.ndim for axis in range(place.ndim, of_rows.ndim))
+                mask = trace.bind1(primitive.by_name("reduce_or"), of_rows, axes=axes) if axes else of_rows
             nowhere = families.full(place.type, -1)
             found.append(place if mask is None else e.select(mask, place, nowhere))
         return found

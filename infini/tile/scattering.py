@@ -57,7 +57,7 @@ def scatter_add(start: Any, indices: Places, updates: Any) -> Scattered:  # Any:
         start: what the result starts as: a number, or the tile of an operand of the same type.
         indices: numbers of rows, a tile of integers, or one of them for each of the leading dimensions of
             the array. What lies outside the array is dropped: -1 is no row, as is a place computed from
-            elements beyond the end of an operand.
+            elements beyond the end of an operand, or one computed from no operand where the update was.
         updates: what is added, shaped like the indices and then a row, or what broadcasts to that.
 
     Returns:

@@ -68,6 +68,27 @@ def test_elements_beyond_the_operand_count_nowhere(count: int, rng: Any) -> None
     np.testing.assert_array_equal(largest, np.array(expected, np.float32))
 
 
+@pytest.mark.parametrize("shape", [(6,), (6, 3)], ids=str)
+def test_updates_beyond_the_operand_go_nowhere(shape: tuple[int, ...]) -> None:
+    """The places are computed from the number of the program alone."""
+    x, end = Tensor(len(shape)), (-1,) * (len(shape) - 1)
+
+    def blocks(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = x.tile((4, *end)), y.tile((-1, *end))
+        x, y = (t if len(shape) == 1 else t.squeeze(1) for t in (x, y))
+        return x, y.expand(x.shape)
+
+    def backwards(x: Any) -> Any:
+        at = 4 * tile.program_id(0) + inf.numpy.arange(4)
+        return tile.scatter(-1, 7 - at, x)
+
+    kernel = tile.kernel(blocks, tensors=(x, Tensor(shape=(8, *shape[1:]))))(backwards)
+    values = np.arange(1.0, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
+    expected = np.full((8, *shape[1:]), -1, np.float32)
+    expected[2:] = values[::-1]
+    np.testing.assert_array_equal(kernel(values), expected)
+
+
 def test_rows_beyond_the_operand_choose_no_column(rng: Any) -> None:
     x = rng.standard_normal((21, 6)).astype(np.float32)
     np.testing.assert_array_equal(k.chosen(x), np.bincount(x.argmax(1), minlength=6))
