@@ -19,12 +19,12 @@ from infini.core import config, dtypes, errors, exchange, execute, host, ir, pri
 from infini.core.ir import ArrayType, Attrs, Program
 from infini.core.value import Literal, Value, number_in
 from infini.lax import custom_rules, families
-from infini.tile import agreement, blocks, buckets, lowering, presence, scattering, symbols, within
+from infini.tile import agreement, blocks, buckets, lowering
+from infini.tile.application import Application
 from infini.tile.arrangement import Tensor
 from infini.tile.binding import Binding, Bound
 from infini.tile.program import Access, Kernel, kernel_p
 from infini.tile.scattered import Scatter, outputs, scattered_kernel_p
-from infini.tile.scattering import Scattered
 from infini.tile.symbols import Size
 
 Function = Callable[..., Any]  # Any: functions of the user's, of tiles or arrays
@@ -395,8 +395,11 @@ class KernelFunction:
                 number_in(
                     type_.dtype, tensor.source.other, f"{tensor.label(number)} of {self.name}, and so other=,"
                 )
-        body, scatters = self._body(types, lowered, sizes, static)
-        arrays = [tuple(symbols.number(n, sizes) for n in t.source.shape) for t in self.results]
+        application = Application(
+            self.name, self.application, self.binding, self.arranged[num_loads:], self.arranged[:num_loads]
+        )
+        arrays = application.results_at(sizes)
+        body, scatters = application.traced(types, arrays, lowered, static)
         kept, given = [], iter(body.out_types)
         for store, shape, scatter in zip(stores, arrays, scatters, strict=True):
             type_ = next(given)
@@ -409,110 +412,6 @@ class KernelFunction:
             name=self.name, launch=tuple(sorted(launch.items())),
         )  # fmt: skip
         return _Specialised.of(kernel, scatters)
-
-    def _body(
-        self,
-        types: Sequence[ArrayType],
-        lowered: lowering.Lowered,
-        sizes: Mapping[Size, int],
-        static: Mapping[str, Any],
-    ) -> tuple[Program, tuple[Scatter | None, ...]]:
-        """The application traced at the tiles, and how results are scattered; results take shapes and dtypes
-        of their tensors.
-        """
-        num_loads = len(types)
-        tile_types = [ArrayType(a.tile, t.dtype) for a, t in zip(lowered.accesses, types, strict=False)]
-        id_types = [ArrayType((), dtypes.int32)] * len(lowered.grid)
-        arrays = [t.shape for t in types] + [
-            tuple(symbols.number(n, sizes) for n in t.source.shape) for t in self.results
-        ]
-        scatters: list[Scatter | None] = []
-        places: list[int] = []  # which results of the body are numbers of rows
-
-        def run(*args: Value) -> list[Value]:
-            seen = [_reshaped(x, shape) for x, shape in zip(args[:num_loads], lowered.tiles, strict=False)]
-            stored: list[Value] = []
-            with within.running(seen, arrays, lowered, args[num_loads:]):
-                found = self.binding.run(self.application, seen, static)
-                for number, result in enumerate(self._returned(found)):
-                    if isinstance(result, Scattered):
-                        places.append(len(stored))
-                        made, *pair = self._scattered(number, result, arrays[num_loads + number], lowered)
-                        scatters.append(made)
-                        stored += pair
-                    else:
-                        scatters.append(None)
-                        stored.append(
-                            self._stored(number, result, arrays[num_loads + number], num_loads, lowered)
-                        )
-            return stored
-
-        staged = trace.stage(run, [*tile_types, *id_types], name=self.name)
-        if staged.captures:
-            raise errors.TypeMismatchError(
-                f"the application of {self.name} uses an array from outside",
-                got=", ".join(str(c.type) for c in staged.captures),
-                fix="pass it as an operand of the kernel",
-            )
-        loads = lowered.accesses[:num_loads]
-        body = presence.only_there(staged.program, loads, arrays[:num_loads], places)
-        for var, tensor in zip(body.params, self.arranged[:num_loads], strict=False):
-            name = str(tensor.source.name)
-            var.hint = name if name.isidentifier() else var.hint
-        return body, tuple(scatters)
-
-    def _returned(self, found: Any) -> list[Value | Scattered]:  # Any: what the application returned
-        if found is None:
-            raise errors.TypeMismatchError(
-                f"the application of {self.name} returns nothing",
-                expected=f"{self.num_results} tiles" if self.num_results > 1 else "a tile",
-                fix="return the tiles of the results; they are no parameters that can be assigned to",
-            )
-        items = found if isinstance(found, (tuple, list)) else (found,)
-        results = [r if isinstance(r, Scattered) else trace.as_value(r) for r in items]
-        if len(results) != self.num_results:
-            raise errors.TypeMismatchError(
-                f"the application of {self.name} returns {len(results)} tiles",
-                expected=str(self.num_results),
-            )
-        return results
-
-    def _label(self, number: int) -> str:
-        """A result in words."""
-        position = len(self.arranged) - self.num_results + number
-        return self.arranged[position].label(position)
-
-    def _scattered(
-        self, number: int, found: Scattered, shape: ir.Shape, lowered: lowering.Lowered
-    ) -> tuple[Scatter, Value, Value]:
-        label = self._label(number)
-        if len(lowered.accesses) - self.num_results + number not in lowered.shared:
-            raise errors.TypeMismatchError(
-                f"{label} is written at run-time places, and its tile is a part of the array",
-                got=f"tiles of {lowered.tiles[len(lowered.accesses) - self.num_results + number]} "
-                f"of an array of {shape}",
-                expected="every program having the whole array",
-                fix="arrange it by tile((-1, ...)) and expand, or as a level of all rows",
-            )
-        return scattering.resolve(found, shape, self.results[number].source.dtype, label)
-
-    def _stored(
-        self, number: int, tile: Value, array: ir.Shape, num_loads: int, lowered: lowering.Lowered
-    ) -> Value:
-        tensor, shape = self.results[number], lowered.tiles[num_loads + number]
-        access = lowered.accesses[num_loads + number]
-        lowering.check_alone(lowered, num_loads + number, array, self._label(number))
-        if tile.shape != shape:
-            raise errors.TypeMismatchError(
-                f"the application of {self.name} returns a tile of another shape than the result's",
-                got=str(tile.type),
-                expected=str(shape),
-                fix="give it that shape with broadcast_to or reshape, or squeeze the result's arrangement",
-            )
-        dtype = tensor.source.dtype
-        if dtype is not None and dtype != tile.dtype:
-            tile = trace.bind1(primitive.by_name("convert_element_type"), tile, new_dtype=dtype)
-        return _reshaped(tile, access.tile)
 
     # --- derivatives ----------------------------------------------------------------------------
 
@@ -627,7 +526,3 @@ def _side_by_side(grid: ir.Shape, tile: ArrayType) -> tuple[Access, ArrayType]:
     by_tile = tuple(tuple(int(d == len(grid) + t) for t in range(tile.ndim)) for d in range(rank))
     access = Access(tile.shape, by_grid, by_tile, (0,) * rank)
     return access, tile.update(shape=(*grid, *tile.shape))
-
-
-def _reshaped(x: Value, shape: ir.Shape) -> Value:
-    return x if x.shape == shape else trace.bind1(primitive.by_name("reshape"), x, shape=shape, ndim=x.ndim)

@@ -29,7 +29,11 @@ _CALLS: Final = frozenset({"call", "checkpoint", "custom_jvp_call", "custom_vjp_
 
 
 def only_there(
-    program: Program, loads: Sequence[Access], arrays: Sequence[ir.Shape], numbers: Sequence[int]
+    program: Program,
+    loads: Sequence[Access],
+    arrays: Sequence[ir.Shape],
+    grid: Sequence[int],
+    numbers: Sequence[int],
 ) -> Program:
     """The body of a kernel with -1 for places that come from outside an array; for those that come from no
     operand, where all of the row that goes there does.
@@ -42,27 +46,33 @@ def only_there(
         program: from the tiles of the loads and the numbers of the program.
         loads: where the tiles lie.
         arrays: shapes of the operands.
+        grid: numbers of programs.
         numbers: which results are places, signed integers; the one after each is what goes there.
     """
     tiles, ids = program.params[: len(loads)], program.params[len(loads) :]
     partial = [n for n, access in enumerate(loads) if access.fill is not None and not access.levels]
-    relevant = _before(program, [program.results[n + k] for n in numbers for k in (0, 1)])
-    partial = [n for n in partial if tiles[n] in relevant]
-    if not partial:
+    if not numbers or _before(program, program.results).isdisjoint(tiles[n] for n in partial):
         return program
 
     def run(*args: Value) -> list[Value]:
         places, programs = args[: len(numbers)], args[len(numbers) :]
-        known = {tiles[n]: _inside(loads[n], arrays[n], programs) for n in partial}
-        masks = _followed(program, {v: m for v, m in known.items() if m is not None}, relevant)
+
+        def mask_of(result: Var) -> Value | None:
+            relevant = _before(program, [result])
+            known = {
+                tiles[n]: _inside(loads[n], arrays[n], grid, programs)
+                for n in partial
+                if tiles[n] in relevant
+            }
+            return _followed(program, {v: m for v, m in known.items() if m is not None}, relevant).get(result)
+
         found = []
         for number, place in zip(numbers, places, strict=True):
-            mask = masks.get(program.results[number])
-            if mask is None and (of_rows := masks.get(program.results[number + 1])) is not None:
+            mask = mask_of(program.results[number])
+            if mask is None and (of_rows := mask_of(program.results[number + 1])) is not None:
                 axes = tuple(axis - of_rows.ndim for axis in range(place.ndim, of_rows.ndim))
                 mask = trace.bind1(primitive.by_name("reduce_or"), of_rows, axes=axes) if axes else of_rows
-            nowhere = families.full(place.type, -1)
-            found.append(place if mask is None else e.select(mask, place, nowhere))
+            found.append(place if mask is None else e.select(mask, place, families.full(place.type, -1)))
         return found
 
     variables = [*(program.results[n] for n in numbers), *ids]
@@ -85,21 +95,27 @@ def _before(program: Program, results: Sequence[Var]) -> set[Var]:
     return found
 
 
-def _inside(access: Access, shape: ir.Shape, programs: Sequence[Value]) -> Value | None:
+def _inside(access: Access, shape: ir.Shape, grid: Sequence[int], programs: Sequence[Value]) -> Value | None:
     """Which elements of a tile lie inside the array; None when all do."""
-    found: Value | None = None
+    conditions = []
     for d, size in enumerate(shape):
-        at: Value = Literal(np.asarray(access.offsets[d], np.int32), weak=False)
-        for factor, program in zip(access.grid_strides[d], programs, strict=True):
+        by_grid, by_tile, offset = access.grid_strides[d], access.tile_strides[d], access.offsets[d]
+        moves = [f * (n - 1) for f, n in zip((*by_grid, *by_tile), (*grid, *access.tile), strict=True)]
+        is_below = offset + sum(min(0, move) for move in moves) < 0
+        is_above = offset + sum(max(0, move) for move in moves) >= size
+        if not (is_below or is_above):
+            continue
+        at: Value = Literal(np.asarray(offset, np.int32), weak=False)
+        for factor, program in zip(by_grid, programs, strict=True):
             at = e.add(at, e.mul(program, factor)) if factor else at
         at = view.broadcast_in_dim(at, access.tile, ())
-        for axis, factor in enumerate(access.tile_strides[d]):
+        for axis, factor in enumerate(by_tile):
             if factor:
                 place = view.broadcasted_iota(dtypes.int32, access.tile, axis)
                 at = e.add(at, place if factor == 1 else e.mul(place, factor))
-        is_here = e.bitwise_and(e.ge(at, 0), e.lt(at, size))
-        found = is_here if found is None else e.bitwise_and(found, is_here)
-    return found
+        conditions += [e.ge(at, 0)] if is_below else []
+        conditions += [e.lt(at, size)] if is_above else []
+    return _all(conditions) if conditions else None
 
 
 def _followed(program: Program, masks: Masks, relevant: set[Var]) -> Masks:

@@ -195,7 +195,7 @@ def resolve(
 def _counted(places: Sequence[Value], sizes: ir.Shape) -> Value:
     """Numbers of rows in C order, -1 where a place lies outside."""
     total = math.prod(sizes)
-    is_wide = total > _INT32_MAX or any(place.dtype in _WIDE for place in places)
+    is_wide = max(total, *sizes) > _INT32_MAX or any(place.dtype in _WIDE for place in places)
     dtype = dtypes.int64 if is_wide else dtypes.int32
     shape = places[0].shape
     number: Value | None = None

@@ -67,6 +67,12 @@ def test_places_of_rows_and_lookups_on_a_gpu(monkeypatch: Any, rng: Any) -> None
     np.testing.assert_array_equal(by_triton(monkeypatch, k.through_slots, slots, numbers)[0], [1, 0, 0, 0, 1])
 
 
+def test_one_row_per_program_on_a_gpu(monkeypatch: Any, rng: Any) -> None:
+    table, numbers, rows = draw(rng, 10, 21, 4, dtypes.float32)
+    (found,) = by_triton(monkeypatch, k.one_by_one, numbers, rows, height=10)
+    np.testing.assert_array_equal(found, wanted(np.add, np.zeros_like(table), numbers, rows))
+
+
 @pytest.mark.parametrize("count", [0, 5])
 def test_empty_results_on_a_gpu(count: int, monkeypatch: Any) -> None:
     table, rows = np.ones((4 if count == 0 else 0, 3), np.float32), np.ones((count, 3), np.float32)

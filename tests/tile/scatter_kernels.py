@@ -63,6 +63,19 @@ add_by_rule = _table_kernel(
     ),
 )  # fmt: skip
 
+doubled = _table_kernel(
+    lambda table, numbers, rows: tile.scatter_add(table, numbers, table[numbers] + rows), "doubled"
+)
+one_by_one = tile.kernel(
+    lambda numbers, rows, out: (
+        numbers.tile((1,)).squeeze(0, level=1),
+        rows.tile((1, -1)).squeeze(1).squeeze(0, level=1),
+        out.tile((-1, -1)).squeeze(0).expand(numbers.shape),
+    ),
+    tensors=(_numbers, _rows, Tensor(shape=(_height, _rows.shape[1]))),
+    name="one_by_one",
+)(lambda numbers, rows: tile.scatter_add(0, numbers, rows))
+
 _x = Tensor(1, name="x")
 
 

@@ -128,6 +128,19 @@ def test_strided_operands(rng: Any) -> None:
     np.testing.assert_array_equal(k.add(*views), wanted(np.add, *views))
 
 
+def test_programs_read_what_a_result_starts_as(rng: Any) -> None:
+    table, numbers, rows = draw(rng, 10, 37, 4, dtypes.float32)
+    numbers = abs(numbers) % 10
+    found = inf.jit(k.doubled, donate_argnums=0)(inf.numpy.asarray(table), numbers, rows)
+    np.testing.assert_array_equal(found, wanted(np.add, table, numbers, table[numbers] + rows))
+
+
+def test_one_row_per_program(rng: Any) -> None:
+    table, numbers, rows = draw(rng, 10, 21, 4, dtypes.float32)
+    found = k.one_by_one(numbers, rows, height=10)
+    np.testing.assert_array_equal(found, wanted(np.add, np.zeros_like(table), numbers, rows))
+
+
 def test_operands_stay_as_they_are(rng: Any) -> None:
     table, numbers, rows = draw(rng, 10, 37, 4, dtypes.float32)
     own = inf.numpy.asarray(table)
