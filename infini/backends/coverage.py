@@ -22,6 +22,8 @@ from infini.core.ir import ArrayType, Program
 from infini.core.primitive import Primitive
 from infini.lax import callbacks
 from infini.lax.cases import Cases
+from infini.tile.program import Access, Kernel
+from infini.tile.scattered import Scatter, scattered_kernel_p
 
 # From best to worst: of several examples the worst is told.
 ORDER: Final[tuple[Route, ...]] = (
@@ -108,6 +110,14 @@ def _while(n: Any) -> Any:  # Any: a value
     return lax.while_loop(lambda i: lax.gt(i, 0), lambda i: lax.sub(i, 1), n)
 
 
+def _scattered(x: Any) -> Any:  # Any: a value
+    body = trace.stage(lambda v: [lax.iota(dtypes.int32, 4), lax.sin(v)], (_VECTOR,)).program
+    whole, places = Access.whole((4,), 0), ArrayType((4,), dtypes.int32)
+    kernel = Kernel((), (whole,), (whole, whole), (places, _VECTOR), body)
+    scatters = (Scatter("scatter_add", _VECTOR, 1, None),)
+    return trace.bind1(scattered_kernel_p, x, kernel=kernel, scatters=scatters)
+
+
 def _solve(b: Any) -> Any:  # Any: a value
     return lax.custom_linear_solve(lambda x: lax.mul(x, 2.0), b, lambda _, y: lax.div(y, 2.0))
 
@@ -138,6 +148,7 @@ STRUCTURED: Final[Mapping[str, tuple[Callable[..., Sequence[Any]], tuple[ArrayTy
     "optimization_barrier": (lambda x: [lax.optimization_barrier(x)], (_VECTOR,)),
     "pure_callback": (_called(callbacks.pure_callback), (_VECTOR,)),
     "scan": (_scan, (_SCALAR, _VECTOR)),
+    "scattered_kernel": (lambda x: [_scattered(x)], (_VECTOR,)),
     "threefry2x32": (lax.threefry2x32, (_BITS,) * 4),
     "while": (lambda n: [_while(n)], (_INDEX,)),
 }

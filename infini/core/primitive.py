@@ -155,7 +155,11 @@ class Primitive:
 _PRIMITIVES: dict[str, Primitive] = {}
 # Operations that `import infini` does not load, and the modules that declare them: a program that is parsed
 # may have them.
-_DECLARED_LATER: Final = {"check": "infini.transforms.check_operation", "kernel": "infini.tile.program"}
+_DECLARED_LATER: Final = {
+    "check": "infini.transforms.check_operation",
+    "kernel": "infini.tile.program",
+    "scattered_kernel": "infini.tile.scattered",
+}
 
 
 def register(primitive: Primitive) -> Primitive:

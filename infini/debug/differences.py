@@ -137,7 +137,8 @@ def compare(
     """Run a kernel by the NumPy interpreter and compiled, and find the first statement that differs.
 
     Both run program by program of the grid until one differs; then kernels that compute ever smaller parts
-    of the body are compiled, about as many as the logarithm of the number of statements.
+    of the body are compiled, about as many as the logarithm of the number of statements. Of a result that is
+    written at run-time places, the places and what goes there are compared.
 
     Args:
         kernel: a kernel, or a tile program such as the compiler makes.

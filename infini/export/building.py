@@ -15,7 +15,7 @@ from infini.compiler.triton import launching, target as targets
 from infini.compiler.triton.target import Target as GpuTarget
 from infini.core import errors, ir, text
 from infini.core.backend import CompileOptions
-from infini.core.ir import ArrayType, Attrs
+from infini.core.ir import ArrayType
 from infini.export import manifest as manifest_
 from infini.export.manifest import Binary, Manifest, Signature
 from infini.tile import simulation
@@ -82,10 +82,10 @@ def build(
     found, binaries = [], []
     for number, call in enumerate(calls):
         types = call.types
-        tiled = kernel.specialize(types, **call.static)
-        found.append(Signature(types, tiled.outputs))
+        program = kernel.as_program(types, **call.static)
+        found.append(Signature(types, program.out_types))
         for target, make in makers:
-            made = make(tiled, types)
+            made = make(program)
             names = {use: f"{manifest_.digest(content)}{made.suffix}" for use, content in made.files.items()}
             files |= {names[use]: content for use, content in made.files.items()}
             binaries.append(Binary(number, target, made.kind, names, made.facts))  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ class _Made:
     facts: Mapping[str, Any]  # Any: what msgpack holds
 
 
-_Maker = Callable[[Kernel, Sequence[ArrayType]], _Made]
+_Maker = Callable[[ir.Program], _Made]  # from the program of one kernel
 
 
 def _check(kernel: KernelFunction, calls: Sequence[Bound]) -> None:
@@ -136,8 +136,7 @@ def _maker(target: str) -> _Maker:
     )
 
 
-def _for_cpu(target: Any, kernel: Kernel, types: Sequence[ArrayType]) -> _Made:  # Any: a Target
-    program = ir.single_equation(kernel_p, types, Attrs({"kernel": kernel}))
+def _for_cpu(target: Any, program: ir.Program) -> _Made:  # Any: a Target
     made = ahead.build(program, _OPTIONS, target)
     runtime = {f"runtime {kind}": code for kind, code in ahead.runtime_code(target).items()}
     facts = {
@@ -149,8 +148,17 @@ def _for_cpu(target: Any, kernel: Kernel, types: Sequence[ArrayType]) -> _Made: 
     return _Made("cpu", ".o", {**made.code, **runtime}, facts)
 
 
-def _for_gpu(target: GpuTarget, kernel: Kernel, types: Sequence[ArrayType]) -> _Made:
-    source = launching.chosen(_triton("emit").emit_triton(kernel, types, target=target), kernel)
+def _for_gpu(target: GpuTarget, program: ir.Program) -> _Made:
+    (equation,) = program.equations
+    kernel: Kernel = equation.attrs["kernel"]
+    if equation.op is not kernel_p:
+        raise errors.UnsupportedError(
+            f"{kernel.name} writes a result at run-time places, which takes several functions of a GPU",
+            got=f"target {target.arch}",
+            expected="a target whose binaries hold several functions: cpu",
+            fix="call the kernel inside of jit there",
+        )
+    source = launching.chosen(_triton("emit").emit_triton(kernel, program.in_types, target=target), kernel)
     fields = dataclasses.asdict(_triton("compile").compile_source(source, target))
     code = fields.pop("code")
     del fields["ptx"]

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from infini.tile.arrangement import Tensor as Tensor
     from infini.tile.drawing import Drawing as Drawing, draw as draw
     from infini.tile.function import KernelFunction as KernelFunction, kernel as kernel
+    from infini.tile.scattering import (
+        scatter as scatter,
+        scatter_add as scatter_add,
+        scatter_max as scatter_max,
+        scatter_min as scatter_min,
+    )
     from infini.tile.simulation import simulate as simulate
     from infini.tile.symbols import Symbol as Symbol, block_size as block_size
     from infini.tile.within import (
@@ -42,6 +48,10 @@ _LANGUAGE = {
     "program_id": "within",
     "random_bits": "within",
     "result_offsets": "within",
+    "scatter": "scattering",
+    "scatter_add": "scattering",
+    "scatter_max": "scattering",
+    "scatter_min": "scattering",
     "simulate": "simulation",
     "stack": "within",
     "uniform": "within",
@@ -69,6 +79,10 @@ __all__ = (
     "program_id",
     "random_bits",
     "result_offsets",
+    "scatter",
+    "scatter_add",
+    "scatter_max",
+    "scatter_min",
     "simulate",
     "stack",
     "uniform",

@@ -10,18 +10,21 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from infini.core import config, dtypes, errors, exchange, execute, host, ir, primitive, trace, tree
-from infini.core.ir import ArrayType, Program
+from infini.core.ir import ArrayType, Attrs, Program
 from infini.core.value import Literal, Value, number_in
 from infini.lax import custom_rules, families
-from infini.tile import agreement, blocks, buckets, lowering, symbols, within
+from infini.tile import agreement, blocks, buckets, lowering
+from infini.tile.application import Application
 from infini.tile.arrangement import Tensor
 from infini.tile.binding import Binding, Bound
-from infini.tile.program import Kernel, kernel_p
+from infini.tile.program import Access, Kernel, kernel_p
+from infini.tile.scattered import Scatter, outputs, scattered_kernel_p
 from infini.tile.symbols import Size
 
 Function = Callable[..., Any]  # Any: functions of the user's, of tiles or arrays
@@ -86,6 +89,31 @@ def kernel(
     return decorate
 
 
+@dataclass(frozen=True, slots=True)
+class _Specialised:
+    """A kernel at concrete types, and the operation that a call of it is.
+
+    Args:
+        kernel: the kernel.
+        outputs: types of the results of a call.
+        op: `scattered_kernel` where a result is written at run-time places, `kernel` elsewhere.
+        attrs: of the operation.
+    """
+
+    kernel: Kernel
+    outputs: tuple[ArrayType, ...]
+    op: primitive.Primitive
+    attrs: Attrs
+
+    @classmethod
+    def of(cls, kernel: Kernel, scatters: tuple[Scatter | None, ...]) -> _Specialised:
+        """The operation of a kernel with these results."""
+        if not any(scatters):
+            return cls(kernel, kernel.outputs, kernel_p, Attrs({"kernel": kernel}))
+        attrs = Attrs({"kernel": kernel, "scatters": scatters})
+        return cls(kernel, outputs(kernel, scatters), scattered_kernel_p, attrs)
+
+
 class KernelFunction:
     """A kernel that can be called on arrays, of NumPy and of any library that speaks DLPack too, and on
     tracers. Keyword arguments are static: they go to the application as they are.
@@ -130,7 +158,7 @@ class KernelFunction:
                 fix="name them: block_size(16, 64, name='BM')",
             )
         # At most 256 specialisations are kept, the oldest goes first.
-        self._kernels: execute.BoundedCache[Hashable, Kernel] = execute.BoundedCache(256)
+        self._kernels: execute.BoundedCache[Hashable, _Specialised] = execute.BoundedCache(256)
         self._definitions: execute.BoundedCache[Hashable, Program] = execute.BoundedCache(256)
 
     @property
@@ -206,7 +234,7 @@ class KernelFunction:
         self, types: Sequence[ArrayType], values: Mapping[str, int], static: Mapping[str, Any]
     ) -> Kernel:
         """The tile program with these block sizes and launch options, whatever was tuned."""
-        return self._specialize(types, static, values)
+        return self._specialize(types, static, values).kernel
 
     def __call__(
         self, *operands: Any, **static: Hashable
@@ -225,10 +253,10 @@ class KernelFunction:
         if self.vjp is not None:
             results = self._with_vjp(values, types, specialised, static)
         else:
-            attrs = (
-                {} if self.definition is None else {"definition": self._defined(types, specialised, static)}
-            )
-            results = trace.bind(kernel_p, *values, kernel=specialised, **attrs)
+            attrs = specialised.attrs
+            if self.definition is not None:
+                attrs = attrs.replace(definition=self._defined(types, specialised, static))
+            results = trace.bind_attrs(specialised.op, values, attrs)
         return results[0] if self.num_results == 1 else tuple(results)
 
     def bind(
@@ -285,17 +313,27 @@ class KernelFunction:
         return found
 
     def specialize(self, types: Sequence[ArrayType], **static: Hashable) -> Kernel:
-        """The tile program at these operand types.
+        """The tile program at these operand types. In the place of a result that is written at run-time
+        places it gives two: the places, and what is written there.
 
         Raises:
             TypeMismatchError: the operands do not fit the tensors, the tensors disagree on the grid, the
                 application takes other keyword arguments, or returns other tiles than the results have.
         """
-        return self._specialized(types, self._complete(static))
+        return self._specialized(types, self._complete(static)).kernel
+
+    def as_program(self, types: Sequence[ArrayType], **static: Hashable) -> Program:
+        """The program that a call at these operand types is: one operation.
+
+        Raises:
+            TypeMismatchError: as of `specialize`.
+        """
+        found = self._specialized(types, self._complete(static))
+        return ir.single_equation(found.op, types, found.attrs)
 
     def _specialized(
         self, types: Sequence[ArrayType], static: Mapping[str, Any]
-    ) -> Kernel:  # Any: hashable constants
+    ) -> _Specialised:  # Any: hashable constants
         key = _key(types, static)
         found = self._kernels.get(key)
         return found if found is not None else self._kernels.put(key, self._specialize(types, static))
@@ -346,7 +384,7 @@ class KernelFunction:
         types: Sequence[ArrayType],
         static: Mapping[str, Any],
         values: Mapping[str, int] | None = None,
-    ) -> Kernel:
+    ) -> _Specialised:
         chosen = self._chosen(types, static, values)
         launch = {n: v for n, v in chosen.items() if n in _LAUNCH} | dict(self.launch)
         lowered, sizes = self.lower(types, static, values)
@@ -357,83 +395,29 @@ class KernelFunction:
                 number_in(
                     type_.dtype, tensor.source.other, f"{tensor.label(number)} of {self.name}, and so other=,"
                 )
-        body = self._body(types, lowered, sizes, static)
-        outputs = tuple(
-            ArrayType(tuple(symbols.number(n, sizes) for n in t.source.shape), result.dtype)
-            for t, result in zip(self.results, body.out_types, strict=True)
+        application = Application(
+            self.name, self.application, self.binding, self.arranged[num_loads:], self.arranged[:num_loads]
         )
-        return Kernel(
-            lowered.grid, loads, stores, outputs, body, name=self.name, launch=tuple(sorted(launch.items()))
-        )
-
-    def _body(
-        self,
-        types: Sequence[ArrayType],
-        lowered: lowering.Lowered,
-        sizes: Mapping[Size, int],
-        static: Mapping[str, Any],
-    ) -> Program:
-        """The application traced at the tiles; results take shapes and dtypes of their tensors."""
-        num_loads = len(types)
-        tile_types = [ArrayType(a.tile, t.dtype) for a, t in zip(lowered.accesses, types, strict=False)]
-        id_types = [ArrayType((), dtypes.int32)] * len(lowered.grid)
-        arrays = [t.shape for t in types] + [
-            tuple(symbols.number(n, sizes) for n in t.source.shape) for t in self.results
-        ]
-
-        def run(*args: Value) -> list[Value]:
-            seen = [_reshaped(x, shape) for x, shape in zip(args[:num_loads], lowered.tiles, strict=False)]
-            with within.running(seen, arrays, lowered, args[num_loads:]):
-                found = self.binding.run(self.application, seen, static)
-            if found is None:
-                raise errors.TypeMismatchError(
-                    f"the application of {self.name} returns nothing",
-                    expected=f"{self.num_results} tiles" if self.num_results > 1 else "a tile",
-                    fix="return the tiles of the results; they are no parameters that can be assigned to",
-                )
-            results = [trace.as_value(r) for r in (found if isinstance(found, (tuple, list)) else (found,))]
-            if len(results) != self.num_results:
-                raise errors.TypeMismatchError(
-                    f"the application of {self.name} returns {len(results)} tiles",
-                    expected=str(self.num_results),
-                )
-            places = zip(
-                results,
-                lowered.accesses[num_loads:],
-                lowered.tiles[num_loads:],
-                self.results,
-                strict=True,
-            )
-            return [self._stored(*place) for place in places]
-
-        staged = trace.stage(run, [*tile_types, *id_types], name=self.name)
-        if staged.captures:
-            raise errors.TypeMismatchError(
-                f"the application of {self.name} uses an array from outside",
-                got=", ".join(str(c.type) for c in staged.captures),
-                fix="pass it as an operand of the kernel",
-            )
-        for var, tensor in zip(staged.program.params, self.arranged[:num_loads], strict=False):
-            name = str(tensor.source.name)
-            var.hint = name if name.isidentifier() else var.hint
-        return staged.program
-
-    def _stored(self, tile: Value, access: Any, shape: ir.Shape, tensor: Tensor) -> Value:  # Any: an Access
-        if tile.shape != shape:
-            raise errors.TypeMismatchError(
-                f"the application of {self.name} returns a tile of another shape than the result's",
-                got=str(tile.type),
-                expected=str(shape),
-                fix="give it that shape with broadcast_to or reshape, or squeeze the result's arrangement",
-            )
-        dtype = tensor.source.dtype
-        if dtype is not None and dtype != tile.dtype:
-            tile = trace.bind1(primitive.by_name("convert_element_type"), tile, new_dtype=dtype)
-        return _reshaped(tile, access.tile)
+        arrays = application.results_at(sizes)
+        body, scatters = application.traced(types, arrays, lowered, static)
+        kept, given = [], iter(body.out_types)
+        for store, shape, scatter in zip(stores, arrays, scatters, strict=True):
+            type_ = next(given)
+            if scatter is None:
+                kept.append((store, type_.update(shape=shape)))
+            else:
+                kept += [_side_by_side(lowered.grid, tile) for tile in (type_, next(given))]
+        kernel = Kernel(
+            lowered.grid, loads, tuple(store for store, _ in kept), tuple(type_ for _, type_ in kept), body,
+            name=self.name, launch=tuple(sorted(launch.items())),
+        )  # fmt: skip
+        return _Specialised.of(kernel, scatters)
 
     # --- derivatives ----------------------------------------------------------------------------
 
-    def _defined(self, types: Sequence[ArrayType], specialised: Kernel, static: Mapping[str, Any]) -> Program:
+    def _defined(
+        self, types: Sequence[ArrayType], specialised: _Specialised, static: Mapping[str, Any]
+    ) -> Program:
         """The definition traced at the operand types."""
         key = _key(types, static)
         if (known := self._definitions.get(key)) is not None:
@@ -457,11 +441,11 @@ class KernelFunction:
         self,
         values: Sequence[Value],
         types: Sequence[ArrayType],
-        specialised: Kernel,
+        specialised: _Specialised,
         static: Mapping[str, Hashable],
     ) -> Sequence[Value]:
         key = (self, _key(types, static))
-        body = ir.single_equation(kernel_p, types, ir.Attrs({"kernel": specialised}))
+        body = ir.single_equation(specialised.op, types, specialised.attrs)
         return trace.bind(
             custom_rules.custom_vjp_call_p,
             *values,
@@ -535,5 +519,10 @@ def _key(types: Sequence[ArrayType], static: Mapping[str, Any]) -> Hashable:
     return tuple(types), tuple((k, type(static[k]), static[k]) for k in sorted(static)), config.cache_key()
 
 
-def _reshaped(x: Value, shape: ir.Shape) -> Value:
-    return x if x.shape == shape else trace.bind1(primitive.by_name("reshape"), x, shape=shape, ndim=x.ndim)
+def _side_by_side(grid: ir.Shape, tile: ArrayType) -> tuple[Access, ArrayType]:
+    """The tiles of all programs as one array, whose first dimensions are those of the grid."""
+    rank = len(grid) + tile.ndim
+    by_grid = tuple(tuple(int(d == j) for j in range(len(grid))) for d in range(rank))
+    by_tile = tuple(tuple(int(d == len(grid) + t) for t in range(tile.ndim)) for d in range(rank))
+    access = Access(tile.shape, by_grid, by_tile, (0,) * rank)
+    return access, tile.update(shape=(*grid, *tile.shape))

@@ -32,12 +32,15 @@ class Lowered:
             slowest first.
         accesses: one per tensor.
         tiles: shape of the tile that the application sees, per tensor.
+        shared: tensors of results that every program has whole: it may write there by numbers of rows alone,
+            unless it is the only program.
     """
 
     grid: tuple[int, ...]
     grid_parts: tuple[tuple[int, ...], ...]
     accesses: tuple[Access, ...]
     tiles: tuple[ir.Shape, ...]
+    shared: frozenset[int] = frozenset()
 
 
 def lower(tensors: Sequence[Tensor], num_results: int, values: Mapping[Size, int]) -> Lowered:
@@ -59,7 +62,7 @@ def lower(tensors: Sequence[Tensor], num_results: int, values: Mapping[Size, int
     refined = [_refine([outer[i][d] for i in on_grid], d) for d in range(rank)]
     sizes = tuple(size for part in refined for size in part)
     starts = [0, *itertools.accumulate(len(part) for part in refined)]
-    accesses, tiles = [], []
+    accesses, tiles, shared = [], [], set()
     for number, tensor in enumerate(tensors):
         loops = [
             x
@@ -68,11 +71,29 @@ def lower(tensors: Sequence[Tensor], num_results: int, values: Mapping[Size, int
         ]
         is_result = number >= len(tensors) - num_results
         moves = loops or [Loop(size, (0,) * len(found[number].shape)) for size in sizes]
-        access, tile = _access(found[number], labels[number], tensor.source.other, moves, is_result)
+        access, tile = _access(found[number], tensor.source.other, moves, labels[number])
+        if is_result and _is_whole(access, found[number].shape):
+            shared.add(number)
+        elif is_result:
+            _check_written(found[number], labels[number], [*moves, *_inner(found[number], labels[number])])
         accesses.append(access)
         tiles.append(tile)
     parts = tuple(tuple(range(starts[d], starts[d + 1])) for d in range(rank))
-    return Lowered(sizes, parts, tuple(accesses), tuple(tiles))
+    return Lowered(sizes, parts, tuple(accesses), tuple(tiles), frozenset(shared))
+
+
+def check_alone(lowered: Lowered, number: int, shape: ir.Shape, label: str) -> None:
+    """Refuse a result that every program has whole, and stores.
+
+    Raises:
+        TypeMismatchError: there are several programs, or none that writes it.
+    """
+    programs = math.prod(lowered.grid)
+    if number not in lowered.shared or programs == 1 or 0 in shape:
+        return
+    if programs == 0:
+        raise _left_out(shape, label)
+    raise _overlapping(label)
 
 
 def _joined(dimension: Loops, rank: int) -> list[Loop]:
@@ -196,15 +217,13 @@ def _split(loops: Sequence[Loop], sizes: Sequence[int], rank: int) -> list[Loop]
 
 
 def _access(
-    found: Concrete, label: str, other: complex | None, grid: Sequence[Loop], is_result: bool
+    found: Concrete, other: complex | None, grid: Sequence[Loop], label: str
 ) -> tuple[Access, ir.Shape]:
     rank = len(found.shape)
-    inner = [[_joined(d, rank) for d in level] for level in found.levels[1:]]
+    inner = _levels(found)
     tile_shape = tuple(_size(d) for level in inner for d in level)
     tile, levels = _tile_loops(label, inner, rank)
     moves = [*grid, *tile]
-    if is_result:
-        _check_written(found, label, moves)
     offsets = found.offsets[:rank]
     ranges = [_range((x.size, x.steps[d]) for x in moves) for d in range(rank)]
     is_inside = all(
@@ -222,6 +241,26 @@ def _access(
         ),
         tile_shape,
     )
+
+
+def _levels(found: Concrete) -> list[list[list[Loop]]]:
+    rank = len(found.shape)
+    return [[_joined(d, rank) for d in level] for level in found.levels[1:]]
+
+
+def _inner(found: Concrete, label: str) -> list[Loop]:
+    """The loops of a tile."""
+    return _tile_loops(label, _levels(found), len(found.shape))[0]
+
+
+def _is_whole(access: Access, shape: ir.Shape) -> bool:
+    """Whether every program has the whole array as its tile, in order."""
+    if not shape or any(any(row) for row in access.grid_strides) or any(access.offsets):
+        return False
+    steps = zip(*access.tile_strides, strict=True)
+    moving = [(n, step) for n, step in zip(access.tile, steps, strict=True) if n != 1]
+    unit = [tuple(int(i == d) for i in range(len(shape))) for d in range(len(shape))]
+    return moving == [(n, step) for n, step in zip(shape, unit, strict=True) if n != 1]
 
 
 def _tile_loops(label: str, inner: Sequence[Sequence[Sequence[Loop]]], rank: int) -> tuple[list[Loop], int]:
@@ -255,12 +294,9 @@ def _check_written(found: Concrete, label: str, moves: Sequence[Loop]) -> None:
         return
     real = [loop for loop in moves if loop.size != 1]
     if any(loop.size and not any(loop.steps) for loop in real):
-        raise errors.TypeMismatchError(
-            f"{label} is a result and its programs or elements write the same place",
-            fix="do not expand results",
-        )
+        raise _overlapping(label)
     if any(loop.size == 0 for loop in real):
-        raise _left_out(found, label)
+        raise _left_out(found.shape, label)
     for d, size in enumerate(found.shape):
         along = sorted(
             (abs(loop.steps[d]), loop.size, sum(map(bool, loop.steps))) for loop in real if loop.steps[d]
@@ -275,13 +311,20 @@ def _check_written(found: Concrete, label: str, moves: Sequence[Loop]) -> None:
         offset = found.offsets[d]
         is_whole = is_gapless and offset + low <= 0 and offset + high >= size - 1
         if not (is_whole or _is_covered(real, d, offset, size)):
-            raise _left_out(found, label)
+            raise _left_out(found.shape, label)
 
 
-def _left_out(found: Concrete, label: str) -> errors.TypeMismatchError:
+def _overlapping(label: str) -> errors.TypeMismatchError:
+    return errors.TypeMismatchError(
+        f"{label} is a result and its programs or elements write the same place",
+        fix="do not expand results, or return what is written by numbers of rows: tile.scatter_add",
+    )
+
+
+def _left_out(shape: ir.Shape, label: str) -> errors.TypeMismatchError:
     return errors.TypeMismatchError(
         f"{label} is a result and its tiles leave out some of its elements",
-        got=f"an array of {found.shape}",
+        got=f"an array of {shape}",
         expected="tiles that cover it",
         fix="leave floor_mode and gaps between tiles to operands, or make the result smaller",
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -259,26 +260,38 @@ def _tangents(
     return jvp.replace(results=jvp.results[len(definition.results) :]), out_flags
 
 
-def _jvp(
-    ctx: calls.Context, primals: calls.Values, tangents: calls.MaybeValues, attrs: ir.Attrs
-) -> tuple[calls.Values, calls.MaybeValues]:
-    results = trace.bind(kernel_p, *primals, **attrs)
-    given = [t for t in tangents if t is not None]
-    if not given:
-        return results, (None,) * len(results)
-    body, out_flags = _tangents(ctx, tangents, attrs)
-    return results, calls.merge(out_flags, trace.bind(calls.call_p, *primals, *given, body=body))
+def jvp_of(op_name: str) -> Any:  # Any: a rule
+    """JVP rule of an operation with a kernel: the derivative of its definition."""
+
+    def rule(
+        ctx: calls.Context, primals: calls.Values, tangents: calls.MaybeValues, attrs: ir.Attrs
+    ) -> tuple[calls.Values, calls.MaybeValues]:
+        results = trace.bind(primitive.by_name(op_name), *primals, **attrs)
+        given = [t for t in tangents if t is not None]
+        if not given:
+            return results, (None,) * len(results)
+        body, out_flags = _tangents(ctx, tangents, attrs)
+        return results, calls.merge(out_flags, trace.bind(calls.call_p, *primals, *given, body=body))
+
+    return rule
 
 
-def _linearize(
-    ctx: calls.Context, primals: calls.Values, tangents: calls.MaybeValues, attrs: ir.Attrs
-) -> tuple[calls.Values, calls.MaybeValues]:
-    # As of `checkpoint`: the kernel gives the results, the linear part recomputes from the operands.
-    body, out_flags = _tangents(ctx, tangents, attrs)
-    results = ctx.bind_primal(kernel_p, *primals, **attrs)
-    given = [t for t in tangents if t is not None]
-    moved = ctx.bind_linear(checkpoint_p, *primals, *given, body=body) if any(out_flags) else ()
-    return results, calls.merge(out_flags, moved)
+def linearize_of(op_name: str) -> Any:  # Any: a rule
+    """LINEARIZE rule of an operation with a kernel.
+
+    As of `checkpoint`: the kernel gives the results, the linear part recomputes from the operands.
+    """
+
+    def rule(
+        ctx: calls.Context, primals: calls.Values, tangents: calls.MaybeValues, attrs: ir.Attrs
+    ) -> tuple[calls.Values, calls.MaybeValues]:
+        body, out_flags = _tangents(ctx, tangents, attrs)
+        results = ctx.bind_primal(primitive.by_name(op_name), *primals, **attrs)
+        given = [t for t in tangents if t is not None]
+        moved = ctx.bind_linear(checkpoint_p, *primals, *given, body=body) if any(out_flags) else ()
+        return results, calls.merge(out_flags, moved)
+
+    return rule
 
 
 kernel_p: Primitive = primitive.register(
@@ -289,8 +302,8 @@ kernel_p: Primitive = primitive.register(
             primitive.TYPE: _type,
             primitive.REFERENCE: _reference,
             primitive.BATCH: _batch,
-            primitive.JVP: _jvp,
-            primitive.LINEARIZE: _linearize,
+            primitive.JVP: jvp_of("kernel"),
+            primitive.LINEARIZE: linearize_of("kernel"),
             primitive.PLACE: splitting.place,
             primitive.PARTITION: splitting.partition,
         },

@@ -107,7 +107,7 @@ def placements(
 def placed(kernel: KernelFunction, call: Bound) -> tuple[Placement, ...]:
     """As `placements`, for a call."""
     types = call.types
-    outputs = kernel.specialize(types, **call.static).outputs
+    outputs = kernel.as_program(types, **call.static).out_types
     lowered, _ = kernel.lower(types, call.static)
     parts = tuple(tuple(lowered.grid[i] for i in part) for part in lowered.grid_parts)
     grid = tuple(int(np.prod(part, dtype=np.int64)) for part in parts)

@@ -246,6 +246,22 @@ def running(
         _running.reset(token)
 
 
+def is_running() -> bool:
+    """Whether an application is being traced."""
+    return _running.get() is not None
+
+
+def operand_number(tile: Value) -> int:
+    """Which operand a tile of the application is.
+
+    Raises:
+        ValueMismatchError: it is no such tile.
+    """
+    running, known = _running.get(), _known(tile)
+    assert running is not None
+    return next(n for n, found in enumerate(running.operands) if found is known)
+
+
 def _known(tile: Value) -> _Tile:
     running = _running.get()
     for found in () if running is None else running.operands:

@@ -23,7 +23,7 @@ from infini.compiler.triton.source import TritonSource
 from infini.compiler.triton.target import GENERIC, Target
 from infini.core import dtypes, ir, primitive, trace
 from infini.core.ir import ArrayType
-from tests.tile import kernels
+from tests.tile import kernels, scatter_kernels
 
 Value = Any  # Any: traced values
 
@@ -132,6 +132,10 @@ def scatter_add(table: Value, tokens: Value, updates: Value) -> Value:
     return table.at[tokens].add(updates)
 
 
+def scattered(numbers: Value, rows: Value) -> Value:
+    return scatter_kernels.embedding_gradient(numbers, rows, height=20)
+
+
 def spectrum(signal: Value) -> Value:
     return inp.abs(inp.fft.rfft(signal))
 
@@ -182,6 +186,7 @@ PROGRAMS: Final[dict[str, Golden]] = {
     "gather": Golden(gather, (_f32(20, 30), _i32(7)), largest=20),
     "scatter_add": Golden(scatter_add, (_f32(20, 30), _i32(7), _f32(7, 30)), largest=20),
     "scatter_add_bfloat16": Golden(scatter_add, (_bf16(20, 30), _i32(7), _bf16(7, 30)), 2e-2, largest=20),
+    "scattered": Golden(scattered, (_i32(19), _f32(19, 30)), largest=22),
     "join": Golden(join, (_f32(6, 3), _f32(6, 5), _f32(6, 1), _f32(6, 4)), 0.0),
     "spectrum": Golden(spectrum, (_f32(3, 60),), 1e-4),
     "convolution": Golden(convolution, (_f32(2, 3, 10, 12), _f32(4, 3, 3, 3)), 1e-4),

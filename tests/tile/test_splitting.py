@@ -15,7 +15,7 @@ from infini.core import check
 from infini.core.mesh import AbstractMesh
 from infini.sharding import NamedSharding, P, make_mesh
 from infini.tile import Tensor
-from tests.tile import kernels
+from tests.tile import kernels, scatter_kernels
 from tests.tile.example_kernels import module
 
 MESH = AbstractMesh(("x", "y"), (2, 2))
@@ -163,6 +163,15 @@ def test_results_of_examples_are_those_of_one_device(name: str, rng: Any) -> Non
     placed = [inf.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(arrays, specs, strict=True)]
     kernel = inf.jit(getattr(module(name), name).configure(**chosen))
     testing.assert_close(kernel(*placed), kernel(*arrays), "exact")
+
+
+@pytest.mark.usefixtures("four_devices")
+@pytest.mark.parametrize("spec", [P("x"), P(None, "x"), P()], ids=str)
+def test_results_written_by_number_are_those_of_one_device(spec: P, rng: Any) -> None:
+    table, numbers, rows = scatter_kernels.draw(rng, 8, 64, 4, np.dtype(np.float32))
+    placed = inf.device_put(rows, NamedSharding(make_mesh((4,), ("x",)), spec))
+    found = inf.jit(scatter_kernels.add)(table, numbers, placed)
+    np.testing.assert_array_equal(found, scatter_kernels.wanted(np.add, table, numbers, rows))
 
 
 @pytest.mark.usefixtures("four_devices")

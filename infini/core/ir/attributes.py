@@ -86,6 +86,7 @@ _DECLARED_LATER: Final = {
     "Access": "infini.tile.program",
     "Check": "infini.transforms.check_operation",
     "Kernel": "infini.tile.program",
+    "Scatter": "infini.tile.scattered",
 }
 _PLAIN: set[type] = {type(None), bool, int, float, complex, str, ArrayType, primitive.Primitive}
 
