@@ -9,6 +9,7 @@ it has whole heads.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,6 +71,13 @@ def find(
         plan: blocks of the products.
         target: processor to make code for.
     """
+    return _find(kernel, tuple(in_types), tuple(tiles), plan, target)
+
+
+@functools.lru_cache(maxsize=1024)
+def _find(
+    kernel: Kernel, in_types: tuple[ArrayType, ...], tiles: tuple[int | None, ...], plan: Plan, target: Target
+) -> Kind | None:
     if kernel.extents or not all(kernel.grid) or not kernel.stores:
         return None
     passes = schedule.make_schedule(kernel.body)

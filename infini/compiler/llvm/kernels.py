@@ -134,6 +134,11 @@ def program_ids(f: Function, grid: Sequence[int], program: Int) -> list[Int]:
 
 def kernel_ns(kernel: Kernel, in_types: Sequence[ArrayType], target: Target) -> float:
     """Estimated nanoseconds of a kernel on one thread."""
+    return _kernel_ns(kernel, tuple(in_types), target)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kernel_ns(kernel: Kernel, in_types: tuple[ArrayType, ...], target: Target) -> float:
     plan = schedule.make_schedule(kernel.body)
     return _program_cost(kernel, in_types, plan, target) * kernel.num_programs
 
@@ -150,6 +155,11 @@ def in_place_pairs(kernel: Kernel, in_types: Sequence[ArrayType]) -> tuple[tuple
     reads it. That holds for the array as this operand; an array that is passed as several operands may be
     shared with a result that makes a pair with each of them.
     """
+    return _in_place_pairs(kernel, tuple(in_types))
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_place_pairs(kernel: Kernel, in_types: tuple[ArrayType, ...]) -> tuple[tuple[int, int], ...]:
     plan = schedule.make_schedule(kernel.body)
     last_read: dict[int, int] = {}
     last_moved: dict[int, int] = {}  # and at another index than that of the result it takes part in
