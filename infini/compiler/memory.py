@@ -88,6 +88,7 @@ class _Planner:
         self.block, self.ends = block, ends
         self.end = len(block.steps)
         self.storage: dict[Var, Storage] = {}
+        self.variables: dict[Storage, list[Var]] = {}  # what is in a storage
         self.inner: dict[int, tuple[Plan, ...]] = {}
         self.shared: dict[int, frozenset[tuple[int, int]]] = {}
         self.scratch_storage: dict[int, Storage] = {}
@@ -140,6 +141,8 @@ class _Planner:
         for k, var in enumerate(self.block.results):
             self.storage[var].results.append(k)
             self.storage[var].last = self.end
+        for var, storage in self.storage.items():
+            self.variables.setdefault(storage, []).append(var)
 
     # --- sharing ---------------------------------------------------------------------------------
 
@@ -170,14 +173,17 @@ class _Planner:
         done: set[int] = set()
         taken: set[Storage] = set()
         allowed = set(pairs)
+        places: dict[Storage, list[int]] = {}
+        for i, var in enumerate(reads):
+            places.setdefault(self.storage[var], []).append(i)
 
         def order(pair: tuple[int, int]) -> tuple[bool, bool]:
             return pair not in must, self.storage[reads[pair[0]]].parameter is None
 
         for operand, output in sorted(pairs, key=order):
             source, target = self.storage[reads[operand]], self.storage[writes[output]]
-            places = [i for i, v in enumerate(reads) if self.storage[v] is source]
-            if output in done or source in taken or not all((i, output) in allowed for i in places):
+            is_taken = output in done or source in taken
+            if is_taken or not all((i, output) in allowed for i in places[source]):
                 continue
             if not self._may_take(number, source, target, (operand, output) in must):
                 continue
@@ -213,11 +219,13 @@ class _Planner:
         return sum(self.storage[v] is self.storage[var] for v in steps_.reads_of(step)) == 1
 
     def _unite(self, source: Storage, target: Storage) -> None:
+        if source is target:
+            return
         source.last = max(source.last, target.last)
         source.results += target.results
-        for var, storage in self.storage.items():
-            if storage is target:
-                self.storage[var] = source
+        moved = self.variables.pop(target)
+        self.storage.update(dict.fromkeys(moved, source))
+        self.variables[source] += moved
 
     # --- loops and branches ----------------------------------------------------------------------
 
