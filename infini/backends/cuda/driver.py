@@ -225,6 +225,7 @@ class Driver:
                 f"the kernel {source.function_name} cannot be compiled",
                 got="triton is not installed",
                 fix="pip install triton, or run kernels that tile.build has made",
+                where=source.where,
             )
         # Triton is loaded when a kernel is first needed.
         from infini.compiler.triton import compile as compile_

@@ -8,13 +8,14 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from infini.core import dtypes, errors
 from infini.core.ir import Shape
+from infini.core.source import Where
 
 # Names in `tl`, and in signatures. Booleans are bytes in memory and int1 in registers; floats of 8 bits are
 # held as bits, and have a name in signatures alone.
@@ -67,6 +68,7 @@ class TritonSource:
         num_stages: loads in flight of a pipelined loop.
         roles: what each parameter is: x0 ... for operands, n0 ... for extents that follow them, y0 ... for
             results, `scratch`.
+        where: the user's line that it computes; None where it is not known.
     """
 
     text: str
@@ -78,6 +80,7 @@ class TritonSource:
     num_warps: int
     num_stages: int
     roles: tuple[str, ...]
+    where: Where | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:
