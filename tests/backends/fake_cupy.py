@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 
 from infini.compiler.triton import compile as compile_, interpret
-from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.source import TritonSource, parameter_bytes
 from infini.core import dtypes
 
 _JUNK = 0xCD
 _FIRST_STREAM = 7
-_BYTES = {"i8": 1, "u8": 1, "i16": 2, "u16": 2, "fp16": 2, "bf16": 2, "i64": 8, "u64": 8, "fp64": 8}
 _GEMM_DTYPES = {0: dtypes.float32, 1: dtypes.float64, 2: dtypes.float16, 14: dtypes.bfloat16}
 
 
@@ -270,7 +269,7 @@ class _Function:
         kinds = [kind for _, kind in self.source.signature]
         assert len(arguments) == len(kinds) + 2, "two hidden pointers follow the parameters"
         for kind, argument in zip([*kinds, "*", "*"], arguments, strict=True):
-            expected = 8 if kind.startswith("*") else _BYTES.get(kind, 4)
+            expected = parameter_bytes(kind)
             assert argument.nbytes == expected, f"{kind} is packed as {argument.nbytes} bytes"
         # Kernels of one text share their code and may have other grids; a wrong grid gives wrong numbers.
         assert len(grid) == 3 and tuple(block) == (32 * self.source.num_warps, 1, 1)

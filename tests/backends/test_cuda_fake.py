@@ -23,6 +23,7 @@ from infini.backends.accelerator import executable, gemm, recording, walk as wal
 from infini.backends.cuda import driver
 from infini.backends.reference import interpreter
 from infini.compiler.triton import compile as compile_, streaming
+from infini.compiler.triton.source import pack
 from infini.core import (
     backend as backend_,
     dtypes,
@@ -565,7 +566,7 @@ def test_a_callback_may_call_the_program_it_is_in(backend: Any, rng: Any) -> Non
     ],
 )
 def test_parameters_are_packed_in_the_bytes_of_their_type(kind: str, value: float, nbytes: int) -> None:
-    packed = driver.pack(kind, value)
+    packed = pack(kind, value)
     assert packed.nbytes == nbytes
     assert float(np.asarray(packed).astype(np.float64).reshape(())) == pytest.approx(value, rel=1e-2)
 

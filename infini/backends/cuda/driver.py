@@ -19,19 +19,14 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from infini.backends.accelerator.driver import DeviceBuffer, Graph
-from infini.compiler.triton.source import TritonSource
-from infini.core import dtypes, errors
+from infini.compiler.triton.source import TritonSource, pack
+from infini.core import errors
 from infini.core.ir import ArrayType
 
 _WARP: Final = 32
 # Dynamic shared memory a kernel may have without asking, and the attribute by which it asks for more.
 _DEFAULT_SHARED_BYTES: Final = 48 << 10
 _MAX_DYNAMIC_SHARED_SIZE: Final = 8
-_NUMPY_BY_TYPE: Final[dict[str, np.dtype]] = {
-    "i1": dtypes.int32, "i8": dtypes.int8, "i16": dtypes.int16, "i32": dtypes.int32, "i64": dtypes.int64,
-    "u8": dtypes.uint8, "u16": dtypes.uint16, "u32": dtypes.uint32, "u64": dtypes.uint64,
-    "fp16": dtypes.float16, "bf16": dtypes.bfloat16, "fp32": dtypes.float32, "fp64": dtypes.float64,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,11 +356,3 @@ class Driver:
         """Run a recorded graph."""
         with self.current():
             graph.handle.launch(self.stream)
-
-
-def pack(kind: str, value: float) -> np.generic | np.ndarray:
-    """A kernel parameter as an object with the bytes of its Triton type; CuPy itself checks nothing."""
-    if kind.startswith("*"):
-        return np.uint64(value)
-    dtype = _NUMPY_BY_TYPE[kind]
-    return np.array([value], dtype) if kind == "bf16" else dtype.type(value)
