@@ -34,3 +34,25 @@ def test_import_loads_the_modules_on_the_list(loaded: list[str], golden: Callabl
 @pytest.mark.parametrize("name", HEAVY)
 def test_import_leaves_heavy_packages_alone(loaded: list[str], name: str) -> None:
     assert [module for module in loaded if module.partition(".")[0] == name] == []
+
+
+def test_the_look_for_a_device_loads_nothing_of_vendors_whose_library_is_not_here() -> None:
+    """The tables of an adapter, what compiles for it, and Triton's side of the compiler are for machines with
+    its runtime.
+    """
+    code = """
+import sys
+from infini.core import backend
+assert {"metax", "ascend"} <= set(backend.names()), backend.names()
+for name in ("metax", "ascend"):
+    assert backend.get(name).devices() == ()
+backend.default_device()
+print(*(name for name in sys.modules if ".vendors." in name or ".triton" in name))
+"""
+    homes = ("MACA", "ASCEND")
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(homes)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    found = {name.rpartition(".")[2] for name in done.stdout.split()}
+    assert found <= {"metax", "ascend", "adapter", "places"}

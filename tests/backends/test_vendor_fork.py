@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("triton")
 
 import infini as inf  # after the skip
-from infini.backends.vendors import fork, metax
+from infini.backends.vendors import fork, metax_tables as metax
 from infini.backends.vendors.fork import TritonFork
 from infini.compiler.triton import emit
 from infini.compiler.triton.source import TritonSource

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton")
 
 from infini import lax  # after the skip
-from infini.backends.vendors import ascend, metax
+from infini.backends.vendors import ascend_tables as ascend, metax_tables as metax
 from infini.backends.vendors.adapter import AdapterBackend
 from infini.core import dtypes, errors
 from tests.backends import vendor_shims
@@ -100,7 +100,8 @@ def test_a_library_of_another_vendor_with_the_same_name_is_left(
     source.write_text("int hcclGetUniqueId(void *id) { return 0; }\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(other / "libhccl.so"), str(source)], check=True)
     adapter = dataclasses.replace(
-        ascend.ADAPTER, places=dataclasses.replace(ascend.PLACES, homes=("OTHER_HOME", "ASCEND_HOME_PATH"))
+        ascend.ADAPTER,
+        places=dataclasses.replace(ascend.ADAPTER.places, homes=("OTHER_HOME", "ASCEND_HOME_PATH")),
     )
     monkeypatch.setenv("OTHER_HOME", str(tmp_path))
     found = AdapterBackend(adapter).collectives()
