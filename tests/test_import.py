@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,16 @@ print(*(name for name in sys.modules if ".vendors." in name or ".triton" in name
     )
     found = {name.rpartition(".")[2] for name in done.stdout.split()}
     assert found <= {"metax", "ascend", "adapter", "places"}
+
+
+def test_a_first_operation_that_was_compiled_before_loads_no_emitter(tmp_path: Path) -> None:
+    """What writes LLVM's text is for programs that are not in the disk cache."""
+    code = "import sys, infini; infini.numpy.zeros(3) + 1; print(*sys.modules)"
+    knobs = {"INFINI_CACHE_DIR": str(tmp_path), "INFINI_DEVICE": "cpu", "INFINI_NO_CACHE": ""}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, **knobs},
+        )  # fmt: skip
+    found = {name for name in done.stdout.split() if name.startswith("infini.compiler.llvm.")}
+    assert found == {"infini.compiler.llvm.target", "infini.compiler.llvm.library_symbols"}
