@@ -11,7 +11,9 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import importlib.machinery
+import sys
 import types
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +33,21 @@ def memory_at(address: int, nbytes: int) -> np.ndarray:
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
 
 
+class OutOfMemoryError(MemoryError):
+    """What CuPy raises, with its arguments; it is no CUDA error."""
+
+    def __init__(self, size: int, total: int, limit: int) -> None:
+        super().__init__(f"{size:,} bytes do not fit beside {total:,} of at most {limit:,}")
+
+
+class Memory:
+    """Memory of the device, at an address such as CuPy's pool gives."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.block = np.full(nbytes + 256, _JUNK, np.uint8)
+        self.ptr = -(-self.block.__array_interface__["data"][0] // 256) * 256
+
+
 class Machine:
     """What the fake device has been asked to do."""
 
@@ -44,6 +61,8 @@ class Machine:
         self.shared_bytes = 0
         self.scratch_bytes = 0
         self.has_cublas = True
+        self.limit_bytes = sys.maxsize  # of memory in use at once
+        self.bytes_in_use = 0
         self.now_ms = 0.0  # the device's clock, which events read
         # Milliseconds that a product (kind "gemm") or a kernel ("launch", with its grid) takes.
         self.cost_ms: Callable[[str, tuple[int, ...]], float] = lambda kind, size: 1.0
@@ -63,6 +82,18 @@ class Machine:
             self.recordings[stream].append(run)
         else:
             run()
+
+    def alloc(self, nbytes: int) -> Memory:
+        """Memory full of junk, which counts until its last reference goes."""
+        if self.bytes_in_use + nbytes > self.limit_bytes:
+            raise OutOfMemoryError(nbytes, self.bytes_in_use, self.limit_bytes)
+        found = Memory(nbytes)
+        self.bytes_in_use += nbytes
+        weakref.finalize(found, self._free, nbytes).atexit = False
+        return found
+
+    def _free(self, nbytes: int) -> None:
+        self.bytes_in_use -= nbytes
 
     def compile_source(
         self, source: TritonSource, capability: int, *, driver_version: int = 0
@@ -150,7 +181,8 @@ class _Cuda:
         self.runtime = _Runtime(machine)
         self.Device = _Device
         self.Stream = lambda non_blocking: _Stream(machine, non_blocking)
-        self.alloc = _alloc
+        self.alloc = machine.alloc
+        self.memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
         self.function = types.SimpleNamespace(Module=lambda: _Module(machine))
         self.device = types.SimpleNamespace(get_cublas_handle=lambda: 1)
         self.Event = lambda: _Event(machine)
@@ -232,12 +264,6 @@ class _Event:
 
     def synchronize(self) -> None:
         pass
-
-
-def _alloc(nbytes: int) -> Any:
-    block = np.full(nbytes + 256, _JUNK, np.uint8)
-    start = block.__array_interface__["data"][0]
-    return types.SimpleNamespace(ptr=-(-start // 256) * 256, block=block)
 
 
 class _Module:

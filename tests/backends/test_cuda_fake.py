@@ -585,6 +585,30 @@ def test_scratch_memory_is_allocated_and_aligned(backend: Any, machine: Machine,
 # --- devices and refusals --------------------------------------------------------------------
 
 
+def test_memory_that_is_short_is_our_error_with_the_bytes(backend: Any, machine: Machine) -> None:
+    machine.limit_bytes = 1 << 20
+    kept = backend.put(np.zeros(1 << 17, np.float32), DEVICE)
+    with pytest.raises(
+        errors.OutOfMemoryError, match=r"(?s)cuda:0 has less memory.*got: +1048576 bytes wanted"
+    ):
+        backend.put(np.zeros(1 << 18, np.float32), DEVICE)
+    del kept
+    backend.put(np.zeros(1 << 18, np.float32), DEVICE)
+
+
+def test_a_program_that_ran_out_of_memory_runs_when_there_is_some(
+    backend: Any, machine: Machine, rng: Any
+) -> None:
+    x = normal(rng, 1 << 10)
+    found = compiled(backend, lambda x: lax.sort(lax.exp(x)), [x])
+    machine.limit_bytes = 6 << 10
+    with pytest.raises(errors.OutOfMemoryError):
+        run(backend, found, [x])
+    machine.limit_bytes = 1 << 20
+    np.testing.assert_allclose(run(backend, found, [x])[0], np.sort(np.exp(x)), rtol=1e-6)
+    assert machine.bytes_in_use < 1 << 16
+
+
 def test_devices_are_those_of_the_driver(backend: Any) -> None:
     assert backend.why_unavailable() is None
     assert [str(d) for d in backend.devices()] == ["cuda:0", "cuda:1"]

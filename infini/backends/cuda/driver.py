@@ -145,11 +145,22 @@ class Driver:
     # --- memory -------------------------------------------------------------------------------
 
     def allocate(self, nbytes: int) -> DeviceBuffer:
-        """Fresh memory; none at all for no bytes."""
+        """Fresh memory; none at all for no bytes.
+
+        Raises:
+            OutOfMemoryError: there is not enough, even after CuPy's pool has given back what it kept.
+        """
         if nbytes == 0:
             return DeviceBuffer(self.number, 0, 0, None)
-        with self.current():
-            memory = self.cupy.cuda.alloc(nbytes)
+        try:
+            with self.current():
+                memory = self.cupy.cuda.alloc(nbytes)
+        except self.cupy.cuda.memory.OutOfMemoryError as error:
+            raise errors.OutOfMemoryError(
+                f"cuda:{self.number} has less memory left than was asked for",
+                got=f"{nbytes} bytes wanted; {error}",
+                fix="use smaller batches, or free arrays that are no longer needed",
+            ) from error
         return DeviceBuffer(self.number, int(memory.ptr), nbytes, memory)
 
     def upload(self, host: np.ndarray) -> DeviceBuffer:
