@@ -2,12 +2,15 @@
 interpreter.
 
 It has the names that `infini.backends.cuda.driver` uses and nothing else. Memory is filled with junk when it
-is allocated, so that reading what nothing wrote shows. Inside a capture, work is recorded and runs when the
+is allocated, and poisoned when its last reference goes, so that reading what nothing wrote shows, and so does
+use after free. A machine that `compiles` makes cubins of what it is given and holds launches against their
+own tables of parameters. Inside a capture, work is recorded and runs when the
 graph is launched.
 """
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import dataclasses
 import importlib.machinery
@@ -22,10 +25,15 @@ import numpy as np
 from infini.compiler.triton import compile as compile_, interpret
 from infini.compiler.triton.source import TritonSource, parameter_bytes
 from infini.core import dtypes
+from tests.backends import cubin_parameters
 
-_JUNK = 0xCD
+_JUNK = 0xCD  # of memory that nothing was written to
+_POISON = 0xFF  # of memory that was given back: NaN in every float, -1 in every integer
+_FREED_BYTES = 64 << 20  # that are kept poisoned
 _FIRST_STREAM = 7
 _GEMM_DTYPES = {0: dtypes.float32, 1: dtypes.float64, 2: dtypes.float16, 14: dtypes.bfloat16}
+
+_compile_source = compile_.compile_source  # tests put a machine's in its place
 
 
 def memory_at(address: int, nbytes: int) -> np.ndarray:
@@ -63,6 +71,10 @@ class Machine:
         self.has_cublas = True
         self.limit_bytes = sys.maxsize  # of memory in use at once
         self.bytes_in_use = 0
+        self._freed: collections.deque[np.ndarray] = collections.deque()
+        self._freed_bytes = 0
+        self.compiles = False
+        self.cubins: dict[bytes, compile_.Cubin] = {}
         self.now_ms = 0.0  # the device's clock, which events read
         # Milliseconds that a product (kind "gemm") or a kernel ("launch", with its grid) takes.
         self.cost_ms: Callable[[str, tuple[int, ...]], float] = lambda kind, size: 1.0
@@ -89,11 +101,19 @@ class Machine:
             raise OutOfMemoryError(nbytes, self.bytes_in_use, self.limit_bytes)
         found = Memory(nbytes)
         self.bytes_in_use += nbytes
-        weakref.finalize(found, self._free, nbytes).atexit = False
+        weakref.finalize(found, self._free, found.block, nbytes).atexit = False
         return found
 
-    def _free(self, nbytes: int) -> None:
+    def _free(self, block: np.ndarray, nbytes: int) -> None:
+        """Poison what nobody holds any more, and keep it for a while, so that who still reads it finds that
+        and not what the host put there next.
+        """
         self.bytes_in_use -= nbytes
+        block[...] = _POISON
+        self._freed.append(block)
+        self._freed_bytes += block.nbytes
+        while self._freed_bytes > _FREED_BYTES:
+            self._freed_bytes -= self._freed.popleft().nbytes
 
     def compile_source(
         self, source: TritonSource, capability: int, *, driver_version: int = 0
@@ -101,6 +121,10 @@ class Machine:
         """A cubin that names its source."""
         code = source.key.encode()
         self.sources[code] = source
+        if self.compiles:
+            made = _compile_source(source, capability, driver_version=driver_version)
+            self.cubins[code] = made
+            return dataclasses.replace(made, code=code)
         return compile_.Cubin(
             code=code,
             ptx="",
@@ -283,6 +307,21 @@ class _Function:
         self.machine, self.source = machine, source
         self.ptr = source.function_name
 
+    def check(self, cubin: compile_.Cubin, block: Sequence[int], arguments: Sequence[Any]) -> None:
+        """Hold a launch against what the cubin says: its block, and as many parameters, each as wide, one
+        after another as C's rules align them.
+        """
+        table = cubin_parameters.table_of(cubin.code, cubin.function_name)
+        assert tuple(block) == table.block
+        assert len(arguments) == len(table.parameters), "as many parameters as the cubin has"
+        end = 0
+        for argument, parameter in zip(arguments, table.parameters, strict=True):
+            assert argument.nbytes == parameter.nbytes, f"{argument.nbytes} bytes for {parameter}"
+            end += -end % parameter.nbytes
+            assert parameter.offset == end, f"{parameter} does not follow {end} bytes"
+            end += parameter.nbytes
+        assert end == table.nbytes, f"{end} bytes for {table.nbytes}"
+
     def __call__(
         self,
         grid: Sequence[int],
@@ -297,11 +336,16 @@ class _Function:
         for kind, argument in zip([*kinds, "*", "*"], arguments, strict=True):
             expected = parameter_bytes(kind)
             assert argument.nbytes == expected, f"{kind} is packed as {argument.nbytes} bytes"
+        cubin = self.machine.cubins.get(self.source.key.encode())
+        shared_bytes, scratch_bytes = self.machine.shared_bytes, self.machine.scratch_bytes
+        if cubin is not None:
+            self.check(cubin, block, arguments)
+            shared_bytes, scratch_bytes = cubin.shared_bytes, cubin.scratch_bytes
         # Kernels of one text share their code and may have other grids; a wrong grid gives wrong numbers.
         assert len(grid) == 3 and tuple(block) == (32 * self.source.num_warps, 1, 1)
         launched = dataclasses.replace(self.source, grid=tuple(grid))
-        assert stream.ptr >= _FIRST_STREAM and shared_mem == self.machine.shared_bytes
-        assert (int(arguments[-2]) != 0) == (self.machine.scratch_bytes > 0)
+        assert stream.ptr >= _FIRST_STREAM and shared_mem == shared_bytes
+        assert (int(arguments[-2]) != 0) == (scratch_bytes > 0)
         self.machine.events.append(("launch", self.source.function_name, tuple(grid)))
         addresses = [int(a) for a in arguments[: len(kinds)]]
         took_ms = self.machine.cost_ms("launch", tuple(grid))
