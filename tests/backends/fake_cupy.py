@@ -24,6 +24,7 @@ import numpy as np
 
 from infini.compiler.triton import compile as compile_, interpret
 from infini.compiler.triton.source import TritonSource, parameter_bytes
+from infini.compiler.triton.target import Target
 from infini.core import dtypes
 from tests.backends import cubin_parameters
 
@@ -74,6 +75,9 @@ class Machine:
         self._freed: collections.deque[np.ndarray] = collections.deque()
         self._freed_bytes = 0
         self.compiles = False
+        self.targets: list[Target] = []  # that were compiled for
+        self.capabilities = ("90", "90")  # of the devices
+        self.shared_limit_bytes = 227 << 10
         self.cubins: dict[bytes, compile_.Cubin] = {}
         self.now_ms = 0.0  # the device's clock, which events read
         # Milliseconds that a product (kind "gemm") or a kernel ("launch", with its grid) takes.
@@ -116,13 +120,14 @@ class Machine:
             self._freed_bytes -= self._freed.popleft().nbytes
 
     def compile_source(
-        self, source: TritonSource, capability: int, *, driver_version: int = 0
+        self, source: TritonSource, target: Target, *, driver_version: int = 0
     ) -> compile_.Cubin:
         """A cubin that names its source."""
         code = source.key.encode()
+        self.targets.append(target)
         self.sources[code] = source
         if self.compiles:
-            made = _compile_source(source, capability, driver_version=driver_version)
+            made = _compile_source(source, target, driver_version=driver_version)
             self.cubins[code] = made
             return dataclasses.replace(made, code=code)
         return compile_.Cubin(
@@ -203,7 +208,7 @@ class _Cuda:
     def __init__(self, machine: Machine) -> None:
         self.is_available = lambda: True
         self.runtime = _Runtime(machine)
-        self.Device = _Device
+        self.Device = lambda number: _Device(machine.capabilities[number])
         self.Stream = lambda non_blocking: _Stream(machine, non_blocking)
         self.alloc = machine.alloc
         self.memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
@@ -220,7 +225,11 @@ class _Runtime:
         self.machine = machine
 
     def getDeviceCount(self) -> int:
-        return 2
+        return len(self.machine.capabilities)
+
+    def deviceGetAttribute(self, attribute: int, number: int) -> int:
+        assert attribute == 97  # cudaDevAttrMaxSharedMemoryPerBlockOptin
+        return self.machine.shared_limit_bytes
 
     def getDeviceProperties(self, number: int) -> dict[str, Any]:
         return {"name": b"A stand-in"}
@@ -235,10 +244,8 @@ class _Runtime:
 
 
 class _Device:
-    compute_capability = "90"
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, compute_capability: str) -> None:
+        self.compute_capability = compute_capability
 
     def __enter__(self) -> _Device:
         return self

@@ -8,6 +8,7 @@ and profiling scratch memory. Written against CuPy 14 and Triton 3.6 to 3.9.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
@@ -20,6 +21,7 @@ import numpy as np
 
 from infini.backends.accelerator.driver import DeviceBuffer, Graph
 from infini.compiler.triton.source import TritonSource, pack
+from infini.compiler.triton.target import Target, nvidia
 from infini.core import errors
 from infini.core.ir import ArrayType
 
@@ -27,6 +29,7 @@ _WARP: Final = 32
 # Dynamic shared memory a kernel may have without asking, and the attribute by which it asks for more.
 _DEFAULT_SHARED_BYTES: Final = 48 << 10
 _MAX_DYNAMIC_SHARED_SIZE: Final = 8
+_MAX_SHARED_BYTES: Final = 97  # attribute of a device: the most that a kernel may ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,18 @@ def load_runtime() -> tuple[Runtime | None, str | None]:
         return None, f"cupy sees no GPU ({found}); install a driver that fits cupy {cupy.__version__}"
     count = cupy.cuda.runtime.getDeviceCount()
     return Runtime(cupy, count, cupy.cuda.runtime.driverGetVersion()), None
+
+
+def target_of(runtime: Runtime, number: int) -> Target:
+    """What kernels of a device are compiled for: its capability, and the shared memory that it says it has.
+
+    Args:
+        runtime: CuPy.
+        number: the device.
+    """
+    device, api = runtime.cupy.cuda.Device(number), runtime.cupy.cuda.runtime
+    shared_bytes = int(api.deviceGetAttribute(_MAX_SHARED_BYTES, number))
+    return dataclasses.replace(nvidia(int(device.compute_capability)), shared_bytes=shared_bytes)
 
 
 class Binary(Protocol):
@@ -101,6 +116,7 @@ class Driver:
         self.driver_version = runtime.driver_version
         self.device = self.cupy.cuda.Device(number)
         self.capability = int(self.device.compute_capability)
+        self.target = target_of(runtime, number)
         # They live as long as the process.
         self._functions: dict[str, Function] = {} if functions is None else functions
         self._recorded: list[DeviceBuffer] | None = None  # memory of the kernels that are being recorded
@@ -236,7 +252,7 @@ class Driver:
         # Triton is loaded when a kernel is first needed.
         from infini.compiler.triton import compile as compile_
 
-        return self.load(compile_.compile_source(source, self.capability, driver_version=self.driver_version))
+        return self.load(compile_.compile_source(source, self.target, driver_version=self.driver_version))
 
     def load(self, cubin: Binary) -> Function:
         """A kernel that is compiled already.
