@@ -41,6 +41,15 @@ def test_an_identifier_goes_by_value_with_all_of_its_bytes(metax_device: Device)
     assert all(line.split("..")[2].startswith("9,") for line in joined)
 
 
+@pytest.mark.parametrize("change", [lambda id_: id_[:-1], lambda id_: id_ + b"\0", lambda id_: b""])
+def test_an_identifier_of_another_length_is_refused(change: Any, metax_device: Device) -> None:
+    metax_device.runtime.use(0)
+    library = metax_device.backend.collectives()
+    with pytest.raises(errors.ValueMismatchError, match=r"(?s)MetaX's collectives.*expected: 128 bytes"):
+        library.join(change(library.new_id()), 1, 0, 0)
+    assert metax_device.shim.calls("mcclCommInitRank") == []
+
+
 def test_broadcast_in_place_keeps_the_operand(ascend_device: Device) -> None:
     outcomes = ascend_device.conformance("collectives")
     assert [o.status for o in outcomes if o.name == "broadcast"] == ["passed"]
