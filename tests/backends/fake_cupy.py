@@ -2,34 +2,59 @@
 interpreter.
 
 It has the names that `infini.backends.cuda.driver` uses and nothing else. Memory is filled with junk when it
-is allocated, so that reading what nothing wrote shows. Inside a capture, work is recorded and runs when the
+is allocated, and poisoned when its last reference goes, so that reading what nothing wrote shows, and so does
+use after free. A machine that `compiles` makes cubins of what it is given and holds launches against their
+own tables of parameters. Inside a capture, work is recorded and runs when the
 graph is launched.
 """
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import dataclasses
 import importlib.machinery
+import sys
 import types
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from infini.compiler.triton import compile as compile_, interpret
-from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.source import TritonSource, parameter_bytes
+from infini.compiler.triton.target import Target
 from infini.core import dtypes
+from tests.backends import cubin_parameters
 
-_JUNK = 0xCD
+_JUNK = 0xCD  # of memory that nothing was written to
+_POISON = 0xFF  # of memory that was given back: NaN in every float, -1 in every integer
+_FREED_BYTES = 64 << 20  # that are kept poisoned
 _FIRST_STREAM = 7
-_BYTES = {"i8": 1, "u8": 1, "i16": 2, "u16": 2, "fp16": 2, "bf16": 2, "i64": 8, "u64": 8, "fp64": 8}
 _GEMM_DTYPES = {0: dtypes.float32, 1: dtypes.float64, 2: dtypes.float16, 14: dtypes.bfloat16}
+
+_compile_source = compile_.compile_source  # tests put a machine's in its place
 
 
 def memory_at(address: int, nbytes: int) -> np.ndarray:
     """Bytes at an address."""
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+
+
+class OutOfMemoryError(MemoryError):
+    """What CuPy raises, with its arguments; it is no CUDA error."""
+
+    def __init__(self, size: int, total: int, limit: int) -> None:
+        super().__init__(f"{size:,} bytes do not fit beside {total:,} of at most {limit:,}")
+
+
+class Memory:
+    """Memory of the device, at an address such as CuPy's pool gives."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.block = np.full(nbytes + 256, _JUNK, np.uint8)
+        self.ptr = -(-self.block.__array_interface__["data"][0] // 256) * 256
 
 
 class Machine:
@@ -45,6 +70,15 @@ class Machine:
         self.shared_bytes = 0
         self.scratch_bytes = 0
         self.has_cublas = True
+        self.limit_bytes = sys.maxsize  # of memory in use at once
+        self.bytes_in_use = 0
+        self._freed: collections.deque[np.ndarray] = collections.deque()
+        self._freed_bytes = 0
+        self.compiles = False
+        self.targets: list[Target] = []  # that were compiled for
+        self.capabilities = ("90", "90")  # of the devices
+        self.shared_limit_bytes = 227 << 10
+        self.cubins: dict[bytes, compile_.Cubin] = {}
         self.now_ms = 0.0  # the device's clock, which events read
         # Milliseconds that a product (kind "gemm") or a kernel ("launch", with its grid) takes.
         self.cost_ms: Callable[[str, tuple[int, ...]], float] = lambda kind, size: 1.0
@@ -65,12 +99,37 @@ class Machine:
         else:
             run()
 
+    def alloc(self, nbytes: int) -> Memory:
+        """Memory full of junk, which counts until its last reference goes."""
+        if self.bytes_in_use + nbytes > self.limit_bytes:
+            raise OutOfMemoryError(nbytes, self.bytes_in_use, self.limit_bytes)
+        found = Memory(nbytes)
+        self.bytes_in_use += nbytes
+        weakref.finalize(found, self._free, found.block, nbytes).atexit = False
+        return found
+
+    def _free(self, block: np.ndarray, nbytes: int) -> None:
+        """Poison what nobody holds any more, and keep it for a while, so that who still reads it finds that
+        and not what the host put there next.
+        """
+        self.bytes_in_use -= nbytes
+        block[...] = _POISON
+        self._freed.append(block)
+        self._freed_bytes += block.nbytes
+        while self._freed_bytes > _FREED_BYTES:
+            self._freed_bytes -= self._freed.popleft().nbytes
+
     def compile_source(
-        self, source: TritonSource, capability: int, *, driver_version: int = 0
+        self, source: TritonSource, target: Target, *, driver_version: int = 0
     ) -> compile_.Cubin:
         """A cubin that names its source."""
         code = source.key.encode()
+        self.targets.append(target)
         self.sources[code] = source
+        if self.compiles:
+            made = _compile_source(source, target, driver_version=driver_version)
+            self.cubins[code] = made
+            return dataclasses.replace(made, code=code)
         return compile_.Cubin(
             code=code,
             ptx="",
@@ -149,9 +208,10 @@ class _Cuda:
     def __init__(self, machine: Machine) -> None:
         self.is_available = lambda: True
         self.runtime = _Runtime(machine)
-        self.Device = _Device
+        self.Device = lambda number: _Device(machine.capabilities[number])
         self.Stream = lambda non_blocking: _Stream(machine, non_blocking)
-        self.alloc = _alloc
+        self.alloc = machine.alloc
+        self.memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
         self.function = types.SimpleNamespace(Module=lambda: _Module(machine))
         self.device = types.SimpleNamespace(get_cublas_handle=lambda: 1)
         self.Event = lambda: _Event(machine)
@@ -165,7 +225,11 @@ class _Runtime:
         self.machine = machine
 
     def getDeviceCount(self) -> int:
-        return 2
+        return len(self.machine.capabilities)
+
+    def deviceGetAttribute(self, attribute: int, number: int) -> int:
+        assert attribute == 97  # cudaDevAttrMaxSharedMemoryPerBlockOptin
+        return self.machine.shared_limit_bytes
 
     def getDeviceProperties(self, number: int) -> dict[str, Any]:
         return {"name": b"A stand-in"}
@@ -180,10 +244,8 @@ class _Runtime:
 
 
 class _Device:
-    compute_capability = "90"
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, compute_capability: str) -> None:
+        self.compute_capability = compute_capability
 
     def __enter__(self) -> _Device:
         return self
@@ -235,12 +297,6 @@ class _Event:
         pass
 
 
-def _alloc(nbytes: int) -> Any:
-    block = np.full(nbytes + 256, _JUNK, np.uint8)
-    start = block.__array_interface__["data"][0]
-    return types.SimpleNamespace(ptr=-(-start // 256) * 256, block=block)
-
-
 class _Module:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -258,6 +314,21 @@ class _Function:
         self.machine, self.source = machine, source
         self.ptr = source.function_name
 
+    def check(self, cubin: compile_.Cubin, block: Sequence[int], arguments: Sequence[Any]) -> None:
+        """Hold a launch against what the cubin says: its block, and as many parameters, each as wide, one
+        after another as C's rules align them.
+        """
+        table = cubin_parameters.table_of(cubin.code, cubin.function_name)
+        assert tuple(block) == table.block
+        assert len(arguments) == len(table.parameters), "as many parameters as the cubin has"
+        end = 0
+        for argument, parameter in zip(arguments, table.parameters, strict=True):
+            assert argument.nbytes == parameter.nbytes, f"{argument.nbytes} bytes for {parameter}"
+            end += -end % parameter.nbytes
+            assert parameter.offset == end, f"{parameter} does not follow {end} bytes"
+            end += parameter.nbytes
+        assert end == table.nbytes, f"{end} bytes for {table.nbytes}"
+
     def __call__(
         self,
         grid: Sequence[int],
@@ -270,13 +341,18 @@ class _Function:
         kinds = [kind for _, kind in self.source.signature]
         assert len(arguments) == len(kinds) + 2, "two hidden pointers follow the parameters"
         for kind, argument in zip([*kinds, "*", "*"], arguments, strict=True):
-            expected = 8 if kind.startswith("*") else _BYTES.get(kind, 4)
+            expected = parameter_bytes(kind)
             assert argument.nbytes == expected, f"{kind} is packed as {argument.nbytes} bytes"
+        cubin = self.machine.cubins.get(self.source.key.encode())
+        shared_bytes, scratch_bytes = self.machine.shared_bytes, self.machine.scratch_bytes
+        if cubin is not None:
+            self.check(cubin, block, arguments)
+            shared_bytes, scratch_bytes = cubin.shared_bytes, cubin.scratch_bytes
         # Kernels of one text share their code and may have other grids; a wrong grid gives wrong numbers.
         assert len(grid) == 3 and tuple(block) == (32 * self.source.num_warps, 1, 1)
         launched = dataclasses.replace(self.source, grid=tuple(grid))
-        assert stream.ptr >= _FIRST_STREAM and shared_mem == self.machine.shared_bytes
-        assert (int(arguments[-2]) != 0) == (self.machine.scratch_bytes > 0)
+        assert stream.ptr >= _FIRST_STREAM and shared_mem == shared_bytes
+        assert (int(arguments[-2]) != 0) == (scratch_bytes > 0)
         self.machine.events.append(("launch", self.source.function_name, tuple(grid)))
         addresses = [int(a) for a in arguments[: len(kinds)]]
         took_ms = self.machine.cost_ms("launch", tuple(grid))

@@ -6,6 +6,7 @@ Nothing here has touched a GPU; `bench/gpu.sh` does.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from infini.backends.accelerator import executable, gemm, recording, walk as wal
 from infini.backends.cuda import driver
 from infini.backends.reference import interpreter
 from infini.compiler.triton import compile as compile_, streaming
+from infini.compiler.triton.source import pack
+from infini.compiler.triton.target import GENERIC, nvidia
 from infini.core import (
     backend as backend_,
     dtypes,
@@ -565,7 +568,7 @@ def test_a_callback_may_call_the_program_it_is_in(backend: Any, rng: Any) -> Non
     ],
 )
 def test_parameters_are_packed_in_the_bytes_of_their_type(kind: str, value: float, nbytes: int) -> None:
-    packed = driver.pack(kind, value)
+    packed = pack(kind, value)
     assert packed.nbytes == nbytes
     assert float(np.asarray(packed).astype(np.float64).reshape(())) == pytest.approx(value, rel=1e-2)
 
@@ -582,6 +585,51 @@ def test_scratch_memory_is_allocated_and_aligned(backend: Any, machine: Machine,
 
 
 # --- devices and refusals --------------------------------------------------------------------
+
+
+def test_memory_that_is_short_is_our_error_with_the_bytes(backend: Any, machine: Machine) -> None:
+    machine.limit_bytes = 1 << 20
+    kept = backend.put(np.zeros(1 << 17, np.float32), DEVICE)
+    with pytest.raises(
+        errors.OutOfMemoryError, match=r"(?s)cuda:0 has less memory.*got: +1048576 bytes wanted"
+    ):
+        backend.put(np.zeros(1 << 18, np.float32), DEVICE)
+    del kept
+    backend.put(np.zeros(1 << 18, np.float32), DEVICE)
+
+
+def test_a_program_that_ran_out_of_memory_runs_when_there_is_some(
+    backend: Any, machine: Machine, rng: Any
+) -> None:
+    x = normal(rng, 1 << 10)
+    found = compiled(backend, lambda x: lax.sort(lax.exp(x)), [x])
+    machine.limit_bytes = 6 << 10
+    with pytest.raises(errors.OutOfMemoryError):
+        run(backend, found, [x])
+    machine.limit_bytes = 1 << 20
+    np.testing.assert_allclose(run(backend, found, [x])[0], np.sort(np.exp(x)), rtol=1e-6)
+    assert machine.bytes_in_use < 1 << 16
+
+
+def test_kernels_are_for_the_devices_that_are_there(backend: Any, machine: Machine, rng: Any) -> None:
+    check(backend, lambda x: lax.exp(x), normal(rng, 8))
+    assert backend.target == dataclasses.replace(nvidia(90), shared_bytes=227 << 10)
+    assert [target.name for target in machine.targets] == ["sm_90"]
+
+
+def test_kernels_of_unlike_devices_use_what_all_of_them_have(machine: Machine) -> None:
+    machine.capabilities, machine.shared_limit_bytes = ("90", "86"), 99 << 10
+    backend = cuda.CudaBackend()
+    assert (backend.target.name, backend.target.shared_bytes) == ("sm_86", 99 << 10)
+    assert backend.target.capabilities == nvidia(86).capabilities
+    x = np.ones(8, np.float32)
+    compiled(backend, lambda x: lax.exp(x), [x])([backend.put(x, Device("cuda", 1))])
+    assert [target.name for target in machine.targets] == ["sm_86"]
+
+
+def test_without_a_device_kernels_are_for_any(monkeypatch: Any) -> None:
+    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
+    assert cuda.CudaBackend().target is GENERIC
 
 
 def test_devices_are_those_of_the_driver(backend: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("triton")
 
 import infini as inf  # after the skip
-from infini.backends.vendors import fork, metax
+from infini.backends.vendors import fork, metax_tables as metax
 from infini.backends.vendors.fork import TritonFork
 from infini.compiler.triton import emit
 from infini.compiler.triton.source import TritonSource
@@ -67,7 +67,9 @@ def test_a_source_that_triton_refuses_is_an_error_with_its_words() -> None:
 def test_a_processor_of_another_fork_is_refused() -> None:
     reason = FORK.why_unavailable(metax.TARGET)
     assert reason is not None and "nvidia" in reason and "not for maca; install it" in reason
-    with pytest.raises(errors.LoweringError, match="kernels for MetaX cannot be compiled here"):
+    with pytest.raises(
+        errors.LoweringError, match="the kernel softmax_kernel for MetaX cannot be compiled here"
+    ):
         FORK.compile(softmax(metax.TARGET), metax.TARGET)
 
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("triton")
 
 from infini import lax  # after the skip
-from infini.backends.vendors import ascend
+from infini.backends.vendors import ascend_tables as ascend
 from infini.core import errors
 from tests.backends import vendor_shims
 from tests.backends.vendor_fixtures import (

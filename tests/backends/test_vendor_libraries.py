@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton")
 
 from infini import lax  # after the skip
-from infini.backends.vendors import ascend, metax
+from infini.backends.vendors import ascend_tables as ascend, metax_tables as metax
 from infini.backends.vendors.adapter import AdapterBackend
 from infini.core import dtypes, errors
 from tests.backends import vendor_shims
@@ -39,6 +39,15 @@ def test_an_identifier_goes_by_value_with_all_of_its_bytes(metax_device: Device)
     joined = metax_device.shim.calls("mcclCommInitRank 1 of 2")
     assert joined and all(line.split("id ")[1].startswith("7..") for line in joined)
     assert all(line.split("..")[2].startswith("9,") for line in joined)
+
+
+@pytest.mark.parametrize("change", [lambda id_: id_[:-1], lambda id_: id_ + b"\0", lambda id_: b""])
+def test_an_identifier_of_another_length_is_refused(change: Any, metax_device: Device) -> None:
+    metax_device.runtime.use(0)
+    library = metax_device.backend.collectives()
+    with pytest.raises(errors.ValueMismatchError, match=r"(?s)MetaX's collectives.*expected: 128 bytes"):
+        library.join(change(library.new_id()), 1, 0, 0)
+    assert metax_device.shim.calls("mcclCommInitRank") == []
 
 
 def test_broadcast_in_place_keeps_the_operand(ascend_device: Device) -> None:
@@ -100,7 +109,8 @@ def test_a_library_of_another_vendor_with_the_same_name_is_left(
     source.write_text("int hcclGetUniqueId(void *id) { return 0; }\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(other / "libhccl.so"), str(source)], check=True)
     adapter = dataclasses.replace(
-        ascend.ADAPTER, places=dataclasses.replace(ascend.PLACES, homes=("OTHER_HOME", "ASCEND_HOME_PATH"))
+        ascend.ADAPTER,
+        places=dataclasses.replace(ascend.ADAPTER.places, homes=("OTHER_HOME", "ASCEND_HOME_PATH")),
     )
     monkeypatch.setenv("OTHER_HOME", str(tmp_path))
     found = AdapterBackend(adapter).collectives()

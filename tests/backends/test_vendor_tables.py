@@ -22,8 +22,15 @@ pytest.importorskip("triton")
 from typer.testing import CliRunner
 
 from infini.backends import coverage
-from infini.backends.vendors import ascend, metax, slots
+from infini.backends.vendors import (
+    ascend as ascend_look,
+    ascend_tables as ascend,
+    metax as metax_look,
+    metax_tables as metax,
+    slots,
+)
 from infini.backends.vendors.adapter import AdapterBackend
+from infini.backends.vendors.places import Places
 from infini.backends.vendors.tables import CollectiveTable, RuntimeTable, cuda_like
 from infini.core import backend as backend_, errors, primitive
 from infini.testing.conformance.__main__ import app
@@ -107,6 +114,29 @@ def test_without_an_sdk_the_reason_says_what_was_looked_for_and_what_to_install(
     assert backend.devices() == ()
     with pytest.raises(errors.DeviceError, match="has no device here"):
         _ = backend.runtime
+
+
+@pytest.mark.parametrize("vendor", [metax_look, ascend_look], ids=lambda v: v.SOUGHT.name)
+def test_a_look_without_an_sdk_gives_the_reason_of_the_tables(vendor: Any, monkeypatch: Any) -> None:
+    for name in vendor.SOUGHT.places.homes:
+        monkeypatch.delenv(name, raising=False)
+    backend = AdapterBackend(vendor.SOUGHT)
+    assert backend.why_unavailable() == reason_of(backend.adapter)
+    assert backend.devices() == () and backend.num_devices == 0
+
+
+def test_a_look_finds_what_the_tables_find(sdk: Path) -> None:
+    backend = AdapterBackend(metax_look.SOUGHT)
+    assert backend.num_devices == 2
+    assert backend.why_no_compiler() == AdapterBackend(metax.ADAPTER).why_no_compiler()
+
+
+def test_a_bare_name_that_the_loader_knows_is_found() -> None:
+    here = Places((), (), (), "install it")
+    assert here.why_missing(("libnothing.so", "libc.so.6")) is None
+    assert "libnothing.so was not found: looked in no folder, and where" in str(
+        here.why_missing(("libnothing.so",))
+    )
 
 
 def reason_of(adapter: Any) -> str:

@@ -22,7 +22,7 @@ import pytest
 pytest.importorskip("triton")
 
 from infini import lax  # after the skip
-from infini.backends.vendors import ascend, metax
+from infini.backends.vendors import ascend_tables as ascend, metax_tables as metax
 from infini.backends.vendors.adapter import AdapterBackend
 from infini.backends.vendors.comm import Collectives
 from infini.core import dtypes, errors

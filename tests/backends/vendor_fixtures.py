@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton")
 
 from infini.backends.reference import interpreter  # after the skip
-from infini.backends.vendors import ascend, metax
+from infini.backends.vendors import ascend_tables as ascend, metax_tables as metax
 from infini.backends.vendors.adapter import Adapter, AdapterBackend
 from infini.backends.vendors.fork import TritonFork
 from infini.backends.vendors.tables import Places, RuntimeTable

@@ -19,7 +19,7 @@ import numpy as np
 
 from infini.backends.vendors.tables import Kernel
 from infini.compiler.triton import interpret
-from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.source import TritonSource, parameter_bytes
 from infini.compiler.triton.target import Target
 
 SOURCES = Path(__file__).resolve().parent / "shims"
@@ -36,7 +36,6 @@ LIBRARIES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 HOMES = {"MACA_PATH": "maca", "ASCEND_HOME_PATH": "cann", "NEUWARE_HOME": "neuware", "XPU_HOME": "xpu"}
 _TAG, _MASK = 0x5A, (1 << 56) - 1
-_BYTES = {"i8": 1, "u8": 1, "i16": 2, "u16": 2, "fp16": 2, "bf16": 2, "i64": 8, "u64": 8, "fp64": 8}
 _LAUNCHER = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32, ctypes.c_void_p,
     ctypes.c_size_t,
@@ -131,7 +130,7 @@ class FakeCompiler:
         """A text that names the source and the bytes of its arguments."""
         self.asked.append(target)
         kinds = [kind for _, kind in source.signature]
-        sizes = [_size(kind) for kind in kinds] + [8] * self.num_hidden
+        sizes = [parameter_bytes(kind) for kind in kinds] + [8] * self.num_hidden
         self.sources[source.key] = source
         head = f"SHIM {source.function_name} {len(sizes)} {' '.join(map(str, sizes))}"
         return Kernel(
@@ -172,17 +171,13 @@ class FakeCompiler:
         assert (first[2] >> 56 == _TAG) == (self.scratch_bytes > 0), "the workspace"
         at, values = 24, []
         for _, kind in source.signature:
-            width = 8 if _size(kind) == 8 else 4
+            width = 8 if parameter_bytes(kind) == 8 else 4
             at += -at % width
             values.append(_argument(kind, _number(content[at : at + width])))
             at += width
         at += -at % 4
         assert content[at:] == np.array(grid, np.int32).tobytes(), "the grid ends the structure"
         return values
-
-
-def _size(kind: str) -> int:
-    return 8 if kind.startswith("*") else _BYTES.get(kind, 4)
 
 
 def _number(content: bytes) -> int:

@@ -4,6 +4,7 @@ and is cached.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,25 @@ import numpy as np
 import pytest
 
 import infini as inf
-from infini.compiler import disk_cache
-from infini.core import dtypes, errors
+from infini.compiler import disk_cache, pipeline
+from infini.core import dtypes, errors, trace
 from infini.core.ir import ArrayType
+from infini.core.source import Where
 from tests.compiler import triton_kernels as k
 from tests.tile import kernels
 
 pytest.importorskip("triton")
+from triton.backends.nvidia import compiler as nvidia_compiler
+
 from infini.compiler.triton import (
     compile as compile_,  # after the skip
     emit,
     interpret,
+    lower,
+    toolchain,
 )
+from infini.compiler.triton.source import TritonSource
+from infini.compiler.triton.target import nvidia
 
 CAPABILITIES = [80, 90]
 
@@ -142,3 +150,83 @@ def test_compilation_works_after_the_interpreter_ran(rng: Any) -> None:
     kernel = kernels.softmax.specialize(k.types(x))
     interpret.interpret(k.source_of(kernel, x), [x], kernel.outputs)
     assert compiled(kernels.softmax, 80, of((7, 24), dtypes.float32)).code
+
+
+# --- refusals ---------------------------------------------------------------------------------------
+
+
+def gelu_of_a_line() -> TritonSource:
+    types = [of((128,), dtypes.float32)] * 2
+    source = emit.emit_triton(kernels.add_gelu.specialize(types), types)
+    return dataclasses.replace(source, where=Where("/home/me/model.py", 12))
+
+
+@pytest.fixture
+def no_caches(tmp_path: Path, monkeypatch: Any) -> Any:
+    """Nothing is compiled before the test."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    with inf.config(cache_dir=str(tmp_path / "ours")):
+        yield
+
+
+@pytest.mark.usefixtures("no_caches")
+def test_a_refused_text_is_an_error_with_the_kernel_and_the_line() -> None:
+    source = gelu_of_a_line()
+    broken = dataclasses.replace(source, text=source.text.replace("tl.load(", "tl.unload("))
+    message = r"(?s)for sm_80 refuses the kernel add_gelu.*unload.*at: +model.py:12"
+    with pytest.raises(errors.LoweringError, match=message):
+        compile_.compile_source(broken, 80)
+
+
+@pytest.mark.usefixtures("no_caches")
+def test_a_text_that_is_not_python_is_an_error_with_the_kernel() -> None:
+    broken = dataclasses.replace(gelu_of_a_line(), text="@triton.jit\ndef f(:\n")
+    with pytest.raises(errors.LoweringError, match=r"(?s)refuses the kernel add_gelu.*SyntaxError"):
+        toolchain.compiled(broken, nvidia(80))
+
+
+@pytest.mark.usefixtures("no_caches")
+def test_a_pass_that_fails_is_an_error_with_the_kernel_and_the_line(monkeypatch: Any) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("PassManager::run failed")
+
+    monkeypatch.setattr(nvidia_compiler.CUDABackend, "make_ttgir", fails)
+    message = r"(?s)for sm_90 refuses the kernel add_gelu.*PassManager::run failed.*model.py:12"
+    with pytest.raises(errors.LoweringError, match=message):
+        compile_.compile_source(gelu_of_a_line(), 90)
+
+
+@pytest.mark.usefixtures("no_caches")
+def test_an_assembler_that_fails_is_an_error_with_its_words(tmp_path: Path, monkeypatch: Any) -> None:
+    assembler = tmp_path / "ptxas"
+    real = Path(nvidia_compiler.__file__).parent / "bin" / "ptxas"
+    assembler.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec {real} --version\necho "no registers left" >&2\nexit 1\n'
+    )
+    assembler.chmod(0o755)
+    monkeypatch.setenv("TRITON_PTXAS_PATH", str(assembler))
+    message = r"(?s)for sm_80 refuses the kernel add_gelu.*no registers left.*model.py:12"
+    with pytest.raises(errors.LoweringError, match=message):
+        compile_.compile_source(gelu_of_a_line(), 80)
+
+
+@pytest.mark.usefixtures("no_caches")
+def test_a_kernel_with_too_much_shared_memory_is_refused_before_it_is_launched() -> None:
+    types = [of((512, 512), dtypes.float32)] * 2
+    kernel = kernels.matmul.configure(BM=64, BN=64, BK=64).specialize(types)
+    source = dataclasses.replace(emit.emit_triton(kernel, types), num_stages=5)
+    small = dataclasses.replace(nvidia(80), shared_bytes=16 << 10)
+    with pytest.raises(
+        errors.LoweringError, match=r"(?s)matmul_kernel needs more shared memory.*at most 16384"
+    ):
+        compile_.compile_source(source, small)
+
+
+def test_a_source_knows_the_line_that_it_computes() -> None:
+    program = trace.stage(
+        lambda x: [inf.numpy.cumsum(x), inf.numpy.exp(x)], [of((8,), dtypes.float32)]
+    ).program
+    fused = pipeline.run(program, lower.has_route, backend="triton", observe=lambda *_: None)
+    found = [source for emitted in lower.of_program(fused) for source in emitted.sources]
+    assert {source.where.file for source in found if source.where is not None} == {__file__}
+    assert all(source.where is not None for source in found)

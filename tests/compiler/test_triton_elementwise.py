@@ -17,6 +17,8 @@ from tests.compiler import triton_kernels as k
 
 pytest.importorskip("triton")
 
+from infini.compiler.triton import interpret  # after the skip
+
 _CONVERSIONS = {"convert_element_type", "bitcast_convert_type"}
 _ON_COMPLEX = {"real", "imag", "complex", "conj"}  # what a pass replaces by operations on pairs
 _DTYPES = [
@@ -171,3 +173,24 @@ def test_operands_broadcast_as_numpy_does(rng: np.random.Generator) -> None:
     )
     assert kernel.outputs == (ArrayType((5, 24), dtypes.float32),)
     k.check(kernel, x, y, z, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64], ids=str)
+def test_remainders_are_exact_for_every_exponent_and_keep_the_sign_of_zero(dtype: np.dtype) -> None:
+    """NumPy's fmod is exact; that of 1e30 by 7 has a quotient of more bits than a significand."""
+    info, rng = np.finfo(dtype), np.random.default_rng(0)
+    exponents = rng.integers(info.minexp - info.nmant, info.maxexp, (2, 768))
+    special = np.array(
+        [0.0, -0.0, 1, -1, 2, 7, -4, np.inf, -np.inf, np.nan, 1e30, 3.5, info.max, info.tiny,
+         info.smallest_subnormal, -info.smallest_subnormal], dtype,
+    )  # fmt: skip
+    x, y = np.ldexp(rng.uniform(-2, 2, (2, 768)).astype(dtype), exponents)
+    x = np.concatenate([x, np.repeat(special, 16)])
+    y = np.concatenate([y, np.tile(special, 16)])
+    kernel = k.on_tiles(e.rem, *k.types(x, y))
+    (found,) = interpret.interpret(k.source_of(kernel, x, y), [x, y], [ArrayType(x.shape, dtype)])
+    with np.errstate(all="ignore"):
+        wanted = np.fmod(x, y)
+    np.testing.assert_array_equal(found, wanted)
+    is_number = ~np.isnan(wanted)
+    np.testing.assert_array_equal(np.signbit(found)[is_number], np.signbit(wanted)[is_number])

@@ -32,12 +32,19 @@ class AcceleratorBackend(abc.ABC):
     """
 
     def __init__(self, name: str, target: Target = GENERIC) -> None:
-        self.name, self.target = name, target
+        self.name, self._target = name, target
         self._lock = threading.Lock()  # a device has one driver, and so one order of work
         self._drivers: dict[int, Driver] = {}
         self._measuring: dict[int, Driver] = {}
 
     # --- what a vendor says -------------------------------------------------------------------
+
+    @property
+    def target(self) -> Target:
+        """What kernels are written for. A program runs on whichever device its inputs are, so kernels use
+        nothing that one of them lacks.
+        """
+        return self._target
 
     @abc.abstractmethod
     def why_unavailable(self) -> str | None:

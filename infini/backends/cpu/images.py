@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -122,13 +124,25 @@ def _stamp() -> str:
 
 def _stamp_now() -> str:
     """Names, sizes and times of the compiler's files."""
-    root = Path(infini.__file__).parent
+    root = str(Path(infini.__file__).parent)
     digest = hashlib.blake2b(infini.__version__.encode(), digest_size=20)
     for folder in _DECISIVE:
-        for path in sorted((root / folder).rglob("*.py")):
-            status = path.stat()
-            digest.update(f"{path.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        for path, status in sorted(_sources(f"{root}/{folder}")):
+            digest.update(f"{path[len(root) :]} {status[0]} {status[1]}\n".encode())
     return digest.hexdigest()
+
+
+def _sources(folder: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Path, size and time of each Python file below a folder. Every process asks at its first program, and
+    objects for the paths of hundreds of files take longer than the system's answers.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                status = entry.stat()
+                yield entry.path, (status.st_size, status.st_mtime_ns)
+            elif entry.name != "__pycache__" and entry.is_dir():
+                yield from _sources(entry.path)
 
 
 def packed(image: Image) -> bytes:

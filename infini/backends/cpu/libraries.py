@@ -17,13 +17,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from infini.compiler.llvm import fourier, linear_algebra
+from infini.compiler.llvm import library_symbols as names
 from infini.core import errors
 
 PACKAGE: Final = "scipy_openblas32"
 TRANSFORMS: Final = "numpy.fft._pocketfft_umath"
-_LAPACK: Final = re.compile(rf"@({linear_algebra.SYMBOL_PREFIX}\w+)\(")
-_TRANSFORM: Final = re.compile(rf"@({fourier.SYMBOL_PREFIX}\w+)")
+_LAPACK: Final = re.compile(rf"@({names.LAPACK_PREFIX}\w+)\(")
+_TRANSFORM: Final = re.compile(rf"@({names.TRANSFORM_PREFIX}\w+)")
 
 
 def addresses(declarations: Iterable[str]) -> dict[str, int]:
@@ -93,20 +93,20 @@ def transform_symbols() -> dict[str, int]:
     found: dict[str, int] = {}
     try:
         module = importlib.import_module(TRANSFORMS)
-        for routine, types in fourier.LOOPS.items():
+        for routine, types in names.TRANSFORM_LOOPS.items():
             for letter, signature in types.items():
-                symbol = f"{fourier.SYMBOL_PREFIX}{routine}_{letter}"
+                symbol = f"{names.TRANSFORM_PREFIX}{routine}_{letter}"
                 function, data = _loop(getattr(module, routine), signature)
-                if (data is not None) != (routine in fourier.WITH_DATA):
+                if (data is not None) != (routine in names.WITH_DATA):
                     raise ValueError(f"{routine} is registered in another way")
                 found[symbol] = function
                 if data is not None:
-                    found[symbol + fourier.DATA_SUFFIX] = data
+                    found[symbol + names.DATA_SUFFIX] = data
     except (ImportError, AttributeError, ValueError) as error:
         raise errors.LoweringError(
             "this version of NumPy does not have the Fourier transforms that the CPU calls",
             got=f"NumPy {np.__version__}: {error}",
-            expected=f"functions {', '.join(fourier.LOOPS)} in {TRANSFORMS}",
+            expected=f"functions {', '.join(names.TRANSFORM_LOOPS)} in {TRANSFORMS}",
             fix="install another version of NumPy 2, or run with INFINI_DEVICE=reference",
         ) from None
     return found

@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from infini.backends.cpu import libraries, objects, pool
 from infini.backends.cpu.images import Image
 from infini.compiler.llvm.target import Target
-from infini.compiler.llvm.task import TaskFunction
 from infini.core import config
+
+if TYPE_CHECKING:
+    from infini.compiler.llvm.task import TaskFunction
 
 PROGRAM_LEVEL: Final = 0  # effort of the code generator for what only hands pointers to phases
 _PARALLEL: Final = 4  # modules from which on it pays to compile in several threads

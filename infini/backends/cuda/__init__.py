@@ -9,13 +9,15 @@ Triton's interpreter.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 from collections.abc import Sequence
 
 from infini.backends.accelerator.backend import AcceleratorBackend
 from infini.backends.accelerator.driver import DeviceBuffer
-from infini.backends.cuda.driver import Driver, Runtime, load_runtime
+from infini.backends.cuda.driver import Driver, Runtime, load_runtime, target_of
+from infini.compiler.triton.target import GENERIC, Target
 from infini.core import backend as backend_, errors
 from infini.core.backend import Device
 
@@ -46,6 +48,19 @@ class CudaBackend(AcceleratorBackend):
         """How many GPUs CuPy sees."""
         runtime, _ = self._probe
         return 0 if runtime is None else runtime.num_devices
+
+    @functools.cached_property
+    def target(self) -> Target:
+        """What all of the GPUs have: of several kinds, the oldest one's arch, and what none of them lacks."""
+        runtime, _ = self._probe
+        if runtime is None:
+            return GENERIC
+        found = [target_of(runtime, number) for number in range(runtime.num_devices)]
+        return dataclasses.replace(
+            min(found, key=lambda target: int(target.arch)),
+            shared_bytes=min(target.shared_bytes for target in found),
+            capabilities=frozenset.intersection(*(target.capabilities for target in found)),
+        )
 
     def make_driver(self, number: int) -> Driver:
         """A driver by CuPy.

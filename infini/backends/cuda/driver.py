@@ -8,6 +8,7 @@ and profiling scratch memory. Written against CuPy 14 and Triton 3.6 to 3.9.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
@@ -19,19 +20,16 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from infini.backends.accelerator.driver import DeviceBuffer, Graph
-from infini.compiler.triton.source import TritonSource
-from infini.core import dtypes, errors
+from infini.compiler.triton.source import TritonSource, pack
+from infini.compiler.triton.target import Target, nvidia
+from infini.core import errors
 from infini.core.ir import ArrayType
 
 _WARP: Final = 32
 # Dynamic shared memory a kernel may have without asking, and the attribute by which it asks for more.
 _DEFAULT_SHARED_BYTES: Final = 48 << 10
 _MAX_DYNAMIC_SHARED_SIZE: Final = 8
-_NUMPY_BY_TYPE: Final[dict[str, np.dtype]] = {
-    "i1": dtypes.int32, "i8": dtypes.int8, "i16": dtypes.int16, "i32": dtypes.int32, "i64": dtypes.int64,
-    "u8": dtypes.uint8, "u16": dtypes.uint16, "u32": dtypes.uint32, "u64": dtypes.uint64,
-    "fp16": dtypes.float16, "bf16": dtypes.bfloat16, "fp32": dtypes.float32, "fp64": dtypes.float64,
-}  # fmt: skip
+_MAX_SHARED_BYTES: Final = 97  # attribute of a device: the most that a kernel may ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,18 @@ def load_runtime() -> tuple[Runtime | None, str | None]:
         return None, f"cupy sees no GPU ({found}); install a driver that fits cupy {cupy.__version__}"
     count = cupy.cuda.runtime.getDeviceCount()
     return Runtime(cupy, count, cupy.cuda.runtime.driverGetVersion()), None
+
+
+def target_of(runtime: Runtime, number: int) -> Target:
+    """What kernels of a device are compiled for: its capability, and the shared memory that it says it has.
+
+    Args:
+        runtime: CuPy.
+        number: the device.
+    """
+    device, api = runtime.cupy.cuda.Device(number), runtime.cupy.cuda.runtime
+    shared_bytes = int(api.deviceGetAttribute(_MAX_SHARED_BYTES, number))
+    return dataclasses.replace(nvidia(int(device.compute_capability)), shared_bytes=shared_bytes)
 
 
 class Binary(Protocol):
@@ -106,6 +116,7 @@ class Driver:
         self.driver_version = runtime.driver_version
         self.device = self.cupy.cuda.Device(number)
         self.capability = int(self.device.compute_capability)
+        self.target = target_of(runtime, number)
         # They live as long as the process.
         self._functions: dict[str, Function] = {} if functions is None else functions
         self._recorded: list[DeviceBuffer] | None = None  # memory of the kernels that are being recorded
@@ -150,11 +161,22 @@ class Driver:
     # --- memory -------------------------------------------------------------------------------
 
     def allocate(self, nbytes: int) -> DeviceBuffer:
-        """Fresh memory; none at all for no bytes."""
+        """Fresh memory; none at all for no bytes.
+
+        Raises:
+            OutOfMemoryError: there is not enough, even after CuPy's pool has given back what it kept.
+        """
         if nbytes == 0:
             return DeviceBuffer(self.number, 0, 0, None)
-        with self.current():
-            memory = self.cupy.cuda.alloc(nbytes)
+        try:
+            with self.current():
+                memory = self.cupy.cuda.alloc(nbytes)
+        except self.cupy.cuda.memory.OutOfMemoryError as error:
+            raise errors.OutOfMemoryError(
+                f"cuda:{self.number} has less memory left than was asked for",
+                got=f"{nbytes} bytes wanted; {error}",
+                fix="use smaller batches, or free arrays that are no longer needed",
+            ) from error
         return DeviceBuffer(self.number, int(memory.ptr), nbytes, memory)
 
     def upload(self, host: np.ndarray) -> DeviceBuffer:
@@ -225,11 +247,12 @@ class Driver:
                 f"the kernel {source.function_name} cannot be compiled",
                 got="triton is not installed",
                 fix="pip install triton, or run kernels that tile.build has made",
+                where=source.where,
             )
         # Triton is loaded when a kernel is first needed.
         from infini.compiler.triton import compile as compile_
 
-        return self.load(compile_.compile_source(source, self.capability, driver_version=self.driver_version))
+        return self.load(compile_.compile_source(source, self.target, driver_version=self.driver_version))
 
     def load(self, cubin: Binary) -> Function:
         """A kernel that is compiled already.
@@ -360,11 +383,3 @@ class Driver:
         """Run a recorded graph."""
         with self.current():
             graph.handle.launch(self.stream)
-
-
-def pack(kind: str, value: float) -> np.generic | np.ndarray:
-    """A kernel parameter as an object with the bytes of its Triton type; CuPy itself checks nothing."""
-    if kind.startswith("*"):
-        return np.uint64(value)
-    dtype = _NUMPY_BY_TYPE[kind]
-    return np.array([value], dtype) if kind == "bf16" else dtype.type(value)

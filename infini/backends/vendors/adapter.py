@@ -1,39 +1,33 @@
 """An adapter: the tables of a vendor, and the backend that they make.
 
-Making one loads nothing. The first question about devices looks for the runtime, and what compiles programs
-is loaded when there is a device: a process without one pays for the look and nothing else.
+Making one loads nothing. The first question about devices looks for the runtime; where it is there the tables
+are loaded, and where there is a device what compiles programs. A process without one pays for the look and
+nothing else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from infini.backends.vendors import libraries
-from infini.backends.vendors.comm import Collectives
-from infini.backends.vendors.gemm import GemmLibrary
-from infini.backends.vendors.runtime import Runtime
-from infini.backends.vendors.tables import (
-    GEMM_OPERATIONS,
-    RUNTIME_OPERATIONS,
-    CollectiveTable,
-    Compiler,
-    GemmTable,
-    Places,
-    RuntimeTable,
-)
-from infini.compiler.triton.target import Target
+from infini.backends.vendors.places import Places
 from infini.core import backend as backend_, errors, ir, primitive
 from infini.core.backend import Buffer, CompileOptions, Device
 
 if TYPE_CHECKING:
     from infini.backends.vendors.backend import VendorBackend
+    from infini.backends.vendors.comm import Collectives
     from infini.backends.vendors.driver import VendorDriver
+    from infini.backends.vendors.gemm import GemmLibrary
+    from infini.backends.vendors.runtime import Runtime
+    from infini.backends.vendors.tables import CollectiveTable, Compiler, GemmTable, RuntimeTable
+    from infini.compiler.triton.target import Target
 
 API_VERSION: Final = 1
 
@@ -67,21 +61,55 @@ class Adapter:
     api_version: int = API_VERSION
 
 
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """An adapter whose tables are loaded when there is a runtime to call by them.
+
+    Args:
+        name: of the backend.
+        vendor: his name, for people.
+        places: where his libraries are.
+        libraries: file names of his runtime, best first.
+        tables: name of the module whose `ADAPTER` is the adapter.
+    """
+
+    name: str
+    vendor: str
+    places: Places
+    libraries: tuple[str, ...]
+    tables: str
+
+
 class AdapterBackend:
     """The backend of an adapter; see `core.backend.Backend`.
 
     Args:
-        adapter: the tables.
+        adapter: the tables, or where they are.
     """
 
-    def __init__(self, adapter: Adapter) -> None:
-        self.name, self.adapter = adapter.name, adapter
+    def __init__(self, adapter: Adapter | Sought) -> None:
+        self.name, self._given = adapter.name, adapter
+
+    @functools.cached_property
+    def adapter(self) -> Adapter:
+        """The tables."""
+        if isinstance(self._given, Adapter):
+            return self._given
+        found: Adapter = importlib.import_module(self._given.tables).ADAPTER
+        return found
 
     # --- libraries ----------------------------------------------------------------------------
 
     @functools.cached_property
     def _probe(self) -> tuple[Runtime | None, int, str | None]:
         """The runtime, the number of devices, and why there are none. Found once."""
+        given = self._given
+        if isinstance(given, Sought) and (missing := given.places.why_missing(given.libraries)) is not None:
+            return None, 0, f"the runtime of {given.vendor}: {missing}"
+        from infini.backends.vendors import libraries
+        from infini.backends.vendors.runtime import Runtime
+        from infini.backends.vendors.tables import RUNTIME_OPERATIONS
+
         adapter = self.adapter
         if adapter.api_version != API_VERSION:
             return (
@@ -137,6 +165,10 @@ class AdapterBackend:
         table = self.adapter.gemm
         if table is None:
             return None
+        from infini.backends.vendors import libraries
+        from infini.backends.vendors.gemm import GemmLibrary
+        from infini.backends.vendors.tables import GEMM_OPERATIONS
+
         library, _ = libraries.load(table, GEMM_OPERATIONS, self.adapter.places)
         return None if library is None else GemmLibrary(self.adapter.vendor, table, library)
 
@@ -145,6 +177,8 @@ class AdapterBackend:
         table = self.adapter.collectives
         if table is None:
             return None, f"the adapter of {self.adapter.vendor} has no library of collectives"
+        from infini.backends.vendors.comm import Collectives
+
         return Collectives.load(self.runtime, table, self.adapter.places)
 
     def collectives(self) -> Collectives:

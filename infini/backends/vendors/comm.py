@@ -89,7 +89,18 @@ class Collectives:
             num_ranks: how many there are.
             rank: number of this one.
             device: the device that it uses.
+
+        Raises:
+            ValueMismatchError: the identifier has another length than those of this library.
+            CollectiveError: the library refuses.
         """
+        if len(id_) != self.table.id_bytes:
+            raise errors.ValueMismatchError(
+                f"the identifier of a group of {self.runtime.vendor}'s collectives has the wrong length",
+                got=f"{len(id_)} bytes",
+                expected=f"{self.table.id_bytes} bytes",
+                fix="share what `new_id` gave to one of the ranks, all of it",
+            )
         self.runtime.use(device)
         shared = _id_type(self.table.id_bytes).from_buffer_copy(id_)
         (comm,) = self.call("init_rank", id=shared, num_ranks=num_ranks, rank=rank, device=device)

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
@@ -18,15 +18,9 @@ from infini.backends.accelerator.driver import DeviceBuffer, Graph
 from infini.backends.vendors.adapter import AdapterBackend
 from infini.backends.vendors.pool import Pool
 from infini.backends.vendors.tables import Kernel
-from infini.compiler.triton.source import TritonSource
-from infini.core import dtypes, errors
+from infini.compiler.triton.source import TritonSource, pack
+from infini.core import errors
 from infini.core.ir import ArrayType
-
-_NUMPY_BY_TYPE: Final[dict[str, np.dtype]] = {
-    "i1": dtypes.int32, "i8": dtypes.int8, "i16": dtypes.int16, "i32": dtypes.int32, "i64": dtypes.int64,
-    "u8": dtypes.uint8, "u16": dtypes.uint16, "u32": dtypes.uint32, "u64": dtypes.uint64,
-    "fp16": dtypes.float16, "bf16": dtypes.bfloat16, "fp32": dtypes.float32, "fp64": dtypes.float64,
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -184,7 +178,8 @@ class VendorDriver:
         if 0 in grid:
             return
         kernel, (x, y, z) = function.kernel, (*grid, 1, 1)[:3]
-        packed = [pack(kind, value) for kind, value in zip(kernel.parameters, arguments, strict=True)]
+        values = zip(kernel.parameters, arguments, strict=True)
+        packed = [pack(kind, value).tobytes() for kind, value in values]
         scratch = self.allocate(kernel.scratch_bytes * x * y * z)
         self.runtime.use(self.number)
         block = (self.target.warp_size * kernel.num_warps, 1, 1)
@@ -242,9 +237,3 @@ class VendorDriver:
 
     def _refuse_graphs(self) -> NoReturn:
         raise errors.UnsupportedError(f"the driver of {self.card.name} records no graphs")
-
-
-def pack(kind: str, value: Any) -> bytes:  # Any: a number
-    """The bytes of a kernel's parameter."""
-    dtype = dtypes.uint64 if kind.startswith("*") else _NUMPY_BY_TYPE[kind]
-    return np.array([value]).astype(dtype).tobytes()

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infini.backends.vendors import slots
+from infini.backends.vendors.places import Places
 from infini.backends.vendors.slots import Bound
-from infini.backends.vendors.tables import LibraryTable, Operation, Places
+from infini.backends.vendors.tables import LibraryTable, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def load(
     """
     calls = table.parsed(operations)
     refused = []
-    for path in _candidates(table, places):
+    for path in places.candidates(table.libraries):
         try:
             handle = ctypes.CDLL(path, mode=os.RTLD_LOCAL | os.RTLD_NOW)
         except OSError as error:
@@ -69,43 +70,17 @@ def load(
         if not lacking:
             return Library(path, found, handle), None
         refused.append(f"{path} has no {', '.join(lacking)}")
-    return None, _reason(table, places, refused)
+    if refused:
+        return None, f"{'; '.join(refused)}; {places.install}"
+    return None, places.not_found(table.libraries)
 
 
 def preload(names: tuple[str, ...], places: Places) -> None:
     """Load what another library needs, where it is there, with its symbols visible to that one."""
     for name in names:
-        for path in _candidates(LibraryTable((name,), {}), places):
+        for path in places.candidates((name,)):
             try:
                 ctypes.CDLL(path, mode=os.RTLD_GLOBAL)
             except OSError:
                 continue
             break
-
-
-def _candidates(table: LibraryTable, places: Places) -> Iterator[str]:
-    """Paths that exist, then bare names, which the loader looks up by LD_LIBRARY_PATH and its cache."""
-    for folder in _folders(places):
-        for name in table.libraries:
-            if (folder / name).exists():
-                yield str(folder / name)
-    yield from table.libraries
-
-
-def _folders(places: Places) -> Iterator[Path]:
-    given = [Path(os.environ[name]) for name in places.homes if os.environ.get(name)]
-    for home in [*given, *map(Path, places.defaults)]:
-        for folder in places.folders:
-            yield home / folder
-
-
-def _reason(table: LibraryTable, places: Places, refused: list[str]) -> str:
-    if refused:
-        return f"{'; '.join(refused)}; {places.install}"
-    looked = ", ".join(map(str, _folders(places))) or "no folder"
-    unset = [name for name in places.homes if not os.environ.get(name)]
-    homes = f" ({', '.join(unset)} {'is' if len(unset) == 1 else 'are'} not set)" if unset else ""
-    return (
-        f"{' or '.join(table.libraries)} was not found: looked in {looked}{homes}, and where the system's "
-        f"loader looks; {places.install}"
-    )

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from infini.backends.vendors import slots
+from infini.backends.vendors.places import Places as Places  # tables name it beside them
 from infini.compiler.triton.source import TritonSource
 from infini.compiler.triton.target import Target
 from infini.core import dtypes, errors
@@ -99,23 +100,6 @@ GEMM_OPERATIONS: Final[dict[str, Operation]] = {
         (0,), True,
     ),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where a vendor's libraries are.
-
-    Args:
-        homes: environment variables that name the folder of the SDK.
-        defaults: folders where its installer puts it.
-        folders: folders with libraries below those.
-        install: what to install when nothing is found, for the user.
-    """
-
-    homes: tuple[str, ...]
-    defaults: tuple[str, ...]
-    folders: tuple[str, ...]
-    install: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The operation `fft`: each task hands lines of numbers to the transform of a library.
 
-The routines are symbols that the backend gives addresses to (`SYMBOL_PREFIX`), with the calling convention of
+The routines are symbols that the backend gives addresses to (`library_symbols`), with the convention of
 NumPy's generalised functions: pointers, sizes and strides of an operand, a factor and a result, then what the
 routine was registered with. They work on many lines in one call, along any dimension and in place, so a
 transform of several dimensions is one pass after another over the memory of the result.
@@ -17,6 +17,7 @@ import numpy as np
 
 from infini.compiler.llvm import builder as b, movement
 from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.library_symbols import DATA_SUFFIX, TRANSFORM_PREFIX, WITH_DATA
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.core import dtypes
@@ -24,17 +25,6 @@ from infini.core.ir import ArrayType, Attrs, Shape
 from infini.lax import complex_views
 
 NAMES: Final = frozenset({"fft"})
-SYMBOL_PREFIX: Final = "numpy_fft_"
-DATA_SUFFIX: Final = "_data"  # of the symbol of what a routine was registered with
-# NumPy's functions, and by precision their types there: operand, factor, result.
-LOOPS: Final = {
-    "fft": {"s": "Ff->F", "d": "Dd->D"},
-    "ifft": {"s": "Ff->F", "d": "Dd->D"},
-    "rfft_n_even": {"s": "ff->F", "d": "dd->D"},
-    "rfft_n_odd": {"s": "ff->F", "d": "dd->D"},
-    "irfft": {"s": "Ff->f", "d": "Dd->d"},
-}
-WITH_DATA: Final = frozenset({"fft", "ifft"})  # functions registered with something: the direction
 TASK_NS: Final = 60_000.0
 FLOP_NS: Final = 0.07
 # A call works out roots of unity first, and computes some lines at once in a vector: so a task takes lines
@@ -222,7 +212,7 @@ class _Lines:
             start = f.at(self.pointers[number], f.mul(offset, width), "i8")
             f.store(start, f.at(self.arguments, entry, "ptr"))
         f.store(f.integer(count), self.sizes)
-        symbol = f"{SYMBOL_PREFIX}{p.routine}_{_LETTERS[p.dtype]}"
+        symbol = f"{TRANSFORM_PREFIX}{p.routine}_{_LETTERS[p.dtype]}"
         f.declare(f"declare void @{symbol}(ptr, ptr, ptr, ptr)")
         data = "null"
         if p.routine in WITH_DATA:

@@ -1,6 +1,6 @@
 """Operations of `lax.linalg`: each task copies matrices and calls LAPACK for one after another.
 
-The routines are symbols that the backend gives addresses to (`SYMBOL_PREFIX`), with Fortran's calling
+The routines are symbols that the backend gives addresses to (`library_symbols`), with Fortran's calling
 convention: every argument by reference, matrices by columns, lengths of strings at the end. A matrix by
 rows is the transposed one by columns, so `cholesky` and `triangular_solve` ask for the other triangle; the
 other operations are declared by columns.
@@ -17,6 +17,7 @@ import numpy as np
 
 from infini.compiler.llvm import builder as b, movement
 from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.library_symbols import LAPACK_PREFIX
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.steps import align
@@ -24,7 +25,6 @@ from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs
 
 NAMES: Final = frozenset({"cholesky", "eig", "eigh", "lu", "qr", "svd", "triangular_solve"})
-SYMBOL_PREFIX: Final = "scipy_"  # of the symbols in the packages of OpenBLAS that SciPy's developers build
 MAX_TASKS: Final = 64  # each has memory of its own
 BLOCK: Final = 64  # columns that LAPACK treats together, at most
 FLOP_NS: Final = 0.2
@@ -72,7 +72,7 @@ class Matrices:
             else:
                 places.append(self.integer(argument) if isinstance(argument, int) else argument)
         lengths = ["i64"] * sum(isinstance(a, str) for a in arguments)
-        symbol = f"@{SYMBOL_PREFIX}{_LETTERS[self.dtype]}{name}_"
+        symbol = f"@{LAPACK_PREFIX}{_LETTERS[self.dtype]}{name}_"
         f.declare(f"declare void {symbol}({', '.join(['ptr'] * len(places) + lengths)})")
         passed = [*(f"ptr {place}" for place in places), *(f"{length} 1" for length in lengths)]
         f.do(f"call void {symbol}({', '.join(passed)})")

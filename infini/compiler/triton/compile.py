@@ -18,11 +18,9 @@ from typing import Any, Final
 
 import msgpack
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from infini.compiler import disk_cache
-from infini.compiler.triton.module import load_module
+from infini.compiler.triton import toolchain
 from infini.compiler.triton.source import TritonSource
 from infini.compiler.triton.target import Target, nvidia
 from infini.core import errors
@@ -72,7 +70,8 @@ def compile_source(source: TritonSource, target: Target | int, *, driver_version
             launched here.
 
     Raises:
-        LoweringError: Triton refuses the source, or the capability is below 8.0.
+        LoweringError: Triton or its assembler refuses the source, the kernel needs more than the target has,
+            or the capability is below 8.0.
     """
     target = nvidia(target) if isinstance(target, int) else target
     capability = (
@@ -80,8 +79,9 @@ def compile_source(source: TritonSource, target: Target | int, *, driver_version
     )
     if capability < _MIN_CAPABILITY:
         raise errors.LoweringError(
-            f"kernels need compute capability 8.0, not {capability / 10}",
+            f"the kernel {source.function_name} needs compute capability 8.0, not {capability / 10}",
             expected="an Ampere GPU or a later one",
+            where=source.where,
         )
     assembler = _assembler(capability, driver_version)
     parts = (source.key, target.platform, target.arch, triton.__version__, assembler, _FORMAT)
@@ -96,29 +96,22 @@ def compile_source(source: TritonSource, target: Target | int, *, driver_version
 
 
 def _compile(source: TritonSource, target: Target, assembler: str) -> Cubin:
-    function = load_module(source.text)[source.function_name]
-    position = {name: i for i, (name, _) in enumerate(source.signature)}
-    described = ASTSource(
-        function,
-        signature=dict(source.signature),
-        constexprs=dict(source.constexprs),
-        attrs={(position[name],): [["tt.divisibility", 16]] for name in source.divisibility},
-    )
-    # Fusing a product and a sum into one rounding is wanted; the default of it differs between versions of
-    # Triton.
-    options = {"num_warps": source.num_warps, "num_stages": source.num_stages, "enable_fp_fusion": True}
-    place = GPUTarget(target.platform, target.arch, target.warp_size)
-    try:
-        with _environment({"TRITON_PTXAS_BLACKWELL_PATH": assembler} if assembler else {}):
-            compiled = triton.compile(described, target=place, options=options)
-    except triton.CompilationError as error:
-        raise errors.LoweringError(
-            f"Triton refuses the kernel {source.function_name}", got=str(error)
-        ) from error
+    with _environment({"TRITON_PTXAS_BLACKWELL_PATH": assembler} if assembler else {}):
+        compiled = toolchain.compiled(source, target)
     metadata = compiled.metadata
     if _field(metadata, "num_ctas", 1) != 1:
         raise errors.LoweringError(
-            f"kernel {source.function_name} needs a cluster launch", got=f"{metadata.num_ctas} blocks"
+            f"the kernel {source.function_name} needs a cluster launch",
+            got=f"{metadata.num_ctas} blocks",
+            where=source.where,
+        )
+    if metadata.shared > target.shared_bytes:
+        raise errors.LoweringError(
+            f"the kernel {source.function_name} needs more shared memory than {target.name} has",
+            got=f"{metadata.shared} bytes",
+            expected=f"at most {target.shared_bytes}",
+            fix="choose smaller blocks, or fewer stages",
+            where=source.where,
         )
     return Cubin(
         code=compiled.asm[target.binary],

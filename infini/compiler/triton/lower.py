@@ -7,6 +7,7 @@ and other names for the same memory. Everything else is in `ROUTES`, or goes int
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -77,7 +78,8 @@ def sources(
     if equation.op.name == "kernel":
         types = tuple(v.type for v in equation.inputs)
         kernel = equation.attrs["kernel"]
-        return (launching.chosen(emit_triton(kernel, types, target=target, names=roles), kernel),)
+        source = launching.chosen(emit_triton(kernel, types, target=target, names=roles), kernel)
+        return (dataclasses.replace(source, where=equation.where),)
     types = tuple(v.type for v in equation.inputs)
     return tuple(marked(s, equation, roles) for s in ROUTES[equation.op.name](types, equation.attrs, target))
 
@@ -85,7 +87,7 @@ def sources(
 def marked(source: TritonSource, equation: Equation, roles: Mapping[str, str]) -> TritonSource:
     """A source with the user's names and line."""
     where = equation.where
-    found = source.renamed(roles)
+    found = dataclasses.replace(source.renamed(roles), where=where)
     return found if where is None or not where.file else found.commented(naming.note(where))
 
 

@@ -19,6 +19,42 @@ from infini.core import dtypes, ir
 
 Rule = Callable[..., str]  # rule(*operand expressions, dtypes=of the operands, attrs=...) -> expression
 
+
+def _remainder(name: str, divided: str, bits: int, steps: int) -> str:
+    """Text of the exact remainder of floats, with the dividend's sign.
+
+    The dividend becomes smaller than the divisor times 2^(bits k) for one k after the other, down to 0; a
+    divisor that this makes infinite takes nothing away. Each quotient has fewer bits than the significand,
+    and a division that rounds correctly gives its whole part or one more, so what is left after the product
+    is exact, and one correction makes it the remainder. Three times `steps` are more than two floats need.
+
+    Args:
+        name: of the function.
+        divided: expression of a division of `r` by `s` that rounds correctly.
+        bits: of a step's quotient.
+        steps: steps whose factors one float holds.
+    """
+    return f"""\
+@triton.jit
+def {name}(x, y):
+    b = tl.abs(y)
+    r = tl.abs(x)
+    for part in range(0, 3):
+        near = tl.where(part < 2, {2.0 ** (bits * steps)!r}, 1.0)
+        far = tl.where(part < 1, {2.0 ** (bits * steps)!r}, 1.0)
+        scale = {2.0 ** (bits * (steps - 1))!r}
+        for _ in range(0, {steps}):
+            s = b * near * far * scale
+            rest = tl.fma(-tl.floor({divided}), s, r)
+            rest = tl.where(rest < 0.0, rest + s, rest)
+            r = tl.where(r >= s, rest, r)
+            scale = scale * {2.0**-bits!r}
+    r = tl.where(b == b, r, b)
+    r = tl.where(x < 0.0, -r, r)
+    return tl.where((x == 0.0) & (r == 0.0), x, r)
+"""
+
+
 # Triton functions that expressions call; the emitter puts those in use at the head of the text.
 HELPERS: Final[dict[str, str]] = small_floats.HELPERS | {
     "max_with_nan": """\
@@ -117,19 +153,8 @@ def round_even_64(x):
     rounded = (size + 4503599627370496.0) - 4503599627370496.0
     return tl.where(size < 4503599627370496.0, tl.where(x < 0.0, -rounded, rounded), x)
 """,
-    # Exact while the quotient has no more bits than the significand: one correction undoes the rounding
-    # of the quotient.
-    "float_rem": """\
-@triton.jit
-def float_rem(x, y):
-    a = tl.abs(x)
-    b = tl.abs(y)
-    r = tl.fma(-tl.floor(a / b), b, a)
-    r = tl.where(r < 0.0, r + b, r)
-    r = tl.where(r >= b, r - b, r)
-    r = tl.where(b == float("inf"), a + (a - a), r)
-    return tl.where(x < 0.0, -r, r)
-""",
+    "float_rem": _remainder("float_rem", "tl.div_rn(r, s)", 22, 5),
+    "float_rem_64": _remainder("float_rem_64", "r / s", 51, 20),
     "float_pow": """\
 @triton.jit
 def float_pow(x, y):
@@ -249,7 +274,7 @@ def _rem(x: str, y: str, *, types: Sequence[np.dtype], attrs: ir.Attrs) -> str:
         return f"({x} % {y})"
     if types[0] in dtypes.INTEGERS:
         return f"tl.where({y} == 0, {x}, {x} % tl.where({y} == 0, 1, {y}).to({language_name(types[0])}))"
-    return f"float_rem({x}, {y})"
+    return f"float_rem{'_64' if types[0] == dtypes.float64 else ''}({x}, {y})"
 
 
 def _extremum(name: str, helper: str, symbol: str) -> Rule:

@@ -8,13 +8,14 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from infini.core import dtypes, errors
 from infini.core.ir import Shape
+from infini.core.source import Where
 
 # Names in `tl`, and in signatures. Booleans are bytes in memory and int1 in registers; floats of 8 bits are
 # held as bits, and have a name in signatures alone.
@@ -50,6 +51,13 @@ SIGNATURE_NAMES: Final[dict[np.dtype, str]] = {
     dtypes.float32: "fp32",
     dtypes.float64: "fp64",
 }
+# What a parameter of a signature's type is in memory. Floats of 8 bits are bytes there, and booleans that are
+# no buffers are words.
+PARAMETER_DTYPES: Final[dict[str, np.dtype]] = {
+    "i1": dtypes.int32, "i8": dtypes.int8, "i16": dtypes.int16, "i32": dtypes.int32, "i64": dtypes.int64,
+    "u8": dtypes.uint8, "u16": dtypes.uint16, "u32": dtypes.uint32, "u64": dtypes.uint64,
+    "fp16": dtypes.float16, "bf16": dtypes.bfloat16, "fp32": dtypes.float32, "fp64": dtypes.float64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class TritonSource:
         num_stages: loads in flight of a pipelined loop.
         roles: what each parameter is: x0 ... for operands, n0 ... for extents that follow them, y0 ... for
             results, `scratch`.
+        where: the user's line that it computes; None where it is not known.
     """
 
     text: str
@@ -78,6 +87,7 @@ class TritonSource:
     num_warps: int
     num_stages: int
     roles: tuple[str, ...]
+    where: Where | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:
@@ -172,6 +182,27 @@ def language_name(dtype: np.dtype) -> str:
             fix="convert to float32 or a 16-bit float before the kernel",
         )
     return f"tl.{LANGUAGE_NAMES[dtype]}"
+
+
+def parameter_bytes(kind: str) -> int:
+    """Bytes of a kernel's parameter, by its type in a signature."""
+    return 8 if kind.startswith("*") else PARAMETER_DTYPES[kind].itemsize
+
+
+def pack(kind: str, value: float) -> np.generic | np.ndarray:
+    """A kernel's parameter as an object with the bytes of its type.
+
+    Args:
+        kind: its type in a signature; pointers start with a star.
+        value: the number, or the address.
+
+    Raises:
+        OverflowError: the type has no such number.
+    """
+    if kind.startswith("*"):
+        return np.uint64(value)
+    dtype = PARAMETER_DTYPES[kind]
+    return np.array([value], dtype) if kind == "bf16" else dtype.type(value)
 
 
 def padded(shape: Shape) -> Shape:
