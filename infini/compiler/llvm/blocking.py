@@ -20,7 +20,8 @@ TILE_ROWS_OF_COPIES = 512  # when A is copied, and sums are stored in the result
 TILE_ROWS_IN_PLACE = 1024  # when nothing is copied but B
 TILE_DEPTH = 64  # rows of B that it packs at once: as many as are read while those before are used
 TILE_RUN_BYTES = 1024  # the same of a B in which k is contiguous: reads come faster in long runs
-TILE_DEPTH_OF_MANY = 128  # the same with more than ROW_BLOCK rows of A
+FEW_ROWS = 96  # of A
+TILE_DEPTH_OF_MANY = 128  # rows of B that are packed at once with more than FEW_ROWS rows of A
 MIN_COLUMN_TILES = 2  # with fewer tasks B is packed by all of them together
 DEPTH_BLOCK = 256  # rows of a packed panel, so that it stays in the first-level cache
 ROW_BLOCK = 128  # rows of A per task
@@ -197,7 +198,7 @@ def make_plan(
         packs = "task"
     runs_along_k = k.y == 1 and problem.n.y != 1
     tile_depth = TILE_RUN_BYTES // compute.itemsize if runs_along_k else TILE_DEPTH
-    tile_depth = tile_depth if m <= ROW_BLOCK else TILE_DEPTH_OF_MANY
+    tile_depth = tile_depth if m <= FEW_ROWS else TILE_DEPTH_OF_MANY
     depth = _even_block(k.size, tile_depth if packs == "tile" else DEPTH_BLOCK, DEPTH_UNIT)
     row_block = _even_block(m, tile_rows if packs == "tile" else ROW_BLOCK, rows)
     column_block = padded if packs == "task" else _even_block(padded, COLUMN_BLOCK, panel)
