@@ -14,6 +14,7 @@ from infini.compiler import dump, extents, fuse, inspection
 from infini.compiler.grouping import is_fusable, is_reduction
 from infini.compiler.passes import (
     attention,
+    attention_views,
     complex_pairs,
     contractions,
     convolutions,
@@ -53,13 +54,16 @@ def passes(
     reads_panels: panels.Reads | None = None,
     wants_panels: loop_panels.Wants | None = None,
     takes_windows: convolutions.Takes | None = None,
+    reads_views: bool = False,
 ) -> tuple[Pass, ...]:
     """The pipeline for a backend that lowers the equations `has_route` accepts, with the declared run-time
     extents; `reads_panels` is given by one that has packed products, which `has_route` accepts,
     `wants_panels` by one that has loops packed for them, and `takes_windows` by one that convolves without a
-    matrix of patches.
+    matrix of patches; one that `reads_views` lowers `attention_of_views`.
     """
     canonical = canonical_passes(has_route, backend=backend)
+    if reads_views:
+        canonical = (*canonical, Pass("attention_views", attention_views.read_in_place))
     if takes_windows is not None:
         from_images = Pass("convolutions", lambda program: convolutions.from_images(program, takes_windows))
         before = [step.name for step in canonical].index("decompose")
@@ -136,6 +140,7 @@ def run(
     reads_panels: panels.Reads | None = None,
     wants_panels: loop_panels.Wants | None = None,
     takes_windows: convolutions.Takes | None = None,
+    reads_views: bool = False,
     observe: Observer | None = None,
 ) -> Program:
     """Apply every pass.
@@ -148,6 +153,7 @@ def run(
         reads_panels: whether the backend lowers a `packed_dot`; absent when it lowers none.
         wants_panels: the layout in which a loop's body would like a constant.
         takes_windows: whether the backend lowers a `windowed_dot`; absent when it lowers none.
+        reads_views: whether it lowers `attention_of_views`.
         observe: sees every pass; when absent, those that the knob `dump` names are written to files.
 
     Raises:
@@ -164,6 +170,7 @@ def run(
         reads_panels=reads_panels,
         wants_panels=wants_panels,
         takes_windows=takes_windows,
+        reads_views=reads_views,
     )
     for step in steps:
         before, program = program, step.run(program)

@@ -205,6 +205,7 @@ def build(
         reads_panels=lambda equation: lower.reads_panels(equation, target),
         wants_panels=lambda body, number: llvm_layouts.wanted(body, number, target),
         takes_windows=lambda x, w, attrs: lower.takes_windows(x, w, attrs, target),
+        reads_views=True,
         observe=observe,
     )
     ends = memory.Ends(writable=frozenset(options.donated), is_free=True)

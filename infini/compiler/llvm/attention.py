@@ -17,6 +17,7 @@ from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import scalar
+from infini.compiler.passes.attention_views import View
 from infini.core.ir import ArrayType, Attrs
 from infini.lax.composites import attention
 
@@ -30,7 +31,11 @@ NS_PER_PACKED_BYTE = 0.15
 
 
 def emit(
-    operands: Sequence[ArrayType], results: Sequence[ArrayType], attrs: Attrs, target: Target
+    operands: Sequence[ArrayType],
+    results: Sequence[ArrayType],
+    attrs: Attrs,
+    target: Target,
+    views: Sequence[View | None] = (),
 ) -> tuple[TaskFunction, ...]:
     """Native code of `attention` and `attention_sums`.
 
@@ -39,13 +44,16 @@ def emit(
         results: types of the result and perhaps of the largest scores and the sums.
         attrs: attributes of the operation.
         target: processor to make code for.
+        views: where the first operands are in the arrays that are given.
 
     Returns:
         Phases to run one after the other, all with `args` operands, results, scratch.
     """
     own = attention.parse_spec(attrs["spec"])
     letters = (own.query, own.key, own.value, *own.extras, own.out, *(own.rows,) * (len(results) - 1))
-    problem = attention_parts.analyse(operands, results, letters, attrs, target, is_gradient=False)
+    problem = attention_parts.analyse(
+        operands, results, letters, attrs, target, is_gradient=False, views=views
+    )
     return _Forward(problem, len(results) > 1).phases()
 
 

@@ -20,6 +20,7 @@ from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import scalar
+from infini.compiler.passes.attention_views import View
 from infini.core.ir import ArrayType, Attrs
 from infini.lax.composites import attention
 
@@ -30,7 +31,11 @@ ROWS_PER_TASK = 256  # of queries copied or written
 
 
 def emit(
-    operands: Sequence[ArrayType], results: Sequence[ArrayType], attrs: Attrs, target: Target
+    operands: Sequence[ArrayType],
+    results: Sequence[ArrayType],
+    attrs: Attrs,
+    target: Target,
+    views: Sequence[View | None] = (),
 ) -> tuple[TaskFunction, ...]:
     """Native code of `attention_gradient`; as `attention.emit`."""
     own = attention.parse_spec(attrs["spec"])
@@ -38,7 +43,9 @@ def emit(
         own.query, own.key, own.value, *own.extras, own.out, own.rows, own.rows, own.rows,
         own.query, own.key, own.value,
     )  # fmt: skip
-    problem = attention_parts.analyse(operands, results, letters, attrs, target, is_gradient=True)
+    problem = attention_parts.analyse(
+        operands, results, letters, attrs, target, is_gradient=True, views=views
+    )
     return _Gradient(problem).phases()
 
 

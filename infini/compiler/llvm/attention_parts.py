@@ -22,6 +22,7 @@ from infini.compiler.llvm.packing import Packer, Source
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import I32, I64, PTR, scalar
+from infini.compiler.passes.attention_views import View
 from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs
 from infini.lax.composites import attention
@@ -35,10 +36,13 @@ PACK_PANELS = 16  # copied by one task
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An array in memory: its dtype, and elements from one index to the next along each letter it has."""
+    """An array in memory: its dtype, elements from one index to the next along each letter it has, and
+    elements to the first.
+    """
 
     dtype: np.dtype
     strides: dict[str, int]
+    start: int = 0
 
     @property
     def element(self) -> str:
@@ -147,24 +151,27 @@ class Problem:
 
 def analyse(
     operands: Sequence[ArrayType], results: Sequence[ArrayType], letters: Sequence[Sequence[str]],
-    attrs: Attrs, target: Target, *, is_gradient: bool,
+    attrs: Attrs, target: Target, *, is_gradient: bool, views: Sequence[View | None] = (),
 ) -> Problem:  # fmt: skip
-    """The problem of an equation; `letters` are those of operands and results."""
+    """The problem of an equation; `letters` are those of operands and results, `views` say where in larger
+    arrays the first operands are.
+    """
     types = (*operands, *results)
     num_loops = max(t.ndim - len(own) for t, own in zip(types, letters, strict=True))
     sizes: dict[str, int] = {}
     layouts = []
-    for type_, own in zip(types, letters, strict=True):
+    for type_, own, seen in zip(types, letters, (*views, *(None,) * (len(types) - len(views))), strict=True):
         rank = type_.ndim - len(own)
         names = (*(f"loop{num_loops - rank + i}" for i in range(rank)), *own)
         strides = {}
-        for name, size, stride in zip(names, type_.shape, c_strides(type_.shape), strict=True):
+        steps, start = (c_strides(type_.shape), 0) if seen is None else seen[1:]
+        for name, size, stride in zip(names, type_.shape, steps, strict=True):
             sizes[name] = max(size, sizes.get(name, 1))
             if size != 1:
                 strides[name] = stride
         # A dimension of one element that is not repeated counts as contiguous.
         strides.update({name: 1 for name in own[-1:] if sizes[name] == 1})
-        layouts.append(Layout(type_.dtype, strides))
+        layouts.append(Layout(type_.dtype, strides, start))
     batch = [name for name in sizes if name not in "tsdv"]
     loops = {name for name in batch if name.startswith("loop")}
     keys = set(letters[1]) | (
@@ -222,7 +229,10 @@ class Parts:
         """A task function, and the pointers to operands, results and scratch."""
         f = Function("TASK", [(PTR, "args"), (I64, "task")])
         count = len(self.p.arrays) + 1
-        return f, [f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in range(count)]
+        found = [f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in range(count)]
+        for i, layout in enumerate(self.p.arrays):
+            found[i] = f.at(found[i], layout.start, layout.element)
+        return f, found
 
     def finish(
         self, kind: str, f: Function, num_tasks: int, cost_ns: float, scratch: int = 0

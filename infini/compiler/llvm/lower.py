@@ -37,7 +37,7 @@ from infini.compiler.llvm import (
 from infini.compiler.llvm.convolution import emission
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.passes import convolutions, kernel_bodies, panels
+from infini.compiler.passes import attention_views, convolutions, kernel_bodies, panels
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step, reads_of, writes_of
 from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
@@ -59,6 +59,8 @@ def has_route(equation: Equation) -> bool:
         return True  # until it is known who reads it; see `passes.panels`
     if op is convolutions.windowed_dot_p:
         return True  # made where `takes_windows` holds
+    if op is attention_views.attention_of_views_p:
+        return True  # made of what has a route
     if op.name in _ATTENTION:
         return attention_parts.is_suited([v.type for v in equation.inputs], equation.attrs)
     if op.name in _COMPUTING and equation.inputs[0].type.dtype not in registers.SUPPORTED:
@@ -239,18 +241,27 @@ def _moved(emit: Callable[..., tuple[TaskFunction, ...]], *, updates: bool = Fal
 
 @functools.lru_cache(maxsize=1024)
 def _attention_tasks(
-    name: str, operands: tuple[ArrayType, ...], results: tuple[ArrayType, ...], attrs: Attrs, target: Target
+    name: str,
+    operands: tuple[ArrayType, ...],
+    results: tuple[ArrayType, ...],
+    attrs: Attrs,
+    views: tuple[attention_views.View | None, ...],
+    target: Target,
 ) -> tuple[TaskFunction, ...]:
-    return _ATTENTION[name](operands, results, attrs, target)
+    return _ATTENTION[name](operands, results, attrs, target, views)
 
 
 def _attention(equation: Equation, target: Target) -> list[Step]:
-    types = [tuple(v.type for v in group) for group in (equation.inputs, equation.outputs)]
-    tasks = _attention_tasks(equation.op.name, *types, equation.attrs, target)
+    operands, results = (tuple(v.type for v in group) for group in (equation.inputs, equation.outputs))
+    name, attrs, views = equation.op.name, equation.attrs, ()
+    if equation.op is attention_views.attention_of_views_p:
+        name, views = attrs["operation"], attrs["views"]
+        operands, attrs = attention_views.logical_types(operands, views), attention_views.own_attrs(attrs)
+    tasks = _attention_tasks(name, operands, results, attrs, views, target)
     scratch = max(t.scratch_bytes for t in tasks)
     return [
         Phase(
-            equation.op.name, tasks, equation.inputs, equation.outputs, scratch_bytes=scratch,
+            name, tasks, equation.inputs, equation.outputs, scratch_bytes=scratch,
             where=equation.where,
         )
     ]  # fmt: skip
@@ -314,7 +325,7 @@ ROUTES: Final[dict[str, Route]] = {
     "dot": _dot,
     "packed_dot": _packed_dot,
     "windowed_dot": _moved(emission.emit),
-    **dict.fromkeys(_ATTENTION, _attention),
+    **dict.fromkeys((*_ATTENTION, attention_views.attention_of_views_p.name), _attention),
     "reshape": _aliases,
     "optimization_barrier": _aliases,
     "view_as_real": _aliases,
