@@ -141,13 +141,10 @@ class _Fuser:
             inside[v] = None
             pending += self.grouping.definition[v].inputs
         evaluations = self._evaluations(var, inside)
-        weight = sum(
-            evaluations[v] * cost.op_weight(self.grouping.definition[v].op)
-            for v in inside
-            if not self.grouping.is_view(v)
-        )
-        if self._is_exclusive(var, inside) and max(evaluations.values()) == 1:
+        computed = [v for v in inside if not self.grouping.is_view(v)]
+        if self._is_exclusive(var, inside) and all(evaluations[v] == 1 for v in computed):
             return True
+        weight = sum(evaluations[v] * cost.op_weight(self.grouping.definition[v].op) for v in computed)
         return len(loads) < len(RECOMPUTE_WEIGHTS) and weight <= RECOMPUTE_WEIGHTS[len(loads)]
 
     def _evaluations(self, var: Var, inside: Iterable[Var]) -> dict[Var, int]:

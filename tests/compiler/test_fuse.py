@@ -77,6 +77,11 @@ COUNTS = {
     "residual_and_norm": (
         lambda x, y, w: (x + y, programs.layer_norm(x + y, w, w)), [f32(4, 16), f32(4, 16), f32(16)], 1,
     ),
+    # Tables that are not much smaller than what they turn: each half is computed once all the same.
+    "rotation_of_a_few_heads": (
+        lambda x, w, cos, sin: programs.rope((x @ w).reshape(1, 8, 1, 16), cos, sin),
+        [f32(1, 8, 24), f32(24, 16), f32(8, 8), f32(8, 8)], 1,
+    ),
 }  # fmt: skip
 
 
