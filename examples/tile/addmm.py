@@ -1,34 +1,23 @@
-"""beta * c + alpha * a @ b: a matrix product whose sum starts from nothing and ends with another block."""
+"""beta * c + alpha * a @ b: the arrangement of a product, with another block at its end."""
 
 import numpy as np
 
 import infini as inf
-import infini.numpy as inp
-from infini import lax, tile
-from infini.tile import Symbol, Tensor, block_size
-from infini.tile.arrangements import accumulator
+from infini import tile
+from infini.tile import Symbol, Tensor, arrangements
 
-BM, BN, BK = (block_size(16, 128, name=name) for name in ("BM", "BN", "BK"))
 c, scalar = Tensor(2), Tensor(0, dtype="float32")
 a, b = Tensor(shape=(c.shape[0], Symbol("k"))), Tensor(shape=(Symbol("k"), c.shape[1]))
 
 
 def arrangement(c, a, b, beta, alpha, d):
-    c, d = c.tile((BM, BN)), d.tile((BM, BN))
-    a = a.tile((BM, BK)).tile((1, -1)).expand((-1, d.shape[1])).squeeze(0, level=1)
-    b = b.tile((BK, BN)).tile((-1, 1)).expand((d.shape[0], -1)).squeeze(1, level=1)
+    a, b, c, d = arrangements.matmul(a, b, c, d)
     return c, a, b, beta, alpha, d
 
 
 @tile.kernel(arrangement, tensors=(c, a, b, scalar, scalar, Tensor(shape=c.shape)))
 def addmm(c, a, b, beta, alpha):
-    dtype = accumulator(a.dtype)
-
-    def step(total, blocks):
-        return total + inp.matmul(*blocks, preferred_element_type=dtype), None
-
-    total, _ = lax.scan(step, inp.zeros(c.shape, dtype), (a, b))
-    return (beta * c + alpha * total).astype(c.dtype)
+    return (beta * c + alpha * arrangements.sum_of_products(a, b)).astype(c.dtype)
 
 
 def main() -> float:

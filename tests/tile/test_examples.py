@@ -201,8 +201,17 @@ def test_every_example_has_a_case() -> None:
     assert {case.name for case in CASES} == {case.name for case in EMPTY} == set(NAMES)
 
 
+# Statements of the kernels of https://github.com/InfiniTensor/ninetoothed-examples (ops/ninetoothed/kernels),
+# without imports and the choice of configurations; `addmm` and `bmm` have their products from `mm` there.
+STATEMENTS = {
+    "add": 10, "addmm": 9, "bmm": 18, "conv2d": 42, "fused_rms_norm": 9, "max_pool2d": 17, "mm": 27,
+    "rms_norm": 8, "rotary_position_embedding": 25, "scaled_dot_product_attention": 37, "silu": 8,
+    "softmax": 10, "swiglu": 9,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_is_short(name: str) -> None:
+def test_is_as_short_as_its_original(name: str) -> None:
     statements = [
         inner
         for outer in ast.parse(inspect.getsource(module(name))).body
@@ -211,4 +220,4 @@ def test_is_short(name: str) -> None:
         for inner in ast.walk(outer)
         if isinstance(inner, ast.stmt)
     ]
-    assert len(statements) <= 25
+    assert len(statements) <= STATEMENTS[name]
