@@ -80,6 +80,17 @@ def swiglu(x, gate, up):
     return lax.logistic(x @ gate) * (x @ gate) * (x @ up)
 
 
+def halves(x, w):
+    first, second = inp.split(x @ w, 2, -1)
+    return nn.silu(first) * second
+
+
+def cell(x, w, b, memory):
+    i, f, g, o = inp.split(x @ w.T + b, 4, -1)
+    memory = nn.sigmoid(f) * memory + nn.sigmoid(i) * inp.tanh(g)
+    return nn.sigmoid(o) * inp.tanh(memory), memory
+
+
 def rotated(x, w, cos):
     y = (x @ w).reshape(-1, 4, 32)
     first, second = y[..., :16], y[..., 16:]
@@ -154,6 +165,15 @@ CASES: dict[str, tuple[Callable, list[ArrayType]]] = {
     "gate of many columns": (swiglu, [f32(512, 300), f32(300, 1400), f32(300, 1400)]),
     "gate of few rows": (swiglu, [f32(16, 300), f32(300, 1400), f32(300, 1400)]),
     "gate of one block": (swiglu, [f32(16, 20), f32(20, 40), f32(20, 40)]),
+    "halves of few columns": (halves, [f32(96, 100), f32(100, 256)]),
+    "halves of many columns": (halves, [f32(96, 300), f32(300, 1024)]),
+    "halves of a batch": (halves, [f32(3, 40, 300), f32(300, 1024)]),
+    "halves of many rows": (halves, [f32(600, 530), f32(530, 1408)]),
+    "halves of no whole panel": (halves, [f32(96, 300), f32(300, 1000)]),
+    "halves, left transposed": (lambda x, w: halves(x.T, w), [f32(300, 96), f32(300, 1024)]),
+    "halves of bfloat16": (halves, [bf16(96, 300), bf16(300, 1024)]),
+    "recurrent cell": (cell, [f32(32, 256), f32(1024, 256), f32(1024), f32(32, 256)]),
+    "recurrent cell of few rows": (cell, [f32(5, 300), f32(1024, 300), f32(1024), f32(5, 256)]),
     "products of other depth": (
         lambda x, w, y, v: (x @ w) * inp.tanh(y @ v),
         [f32(150, 80), f32(80, 100), f32(150, 30), f32(30, 100)],
@@ -229,6 +249,24 @@ def test_the_carry_of_a_loop_is_replaced_in_place() -> None:
     assert compiled(program).image.copied_bytes <= 64 * 256 * 4 + 64  # of the operand and the counter, once
 
 
+def test_weights_in_panels_are_read_in_windows() -> None:
+    layout = Layout((0, 1), ((300, 2 * host_target().lanes),))
+    types = [f32(96, 300), f32(300, 1024)]
+    program = program_of(halves, *types)
+    x, w = inputs_for(types)
+    (memory,) = evaluate(physical.packing(types[1], layout), [w])
+    executable = compiled(physical.with_layouts(program, [None, layout]))
+    assert [e.op.name for e in joined(executable)[0].parts] == ["packed_dot", "kernel"]
+    np.testing.assert_array_equal(run(executable, [x, memory])[0], run(compiled(program), [x, w])[0])
+
+
+def test_tasks_of_windows_pack_their_own_columns() -> None:
+    """Tiles of whole rows would need all columns, which another phase would pack into an array."""
+    executable = case("halves of many columns")
+    (phase,) = joined(executable)
+    assert len(phase.tasks) == 1 and phase.tasks[0].num_tasks >= 4 and executable.plan.nbytes == 0
+
+
 def test_weights_in_panels_are_joined() -> None:
     layout = Layout((0, 1), ((64, 2 * host_target().lanes),))
     types = [f32(100, 64), f32(64, 200), f32(200)]
@@ -276,6 +314,8 @@ def test_a_gate_is_one_kernel_without_arrays_for_its_products() -> None:
     ("bias and gelu", 1), ("residual", 1), ("mask", 1), ("row norm", 1), ("softmax", 1), ("heads", 1),
     ("residual and norm", 1), ("norm of heads", 1), ("rotation of heads", 1), ("gate", 1), ("two readers", 3),
     ("also a result", 1), ("large batch", 1), ("result transposed", 1),
+    ("halves of few columns", 1), ("halves of many columns", 1), ("halves of a batch", 1),
+    ("halves of many rows", 1), ("recurrent cell", 1),
     ("float32 of bfloat16", 1), ("products of other depth", 2), ("few rows, wide", 1),
 ])  # fmt: skip
 def test_kernels_of(name: str, kernels: int) -> None:

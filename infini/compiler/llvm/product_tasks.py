@@ -33,13 +33,14 @@ MAX_STACK_BYTES: Final = 384 << 10  # a thread of the system may have half a meg
 @dataclass(frozen=True, slots=True)
 class Product:
     """A product, and which arguments of the task functions are its x, y and result; without a result, tiles
-    stay in memory of the task.
+    stay in memory of the task. Its columns begin `start` elements into y.
     """
 
     plan: Plan
     x: int
     y: int
     result: int | None
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class _Emission:
         group, groups = _pack_groups(plan)
         rest, part = f.divide(task, groups)
         batch, block = f.divide(rest, plan.num_depth_blocks)
-        y = _moved(f, pointers[product.y], plan.y_dtype, _offset(f, batch, plan.y_batch, "y"))
+        y = _moved(f, _second(f, pointers, product), plan.y_dtype, _offset(f, batch, plan.y_batch, "y"))
         scratch = f.at(pointers[self.num_arguments], self.packed_starts[number], "i8")
         target = _moved(f, scratch, plan.compute, f.mul(batch, plan.packed_size))
         first = f.mul(part, group)
@@ -187,7 +188,8 @@ class _Emission:
         for number, product in enumerate(self.products):
             plan = product.plan
             if plan.packs == "ready":
-                place = _moved(f, pointers[product.y], plan.panels, _packed_offset(f, plan, batch))
+                y = _second(f, pointers, product)
+                place = _moved(f, y, plan.panels, _packed_offset(f, plan, batch))
             elif plan.packs == "phase":
                 scratch = f.at(pointers[self.num_arguments], self.packed_starts[number], "i8")
                 place = _moved(f, scratch, plan.compute, _packed_offset(f, plan, batch))
@@ -213,7 +215,8 @@ class _Emission:
             packed = [f.allocate(p.plan.packed_size * p.plan.compute.itemsize) for p in self.products]
             for product, tiles, place in zip(self.products, self.tiles, packed, strict=True):
                 own, dimensions = product.plan, product.plan.problem.batch
-                y = _moved(f, pointers[product.y], own.y_dtype, _offset(f, batch, dimensions, "y"))
+                y = _second(f, pointers, product)
+                y = _moved(f, y, own.y_dtype, _offset(f, batch, dimensions, "y"))
                 with f.loop(0, own.k.size, own.depth) as loop:
                     tiles.pack_depth_block(f, y, place, loop.index, (0, own.num_panels))
             with f.loop(0, plan.num_row_blocks) as rows, f.loop(0, plan.num_column_blocks) as columns:
@@ -238,7 +241,7 @@ class _Emission:
             own = tiles.plan
             dimensions = own.problem.batch
             x = _moved(f, pointers[product.x], own.x_dtype, _offset(f, batch, dimensions, "x"))
-            y = pointers[product.y]
+            y = _second(f, pointers, product)
             if own.packs != "ready":
                 y = _moved(f, y, own.y_dtype, _offset(f, batch, dimensions, "y"))
             place = f.add(f.mul(row, own.problem.m.out), column)
@@ -288,6 +291,13 @@ def _finish(kind: str, functions: Sequence[Function], num_tasks: int, cost_ns: f
     name = f"{kind}_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
     declares = frozenset[str]().union(*(f.declares for f in functions))
     return TaskFunction(name, text.replace("@TASK", f"@{name}"), declares, num_tasks, 0, cost_ns)
+
+
+def _second(f: Function, pointers: Sequence[Value], product: Product) -> Value:
+    """Address of the first column of y."""
+    plan = product.plan
+    dtype = plan.panels if plan.packs == "ready" else plan.y_dtype
+    return _moved(f, pointers[product.y], dtype, product.start)
 
 
 def _moved(f: Function, pointer: Value, dtype: np.dtype, offset: Int) -> Value:

@@ -15,9 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from infini.compiler.llvm import blocking, epilogues, gemm, kernels, product_tasks, wake
+from infini.compiler.llvm import blocking, epilogues, gemm, kernels, product_tasks, product_windows, wake
 from infini.compiler.llvm.blocking import Plan
-from infini.compiler.llvm.epilogues import Kind, Programs
+from infini.compiler.llvm.epilogues import Kind, Pieces, Programs
 from infini.compiler.llvm.product_tasks import Product
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
@@ -38,6 +38,9 @@ MAX_FAR_BYTES: Final = 1 << 20
 MAX_EXTRA_BYTES: Final = 1 << 17  # that may be alive longer because a product is computed later
 # That several products need to be packed at once, beyond what they save as their results are not stored.
 MAX_EXTRA_PACKED_BYTES: Final = 1 << 20
+# From which size of its second operand on a product that is read in windows is rather computed window by
+# window: each task then needs some of the columns, where tiles of whole rows need all of them.
+MIN_WINDOWED_BYTES: Final = 1 << 19
 
 
 def phases(
@@ -71,27 +74,48 @@ def plan_of(equation: Equation, target: Target) -> Plan | None:
 
 
 @dataclass(frozen=True, slots=True)
+class _Form:
+    """A way to compute equations and the kernel behind them as products and a kernel.
+
+    Args:
+        kernel: the kernel.
+        in_types: types of its operands.
+        tiles: of each operand, which product it is, or None.
+        plans: blocks of the products.
+        members: of each product, which of the equations it computes, or some columns of.
+        starts: of each product, elements of its second operand before its first column.
+    """
+
+    kernel: Kernel
+    in_types: tuple[ArrayType, ...]
+    tiles: tuple[int | None, ...]
+    plans: tuple[Plan, ...]
+    members: tuple[int, ...]
+    starts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Choice:
     """Products and the kernel behind them.
 
     Args:
         kernel: number of the equation.
-        members: numbers of the products.
+        members: numbers of the equations that are products.
         place: the equation in whose place all of it is computed.
+        form: the products that are computed.
         kept: of each product, whether its result is an array: something else needs it, or tiles are large.
         under: of each product, the result of the kernel in whose memory it is until the kernel has run; None
             where it is kept, or in memory of the task.
-        tiles: of each operand of the kernel, which member it is, or None.
         kind: how the kernel runs on tiles.
-        plans: blocks of the products.
+        plans: blocks of the products, with tiles for the kernel.
     """
 
     kernel: int
     members: tuple[int, ...]
     place: int
+    form: _Form
     kept: tuple[bool, ...]
     under: tuple[int | None, ...]
-    tiles: tuple[int | None, ...]
     kind: Kind
     plans: tuple[Plan, ...]
 
@@ -187,25 +211,61 @@ class _Finder:
         if wake.find(kernel, types) is not None:
             return None
         tiles = tuple(results.index(v) if v in results else None for v in inputs)
-        plans = [plan_of(self.equations[i], self.target) for i in members]
-        found = tuple(plan for plan in plans if plan is not None)
-        kind = epilogues.find(kernel, types[: len(kernel.loads)], tiles, found[0], self.target)
-        if kind is None:
-            return None
+        found = [plan_of(self.equations[i], self.target) for i in members]
+        plans = tuple(plan for plan in found if plan is not None)
         kept = tuple(v in self.kept or bool(set(self.readers[v]) - {number}) for v in results)
         given = {i for i, v in enumerate(inputs) if v in self.writable}
+        count = len(members)
+        form = _Form(kernel, types, tiles, plans, tuple(range(count)), (0,) * count)
+        for each in self._forms(form, kept):
+            fitted = self._fit(each, kept, given)
+            if fitted is not None:
+                return _Choice(number, members, place, each, *fitted)
+        return None
+
+    def _forms(self, form: _Form, kept: Sequence[bool]) -> list[_Form]:
+        """The products as they are, and one that is read in windows by these; the better way first."""
+        if len(form.plans) > 1 or any(kept) or form.kernel.extents:
+            return [form]
+        plan = form.plans[0]
+        found = product_windows.find(form.kernel, form.in_types, form.tiles, plan, self.target)
+        if found is None:
+            return [form]
+        count = len(found.starts)
+        windows = _Form(
+            found.kernel, found.in_types, found.tiles, (found.plan,) * count, (0,) * count, found.starts
+        )
+        nbytes = plan.k.size * plan.problem.n.size * plan.y_dtype.itemsize
+        return [windows, form] if nbytes >= MIN_WINDOWED_BYTES else [form, windows]
+
+    def _fit(
+        self, form: _Form, of_members: Sequence[bool], given: Collection[int]
+    ) -> tuple[tuple[bool, ...], tuple[int | None, ...], Kind, tuple[Plan, ...]] | None:
+        """What is kept, what lies under a result, how the kernel runs and the tiles, where it can be done."""
+        kernel, types, tiles = form.kernel, form.in_types, form.tiles
+        kind = epilogues.find(kernel, types[: len(kernel.loads)], tiles, form.plans[0], self.target)
+        is_cut = len(form.members) > len(of_members)
+        if kind is None or (is_cut and not isinstance(kind, Pieces)):
+            return None
+        kept = tuple(of_members[i] for i in form.members)
         under = _under(kernel, types, tiles, kept, given)
-        fitted = _fitted(found, kind, kernels.kernel_ns(kernel, types, self.target))
+        fitted = _fitted(form.plans, kind, kernels.kernel_ns(kernel, types, self.target))
         if fitted is None:
             return None
         kept = _kept(fitted, kept, under)
+        if is_cut and any(kept):
+            return None  # windows are no arrays
         in_tasks = [not k and j is None for k, j in zip(kept, under, strict=True)]
-        saved = sum(v.type.nbytes for v, is_in_task in zip(results, in_tasks, strict=True) if is_in_task)
+        saved = sum(
+            plan.out_dtype.itemsize * _size(plan)
+            for plan, alone in zip(fitted, in_tasks, strict=True)
+            if alone
+        )
         if _extra_packed_bytes(fitted) > saved + MAX_EXTRA_PACKED_BYTES:
             return None
         if fitted[0].num_column_blocks > 1 and _far_bytes(kernel, types, tiles, under) > MAX_FAR_BYTES:
             return None
-        return _Choice(number, members, place, kept, under, tiles, kind, fitted)
+        return kept, under, kind, fitted
 
     def _can_wait(self, member: int, place: int, kernel: int) -> bool:
         """Whether a product can be computed in a later place: nobody needs it before, and its operands do not
@@ -234,30 +294,28 @@ class _Finder:
     # --- the phase --------------------------------------------------------------------------------
 
     def _phase(self, choice: _Choice) -> Phase | None:
-        equation = self.equations[choice.kernel]
-        kernel: Kernel = equation.attrs["kernel"]
-        types = tuple(v.type for v in equation.inputs)
+        equation, form = self.equations[choice.kernel], choice.form
+        kernel, types = form.kernel, form.in_types
         members = [self.equations[i] for i in choice.members]
         reads = [self._named(v, choice.place) for member in members for v in member.inputs]
         places: dict[int, int] = {}  # of the operands of the kernel among those of the phase
         for i, var in enumerate(equation.inputs):
-            if choice.tiles[i] is None:
+            if form.tiles[i] is None:
                 places[i] = len(reads)
                 reads.append(self._named(var, choice.place))
-        kept = [m.output for m, is_kept in zip(members, choice.kept, strict=True) if is_kept]
+        kept = [members[i].output for i, is_kept in zip(form.members, choice.kept, strict=True) if is_kept]
         products, results = [], iter(range(len(reads), len(reads) + len(kept)))
         first = len(reads) + len(kept)
         for number, (plan, is_kept) in enumerate(zip(choice.plans, choice.kept, strict=True)):
-            x, y = 2 * number, 2 * number + 1
+            member = form.members[number]
+            x, y = 2 * member, 2 * member + 1
             if plan.problem.is_swapped:
                 x, y = y, x
             under = choice.under[number]
             place = next(results) if is_kept else None if under is None else first + under
-            products.append(Product(plan, x, y, place))
+            products.append(Product(plan, x, y, place, form.starts[number]))
         arguments = (*places.values(), *range(first, first + len(kernel.outputs)))
-        functions = _tasks(
-            tuple(products), (kernel, types), choice.tiles, arguments, choice.kind, self.target
-        )
+        functions = _tasks(tuple(products), (kernel, types), form.tiles, arguments, choice.kind, self.target)
         if not functions:
             return None
         pairs = tuple(
@@ -335,6 +393,12 @@ def _far_bytes(
     size = max(t.size for t, number in zip(in_types, tiles, strict=True) if number is not None)
     found = sorted(t.nbytes for t in (*operands, *results) if t.size >= size)
     return sum(found[:-1])
+
+
+def _size(plan: Plan) -> int:
+    """Elements of the result."""
+    problem = plan.problem
+    return problem.num_batches * problem.m.size * problem.n.size
 
 
 def _extra_packed_bytes(plans: Sequence[Plan]) -> int:
