@@ -84,6 +84,10 @@ def traffic(equation: Equation) -> tuple[float, float]:
         for i, (access, v) in enumerate(zip(kernel.loads, equation.inputs, strict=False)):
             loaded = kernel.num_programs * math.prod(access.tile) * v.type.dtype.itemsize
             reads[i] = min(reads[i], float(loaded))
+    elif name == "attention_of_views":
+        for i, seen in enumerate(equation.attrs["views"]):
+            if seen is not None:
+                reads[i] = float(math.prod(seen[0]) * equation.inputs[i].type.dtype.itemsize)
     elif name in ("gather", "dynamic_slice"):
         reads[0] = min(reads[0], writes[0])
     elif name == "dynamic_update_slice":

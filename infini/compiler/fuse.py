@@ -166,7 +166,7 @@ class _Fuser:
         """Whether a member is used once and everything it needs serves it alone, so nothing is computed
         twice.
         """
-        if len(self.grouping.uses.get(var, ())) != 1:
+        if not self._is_used_once(var):
             return False
         positions = {self.grouping.position[v] for v in inside}
         return all(
@@ -174,6 +174,15 @@ class _Fuser:
             for v in inside
             if v is not var and v in self.grouping.group_of
         )
+
+    def _is_used_once(self, var: Var) -> bool:
+        """Whether one equation reads a variable, or a view of it, at one index."""
+        uses = self.grouping.uses.get(var, ())
+        if len(uses) != 1:
+            return False
+        equation = self.program.equations[uses[0]]
+        seen = equation.outputs[0]
+        return self._is_used_once(seen) if self.grouping.is_view(seen) else True
 
     def _avoid(self, var: Var, unit: Unit) -> None:
         """Make a variable that a kernel cannot compute something it can load; failing that, take the kernel

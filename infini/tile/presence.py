@@ -8,17 +8,26 @@ back to the loads, and what comes from outside becomes -1, which is no place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import numpy as np
 
-from infini.core import dtypes, ir, primitive, trace
+from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import Equation, Program, Var
 from infini.core.value import Literal, Value
 from infini.lax import elementwise as e, families, indexing, view
 from infini.tile.program import Access
 
-Masks = dict[Var, Value]
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """What cannot be followed any further: the equation that mixes elements."""
+
+    equation: Equation
+
+
+Masks: TypeAlias = dict[Var, Value | _Lost]
 
 _MOVES: Final = frozenset({"broadcast_in_dim", "reshape", "rev", "slice", "transpose"})
 _SAME_SHAPE: Final = frozenset({"name", "reduce_precision"})
@@ -39,8 +48,9 @@ def only_there(
     operand, where all of the row that goes there does.
 
     An element comes from those that elementwise operations and views take it from, the rows that it is the
-    number of, and from any of those that it is the reduction of. Through loops and products nothing is
-    followed, nor from tiles of which a loop walks a level.
+    number of, and from any of those that it is the reduction of. Other operations mix elements, and a place
+    that one of them makes of such as are not there is refused, unless a selection between it and a negative
+    constant says where it counts. From tiles of which a loop walks a level nothing is followed.
 
     Args:
         program: from the tiles of the loads and the numbers of the program.
@@ -48,6 +58,9 @@ def only_there(
         arrays: shapes of the operands.
         grid: numbers of programs.
         numbers: which results are places, signed integers; the one after each is what goes there.
+
+    Raises:
+        UnsupportedError: a place comes from outside an array through an operation that mixes elements.
     """
     tiles, ids = program.params[: len(loads)], program.params[len(loads) :]
     partial = [n for n, access in enumerate(loads) if access.fill is not None and not access.levels]
@@ -57,7 +70,7 @@ def only_there(
     def run(*args: Value) -> list[Value]:
         places, programs = args[: len(numbers)], args[len(numbers) :]
 
-        def mask_of(result: Var) -> Value | None:
+        def mask_of(result: Var) -> Value | _Lost | None:
             relevant = _before(program, [result])
             known = {
                 tiles[n]: _inside(loads[n], arrays[n], grid, programs)
@@ -68,11 +81,17 @@ def only_there(
 
         found = []
         for number, place in zip(numbers, places, strict=True):
-            mask = mask_of(program.results[number])
+            result = program.results[number]
+            mask = mask_of(result)
             if mask is None and (of_rows := mask_of(program.results[number + 1])) is not None:
+                if isinstance(of_rows, _Lost):
+                    # Places of elements that are all there say by themselves what counts.
+                    mask = of_rows if _before(program, [result]).isdisjoint(tiles) else None
+                    found.append(_checked(mask, place))
+                    continue
                 axes = tuple(axis - of_rows.ndim for axis in range(place.ndim, of_rows.ndim))
                 mask = trace.bind1(primitive.by_name("reduce_or"), of_rows, axes=axes) if axes else of_rows
-            found.append(place if mask is None else e.select(mask, place, families.full(place.type, -1)))
+            found.append(_checked(mask, place))
         return found
 
     variables = [*(program.results[n] for n in numbers), *ids]
@@ -84,6 +103,25 @@ def only_there(
     changed = dict(zip(numbers, ir.inline(builder, staged, variables), strict=True))
     results = [changed.get(n, var) for n, var in enumerate(program.results)]
     return builder.build(program.params, results, name=program.name)
+
+
+def _checked(mask: Value | _Lost | None, place: Value) -> Value:
+    """A place where its mask holds, and -1 elsewhere.
+
+    Raises:
+        UnsupportedError: nothing is known of where it holds.
+    """
+    if isinstance(mask, _Lost):
+        name = mask.equation.op.name
+        raise errors.UnsupportedError(
+            f"places of a scatter come through {name!r} from elements beyond the end of an operand",
+            got=f"{name!r}, of which each element may depend on several",
+            expected="places made element by element, by views, reductions or lookups of rows",
+            fix="say where a place counts, and -1 elsewhere: "
+            "numpy.where(tile.offsets(x, 0) < tile.array_shape(x)[0], place, -1)",
+            where=mask.equation.where,
+        )
+    return place if mask is None else e.select(mask, place, families.full(place.type, -1))
 
 
 def _before(program: Program, results: Sequence[Var]) -> set[Var]:
@@ -118,16 +156,24 @@ def _inside(access: Access, shape: ir.Shape, grid: Sequence[int], programs: Sequ
     return _all(conditions) if conditions else None
 
 
-def _followed(program: Program, masks: Masks, relevant: set[Var]) -> Masks:
+def _followed(program: Program, masks: Mapping[Var, Value | _Lost], relevant: set[Var]) -> Masks:
     """Masks of all variables that have one."""
     found = dict(masks)
+    makers = {v: equation for equation in program.equations for v in equation.outputs}
     for equation in program.equations:
-        if not relevant.isdisjoint(equation.outputs):
-            found.update(_of(equation, found))
+        if relevant.isdisjoint(equation.outputs):
+            continue
+        given = found
+        if equation.op.name == "select_n" and not isinstance(found.get(equation.inputs[0]), _Lost):
+            # Between a place and none at all the program itself says what counts.
+            cases = equation.inputs[1:]
+            if any(_is_negative(case, program, makers) for case in cases):
+                given = {v: mask for v, mask in found.items() if not isinstance(mask, _Lost)}
+        found.update(_of(equation, given))
     return found
 
 
-def _of(equation: Equation, masks: Mapping[Var, Value]) -> Masks:
+def _of(equation: Equation, masks: Mapping[Var, Value | _Lost]) -> Masks:
     """Masks of the outputs of an equation."""
     given = {v: masks[v] for v in equation.inputs if v in masks}
     if not given:
@@ -140,12 +186,15 @@ def _of(equation: Equation, masks: Mapping[Var, Value]) -> Masks:
         pairs = zip(equation.outputs, body.results, strict=True)
         return {v: found[result] for v, result in pairs if result in found}
     out = equation.outputs[0]
-    if name == "gather":
-        mask = given.get(equation.inputs[1])
-        return {} if mask is None else {out: _of_rows(mask, attrs["dimension_numbers"], out.type.shape)}
-    if equation.op.has(primitive.SCALAR) and all(v.type.ndim <= out.type.ndim for v in given):
-        return {out: _all([families.broadcast_to(m, out.type.shape) for m in given.values()])}
-    (mask,) = list(given.values())[:1]
+    known = {v: mask for v, mask in given.items() if not isinstance(mask, _Lost)}
+    if len(known) < len(given):
+        lost = next(mask for mask in given.values() if isinstance(mask, _Lost))
+        return dict.fromkeys(equation.outputs, lost)
+    (mask, *_) = known.values()
+    if name == "gather" and equation.inputs[0] not in known:
+        return {out: _of_rows(mask, attrs["dimension_numbers"], out.type.shape)}
+    if equation.op.has(primitive.SCALAR) and all(v.type.ndim <= out.type.ndim for v in known):
+        return {out: _all([families.broadcast_to(m, out.type.shape) for m in known.values()])}
     if name in _MOVES:
         return {out: trace.bind1(equation.op, mask, **attrs)}
     if name in _SAME_SHAPE:
@@ -153,7 +202,15 @@ def _of(equation: Equation, masks: Mapping[Var, Value]) -> Masks:
     if name in _REDUCTIONS or name in ("argmax", "argmin"):
         axes = attrs["axes"] if name in _REDUCTIONS else (attrs["axis"],)
         return {out: trace.bind1(primitive.by_name("reduce_or"), mask, axes=axes)}
-    return {}
+    return dict.fromkeys(equation.outputs, _Lost(equation))
+
+
+def _is_negative(var: Var, program: Program, makers: Mapping[Var, Equation]) -> bool:
+    """Whether a variable is a constant below 0, as no place is."""
+    while var in makers and makers[var].op.name in {"broadcast_in_dim", "reshape", "convert_element_type"}:
+        (var,) = makers[var].inputs
+    constant = dict(program.consts).get(var)
+    return constant is not None and bool(np.all(constant.array < 0))
 
 
 def _of_rows(mask: Value, numbers: indexing.GatherDimensionNumbers, shape: ir.Shape) -> Value:

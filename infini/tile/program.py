@@ -23,7 +23,7 @@ from infini.tile import splitting
 
 
 @ir.attribute
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Access:
     """Where the tile of one program lies in its array.
 
@@ -46,6 +46,17 @@ class Access:
     offsets: tuple[int, ...]
     fill: complex | None = None
     levels: int = 0
+
+    def _key(self) -> tuple[object, ...]:
+        # 0.0 and -0.0 are different fills, and a NaN is the same as itself.
+        fill = None if self.fill is None else repr(self.fill)
+        return self.tile, self.grid_strides, self.tile_strides, self.offsets, fill, self.levels
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Access) and self._key() == other._key())
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
     @classmethod
     def whole(cls, shape: Shape, grid_rank: int) -> Access:

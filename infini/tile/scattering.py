@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -29,12 +29,26 @@ _WIDE = frozenset({dtypes.int64, dtypes.uint64, dtypes.uint32})
 
 @dataclass(frozen=True, slots=True)
 class Scattered:
-    """What an application returns for a result that it writes at run-time places; see `scatter_add`."""
+    """What an application returns for a result that it writes at run-time places; see `scatter_add`.
+
+    It is no array: nothing is computed from it.
+    """
 
     kind: str
     start: Value | complex
     places: tuple[Value, ...]
     updates: Value
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise errors.TypeMismatchError(
+            f"what tile.{self.kind} gives is no array to compute with",
+            got="an operation on it",
+            expected="an application that returns it as it is",
+            fix="compute with the updates before, or with the result of the kernel",
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __neg__ = __abs__ = __pow__ = __matmul__ = __getitem__ = __len__ = __iter__ = __bool__ = _refuse
 
 
 def scatter(start: Any, indices: Places, updates: Any) -> Scattered:  # Any: a tile or a number; arrays
@@ -58,6 +72,8 @@ def scatter_add(start: Any, indices: Places, updates: Any) -> Scattered:  # Any:
         indices: numbers of rows, a tile of integers, or one of them for each of the leading dimensions of
             the array. What lies outside the array is dropped: -1 is no row, as is a place computed from
             elements beyond the end of an operand, or one computed from no operand where the update was.
+            Operations that mix elements, as loops and products do, are refused where such elements take part,
+            unless the place is `numpy.where(condition, place, -1)`.
         updates: what is added, shaped like the indices and then a row, or what broadcasts to that.
 
     Returns:

@@ -627,6 +627,11 @@ def test_kernels_of_unlike_devices_use_what_all_of_them_have(machine: Machine) -
     assert [target.name for target in machine.targets] == ["sm_86"]
 
 
+def test_a_card_that_nothing_is_compiled_for_lowers_no_other(backend: Any, machine: Machine) -> None:
+    machine.capabilities = ("61", "90")
+    assert backend.target == dataclasses.replace(nvidia(90), shared_bytes=227 << 10)
+
+
 def test_without_a_device_kernels_are_for_any(monkeypatch: Any) -> None:
     monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
     assert cuda.CudaBackend().target is GENERIC

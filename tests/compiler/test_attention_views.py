@@ -12,7 +12,7 @@ import pytest
 import infini
 import infini.numpy as inp
 from infini import lax, nn
-from infini.compiler import pipeline
+from infini.compiler import cost, pipeline
 from infini.compiler.llvm import lower
 from infini.compiler.passes import attention_views
 from infini.core.ir import ArrayType, Program
@@ -121,10 +121,11 @@ def test_gradients_are_those_of_copies(name: str) -> None:
         np.testing.assert_allclose(np.asarray(got), want, rtol=1e-4, atol=1e-4)
 
 
-def test_keys_that_groups_share_are_read_in_place() -> None:
+def test_keys_that_are_repeated_are_no_part_of_a_larger_array() -> None:
     types = (f32(2, 20, 24), f32(24, 64))
-    inputs = inputs_for(types)
-    (want,) = evaluate(program_of(shared_keys, *types), inputs)
+    program, inputs = program_of(shared_keys, *types), inputs_for(types)
+    assert len(viewed(lowered(program))) == 1  # the queries
+    (want,) = evaluate(program, inputs)
     np.testing.assert_allclose(np.asarray(infini.jit(shared_keys)(*inputs)), want, rtol=LIMIT, atol=LIMIT)
 
 
@@ -202,3 +203,14 @@ def test_a_block_of_a_gpt_is_at_most_nine_kernels() -> None:
     with infini.disable_jit():
         want = np.asarray(block(inp.asarray(x), infini.tree.map(inp.asarray, p)))
     np.testing.assert_allclose(np.asarray(compiled(x, p)), want, rtol=1e-4, atol=1e-4)
+
+
+def test_traffic_is_that_of_what_is_read() -> None:
+    def f(cache: Any) -> Any:
+        return attend(*(heads(cache[:, i, :9], 2) for i in (0, 2, 3)))
+
+    (equation,) = [
+        e for e in lowered(program_of(f, f32(2, 4, 400, 16))).equations if e.op.name == "attention_of_views"
+    ]
+    part = 4 * 2 * 9 * 16
+    assert cost.traffic(equation) == (3 * part, part)

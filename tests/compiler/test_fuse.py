@@ -6,7 +6,7 @@ import pytest
 import infini
 import infini.numpy as inp
 from infini import lax
-from infini.compiler import affine, fuse, pipeline
+from infini.compiler import affine, cost, fuse, pipeline
 from infini.core import check, dtypes
 from tests.compiler import programs
 from tests.compiler.programs import evaluate, f32, i32, inputs_for, kernels, program_of, random_function
@@ -227,6 +227,18 @@ def test_a_value_read_at_shifted_places_is_not_computed_once_for_each_of_them():
     program = fused(lambda x: inp.cumsum(x, axis=-1), f32(2, 1024))
     sizes = [len(equation.attrs["kernel"].body.equations) for equation in kernels(program)]
     assert sum(sizes) < 400  # all ten steps in one would be thousands
+
+
+def test_what_several_parts_of_a_view_read_is_computed_once() -> None:
+    def f(x: infini.Array, w: infini.Array, c: infini.Array) -> infini.Array:
+        y = (x @ w).reshape(8, 4, 16)
+        y = inp.concatenate([y[..., 8:], y[..., :8]], -1) * c
+        y = inp.tanh(inp.sin(inp.exp(y))).transpose(1, 0, 2)
+        first, second = y[..., :8], y[..., 8:]
+        return inp.concatenate([first * 2 - second, second * 2 + first], -1)
+
+    program = fused(f, f32(32, 24), f32(24, 16), f32(16))
+    assert sum(cost.work(k)["transcendentals"] for k in kernels(program)) == 3 * 8 * 4 * 16
 
 
 def test_a_parameter_that_a_kernel_cannot_read_takes_the_kernel_apart() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import infini as inf
-from infini import tile
+import infini.numpy as inp
+from infini import lax, tile
 from infini.core import check, dtypes, errors, ir, parser, text
 from infini.core.ir import ArrayType
 from infini.tile import Tensor
@@ -98,6 +99,22 @@ def test_places_read_by_numbers_beyond_the_operand_are_none() -> None:
     slots = np.array([3, 0, 4, 2, 1], np.int32)
     found = k.through_slots(slots, np.array([2, 1, 2], np.int32))
     np.testing.assert_array_equal(found, [1, 0, 0, 0, 1])
+
+
+def test_a_program_may_say_which_mixed_places_count() -> None:
+    x = Tensor(1)
+
+    def backwards(x: Any) -> Any:
+        places = inp.take(x, inp.arange(15, -1, -1))
+        is_there = inp.flip(tile.offsets(x, 0) < tile.array_shape(x)[0])
+        return tile.scatter_add(0, inp.where(is_there, places, -1), 1)
+
+    def blocks(x: Any, y: Any) -> Any:
+        x = x.tile((16,))
+        return x, y.tile((-1,)).expand(x.shape)
+
+    kernel = tile.kernel(blocks, tensors=(x, Tensor(shape=(4,))))(backwards)
+    np.testing.assert_array_equal(kernel(np.array([0, 3, 3, 1, 2], np.int32)), [1, 1, 1, 2])
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
@@ -296,6 +313,29 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a start the dtype has not": (lambda: kernel_of(lambda x: tile.scatter_add(0.5, x, x)), "no such number"),
     "sums of booleans": (
         lambda: kernel_of(lambda x: tile.scatter_add(0, x, True)), "does not take this dtype",
+    ),
+    "sums with what a scatter gives": (
+        lambda: kernel_of(lambda x: tile.scatter_add(0, x, 1) + 1), "no array to compute with",
+    ),
+    "places picked from beyond the operand": (
+        lambda: kernel_of(lambda x: tile.scatter_add(0, inp.take(x, inp.arange(3, -1, -1)), 1)),
+        "come through 'gather'",
+    ),
+    "places of a loop beyond the operand": (
+        lambda: kernel_of(lambda x: tile.scatter_add(0, lax.fori_loop(0, 3, lambda _, c: inp.flip(c), x), 1)),
+        "come through '(while|scan)'",
+    ),
+    "places of a branch beyond the operand": (
+        lambda: kernel_of(
+            lambda x: tile.scatter_add(0, lax.cond(x.sum() > 0, lambda x: x, lambda x: x + 1, x), 1)
+        ),
+        "come through 'cond'",
+    ),
+    "updates of a loop, whose places come from nowhere": (
+        lambda: kernel_of(
+            lambda x: tile.scatter_add(0, inp.arange(4) % 3, lax.fori_loop(0, 3, lambda _, c: inp.flip(c), x))
+        ),
+        "come through '(while|scan)'",
     ),
     "a part of the result": (
         lambda: kernel_of(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from infini.backends.accelerator.backend import AcceleratorBackend
 from infini.backends.accelerator.driver import DeviceBuffer
 from infini.backends.cuda.driver import Driver, Runtime, load_runtime, target_of
-from infini.compiler.triton.target import GENERIC, Target
+from infini.compiler.triton.target import GENERIC, MIN_CAPABILITY, Target
 from infini.core import backend as backend_, errors
 from infini.core.backend import Device
 
@@ -51,11 +51,14 @@ class CudaBackend(AcceleratorBackend):
 
     @functools.cached_property
     def target(self) -> Target:
-        """What all of the GPUs have: of several kinds, the oldest one's arch, and what none of them lacks."""
+        """What all of the GPUs have that kernels are compiled for: of several kinds, the oldest one's arch,
+        and what none of them lacks.
+        """
         runtime, _ = self._probe
         if runtime is None:
             return GENERIC
-        found = [target_of(runtime, number) for number in range(runtime.num_devices)]
+        every = [target_of(runtime, number) for number in range(runtime.num_devices)]
+        found = [target for target in every if int(target.arch) >= MIN_CAPABILITY] or every
         return dataclasses.replace(
             min(found, key=lambda target: int(target.arch)),
             shared_bytes=min(target.shared_bytes for target in found),

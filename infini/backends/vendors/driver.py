@@ -165,7 +165,9 @@ class VendorDriver:
         found = self._functions.get(source.key)
         if found is None:
             with self._loading:
-                found = self._functions[source.key] = self._load(source)
+                found = self._functions.get(source.key)
+                if found is None:
+                    found = self._functions[source.key] = self._load(source)
         return found
 
     def _load(self, source: TritonSource) -> Function:

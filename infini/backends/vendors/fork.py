@@ -69,6 +69,7 @@ class TritonFork:
         stored = disk_cache.read("kernels", key)
         if stored is not None:
             fields = msgpack.unpackb(stored)
+            toolchain.check_shared(source, target, fields["shared_bytes"])
             return Kernel(**{**fields, "parameters": tuple(fields["parameters"])})
         kernel = self._compile(source, target)
         disk_cache.write("kernels", key, msgpack.packb(asdict(kernel)))

@@ -2,7 +2,8 @@
 one product that makes all three, instead of copies of them.
 
 Such an operation becomes `attention_of_views`: its first operands are the larger arrays, each with the
-strides of what is read. The operation lives between passes only: it is not registered, and no file has it.
+strides of what is read. The operation lives between passes only and is not registered, so the text of a
+program with it is for people: it cannot be parsed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Convolutions that a backend computes from the image itself, without the matrix of its patches.
 
 Such a one becomes `windowed_dot`: a convolution without loop dimensions, whose kernel may be read reversed,
-as the derivative by the image does. The operation lives between passes only: it is not registered, and no
-file has it. Convolutions that the backend does not take are left to their decomposition.
+as the derivative by the image does. The operation lives between passes only and is not registered, so the
+text of a program with it is for people: it cannot be parsed. Convolutions that the backend does not take are
+left to their decomposition.
 """
 
 from __future__ import annotations

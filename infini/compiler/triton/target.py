@@ -86,6 +86,7 @@ def amd(arch: str) -> Target:
     return Target(arch, "hip", arch, "hsaco", 64 if is_wide else 32, shared << 10, _COMMON | newer)
 
 
+MIN_CAPABILITY: Final = 80  # of NVIDIA's, times ten: older ones are not compiled for
 # The language of Triton 3.0, and what every processor is expected to have: the usual target of the emitters.
 GENERIC: Final = Target(
     "generic", "cuda", 80, "cubin", 32, 99 << 10, _COMMON - {"block_pointers", "inline_assembly"}

@@ -37,15 +37,31 @@ def compiled(
     triton = importlib.import_module("triton")
     # Fusing a product and a sum into one rounding is wanted; its default differs between versions.
     asked = {"num_warps": source.num_warps, "num_stages": source.num_stages, "enable_fp_fusion": True}
+    place, described = place_of(target), _described(source, target)
     try:
-        made = triton.compile(
-            _described(source), target=place_of(target), options={**asked, **(options or {})}
-        )
+        made = triton.compile(described, target=place, options={**asked, **(options or {})})
     except Exception as error:  # passes and assemblers fail in ways of their own
         raise _refused(source, target, f"{type(error).__name__}: {error}") from error
     if target.binary not in made.asm:
         raise _refused(source, target, f"{', '.join(made.asm)}, and no {target.binary}")
+    check_shared(source, target, int(made.metadata.shared))
     return made
+
+
+def check_shared(source: TritonSource, target: Target, shared_bytes: int) -> None:
+    """Check that a kernel needs no more shared memory than a target has.
+
+    Raises:
+        LoweringError: it needs more.
+    """
+    if shared_bytes > target.shared_bytes:
+        raise errors.LoweringError(
+            f"the kernel {source.function_name} needs more shared memory than {target.name} has",
+            got=f"{shared_bytes} bytes",
+            expected=f"at most {target.shared_bytes}",
+            fix="choose smaller blocks, or fewer stages",
+            where=source.where,
+        )
 
 
 def place_of(target: Target, arch: int | str | None = None) -> Any:  # Any: as above
@@ -70,9 +86,12 @@ def _refused(source: TritonSource, target: Target, said: str) -> errors.Lowering
     )
 
 
-def _described(source: TritonSource) -> Any:  # Any: as above
+def _described(source: TritonSource, target: Target) -> Any:  # Any: as above
     """The source as this version of Triton wants it described."""
-    function = load_module(source.text)[source.function_name]
+    try:
+        function = load_module(source.text)[source.function_name]
+    except SyntaxError as error:  # a mistake of ours, or of whoever wrote the text
+        raise _refused(source, target, f"SyntaxError: {error}") from error
     described = importlib.import_module("triton.compiler").ASTSource
     signature, constants = dict(source.signature), dict(source.constexprs)
     names = list(signature)
