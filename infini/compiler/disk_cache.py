@@ -12,10 +12,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import itertools
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,20 +91,23 @@ def write(kind: str, key: str, content: bytes) -> None:
     path = _path(kind, key)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
+        # Every first program of a process comes here, and `tempfile` takes milliseconds to load.
+        part = path.with_name(f"{key}.{os.getpid()}.{next(_parts)}.part")
+        with part.open("xb") as file:  # no other process has this one
+            try:
                 file.write(_MAGIC + _digest(content) + content)
-            Path(name).replace(path)
-            top = root()
-            _written[top] = _written.get(top, 0) + len(content)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
+                file.close()
+                part.replace(path)
+                top = root()
+                _written[top] = _written.get(top, 0) + len(content)
+            except OSError:
+                part.unlink(missing_ok=True)
 
 
 # --- keeping it small -------------------------------------------------------------------------------
 
 
+_parts: Final = itertools.count()
 _written: Final[dict[Path, int]] = {}  # folders this process has added to, and the bytes added
 
 
@@ -119,8 +121,10 @@ def clear(kinds: Sequence[str] = tuple(KINDS)) -> int:
     """Remove every entry of some kinds; returns the bytes freed. Programs keep what they have loaded."""
     freed = 0
     for kind in kinds:
-        freed += usage(kind).num_bytes
-        shutil.rmtree(folder(kind), ignore_errors=True)
+        for _, size, path in _entries(folder(kind)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                freed += size
     return freed
 
 
