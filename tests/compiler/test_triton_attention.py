@@ -15,7 +15,8 @@ import infini.numpy as inp
 from infini import nn
 from infini.backends import cuda
 from infini.backends.reference import interpreter
-from infini.compiler.triton import lower
+from infini.compiler.triton import attention as kernels, compile as compile_, lower
+from infini.compiler.triton.target import nvidia
 from infini.core import dtypes, ir, primitive
 from infini.core.backend import CompileOptions
 from infini.core.interpret import decomposition
@@ -178,3 +179,17 @@ def test_no_matrix_of_weights_is_kept_on_the_gpu(function: Any) -> None:
     program = step.trace(*[struct] * 3).program
     executable = cuda.CudaBackend().compile(program, CompileOptions())
     assert executable.plan.nbytes < size * size * 4
+
+
+@pytest.mark.parametrize("capability", [80, 86])
+def test_blocks_of_wide_heads_fit_the_shared_memory(capability: int) -> None:
+    target = nvidia(capability)
+    operand = ArrayType((2, 50, 256), dtypes.float32)
+    given = ir.Attrs(attrs(PLAIN, band=(None, 0)))
+    sums = (ArrayType((2, 50), dtypes.float32),) * 3
+    for source in (
+        *kernels.attention((operand,) * 3, given, target),
+        *kernels.attention_gradient((*(operand,) * 4, *sums), given, target),
+    ):
+        # The compiler refuses what does not fit.
+        assert compile_.compile_source(source, target).shared_bytes <= target.shared_bytes

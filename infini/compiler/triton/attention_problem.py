@@ -19,6 +19,7 @@ from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs
 from infini.lax.composites.attention import Band
 
+_KEPT_TILES: Final = 4.5  # tiles of rows that a function keeps in shared memory, as Triton compiles it
 _LEAST: Final = 16  # of any dimension of a product
 WIDE_ROW: Final = 256  # bytes of a row of a tile above which blocks are smaller
 # A fill below this gives keys out of sight the weight 0 next to any score.
@@ -82,10 +83,12 @@ class Problem:
         """Elements of a tile along d or v."""
         return max(_LEAST, 1 << (self.sizes[letter] - 1).bit_length())
 
-    def block(self, letter: str, *, is_gradient: bool) -> int:
+    def block(self, letter: str, target: Target, *, is_gradient: bool) -> int:
         """Queries or keys of a tile."""
-        row = max(map(self.width, "dv")) * self.dtype.itemsize * (2 if is_gradient else 1)
-        edge = 64 if row <= WIDE_ROW else 32
+        row = max(map(self.width, "dv")) * self.dtype.itemsize
+        edge = 64 if row * (2 if is_gradient else 1) <= WIDE_ROW else 32
+        while edge > _LEAST and _KEPT_TILES * edge * row > target.shared_bytes:
+            edge //= 2
         return min(edge, max(_LEAST, 1 << (self.sizes[letter] - 1).bit_length()))
 
     def parameters(self, operands: Sequence[int], results: Sequence[int]) -> list[tuple[str, ArrayType]]:
@@ -146,8 +149,8 @@ class Text(FunctionText):
     def __init__(self, problem: Problem, target: Target, *, is_gradient: bool) -> None:
         super().__init__(target)
         self.p = problem
-        self.rows = problem.block("t", is_gradient=is_gradient)
-        self.columns = problem.block("s", is_gradient=is_gradient)
+        self.rows = problem.block("t", target, is_gradient=is_gradient)
+        self.columns = problem.block("s", target, is_gradient=is_gradient)
         self.num_rows = -(-problem.sizes["t"] // self.rows)
         self.num_columns = -(-problem.sizes["s"] // self.columns)
         self.precision = ', input_precision="ieee"' if problem.dtype == dtypes.float32 else ""
