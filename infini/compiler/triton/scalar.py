@@ -37,8 +37,7 @@ def _remainder(name: str, divided: str, bits: int, steps: int) -> str:
     return f"""\
 @triton.jit
 def {name}(x, y):
-    b = tl.abs(y)
-    r = tl.abs(x)
+    b, r = tl.broadcast(tl.abs(y), tl.abs(x))
     for part in range(0, 3):
         near = tl.where(part < 2, {2.0 ** (bits * steps)!r}, 1.0)
         far = tl.where(part < 1, {2.0 ** (bits * steps)!r}, 1.0)
