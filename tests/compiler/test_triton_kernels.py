@@ -110,10 +110,10 @@ def test_source_says_how_to_compile_and_launch_it(rng: Any) -> None:
 # What tl of Triton 3.0 has among the names that the emitter writes; forks of vendors are based on it.
 _TRITON_3_0 = {
     "PropagateNan", "abs", "arange", "argmax", "atomic_add", "atomic_cas", "atomic_max", "atomic_min",
-    "broadcast_to", "ceil", "constexpr", "cos", "div_rn", "dot", "erf", "exp", "exp2", "floor", "fma",
-    "full", "load", "log", "log2", "max", "maximum", "min", "minimum", "permute", "pointer_type",
-    "program_id", "reduce", "reshape", "rsqrt", "sin", "sqrt", "sqrt_rn", "store", "sum", "trans",
-    "where", "zeros",
+    "broadcast", "broadcast_to", "ceil", "constexpr", "cos", "div_rn", "dot", "erf", "exp", "exp2",
+    "floor", "fma", "full", "load", "log", "log2", "max", "maximum", "min", "minimum", "permute",
+    "pointer_type", "program_id", "reduce", "reshape", "rsqrt", "sin", "sqrt", "sqrt_rn", "store",
+    "sum", "trans", "where", "zeros",
 }  # fmt: skip
 _DTYPES = {"float32", "float16", "bfloat16", "float64", "int1"} | {
     f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)
