@@ -115,6 +115,11 @@ class MpiComm:
         # Members of a group call this together, in program order, so one tag serves all groups.
         self._communicator = functools.cache(self._create)
 
+    @property
+    def may_overlap(self) -> bool:
+        """Whether MPI was started so that any thread may call it at any time."""
+        return bool(self._mpi.Query_thread() >= self._mpi.THREAD_MULTIPLE)
+
     def _create(self, group: tuple[int, ...]) -> Any:  # Any: a communicator
         world = self._mpi.COMM_WORLD
         members = world.group.Incl([self._process_of_rank[rank] for rank in group])
