@@ -77,6 +77,7 @@ class CompileOptions:
         in_specs: for each parameter how it is split over the mesh (a `P`), or None to let the
             partitioner choose.
         deterministic: fixed reduction splits that do not depend on batch neighbours; nothing is measured.
+            Sums over a mesh are taken in the order of its devices, so how they travel does not show.
         choices: pairs (question, candidate) that were chosen before, see `Chooses`; they are taken as they
             are, and what the program does not ask is ignored.
         in_layouts: for each parameter how its memory is laid out, None for row-major; all are when it is

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from infini.backends.spmd import agreement, collectives, donation, schedule as s, thread
 from infini.backends.spmd.lockstep import LockstepComm
+from infini.backends.spmd.ordered import OrderedComm
 from infini.backends.spmd.walk import Constants, Pieces, Walk
 from infini.compiler import partition
 from infini.core import backend as backend_, comm as comm_, config, errors, events, physical
@@ -147,12 +148,14 @@ class SpmdExecutable:
         devices: tuple[Any, ...],  # Any: a Device, or None for one that nothing is moved to
         pieces: Pieces,
     ) -> list[Row]:
+        # Devices of one process always add up in one order.
+        is_ordered = self._options.deterministic and len(ranks) < self.partitioned.mesh.size
         walk = Walk(
             self._backend,
             pieces,
             collectives.Mesh(self.partitioned.mesh, ranks),
-            comm,
-            exchanger=_exchanger(comm),
+            OrderedComm(comm) if is_ordered else comm,
+            exchanger=exchanger_of(comm),
             devices=devices,
             constants=self._constants.setdefault(devices, {}),
         )
@@ -199,7 +202,7 @@ class SpmdExecutable:
         return total
 
 
-def _exchanger(comm: comm_.Comm) -> thread.Exchanger:
+def exchanger_of(comm: comm_.Comm) -> thread.Exchanger:
     """Where the exchanges of a comm are made."""
     if not isinstance(comm, comm_.Overlaps):
         return thread.IMMEDIATE

@@ -89,19 +89,17 @@ class Walk:
     def exchange(self, equation: Equation, env: Env) -> Callable[[], list[list[np.ndarray]]]:
         """What makes an exchange, once it is called: a row per device for each output."""
         hosts = [self.get(env[v], v.type) for v in equation.inputs]
-        return lambda: [collectives.run(equation, hosts[0] if hosts else [], self.mesh, self.comm)]
+
+        def make() -> list[list[np.ndarray]]:
+            found = [collectives.run(equation, hosts[0] if hosts else [], self.mesh, self.comm)]
+            known = [row for rows in hosts for row in rows]
+            return [[_apart(np.asarray(row), known) for row in rows] for rows in found]
+
+        return make
 
     def receive(self, equation: Equation, found: Sequence[Sequence[np.ndarray]], env: Env) -> None:
-        """Results of an exchange as buffers. What a comm made is used as it lies; parts of what others have
-        are copied.
-        """
-        for v, rows in zip(equation.outputs, found, strict=True):
-            env[v] = [
-                self.backend.adopt(row, device)
-                if row.flags.owndata and row.flags.c_contiguous
-                else self.backend.put(row, device)
-                for row, device in zip(map(np.asarray, rows), self.devices, strict=True)
-            ]
+        """Results of an exchange as buffers over the memory of the comm."""
+        env.update(zip(equation.outputs, map(self.adopt, found), strict=True))
 
     def get(self, column: Column, type_: ArrayType) -> list[np.ndarray]:
         """Buffers of all devices as host arrays."""
@@ -125,6 +123,12 @@ class Walk:
             row = np.ascontiguousarray(constant.array).reshape(var.type.shape)
             found = self.constants[var] = self.adopt([row] * len(self.devices))
         return found
+
+
+def _apart(row: np.ndarray, known: Sequence[np.ndarray]) -> np.ndarray:
+    """A result in C order, copied where it lies in the memory of an operand, which may be overwritten."""
+    is_known = any(np.may_share_memory(row, other) for other in known)
+    return np.array(row, order="C") if is_known or not row.flags.c_contiguous else row
 
 
 # --- loops and branches with communication inside ----------------------------------------------
