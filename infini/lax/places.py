@@ -31,7 +31,8 @@ class Factors:
         inputs: for each operand the factors of each of its dimensions.
         outputs: the same for the results.
         sizes: number of elements of each factor.
-        reduced: factors that results lack, and how the parts that devices compute combine.
+        reduced: factors that results lack, and how the parts that devices compute combine. Of several
+            results, those that have the factor are whole there; those that lack it combine.
     """
 
     inputs: tuple[tuple[Dimension, ...], ...]

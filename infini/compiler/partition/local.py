@@ -151,8 +151,8 @@ class Block:
         for var, dims in zip(equation.inputs, found.inputs, strict=True):
             now = self.env[var].placement
             total += reshard.traffic(var.type, Placement(now.dims), p.expand(split, dims), mesh)
-        waiting = tuple(axis for name in found.reduced for axis in split.get(name, ()))
         for var, dims in zip(equation.outputs, found.outputs, strict=True):
+            waiting = tuple(axis for name in p.lacking(found, dims) for axis in split.get(name, ()))
             total += reshard.traffic(
                 var.type, Placement(p.expand(split, dims), waiting), self.plan[var], mesh
             )
@@ -225,14 +225,17 @@ class Block:
             results = op.rule(primitive.PARTITION)(part, *operands)
         else:
             results = trace.bind_attrs(op, operands, equation.attrs)
-        waiting = passed
-        for name in reduced:
-            reducer = found.reduced[name]
-            if reducer == "sum":
-                waiting += split[name]
-            else:
-                results = [self.mover.combine(r, reducer, split[name], op.name) for r in results]
-        return [Local(r, Placement(dims, waiting)) for r, dims in zip(results, out_dims, strict=True)]
+        locals_ = []
+        for result, names, dims in zip(results, found.outputs, out_dims, strict=True):
+            waiting = passed
+            for name in p.lacking(found, names):
+                reducer, axes = found.reduced[name], split.get(name, ())
+                if reducer == "sum":
+                    waiting += axes
+                else:
+                    result = self.mover.combine(result, reducer, axes, op.name)
+            locals_.append(Local(result, Placement(dims, waiting)))
+        return locals_
 
     def _on_whole_arrays(self, equation: Equation) -> list[Local]:
         """An operation that says nothing about splitting runs on every device, on whole arrays."""

@@ -94,6 +94,12 @@ def expand(split: Mapping[str, Axes], factors: Sequence[Dimension]) -> Dims:
     return tuple(sum((split.get(name, ()) for name in names), ()) for names in factors)
 
 
+def lacking(factors: Factors, result: Sequence[Dimension]) -> list[str]:
+    """The reduced factors that one of the results lacks, so that its parts combine."""
+    own = {name for names in result for name in names}
+    return [name for name in factors.reduced if name not in own]
+
+
 def merge(split: Split, found: Iterable[tuple[str, Axes]]) -> None:
     """Add splits of factors that are not split yet, over axes that no factor uses yet."""
     used = {axis for axes in split.values() for axis in axes}
