@@ -61,7 +61,7 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     for param, spec in zip(flat.params, given, strict=True):
         if spec is not None:
             shard_shape(param.type.shape, spec, mesh)
-            fixed[param] = p.from_spec(spec, param.type.ndim)
+            fixed[param] = p.asked(spec, param.type.ndim, mesh)
     plan = Plan(mesh, fixed)
     plan.run(flat)
     staging = trace.Staging(None)

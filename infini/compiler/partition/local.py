@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from infini.compiler.partition import partial, placement as p, prepare, reshard
-from infini.compiler.partition.factors import factors_of
 from infini.compiler.partition.placement import Axes, Dims, Placement, Split
 from infini.compiler.partition.propagate import Plan
 from infini.core import ir, primitive, trace
@@ -101,7 +100,7 @@ class Block:
             return structured(self, equation)
         if not equation.op.has(primitive.PLACE) and (equation.programs or equation.op.is_higher_order):
             return self._on_whole_arrays(equation)
-        found = factors_of(equation)
+        found = self.plan.factors(equation)
         split = self._choose(equation, found)
         passed = self._passed(equation, split)
         operands = [
