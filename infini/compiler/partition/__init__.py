@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infini.compiler.partition import (
+    loops as loops,  # it and `structured` fill the table of `local`
     placement as p,
-    structured as structured,  # fills the table of `local`
+    structured as structured,
 )
 from infini.compiler.partition.local import Block, Local
 from infini.compiler.partition.placement import Placement
@@ -69,12 +70,18 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     params = [staging.parameter(p.local_type(v.type, plan[v], mesh)) for v in flat.params]
     with trace.running(staging):
         block = Block(flat, plan, mover)
-        found = block.run([Local(x, Placement(plan[v])) for x, v in zip(params, flat.params, strict=True)])
+        waiting = {v: asked.partial for v, asked in fixed.items()}
+        found = block.run(
+            [
+                Local(x, Placement(plan[v], waiting.get(v, ())))
+                for x, v in zip(params, flat.params, strict=True)
+            ]
+        )
         results = []
         for var, local in zip(flat.results, found, strict=True):
-            target = plan[var] if local.placement.partial or var in fixed else local.placement.dims
-            value = mover.reshard(local.value, local.placement, target, "a result")
-            results.append((staging.var(value), p.to_spec(target)))
+            dims = plan[var] if local.placement.partial or var in fixed else local.placement.dims
+            target = Placement(dims, waiting.get(var, ()))
+            results.append((staging.var(block.moved(local, target, "a result")), target))
     staging.is_closed = True
     per_device = staging.builder.build(
         [x.variable for x in params], [v for v, _ in results], name=program.name
@@ -84,8 +91,8 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     return Partitioned(
         per_device,
         mesh,
-        tuple(p.to_spec(plan[v]) for v in flat.params),
-        tuple(spec for _, spec in results),
+        tuple(p.to_spec(plan[v], waiting.get(v, ())) for v in flat.params),
+        tuple(p.to_spec(target.dims, target.partial) for _, target in results),
         tuple(mover.collectives),
     )
 

@@ -106,7 +106,7 @@ class Plan:
         root, now = self._root(var), self[var]
         asked = self._asked.get(root)
         finer = list(now)
-        used = {axis for axes in now for axis in axes}
+        used = {axis for axes in now for axis in axes}.union(asked.partial if asked is not None else ())
         for i, axes in enumerate(dims):
             if axes[: len(finer[i])] != finer[i] or (asked is not None and i not in asked.open):
                 continue
