@@ -65,6 +65,7 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
             fixed[param] = p.asked(spec, param.type.ndim, mesh)
     plan = Plan(mesh, fixed)
     plan.run(flat)
+    plan.place_results(flat)
     staging = trace.Staging(None)
     mover = Mover(mesh, staging)
     params = [staging.parameter(p.local_type(v.type, plan[v], mesh)) for v in flat.params]
