@@ -89,6 +89,8 @@ class Block:
         self.env: dict[Var, Local] = {}
         self.uses = prepare.uses(program)
         self.zeros = prepare.zeros(program)
+        # Where sums may go instead of where the plan has them, if that moves less.
+        self.sums: dict[Var, Dims] = {}
         self.only_users = partial.only_users(program, self.uses)
         # A loop may go on adding to what its body returns.
         self.returned = {v for v in program.results if self.uses[v] == 1} if is_body else set()
@@ -111,6 +113,10 @@ class Block:
         if not equation.op.has(primitive.PLACE) and (equation.programs or equation.op.is_higher_order):
             return self._on_whole_arrays(equation)
         found = self.plan.factors(equation)
+        # What others use too is summed over devices for all of them, before this decides how to split it.
+        for number, var in enumerate(equation.inputs):
+            if self.uses[var] > 1:
+                self.settle(var, f"{equation.op.name}, operand {number}")
         split = self._choose(equation, found)
         # The one place where parts of unequal size would be masked: what a split factor reduces reads them.
         if (waiting := self._waits(equation, split)) is not None:
@@ -172,8 +178,6 @@ class Block:
         partials = [local.placement.partial for local in locals_]
         if not any(partials) or any(local.rest is not None for local in locals_):
             return ()
-        if any(axes and self.uses[v] > 1 for v, axes in zip(equation.inputs, partials, strict=True)):
-            return ()
         passed = partial.passing(equation, found.linear, partials, self.zeros)
         return passed if _is_free(split, passed) else ()
 
@@ -188,12 +192,11 @@ class Block:
         if not passed or not is_mixed or any(axes not in ((), passed) for axes in given):
             return None
         is_term, is_worth_it = self._use(equation.output)
-        if not is_term and not is_worth_it:
+        if not is_term and not is_worth_it and not all(given):
             return None
         shape = equation.output.type.shape
         if not _is_free(split, passed) or any(
-            axes and (self.uses[v] > 1 or v.type.shape != shape)
-            for v, axes in zip(equation.inputs, given, strict=True)
+            axes and v.type.shape != shape for v, axes in zip(equation.inputs, given, strict=True)
         ):
             return None
         found = self.plan.factors(equation)
@@ -215,7 +218,7 @@ class Block:
         if whole is not None:
             whole = families.broadcast_to(whole, value.shape)
         placement = Placement(p.expand(split, found.outputs[0]), passed)
-        if whole is None or is_term:
+        if whole is None or is_term or not is_worth_it:
             return Local(value, placement, whole)
         total = trace.bind1(primitive.by_name("add"), value, self._once(whole, passed))
         return Local(total, placement)
@@ -239,7 +242,7 @@ class Block:
             return local.value
         if passed and local.placement.partial == passed:
             return self.mover.reshard(local.value, Placement(local.placement.dims), dims, reason)
-        if local.placement.partial and self.uses[var] > 1:
+        if self.uses[var] > 1:
             local = self.settle(var, reason)
         return self.moved(local, Placement(dims), reason)
 
@@ -247,12 +250,21 @@ class Block:
         """A value without partial sums, for every later use too."""
         local = self.env[var]
         if local.placement.partial:
-            value, dims = self.mover.add_up(local.value, local.placement, self.plan[var], reason)
+            value, dims = self.mover.add_up(local.value, local.placement, self.summed(var), reason)
             if local.rest is not None:
                 rest = self.mover.reshard(local.rest, Placement(local.placement.dims), dims, reason)
                 value = trace.bind1(primitive.by_name("add"), value, rest)
             local = self.env[var] = Local(value, Placement(dims))
         return local
+
+    def summed(self, var: Var) -> Dims:
+        """Where a sum over devices goes."""
+        planned, other = self.plan[var], self.sums.get(var)
+        if other is None or other == planned:
+            return planned
+        now, mesh = self.env[var].placement, self.mover.mesh
+        before, after = (reshard.traffic(var.type, now, dims, mesh) for dims in (planned, other))
+        return other if after < before else planned
 
     def moved(self, local: Local, target: Placement, reason: str) -> Value:
         """The local part of a value under another placement. Over axes along which only the target is partial,

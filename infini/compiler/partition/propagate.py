@@ -17,7 +17,7 @@ from infini.compiler.partition import placement as p, prepare
 from infini.compiler.partition.factors import factors_of
 from infini.compiler.partition.placement import Asked, Dims
 from infini.core import primitive
-from infini.core.ir import ArrayType, Equation, Program, Var
+from infini.core.ir import Equation, Program, Var
 from infini.core.mesh import AbstractMesh, P
 from infini.lax.places import Factors
 
@@ -146,28 +146,6 @@ class Plan:
                 self._through(step, step.factors, is_forward=not is_backward)
             else:
                 self._tie(step, is_forward=not is_backward)
-
-    def place_results(self, program: Program) -> None:
-        """Place results as parameters of their type, where nobody asked for anything else: a gradient is split
-        as the parameter that it is for. The results of a type go with its parameters in turn when they are
-        equally many, else with all of them when these are split alike.
-        """
-        params: dict[ArrayType, list[Dims]] = {}
-        results: dict[ArrayType, list[Var]] = {}
-        for var in program.params:
-            params.setdefault(var.type, []).append(self[var])
-        given = {*program.params, *self.fixed}
-        for var in dict.fromkeys(program.results):
-            if var not in given:
-                results.setdefault(var.type, []).append(var)
-        for type_, variables in results.items():
-            wanted = params.get(type_, [])
-            if len(set(wanted)) == 1:
-                wanted = wanted[:1] * len(variables)
-            if len(wanted) == len(variables):
-                for var, dims in zip(variables, wanted, strict=True):
-                    self.suggest(var, dims)
-        self.settle()
 
     # --- classes ------------------------------------------------------------------------------
 
