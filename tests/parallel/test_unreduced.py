@@ -188,9 +188,7 @@ def step(w, total, x, y):
 
 def test_gradients_of_several_calls_are_summed_over_devices_once(mesh):
     place = lambda spec: NamedSharding(mesh, spec)  # noqa: E731
-    add = inf.shard(
-        step, mesh=mesh, in_specs=(P(), TERMS, P("data"), P("data")), out_specs=TERMS
-    )
+    add = inf.shard(step, mesh=mesh, in_specs=(P(), TERMS, P("data"), P("data")), out_specs=TERMS)
     update = inf.shard(lambda w, g: w - 0.1 * g, mesh=mesh, in_specs=(P(), TERMS), out_specs=P())
     total = inf.device_put(np.zeros_like(W), place(TERMS))
     batches = [(X, Y), (X * 2, Y), (X, -Y)]
@@ -285,4 +283,3 @@ def test_a_constraint_with_terms_prints_and_parses(mesh):
     where = NamedSharding(mesh, P(None, P.UNCONSTRAINED, unreduced={"data"}))
     program = inf.make_jaxpr(lambda x: lax.with_sharding_constraint(x, where))(X)
     assert parser.parse(repr(program)) == program
-

@@ -240,6 +240,8 @@ class Block:
         local = self.env[var]
         if local.placement == Placement(dims):
             return local.value
+        if var in self.zeros:
+            return families.zeros(p.local_type(var.type, dims, self.mover.mesh))
         if passed and local.placement.partial == passed:
             return self.mover.reshard(local.value, Placement(local.placement.dims), dims, reason)
         if self.uses[var] > 1:
@@ -267,8 +269,8 @@ class Block:
         return other if after < before else planned
 
     def moved(self, local: Local, target: Placement, reason: str) -> Value:
-        """The local part of a value under another placement. Over axes along which only the target is partial,
-        the first device has the whole value and the others zero.
+        """The local part of a value under another placement. Over axes along which only the target is
+        partial, the first device has the whole value and the others zero.
         """
         dims, waiting = local.placement.dims, local.placement.partial
         stays = tuple(axis for axis in waiting if axis in target.partial)
