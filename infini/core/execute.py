@@ -381,6 +381,12 @@ def _run_on_mesh(
     layouts = tuple(arranged) if any(item is not None for item in arranged) else ()
     options = dataclasses.replace(options, mesh=mesh.abstract, in_specs=specs, in_layouts=layouts)
     executable = compile(program, devices[0], options)
+    if not mesh.local_ranks:
+        # It happens in other processes. This one only knows of what kind the results are.
+        return tuple(
+            array_.Array(var.type, (), sharding_.NamedSharding(mesh, mesh_.P(*spec)), committed=True)
+            for var, spec in zip(program.results, executable.out_specs, strict=True)
+        )
     placed = [
         list(array.memory.buffers) if layout is not None
         else shards(array, sharding_.NamedSharding(mesh, mesh_.P(*spec)))

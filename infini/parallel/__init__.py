@@ -8,6 +8,7 @@ functions.
 
 from infini.parallel import schedules as schedules
 from infini.parallel.explain import explain_sharding as explain_sharding
+from infini.parallel.pipelines import Pipeline as Pipeline, pipeline as pipeline
 from infini.parallel.processes import (
     initialize as initialize,
     process_count as process_count,

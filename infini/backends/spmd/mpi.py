@@ -90,6 +90,17 @@ class MpiLauncher:
         sys.excepthook = hook
 
 
+class _Sending:
+    """A request of MPI with the memory it reads."""
+
+    def __init__(self, request: Any, content: np.ndarray) -> None:  # Any: an MPI request
+        self._request, self._content = request, content
+
+    def wait(self) -> None:
+        """`MPI_Wait`."""
+        self._request.Wait()
+
+
 class MpiComm:
     """One rank per process. Rows have one entry.
 
@@ -176,6 +187,13 @@ class MpiComm:
         """`MPI_Send` of bytes."""
         assert source == self._rank, "a process sends for its own rank"
         self._everyone().Send(self._bytes(np.ascontiguousarray(row)), dest=destination, tag=tag)
+
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> _Sending:
+        """`MPI_Isend` of bytes."""
+        assert source == self._rank, "a process sends for its own rank"
+        content = np.ascontiguousarray(row)
+        request = self._everyone().Isend(self._bytes(content), dest=destination, tag=tag)
+        return _Sending(request, content)
 
     def recv(
         self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
