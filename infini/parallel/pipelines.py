@@ -7,25 +7,26 @@ driver of programs and no operation, so it is called outside of `jit` and `grad`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from infini.core import array as array_, config, errors, execute, mesh as mesh_, trace, tree
+from infini.core import array as array_, config, errors, execute, mesh as mesh_, primitive, trace, tree
 from infini.core.array import Array
 from infini.core.mesh import P, PartitionSpec
 from infini.core.sharding import Mesh
 from infini.core.value import Value
-from infini.lax import placement
-from infini.parallel import microbatches, plans, schedules
+from infini.lax import elementwise, placement
+from infini.parallel import microbatches, plans, schedules, stages as stages_
 from infini.parallel.driver import Record, Run
 from infini.parallel.microbatches import Rows
 from infini.parallel.plans import Plan, Settings, Step
 from infini.parallel.schedules import Durations, Schedule
 from infini.parallel.stages import Batch, Parameters
 from infini.parallel.transport import Transport
-from infini.transforms import flat
+from infini.transforms import flat, staging
 
 Specs: TypeAlias = Any  # Any: a P, or a pytree of P
 
@@ -290,9 +291,28 @@ class Pipeline:
                     transport.send(results, rank_of(c + 1), c + 1)
         transport.finish()
         if transport.is_distributed:
-            found = transport.everywhere(np.float64(total).tobytes())
+            found = transport.everywhere(_bytes(total))
             total = float(np.frombuffer(found[rank_of(last)], np.float64)[0])
         return _scalar(self._settings.scale * total, step.plan)
+
+    def norm(self, gradient: Sequence[Any]) -> float:  # Any: pytrees
+        """The Euclidean norm of all parameters or gradients, those of other processes included, for clipping
+        by it. A parameter of `shared` counts once. Every process of the pipeline calls it.
+
+        Args:
+            gradient: one pytree per stage.
+        """
+        again = {name for group in self._settings.shared for name in group[1:]}
+        total = 0.0
+        for c in self._mine:
+            named = tree.flatten_with_path(gradient[c])[0]
+            leaves = [x for path, x in named if plans.name_of(c, path) not in again and not flat.is_float0(x)]
+            total += sum(float(x) for x in _squares(leaves))
+        if self._transport.is_distributed:
+            total = sum(
+                float(np.frombuffer(x, np.float64)[0]) for x in self._transport.everywhere(_bytes(total))
+            )
+        return math.sqrt(total)
 
     def __repr__(self) -> str:
         where = f"{self._settings.axis!r} of {self._settings.mesh!r}"
@@ -376,6 +396,21 @@ def _specs(asked: Specs, part: Any, values: Sequence[Value], mesh: Mesh) -> tupl
         placement.check_spec(x.type, mesh.abstract, chosen)
         found.append(P(*mesh_.trim(chosen)))
     return tuple(found)
+
+
+@staging.jit
+def _squares(leaves: Sequence[Array]) -> list[Value]:
+    """The sum of squares of each array, in float32 at least."""
+    found = []
+    for x in leaves:
+        wide = elementwise.convert_element_type(x, stages_.sum_type(x.type).dtype)
+        square = trace.bind1(primitive.by_name("mul"), wide, wide)
+        found.append(trace.bind1(primitive.by_name("reduce_sum"), square, axes=tuple(range(-x.ndim, 0))))
+    return found
+
+
+def _bytes(number: float) -> bytes:
+    return np.float64(number).tobytes()
 
 
 def _scalar(number: float, plan: Plan) -> Array:

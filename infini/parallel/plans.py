@@ -118,6 +118,12 @@ def _runner(program: Program, mesh: Mesh, donated: tuple[int, ...] = ()) -> exec
     return execute.Runner(program, CompileOptions(mesh=mesh.abstract, donated=donated), mesh)
 
 
+def name_of(chunk: int, path: tree.KeyPath) -> str:
+    """How `shared` calls a parameter: its stage and its path, such as `0/embedding`."""
+    name = tree.keystr(path, simple=True, separator="/")
+    return f"{chunk}/{name}" if name else f"{chunk}"
+
+
 def _groups(
     shared: Sequence[Sequence[str]], params: Sequence[Parameters], chunks: Sequence[Chunk]
 ) -> tuple[tuple[Place, ...], ...]:
@@ -127,8 +133,7 @@ def _groups(
         numbered = tree.flatten_with_path(tree.unflatten(part.tree, range(len(part.leaves))))[0]
         moving = [(path, i) for path, i in numbered if dtypes.is_inexact(part.leaves[i][0].dtype)]
         for number, (path, _) in enumerate(moving):
-            name = tree.keystr(path, simple=True, separator="/")
-            places[f"{c}/{name}" if name else f"{c}"] = (c, number)
+            places[name_of(c, path)] = (c, number)
     names = [name for group in shared for name in group]
     for name in names:
         if name not in places or names.count(name) > 1:

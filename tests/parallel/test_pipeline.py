@@ -77,6 +77,10 @@ def assert_equal(found, expected, tolerance=1e-5):
             assert np.abs(a - b).max(initial=0) <= tolerance * np.abs(b).max(initial=1e-30)
 
 
+def norm_of(leaves):
+    return np.sqrt(sum((np.asarray(x).astype(np.float64) ** 2).sum() for x in leaves))
+
+
 def check(stages, loss, params, inputs, targets, *, key=None, tolerance=1e-5, **options):
     """A step of a pipeline over two ranks against one device. Returns pipeline and gradient."""
     options = {"mesh": make_mesh((2,), ("pp",)), "num_microbatches": MICROBATCHES, **options}
@@ -165,8 +169,9 @@ def test_parameters_that_are_integers_have_no_gradient(rng):
 
     params = [{"order": np.array([2, 0, 1]), "scale": np.float32(1.5)}, affine(rng, 3, 3)]
     x, t = rng.normal(size=(2, ROWS, 3)).astype(np.float32)
-    _, gradient = check([pick, layer], squares, params, x, t)
+    step, gradient = check([pick, layer], squares, params, x, t)
     assert gradient[0]["order"].dtype == inf.float0
+    assert step.norm(gradient) == pytest.approx(norm_of([gradient[0]["scale"], *tree.leaves(gradient[1])]))
 
 
 def test_a_stage_that_stops_gradients(rng):
@@ -248,6 +253,8 @@ def test_tied_parameters_get_the_sum(rng):
         )
         _, gradient = step(params, ids, ids)
         assert_equal([gradient[0]["table"], gradient[3]["table"]], [total, total])
+        counted = tree.leaves((gradient[:3], gradient[3]["inner"]))
+        assert step.norm(gradient) == pytest.approx(norm_of(counted), rel=1e-5)
         inner = sum(np.asarray(g["weight"]) for g in (gradient[1], gradient[2], gradient[3]["inner"]))
         assert_equal([inner], [expected[0]["inner"]["weight"]])
 

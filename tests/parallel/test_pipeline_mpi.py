@@ -65,7 +65,7 @@ from infini import random
 from infini.core import comm as comm_, tree
 from infini.parallel import schedules
 from infini.sharding import NamedSharding, P, make_mesh
-from test_pipeline import TENSOR, layer, pairs, squares, two_layers, unsharded
+from test_pipeline import TENSOR, layer, norm_of, pairs, squares, two_layers, unsharded
 from test_pipeline_mpi import CASES
 
 parallel.initialize()
@@ -120,6 +120,9 @@ def run(
         total = sum(expected[c][a][b] for c, a, b in members)
         for c, a, b in members:
             expected[c][a][b] = total
+    again = {places(name) for group in shared for name in group[1:]}
+    counted = [leaf for c, part in enumerate(expected) for path, leaf in tree.flatten_with_path(part)[0]
+               if (c, *tree.keystr(path, simple=True, separator="/").split("/")) not in again]
     placed = step.place(params)
     first, gradient = step(placed, x, t, key=key)
     # One loop over all parameters: it does nothing to those of other processes.
@@ -134,6 +137,7 @@ def run(
         "evaluate": abs(float(step.evaluate(placed, x, t, key=key)) - float(first)) / abs(float(first)),
         "gradient": error(gradient, expected),
         "moved": error(moved, after),
+        "norm": abs(step.norm(gradient) / norm_of(counted) - 1),
         "falls": float(second) < float(first),
         "tasks": [[s.task for s in row] for row in timeline.spans]
         == [[s.task for s in row] for row in simulated.spans],
@@ -194,7 +198,7 @@ def test_a_step_over_processes_equals_one_on_one_device(job, case, results):
     tolerance = 2e-2 if case == "bfloat16" else 1e-5
     chunks_seen = set()
     for found in (process[case] for process in results(job)):
-        for what in ("loss", "evaluate", "gradient", "moved"):
+        for what in ("loss", "evaluate", "gradient", "norm", "moved"):
             assert found[what] <= tolerance, what
         for what in ("falls", "tasks", "waits", "activations"):
             assert found[what], what

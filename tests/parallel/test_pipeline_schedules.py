@@ -9,6 +9,7 @@ GPipe (arXiv:1811.06965, section 2.3): waiting (p - 1) / (m + p - 1), activation
 import dataclasses
 import itertools
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,12 @@ def test_text_of_a_given_width():
     lines = measured(schedules.gpipe(4, 16)).text(width=40).splitlines()
     assert len(lines) == 4 and max(map(len, lines)) <= 40
     assert set("".join(line.partition("|")[2] for line in lines)) == set(" .-=")
+
+
+def test_the_page_shows_what_is_drawn():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "pipelines.md").read_text()
+    for schedule in (schedules.one_f_one_b(4, 8), schedules.interleaved(2, 4, 2)):
+        assert f"```text\n{measured(schedule).text()}\n```" in page
 
 
 def test_picture_has_a_box_per_task(tmp_path):
