@@ -1,4 +1,4 @@
-"""Several devices and processes: joining a job, and placements for common ways to split a model.
+"""Several devices and processes: joining a job, placements for common ways to split a model, and pipelines.
 
     mpirun -n 2 python train.py        # train.py calls infini.parallel.initialize() first
 

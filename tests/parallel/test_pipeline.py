@@ -11,6 +11,7 @@ import pytest
 import infini as inf
 import infini.numpy as inp
 from infini import lax, parallel, random
+from infini.backends.spmd.lockstep import LockstepComm
 from infini.core import tree
 from infini.parallel import schedules
 from infini.parallel.schedules import Durations, Schedule, Task
@@ -547,6 +548,20 @@ def test_a_pipeline_is_not_part_of_a_program(rng):
     params, x, t = arguments(rng, (4, 4, 4))
     with pytest.raises(inf.InfiniError, match="cannot be part of one"):
         inf.jit(lambda x: made()(params, x, t)[0])(x)
+
+
+def test_a_nan_in_a_stage_is_named(rng):
+    params, x, t = arguments(rng, (4, 4, 4))
+    x[0, 0] = -1.0
+    with inf.config(nan=True), pytest.raises(inf.InfiniError, match=r"(?s)log.*test_pipeline.py"):
+        made(stages=[lambda p, x: inp.log(x) @ p["weight"], layer])(params, x, t)
+
+
+def test_messages_that_are_not_waited_for():
+    comm, row = LockstepComm(2), np.ones(3, np.float32)
+    pending = comm.start_send(row, 0, 1, tag=2)
+    assert comm.recv((3,), row.dtype, 0, 1, tag=2).tolist() == [1, 1, 1]
+    pending.wait()
 
 
 def test_slices_of_a_mesh():
