@@ -384,12 +384,12 @@ def _run_on_mesh(
     if not mesh.local_ranks:
         # It happens in other processes. This one only knows of what kind the results are.
         return tuple(
-            array_.Array(var.type, (), sharding_.NamedSharding(mesh, mesh_.P(*spec)), committed=True)
+            array_.Array(var.type, (), sharding_.NamedSharding(mesh, mesh_.as_p(spec)), committed=True)
             for var, spec in zip(program.results, executable.out_specs, strict=True)
         )
     placed = [
         list(array.memory.buffers) if layout is not None
-        else shards(array, sharding_.NamedSharding(mesh, mesh_.P(*spec)))
+        else shards(array, sharding_.NamedSharding(mesh, mesh_.as_p(spec)))
         for array, spec, layout in zip(arrays, executable.in_specs, arranged, strict=True)
     ]  # fmt: skip
     # Donated buffers are overwritten, so what might be interpreted again is fetched before.
@@ -397,7 +397,7 @@ def _run_on_mesh(
     kept = [np.array(a.to_host()) if a.is_fully_addressable else None for a in arrays] if inspects else []
     rows = executable.run_spmd(list(zip(*placed, strict=True)) or [()] * len(mesh.local_ranks), devices)
     results = tuple(
-        array_.Array(var.type, buffers, sharding_.NamedSharding(mesh, mesh_.P(*spec)), committed=True)
+        array_.Array(var.type, buffers, sharding_.NamedSharding(mesh, mesh_.as_p(spec)), committed=True)
         for var, buffers, spec in zip(
             program.results, zip(*rows, strict=True), executable.out_specs, strict=True
         )

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from infini.core import dtypes, errors, execute, primitive, trace, tree
+from infini.core import dtypes, errors, execute, mesh as mesh_, primitive, trace, tree
 from infini.core.array import Array
 from infini.core.backend import CompileOptions
 from infini.core.ir import Program
@@ -93,7 +93,14 @@ def build(
         TypeMismatchError: a stage returns no arrays, or the loss is no scalar.
     """
     num_rows = batch.inputs[0][0].shape[0] if batch.inputs else 0
-    model = Model(settings.stages, settings.loss, settings.scale, num_rows, settings.activation_spec)
+    model = Model(
+        stages=settings.stages,
+        loss=settings.loss,
+        scale=settings.scale,
+        num_rows=num_rows,
+        rows=settings.activation_spec,
+        batch_axes=frozenset(axis for entry in settings.batch_spec for axis in mesh_.entry_axes(entry)),
+    )
     chunks = stages.build(model, batch, params, meshes)
     runners, captures = {}, {}
     for c in mine:
@@ -107,7 +114,7 @@ def build(
             _runner(chunk.forward, mesh),
             _runner(chunk.backward, mesh, donated),
             _runner(stages.zeros(sums, mesh), mesh),
-            _runner(stages.gradients(sums, types, mesh), mesh),
+            _runner(stages.gradients(sums, Message(tuple(types), chunk.specs), mesh), mesh),
         )
         captures[c] = [microbatches.put(x, NamedSharding(mesh, P())) for x in chunk.captures]
     shared = _groups(settings.shared, params, chunks)
@@ -204,7 +211,7 @@ class Step:
         made, leaves = self.plan.chunks[chunk], self.leaves[chunk]
         if sums is None:
             types = [x.type for x in leaves if dtypes.is_inexact(x.dtype)]
-            places = [NamedSharding(self.meshes[chunk], spec) for spec in made.sum_specs]
+            places = [NamedSharding(self.meshes[chunk], spec) for spec in made.specs]
             found = [Array(t, (), where, committed=True) for t, where in zip(types, places, strict=True)]
         else:
             found = list(self.plan.runners[chunk].gradients(sums)) if sums else []

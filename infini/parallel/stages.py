@@ -86,7 +86,9 @@ class Chunk:
         received: results that have a cotangent.
         returned: inputs whose cotangent it gives.
         sums: types of the sums of gradients; parameters that are no floats have none.
-        sum_specs: how they are split.
+        sum_specs: how they are split. Along axes of the batch that do not split a parameter, its sum is
+            left untaken: one sum per step is enough.
+        specs: how gradients are split: as the parameters that have one.
     """
 
     captures: tuple[Value, ...]
@@ -101,6 +103,7 @@ class Chunk:
     returned: Flags
     sums: tuple[ArrayType, ...]
     sum_specs: tuple[PartitionSpec, ...]
+    specs: tuple[PartitionSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Model:
         scale: what the loss of a microbatch counts in the loss of the step.
         num_rows: examples of a microbatch: what has that many rows is split as the batch is.
         rows: how rows of activations are split over the devices of a rank.
+        batch_axes: axes that split the batch.
     """
 
     stages: tuple[Callable[..., Any], ...]
@@ -120,6 +124,7 @@ class Model:
     scale: float
     num_rows: int
     rows: PartitionSpec
+    batch_axes: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,7 @@ class _Traced:
     input: Message
     output: Message
     param_specs: tuple[PartitionSpec, ...]
+    batch_axes: frozenset[str]
     is_last: bool
 
 
@@ -235,6 +241,7 @@ def _trace(
                 Message(tuple(t for t, _ in given), specs),
                 Message(types, out_specs),
                 part.specs,
+                model.batch_axes,
                 is_last,
             )
         )
@@ -342,13 +349,18 @@ def _finished(one: _Traced, following: Flags, scale: float | None) -> Chunk:
         returned=returned,
         sums=sums.types,
         sum_specs=sums.specs,
+        specs=tuple(s for s, flag in zip(one.param_specs, one.has_tangent, strict=True) if flag),
     )
 
 
 def _sums(one: _Traced) -> Message:
     """What holds the sums of gradients."""
     types = one.program.in_types[len(one.captures) : one.first_input]
-    return Message(tuple(map(sum_type, types)), one.param_specs).only(one.has_tangent)
+    specs = []
+    for spec in one.param_specs:
+        used = {axis for entry in spec for axis in mesh_.entry_axes(entry)}
+        specs.append(P(*spec, unreduced=one.batch_axes - used))
+    return Message(tuple(map(sum_type, types)), tuple(specs)).only(one.has_tangent)
 
 
 def _split(program: Program, specs: Sequence[PartitionSpec], mesh: Mesh) -> Program:
@@ -423,13 +435,13 @@ def zeros(sums: Message, mesh: Mesh) -> Program:
     return trace.stage(run, [], name="zeros").program
 
 
-def gradients(sums: Message, types: Sequence[ArrayType], mesh: Mesh) -> Program:
-    """The program from sums of gradients to gradients with the dtypes of the parameters."""
+def gradients(sums: Message, wanted: Message, mesh: Mesh) -> Program:
+    """The program from sums of gradients to gradients with the types and placements of the parameters."""
 
     def run(*given: Value) -> list[Value]:
         return [
             _constrained(elementwise.convert_element_type(x, type_.dtype), spec, mesh)
-            for x, type_, spec in zip(given, types, sums.specs, strict=True)
+            for x, type_, spec in zip(given, wanted.types, wanted.specs, strict=True)
         ]
 
     return trace.stage(run, sums.types, name="gradients").program

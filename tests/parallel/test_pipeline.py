@@ -324,6 +324,23 @@ def test_stages_are_split_over_the_other_axes(shape, names, specs, batch, rng):
     assert step.record.sent_bytes == (ROWS * 2 * 8 * 4 // parts,) * 2
 
 
+@pytest.mark.parametrize("count", [2, 8])
+def test_gradients_are_reduced_once_per_step(count, rng, monkeypatch):
+    """Over the axis of the batch: once for each parameter, and the loss of each microbatch."""
+    calls, reduce = [], LockstepComm.all_reduce
+    monkeypatch.setattr(LockstepComm, "all_reduce", lambda *args: calls.append(args[1:]) or reduce(*args))
+    params, x, t = arguments(rng, (4, 4, 4))
+    step = parallel.pipeline(
+        [layer] * 2,
+        squares,
+        mesh=make_mesh((2, 2), ("pp", "dp")),
+        num_microbatches=count,
+        batch_spec=P("dp"),
+    )
+    step(params, x, t)
+    assert len(calls) == 4 + count
+
+
 def test_fully_sharded_stages(rng):
     params = pairs(rng, 4)
     x, t = rng.normal(size=(2, ROWS, 8)).astype(np.float32)
