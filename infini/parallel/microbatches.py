@@ -105,6 +105,7 @@ def placed(values: Sequence[Value], specs: Sequence[PartitionSpec], mesh: Mesh) 
     """Values on the devices of a rank, those that are there as they are."""
     found = []
     for x, spec in zip(values, specs, strict=True):
-        is_there = isinstance(x, Array) and spec_on(x, mesh) == spec
+        now = spec_on(x, mesh)
+        is_there = now is not None and now == spec
         found.append(x if is_there else put(x, NamedSharding(mesh, spec)))
     return found  # type: ignore[return-value]  # what is there is an array
