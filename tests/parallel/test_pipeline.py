@@ -119,8 +119,11 @@ def test_every_schedule_gives_the_same_bits(rng):
 def test_every_backend_runs_pipelines(backend_name, rng):
     with inf.config(device=backend_name):
         params, x, t = arguments(rng, (6,) * 5)
+        # Two parameters of one type: their sums begin as equal zeros in memory of their own.
+        twice = [{"a": part, "b": tree.map(np.copy, part)} for part in params]
+        stage = lambda p, x: layer(p["a"], x) * layer(p["b"], x + 1)  # noqa: E731
         mesh = make_mesh((2,), ("pp",))
-        check([layer] * 4, squares, params, x, t, mesh=mesh, schedule="interleaved")
+        check([stage] * 4, squares, twice, x, t, mesh=mesh, schedule="interleaved")
 
 
 def test_activations_are_trees_of_any_dtype_and_shape(rng):
