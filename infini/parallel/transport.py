@@ -37,7 +37,8 @@ class Transport:
         self._comm: comm_.Comm | None = None
         if len(self._owners) > 1:
             assert job.launcher is not None, "devices of other processes exist in a job only"
-            self._comm = job.launcher.comm(self._owners)
+            # Its own, since exchanges inside stages may be made by another thread.
+            self._comm = job.launcher.comm(self._owners).duplicate()
         self._index = self._owners.index(job.index)
         self._sending: list[comm_.Pending] = []
 

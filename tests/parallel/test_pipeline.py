@@ -10,7 +10,7 @@ import pytest
 
 import infini as inf
 import infini.numpy as inp
-from infini import lax, parallel, random
+from infini import lax, nn, parallel, random
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.core import tree
 from infini.parallel import schedules
@@ -69,13 +69,13 @@ def unsharded(stages, loss, params, inputs, targets, key=None, count=MICROBATCHE
     return inf.jit(inf.value_and_grad(total, allow_int=True))(list(params))
 
 
-def assert_equal(found, expected, tolerance=1e-5):
-    """Gradients agree in the largest norm, leaf by leaf."""
+def assert_equal(found, expected, tolerance=1e-5, largest=0.0):
+    """Gradients agree in the largest norm, leaf by leaf; leaves smaller than `largest` count as that."""
     for a, b in zip(tree.leaves(found), tree.leaves(expected), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         if a.dtype != inf.float0:
             a, b = (np.asarray(x).astype(np.float64) for x in (a, b))
-            assert np.abs(a - b).max(initial=0) <= tolerance * np.abs(b).max(initial=1e-30)
+            assert np.abs(a - b).max(initial=0) <= tolerance * max(np.abs(b).max(initial=1e-30), largest)
 
 
 def norm_of(leaves):
@@ -119,8 +119,11 @@ def test_every_schedule_gives_the_same_bits(rng):
 def test_every_backend_runs_pipelines(backend_name, rng):
     with inf.config(device=backend_name):
         params, x, t = arguments(rng, (6,) * 5)
+        # Two parameters of one type: their sums begin as equal zeros in memory of their own.
+        twice = [{"a": part, "b": tree.map(np.copy, part)} for part in params]
+        stage = lambda p, x: layer(p["a"], x) * layer(p["b"], x + 1)  # noqa: E731
         mesh = make_mesh((2,), ("pp",))
-        check([layer] * 4, squares, params, x, t, mesh=mesh, schedule="interleaved")
+        check([stage] * 4, squares, twice, x, t, mesh=mesh, schedule="interleaved")
 
 
 def test_activations_are_trees_of_any_dtype_and_shape(rng):
@@ -349,6 +352,66 @@ def test_fully_sharded_stages(rng):
     options = {"param_specs": specs, "batch_spec": P("dp"), "schedule": "interleaved"}
     _, gradient = check([two_layers] * 4, squares, params, x, t, mesh=mesh, **options)
     assert gradient[3]["up"]["weight"].addressable_shards[0].data.shape == (4, 8)
+
+
+def transformer(rng, width=8, size=12):
+    """Four blocks of attention and a pair of layers, letters before and after; with placements over `tp`."""
+    matrix = lambda *shape: (0.3 * rng.normal(size=shape)).astype(np.float32)  # noqa: E731
+    names = {"q": P(None, "tp"), "k": P(None, "tp"), "v": P(None, "tp"), "o": P("tp", None)}
+    specs = [{**names, **TENSOR} for _ in range(4)]
+    params = [{**{n: matrix(width, width) for n in names}, **pairs(rng, 1, width)[0]} for _ in range(4)]
+    for end in (0, 3):
+        params[end]["letters"], specs[end]["letters"] = matrix(size, width), P("tp", None)
+    params[3]["letters"] = params[0]["letters"]
+
+    def block(p, x):
+        heads = lambda name: (x @ p[name]).reshape(*x.shape[:2], 2, width // 2)  # noqa: E731
+        seen = nn.dot_product_attention(heads("q"), heads("k"), heads("v"), is_causal=True)
+        x = x + seen.reshape(x.shape) @ p["o"]
+        return x + two_layers(p, x)
+
+    first = lambda p, letters: block(p, p["letters"][letters])  # noqa: E731
+    last = lambda p, x: block(p, x) @ p["letters"].T  # noqa: E731
+    return [first, block, block, last], params, specs
+
+
+def test_a_transformer_over_every_axis_follows_the_same_losses(rng):
+    stages, params, specs = transformer(rng)
+    letters = rng.integers(0, 12, (ROWS, 7)).astype(np.int32)
+
+    def loss_of(scores, letters):
+        return nn.losses.cross_entropy(scores, letters).mean()
+
+    step = parallel.pipeline(
+        stages,
+        loss_of,
+        mesh=make_mesh((2, 2, 2), ("dp", "pp", "tp")),
+        num_microbatches=MICROBATCHES,
+        schedule="interleaved",
+        param_specs=specs,
+        batch_spec=P("dp"),
+        shared=[("0/letters", "3/letters")],
+    )
+
+    def alone(params):
+        value, gradient = unsharded(stages, loss_of, params, letters[:, :-1], letters[:, 1:])
+        both = gradient[0]["letters"] + gradient[3]["letters"]
+        gradient[0]["letters"] = gradient[3]["letters"] = both
+        return value, gradient
+
+    placed, losses = step.place(params), []
+    for _ in range(5):
+        loss, found = step(placed, letters[:, :-1], letters[:, 1:])
+        there = alone(tree.map(np.asarray, placed))[1]
+        # Gradients of queries and keys are small differences: the norm is that of all parameters.
+        assert_equal(found, there, largest=max(float(inp.abs(leaf).max()) for leaf in tree.leaves(there)))
+        expected, gradient = alone(params)
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        placed, params = (
+            tree.map(lambda p, g: p - 0.1 * g, *pair) for pair in ((placed, found), (params, gradient))
+        )
+        losses.append(float(loss))
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_tied_parameters_that_are_split(rng):
