@@ -16,6 +16,7 @@ import numpy as np
 
 from infini.core import errors, ir
 
+
 @ir.attribute
 @dataclass(frozen=True, slots=True)
 class Unconstrained:
@@ -33,8 +34,8 @@ Spec: TypeAlias = tuple[AxisEntry, ...]
 class PartitionSpec(tuple):  # type: ignore[type-arg]  # entries are AxisEntry
     """For each dimension: None (whole), an axis name, or several names, most significant first.
 
-    `P.UNCONSTRAINED` leaves a dimension to the partitioner. Along the axes of `unreduced`, devices hold terms:
-    the array is their sum, which is not taken yet.
+    `P.UNCONSTRAINED` leaves a dimension to the partitioner. Along the axes of `unreduced`, devices hold
+    terms: the array is their sum, which is not taken yet.
 
     Args:
         *entries: one per dimension; dimensions beyond them are whole.
@@ -65,7 +66,7 @@ class PartitionSpec(tuple):  # type: ignore[type-arg]  # entries are AxisEntry
         return spec
 
     def __eq__(self, other: object) -> bool:
-        return tuple.__eq__(self, other) and self.unreduced == unreduced_axes(other)  # type: ignore[arg-type]
+        return tuple.__eq__(self, other) and self.unreduced == unreduced_axes(other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other

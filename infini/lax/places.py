@@ -76,8 +76,8 @@ def together(*operands: int) -> Linear:
 
 
 def linear_of(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Linear:
-    """The sets of operands in which an operation is linear together: as its LINEAR says, else its only operand
-    when it has a transpose.
+    """The sets of operands in which an operation is linear together: as its LINEAR says, else its only
+    operand when it has a transpose.
     """
     if not op.has(primitive.LINEAR):
         is_linear = op.has(primitive.TRANSPOSE) and len(in_types) == 1 and not op.is_higher_order

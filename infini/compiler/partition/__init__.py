@@ -25,8 +25,8 @@ from infini.compiler.partition.propagate import Plan, fixed_placements
 from infini.compiler.partition.reshard import Collective, Mover
 from infini.core import check, config, errors, trace
 from infini.core.ir import ArrayType, Program, Var
-from infini.core.primitive import Signature
 from infini.core.mesh import AbstractMesh, AxisEntry, shard_shape
+from infini.core.primitive import Signature
 
 Spec = tuple[AxisEntry, ...]
 
@@ -102,9 +102,10 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
 
 
 def _as_parameters(program: Program, plan: Plan) -> dict[Var, Dims]:
-    """Where results that are sums over devices may go when nobody asked: as parameters of their type are split,
-    so that the gradient of a parameter is scattered to where the parameter is. The results of a type go with
-    its parameters in turn when they are equally many, else with all of them when these are split alike.
+    """Where results that are sums over devices may go when nobody asked: as parameters of their type are
+    split, so that the gradient of a parameter is scattered to where the parameter is. The results of a type
+    go with its parameters in turn when they are equally many, else with all of them when these are split
+    alike.
     """
     params: dict[ArrayType, list[Dims]] = {}
     results: dict[ArrayType, list[Var]] = {}
@@ -124,7 +125,11 @@ def _as_parameters(program: Program, plan: Plan) -> dict[Var, Dims]:
     # What a result is made of element by element goes where it goes: a gradient before it is clipped.
     for equation in reversed(program.equations):
         dims = found.get(equation.outputs[0]) if len(equation.outputs) == 1 else None
-        if dims is not None and isinstance(equation.op.signature, Signature) and not equation.op.signature.letters:
+        if (
+            dims is not None
+            and isinstance(equation.op.signature, Signature)
+            and not equation.op.signature.letters
+        ):
             for var in equation.inputs:
                 if var.type.shape == equation.output.type.shape and var not in given:
                     found.setdefault(var, dims)

@@ -14,8 +14,8 @@ def factors_of(equation: ir.Equation) -> Factors:
     """How the dimensions of an equation correspond.
 
     Without a PLACE rule, loop dimensions of the signature may be split, and contracted letters of linear
-    operations, whose parts add up. Without a signature nothing may be split. In which operands an operation is
-    linear, so that sums may wait, its LINEAR and TRANSPOSE rules say.
+    operations, whose parts add up. Without a signature nothing may be split. LINEAR and TRANSPOSE rules say
+    in which operands it is linear, so that sums may wait.
     """
     op = equation.op
     in_types = tuple(v.type for v in equation.inputs)

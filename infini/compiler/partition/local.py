@@ -118,10 +118,11 @@ class Block:
             if self.uses[var] > 1:
                 self.settle(var, f"{equation.op.name}, operand {number}")
         split = self._choose(equation, found)
-        # The one place where parts of unequal size would be masked: what a split factor reduces reads them.
         if (waiting := self._waits(equation, split)) is not None:
             return [waiting]
         passed = self._passed(equation, found, split)
+        # Parts are of equal size. Where they are not to be, this is where the rest of the last one is masked: in
+        # operands that have a split factor of `found.reduced`.
         operands = [
             self.operand(var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}")
             for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True))
@@ -240,6 +241,8 @@ class Block:
         local = self.env[var]
         if local.placement == Placement(dims):
             return local.value
+        if var in self.zeros:
+            return families.zeros(p.local_type(var.type, dims, self.mover.mesh))
         if passed and local.placement.partial == passed:
             return self.mover.reshard(local.value, Placement(local.placement.dims), dims, reason)
         if self.uses[var] > 1:
@@ -267,8 +270,8 @@ class Block:
         return other if after < before else planned
 
     def moved(self, local: Local, target: Placement, reason: str) -> Value:
-        """The local part of a value under another placement. Over axes along which only the target is partial,
-        the first device has the whole value and the others zero.
+        """The local part of a value under another placement. Over axes along which only the target is
+        partial, the first device has the whole value and the others zero.
         """
         dims, waiting = local.placement.dims, local.placement.partial
         stays = tuple(axis for axis in waiting if axis in target.partial)

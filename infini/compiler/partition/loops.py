@@ -94,9 +94,7 @@ class _Loop:
             ]
 
         placed = [Placement(*item) for item in zip(inside, entered, strict=True)]
-        collectives = s.recorded(
-            block, lambda: staged.append(s.stage_body(block, self.body, placed, finish))
-        )
+        collectives = s.recorded(block, lambda: staged.append(s.stage_body(block, self.body, placed, finish)))
         cost = self.turns * float(sum(c.nbytes for c in collectives))
         cost += s.waiting_bytes(block, self.operands, entered)
         stacked = [*leaving[: self.num_carry], *(_stacked(to) for to in leaving[self.num_carry :])]
@@ -164,8 +162,7 @@ def _while(block: Block, equation: Equation) -> list[Local]:
     chosen = loop.choose()
     consts = [block.plan[v] for v in condition.params[:first]]
     known = [
-        block.operand(v, dims, (), "while")
-        for v, dims in zip(equation.inputs[:first], consts, strict=True)
+        block.operand(v, dims, (), "while") for v, dims in zip(equation.inputs[:first], consts, strict=True)
     ]
     operands = loop.enter(chosen)
 

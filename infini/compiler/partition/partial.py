@@ -8,7 +8,6 @@ is added up before. In which operands an operation is linear, `Factors.linear` s
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-
 from typing import Final
 
 from infini.compiler.partition.placement import Axes

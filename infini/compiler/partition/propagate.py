@@ -202,9 +202,7 @@ class Plan:
         kind: Kind = "same",
     ) -> None:
         number = len(self._steps)
-        self._steps.append(
-            _Step(PRIORITIES[priority], number, tuple(inputs), tuple(outputs), factors, kind)
-        )
+        self._steps.append(_Step(PRIORITIES[priority], number, tuple(inputs), tuple(outputs), factors, kind))
 
     def _collect(self, program: Program) -> None:
         for equation in program.equations:

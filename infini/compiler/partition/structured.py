@@ -1,8 +1,8 @@
-"""Operations that factors cannot describe: constraints, branches, shard_map, barriers, host calls. Loops are in
-`loops`.
+"""Operations that factors cannot describe: constraints, branches, shard_map, barriers, host calls. Loops are
+in `loops`.
 
-Bodies become local programs of their own, by `stage_body`. What is a sum over devices may enter a body as terms
-and leave it as terms; a body is staged once without such, and again where it pays (`cheapest`).
+Bodies become local programs of their own, by `stage_body`. What is a sum over devices may enter a body as
+terms and leave it as terms; a body is staged once without such, and again where it pays (`cheapest`).
 """
 
 from __future__ import annotations
@@ -186,7 +186,9 @@ def cheapest(
 
 
 def entering(block: Block, variables: Sequence[Var], inside: Sequence[Dims]) -> tuple[Axes, ...]:
-    """Axes over which operands may enter a body, where they are placed so, as terms: if nothing else uses them."""
+    """Axes over which operands may enter a body, where they are placed so, as terms: none if something else
+    uses them.
+    """
     return tuple(
         apart(dims, block.env[v].placement.partial) if block.uses[v] == 1 else ()
         for v, dims in zip(variables, inside, strict=True)
