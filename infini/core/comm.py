@@ -24,6 +24,13 @@ Rows: TypeAlias = Sequence[np.ndarray]
 Groups: TypeAlias = tuple[tuple[int, ...], ...]
 
 
+class Pending(Protocol):
+    """A message that may be on its way still."""
+
+    def wait(self) -> None:
+        """Block until it has left; what is sent may change then."""
+
+
 class Comm(Protocol):
     """Communication among the ranks of one program. Calls are blocking. Every process makes the same
     collectives in one order; `send` and `recv` are between two ranks, and concern nobody else.
@@ -63,6 +70,11 @@ class Comm(Protocol):
             source: rank that gives it, one of `local_ranks`.
             destination: rank that gets it.
             tag: what tells messages between the same ranks apart, from 0 to 32767.
+        """
+
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Pending:
+        """As `send`, without waiting for the other rank: two ranks may send to each other before either
+        receives. The array is left alone until the message was waited for.
         """
 
     def recv(

@@ -94,6 +94,17 @@ class MpiLauncher:
         sys.excepthook = hook
 
 
+class _Sending:
+    """Requests of MPI with the memory they read."""
+
+    def __init__(self, mpi: Any, requests: list[Any], content: np.ndarray) -> None:  # Any: of mpi4py
+        self._mpi, self._requests, self._content = mpi, requests, content
+
+    def wait(self) -> None:
+        """`MPI_Waitall`."""
+        self._mpi.Request.Waitall(self._requests)
+
+
 class MpiComm:
     """One rank per process. Rows have one entry.
 
@@ -199,6 +210,14 @@ class MpiComm:
         given = _flat_bytes(row)
         for part in self._messages(given.size):
             self._everyone().Send(self._bytes(given[part]), dest=destination, tag=tag)
+
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> _Sending:
+        """`MPI_Isend` of bytes."""
+        assert source == self._rank, "a process sends for its own rank"
+        given, everyone = _flat_bytes(row), self._everyone()
+        parts = self._messages(given.size)
+        requests = [everyone.Isend(self._bytes(given[part]), dest=destination, tag=tag) for part in parts]
+        return _Sending(self._mpi, requests, given)
 
     def recv(
         self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
