@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 
@@ -104,6 +104,12 @@ class Launcher(Protocol):
         """Communication among ranks, given the process that holds each; called in the same order
         everywhere.
         """
+
+    def place(self) -> str:
+        """Where among its collectives this process is, as a part of a sentence."""
+
+    def abort(self, status: int) -> NoReturn:
+        """End all processes of the job, after what this one has written is out."""
 
 
 @dataclass(frozen=True, slots=True)

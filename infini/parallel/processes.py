@@ -4,7 +4,7 @@ no side effects.
 
 from __future__ import annotations
 
-from infini.backends.spmd import mpi
+from infini.backends.spmd import failures, job as job_, mpi
 from infini.core import backend, comm
 
 
@@ -26,7 +26,10 @@ def initialize() -> None:
     """
     if comm.processes().launcher is not None:
         return
-    mpi.initialize()
+    job = job_.Job(mpi.MpiLauncher())
+    comm.install_processes(comm.Processes(job.index, job.count, job))
+    if job.count > 1:
+        failures.Failures(job).install()
     backend.forget_default_device()
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from infini.backends.spmd import agreement, collectives, schedule as s
+from infini.backends.spmd import agreement, collectives, differences, schedule as s
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.compiler import partition
 from infini.core import backend as backend_, comm as comm_, config, errors, physical
@@ -54,10 +53,16 @@ class SpmdExecutable:
         self._agreed: dict[agreement.Owners, Pieces] = {}
 
     @functools.cached_property
-    def key(self) -> str:
-        """What identifies the program to the other processes of a job."""
-        parts = (self.partitioned.program.fingerprint, self._options, sorted(self._knobs.items()))
-        return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
+    def subject(self) -> differences.Subject:
+        """What has to be the same in the other processes of a job."""
+        options, knobs = (f"options.{f.name}" for f in dataclasses.fields(self._options)), self._knobs
+        values = (repr(getattr(self._options, f.name)) for f in dataclasses.fields(self._options))
+        facts = [
+            *zip(options, values, strict=True),
+            *((f"INFINI_{name.upper()}", repr(value)) for name, value in sorted(knobs.items())),
+            ("number of measured choices", str(len(_choices_of(self._pieces)) if self._asks else 0)),
+        ]
+        return differences.Subject(self.partitioned.program, tuple(facts))
 
     def _compiled(self, choices: agreement.Choices, *, is_measured: bool) -> Pieces:
         """Executables of the pieces, with the knobs of the time when the program was compiled."""
@@ -88,7 +93,7 @@ class SpmdExecutable:
         Raises:
             CollectiveError: this process asks other questions than rank 0.
         """
-        if not self._asks:
+        if comm_.processes().count == 1:
             return self._pieces
         found = self._agreed.get(owners)
         if found is None:
@@ -98,8 +103,11 @@ class SpmdExecutable:
     def _agree(self, owners: agreement.Owners, comm: comm_.Comm) -> Pieces:
         given = self._options.choices
         if len(set(owners)) == 1:
-            return self._compiled(given, is_measured=True)
+            return self._compiled(given, is_measured=True) if self._asks else self._pieces
         if not s.always_meets(self.schedule, self.partitioned.mesh.shape):
+            return self._pieces
+        if not self._asks:
+            agreement.agree(comm, owners, self.subject, None)
             return self._pieces
         mine: list[Pieces] = []
 
@@ -107,7 +115,7 @@ class SpmdExecutable:
             mine.append(self._compiled(given, is_measured=True))
             return _choices_of(mine[0])
 
-        choices = agreement.agree(comm, owners, self.key, make)
+        choices = agreement.agree(comm, owners, self.subject, make)
         pieces = mine[0] if mine else self._compiled(choices, is_measured=False)
         if _choices_of(pieces) != choices:
             raise errors.CollectiveError(

@@ -9,23 +9,19 @@ https://mpi4py.readthedocs.io/en/stable/tutorial.html
 from __future__ import annotations
 
 import functools
-import sys
-import time
+import os
 import zlib
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
 
-from infini.core import comm, dtypes, errors
+from infini.core import dtypes, errors
 from infini.core.comm import Groups, ReduceOp, Rows
 
 _FIX: Final = (
     "install an MPI and its bindings with `pip install infini[mpi]`, and start with `mpirun -n 2 python ...`"
 )
-
-FORWARDING_S: Final = 0.5
 
 
 def load() -> Any:  # Any: the module mpi4py.MPI
@@ -75,19 +71,12 @@ class MpiLauncher:
             self._comms[process_of_rank] = MpiComm(self._mpi, process_of_rank)
         return self._comms[process_of_rank]
 
-    def abort_on_errors(self) -> None:
-        """End the whole job when this process raises, so that the others do not wait for it for ever."""
-        previous = sys.excepthook
-
-        def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-            previous(kind, error, trace)
-            sys.stderr.flush()
-            sys.stdout.flush()
-            # The launcher stops reading the output of a job that aborts: give it time to pass the error on.
-            time.sleep(FORWARDING_S)
-            self._world.Abort(1)
-
-        sys.excepthook = hook
+    def abort(self, status: int) -> None:
+        """`MPI_Abort`, where this thread may call it; else the launcher ends all when this one is gone."""
+        may_call = self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE or self._mpi.Is_thread_main()
+        if may_call and not self._mpi.Is_finalized():
+            self._world.Abort(status)
+        os._exit(status)
 
 
 class MpiComm:
@@ -230,13 +219,3 @@ def _reducible(row: np.ndarray) -> np.ndarray:
     if row.dtype in dtypes.FLOATS and row.dtype.itemsize <= 2:
         return row.astype(np.float32)
     return row.view(np.uint8) if row.dtype == dtypes.bool_ else row
-
-
-def initialize() -> comm.Processes:
-    """Find the MPI job of this process and make it the job of the program."""
-    launcher = MpiLauncher()
-    found = comm.Processes(launcher.index, launcher.count, launcher)
-    comm.install_processes(found)
-    if launcher.count > 1:
-        launcher.abort_on_errors()
-    return found
