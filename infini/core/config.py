@@ -122,6 +122,13 @@ KNOBS: Final[dict[str, Knob]] = {
         Knob("pool", "auto", _choice("auto", "native", "portable"), "CPU thread pool; `native` needs Linux."),
         Knob("cpu_devices", 1, _COUNT, "Devices that one process simulates on the CPU, run in lockstep."),
         Knob(
+            "collective_timeout_s",
+            300,
+            _COUNT,
+            "Seconds that a collective waits for a process that lives and does not arrive, before the job "
+            "ends with a report on all of them; 0 means for ever.",
+        ),
+        Knob(
             "host64",
             "narrow",
             _choice("narrow", "keep"),

@@ -4,7 +4,7 @@ no side effects.
 
 from __future__ import annotations
 
-from infini.backends.spmd import failures, job as job_, mpi
+from infini.backends.spmd import control, failures, job as job_, mpi
 from infini.core import backend, comm
 
 
@@ -26,10 +26,13 @@ def initialize() -> None:
     """
     if comm.processes().launcher is not None:
         return
-    job = job_.Job(mpi.MpiLauncher())
+    carrier = mpi.MpiLauncher()
+    job = job_.Job(carrier)
     comm.install_processes(comm.Processes(job.index, job.count, job))
     if job.count > 1:
-        failures.Failures(job).install()
+        hooks = failures.Failures(job)
+        hooks.install()
+        control.open_channel(job, carrier.comm(tuple(range(job.count))).duplicate(), hooks)
     backend.forget_default_device()
 
 

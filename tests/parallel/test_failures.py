@@ -196,3 +196,124 @@ def test_processes_with_other_programs_are_told_where_they_differ_and_can_go_on(
     assert "a constant depends on the process" in scalar and "0.5" in scalar and "1.5" in scalar
     assert "argument 0 has another type" in told("shape") and "f32[3,3]" in told("shape")
     assert "INFINI_NO_FUSE = True" in told("knob") and "set INFINI_NO_FUSE alike" in told("knob")
+
+
+# --- a process is gone, or does not arrive ---------------------------------------------------
+
+SOON = {"collective_timeout_s": "2"}
+
+
+def test_a_killed_process_is_named(mpirun_path: str, tmp_path: Path) -> None:
+    done = run(
+        mpirun_path,
+        tmp_path,
+        """
+        total(x)
+        if rank == 1:
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        total(x)
+        """,
+    )
+    assert done.code != 0
+    assert "infini.CollectiveError: process 1 of this job is gone" in done.err
+
+
+def test_the_first_process_is_named_when_it_is_killed(mpirun_path: str, tmp_path: Path) -> None:
+    done = run(
+        mpirun_path,
+        tmp_path,
+        """
+        total(x)
+        if rank == 0:
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        total(x)
+        """,
+    )
+    assert done.code != 0
+    assert "infini.CollectiveError: process 0 of this job is gone" in done.err
+
+
+def test_a_sleeping_process_is_named_with_its_line_and_what_the_others_do(
+    mpirun_path: str, tmp_path: Path
+) -> None:
+    done = run(
+        mpirun_path,
+        tmp_path,
+        """
+        total(x)
+        if rank == 2:
+            time.sleep(600)
+        total(x)
+        """,
+        count=3,
+        **SOON,
+    )
+    assert done.code != 0
+    assert "[collective-waits] process 2 did not arrive at psum at script.py:12: process 0 has" in done.err
+    assert "infini.CollectiveError: process 2 did not arrive at psum at script.py:12\n" in done.err
+    report = done.err.split("infini.CollectiveError: ")[1]
+    assert "process 0 has been in psum at script.py:12, called at script.py:17, for 2." in report
+    assert report.count("number 2 of processes 0 to 2") == 2
+    assert "process 2 is at script.py:16" in report
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_process_is_named(mpirun_path: str, tmp_path: Path, stopped: int) -> None:
+    done = run(
+        mpirun_path,
+        tmp_path,
+        f"""
+        total(x)
+        if rank == {stopped}:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        total(x)
+        """,
+        **SOON,
+    )
+    assert done.code != 0
+    assert f"process {stopped} did not arrive at psum at script.py:12, and does not answer" in done.err
+
+
+def test_a_process_that_leaves_early_is_named_with_its_status_and_line(
+    mpirun_path: str, tmp_path: Path
+) -> None:
+    done = run(
+        mpirun_path,
+        tmp_path,
+        """
+        total(x)
+        def give_up():
+            sys.exit(3)
+        if rank == 1:
+            give_up()
+        total(x)
+        """,
+    )
+    assert done.code != 0
+    assert "process 1 has ended, and the others wait for it in psum at script.py:12" in done.err
+    assert "process 1 has ended its program by sys.exit(3) at script.py:18" in done.err
+    assert "process 1 left here:" in done.err and "in give_up" in done.err
+
+
+def test_processes_in_other_collectives_are_shown(mpirun_path: str, tmp_path: Path) -> None:
+    done = run(
+        mpirun_path,
+        tmp_path,
+        """
+        last = inf.jit(inf.shard_map(
+            lambda x: lax.all_gather(x, "x"), mesh=mesh, in_specs=P("x"), out_specs=P()))
+        longer = inf.jit(inf.shard_map(
+            lambda x: lax.psum(x + 1, "x"), mesh=mesh, in_specs=P("x"), out_specs=P()))
+        total(x), last(x)
+        if rank == 0:
+            total(x)
+        longer(x)
+        """,
+        **SOON,
+    )
+    assert done.code != 0
+    assert "the processes wait for each other in different collectives" in done.err
+    assert "process 0 has been in psum at script.py:12" in done.err
+    assert "process 1 has been in the comparison of programs at script.py:17" in done.err

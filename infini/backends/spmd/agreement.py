@@ -59,7 +59,7 @@ def agree(comm: Comm, owners: Owners, subject: Subject, make: Callable[[], Choic
         return found
     if owners not in _comms:
         _comms[owners] = comm.duplicate()
-    with activity.doing(f"comparison of {subject.name}", subject.where):
+    with activity.doing("the comparison of programs", subject.where):
         _compare(_comms[owners], owners, subject)
         choices = () if make is None else _exchanged(_comms[owners], owners, make, subject.where)
     return table.put(subject.key, choices)

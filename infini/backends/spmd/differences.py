@@ -44,11 +44,6 @@ class Subject:
         return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
 
     @property
-    def name(self) -> str:
-        """Name of the program, which may differ."""
-        return self.program.name
-
-    @property
     def where(self) -> source.Where | None:
         """A line of the user's that the program comes from."""
         return next((equation.where for equation in self.program.equations if equation.where), None)

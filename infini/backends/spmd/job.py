@@ -6,10 +6,12 @@ What carries the bytes is below: `mpi`. The control channel and the hooks for er
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Final, NoReturn, Protocol
 
 from infini.backends.spmd.activity import Activity, WatchedComm
@@ -17,7 +19,7 @@ from infini.core.comm import Comm
 
 # Launchers stop reading the output of a job that aborts: they get this long to pass the last words on.
 FORWARDING_S: Final = 0.5
-_BACKSTOP_S: Final = 5.0  # after an abort that does not end this process
+_BACKSTOP_S: Final = 5.0  # for an abort that does not end this process
 
 
 class Carrier(Protocol):
@@ -51,6 +53,9 @@ class Job:
         self._carrier = carrier
         self._comms: dict[tuple[int, ...], WatchedComm] = {}
         self._process = os.getpid()
+        # Set when this process, or one that has told it, is about to end the job: nobody else need say why.
+        self.is_ending = threading.Event()
+        self.last_words: Callable[[], object] = lambda: None  # what tells the others
 
     @property
     def is_here(self) -> bool:
@@ -79,12 +84,15 @@ class Job:
 
     def abort(self, status: int) -> NoReturn:
         """End all processes of the job, after what was written has left this one."""
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        time.sleep(FORWARDING_S)
+        self.is_ending.set()
         backstop = threading.Timer(_BACKSTOP_S, os._exit, (status,))
         backstop.daemon = True
         backstop.start()
+        self.last_words()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+        time.sleep(FORWARDING_S)
         self._carrier.abort(status)
         os._exit(status)
