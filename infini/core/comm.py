@@ -15,7 +15,7 @@ from typing import Literal, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 
-from infini.core import errors
+from infini.core import config, errors
 
 ReduceOp: TypeAlias = Literal["sum", "max", "min"]
 Rows: TypeAlias = Sequence[np.ndarray]
@@ -119,6 +119,7 @@ class Processes:
     index: int = 0
     count: int = 1
     launcher: Launcher | None = None
+    num_sharing: int = 1  # processes of the job, this one included, that share its processor cores
 
 
 _processes = [Processes()]
@@ -127,6 +128,18 @@ _processes = [Processes()]
 def processes() -> Processes:
     """The job this process is part of; a job of one until `infini.parallel.initialize` was called."""
     return _processes[0]
+
+
+def speaks() -> bool:
+    """Whether this process is one that the knob `log_ranks` wants to hear of."""
+    wanted = config.get("log_ranks")
+    return wanted == "all" or processes().index in {int(part) for part in wanted.split(",")}
+
+
+def prefix() -> str:
+    """What a line of this process begins with: its number in brackets, unless process 0 speaks alone."""
+    found = processes()
+    return f"[{found.index}] " if found.count > 1 and config.get("log_ranks") != "0" else ""
 
 
 def install_processes(found: Processes) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from infini.backends.spmd import activity, control, watch
+from infini.backends.spmd import activity, control, lines as lines_, watch, witness
 from infini.backends.spmd.activity import Activity, Group, WatchedComm
 from infini.backends.spmd.job import Job
 from infini.backends.spmd.lockstep import LockstepComm
@@ -198,11 +198,11 @@ def test_a_connection_without_the_secret_is_closed_and_one_with_it_is_heard() ->
     try:
         for greeting in (("hello", 1, b"guess"), ("hello", 2, b"secret"), ("ended", [], "", ""), (7,)):
             stranger = socket.create_connection(listener.getsockname())
-            control.Line(stranger).send(*greeting)
+            lines_.Line(stranger).send(*greeting)
             assert stranger.recv(10) == b""
             stranger.close()
         member = socket.create_connection(listener.getsockname())
-        line = control.Line(member)
+        line = lines_.Line(member)
         line.send("hello", 1, b"secret")
         line.send("ended", [], "has ended its program", "")
         ended = threading.Thread(target=hub.close, args=(control.Ending("has ended its program"),))
@@ -224,6 +224,35 @@ def test_a_connection_without_the_secret_is_closed_and_one_with_it_is_heard() ->
 def test_a_message_that_is_too_long_ends_the_connection() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall((1 << 30).to_bytes(4, "big") + b"....")
-    assert control.Line(ours).receive() is None
+    assert lines_.Line(ours).receive() is None
     ours.close()
     theirs.close()
+
+
+def test_a_witness_knows_who_was_gone_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with witness.Witness() as seen:
+        (variable, told), *_ = seen.environment.items()
+        assert witness.connected(7) is None
+        monkeypatch.setenv(variable, told)
+        lines = {index: witness.connected(index) for index in (4, 2, 3)}
+        end = time.monotonic() + 10
+        while seen.known != {2, 3, 4} and time.monotonic() < end:
+            time.sleep(0.005)
+        monkeypatch.setenv(variable, told[:-1])
+        stranger = witness.connected(9)
+        lines[3].send("ended")
+        for line in (stranger, lines[3], lines[2], lines[4]):
+            assert line is not None
+            line.close()
+    assert seen.gone == [2, 4]
+
+
+def test_a_witness_counts_nobody_who_is_ended_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with witness.Witness() as seen:
+        monkeypatch.setenv(*next(iter(seen.environment.items())))
+        first, second = witness.connected(0), witness.connected(1)
+        assert first is not None and second is not None
+        first.send("aborting")
+        first.close()
+        second.close()
+    assert not seen.gone

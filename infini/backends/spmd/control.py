@@ -16,72 +16,20 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
 
-from infini.backends.spmd import watch
+from infini.backends.spmd import watch, witness
 from infini.backends.spmd.failures import Ending, Failures
 from infini.backends.spmd.job import Job
+from infini.backends.spmd.lines import ANSWER_S, Line
 from infini.core import config, events
 from infini.core.comm import Comm
 
 _MAX_PATIENCE_S: Final = 10.0
 _URGENT_S: Final = 0.5  # patience when a process has ended, for then waiting may be in vain
-_ANSWER_S: Final = 2.0  # who takes longer to say what it does is silent
 _CONNECT_S: Final = 10.0
-_MAX_MESSAGE: Final = 1 << 20
-_HEAD: Final = 4  # bytes of the length before a message
-
-
-class Line:
-    """One end of a connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.socket = connection
-        self._lock = threading.Lock()
-        self._read = b""
-        connection.settimeout(_ANSWER_S)
-
-    def send(self, *message: object) -> bool:
-        """Send a message; whether the connection took it."""
-        content = msgpack.packb(message)
-        try:
-            with self._lock:
-                self.socket.sendall(len(content).to_bytes(_HEAD, "big") + content)
-        except OSError:
-            return False
-        return True
-
-    def receive(self) -> list[list[Any]] | None:  # Any: messages are of many kinds
-        """Whole messages that have come, after the socket was found readable; None at the end."""
-        try:
-            found = self.socket.recv(1 << 16)
-        except TimeoutError:
-            return []
-        except OSError:
-            return None
-        if not found:
-            return None
-        self._read += found
-        messages = []
-        while len(self._read) >= _HEAD:
-            length = int.from_bytes(self._read[:_HEAD], "big")
-            if length > _MAX_MESSAGE:
-                return None
-            if len(self._read) < _HEAD + length:
-                break
-            try:
-                messages.append(list(msgpack.unpackb(self._read[_HEAD : _HEAD + length])))
-            except (ValueError, TypeError):  # not one of ours
-                return None
-            self._read = self._read[_HEAD + length :]
-        return messages
-
-    def close(self) -> None:
-        """End it."""
-        self.socket.close()
 
 
 class Station:
@@ -254,7 +202,7 @@ class Hub(Station):
         """Ask the others when somebody waits; judge when they have answered."""
         now = time.monotonic()
         if self._round is not None:
-            if not self._asked or now - self._round >= min(_ANSWER_S, max(self.timeout_s / 3, 0.3)):
+            if not self._asked or now - self._round >= min(ANSWER_S, max(self.timeout_s / 3, 0.3)):
                 self._round = None
                 self._judge()
         elif self.longest_wait_s() >= self.patience_s or now - self._heard_waiting <= 2 * self.tick_s:
@@ -351,7 +299,7 @@ class Member(Station):
         if waits_s >= self.patience_s:
             self._line.send("waiting")
             silent_s = time.monotonic() - self._heard
-            if 0 < self.timeout_s < min(waits_s, silent_s) - _ANSWER_S:
+            if 0 < self.timeout_s < min(waits_s, silent_s) - ANSWER_S:
                 self._judge_alone(watch.Silent(silent_s))
 
     def _judge_alone(self, hub: watch.Fate) -> None:
@@ -397,11 +345,26 @@ def open_channel(job: Job, world: Comm, failures: Failures) -> None:
             return
         line.send("hello", job.index, token)
         station = Member(job, line)
-    job.last_words = station.say_aborting
+    seen_by = witness.connected(job.index)
+
+    def say_aborting() -> None:
+        station.say_aborting()
+        if seen_by is not None:
+            seen_by.send("aborting")
+
+    def leave() -> None:
+        if job.is_here:
+            station.close(failures.ending())
+            if seen_by is not None:
+                seen_by.send("ended")
+
+    job.last_words = say_aborting
     station.start()
-    atexit.register(_at_exit(job, station, failures))
+    atexit.register(leave)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=station.forget)
+        if seen_by is not None:
+            os.register_at_fork(after_in_child=seen_by.close)
 
 
 def _connected(job: Job, host: str, port: int) -> Line | None:
@@ -415,14 +378,6 @@ def _connected(job: Job, host: str, port: int) -> Line | None:
             is_asked=True,
         )
         return None
-
-
-def _at_exit(job: Job, station: Station, failures: Failures) -> Callable[[], None]:
-    def leave() -> None:
-        if job.is_here:
-            station.close(failures.ending())
-
-    return leave
 
 
 def _text(verdict: watch.Verdict) -> str:
