@@ -36,11 +36,11 @@ def initialize() -> None:
     if comm.processes().launcher is not None:
         return
     with _in_time():
-        comm.install_processes(_join())
+        comm.install_processes(_wait_for_all_processes_to_start())
     backend.forget_default_device()
 
 
-def _join() -> comm.Processes:
+def _wait_for_all_processes_to_start() -> comm.Processes:
     """The job, when all of its processes are here."""
     carrier = mpi.MpiLauncher()
     job = job_.Job(carrier)

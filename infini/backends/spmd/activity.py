@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from infini.core import source
-from infini.core.comm import Comm, Groups, ReduceOp, Rows
+from infini.core.comm import Comm, Groups, Overlaps, ReduceOp, Rows
 from infini.core.ir import Equation
 
 
@@ -219,6 +219,11 @@ class WatchedComm:
         self._num_duplicates += 1
         channel = f"{self._channel}/{self._num_duplicates}"
         return WatchedComm(self._inner.duplicate(), self._owners, self._activity, channel)
+
+    @property
+    def may_overlap(self) -> bool:
+        """As `core.comm.Overlaps`."""
+        return isinstance(self._inner, Overlaps) and self._inner.may_overlap
 
     @property
     def _everyone(self) -> Groups:
