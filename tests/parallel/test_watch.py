@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Mapping
@@ -256,3 +259,20 @@ def test_a_witness_counts_nobody_who_is_ended_by_another(monkeypatch: pytest.Mon
         first.close()
         second.close()
     assert not seen.gone
+
+
+def test_a_job_whose_output_nobody_reads_ends_all_the_same() -> None:
+    script = """
+        import os, threading, time
+        from infini.backends.spmd import failures, job
+        class Carrier:
+            index, count = 0, 2
+            def comm(self, process_of_rank): ...
+            def abort(self, status): os._exit(40 + status)
+        failures.Failures(job.Job(Carrier())).install()
+        os.close(1), os.close(2)
+        threading.Thread(target=lambda: 1 / 0).start()
+        time.sleep(60)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=60)
+    assert done.returncode == 41

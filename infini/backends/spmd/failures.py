@@ -7,6 +7,7 @@ kept for the report on processes that ended while others wait for them.
 
 from __future__ import annotations
 
+import contextlib
 import opcode
 import sys
 import threading
@@ -69,9 +70,11 @@ class Failures:
         previous, job = sys.excepthook, self._job
 
         def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-            previous(kind, error, trace)
-            if job.is_here:
-                self._end(_INTERRUPTED if issubclass(kind, KeyboardInterrupt) else 1)
+            try:
+                previous(kind, error, trace)
+            finally:  # it fails where nobody reads
+                if job.is_here:
+                    self._end(_INTERRUPTED if issubclass(kind, KeyboardInterrupt) else 1)
 
         sys.excepthook = hook
 
@@ -79,11 +82,13 @@ class Failures:
         previous, job = threading.excepthook, self._job
 
         def hook(arguments: Any) -> None:  # Any: threading.ExceptHookArgs, a tuple with fields
-            previous(arguments)
-            # A thread may end itself by SystemExit, which is no error.
-            if job.is_here and not issubclass(arguments.exc_type, SystemExit):
-                name = arguments.thread.name if arguments.thread is not None else "unknown"
-                self._end(1, f", in its thread {name}")
+            try:
+                previous(arguments)
+            finally:
+                # A thread may end itself by SystemExit, which is no error.
+                if job.is_here and not issubclass(arguments.exc_type, SystemExit):
+                    name = arguments.thread.name if arguments.thread is not None else "unknown"
+                    self._end(1, f", in its thread {name}")
 
         threading.excepthook = hook
 
@@ -99,7 +104,8 @@ class Failures:
 
     def _end(self, status: int, detail: str = "") -> None:
         job = self._job
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
         job.say(
             f"infini: process {job.index} of {job.count} ended the job by this error{detail}, {job.place()}"
         )

@@ -80,7 +80,8 @@ class Job:
 
     def say(self, text: str) -> None:
         """Write to standard error past Python's buffers, at once: another thread may hold them."""
-        os.write(2, (text + "\n").encode(errors="backslashreplace"))
+        with contextlib.suppress(OSError):  # nobody reads it any more; the job has to end all the same
+            os.write(2, (text + "\n").encode(errors="backslashreplace"))
 
     def abort(self, status: int) -> NoReturn:
         """End all processes of the job, after what was written has left this one."""

@@ -42,6 +42,20 @@ def load() -> Any:  # Any: the module mpi4py.MPI
     return MPI
 
 
+def check_ranks(index: int, process_of_rank: tuple[int, ...]) -> None:
+    """Refuse ranks that are not one of each process.
+
+    Raises:
+        DeviceError: a process holds several ranks, or this one holds none.
+    """
+    if len(set(process_of_rank)) != len(process_of_rank) or index not in process_of_rank:
+        raise errors.DeviceError(
+            "a mesh over several processes takes one device of each",
+            got=f"devices of the processes {process_of_rank}, in process {index}",
+            fix="unset INFINI_CPU_DEVICES under mpirun, and make the mesh of all devices",
+        )
+
+
 class MpiLauncher:
     """The processes of an MPI job."""
 
@@ -66,12 +80,7 @@ class MpiLauncher:
         Raises:
             DeviceError: a process holds several ranks, or this one holds none.
         """
-        if len(set(process_of_rank)) != len(process_of_rank) or self.index not in process_of_rank:
-            raise errors.DeviceError(
-                "a mesh over several processes takes one device of each",
-                got=f"devices of the processes {process_of_rank}, in process {self.index}",
-                fix="unset INFINI_CPU_DEVICES under mpirun, and make the mesh of all devices",
-            )
+        check_ranks(self.index, process_of_rank)
         if process_of_rank not in self._comms:
             self._comms[process_of_rank] = MpiComm(self._mpi, process_of_rank)
         return self._comms[process_of_rank]
