@@ -146,9 +146,11 @@ def speaks() -> bool:
 
 
 def prefix() -> str:
-    """What a line of this process begins with: its number in brackets, unless process 0 speaks alone."""
+    """What a line of this process begins with: its number in brackets, unless it is 0 and speaks for all."""
     found = processes()
-    return f"[{found.index}] " if found.count > 1 and config.get("log_ranks") != "0" else ""
+    if found.count == 1 or (found.index == 0 and config.get("log_ranks") == "0"):
+        return ""
+    return f"[{found.index}] "
 
 
 def install_processes(found: Processes) -> None:

@@ -44,10 +44,10 @@ class Done:
     err: str
 
 
-def run(mpirun_path: str, folder: Path, body: str, *, count: int = 2, **knobs: str) -> Done:
+def run(mpirun_path: str, folder: Path, body: str, *, count: int = 2, before: str = "", **knobs: str) -> Done:
     """Run a script under mpirun, from a file, so that errors show its lines."""
     script = folder / "script.py"
-    script.write_text(HEAD + textwrap.dedent(body))
+    script.write_text(textwrap.dedent(before) + HEAD + textwrap.dedent(body))
     kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
     environment = kept | {
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
@@ -327,3 +327,21 @@ def test_processes_in_other_collectives_are_shown(mpirun_path: str, tmp_path: Pa
     assert "the processes wait for each other in different collectives" in done.err
     assert "process 0 has been in psum at script.py:12" in done.err
     assert "process 1 has been in the comparison of programs at script.py:17" in done.err
+
+
+def test_processes_that_wait_for_one_that_never_joins_end_and_say_where(
+    mpirun_path: str, tmp_path: Path
+) -> None:
+    done = run(
+        mpirun_path,
+        tmp_path,
+        "",
+        before="""
+        import os, time
+        if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
+            time.sleep(600)
+        """,
+        **SOON,
+    )
+    assert done.code != 0
+    assert "Timeout" in done.err and "in _wait_for_all_processes_to_start" in done.err
