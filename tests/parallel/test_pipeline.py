@@ -13,9 +13,8 @@ import infini.numpy as inp
 from infini import lax, nn, parallel, random
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.core import tree
-from infini.parallel import schedules
+from infini.parallel import recipes, schedules
 from infini.parallel.schedules import Durations, Schedule, Task
-from infini.parallel import recipes
 from infini.sharding import NamedSharding, P, make_mesh
 
 ROWS, MICROBATCHES = 16, 4

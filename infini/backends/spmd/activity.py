@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from infini.core import source
-from infini.core.comm import Comm, Groups, Overlaps, ReduceOp, Rows
+from infini.core.comm import Comm, Groups, Overlaps, Pending, ReduceOp, Rows
 from infini.core.ir import Equation
 
 
@@ -63,17 +63,18 @@ class Activity:
         self._changed = time.monotonic()
 
     @contextlib.contextmanager
-    def inside(self, group: Group, method: str) -> Iterator[None]:
+    def inside(self, group: Group, method: str, *, again: bool = False) -> Iterator[None]:
         """A block that waits for the processes of a group.
 
         Args:
             group: who takes part.
             method: what is called; the operation is that of `doing` where there is one.
+            again: whether it waits for what was entered last, instead of entering another.
         """
         op, where = getattr(_named, "equation", None) or (method, source.here())
         thread = threading.get_ident()
         with self._lock:
-            number = self._counts[group] = self._counts.get(group, 0) + 1
+            number = self._counts[group] = self._counts.get(group, 0) + (not again)
             now = time.monotonic()
             self._current[thread] = entered = Collective(op, where, group, number, now)
             self._failed = None
@@ -192,6 +193,13 @@ class WatchedComm:
         with self._between(source, destination, tag, f"send to process {self._owners[destination]}"):
             self._inner.send(row, source, destination, tag)
 
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Pending:
+        """As `Comm.start_send`; waiting for it is noted, too."""
+        method = f"send to process {self._owners[destination]}"
+        with self._between(source, destination, tag, method):
+            inner = self._inner.start_send(row, source, destination, tag)
+        return _Leaving(inner, lambda: self._between(source, destination, tag, method, again=True))
+
     def recv(
         self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
     ) -> np.ndarray:
@@ -238,7 +246,21 @@ class WatchedComm:
         return self._activity.inside(group, method)
 
     def _between(
-        self, source: int, destination: int, tag: int, method: str
+        self, source: int, destination: int, tag: int, method: str, *, again: bool = False
     ) -> contextlib.AbstractContextManager[None]:
         ends = (self._owners[source], self._owners[destination])
-        return self._activity.inside(Group(ends, f"{self._channel}#{ends[0]}>{ends[1]}:{tag}"), method)
+        group = Group(ends, f"{self._channel}#{ends[0]}>{ends[1]}:{tag}")
+        return self._activity.inside(group, method, again=again)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    """A message on its way; whoever waits for it is noted."""
+
+    inner: Pending
+    noted: Callable[[], contextlib.AbstractContextManager[None]]
+
+    def wait(self) -> None:
+        """As `Pending.wait`."""
+        with self.noted():
+            self.inner.wait()

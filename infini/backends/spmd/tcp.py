@@ -26,6 +26,7 @@ import numpy as np
 
 from infini.backends.spmd import mpi, ordered
 from infini.backends.spmd.lines import Line
+from infini.backends.spmd.lockstep import Sent
 from infini.core import errors
 from infini.core.comm import Groups, ReduceOp, Rows
 
@@ -298,6 +299,11 @@ class TcpComm:
         """Returns when the bytes are on their way."""
         assert source == self._rank, "a process sends for its own rank"
         self._give(destination, self._communicator(()), tag, _flat_bytes(row))
+
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Sent:
+        """As `send`, which does not wait: a thread of the other process takes in what comes."""
+        self.send(row, source, destination, tag)
+        return Sent()
 
     def recv(
         self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
