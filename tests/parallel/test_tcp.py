@@ -245,7 +245,7 @@ def job(folder: Path, body: str) -> list[tuple[int, str, str]]:
         for rank in range(2)
     ]
     try:
-        told = [process.communicate(timeout=60) for process in started]
+        told = [process.communicate(timeout=120) for process in started]
     finally:
         for process in started:
             process.kill()

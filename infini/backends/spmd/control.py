@@ -77,7 +77,9 @@ class Station:
         return watch.report_of(self.job.activity, time.monotonic())
 
     def end_job(self, verdict: watch.Verdict) -> None:
-        """Say why, and end all processes."""
+        """Say why, and end all processes; unless somebody does so already."""
+        if self.job.is_ending.is_set():
+            return
         self.job.say("".join([*([verdict.stacks, "\n"] if verdict.stacks else []), _text(verdict)]))
         self.job.abort(1)
 
