@@ -121,8 +121,8 @@ class Block:
         if (waiting := self._waits(equation, split)) is not None:
             return [waiting]
         passed = self._passed(equation, found, split)
-        # Parts are of equal size. Where they are not to be, this is where the rest of the last one is masked: in
-        # operands that have a split factor of `found.reduced`.
+        # Parts are of equal size. Where they are not to be, this is where the rest of the last one is masked:
+        # in operands that have a split factor of `found.reduced`.
         operands = [
             self.operand(var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}")
             for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True))
