@@ -13,7 +13,7 @@ import infini.numpy as inp
 from infini import lax, nn, parallel, random
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.core import tree
-from infini.parallel import recipes, schedules
+from infini.parallel import schedules
 from infini.parallel.schedules import Durations, Schedule, Task
 from infini.sharding import NamedSharding, P, make_mesh
 
@@ -348,10 +348,10 @@ def test_fully_sharded_stages(rng):
     params = pairs(rng, 4)
     x, t = rng.normal(size=(2, ROWS, 8)).astype(np.float32)
     mesh = make_mesh((2, 4), ("pp", "dp"))
-    specs = recipes.zero3("dp").params(params, mesh.at("pp", 0))
+    specs = parallel.recipes.zero3("dp").params(params, mesh.at("pp", 0))
     options = {"param_specs": specs, "batch_spec": P("dp"), "schedule": "interleaved"}
     _, gradient = check([two_layers] * 4, squares, params, x, t, mesh=mesh, **options)
-    assert gradient[3]["up"]["weight"].addressable_shards[0].data.shape == (4, 8)
+    assert gradient[3]["up"]["weight"].addressable_shards[0].data.size == 16 * 8 // 4
 
 
 def transformer(rng, width=8, size=12):
