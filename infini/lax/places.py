@@ -31,7 +31,8 @@ class Factors:
         inputs: for each operand the factors of each of its dimensions.
         outputs: the same for the results.
         sizes: number of elements of each factor.
-        reduced: factors that results lack, and how the parts that devices compute combine.
+        reduced: factors that results lack, and how the parts that devices compute combine. What lacks a
+            factor that is not here is the same on every device: its PARTITION sees to that.
     """
 
     inputs: tuple[tuple[Dimension, ...], ...]
@@ -58,6 +59,21 @@ class Part(Protocol):
 
     def is_zero(self, operand: int) -> bool:
         """Whether an operand is known to be zero everywhere."""
+
+    def count(self, factor: str) -> int:
+        """Number of parts that a factor is split into; 1 when it is not split."""
+
+    def index(self, factor: str) -> Value:
+        """Which of the parts of a split factor this device has, as an int32 scalar."""
+
+    def gather(self, x: Value, factor: str, axis: int) -> Value:
+        """The parts that devices along a factor have of an array, joined along an axis."""
+
+    def exchange(self, x: Value, factor: str, split: int, concat: int, *, is_back: bool = False) -> Value:
+        """An array whose parts lie along `concat`, cut along `split` instead; `is_back` undoes it."""
+
+    def permute(self, x: Value, factor: str, pairs: Sequence[tuple[int, int]]) -> Value:
+        """What arrives by (source, destination) pairs of parts; zeros where nothing does."""
 
 
 def same_dimensions(type_: ArrayType) -> tuple[tuple[Dimension, ...], dict[str, int]]:
@@ -126,6 +142,15 @@ def by_signature(
         sizes,
         dict.fromkeys(sorted(signature.contracted & splittable), reducer),
     )
+
+
+def every_dimension(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
+    """PLACE of an operation whose operands and results have one shape, and whose PARTITION sees to the
+    dimensions along which elements depend on each other.
+    """
+    dims, sizes = same_dimensions(in_types[0])
+    kept = tuple(d if sizes[d[0]] else WHOLE for d in dims)
+    return Factors((kept,) * len(in_types), (kept,) * len(out_types), sizes)
 
 
 def place_pad(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
