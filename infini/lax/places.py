@@ -10,7 +10,7 @@ dimension without factors is never split. The idea of factors is Shardy's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from infini.core import primitive, trace
@@ -115,6 +115,12 @@ def every_letter(reducer: Reducer | None = "sum") -> Any:  # Any: a PLACE rule
         return by_signature(signature, in_types, out_types, splittable, reducer or "sum")
 
     return rule
+
+
+def every_letter_apart(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
+    """As `every_letter`, of an operation whose PARTITION combines the parts along contracted letters."""
+    found: Factors = every_letter()(op, in_types, out_types, attrs)
+    return replace(found, reduced={})
 
 
 def by_signature(
