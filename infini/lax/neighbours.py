@@ -66,19 +66,20 @@ def window(part: Part, factor: str, x: Value, axis: int, starts: Table, size: in
     shift = starts[0]
     if all(start == i * length + shift for i, start in enumerate(starts)):
         distances = _distances(shift, size, length)
-        moved = sum(b - a for d, a, b in distances if 0 < abs(d) < count)
-        if moved < (count - 1) * length or moved == 0:
+        if _is_cheaper([b - a for d, a, b in distances if 0 < abs(d) < count], length, count):
             return _halo(part, factor, x, axis, distances, fill)
     return assemble(part, factor, pieces(part, factor, x, axis, starts, size), axis, size, fill)
 
 
 def from_whole(part: Part, factor: str, x: Value, axis: int, starts: Table, size: int, fill: Value) -> Value:
-    """As `window`, of an array that every device has."""
-    total = x.shape[axis]
-    first = [min(max(start, -size), total) for start in starts]  # further out there is nothing new
-    low, high = max(0, -min(first)), max(0, max(first) + size - total)
-    padded = pad(x, axis, low, high, fill)
-    return cut(padded, axis, by_device(part, factor, [start + low for start in first]), size)
+    """As `window`, of elements that this device has all of; the first of them is number 0."""
+    width = min(size, x.shape[axis])
+    inside = [min(max(start, 0), x.shape[axis] - width) for start in starts]
+    own = cut(x, axis, by_device(part, factor, inside), width)
+    # Where the window begins in what was cut; further out than its size there is nothing new.
+    rest = [min(max(start - first, -size), width) for start, first in zip(starts, inside, strict=True)]
+    low, high = max(0, -min(rest)), max(0, max(rest) + size - width)
+    return cut(pad(own, axis, low, high, fill), axis, by_device(part, factor, [n + low for n in rest]), size)
 
 
 def pieces(part: Part, factor: str, x: Value, axis: int, starts: Table, size: int) -> list[Piece]:
@@ -86,8 +87,7 @@ def pieces(part: Part, factor: str, x: Value, axis: int, starts: Table, size: in
     length, count = x.shape[axis], len(starts)
     messages = _messages(starts, size, length)
     rounds = [[m for m in messages if m.sender == m.receiver], *_rounds(messages)]
-    moved = sum(max(m.size for m in found) for found in rounds[1:])
-    if moved >= (count - 1) * length or len(rounds) > count:
+    if not _is_cheaper([max(m.size for m in found) for found in rounds[1:]], length, count):
         whole = part.gather(x, factor, axis)
         return [Piece(whole, [-start for start in starts])]
     return [_piece(part, factor, x, axis, found, starts, size) for found in rounds if found]
@@ -208,6 +208,14 @@ def _border(part: Part, factor: str, own: Value, distance: int, fill: Value) -> 
 def is_zero(x: Value) -> bool:
     """Whether a scalar is known to be 0, of positive sign."""
     return isinstance(x, Literal) and not x.host.tobytes().strip(b"\0")
+
+
+def _is_cheaper(moved: Sequence[int], length: int, count: int) -> bool:
+    """Whether exchanges of so many elements move less than a gather, or as much in one exchange."""
+    gathered = (count - 1) * length
+    if len(moved) > max(2, count // 2):
+        return False
+    return sum(moved) < gathered + (len(moved) < 2)
 
 
 # --- rounds ---------------------------------------------------------------------------------------

@@ -159,25 +159,8 @@ def every_dimension(op: primitive.Primitive, in_types: Types, out_types: Types, 
     return Factors((kept,) * len(in_types), (kept,) * len(out_types), sizes)
 
 
-def place_pad(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of pad: dimensions that it leaves alone are split."""
-    dims, sizes = same_dimensions(in_types[0])
-    ndim, rank = in_types[0].ndim, len(attrs["low"])
-    padded = {
-        ndim - rank + i
-        for name in ("low", "high", "interior")
-        for i, count in enumerate(attrs[name])
-        if count
-    }
-    # A fill value with loop dimensions of its own would have to be split with them.
-    kept = tuple(WHOLE if i in padded or in_types[1].ndim else d for i, d in enumerate(dims))
-    return Factors((kept, *whole(in_types[1:])), (kept,), sizes)
-
-
 def place_axes(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of an operation along the negative `axes` or `axis`, which stay whole, as in rev,
-    concatenate and sort.
-    """
+    """PLACE of an operation along the negative `axes` or `axis`, which stay whole."""
     axes = attrs["axes"] if "axes" in attrs else (attrs.get("axis", -1),)
     dims, sizes = same_dimensions(in_types[0])
     ndim = in_types[0].ndim
@@ -185,10 +168,8 @@ def place_axes(op: primitive.Primitive, in_types: Types, out_types: Types, attrs
     return Factors((kept,) * len(in_types), (kept,) * len(out_types), sizes)
 
 
-def place_slice(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of operations that cut one array: dimensions of unchanged size are split. Other operands are
-    scalars.
-    """
+def place_dynamic_slice(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
+    """PLACE of dynamic_slice: dimensions of unchanged size are split. Other operands are scalars."""
     dims, sizes = same_dimensions(in_types[0])
     kept = tuple(
         d if n == m else WHOLE for d, n, m in zip(dims, in_types[0].shape, out_types[0].shape, strict=True)
@@ -205,17 +186,10 @@ def place_update_slice(op: primitive.Primitive, in_types: Types, out_types: Type
     return Factors((kept, kept, *whole(in_types[2:])), (kept,), sizes)
 
 
-def partition_slice(part: Part, x: Value, *starts: Value) -> tuple[Value]:
-    """PARTITION of slice and dynamic_slice: bounds of untouched dimensions become those of the local part."""
+def partition_dynamic_slice(part: Part, x: Value, *starts: Value) -> tuple[Value]:
+    """PARTITION of dynamic_slice: sizes of untouched dimensions become those of the local part."""
     shape = part.local_shapes[0]
-    if "slice_sizes" in part.attrs:
-        return (trace.bind1(primitive.by_name("dynamic_slice"), x, *starts, slice_sizes=shape),)
-    rank = len(part.attrs["limit"])
-    pairs = zip(
-        part.attrs["limit"], x.shape[x.ndim - rank :], part.in_types[0].shape[x.ndim - rank :], strict=True
-    )
-    limit = tuple(local if local != whole else end for end, local, whole in pairs)
-    return (trace.bind1(primitive.by_name("slice"), x, **part.attrs.replace(limit=limit)),)
+    return (trace.bind1(primitive.by_name("dynamic_slice"), x, *starts, slice_sizes=shape),)
 
 
 def place_reshape(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:

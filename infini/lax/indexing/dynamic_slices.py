@@ -105,8 +105,8 @@ dynamic_slice_p: Primitive = primitive.register(
             primitive.JVP: _jvp_slice,
             primitive.TRANSPOSE: _transpose_slice,
             primitive.BATCH: _batch_slice,
-            primitive.PLACE: places.place_slice,
-            primitive.PARTITION: places.partition_slice,
+            primitive.PLACE: places.place_dynamic_slice,
+            primitive.PARTITION: places.partition_dynamic_slice,
             primitive.WEAK: lambda weak, attrs: weak[0],
             primitive.CASES: cases.always(
                 dtypes.ALL,

@@ -12,9 +12,10 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import cases, families, places
+from infini.lax import cases, families
 from infini.lax.cases import Sample
 from infini.lax.families import is_linear, linear_jvp
+from infini.lax.view import borders
 from infini.lax.view.broadcasting import broadcast_in_dim
 from infini.lax.view.declare import ArrayLike, moves
 from infini.lax.view.shapes import expand_dims, reshape
@@ -72,7 +73,8 @@ concatenate_p: Primitive = primitive.register(
             )(primals, tangents, results, **attrs),
             primitive.TRANSPOSE: _transpose,
             primitive.BATCH: _batch,
-            primitive.PLACE: places.place_axes,
+            primitive.PLACE: borders.place_concatenate,
+            primitive.PARTITION: borders.partition_concatenate,
             primitive.CASES: cases.always(
                 dtypes.ALL,
                 moves(Sample((2, 3)), Sample((2, 1)), Sample((2, 4)), axis=-1),
