@@ -183,6 +183,13 @@ def _halves(x: Value) -> tuple[Value, Value, Value | None]:
     return low, high, view.slice_in_dim(x, 2 * half, None, axis=-1) if is_odd else None
 
 
+def _neighbours(x: Value) -> tuple[Value, Value, Value | None]:
+    """As `_halves`, of elements with an even and with an odd number: a device has both when it has a part."""
+    pairs, is_odd = divmod(x.shape[-1], 2)
+    even, odd = (view.slice_in_dim(x, i, 2 * pairs, stride=2, axis=-1) for i in (0, 1))
+    return even, odd, view.slice_in_dim(x, 2 * pairs, None, axis=-1) if is_odd else None
+
+
 def _with_rest(x: Value, rest: Value | None) -> Value:
     return x if rest is None else view.concatenate([x, rest], x.ndim - 1)
 
@@ -236,8 +243,8 @@ def _jvp_prod(
     if line.shape[-1] == 0:
         return (families.zeros(results[0].type),)
     while line.shape[-1] > 1:
-        x_low, x_high, x_rest = _halves(line)
-        g_low, g_high, g_rest = _halves(moved)
+        x_low, x_high, x_rest = _neighbours(line)
+        g_low, g_high, g_rest = _neighbours(moved)
         left, right = bind_scalars(e.mul_p, g_low, x_high), bind_scalars(e.mul_p, x_low, g_high)
         line = _with_rest(bind_scalars(e.mul_p, x_low, x_high), x_rest)
         moved = _with_rest(bind_scalars(e.add_p, left, right), g_rest)

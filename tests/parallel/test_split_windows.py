@@ -205,3 +205,13 @@ def test_the_patches_of_a_convolution():
 def test_windows_joined_by_another_function():
     f = lambda x: lax.reduce_window(x, np.float32(1), lambda a, b: a * b + 0, (3, 1), (1, 1), "SAME")  # noqa: E731
     assert_same(f, [numbers(32, 3)], [P("a")], (4,))
+
+
+def test_every_backend_runs_split_convolutions_and_windows(backend_name):
+    def f(x, w):
+        y = convolution((2, 1))(x, w)
+        y = lax.reduce_window(y, -np.inf, lax.max, (1, 3, 1, 1), (1, 1, 1, 1), "SAME")
+        return inp.cumsum(inp.concatenate([y, y[:, ::-1]], 1), 1), lax.top_k(y[:, 3], 1)
+
+    with inf.config(device=backend_name):
+        assert_same(f, [numbers(2, 32, 4, 2), numbers(3, 3, 2, 3)], [P(None, "a"), P()], (4,))

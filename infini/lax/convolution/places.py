@@ -24,19 +24,21 @@ def _is_by_kernel(line: Line) -> bool:
     return line.window > line.count
 
 
+def _factor(i: int, line: Line) -> str:
+    return f"z{i}" if _is_by_kernel(line) else f"y{i}"
+
+
 def place(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
     """PLACE of `conv`."""
     problem = spec_.analyse(*in_types, **attrs)
     renamed: dict[str, str] = {}
     sizes: dict[str, int] = {}
     for i, line in enumerate(problem.lines):
-        name, other, size = (
-            (f"z{i}", f"k{i}", line.window) if _is_by_kernel(line) else (f"y{i}", f"p{i}", line.count)
-        )
-        common = math.gcd(line.size, size)
+        factor, other = _factor(i, line), f"k{i}" if _is_by_kernel(line) else f"p{i}"
+        common = math.gcd(line.size, line.window if _is_by_kernel(line) else line.count)
         if common > 1:
-            renamed |= {f"s{i}": name, other: name}
-            sizes[name] = common
+            renamed |= {f"s{i}": factor, other: factor}
+            sizes[factor] = common
     signature = spec_.signature(attrs["spec"])
     return halos.shared(signature, in_types, out_types, renamed, sizes, set(problem.spec.letters))
 
@@ -49,7 +51,7 @@ def partition(part: Part, x: Value, w: Value) -> tuple[Value, ...]:
     problem = spec_.analyse(*part.in_types, **attrs)
     pads, dilations = [*attrs["padding"]], [*attrs["lhs_dilation"]]
     for i, line in enumerate(problem.lines):
-        factor = f"z{i}" if _is_by_kernel(line) else f"y{i}"
+        factor = _factor(i, line)
         count = part.count(factor)
         if count == 1:
             continue

@@ -18,6 +18,7 @@ from infini.lax import neighbours, places
 from infini.lax.places import WHOLE, Dimension, Factors, Part, Reducer, Types
 
 MANY: Final = 8  # elements of a divisor that most numbers of devices divide
+FEW: Final = 4  # a slice of this part of a dimension is added up; adding more costs as much as a gather
 
 
 def _share(size: int, other: int) -> bool:
@@ -44,7 +45,7 @@ def place_slice(op: primitive.Primitive, in_types: Types, out_types: Types, attr
             ours[d], theirs[d], sizes[name] = (name,), (name,), math.gcd(n, m)
         elif m == 0:
             ours[d], sizes[name] = (name,), n
-        elif 2 * m <= n and x.dtype != dtypes.bool_:
+        elif FEW * m <= n and x.dtype != dtypes.bool_:
             ours[d], sizes[name], reduced[name] = (name,), n, "sum"
     return Factors((tuple(ours),), (tuple(theirs),), sizes, reduced)
 
