@@ -19,7 +19,7 @@ from infini.core.primitive import Primitive
 from infini.core.value import Value
 from infini.lax import cases, contraction, families, view
 from infini.lax.cases import Case, Sample
-from infini.lax.convolution import lowering, places, spec as spec_
+from infini.lax.convolution import lowering, places as places_, spec as spec_
 from infini.lax.families import is_linear
 from infini.lax.windows import reference
 from infini.lax.windows.padding import Pads
@@ -119,8 +119,8 @@ conv_p: Primitive = primitive.register(
                 lambda g, out, x, w, **attrs: trace.bind1(conv_p, x, g, **attrs),
             ),
             primitive.TRANSPOSE: _transpose,
-            primitive.PLACE: places.place,
-            primitive.PARTITION: places.partition,
+            primitive.PLACE: places_.place,
+            primitive.PARTITION: places_.partition,
             primitive.COST: _cost,
             primitive.DECOMPOSE: lowering.decompose,
             primitive.CASES: cases.Cases(dtypes.NUMERIC, _cases),
