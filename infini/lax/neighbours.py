@@ -68,7 +68,10 @@ def window(part: Part, factor: str, x: Value, axis: int, starts: Table, size: in
         distances = _distances(shift, size, length)
         if _is_cheaper([b - a for d, a, b in distances if 0 < abs(d) < count], length, count):
             return _halo(part, factor, x, axis, distances, fill)
-    return assemble(part, factor, pieces(part, factor, x, axis, starts, size), axis, size, fill)
+    found = pieces(part, factor, x, axis, starts, size)
+    if not found:  # every window lies outside
+        return families.broadcast_to(fill, (*x.shape[:axis], size, *x.shape[axis + 1 :]))
+    return assemble(part, factor, found, axis, size, fill)
 
 
 def from_whole(part: Part, factor: str, x: Value, axis: int, starts: Table, size: int, fill: Value) -> Value:
@@ -94,13 +97,12 @@ def pieces(part: Part, factor: str, x: Value, axis: int, starts: Table, size: in
 
 
 def assemble(part: Part, factor: str, found: Sequence[Piece], axis: int, size: int, fill: Value) -> Value:
-    """A window from its pieces; where there is none it has `fill`."""
+    """A window from its pieces, at least one; where there is none it has `fill`."""
     if len(found) == 1 and found[0].value.shape[axis] == size and not any(found[0].places):
         return found[0].value
     # Pieces may stick out of the window, so it is written with room on both sides.
-    room = max((piece.value.shape[axis] for piece in found), default=0)
-    x = found[0].value
-    shape = [*x.shape]
+    room = max(piece.value.shape[axis] for piece in found)
+    shape = [*found[0].value.shape]
     shape[axis] = size + 2 * room
     total = families.broadcast_to(fill, tuple(shape))
     for piece in found:

@@ -53,6 +53,7 @@ ONE = {
     "dilated": padded(0, 1, 1, fill=2.0),
     "dilated askew": padded(3, 31, 2),
     "dilated and cropped": padded(-7, -24, 1, fill=3.0),
+    "moved out": padded(-40, 40, 0, fill=5.0),
     "one row to many": lambda x: lax.pad(x[3:4], np.float32(0), [(9, 22, 0), (0, 0, 0)]),
     "rolled": lambda x: inp.roll(x, 3, axis=0),
     "joined with itself": lambda x: inp.concatenate([x, x]),
