@@ -17,7 +17,7 @@ from infini.core import dtypes, primitive, trace
 from infini.core.ir import ArrayType, Attrs, Shape
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import cases, contraction, families, view
+from infini.lax import cases, contraction, families, places, view
 from infini.lax.cases import Case, Sample
 from infini.lax.convolution import lowering, places as places_, spec as spec_
 from infini.lax.families import is_linear
@@ -119,6 +119,7 @@ conv_p: Primitive = primitive.register(
                 lambda g, out, x, w, **attrs: trace.bind1(conv_p, x, g, **attrs),
             ),
             primitive.TRANSPOSE: _transpose,
+            primitive.LINEAR: places.alone(0, 1),
             primitive.PLACE: places_.place,
             primitive.PARTITION: places_.partition,
             primitive.COST: _cost,

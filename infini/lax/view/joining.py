@@ -12,7 +12,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import cases, families
+from infini.lax import cases, families, places
 from infini.lax.cases import Sample
 from infini.lax.families import is_linear, linear_jvp
 from infini.lax.view import borders
@@ -73,6 +73,7 @@ concatenate_p: Primitive = primitive.register(
             )(primals, tangents, results, **attrs),
             primitive.TRANSPOSE: _transpose,
             primitive.BATCH: _batch,
+            primitive.LINEAR: lambda types, *_: places.together(*range(len(types))),
             primitive.PLACE: borders.place_concatenate,
             primitive.PARTITION: borders.partition_concatenate,
             primitive.CASES: cases.always(

@@ -11,7 +11,7 @@ from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, families
+from infini.lax import cases, families, places
 from infini.lax.cases import Sample
 from infini.lax.families import is_linear, letters, linear_jvp
 from infini.lax.view import borders
@@ -111,6 +111,7 @@ pad_p: Primitive = primitive.register(
             primitive.JVP: linear_jvp("pad", num_linear=2),
             primitive.TRANSPOSE: _transpose,
             primitive.BATCH: _batch,
+            primitive.LINEAR: places.together(0, 1),
             primitive.PLACE: borders.place_pad,
             primitive.PARTITION: borders.partition_pad,
             primitive.CASES: cases.always(
