@@ -15,7 +15,7 @@ import numpy as np
 from infini.core import dtypes, ir, primitive, trace
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, elementwise as e, families, places, reduction, view
+from infini.lax import cases, elementwise as e, families, neighbours, places, reduction, view
 from infini.lax.cases import Case, Sample, Span
 from infini.lax.families import bind_scalars
 
@@ -142,11 +142,15 @@ def _cumulative(
         (y,) = prefix_scan(combine, (x,), axis, reverse=reverse)
         return (y,)
 
+    def partition(part: places.Part, x: Value) -> tuple[Value]:
+        return (_over_parts(part, combine, x, **part.attrs),)
+
     rules: dict[primitive.RuleKey, Any] = {  # Any: each key has its own kind of rule
         primitive.TYPE: families.type_from_signature(name, _signature, allowed, families.same_dtype(name)),
         primitive.REFERENCE: run,
         primitive.JVP: jvp,
-        primitive.PLACE: places.place_axes,
+        primitive.PLACE: places.every_dimension,
+        primitive.PARTITION: partition,
         primitive.DECOMPOSE: decompose,
         primitive.COST: families.PerElement(),
         primitive.CASES: cases.always(
@@ -156,6 +160,27 @@ def _cumulative(
     if transpose is not None:
         rules[primitive.TRANSPOSE] = transpose
     return primitive.register(Primitive(name, _signature, rules))
+
+
+def _over_parts(part: places.Part, combine: Combine, x: Value, *, axis: int, reverse: bool) -> Value:
+    """The scan of one device's part: its own, with that of the parts before it joined in front.
+
+    What parts hand on is one row each, so all rows are gathered and every device scans them itself.
+    """
+    factor = f"d{x.ndim + axis}"
+    if part.count(factor) == 1:
+        return trace.bind1(part.op, x, axis=axis, reverse=reverse)
+    wide = e.convert_element_type(x, dtypes.float32) if _is_small_float(x.dtype) else x
+    own = trace.bind1(part.op, wide, axis=axis, reverse=reverse)
+    at = x.ndim + axis
+    last = neighbours.cut(own, at, 0 if reverse else own.shape[at] - 1, 1)
+    totals = trace.bind1(part.op, part.gather(last, factor, at), axis=axis, reverse=reverse)
+    table = [i + 1 if reverse else i - 1 for i in range(part.count(factor))]  # starts are clamped
+    before = neighbours.cut(totals, at, neighbours.by_device(part, factor, table), 1)
+    (joined,) = combine((families.broadcast_to(before, own.shape),), (own,))
+    edge = part.count(factor) - 1 if reverse else 0
+    is_edge = bind_scalars(e.eq_p, part.index(factor), edge)
+    return e.convert_element_type(trace.bind1(e.select_n_p, is_edge, joined, own), x.dtype)
 
 
 def _case(shape: ir.Shape, axis: int, reverse: bool, is_smooth: bool, span: Span) -> Case:

@@ -10,7 +10,7 @@ dimension without factors is never split. The idea of factors is Shardy's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from infini.core import primitive, trace
@@ -33,7 +33,8 @@ class Factors:
         outputs: the same for the results.
         sizes: number of elements of each factor.
         reduced: factors that results lack, and how the parts that devices compute combine. Of several
-            results, those that have the factor are whole there; those that lack it combine.
+            results, those that have the factor are whole there; those that lack it combine. What lacks a
+            factor that is not here is the same on every device: its PARTITION sees to that.
         linear: sets of operands in which the operation is linear together, the other operands being equal
             everywhere: what it makes of the terms of a sum are terms of its result.
     """
@@ -63,6 +64,21 @@ class Part(Protocol):
 
     def is_zero(self, operand: int) -> bool:
         """Whether an operand is known to be zero everywhere."""
+
+    def count(self, factor: str) -> int:
+        """Number of parts that a factor is split into; 1 when it is not split."""
+
+    def index(self, factor: str) -> Value:
+        """Which of the parts of a split factor this device has, as an int32 scalar."""
+
+    def gather(self, x: Value, factor: str, axis: int) -> Value:
+        """The parts that devices along a factor have of an array, joined along an axis."""
+
+    def exchange(self, x: Value, factor: str, split: int, concat: int, *, is_back: bool = False) -> Value:
+        """An array whose parts lie along `concat`, cut along `split` instead; `is_back` undoes it."""
+
+    def permute(self, x: Value, factor: str, pairs: Sequence[tuple[int, int]]) -> Value:
+        """What arrives by (source, destination) pairs of parts; zeros where nothing does."""
 
 
 def alone(*operands: int) -> Linear:
@@ -128,6 +144,12 @@ def every_letter(reducer: Reducer | None = "sum") -> Any:  # Any: a PLACE rule
     return rule
 
 
+def every_letter_apart(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
+    """As `every_letter`, of an operation whose PARTITION combines the parts along contracted letters."""
+    found: Factors = every_letter()(op, in_types, out_types, attrs)
+    return replace(found, reduced={})
+
+
 def by_signature(
     signature: primitive.Signature,
     in_types: Types,
@@ -155,25 +177,17 @@ def by_signature(
     )
 
 
-def place_pad(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of pad: dimensions that it leaves alone are split."""
+def every_dimension(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
+    """PLACE of an operation whose operands and results have one shape, and whose PARTITION sees to the
+    dimensions along which elements depend on each other.
+    """
     dims, sizes = same_dimensions(in_types[0])
-    ndim, rank = in_types[0].ndim, len(attrs["low"])
-    padded = {
-        ndim - rank + i
-        for name in ("low", "high", "interior")
-        for i, count in enumerate(attrs[name])
-        if count
-    }
-    # A fill value with loop dimensions of its own would have to be split with them.
-    kept = tuple(WHOLE if i in padded or in_types[1].ndim else d for i, d in enumerate(dims))
-    return Factors((kept, *whole(in_types[1:])), (kept,), sizes)
+    kept = tuple(d if sizes[d[0]] else WHOLE for d in dims)
+    return Factors((kept,) * len(in_types), (kept,) * len(out_types), sizes)
 
 
 def place_axes(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of an operation along the negative `axes` or `axis`, which stay whole, as in rev,
-    concatenate and sort.
-    """
+    """PLACE of an operation along the negative `axes` or `axis`, which stay whole."""
     axes = attrs["axes"] if "axes" in attrs else (attrs.get("axis", -1),)
     dims, sizes = same_dimensions(in_types[0])
     ndim = in_types[0].ndim
@@ -181,10 +195,8 @@ def place_axes(op: primitive.Primitive, in_types: Types, out_types: Types, attrs
     return Factors((kept,) * len(in_types), (kept,) * len(out_types), sizes)
 
 
-def place_slice(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of operations that cut one array: dimensions of unchanged size are split. Other operands are
-    scalars.
-    """
+def place_dynamic_slice(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
+    """PLACE of dynamic_slice: dimensions of unchanged size are split. Other operands are scalars."""
     dims, sizes = same_dimensions(in_types[0])
     kept = tuple(
         d if n == m else WHOLE for d, n, m in zip(dims, in_types[0].shape, out_types[0].shape, strict=True)
@@ -201,17 +213,10 @@ def place_update_slice(op: primitive.Primitive, in_types: Types, out_types: Type
     return Factors((kept, kept, *whole(in_types[2:])), (kept,), sizes)
 
 
-def partition_slice(part: Part, x: Value, *starts: Value) -> tuple[Value]:
-    """PARTITION of slice and dynamic_slice: bounds of untouched dimensions become those of the local part."""
+def partition_dynamic_slice(part: Part, x: Value, *starts: Value) -> tuple[Value]:
+    """PARTITION of dynamic_slice: sizes of untouched dimensions become those of the local part."""
     shape = part.local_shapes[0]
-    if "slice_sizes" in part.attrs:
-        return (trace.bind1(primitive.by_name("dynamic_slice"), x, *starts, slice_sizes=shape),)
-    rank = len(part.attrs["limit"])
-    pairs = zip(
-        part.attrs["limit"], x.shape[x.ndim - rank :], part.in_types[0].shape[x.ndim - rank :], strict=True
-    )
-    limit = tuple(local if local != whole else end for end, local, whole in pairs)
-    return (trace.bind1(primitive.by_name("slice"), x, **part.attrs.replace(limit=limit)),)
+    return (trace.bind1(primitive.by_name("dynamic_slice"), x, *starts, slice_sizes=shape),)
 
 
 def place_reshape(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:

@@ -11,7 +11,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, families, places, reduction
+from infini.lax import cases, families, places, reduction, sorting
 from infini.lax.cases import Case, Sample, Span
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -21,6 +21,28 @@ _TIED: Final = Span(-2.0, 2.0, (1.5, -1.5, 1.5, -1.5))  # integers tie in it by 
 def _signature(*, axis: int, index_dtype: np.dtype) -> Signature:
     names = families.letters(-axis)
     return Signature((names,), (names[1:],))
+
+
+def _partition(part: places.Part, x: Value) -> tuple[Value]:
+    """The extremum of each part and its place, of which every device takes the first of the best."""
+    axis = part.attrs["axis"]
+    factor, at = families.letters(-axis)[0], x.ndim + axis
+    own = trace.bind1(part.op, x, **part.attrs)
+    start = part.start(factor, part.attrs["index_dtype"])
+    if start is None:
+        return (own,)
+    extremum = reduction.reduce_max_p if part.op.name == "argmax" else reduction.reduce_min_p
+    best = trace.bind1(extremum, x, axes=(axis,))
+    shape = (*x.shape[:at], *x.shape[at + 1 :], 1)
+    columns = [
+        trace.bind1(primitive.by_name("reshape"), y, shape=shape, ndim=y.ndim)
+        for y in (best, trace.bind1(primitive.by_name("add"), own, start))
+    ]
+    values, found = (part.gather(y, factor, len(shape) - 1) for y in columns)
+    first = trace.bind1(part.op, values, axis=-1, index_dtype=dtypes.int32)
+    order = trace.bind1(primitive.by_name("reshape"), first, shape=shape, ndim=first.ndim)
+    chosen = sorting.take_last(found, order)
+    return (trace.bind1(primitive.by_name("reshape"), chosen, shape=shape[:-1], ndim=len(shape)),)
 
 
 def _position(name: str, reference: Callable[..., Any]) -> Primitive:
@@ -52,7 +74,8 @@ def _position(name: str, reference: Callable[..., Any]) -> Primitive:
                 primitive.TYPE: type_,
                 primitive.REFERENCE: run,
                 primitive.JVP: families.no_jvp,
-                primitive.PLACE: places.every_letter(None),
+                primitive.PLACE: places.every_letter_apart,
+                primitive.PARTITION: _partition,
                 primitive.WEAK: lambda weak, attrs: False,
                 primitive.DECOMPOSE: decompose,
                 primitive.COST: families.PerElement(),

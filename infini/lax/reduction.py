@@ -114,7 +114,7 @@ def reduction(
         join: the elementwise operation, with a NumPy ufunc as its reference.
         jvp: JVP rule; constant almost everywhere when absent.
         transpose: TRANSPOSE rule of a linear one.
-        place: PLACE rule; when absent reduced axes are not split, because devices cannot join their parts.
+        place: PLACE rule of one that collectives join; when absent parts are gathered and joined again.
         span: numbers for the oracle tests.
     """
     ufunc = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}.get(
@@ -137,7 +137,8 @@ def reduction(
         primitive.TYPE: families.type_from_signature(name, _signature, allowed, families.same_dtype(name)),
         primitive.REFERENCE: run,
         primitive.JVP: jvp,
-        primitive.PLACE: place or places.every_letter(None),
+        primitive.PLACE: place or places.every_letter_apart,
+        primitive.PARTITION: _partition,
         primitive.DECOMPOSE: decompose,
         primitive.COST: families.PerElement(),
         primitive.CASES: cases.always(allowed, *(_case(shape, axes, span) for shape, axes in _EXAMPLES)),
@@ -146,6 +147,22 @@ def reduction(
         rules[primitive.TRANSPOSE] = transpose
     MONOIDS[name] = join
     return primitive.register(Primitive(name, _signature, rules))
+
+
+def _partition(part: places.Part, x: Value) -> tuple[Value]:
+    """The reduction of each part, gathered and reduced once more where no collective joins them."""
+    axes = part.attrs["axes"]
+    rank = max((-axis for axis in axes), default=0)
+    names = families.letters(rank)
+    split = [names[rank + a] for a in axes if part.count(names[rank + a]) > 1]
+    if all(name in part.reduced for name in split):
+        return (trace.bind1(part.op, x, axes=axes),)
+    wide = e.convert_element_type(x, dtypes.float32) if _is_small_float(x.dtype) else x
+    own = trace.bind1(part.op, wide, axes=axes)
+    rows = view.expand_dims(own, (0,))
+    for name in split:
+        rows = part.gather(rows, name, 0)
+    return (e.convert_element_type(trace.bind1(part.op, rows, axes=(-rows.ndim,)), x.dtype),)
 
 
 def _case(shape: ir.Shape, axes: tuple[int, ...], span: Span) -> Case:
@@ -164,6 +181,13 @@ def _halves(x: Value) -> tuple[Value, Value, Value | None]:
     half, is_odd = divmod(x.shape[-1], 2)
     low, high = view.slice_in_dim(x, 0, half, axis=-1), view.slice_in_dim(x, half, 2 * half, axis=-1)
     return low, high, view.slice_in_dim(x, 2 * half, None, axis=-1) if is_odd else None
+
+
+def _neighbours(x: Value) -> tuple[Value, Value, Value | None]:
+    """As `_halves`, of elements with an even and with an odd number: a device has both when it has a part."""
+    pairs, is_odd = divmod(x.shape[-1], 2)
+    even, odd = (view.slice_in_dim(x, i, 2 * pairs, stride=2, axis=-1) for i in (0, 1))
+    return even, odd, view.slice_in_dim(x, 2 * pairs, None, axis=-1) if is_odd else None
 
 
 def _with_rest(x: Value, rest: Value | None) -> Value:
@@ -219,8 +243,8 @@ def _jvp_prod(
     if line.shape[-1] == 0:
         return (families.zeros(results[0].type),)
     while line.shape[-1] > 1:
-        x_low, x_high, x_rest = _halves(line)
-        g_low, g_high, g_rest = _halves(moved)
+        x_low, x_high, x_rest = _neighbours(line)
+        g_low, g_high, g_rest = _neighbours(moved)
         left, right = bind_scalars(e.mul_p, g_low, x_high), bind_scalars(e.mul_p, x_low, g_high)
         line = _with_rest(bind_scalars(e.mul_p, x_low, x_high), x_rest)
         moved = _with_rest(bind_scalars(e.add_p, left, right), g_rest)
@@ -258,8 +282,8 @@ reduce_min_p: Primitive = reduction(
 
 
 def _place_logical(reducer: places.Reducer) -> Any:  # Any: a PLACE rule
-    """Booleans of several devices are joined by an extremum; bits of integers are not joined."""
-    joined, alone = places.every_letter(reducer), places.every_letter(None)
+    """Booleans of several devices are joined by an extremum; bits of integers are gathered."""
+    joined, alone = places.every_letter(reducer), places.every_letter_apart
 
     def rule(op: Primitive, in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Factors:
         chosen = joined if in_types[0].dtype == dtypes.bool_ else alone

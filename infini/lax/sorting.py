@@ -13,7 +13,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import cases, families, indexing, places
+from infini.lax import cases, families, indexing, neighbours, places
 from infini.lax.cases import Case, Sample, Span
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -75,6 +75,24 @@ def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see tr
     return trace.bind(sort_p, *moved, **attrs), (True,) * len(args)
 
 
+def _partition(part: places.Part, *xs: Value) -> tuple[Value, ...]:
+    """Whole rows on each device while they are sorted, where there are rows enough; else whole arrays."""
+    last = xs[0].ndim - 1
+    factor, length = f"d{last}", xs[0].shape[-1]
+    count = part.count(factor)
+    if count == 1:
+        return trace.bind(sort_p, *xs, **part.attrs)
+    rows = next((d for d in range(last) if xs[0].shape[d] and xs[0].shape[d] % count == 0), None)
+    if rows is None:
+        whole = [part.gather(x, factor, last) for x in xs]
+        start = neighbours.by_device(part, factor, [i * length for i in range(count)])
+        found = trace.bind(sort_p, *whole, **part.attrs)
+        return tuple(neighbours.cut(x, last, start, length) for x in found)
+    moved = [part.exchange(x, factor, rows, last) for x in xs]
+    found = trace.bind(sort_p, *moved, **part.attrs)
+    return tuple(part.exchange(x, factor, rows, last, is_back=True) for x in found)
+
+
 def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
     """Comparisons of a sort by merging."""
     length = types[0].shape[-1]
@@ -94,7 +112,8 @@ sort_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
             primitive.BATCH: _batch,
-            primitive.PLACE: places.place_axes,
+            primitive.PLACE: places.every_dimension,
+            primitive.PARTITION: _partition,
             primitive.COST: _cost,
             primitive.CASES: cases.always(
                 dtypes.ALL,

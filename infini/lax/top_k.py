@@ -6,6 +6,7 @@ infinity, and +0 above -0. Of equal elements the first comes first.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Sequence
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax import cases, elementwise as e, families, places, reduction, sorting, view
@@ -56,6 +57,32 @@ def _jvp(
     return (None if g is None else sorting.take_last(g, results[1])), None
 
 
+def _place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Factors:
+    found = places.every_dimension(op, in_types, out_types, attrs)
+    outputs = tuple((*dims[:-1], places.WHOLE) for dims in found.outputs)
+    return dataclasses.replace(found, outputs=outputs)
+
+
+def _partition(part: places.Part, x: Value) -> tuple[Value, Value]:
+    """The k largest of each part, of which every device takes the k largest. Parts lie in order, so of equal
+    elements the first stays the first.
+    """
+    last, k = x.ndim - 1, part.attrs["k"]
+    factor, length = f"d{last}", x.shape[-1]
+    if part.count(factor) == 1 or k == 0:
+        values, found = trace.bind(top_k_p, x, k=k)
+        return values, found
+    kept = min(k, length)
+    if kept * (x.dtype.itemsize + dtypes.int32.itemsize) >= length * x.dtype.itemsize:
+        values, found = trace.bind(top_k_p, part.gather(x, factor, last), k=k)
+        return values, found
+    values, found = trace.bind(top_k_p, x, k=kept)
+    found = trace.bind1(e.add_p, found, part.start(factor, dtypes.int32))
+    values, found = (part.gather(y, factor, last) for y in (values, found))
+    best, order = trace.bind(top_k_p, values, k=k)
+    return best, sorting.take_last(found, order)
+
+
 def _total_order(x: Value) -> Value:
     """As `_ranks`."""
     if x.dtype not in dtypes.FLOATS:
@@ -85,7 +112,8 @@ top_k_p: Primitive = primitive.register(
             primitive.TYPE: _type,
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
-            primitive.PLACE: places.place_axes,
+            primitive.PLACE: _place,
+            primitive.PARTITION: _partition,
             primitive.DECOMPOSE: _decompose,
             primitive.COST: families.PerElement(),
             primitive.WEAK: lambda weak, attrs: (weak[0], False),

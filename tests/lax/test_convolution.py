@@ -196,7 +196,7 @@ def test_a_convolution_without_spatial_dimensions_is_a_product() -> None:
         ((P("data"), P()), {}),
         ((P(), P("data")), {}),
         ((P(None, "data"), P(None, "data")), {"psum": 1}),
-        ((P(None, None, "data"), P()), {"all_gather": 1}),
+        ((P(None, None, "data"), P()), {"ppermute": 2}),
     ],
     ids=["batch", "output features", "input features", "rows"],
 )

@@ -29,9 +29,10 @@ CASES: list[tuple[Callable[..., Any], np.ndarray, P, list[str]]] = [
     (lambda x: lax.cumlogsumexp(x, 1, reverse=True), X, COLUMNS, ["all_gather"]),
     (lambda x: lax.cumsum(lax.reduce_sum(x, (0,)), 0), X, ROWS, ["psum"]),
     (lambda x: lax.sort(x, 1), X, ROWS, []),
-    (lambda x: lax.sort((x, -x), 0), X, ROWS, ["all_gather", "all_gather"]),
+    (lambda x: lax.sort((x, -x), 0), X, ROWS, ["all_to_all"] * 4),
+    (lambda x: lax.sort(x[:, :3], 0), X, ROWS, ["all_gather"]),
     (lambda x: lax.top_k(x, 3), X, ROWS, []),
-    (lambda x: lax.top_k(x, 3), X, COLUMNS, ["all_gather"]),
+    (lambda x: lax.top_k(x, 3), X, COLUMNS, ["all_gather"]),  # of whole parts, which are smaller
     (lambda x: lax.argmin(x, 1, "int32"), X, ROWS, []),
     (lambda x: lax.reduce_prod(x, (1,)), X, ROWS, []),
     (lambda x: lax.reduce_prod(x, (0,)), X, ROWS, ["all_gather"]),

@@ -78,7 +78,8 @@ def _all_to_all(
 def _ppermute(
     rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int, permutation: tuple[tuple[int, int], ...]
 ) -> list[np.ndarray]:
-    return comm.permute(rows, permutation, mesh.groups((axis_name,)))
+    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
+    return comm.permute(rows, permutation, mesh.groups(axes))
 
 
 def _axis_index(rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int) -> list[np.ndarray]:

@@ -148,7 +148,8 @@ def always_meets(schedule: Schedule, sizes: Mapping[str, int]) -> bool:
     for step in schedule.steps:
         if isinstance(step, Exchange | Start) and step.equation.op.name != "axis_index":
             attrs = step.equation.attrs
-            axes = attrs["axes"] if "axes" in attrs else (attrs["axis_name"],)
+            axes = attrs["axes"] if "axes" in attrs else attrs["axis_name"]
+            axes = (axes,) if isinstance(axes, str) else axes
             if any(sizes[axis] > 1 for axis in axes):
                 return True
         if (

@@ -7,6 +7,7 @@ local parts by its PARTITION rule. Sums that devices hold in parts stay so until
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,42 @@ class EquationPart:
     def is_zero(self, operand: int) -> bool:
         """Whether an operand is known to be zero everywhere."""
         return self.zeros[operand]
+
+    def count(self, factor: str) -> int:
+        """Number of parts of a factor."""
+        return p.size_of(self.split.get(factor, ()), self.mover.mesh)
+
+    def index(self, factor: str) -> Value:
+        """Which of the parts of a split factor this device has."""
+        return self.mover.axis_index(self.split[factor])
+
+    def gather(self, x: Value, factor: str, axis: int) -> Value:
+        """The parts of an array joined along an axis."""
+        dims = _along(x.ndim, {axis % x.ndim: self.split[factor]})
+        return self.mover.reshard(x, Placement(dims), p.whole(x.ndim), self._reason)
+
+    def exchange(self, x: Value, factor: str, split: int, concat: int, *, is_back: bool = False) -> Value:
+        """Move the axes of a factor from one dimension to another, the least significant first."""
+        axes = self.split[factor]
+        steps = []
+        for taken in range(len(axes) + 1):
+            kept, moved = axes[: len(axes) - taken], axes[len(axes) - taken :]
+            steps.append(_along(x.ndim, {concat % x.ndim: kept, split % x.ndim: tuple(reversed(moved))}))
+        for now, then in itertools.pairwise(reversed(steps) if is_back else steps):
+            x = self.mover.reshard(x, Placement(now), then, self._reason)
+        return x
+
+    def permute(self, x: Value, factor: str, pairs: Sequence[tuple[int, int]]) -> Value:
+        """What arrives by (source, destination) pairs of parts."""
+        return self.mover.permute(x, self.split[factor], pairs, self._reason)
+
+    @property
+    def _reason(self) -> str:
+        return f"{self.op.name} along a split dimension"
+
+
+def _along(ndim: int, axes: dict[int, Axes]) -> Dims:
+    return tuple(axes.get(d, ()) for d in range(ndim))
 
 
 class Block:

@@ -101,6 +101,14 @@ class Mover:
         self._record(op.name, axes, x, reason)
         return trace.bind1(op, x, axes=axes, sizes=tuple(self.mesh.shape[a] for a in axes))
 
+    def permute(self, x: Value, axes: Axes, pairs: Sequence[tuple[int, int]], reason: str) -> Value:
+        """What devices along some axes send each other by (source, destination) pairs; zeros elsewhere."""
+        self._record("ppermute", axes, x, reason)
+        name = axes[0] if len(axes) == 1 else axes
+        size = size_of(axes, self.mesh)
+        op = primitive.by_name("ppermute")
+        return trace.bind1(op, x, axis_name=name, size=size, permutation=tuple(pairs))
+
     def _cut(self, x: Value, dims: Dims, target: Dims) -> tuple[Value, Dims] | None:
         """Keep this device's part of every dimension that the target splits further over free axes."""
         used = {axis for axes in dims for axis in axes}

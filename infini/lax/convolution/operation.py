@@ -19,7 +19,7 @@ from infini.core.primitive import Primitive
 from infini.core.value import Value
 from infini.lax import cases, contraction, families, places, view
 from infini.lax.cases import Case, Sample
-from infini.lax.convolution import lowering, spec as spec_
+from infini.lax.convolution import lowering, places as places_, spec as spec_
 from infini.lax.families import is_linear
 from infini.lax.windows import reference
 from infini.lax.windows.padding import Pads
@@ -82,14 +82,6 @@ def _transpose(ct: Value, x: Any, w: Any, **attrs: Attributes) -> tuple[Value | 
     return None, trace.bind1(conv_p, x, ct, dtype=w.dtype, **moved)
 
 
-def _place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Factors:
-    """Batch, features and groups are split, contracted features leaving partial sums; spatial dimensions are
-    gathered.
-    """
-    letters = frozenset(spec_.parse(attrs["spec"]).letters)
-    return places.by_signature(spec_.signature(attrs["spec"]), in_types, out_types, letters, "sum")
-
-
 def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
     """Floating-point operations: two per product."""
     problem = spec_.analyse(*types, **attrs)
@@ -128,7 +120,8 @@ conv_p: Primitive = primitive.register(
             ),
             primitive.TRANSPOSE: _transpose,
             primitive.LINEAR: places.alone(0, 1),
-            primitive.PLACE: _place,
+            primitive.PLACE: places_.place,
+            primitive.PARTITION: places_.partition,
             primitive.COST: _cost,
             primitive.DECOMPOSE: lowering.decompose,
             primitive.CASES: cases.Cases(dtypes.NUMERIC, _cases),

@@ -106,8 +106,8 @@ dynamic_slice_p: Primitive = primitive.register(
             primitive.TRANSPOSE: _transpose_slice,
             primitive.BATCH: _batch_slice,
             primitive.LINEAR: places.alone(0),
-            primitive.PLACE: places.place_slice,
-            primitive.PARTITION: places.partition_slice,
+            primitive.PLACE: places.place_dynamic_slice,
+            primitive.PARTITION: places.partition_dynamic_slice,
             primitive.WEAK: lambda weak, attrs: weak[0],
             primitive.CASES: cases.always(
                 dtypes.ALL,

@@ -15,6 +15,7 @@ from infini.core.value import Value
 from infini.lax import cases, families, places
 from infini.lax.cases import Sample
 from infini.lax.families import is_linear, linear_jvp
+from infini.lax.view import borders
 from infini.lax.view.broadcasting import broadcast_in_dim
 from infini.lax.view.declare import ArrayLike, moves
 from infini.lax.view.shapes import expand_dims, reshape
@@ -73,7 +74,8 @@ concatenate_p: Primitive = primitive.register(
             primitive.TRANSPOSE: _transpose,
             primitive.BATCH: _batch,
             primitive.LINEAR: lambda types, *_: places.together(*range(len(types))),
-            primitive.PLACE: places.place_axes,
+            primitive.PLACE: borders.place_concatenate,
+            primitive.PARTITION: borders.partition_concatenate,
             primitive.CASES: cases.always(
                 dtypes.ALL,
                 moves(Sample((2, 3)), Sample((2, 1)), Sample((2, 4)), axis=-1),

@@ -14,6 +14,7 @@ from infini.core.value import Value
 from infini.lax import cases, families, places
 from infini.lax.cases import Sample
 from infini.lax.families import is_linear, letters, linear_jvp
+from infini.lax.view import borders
 from infini.lax.view.declare import ArrayLike, moves
 from infini.lax.view.slices import slice_p
 
@@ -111,7 +112,8 @@ pad_p: Primitive = primitive.register(
             primitive.TRANSPOSE: _transpose,
             primitive.BATCH: _batch,
             primitive.LINEAR: places.together(0, 1),
-            primitive.PLACE: places.place_pad,
+            primitive.PLACE: borders.place_pad,
+            primitive.PARTITION: borders.partition_pad,
             primitive.CASES: cases.always(
                 dtypes.ALL,
                 moves(Sample((3, 4)), Sample(()), low=(1, -1), high=(2, 0), interior=(0, 2)),

@@ -13,6 +13,7 @@ from infini.core.value import Value
 from infini.lax import families, places
 from infini.lax.cases import Sample
 from infini.lax.families import letters
+from infini.lax.view import borders
 from infini.lax.view.declare import ArrayLike, distinct, moves, sizes, view
 
 # --- reshape -------------------------------------------------------------------------------
@@ -166,7 +167,8 @@ rev_p: Primitive = view(
     families.type_from_signature("rev", _signature_rev, dtypes.ALL, lambda x, **_: x.dtype),
     lambda x, *, axes: np.flip(x, axes),
     lambda ct, x, *, axes: (trace.bind1(rev_p, ct, axes=axes),),
-    place=places.place_axes,
+    place=places.every_dimension,
+    partition=borders.partition_rev,
     examples=[moves(Sample((3, 4)), axes=(-1,)), moves(Sample((3, 4)), axes=(-2, -1))],
 )
 

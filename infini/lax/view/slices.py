@@ -13,9 +13,10 @@ from infini.core import errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import families, places
+from infini.lax import families
 from infini.lax.cases import Sample
 from infini.lax.families import letters
+from infini.lax.view import borders
 from infini.lax.view.declare import ArrayLike, moves, view
 from infini.lax.view.shapes import squeeze
 
@@ -58,8 +59,8 @@ slice_p: Primitive = view(
     _type,
     _reference,
     _transpose,
-    place=places.place_slice,
-    partition=places.partition_slice,
+    place=borders.place_slice,
+    partition=borders.partition_slice,
     examples=[
         moves(Sample((4, 7)), start=(1, 2), limit=(4, 7), strides=(1, 2)),
         moves(Sample((9,)), start=(8,), limit=(9,), strides=(1,)),

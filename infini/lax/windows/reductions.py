@@ -17,9 +17,9 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Literal, Value
-from infini.lax import cases, elementwise as e, families, places, reduction
+from infini.lax import cases, elementwise as e, families, reduction
 from infini.lax.cases import Case, Sample
-from infini.lax.windows import folds, padding as padding_, reference
+from infini.lax.windows import folds, halos, padding as padding_, reference
 from infini.lax.windows.padding import Line, Pads
 
 Attributes = Any  # Any: the attributes of `lines_of`, and those of one operation
@@ -75,14 +75,6 @@ def signature(num_operands: int, **attrs: Attributes) -> Signature:
     return Signature((names,) * num_operands, (out,))
 
 
-def place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Factors:
-    """Dimensions without windows are split; along the others nothing is."""
-    found = op.signature_for(attrs)
-    assert found is not None
-    kept = frozenset(found.outputs[0]) & frozenset(found.inputs[0])
-    return places.by_signature(found, in_types, out_types, kept, "sum")
-
-
 # --- declaring one -----------------------------------------------------------------------------------
 
 
@@ -125,6 +117,9 @@ def windowed(
         with np.errstate(all="ignore"):
             return np.asarray(ufunc.reduce(found, axis=-1, dtype=wide.dtype, initial=fill)).astype(x.dtype)
 
+    def fills(x: Value, **attrs: Attributes) -> tuple[Value]:
+        return (families.like(reduction.identity_of(reduce, x.dtype), x),)
+
     def decompose(x: Value, **attrs: Attributes) -> tuple[Value]:
         return (fold(reduce, x, lines_of(x.shape, **attrs)),)
 
@@ -132,7 +127,8 @@ def windowed(
         primitive.TYPE: type_rule,
         primitive.REFERENCE: run,
         primitive.JVP: jvp,
-        primitive.PLACE: place,
+        primitive.PLACE: halos.place,
+        primitive.PARTITION: halos.partition(fills),
         primitive.DECOMPOSE: decompose,
         primitive.COST: cost,
         primitive.CASES: cases.Cases(frozenset(allowed), _cases),

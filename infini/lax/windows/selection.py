@@ -20,7 +20,7 @@ from infini.core.primitive import Primitive
 from infini.core.value import Literal, Value
 from infini.lax import cases, elementwise as e, families, indexing, reduction, view
 from infini.lax.cases import Case, Sample
-from infini.lax.windows import folds, reductions as windows_, reference
+from infini.lax.windows import folds, halos, reductions as windows_, reference
 from infini.lax.windows.folds import Parts
 from infini.lax.windows.padding import Line
 
@@ -96,6 +96,11 @@ def _of_one_shape(a: Value, b: Value) -> tuple[Value, Value]:
 
 def _number(x: Any, dtype: np.dtype) -> Value:  # Any: a number
     return Literal(np.asarray(x).astype(dtype), weak=False)
+
+
+def _outside(moved: Value, x: Value, *, select: str, **attrs: Attributes) -> tuple[Value, Value]:
+    """What stands outside of the two operands."""
+    return _number(0, moved.dtype), _number(_extreme(select, x.dtype), x.dtype)
 
 
 def _chooser(select: str) -> Any:  # Any: joins two tuples of (element, what belongs to it)
@@ -285,7 +290,8 @@ select_and_gather_add_p: Primitive = primitive.register(
                 trace.bind1(select_and_scatter_add_p, ct, x, **attrs),
                 None,
             ),
-            primitive.PLACE: windows_.place,
+            primitive.PLACE: halos.place,
+            primitive.PARTITION: halos.partition(_outside),
             primitive.DECOMPOSE: _decompose_gather,
             primitive.CASES: _GATHERS,
         },
@@ -304,7 +310,8 @@ select_and_scatter_add_p: Primitive = primitive.register(
                 trace.bind1(select_and_gather_add_p, ct, x, **attrs),
                 None,
             ),
-            primitive.PLACE: windows_.place,
+            primitive.PLACE: halos.place_scatter,
+            primitive.PARTITION: halos.partition_scatter(_outside),
             primitive.DECOMPOSE: _decompose_scatter,
             primitive.CASES: _SCATTERS,
         },

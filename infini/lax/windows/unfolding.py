@@ -12,13 +12,12 @@ from typing import Any, Final
 import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace
-from infini.core.ir import ArrayType, Attrs
+from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Literal, Value
-from infini.lax import cases, elementwise as e, families, indexing, places, view
+from infini.lax import cases, elementwise as e, families, indexing, view
 from infini.lax.cases import Case, Sample
-from infini.lax.places import Factors, Types
-from infini.lax.windows import reference
+from infini.lax.windows import halos, reference
 from infini.lax.windows.padding import Line
 
 MAX_TERMS: Final = 64  # sums of more shifted arrays are a scatter instead
@@ -67,13 +66,6 @@ def _transpose(ct: Value, x: Any, *, axes: Any, sizes: Any, strides: Any, dilati
     return (ct,)
 
 
-def _place(op: Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """Dimensions without windows are split."""
-    dims, sizes = places.same_dimensions(in_types[0])
-    kept = tuple(places.WHOLE if i - len(dims) in attrs["axes"] else d for i, d in enumerate(dims))
-    return Factors((kept,), ((*kept, *(places.WHOLE for _ in attrs["axes"])),), sizes)
-
-
 def _case(shape: tuple[int, ...], axes: Any, sizes: Any, strides: Any, dilations: Any) -> Case:
     attrs = {"axes": axes, "sizes": sizes, "strides": strides, "dilations": dilations}
     return Case((Sample(shape),), attrs, "exact")
@@ -88,7 +80,8 @@ unfold_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.JVP: families.linear_jvp("unfold"),
             primitive.TRANSPOSE: _transpose,
-            primitive.PLACE: _place,
+            primitive.PLACE: halos.place_unfold,
+            primitive.PARTITION: halos.partition_unfold,
             primitive.CASES: cases.always(dtypes.ALL, _case((7, 6, 3), (-3, -2), (2, 3), (2, 1), (2, 1))),
         },
     )
