@@ -140,6 +140,7 @@ class SpmdExecutable:
         else:
             assert job.launcher is not None, "devices of other processes exist in a job only"
             comm = job.launcher.comm(owners)
+        comm = comm_.observed(comm, self.partitioned.mesh)
         return self._run(
             inputs, ranks, comm, [devices[rank] for rank in ranks], self._pieces_for(owners, comm)
         )
@@ -179,7 +180,9 @@ class SpmdExecutable:
         for piece in self._current.values():
             for key, number in piece.cost_analysis().items():
                 total[key] = total.get(key, 0.0) + number
-        total["collective bytes"] = float(sum(c.nbytes for c in self.partitioned.collectives))
+        total["collective bytes"] = float(
+            sum(c.nbytes * (c.times or 1) for c in self.partitioned.collectives)
+        )
         return total
 
     def memory_analysis(self) -> dict[str, int]:
@@ -307,7 +310,7 @@ def compile(backend: Backend, program: Program, options: CompileOptions) -> Spmd
         ValueMismatchError: a spec does not divide its array.
     """
     assert options.mesh is not None
-    partitioned = partition.partition(program, options.mesh, options.in_specs)
+    partitioned = partition.for_options(program, options)
     if options.in_layouts:
         laid_out = physical.with_layouts(partitioned.program, options.in_layouts)
         partitioned = dataclasses.replace(partitioned, program=laid_out)
@@ -321,7 +324,7 @@ def preferred_layouts(
     for what several pieces read.
     """
     assert options.mesh is not None
-    local = partition.partition(program, options.mesh, options.in_specs).program
+    local = partition.for_options(program, options).program
     schedule = s.cut(local)
     found: dict[Var, Layout | None] = {}
     for step in schedule.steps:

@@ -3,6 +3,7 @@
     prepare    calls inlined, bodies their own
     propagate  placements that people asked for spread over every variable (`Plan`)
     local      each equation on local parts, with collectives where placements differ (`Block`)
+    combine    collectives that can travel together joined into buckets
 
 What an operation allows stands in its PLACE and PARTITION rules, or follows from its signature.
 Propagation over factors is after Shardy (https://openxla.org/shardy) and GSPMD (arXiv:2105.04663).
@@ -10,20 +11,27 @@ Propagation over factors is after Shardy (https://openxla.org/shardy) and GSPMD 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from infini.compiler.partition import (
+    combine,
+    costs,
     placement as p,
+    strategies as strategies_,
     structured as structured,  # fills the table of `local`
 )
+from infini.compiler.partition.costs import Collective, Note
 from infini.compiler.partition.local import Block, Local
 from infini.compiler.partition.placement import Placement
 from infini.compiler.partition.prepare import prepare
 from infini.compiler.partition.propagate import Plan, fixed_placements
-from infini.compiler.partition.reshard import Collective, Mover
+from infini.compiler.partition.reshard import Mover
 from infini.core import check, config, errors, trace
-from infini.core.ir import Program
+from infini.core.backend import CompileOptions
+from infini.core.ir import Program, Var
+from infini.core.machine import DEFAULT, Machine
 from infini.core.mesh import AbstractMesh, AxisEntry, shard_shape
 
 Spec = tuple[AxisEntry, ...]
@@ -31,8 +39,18 @@ Spec = tuple[AxisEntry, ...]
 
 @dataclass(frozen=True, slots=True)
 class Partitioned:
-    """A per-device program, how its parameters and results are split, and the collectives that were
-    inserted.
+    """A per-device program, how its parameters and results are split, and the collectives it makes.
+
+    Args:
+        program: what each device runs.
+        mesh: the mesh.
+        in_specs: how parameters are split.
+        out_specs: how results are split.
+        collectives: all that it runs, with their trips.
+        source: the global program that was split: calls inlined, no repeated work.
+        placements: where the parts of its variables are, those of bodies included.
+        notes: why results of collectives in `program` are there.
+        machine: the machine that it was planned for.
     """
 
     program: Program
@@ -40,18 +58,31 @@ class Partitioned:
     in_specs: tuple[Spec, ...]
     out_specs: tuple[Spec, ...]
     collectives: tuple[Collective, ...]
+    source: Program
+    placements: Mapping[Var, Placement]
+    notes: Mapping[Var, Note]
+    machine: Machine
 
 
-def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | None] = ()) -> Partitioned:
+def partition(
+    program: Program,
+    mesh: AbstractMesh,
+    in_specs: Sequence[Spec | None] = (),
+    *,
+    machine: Machine | None = None,
+    strategies: Sequence[tuple[str, str]] = (),
+) -> Partitioned:
     """Split a program over a mesh.
 
     Args:
         program: program over global arrays.
         mesh: axes to split over.
         in_specs: for each parameter its split, or None to choose one; all chosen when empty.
+        machine: what ways are compared by; bytes decide when absent.
+        strategies: pairs (operation, strategy) that are decided, see `strategies`.
 
     Raises:
-        ValueMismatchError: a spec does not divide its array into equal parts.
+        ValueMismatchError: a spec does not divide its array into equal parts, or there is no such strategy.
         LoweringError: the program names another mesh.
     """
     given = tuple(in_specs) or (None,) * len(program.params)
@@ -65,7 +96,8 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     plan = Plan(mesh, fixed)
     plan.run(flat)
     staging = trace.Staging(None)
-    mover = Mover(mesh, staging)
+    planned_for = machine or DEFAULT
+    mover = Mover(mesh, staging, planned_for, strategies_.named(strategies))
     params = [staging.parameter(p.local_type(v.type, plan[v], mesh)) for v in flat.params]
     with trace.running(staging):
         block = Block(flat, plan, mover)
@@ -81,13 +113,36 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     )
     if config.get("check"):
         check.check(per_device)
+    notes = {note.result: note for note in mover.collectives}
     return Partitioned(
         per_device,
         mesh,
         tuple(p.to_spec(plan[v]) for v in flat.params),
         tuple(spec for _, spec in results),
-        tuple(mover.collectives),
+        costs.collectives(per_device, mesh, notes),
+        flat,
+        mover.placements,
+        notes,
+        planned_for,
     )
+
+
+def for_options(program: Program, options: CompileOptions) -> Partitioned:
+    """The program of a mesh as it runs: split, with its collectives joined into buckets.
+
+    Raises:
+        ValueMismatchError: as `partition`.
+        LoweringError: as `partition`.
+    """
+    assert options.mesh is not None
+    found = partition(
+        program, options.mesh, options.in_specs, machine=options.machine, strategies=options.strategies
+    )
+    joined = combine.combine(found.program, options.collectives)
+    if joined is found.program:
+        return found
+    made = costs.collectives(joined, options.mesh, found.notes)
+    return dataclasses.replace(found, program=joined, collectives=made)
 
 
 def _check_meshes(program: Program, mesh: AbstractMesh) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.compiler.partition import partial, placement as p, prepare, reshard
+from infini.compiler.partition import costs, partial, placement as p, prepare, reshard, strategies
 from infini.compiler.partition.factors import factors_of
 from infini.compiler.partition.placement import Axes, Dims, Placement, Split
 from infini.compiler.partition.propagate import Plan
@@ -90,8 +90,10 @@ class Block:
         """Results of the program, as they came; the caller moves them to where it wants them."""
         self.env.update(zip(self.program.params, arguments, strict=True))
         for equation in self.program.equations:
+            self.mover.equation = equation
             with trace.at_line(equation.where):
                 self.env.update(zip(equation.outputs, self.apply(equation), strict=True))
+        self.mover.placements.update((v, local.placement) for v, local in self.env.items())
         return [self.env[v] for v in self.program.results]
 
     def apply(self, equation: Equation) -> list[Local]:
@@ -134,28 +136,27 @@ class Block:
             for v, dims in operands
             for wish in p.project(self.env[v].placement.dims, dims, found.sizes, mesh)
         ]
-        candidates = []
-        for wishes in ([*planned, *p.leading_first(given, found)], [*given, *planned]):
-            split: Split = {}
-            p.merge(split, wishes)
-            candidates.append(p.contiguous(split, found, mesh))
-        if candidates[0] == candidates[1]:
+        choice = strategies.Choice(found, planned, given)
+        asked = self.mover.strategies.get(equation.op.name)
+        ways = strategies.COMPARED if asked is None else (asked,)
+        candidates = [way.split(choice, mesh) for way in ways]
+        if all(split == candidates[0] for split in candidates):
             return candidates[0]
-        return min(candidates, key=lambda split: self._traffic(equation, found, split))
+        return min(candidates, key=lambda split: self._seconds(equation, found, split))
 
-    def _traffic(self, equation: Equation, found: Factors, split: Split) -> float:
-        """Bytes that each device sends to compute an equation split so, and to bring its results where
+    def _seconds(self, equation: Equation, found: Factors, split: Split) -> float:
+        """Time to bring the operands of an equation split so, to compute it, and to bring its results where
         the plan wants them.
         """
-        mesh, total = self.mover.mesh, 0.0
+        mover = self.mover
+        parts = p.size_of((axis for axes in split.values() for axis in axes), mover.mesh)
+        total = costs.compute_seconds(equation, parts, mover.machine)
         for var, dims in zip(equation.inputs, found.inputs, strict=True):
             now = self.env[var].placement
-            total += reshard.traffic(var.type, Placement(now.dims), p.expand(split, dims), mesh)
+            total += mover.price(var.type, Placement(now.dims), p.expand(split, dims))
         waiting = tuple(axis for name in found.reduced for axis in split.get(name, ()))
         for var, dims in zip(equation.outputs, found.outputs, strict=True):
-            total += reshard.traffic(
-                var.type, Placement(p.expand(split, dims), waiting), self.plan[var], mesh
-            )
+            total += mover.price(var.type, Placement(p.expand(split, dims), waiting), self.plan[var])
         return total
 
     def _passed(self, equation: Equation, split: Split) -> Axes:
