@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from infini.backends.spmd import agreement, collectives, schedule as s
+from infini.backends.spmd import agreement, collectives, footprint, schedule as s
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.compiler import partition
 from infini.core import backend as backend_, comm as comm_, config, errors, physical
@@ -186,11 +186,12 @@ class SpmdExecutable:
         return total
 
     def memory_analysis(self) -> dict[str, int]:
-        """The largest of each count over the pieces; arguments and results of the whole."""
+        """The largest of each count over the pieces; arguments, results and the peak of the whole."""
         total: dict[str, int] = {}
         for piece in self._current.values():
             for key, number in piece.memory_analysis().items():
                 total[key] = max(total.get(key, 0), number)
+        total["peak bytes"] = footprint.peak_bytes(self.schedule, self._current, self._options.donated)
         program = self.partitioned.program
         total["argument bytes"] = sum(t.nbytes for t in program.in_types)
         total["output bytes"] = sum(t.nbytes for t in program.out_types)

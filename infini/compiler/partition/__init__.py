@@ -102,6 +102,7 @@ def partition(
     with trace.running(staging):
         block = Block(flat, plan, mover)
         found = block.run([Local(x, Placement(plan[v])) for x, v in zip(params, flat.params, strict=True)])
+        mover.equation = None  # what follows is for the results
         results = []
         for var, local in zip(flat.results, found, strict=True):
             target = plan[var] if local.placement.partial or var in fixed else local.placement.dims
