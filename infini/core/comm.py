@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -96,6 +96,15 @@ class Comm(Protocol):
         """A comm among the same ranks whose calls never meet those of this one, so that another thread may
         use it. Every process makes its duplicates in one order.
         """
+
+
+@runtime_checkable
+class Overlaps(Protocol):
+    """What a comm over several processes may offer besides."""
+
+    @property
+    def may_overlap(self) -> bool:
+        """Whether a thread may make its calls while others call the same library."""
 
 
 # What looks at the communication of programs while they run: gives a comm to take instead of one. Empty but

@@ -13,7 +13,6 @@ from infini.compiler import dump, inspection, memory, ordering, pipeline, remate
 from infini.compiler.llvm import (
     fourier,
     layouts as llvm_layouts,
-    linear_algebra,
     lower,
     program as program_,
     target as target_,
@@ -27,6 +26,7 @@ from infini.compiler.steps import Alias, Block, Parameter, Phase, Place, Plan
 from infini.core import backend as backend_, config, errors, events, ir, primitive
 from infini.core.backend import CompileOptions
 from infini.core.layout import Layout
+from infini.lax import linalg
 
 _LARGE: Final = 64  # equations from which on functions are compiled while the rest is lowered
 
@@ -51,7 +51,9 @@ def compiled(source: ir.Program, options: CompileOptions, target: Target, key: s
     if recorder is not None:
         dump.write(inspect.inspection(source, recorder, native, target, options.donated))
     # What a compilation says about donated arrays is said every time.
-    if key is not None and not unused_donations(built.block, built.plan, options):
+    if key is not None and (
+        options.donation == "offer" or not unused_donations(built.block, built.plan, options)
+    ):
         images.write(key, image)
     return executable
 
@@ -178,7 +180,7 @@ def route(program: ir.Program, op: primitive.Primitive) -> backend_.Route:
         has_route=lower.has_route,
         routes=lower.ROUTES,
         inlined=inline.CALLS,
-        library=linear_algebra.NAMES | fourier.NAMES,
+        library=linalg.NAMES | fourier.NAMES,
     )
 
 
@@ -231,7 +233,7 @@ def check_donation(program: ir.Program, block: Block, plan: Plan, options: Compi
         DonationError: there is one, and the options require donation.
     """
     unused = unused_donations(block, plan, options)
-    if not unused:
+    if not unused or options.donation == "offer":
         return
     reasons = [_why_unused(block, i) for i in unused]
     if options.donation == "require":
