@@ -87,12 +87,14 @@ class Collectives:
         first_bucket_bytes: size up to which the first collectives over the same axes are joined into one. It
             is small, so that communication begins early.
         bucket_bytes: the same for all after the first; 0 joins nothing.
+        window_bytes: size of the gathers of parameters that begin together, before they are needed.
         deterministic: add up in the order of the devices, so that sums have the same bits however they
             travel.
     """
 
     first_bucket_bytes: int = 1 << 20
     bucket_bytes: int = 25 << 20
+    window_bytes: int = 25 << 20
     deterministic: bool = False
 
 

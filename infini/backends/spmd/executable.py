@@ -210,7 +210,7 @@ def _limits(options: CompileOptions) -> s.Limits:
     be has no place for the next.
     """
     sizes = options.collectives
-    return s.Limits(sizes.first_bucket_bytes // 2, sizes.bucket_bytes // 2)
+    return s.Limits(sizes.first_bucket_bytes // 2, sizes.bucket_bytes // 2, sizes.window_bytes)
 
 
 def exchanger_of(comm: comm_.Comm) -> thread.Exchanger:
