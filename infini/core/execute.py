@@ -243,7 +243,7 @@ def _over_mesh(
     options = dataclasses.replace(options, mesh=mesh.abstract, in_specs=specs, in_layouts=layouts)
     executable = compile(program, mesh.flat_devices[0], options)
     inputs, outputs = (
-        tuple(sharding_.NamedSharding(mesh, mesh_.P(*spec)) for spec in found)
+        tuple(sharding_.NamedSharding(mesh, mesh_.as_p(spec)) for spec in found)
         for found in (executable.in_specs, executable.out_specs)
     )
     return _OverMesh(executable, inputs, outputs)

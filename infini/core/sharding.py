@@ -22,6 +22,7 @@ from infini.core.mesh import (
     entry_axes,
     shard_index,
     shard_shape,
+    unreduced_axes,
 )
 
 __all__ = [
@@ -186,7 +187,8 @@ def on_one(device: backend.Device) -> SingleDeviceSharding:
 
 @dataclass(frozen=True, slots=True)
 class NamedSharding:
-    """An array split over a mesh as `spec` says; dimensions beyond `spec` are whole.
+    """An array split over a mesh as `spec` says; dimensions beyond `spec` are whole. Along unreduced axes of
+    `spec` devices hold terms, and the array is their sum.
 
     Raises:
         ValueMismatchError: `spec` names an axis the mesh has not, or one twice.
@@ -197,7 +199,8 @@ class NamedSharding:
 
     def __post_init__(self) -> None:
         used = [name for entry in self.spec for name in entry_axes(entry)]
-        unknown = [name for name in used if name not in self.mesh.axis_names]
+        named = (*used, *sorted(unreduced_axes(self.spec)))
+        unknown = [name for name in named if name not in self.mesh.axis_names]
         if unknown or len(set(used)) != len(used):
             raise errors.ValueMismatchError(
                 f"{self.spec!r} does not fit the mesh",

@@ -201,7 +201,7 @@ def describe(shown: Explanation) -> str:
     """The explanation as text."""
     found = shown.found
     lines = [f"@{shown.program.name} {shown.summary()}"]
-    lines += [f"  {title} {number}: {t} {mesh_.P(*spec)!r}" for title, number, t, spec in ends(shown)]
+    lines += [f"  {title} {number}: {t} {mesh_.as_p(spec)!r}" for title, number, t, spec in ends(shown)]
     if shown.memory:
         parts = ", ".join(f"{name} {amount(nbytes)}" for name, nbytes in shown.memory.items())
         lines.append(f"  memory of each device: {parts}")

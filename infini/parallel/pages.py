@@ -166,7 +166,7 @@ def _ends(shown: Explanation) -> str:
             figures.append(
                 f'<div class="array" data-tip="{tip}">{_cut(dims, found.mesh)}<span>'
                 f"<b>{html.escape(label)}</b> <i>{title}</i><br><code>{html.escape(str(var.type))}</code><br>"
-                f"<code>{html.escape(repr(mesh_.P(*spec)))}</code></span></div>"
+                f"<code>{html.escape(repr(mesh_.as_p(spec)))}</code></span></div>"
             )
     return f'<figure id="arrays"><h2>arguments and results</h2><div>{"".join(figures)}</div></figure>'
 

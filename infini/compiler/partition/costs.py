@@ -55,12 +55,14 @@ class Note:
         result: what it makes.
         reason: what that is for.
         where: the line of the user.
+        nbytes: bytes that each device gives.
         equation: the equation of the global program that needs it, if one does.
     """
 
     result: Var
     reason: str
     where: source.Where | None
+    nbytes: int
     equation: Equation | None = None
 
 

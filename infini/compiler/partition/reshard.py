@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from infini.compiler.partition import moves
-from infini.compiler.partition.costs import Collective as Collective, Note
+from infini.compiler.partition.costs import Note
 from infini.compiler.partition.placement import Axes, Dims, Placement, size_of
 from infini.compiler.partition.strategies import Strategy
 from infini.core import events, primitive, trace
@@ -147,7 +147,7 @@ class Mover:
         result = trace.bind1(primitive.by_name(name), x, axes=axes, sizes=sizes, **attrs)
         assert isinstance(result, trace.StagedTracer), "the partitioner stages"
         where = trace.user_line()
-        self.collectives.append(Note(result.variable, reason, where, self.equation))
+        self.collectives.append(Note(result.variable, reason, where, x.type.nbytes, self.equation))
         if name in ("all_gather", "all_to_all", "ppermute"):
             nbytes = x.type.nbytes
             events.emit(
