@@ -87,7 +87,8 @@ class Collectives:
         first_bucket_bytes: size up to which the first collectives over the same axes are joined into one. It
             is small, so that communication begins early.
         bucket_bytes: the same for all after the first; 0 joins nothing.
-        window_bytes: size of the gathers of parameters that begin together, before they are needed.
+        window_bytes: size of the gathers of parameters that begin together, before they are needed; and of
+            what a loop does not change that is gathered once, before the loop.
         deterministic: add up in the order of the devices, so that sums have the same bits however they
             travel.
     """

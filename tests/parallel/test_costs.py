@@ -229,3 +229,69 @@ def test_a_comm_counts_by_name_axes_and_bytes():
     comm.all_gather(rows, mesh.groups(("c", "a")))
     comm.duplicate().all_gather(rows, mesh.groups(("c", "b", "a")))
     assert comm.counts == {("pmax", ("a",)): Count(1, 24), ("all_gather", ("c", "a")): Count(2, 48)}
+
+
+def hoisted(f, specs, machine=None, **options):
+    with make_mesh((2,), ("a",)):
+        program = inf.make_jaxpr(f)(X, W)
+    options = CompileOptions(
+        mesh=AbstractMesh(("a",), (2,)),
+        in_specs=tuple(map(tuple, specs)),
+        machine=machine,
+        collectives=Collectives(**options),
+    )
+    return partition.for_options(program, options)
+
+
+def turning(x, w):
+    """Ten products with one weight."""
+    return lax.scan(lambda c, _: (inp.tanh(c @ w), None), x, None, length=10)[0]
+
+
+def test_a_weight_that_a_loop_reads_is_gathered_once_before_it():
+    found = hoisted(turning, [P("a"), P("a")])
+    assert [(c.name, c.times, c.reason) for c in found.collectives] == [("all_gather", 1, "dot, operand 1")]
+
+
+def test_a_large_weight_stays_split_until_each_turn():
+    found = hoisted(turning, [P("a"), P("a")], window_bytes=W.nbytes - 1)
+    assert [(c.name, c.times) for c in found.collectives] == [("all_gather", 10)]
+
+
+def test_loops_in_loops_let_it_out_too():
+    def f(x, w):
+        return lax.scan(lambda c, _: (turning(c, w), None), x, None, length=3)[0]
+
+    assert [c.times for c in hoisted(f, [P("a"), P("a")]).collectives] == [1]
+    assert [c.times for c in hoisted(f, [P("a"), P("a")], window_bytes=0).collectives] == [30]
+
+
+def test_one_gather_before_a_loop_is_cheaper_than_a_small_one_in_each_turn():
+    def f(x, w):
+        small = lax.with_sharding_constraint(x[:2], P("a"))
+        return lax.scan(lambda c, _: (inp.tanh(c @ w), None), small, None, length=50)[0]
+
+    def found(**options):
+        made = hoisted(f, [P(), P("a")], Machine(Link(1e9)), **options).collectives
+        return [(c.name, c.times) for c in made]
+
+    assert found() == [("all_gather", 1)]
+    assert found(window_bytes=0) == [("all_to_all", 50), ("psum_scatter", 50)]
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_loop_without_its_collective_computes_the_same(backend):
+    with inf.config(device=backend):
+        mesh = make_mesh((2,), ("a",))
+        sharded = inf.shard(turning, mesh=mesh, in_specs=(P("a"), P("a")))
+        with count_collectives() as counts:
+            found = sharded(X, W)
+        assert counts == {("all_gather", ("a",)): Count(1, W.nbytes // 2)}
+        np.testing.assert_allclose(found, inf.jit(turning)(X, W), rtol=1e-5, atol=1e-6)
+
+
+def test_while_loops_let_it_out_too():
+    def f(x, w):
+        return lax.while_loop(lambda c: c[0] < 4, lambda c: (c[0] + 1, inp.tanh(c[1] @ w)), (0, x))[1]
+
+    assert [c.times for c in hoisted(f, [P("a"), P("a")]).collectives] == [1]

@@ -3,6 +3,7 @@
     prepare    calls inlined, bodies their own
     propagate  placements that people asked for spread over every variable (`Plan`)
     local      each equation on local parts, with collectives where placements differ (`Block`)
+    hoist      collectives of what loops do not change before these
     combine    collectives that can travel together joined into buckets
 
 What an operation allows stands in its PLACE and PARTITION rules, or follows from its signature.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from infini.compiler.partition import (
     combine,
     costs,
+    hoist,
     loops as loops,  # it and `structured` fill the table of `local`
     placement as p,
     strategies as strategies_,
@@ -32,7 +34,7 @@ from infini.compiler.partition.reshard import Mover
 from infini.core import check, config, errors, trace
 from infini.core.backend import CompileOptions
 from infini.core.ir import ArrayType, Program, Var
-from infini.core.machine import DEFAULT, Machine
+from infini.core.machine import DEFAULT, Collectives, Machine
 from infini.core.mesh import AbstractMesh, AxisEntry, shard_shape
 from infini.core.primitive import Signature
 
@@ -71,6 +73,7 @@ def partition(
     mesh: AbstractMesh,
     in_specs: Sequence[Spec | None] = (),
     *,
+    window_bytes: int = Collectives().window_bytes,
     machine: Machine | None = None,
     strategies: Sequence[tuple[str, str]] = (),
 ) -> Partitioned:
@@ -80,6 +83,7 @@ def partition(
         program: program over global arrays.
         mesh: axes to split over.
         in_specs: for each parameter its split, or None to choose one; all chosen when empty.
+        window_bytes: size up to which what a loop does not change is taken to be moved before it.
         machine: what ways are compared by; bytes decide when absent.
         strategies: pairs (operation, strategy) that are decided, see `strategies`.
 
@@ -100,7 +104,7 @@ def partition(
     waiting = {v: asked.partial for v, asked in fixed.items()}
     staging = trace.Staging(None)
     planned_for = machine or DEFAULT
-    mover = Mover(mesh, staging, planned_for, strategies_.named(strategies))
+    mover = Mover(mesh, staging, planned_for, strategies_.named(strategies), window_bytes)
     params = [staging.parameter(p.local_type(v.type, plan[v], mesh)) for v in flat.params]
     with trace.running(staging):
         block = Block(flat, plan, mover)
@@ -139,7 +143,8 @@ def partition(
 
 
 def for_options(program: Program, options: CompileOptions) -> Partitioned:
-    """The program of a mesh as it runs: split, with its collectives joined into buckets.
+    """The program of a mesh as it runs: split, with its collectives out of loops where they can be, and
+    joined into buckets.
 
     Raises:
         ValueMismatchError: as `partition`.
@@ -147,13 +152,24 @@ def for_options(program: Program, options: CompileOptions) -> Partitioned:
     """
     assert options.mesh is not None
     found = partition(
-        program, options.mesh, options.in_specs, machine=options.machine, strategies=options.strategies
+        program,
+        options.mesh,
+        options.in_specs,
+        window_bytes=options.collectives.window_bytes,
+        machine=options.machine,
+        strategies=options.strategies,
     )
-    joined = combine.combine(found.program, options.collectives)
+    moved: dict[Var, Var] = {}
+    once = hoist.leave_loops(found.program, options.collectives.window_bytes, moved)
+    joined = combine.combine(once, options.collectives)
     if joined is found.program:
         return found
-    made = costs.collectives(joined, options.mesh, found.notes)
-    return dataclasses.replace(found, program=joined, collectives=made)
+    notes = dict(found.notes)
+    for inside, outside in moved.items():  # from inner loops outwards
+        if inside in notes:
+            notes[outside] = notes[inside]
+    made = costs.collectives(joined, options.mesh, notes)
+    return dataclasses.replace(found, program=joined, collectives=made, notes=notes)
 
 
 def _as_parameters(program: Program, plan: Plan) -> dict[Var, Dims]:

@@ -82,9 +82,21 @@ class Block:
         plan: placements of the variables.
         mover: what reshards.
         is_body: whether the program is the body of a loop or a branch.
+        constants: parameters that a loop does not change.
+        turns: how often a loop runs the program.
     """
 
-    def __init__(self, program: Program, plan: Plan, mover: reshard.Mover, *, is_body: bool = False) -> None:
+    def __init__(  # what a body is told
+        self,
+        program: Program,
+        plan: Plan,
+        mover: reshard.Mover,
+        *,
+        is_body: bool = False,
+        constants: Sequence[Var] = (),
+        turns: int = 1,
+    ) -> None:
+        self.constants, self.turns = frozenset(constants), max(1, turns)
         self.program, self.plan, self.mover = program, plan, mover
         self.env: dict[Var, Local] = {}
         self.uses = prepare.uses(program)
@@ -167,8 +179,14 @@ class Block:
         parts = p.size_of((axis for axes in split.values() for axis in axes), mover.mesh)
         total = costs.compute_seconds(equation, parts, mover.machine)
         for var, dims in zip(equation.inputs, found.inputs, strict=True):
-            now = self.env[var].placement
-            total += mover.price(var.type, Placement(now.dims), p.expand(split, dims))
+            now, then = self.env[var].placement, p.expand(split, dims)
+            price = mover.price(var.type, Placement(now.dims), then)
+            # What a loop does not change moves once, before it, see `hoist`.
+            is_once = (
+                var in self.constants
+                and p.local_type(var.type, then, mover.mesh).nbytes <= mover.window_bytes
+            )
+            total += price / self.turns if is_once else price
         for var, dims in zip(equation.outputs, found.outputs, strict=True):
             waiting = tuple(axis for name in p.lacking(found, dims) for axis in split.get(name, ()))
             total += mover.price(var.type, Placement(p.expand(split, dims), waiting), self.plan[var])

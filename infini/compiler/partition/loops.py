@@ -94,7 +94,12 @@ class _Loop:
             ]
 
         placed = [Placement(*item) for item in zip(inside, entered, strict=True)]
-        inserted = s.recorded(block, lambda: staged.append(s.stage_body(block, self.body, placed, finish)))
+        constants = self.body.params[: self.num_consts]
+
+        def stage() -> None:
+            staged.append(s.stage_body(block, self.body, placed, finish, constants, self.turns))
+
+        inserted = s.recorded(block, stage)
         cost = self.turns * float(inserted.nbytes)
         cost += s.waiting_bytes(block, self.operands, entered)
         stacked = [*leaving[: self.num_carry], *(_stacked(to) for to in leaving[self.num_carry :])]

@@ -32,6 +32,7 @@ class Mover:
             outside of loops.
         machine: what links cost.
         strategies: how operations are split that people decided about.
+        window_bytes: size up to which what a loop does not change is moved before it, see `hoist`.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class Mover:
         outermost: trace.Interpreter,
         machine: Machine = DEFAULT,
         strategies: Mapping[str, Strategy] = MappingProxyType({}),
+        window_bytes: int = 0,
     ) -> None:
         self.mesh = mesh
         self.outermost = outermost
-        self.machine, self.strategies = machine, strategies
+        self.machine, self.strategies, self.window_bytes = machine, strategies, window_bytes
         self.collectives: list[Note] = []  # one for each that was inserted
         self.equation: Equation | None = None  # of the global program, the one that is being split
         self.placements: dict[Var, Placement] = {}  # of the global program, bodies included

@@ -141,8 +141,12 @@ def stage_body(
     body: Program,
     placements: Sequence[Placement],
     finish: Callable[[Block, list[Local]], list[Value]],
+    constants: Sequence[Var] = (),
+    turns: int = 1,
 ) -> trace.Staged:
-    """The local program of a body whose parameters are placed so; `finish` moves its results."""
+    """The local program of a body whose parameters are placed so; `finish` moves its results. A loop says
+    what it does not change, and how often it turns.
+    """
     staging = trace.Staging(trace.current())
     mesh = block.mover.mesh
     params = [
@@ -150,7 +154,7 @@ def stage_body(
         for v, placement in zip(body.params, placements, strict=True)
     ]
     with trace.running(staging):
-        inner = Block(body, block.plan, block.mover, is_body=True)
+        inner = Block(body, block.plan, block.mover, is_body=True, constants=constants, turns=turns)
         found = inner.run([Local(x, placement) for x, placement in zip(params, placements, strict=True)])
         results = [staging.var(trace.as_value(v)) for v in finish(inner, found)]
     staging.is_closed = True
