@@ -86,11 +86,11 @@ def step(w, x):
 
 
 def test_split_weights_need_less_memory(mesh):
-    weights = [np.ones((64, 64), np.float32)] * 4
+    weights = [np.ones((64, 64), np.float32)] * 2
     x = np.ones((8, 64), np.float32)
 
     def peak(spec):
-        shown = explained(step, mesh, ([spec] * 4, P("data")), weights, x, memory=True, out_specs=[spec] * 4)
+        shown = explained(step, mesh, ([spec] * 2, P("data")), weights, x, memory=True, out_specs=[spec] * 2)
         assert shown.memory["arguments"] + shown.memory["results"] <= shown.memory["peak"]
         return shown.memory["peak"]
 
