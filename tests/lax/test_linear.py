@@ -1,5 +1,5 @@
-"""What operations say of the operands in which they are linear: results of the terms of a sum are terms of its
-result. The partitioner lets sums over devices wait by it.
+"""What operations say of the operands in which they are linear: results of the terms of a sum are terms of
+its result. The partitioner lets sums over devices wait by it.
 """
 
 from __future__ import annotations

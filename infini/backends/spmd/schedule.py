@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from infini.backends.spmd import order
 from infini.backends.spmd.steps import (
     Exchange as Exchange,
     Piece as Piece,
@@ -29,7 +30,6 @@ from infini.backends.spmd.steps import (
 )
 from infini.core import ir
 from infini.core.ir import Equation, Program, Var
-from infini.core.primitive import Effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,84 +106,6 @@ def _structured(equation: Equation, given: frozenset[Var], limits: Limits) -> St
     return Structured(equation, tuple(bodies))
 
 
-# --- the order of equations ----------------------------------------------------------------------
-
-
-class _Late:
-    """What is computed just before it is read: gathers of parameters, what turns a part before it is gathered
-    or the whole after, and small steps from parameters to a later level, such as the decay of a moment.
-    """
-
-    def __init__(self, program: Program) -> None:
-        self.gathers: set[int] = set()  # ids of equations
-        self.others: set[int] = set()
-        consts = {v for v, _ in program.consts}
-        parts, whole = {*program.params, *consts}, set[Var]()
-        before: list[Equation] = []
-        for equation in program.equations:
-            operands = [v for v in equation.inputs if v not in consts]
-            is_plain = not equation.programs and equation.effect is Effect.NONE
-            if equation.op.name == "optimization_barrier":
-                pairs = zip(equation.inputs, equation.outputs, strict=True)
-                parts |= {made for read, made in pairs if read in parts}
-            elif equation.op.name == "all_gather" and all(v in parts for v in operands):
-                self.gathers.add(id(equation))
-                whole |= set(equation.outputs)
-            elif is_plain and len(operands) == 1 and operands[0] in whole:
-                self.others.add(id(equation))
-                whole |= set(equation.outputs)
-            elif (
-                is_plain
-                and not communicates(equation)
-                and all(v in parts for v in operands)
-                and sum(v.type.size > 1 for v in operands) == 1
-            ):
-                before.append(equation)
-                parts |= set(equation.outputs)
-        readers: dict[Var, list[Equation]] = {}
-        for equation in program.equations:
-            for v in equation.inputs:
-                readers.setdefault(v, []).append(equation)
-        for equation in reversed(before):
-            read_by = [reader for v in equation.outputs for reader in readers.get(v, ())]
-            if all(reader in self or not communicates(reader) for reader in read_by):
-                self.others.add(id(equation))
-
-    def __contains__(self, equation: Equation) -> bool:
-        return id(equation) in self.gathers or id(equation) in self.others
-
-
-def _ordered(program: Program, late: _Late) -> list[Equation]:
-    """Equations by the number of exchanges before them; late ones just before the first that reads them."""
-    level: dict[Var, int] = {}
-    keys: list[tuple[int, bool, int, Equation]] = []
-    latest_effect = 0
-    for number, equation in enumerate(program.equations):
-        stage = max((level.get(v, 0) for v in equation.inputs), default=0)
-        is_late = equation in late
-        is_exchange = not is_late and equation.op.name != "axis_index" and communicates(equation)
-        if equation.effect.is_ordered and not is_exchange and not is_late:
-            stage = latest_effect = max(stage, latest_effect)
-        if not is_late:
-            keys.append((stage, is_exchange, number, equation))
-        level.update((v, stage + is_exchange) for v in equation.outputs)
-    made_by = {v: equation for equation in program.equations if equation in late for v in equation.outputs}
-    found: dict[int, Equation] = {}
-
-    def add(equation: Equation) -> None:
-        for v in equation.inputs:
-            if v in made_by and id(made_by[v]) not in found:
-                add(made_by[v])
-        found[id(equation)] = equation
-
-    for *_, equation in sorted(keys, key=lambda key: key[:3]):
-        add(equation)
-    for equation in made_by.values():  # those that only results read
-        if id(equation) not in found:
-            add(equation)
-    return list(found.values())
-
-
 # --- the steps -----------------------------------------------------------------------------------
 
 
@@ -192,41 +114,42 @@ class _Scheduler:
 
     def __init__(self, program: Program, donated: Iterable[int], limits: Limits) -> None:
         self.program, self.limits = program, limits
-        self.late = _Late(program)
-        self.order = _ordered(program, self.late)
+        self.late = order.Late(program)
+        self.equations = order.ordered(program, self.late)
         self.steps: list[Step] = []
         self.piece: list[Equation] = []
         self.is_done: set[int] = set()  # ids of equations in a step or in the piece
         self.there = {*program.params, *(v for v, _ in program.consts)}
         self.made_by = {v: equation for equation in program.equations for v in equation.outputs}
         self.pending: list[Equation] = []  # ready, and waiting for a bucket to fill
+        self.pending_bytes = 0
         self.flying: list[Equation] = []  # begun, in that order
         self.group_of: dict[int, int] = {}  # those that began together, by id of the equation
         self.num_groups = self.num_buckets = 0
-        self.gathers = [e for e in self.order if id(e) in self.late.gathers]
+        self.gathers = [e for e in self.equations if id(e) in self.late.gathers]
         # Exchanges other than those, by what they still wait for.
         self.missing: dict[int, set[Var]] = {}
         self.readers: dict[Var, list[Equation]] = {}
 
     def run(self) -> list[Step]:
         """The steps."""
-        for equation in self.order:
+        for equation in self.equations:
             if self._is_eager(equation):
                 self.missing[id(equation)] = {v for v in equation.inputs if v not in self.there}
                 for v in self.missing[id(equation)]:
                     self.readers.setdefault(v, []).append(equation)
-        for equation in self.order:
+        for equation in self.equations:
             if equation.op.name == "axis_index":
                 self.steps.append(Exchange(equation))
                 self._made(equation)
             elif self._is_eager(equation) and not self.missing[id(equation)]:
-                self.pending.append(equation)
+                self._ready(equation)
         self._cut()
-        for equation in self.order:
+        for equation in self.equations:
             if id(equation) not in self.is_done:
                 self._take(equation)
         self._bring(self.program.results)
-        for equation in self.order:  # what nothing reads
+        for equation in self.equations:  # what nothing reads
             if equation in self.late:
                 self._bring(equation.outputs)
         self._cut()
@@ -253,9 +176,9 @@ class _Scheduler:
         else:
             self.piece.append(equation)
         self._made(equation)
-        size = sum(_nbytes(e) for e in self.pending)
         limits = self.limits
-        if self.pending and size >= (limits.bucket_bytes if self.num_buckets else limits.first_bucket_bytes):
+        bucket_bytes = limits.bucket_bytes if self.num_buckets else limits.first_bucket_bytes
+        if self.pending and self.pending_bytes >= bucket_bytes:
             self._cut()
 
     def _bring(self, variables: Sequence[Var]) -> None:
@@ -292,7 +215,11 @@ class _Scheduler:
             for reader in self.readers.pop(v, ()):
                 self.missing[id(reader)].discard(v)
                 if not self.missing[id(reader)]:
-                    self.pending.append(reader)
+                    self._ready(reader)
+
+    def _ready(self, exchange: Equation) -> None:
+        self.pending.append(exchange)
+        self.pending_bytes += _nbytes(exchange)
 
     def _demand(self, variables: Iterable[Var]) -> None:
         """Await the exchanges that make variables."""
@@ -355,7 +282,7 @@ class _Scheduler:
         if self.pending:
             self.num_buckets += 1
             self._begin(self.pending)
-            self.pending = []
+            self.pending, self.pending_bytes = [], 0
 
     def _begin(self, equations: Sequence[Equation]) -> None:
         self.steps += [Start(equation) for equation in equations]
