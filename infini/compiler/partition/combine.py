@@ -77,7 +77,7 @@ def _buckets(program: Program, options: Collectives) -> list[_Bucket]:
         for var in equation.inputs:
             needs |= needed.get(var, 0)
         if equation.op.name not in _JOINED:
-            if equation.effect is Effect.ORDERED_IO:
+            if _keeps_order(equation):
                 needs = ordered = needs | ordered
             needed.update(dict.fromkeys(equation.outputs, needs))
             continue
@@ -96,6 +96,12 @@ def _buckets(program: Program, options: Collectives) -> list[_Bucket]:
         bucket.users |= used_by
         needed.update(dict.fromkeys(equation.outputs, 1 << bucket.number))
     return buckets
+
+
+def _keeps_order(equation: Equation) -> bool:
+    """Whether an equation stays behind others of its kind: calls of the host, loops that may have some."""
+    is_loop = bool(equation.programs) and equation.effect.is_ordered
+    return is_loop or equation.effect is Effect.ORDERED_IO
 
 
 def _key(equation: Equation) -> Hashable:
@@ -166,7 +172,7 @@ def _ordered(program: Program, buckets: Sequence[_Bucket]) -> list[Equation]:
     latest = None
     for i, equation in enumerate(equations):
         before[node[i]].update(made_by[v] for v in equation.inputs if v in made_by)
-        if equation.effect is Effect.ORDERED_IO:
+        if _keeps_order(equation):
             if latest is not None:
                 before[node[i]].add(latest)
             latest = node[i]
