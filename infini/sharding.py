@@ -1,5 +1,6 @@
-"""Meshes and placements, with JAX's names."""
+"""Meshes and placements, with JAX's names; the machine that programs over a mesh are planned for."""
 
+from infini.core.machine import Collectives as Collectives, Link as Link, Machine as Machine
 from infini.core.sharding import (
     AbstractMesh as AbstractMesh,
     Mesh as Mesh,

@@ -23,6 +23,7 @@ import numpy as np
 
 from infini.core import config, errors, events, ir, primitive
 from infini.core.layout import AutoLayout, Layout
+from infini.core.machine import Collectives, Machine
 from infini.core.mesh import AbstractMesh, AxisEntry
 
 Buffer: TypeAlias = Any  # Any: each backend has its own kind of buffer; core never looks inside
@@ -82,6 +83,9 @@ class CompileOptions:
             are, and what the program does not ask is ignored.
         in_layouts: for each parameter how its memory is laid out, None for row-major; all are when it is
             empty. A backend sees layouts only beside a mesh, see `execute.compile`.
+        machine: what the partitioner compares ways to split the program by; see `core.machine`.
+        strategies: pairs (operation, strategy): how operations are split that the user decided about.
+        collectives: how collectives are joined, and in which order sums are taken.
     """
 
     donated: tuple[int, ...] = ()
@@ -92,6 +96,9 @@ class CompileOptions:
     deterministic: bool = False
     choices: tuple[tuple[str, str], ...] = ()
     in_layouts: tuple[Layout | None, ...] = ()
+    machine: Machine | None = None
+    strategies: tuple[tuple[str, str], ...] = ()
+    collectives: Collectives = Collectives()  # noqa: RUF009  # immutable
 
 
 class Executable(Protocol):

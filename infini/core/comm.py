@@ -9,13 +9,14 @@ anything between.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from infini.core import config, errors
+from infini.core.mesh import AbstractMesh
 
 ReduceOp: TypeAlias = Literal["sum", "max", "min"]
 Rows: TypeAlias = Sequence[np.ndarray]
@@ -116,6 +117,18 @@ class Overlaps(Protocol):
     @property
     def may_overlap(self) -> bool:
         """Whether a thread may make its calls while others call the same library."""
+
+
+# What looks at the communication of programs while they run: gives a comm to take instead of one. Empty but
+# for `testing.count_collectives`.
+observers: Final[list[Callable[[Comm, AbstractMesh], Comm]]] = []
+
+
+def observed(comm: Comm, mesh: AbstractMesh) -> Comm:
+    """The comm that a program over a mesh uses, with every observer around it."""
+    for observe in observers:
+        comm = observe(comm, mesh)
+    return comm
 
 
 class Launcher(Protocol):

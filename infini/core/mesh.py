@@ -7,6 +7,7 @@ axes it is split. Programs hold the abstract mesh only (names and sizes), so the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -139,10 +140,26 @@ class AbstractMesh:
         """Number of parts that one entry of a `P` makes."""
         return math.prod(self.shape[name] for name in entry_axes(entry))
 
+    def groups(self, axes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Ranks that differ along these axes only, in the order of their index there, the first axis most
+        significant.
+        """
+        return _groups(self, axes)
+
     def coordinates(self, rank: int) -> dict[str, int]:
         """Index along each axis of device number `rank` in mesh order."""
         index = np.unravel_index(rank, self.axis_sizes) if self.axis_sizes else ()
         return dict(zip(self.axis_names, map(int, index), strict=True))
+
+
+@functools.lru_cache(maxsize=1024)
+def _groups(mesh: AbstractMesh, axes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    found: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
+    for rank in range(mesh.size):
+        at = mesh.coordinates(rank)
+        rest = tuple(i for name, i in at.items() if name not in axes)
+        found.setdefault(rest, []).append((tuple(at[name] for name in axes), rank))
+    return tuple(tuple(rank for _, rank in sorted(members)) for members in found.values())
 
 
 def shard_shape(shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh) -> ir.Shape:

@@ -11,10 +11,10 @@ import pytest
 import infini as inf
 import infini.numpy as inp
 from infini import lax
-from infini.backends.spmd import executable, mpi, schedule as s, thread
+from infini.backends.spmd import executable, mpi, thread
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.core import comm as comm_, events
-from infini.sharding import NamedSharding, P, make_mesh
+from infini.sharding import Collectives, NamedSharding, P, make_mesh
 
 PATIENCE_S = 20  # how long a test waits before it fails
 
@@ -98,7 +98,6 @@ def overlapping(x):
 
 def test_pieces_run_while_an_exchange_is_on_its_way(monkeypatch):
     comms = []
-    monkeypatch.setattr(s.cut, "__defaults__", ((), s.Limits(1, 1, 1)))
     monkeypatch.setattr(executable, "LockstepComm", lambda size: comms.append(WaitingComm(size)) or comms[-1])
     real = executable.Walk.apply
     seen = []
@@ -114,7 +113,8 @@ def test_pieces_run_while_an_exchange_is_on_its_way(monkeypatch):
     monkeypatch.setattr(executable.Walk, "apply", apply)
     with inf.config(device="reference", cpu_devices=2):
         mesh = make_mesh((2,), ("x",))
-        f = inf.jit(inf.shard_map(overlapping, mesh=mesh, in_specs=P("x"), out_specs=P()))
+        mapped = inf.shard_map(overlapping, mesh=mesh, in_specs=P("x"), out_specs=P())
+        f = inf.shard(mapped, mesh=mesh, collectives=Collectives(bucket_bytes=0, first_bucket_bytes=0))
         x = inf.device_put(np.arange(4, dtype=np.float32), NamedSharding(mesh, P("x")))
         found = np.asarray(f(x))
     y = np.sin(np.arange(4, dtype=np.float32))

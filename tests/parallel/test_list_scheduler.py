@@ -14,7 +14,7 @@ from infini.compiler import partition
 from infini.core import backend
 from infini.core.backend import CompileOptions
 from infini.core.mesh import AbstractMesh
-from infini.sharding import NamedSharding, P, make_mesh
+from infini.sharding import Collectives, NamedSharding, P, make_mesh
 
 WIDTH, LAYERS = 8, 5
 LAYER_BYTES = WIDTH * WIDTH * 4
@@ -98,12 +98,10 @@ def test_the_walk_holds_at_most_two_gathered_layers(monkeypatch):
         return counted
 
     monkeypatch.setattr(walk.Walk, "exchange", exchange)
-    monkeypatch.setattr(s, "DEFAULT", ONE_LAYER)
-    monkeypatch.setattr(s.cut, "__defaults__", ((), ONE_LAYER))
     with inf.config(device="cpu", cpu_devices=2):
         mesh = make_mesh((2,), ("x",))
         given = inf.device_put(arguments(), NamedSharding(mesh, P("x")))
-        found = inf.jit(step)(*given)
+        found = inf.shard(step, mesh=mesh, collectives=Collectives(1, 1, LAYER_BYTES))(*given)
         expected = inf.jit(step)(*arguments())
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-6)

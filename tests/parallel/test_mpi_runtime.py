@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 import infini as inf
-from infini.backends.spmd import schedule as s
 from infini.core import execute
 from infini.core.backend import CompileOptions
-from infini.sharding import NamedSharding, P, make_mesh
+from infini.sharding import Collectives, NamedSharding, P, make_mesh
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_list_scheduler import LAYERS, ONE_LAYER, arguments, step  # beside this file
+from test_list_scheduler import LAYER_BYTES, LAYERS, arguments, step  # beside this file
 
 SCRIPT = """
 import json, os, sys
@@ -37,7 +36,12 @@ def runs(size):
     weights, x = arguments()
     mesh = make_mesh((size,), ("x",))
     program = inf.make_jaxpr(step)(weights, x)
-    options = CompileOptions(donated=tuple(range(LAYERS)), donation="require", deterministic=True)
+    options = CompileOptions(
+        donated=tuple(range(LAYERS)),
+        donation="require",
+        deterministic=True,
+        collectives=Collectives(1, 1, LAYER_BYTES),
+    )
     for name, spec in (("zero3", P("x")), ("data", P())):
         runner = execute.Runner(program, options)
         placed = [inf.device_put(w, NamedSharding(mesh, spec)) for w in weights]
@@ -52,7 +56,6 @@ def run(rank, size):
     """What one process of the job does."""
     from infini.backends.spmd import executable, thread
 
-    s.cut.__defaults__ = ((), ONE_LAYER)
     begun, made = [], []
     real = thread.CommThread.start
 
@@ -92,8 +95,7 @@ def job(request, mpirun_path, tmp_path_factory):
 @pytest.mark.multi
 @pytest.mark.xdist_group("mpi")
 class TestJob:
-    def test_the_bits_are_those_of_devices_in_one_process(self, job, monkeypatch):
-        monkeypatch.setattr(s.cut, "__defaults__", ((), ONE_LAYER))
+    def test_the_bits_are_those_of_devices_in_one_process(self, job):
         execute.clear_caches()
         with inf.config(device="cpu", cpu_devices=len(job)):
             expected = runs(len(job))

@@ -8,7 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from infini.backends.spmd import agreement, collectives, differences, donation, schedule as s, thread
+from infini.backends.spmd import (
+    agreement,
+    collectives,
+    differences,
+    donation,
+    footprint,
+    schedule as s,
+    thread,
+)
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.backends.spmd.ordered import OrderedComm
 from infini.backends.spmd.walk import Constants, Pieces, Walk
@@ -35,7 +43,7 @@ class SpmdExecutable:
         self.partitioned = partitioned
         self.in_specs: tuple[tuple[AxisEntry, ...], ...] = partitioned.in_specs
         self.out_specs: tuple[tuple[AxisEntry, ...], ...] = partitioned.out_specs
-        self.schedule = s.cut(partitioned.program, options.donated)
+        self.schedule = s.cut(partitioned.program, options.donated, _limits(options))
         self._backend = backend
         self._options = options
         self._knobs = {knob.name: config.get(knob.name) for knob in config.KNOBS.values() if knob.in_key}
@@ -157,12 +165,13 @@ class SpmdExecutable:
         pieces: Pieces,
     ) -> list[Row]:
         # Devices of one process always add up in one order.
-        is_ordered = self._options.deterministic and len(ranks) < self.partitioned.mesh.size
+        is_ordered = self._options.deterministic or self._options.collectives.deterministic
+        is_ordered = is_ordered and len(ranks) < self.partitioned.mesh.size
         walk = Walk(
             self._backend,
             pieces,
             collectives.Mesh(self.partitioned.mesh, ranks),
-            OrderedComm(comm) if is_ordered else comm,
+            comm_.observed(OrderedComm(comm) if is_ordered else comm, self.partitioned.mesh),
             exchanger=exchanger_of(comm),
             devices=devices,
             constants=self._constants.setdefault(devices, {}),
@@ -195,19 +204,29 @@ class SpmdExecutable:
         for piece in self._current.values():
             for key, number in piece.cost_analysis().items():
                 total[key] = total.get(key, 0.0) + number
-        total["collective bytes"] = float(sum(c.nbytes for c in self.partitioned.collectives))
+        made = self.partitioned.collectives
+        total["collective bytes"] = float(sum(c.nbytes * (c.times or 1) for c in made))
         return total
 
     def memory_analysis(self) -> dict[str, int]:
-        """The largest of each count over the pieces; arguments and results of the whole."""
+        """The largest of each count over the pieces; arguments, results and the peak of the whole."""
         total: dict[str, int] = {}
         for piece in self._current.values():
             for key, number in piece.memory_analysis().items():
                 total[key] = max(total.get(key, 0), number)
+        total["peak bytes"] = footprint.peak_bytes(self.schedule, self._current, self._options.donated)
         program = self.partitioned.program
         total["argument bytes"] = sum(t.nbytes for t in program.in_types)
         total["output bytes"] = sum(t.nbytes for t in program.out_types)
         return total
+
+
+def _limits(options: CompileOptions) -> s.Limits:
+    """When reductions begin. The partitioner joined them already: one that is half as large as a bucket may
+    be has no place for the next.
+    """
+    sizes = options.collectives
+    return s.Limits(sizes.first_bucket_bytes // 2, sizes.bucket_bytes // 2, sizes.window_bytes)
 
 
 def exchanger_of(comm: comm_.Comm) -> thread.Exchanger:
@@ -238,7 +257,7 @@ def compile(backend: Backend, program: Program, options: CompileOptions) -> Spmd
         ValueMismatchError: a spec does not divide its array.
     """
     assert options.mesh is not None
-    partitioned = partition.partition(program, options.mesh, options.in_specs)
+    partitioned = partition.for_options(program, options)
     if options.in_layouts:
         laid_out = physical.with_layouts(partitioned.program, options.in_layouts)
         partitioned = dataclasses.replace(partitioned, program=laid_out)
@@ -252,8 +271,8 @@ def preferred_layouts(
     for what several pieces read.
     """
     assert options.mesh is not None
-    local = partition.partition(program, options.mesh, options.in_specs).program
-    schedule = s.cut(local)
+    local = partition.for_options(program, options).program
+    schedule = s.cut(local, limits=_limits(options))
     found: dict[Var, Layout | None] = {}
     for step in schedule.steps:
         if isinstance(step, s.Piece):

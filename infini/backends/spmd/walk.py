@@ -91,7 +91,7 @@ class Walk:
         hosts = [self.get(env[v], v.type) for v in equation.inputs]
 
         def make() -> list[list[np.ndarray]]:
-            found = [collectives.run(equation, hosts[0] if hosts else [], self.mesh, self.comm)]
+            found = collectives.run(equation, hosts, self.mesh, self.comm)
             known = [row for rows in hosts for row in rows]
             return [[_apart(np.asarray(row), known) for row in rows] for rows in found]
 

@@ -3,6 +3,8 @@
     prepare    calls inlined, bodies their own
     propagate  placements that people asked for spread over every variable (`Plan`)
     local      each equation on local parts, with collectives where placements differ (`Block`)
+    hoist      collectives of what loops do not change before these
+    combine    collectives that can travel together joined into buckets
 
 What an operation allows stands in its PLACE and PARTITION rules, or follows from its signature.
 Propagation over factors is after Shardy (https://openxla.org/shardy) and GSPMD (arXiv:2105.04663).
@@ -10,21 +12,29 @@ Propagation over factors is after Shardy (https://openxla.org/shardy) and GSPMD 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from infini.compiler.partition import (
+    combine,
+    costs,
+    hoist,
     loops as loops,  # it and `structured` fill the table of `local`
     placement as p,
+    strategies as strategies_,
     structured as structured,
 )
+from infini.compiler.partition.costs import Collective, Note
 from infini.compiler.partition.local import Block, Local
 from infini.compiler.partition.placement import Dims, Placement
 from infini.compiler.partition.prepare import prepare
 from infini.compiler.partition.propagate import Plan, fixed_placements
-from infini.compiler.partition.reshard import Collective, Mover
+from infini.compiler.partition.reshard import Mover
 from infini.core import check, config, errors, trace
+from infini.core.backend import CompileOptions
 from infini.core.ir import ArrayType, Program, Var
+from infini.core.machine import DEFAULT, Collectives, Machine
 from infini.core.mesh import AbstractMesh, AxisEntry, shard_shape
 from infini.core.primitive import Signature
 
@@ -33,8 +43,18 @@ Spec = tuple[AxisEntry, ...]
 
 @dataclass(frozen=True, slots=True)
 class Partitioned:
-    """A per-device program, how its parameters and results are split, and the collectives that were
-    inserted.
+    """A per-device program, how its parameters and results are split, and the collectives it makes.
+
+    Args:
+        program: what each device runs.
+        mesh: the mesh.
+        in_specs: how parameters are split.
+        out_specs: how results are split.
+        collectives: all that it runs, with their trips.
+        source: the global program that was split: calls inlined, no repeated work.
+        placements: where the parts of its variables are, those of bodies included.
+        notes: why results of collectives in `program` are there.
+        machine: the machine that it was planned for.
     """
 
     program: Program
@@ -42,18 +62,33 @@ class Partitioned:
     in_specs: tuple[Spec, ...]
     out_specs: tuple[Spec, ...]
     collectives: tuple[Collective, ...]
+    source: Program
+    placements: Mapping[Var, Placement]
+    notes: Mapping[Var, Note]
+    machine: Machine
 
 
-def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | None] = ()) -> Partitioned:
+def partition(
+    program: Program,
+    mesh: AbstractMesh,
+    in_specs: Sequence[Spec | None] = (),
+    *,
+    window_bytes: int = Collectives().window_bytes,
+    machine: Machine | None = None,
+    strategies: Sequence[tuple[str, str]] = (),
+) -> Partitioned:
     """Split a program over a mesh.
 
     Args:
         program: program over global arrays.
         mesh: axes to split over.
         in_specs: for each parameter its split, or None to choose one; all chosen when empty.
+        window_bytes: size up to which what a loop does not change is taken to be moved before it.
+        machine: what ways are compared by; bytes decide when absent.
+        strategies: pairs (operation, strategy) that are decided, see `strategies`.
 
     Raises:
-        ValueMismatchError: a spec does not divide its array into equal parts.
+        ValueMismatchError: a spec does not divide its array into equal parts, or there is no such strategy.
         LoweringError: the program names another mesh.
     """
     given = tuple(in_specs) or (None,) * len(program.params)
@@ -68,7 +103,8 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     plan.run(flat)
     waiting = {v: asked.partial for v, asked in fixed.items()}
     staging = trace.Staging(None)
-    mover = Mover(mesh, staging)
+    planned_for = machine or DEFAULT
+    mover = Mover(mesh, staging, planned_for, strategies_.named(strategies), window_bytes)
     params = [staging.parameter(p.local_type(v.type, plan[v], mesh)) for v in flat.params]
     with trace.running(staging):
         block = Block(flat, plan, mover)
@@ -92,13 +128,48 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     )
     if config.get("check"):
         check.check(per_device)
+    notes = {note.result: note for note in mover.collectives}
     return Partitioned(
         per_device,
         mesh,
         tuple(p.to_spec(plan[v], waiting.get(v, ())) for v in flat.params),
         tuple(p.to_spec(target.dims, target.partial) for _, target in results),
-        tuple(mover.collectives),
+        costs.collectives(per_device, mesh, notes),
+        flat,
+        mover.placements,
+        notes,
+        planned_for,
     )
+
+
+def for_options(program: Program, options: CompileOptions) -> Partitioned:
+    """The program of a mesh as it runs: split, with its collectives out of loops where they can be, and
+    joined into buckets.
+
+    Raises:
+        ValueMismatchError: as `partition`.
+        LoweringError: as `partition`.
+    """
+    assert options.mesh is not None
+    found = partition(
+        program,
+        options.mesh,
+        options.in_specs,
+        window_bytes=options.collectives.window_bytes,
+        machine=options.machine,
+        strategies=options.strategies,
+    )
+    moved: dict[Var, Var] = {}
+    once = hoist.leave_loops(found.program, options.collectives.window_bytes, moved)
+    joined = combine.combine(once, options.collectives)
+    if joined is found.program:
+        return found
+    notes = dict(found.notes)
+    for inside, outside in moved.items():  # from inner loops outwards
+        if inside in notes:
+            notes[outside] = notes[inside]
+    made = costs.collectives(joined, options.mesh, notes)
+    return dataclasses.replace(found, program=joined, collectives=made, notes=notes)
 
 
 def _as_parameters(program: Program, plan: Plan) -> dict[Var, Dims]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.compiler.partition import partial, placement as p, prepare, reshard
+from infini.compiler.partition import costs, partial, placement as p, prepare, reshard, strategies
 from infini.compiler.partition.placement import Axes, Dims, Placement, Split
 from infini.compiler.partition.propagate import Plan
 from infini.core import ir, primitive, trace
@@ -119,9 +119,21 @@ class Block:
         plan: placements of the variables.
         mover: what reshards.
         is_body: whether the program is the body of a loop or a branch.
+        constants: parameters that a loop does not change.
+        turns: how often a loop runs the program.
     """
 
-    def __init__(self, program: Program, plan: Plan, mover: reshard.Mover, *, is_body: bool = False) -> None:
+    def __init__(  # what a body is told
+        self,
+        program: Program,
+        plan: Plan,
+        mover: reshard.Mover,
+        *,
+        is_body: bool = False,
+        constants: Sequence[Var] = (),
+        turns: int = 1,
+    ) -> None:
+        self.constants, self.turns = frozenset(constants), max(1, turns)
         self.program, self.plan, self.mover = program, plan, mover
         self.env: dict[Var, Local] = {}
         self.uses = prepare.uses(program)
@@ -137,9 +149,13 @@ class Block:
     def run(self, arguments: Sequence[Local]) -> list[Local]:
         """Results of the program, as they came; the caller moves them to where it wants them."""
         self.env.update(zip(self.program.params, arguments, strict=True))
+        outer = self.mover.equation
         for equation in self.program.equations:
+            self.mover.equation = equation
             with trace.at_line(equation.where):
                 self.env.update(zip(equation.outputs, self.apply(equation), strict=True))
+        self.mover.equation = outer
+        self.mover.placements.update((v, local.placement) for v, local in self.env.items())
         return [self.env[v] for v in self.program.results]
 
     def apply(self, equation: Equation) -> list[Local]:
@@ -184,28 +200,33 @@ class Block:
             for v, dims in operands
             for wish in p.project(self.env[v].placement.dims, dims, found.sizes, mesh)
         ]
-        candidates = []
-        for wishes in ([*planned, *p.leading_first(given, found)], [*given, *planned]):
-            split: Split = {}
-            p.merge(split, wishes)
-            candidates.append(p.contiguous(split, found, mesh))
-        if candidates[0] == candidates[1]:
+        choice = strategies.Choice(found, planned, given)
+        asked = self.mover.strategies.get(equation.op.name)
+        ways = strategies.COMPARED if asked is None else (asked,)
+        candidates = [way.split(choice, mesh) for way in ways]
+        if all(split == candidates[0] for split in candidates):
             return candidates[0]
-        return min(candidates, key=lambda split: self._traffic(equation, found, split))
+        return min(candidates, key=lambda split: self._seconds(equation, found, split))
 
-    def _traffic(self, equation: Equation, found: Factors, split: Split) -> float:
-        """Bytes that each device sends to compute an equation split so, and to bring its results where
+    def _seconds(self, equation: Equation, found: Factors, split: Split) -> float:
+        """Time to bring the operands of an equation split so, to compute it, and to bring its results where
         the plan wants them.
         """
-        mesh, total = self.mover.mesh, 0.0
+        mover = self.mover
+        parts = p.size_of((axis for axes in split.values() for axis in axes), mover.mesh)
+        total = costs.compute_seconds(equation, parts, mover.machine)
         for var, dims in zip(equation.inputs, found.inputs, strict=True):
-            now = self.env[var].placement
-            total += reshard.traffic(var.type, Placement(now.dims), p.expand(split, dims), mesh)
+            now, then = self.env[var].placement, p.expand(split, dims)
+            price = mover.price(var.type, Placement(now.dims), then)
+            # What a loop does not change moves once, before it, see `hoist`.
+            is_once = (
+                var in self.constants
+                and p.local_type(var.type, then, mover.mesh).nbytes <= mover.window_bytes
+            )
+            total += price / self.turns if is_once else price
         for var, dims in zip(equation.outputs, found.outputs, strict=True):
             waiting = tuple(axis for name in p.lacking(found, dims) for axis in split.get(name, ()))
-            total += reshard.traffic(
-                var.type, Placement(p.expand(split, dims), waiting), self.plan[var], mesh
-            )
+            total += mover.price(var.type, Placement(p.expand(split, dims), waiting), self.plan[var])
         return total
 
     def _passed(self, equation: Equation, found: Factors, split: Split) -> Axes:
@@ -301,10 +322,10 @@ class Block:
 
     def summed(self, var: Var, now: Placement) -> Dims:
         """Where a sum over devices goes that is `now` there."""
-        planned, other, mesh = self.plan[var], self.sums.get(var), self.mover.mesh
+        planned, other = self.plan[var], self.sums.get(var)
         if other is None or other == planned:
             return planned
-        before, after = (reshard.traffic(var.type, now, dims, mesh) for dims in (planned, other))
+        before, after = (self.mover.price(var.type, now, dims) for dims in (planned, other))
         return other if after < before else planned
 
     def scattered(self, var: Var, local: Local, reason: str) -> Local:

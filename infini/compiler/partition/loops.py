@@ -96,14 +96,19 @@ class _Loop:
             ]
 
         placed = [Placement(*item) for item in zip(inside, entered, strict=True)]
-        collectives = s.recorded(block, lambda: staged.append(s.stage_body(block, self.body, placed, finish)))
-        cost = self.turns * float(sum(c.nbytes for c in collectives))
+        constants = self.body.params[: self.num_consts]
+
+        def stage() -> None:
+            staged.append(s.stage_body(block, self.body, placed, finish, constants, self.turns))
+
+        inserted = s.recorded(block, stage)
+        cost = self.turns * float(inserted.nbytes)
         cost += s.waiting_bytes(block, self.operands, entered)
         stacked = [*leaving[: self.num_carry], *(_stacked(to) for to in leaving[self.num_carry :])]
         cost += sum(
             s.local_bytes(block, v, to) for v, to in zip(self.outputs, stacked, strict=True) if to.partial
         )
-        return Attempt(tuple(staged), entered, tuple(stacked), tuple(offered), collectives, cost)
+        return Attempt(tuple(staged), entered, tuple(stacked), tuple(offered), inserted, cost)
 
     def _with_carry(self, best: Attempt) -> tuple[Axes, ...]:
         """Carries as terms: those to which terms are added, and those that begin as terms."""

@@ -7,15 +7,15 @@ terms and leave it as terms; a body is staged once without such, and again where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from infini.compiler.partition import placement as p
+from infini.compiler.partition.costs import Note
 from infini.compiler.partition.local import Block, Local, structured
 from infini.compiler.partition.placement import Axes, Dims, Placement
-from infini.compiler.partition.reshard import Collective
 from infini.core import dtypes, primitive, trace
 from infini.core.ir import ArrayType, Equation, Program, Var
 from infini.core.value import Value
@@ -103,6 +103,19 @@ def _converted(x: Value, dtype: np.dtype) -> Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Inserted:
+    """What staging a body left with the mover: the collectives, and the placements of variables."""
+
+    notes: tuple[Note, ...]
+    placements: Mapping[Var, Placement]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that each device gives to the collectives."""
+        return sum(note.nbytes for note in self.notes)
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """A body as a local program, under one choice of what stays terms of a sum.
 
@@ -111,7 +124,7 @@ class Attempt:
         entering: for each parameter the axes over which it is partial.
         leaving: for each result where it is.
         offered: for each result the axes over which it could have stayed partial.
-        collectives: what was inserted.
+        inserted: collectives, and where the variables of the body are.
         cost: bytes of all collectives, those included that are needed before and after.
     """
 
@@ -119,7 +132,7 @@ class Attempt:
     entering: tuple[Axes, ...]
     leaving: tuple[Placement, ...]
     offered: tuple[Axes, ...]
-    collectives: tuple[Collective, ...]
+    inserted: Inserted
     cost: float
 
 
@@ -128,8 +141,12 @@ def stage_body(
     body: Program,
     placements: Sequence[Placement],
     finish: Callable[[Block, list[Local]], list[Value]],
+    constants: Sequence[Var] = (),
+    turns: int = 1,
 ) -> trace.Staged:
-    """The local program of a body whose parameters are placed so; `finish` moves its results."""
+    """The local program of a body whose parameters are placed so; `finish` moves its results. A loop says
+    what it does not change, and how often it turns.
+    """
     staging = trace.Staging(trace.current())
     mesh = block.mover.mesh
     params = [
@@ -137,7 +154,7 @@ def stage_body(
         for v, placement in zip(body.params, placements, strict=True)
     ]
     with trace.running(staging):
-        inner = Block(body, block.plan, block.mover, is_body=True)
+        inner = Block(body, block.plan, block.mover, is_body=True, constants=constants, turns=turns)
         inner.sums = block.sums
         found = inner.run([Local(x, placement) for x, placement in zip(params, placements, strict=True)])
         results = [staging.var(trace.as_value(v)) for v in finish(inner, found)]
@@ -149,13 +166,15 @@ def stage_body(
     return trace.Staged(program, tuple(x for _, x in captured), (False,) * len(results))
 
 
-def recorded(block: Block, run: Callable[[], None]) -> tuple[Collective, ...]:
-    """The collectives that `run` inserts, which are taken back: what is chosen in the end records its own."""
-    collectives = block.mover.collectives
-    before = len(collectives)
+def recorded(block: Block, run: Callable[[], None]) -> Inserted:
+    """What `run` inserts, which is taken back: what is chosen in the end records its own."""
+    mover = block.mover
+    before, known = len(mover.collectives), mover.placements
+    mover.placements = {}
     run()
-    found = tuple(collectives[before:])
-    del collectives[before:]
+    found = Inserted(tuple(mover.collectives[before:]), mover.placements)
+    del mover.collectives[before:]
+    mover.placements = known
     return found
 
 
@@ -182,7 +201,8 @@ def cheapest(
         found = attempt(*given)
         if found.cost <= best.cost:
             best = found
-    block.mover.collectives.extend(best.collectives)
+    block.mover.collectives.extend(best.inserted.notes)
+    block.mover.placements.update(best.inserted.placements)
     return best
 
 
@@ -245,12 +265,14 @@ def _cond(block: Block, equation: Equation) -> list[Local]:
             )
             return [inner.moved(x, to, "a result of cond") for x, to in zip(found, targets, strict=True)]
 
-        collectives: list[Collective] = []
+        notes: list[Note] = []
+        placements: dict[Var, Placement] = {}
         for branch in branches:
             placed = [Placement(*item) for item in zip(inside, entered, strict=True)]
             found = recorded(block, lambda: staged.append(stage_body(block, branch, placed, finish)))  # noqa: B023
-            collectives += found
-            costs.append(sum(c.nbytes for c in found))
+            notes += found.notes
+            placements.update(found.placements)
+            costs.append(found.nbytes)
         cost = max(costs) + waiting_bytes(block, variables, entered)
         cost += sum(
             local_bytes(block, v, to) for v, to in zip(equation.outputs, targets, strict=True) if to.partial
@@ -259,7 +281,8 @@ def _cond(block: Block, equation: Equation) -> list[Local]:
         for dims, *column in zip(after, *offers, strict=True):
             kinds = {axes for axes in column if axes is not None}
             agreed.append(apart(dims, kinds.pop()) if len(kinds) == 1 else ())
-        return Attempt(tuple(staged), entered, tuple(targets), tuple(agreed), tuple(collectives), cost)
+        inserted = Inserted(tuple(notes), placements)
+        return Attempt(tuple(staged), entered, tuple(targets), tuple(agreed), inserted, cost)
 
     nothing = ((),) * len(variables), ((),) * len(after)
     chosen = cheapest(
