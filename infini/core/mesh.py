@@ -67,6 +67,8 @@ class PartitionSpec(tuple):  # type: ignore[type-arg]  # entries are AxisEntry
         return spec
 
     def __eq__(self, other: object) -> bool:
+        if not isinstance(other, tuple):
+            return NotImplemented
         return tuple.__eq__(self, other) and self.unreduced == unreduced_axes(other)
 
     def __ne__(self, other: object) -> bool:

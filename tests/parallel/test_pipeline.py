@@ -644,6 +644,10 @@ def test_messages_that_are_not_waited_for():
     pending.wait()
 
 
+def test_a_spec_is_not_equal_to_nothing():
+    assert P() != None and P("a") != None and P() == P() and P("a") != P("a", unreduced={"b"})  # noqa: E711
+
+
 def test_slices_of_a_mesh():
     mesh = make_mesh((2, 4), ("pp", "dp"))
     assert mesh.at("pp", 1).flat_devices == mesh.flat_devices[4:]
