@@ -142,6 +142,13 @@ class Machine:
             profile_bytes=0,
         )
 
+    def install(self, monkeypatch: Any) -> Machine:  # Any: pytest's fixture
+        """Put the stand-ins where infini finds CuPy and the compiler, until the test ends."""
+        for name, module in self.modules().items():
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(compile_, "compile_source", self.compile_source)
+        return self
+
     def modules(self) -> dict[str, types.ModuleType]:
         """The modules to put into `sys.modules`."""
         cupy = _module("cupy")

@@ -23,7 +23,7 @@ from infini.backends import cuda
 from infini.backends.accelerator import executable, gemm, recording, walk as walk_
 from infini.backends.cuda import driver
 from infini.backends.reference import interpreter
-from infini.compiler.triton import compile as compile_, streaming
+from infini.compiler.triton import streaming
 from infini.compiler.triton.source import pack
 from infini.compiler.triton.target import GENERIC, nvidia
 from infini.core import (
@@ -46,11 +46,7 @@ Function = Callable[..., Any]
 
 @pytest.fixture
 def machine(monkeypatch: Any) -> Machine:
-    made = Machine()
-    for name, module in made.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(compile_, "compile_source", made.compile_source)
-    return made
+    return Machine().install(monkeypatch)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from infini import lax  # after the skip
 from infini.backends import cuda
 from infini.backends.accelerator import products
 from infini.compiler import choices
-from infini.compiler.triton import compile as compile_, matmul
+from infini.compiler.triton import matmul
 from infini.core import backend as backend_, config, dtypes, errors, execute, trace
 from infini.core.backend import CompileOptions, Device
 from infini.core.ir import ArrayType
@@ -29,10 +29,7 @@ TILES_BY_GRID = {2: "tiles 64x64x32", 1: "tiles 128x128x32", 5: "tiles 16x128x64
 
 @pytest.fixture
 def machine(monkeypatch: Any, tmp_path: Any) -> Iterator[Machine]:
-    made, real = Machine(), backend_.get
-    for name, module in made.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(compile_, "compile_source", made.compile_source)
+    made, real = Machine().install(monkeypatch), backend_.get
     monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", M * N * K)
     # Triton's interpreter is slow, and this clock is exact.
     monkeypatch.setattr(products, "MAX_REPEATS", 1)

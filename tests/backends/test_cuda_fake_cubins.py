@@ -6,7 +6,6 @@ code has, and not with what the emitter believes of them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,7 @@ def machine(monkeypatch: Any, tmp_path_factory: Any) -> Machine:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
     made = Machine()
     made.compiles = True
-    for name, module in made.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(compile_, "compile_source", made.compile_source)
-    return made
+    return made.install(monkeypatch)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,7 @@ X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 @pytest.fixture
 def on_gpu(monkeypatch: Any) -> array.Array:
-    machine = Machine()
-    for name, module in machine.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
+    Machine().install(monkeypatch)
     made, real = cuda.CudaBackend(), backend_.get
     monkeypatch.setattr(backend_, "get", lambda name: made if name == "cuda" else real(name))
     return array.Array(ArrayType(X.shape, dtypes.float32), (made.put(X, DEVICE),), sharding.on_one(DEVICE))

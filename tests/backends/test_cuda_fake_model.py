@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ pytest.importorskip("triton")
 
 import infini as inf
 from infini.backends import cuda
-from infini.compiler.triton import compile as compile_
 from infini.core import backend as backend_
 from infini.perf import contestants, limits
 from infini.perf.workload import Workload
@@ -34,10 +32,7 @@ CONFIG = gpt.Config(
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: Any) -> Any:
     """The device `cuda` is the stand-in."""
-    made, real = Machine(), backend_.get
-    for name, module in made.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(compile_, "compile_source", made.compile_source)
+    made, real = Machine().install(monkeypatch), backend_.get
     backend = cuda.CudaBackend()
     monkeypatch.setattr(backend_, "get", lambda name: backend if name == "cuda" else real(name))
     backend_.forget_default_device()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ import infini as inf  # after the skip
 from infini import lax
 from infini.backends import cuda
 from infini.backends.reference import interpreter
-from infini.compiler.triton import compile as compile_
 from infini.core import trace
 from infini.core.backend import CompileOptions, Device
 from infini.core.ir import ArrayType
@@ -26,10 +24,7 @@ DEVICE = Device("cuda", 0)
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> cuda.CudaBackend:
-    machine = Machine()
-    for name, module in machine.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(compile_, "compile_source", machine.compile_source)
+    Machine().install(monkeypatch)
     return cuda.CudaBackend()
 
 

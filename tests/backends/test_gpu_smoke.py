@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,11 @@ import pytest
 pytest.importorskip("triton")
 
 from bench import gpu_smoke
-from infini.compiler.triton import compile as compile_
 from tests.backends.fake_cupy import Machine
 
 
 def test_every_check_passes_and_is_recorded(monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
-    machine = Machine()
-    for name, module in machine.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(compile_, "compile_source", machine.compile_source)
+    machine = Machine().install(monkeypatch)
     assert gpu_smoke.main(["--small", "--results", str(tmp_path)]) == 0, capsys.readouterr().out
     (path,) = tmp_path.iterdir()
     (run,) = json.loads(path.read_text())

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from typing import Any
 
 import numpy as np
@@ -56,13 +55,10 @@ def test_folded_grids_compile(name: str, how: str, monkeypatch: Any, tmp_path_fa
 
 @pytest.mark.parametrize("name", g.PROGRAMS)
 def test_results_are_the_oracles(name: str, monkeypatch: Any, rng: np.random.Generator) -> None:
-    compile_ = pytest.importorskip("infini.compiler.triton.compile")
+    pytest.importorskip("infini.compiler.triton.compile")
     from tests.backends.fake_cupy import Machine  # which loads Triton
 
-    machine = Machine()
-    for module, stand_in in machine.modules().items():
-        monkeypatch.setitem(sys.modules, module, stand_in)
-    monkeypatch.setattr(compile_, "compile_source", machine.compile_source)
+    Machine().install(monkeypatch)
     golden = g.PROGRAMS[name]
     arrays, program, backend = g.operands(golden, rng), g.program(golden), cuda.CudaBackend()
     executable = backend.compile(program, CompileOptions())

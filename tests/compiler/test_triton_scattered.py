@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,11 @@ from tests.tile.scatter_kernels import DTYPES, UFUNCS, draw, wanted
 
 def by_triton(monkeypatch: Any, function: Any, *arrays: np.ndarray, **static: Any) -> list[np.ndarray]:
     """Results of a kernel."""
-    compile_ = pytest.importorskip("infini.compiler.triton.compile")
+    pytest.importorskip("infini.compiler.triton.compile")
     from infini.backends import cuda
     from tests.backends.fake_cupy import Machine  # which loads Triton
 
-    machine = Machine()
-    for module, stand_in in machine.modules().items():
-        monkeypatch.setitem(sys.modules, module, stand_in)
-    monkeypatch.setattr(compile_, "compile_source", machine.compile_source)
+    Machine().install(monkeypatch)
     program = function.as_program([ArrayType(x.shape, x.dtype) for x in arrays], **static)
     backend, device = cuda.CudaBackend(), Device("cuda", 0)
     found = backend.compile(program, CompileOptions())([backend.put(x, device) for x in arrays])

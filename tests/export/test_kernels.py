@@ -17,7 +17,6 @@ from infini import lax, tile
 from infini.backends import cuda
 from infini.backends.cpu import ahead, processor
 from infini.compiler.llvm import target as target_
-from infini.compiler.triton import compile as compile_
 from infini.core import backend as backend_, dtypes, errors
 from infini.core.backend import Device
 from infini.core.ir import ArrayType
@@ -279,10 +278,7 @@ def test_a_type_in_the_place_of_a_signature_is_refused(folder: Path) -> None:
 def machine(monkeypatch: Any) -> Iterator[Machine]:
     """Two GPUs of capability 9.0 that are none."""
     pytest.importorskip("triton", reason="Triton is not installed")
-    made = Machine()
-    for name, module in made.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(compile_, "compile_source", made.compile_source)
+    made = Machine().install(monkeypatch)
     fake = cuda.CudaBackend()
     get = backend_.get
     monkeypatch.setattr(backend_, "get", lambda name: fake if name == "cuda" else get(name))

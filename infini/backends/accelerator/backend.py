@@ -19,6 +19,7 @@ from infini.compiler.triton.source import SIGNATURE_NAMES
 from infini.compiler.triton.target import GENERIC, Target
 from infini.core import backend as backend_, errors, ir, primitive
 from infini.core.backend import CompileOptions, Device
+from infini.lax import linalg
 
 
 class AcceleratorBackend(abc.ABC):
@@ -163,6 +164,7 @@ class AcceleratorBackend(abc.ABC):
             has_route=has_route,
             routes=ROUTES,
             inlined=inline.CALLS,
+            library=linalg.NAMES,
         )
 
     def memory_stats(self, device: Device) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """From a fused program to steps of launches: the counterpart of the CPU's table of routes.
 
-Tasks of a phase are `Launch`es and `Product`s. An operation that is neither in the table nor fusable is
-decomposed by the pipeline, and refused there when it has no decomposition.
+Tasks of a phase are `Launch`es and `Product`s; matrices are factored on the host, by NumPy. An operation that
+is neither in the table nor fusable is decomposed by the pipeline, and refused there when it has no
+decomposition.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from infini.backends.accelerator.products import Products
 from infini.backends.accelerator.tasks import Launch
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step
 from infini.compiler.triton import lower as triton, naming
 from infini.compiler.triton.target import GENERIC, Target
-from infini.core import ir
+from infini.core import host, ir, primitive
 from infini.core.ir import ArrayType, Equation, Program, Var
-from infini.lax import contraction, indexing
+from infini.lax import contraction, indexing, linalg
 from infini.tile.program import Kernel
 
 
@@ -33,7 +36,11 @@ class Context:
 
 
 Route = Callable[[Equation, Context], list[Step]]
-has_route = triton.has_route
+
+
+def has_route(equation: Equation) -> bool:
+    """Whether an equation is lowered as it is, alone or inside a kernel."""
+    return equation.op.name in linalg.NAMES or triton.has_route(equation)
 
 
 def lower(program: Program, products: Products, target: Target = GENERIC) -> Block:
@@ -156,9 +163,23 @@ def _callback(equation: Equation, context: Context) -> list[Step]:
     return [HostCall(function, equation.inputs, equation.outputs, equation.where)]
 
 
+def _factored(equation: Equation, context: Context) -> list[Step]:
+    """An operation of `lax.linalg`: no vendor's library for these is common, and none is in every driver."""
+    rule, attrs = equation.op.rule(primitive.REFERENCE), equation.attrs
+
+    def factored(*arrays: np.ndarray) -> Sequence[np.ndarray]:
+        found = rule(*arrays, **attrs)
+        return (found,) if isinstance(found, np.ndarray) else found
+
+    factored.__name__ = equation.op.name
+    function = host.register(factored, key=("factored", equation.op, attrs))
+    return [HostCall(function, equation.inputs, equation.outputs, equation.where)]
+
+
 _UPDATES: Final = frozenset({*indexing.KINDS, "dynamic_update_slice"})
 ROUTES: Final[dict[str, Route]] = {
     **dict.fromkeys(sorted(triton.ROUTES), _emitted),
+    **dict.fromkeys(sorted(linalg.NAMES), _factored),
     "kernel": _kernel,
     "dot": _dot,
     "reshape": _aliases,

@@ -13,7 +13,6 @@ from infini.compiler import dump, inspection, memory, ordering, pipeline, remate
 from infini.compiler.llvm import (
     fourier,
     layouts as llvm_layouts,
-    linear_algebra,
     lower,
     program as program_,
     target as target_,
@@ -27,6 +26,7 @@ from infini.compiler.steps import Alias, Block, Parameter, Phase, Place, Plan
 from infini.core import backend as backend_, config, errors, events, ir, primitive
 from infini.core.backend import CompileOptions
 from infini.core.layout import Layout
+from infini.lax import linalg
 
 _LARGE: Final = 64  # equations from which on functions are compiled while the rest is lowered
 
@@ -178,7 +178,7 @@ def route(program: ir.Program, op: primitive.Primitive) -> backend_.Route:
         has_route=lower.has_route,
         routes=lower.ROUTES,
         inlined=inline.CALLS,
-        library=linear_algebra.NAMES | fourier.NAMES,
+        library=linalg.NAMES | fourier.NAMES,
     )
 
 

@@ -24,7 +24,6 @@ from infini.compiler.steps import align
 from infini.core import dtypes
 from infini.core.ir import ArrayType, Attrs
 
-NAMES: Final = frozenset({"cholesky", "eig", "eigh", "lu", "qr", "svd", "triangular_solve"})
 MAX_TASKS: Final = 64  # each has memory of its own
 BLOCK: Final = 64  # columns that LAPACK treats together, at most
 FLOP_NS: Final = 0.2
