@@ -6,6 +6,7 @@ A program is written for global arrays; see `infini.sharding` for meshes and `in
 functions.
 """
 
+from infini.parallel import checkpoints as checkpoints
 from infini.parallel.explain import explain_sharding as explain_sharding
 from infini.parallel.processes import (
     initialize as initialize,
