@@ -1,4 +1,4 @@
-"""Checkpoints of split state: any mesh reads what any mesh wrote, and what is damaged is not taken for whole."""
+"""Checkpoints of split state: any mesh reads what any mesh wrote; what is damaged is not taken for whole."""
 
 from __future__ import annotations
 
