@@ -69,13 +69,15 @@ class CompileOptions:
 
     Args:
         donated: numbers of parameters whose buffers the program may reuse for results.
-        donation: `require` makes it an error when a donated buffer cannot be reused.
+        donation: `require` makes it an error when a donated buffer cannot be reused, `allow` a warning, and
+            `offer` is silent.
         extents: pairs (parameter, (parameter, dimension), ...): the int32 scalar that bounds these
             dimensions at run time.
         mesh: axes over which the program, written for global shapes, is split; None for one device.
         in_specs: for each parameter how it is split over the mesh (a `P`), or None to let the
             partitioner choose.
         deterministic: fixed reduction splits that do not depend on batch neighbours; nothing is measured.
+            Sums over a mesh are taken in the order of its devices, so how they travel does not show.
         choices: pairs (question, candidate) that were chosen before, see `Chooses`; they are taken as they
             are, and what the program does not ask is ignored.
         in_layouts: for each parameter how its memory is laid out, None for row-major; all are when it is
@@ -83,7 +85,7 @@ class CompileOptions:
     """
 
     donated: tuple[int, ...] = ()
-    donation: Literal["allow", "require"] = "allow"
+    donation: Literal["allow", "require", "offer"] = "allow"
     extents: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = ()
     mesh: AbstractMesh | None = None
     in_specs: tuple[tuple[AxisEntry, ...] | None, ...] = ()
@@ -127,6 +129,15 @@ class Chooses(Protocol):
     """
 
     choices: tuple[tuple[str, str], ...]  # (question, candidate), in the order of the program
+
+
+@runtime_checkable
+class Reuses(Protocol):
+    """What an executable may offer besides: what became of the buffers that were donated to it."""
+
+    @property
+    def reused(self) -> frozenset[int]:
+        """Numbers of the donated parameters whose memory a result has."""
 
 
 class Backend(Protocol):

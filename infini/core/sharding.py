@@ -22,6 +22,7 @@ from infini.core.mesh import (
     entry_axes,
     shard_index,
     shard_shape,
+    unreduced_axes,
 )
 
 __all__ = [
@@ -90,6 +91,40 @@ class Mesh:
     def local_ranks(self) -> tuple[int, ...]:
         """Ranks of the devices that this process holds."""
         return tuple(rank for rank, d in enumerate(self.flat_devices) if d.backend.owns(d))
+
+    def at(self, axis: str, index: int) -> Mesh:
+        """The devices at one index of an axis, as a mesh without that axis.
+
+        Devices of other processes may be all there is: then `local_ranks` is empty, and arrays of that mesh
+        have no parts here.
+
+        Args:
+            axis: name of an axis.
+            index: place along it, from 0.
+
+        Raises:
+            ValueMismatchError: the mesh has no such axis.
+            IndexOutOfRangeError: the axis is shorter.
+
+        Example:
+            >>> import infini as inf, infini.sharding
+            >>> with inf.config(device="reference", cpu_devices=4):
+            ...     inf.sharding.make_mesh((2, 2), ("pp", "dp")).at("pp", 1)
+            Mesh({'dp': 2})
+        """
+        if axis not in self.axis_names:
+            raise errors.ValueMismatchError(
+                f"the mesh has no axis {axis!r}", got=repr(self), expected=", ".join(self.axis_names)
+            )
+        if index not in range(self.shape[axis]):
+            raise errors.IndexOutOfRangeError(
+                f"axis {axis!r} of the mesh has no index {index}",
+                got=repr(self),
+                expected=f"0 to {self.shape[axis] - 1}",
+            )
+        number = self.axis_names.index(axis)
+        devices = np.moveaxis(self.devices, number, 0)[index : index + 1]
+        return Mesh(devices.reshape(devices.shape[1:]), tuple(n for n in self.axis_names if n != axis))
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -186,7 +221,8 @@ def on_one(device: backend.Device) -> SingleDeviceSharding:
 
 @dataclass(frozen=True, slots=True)
 class NamedSharding:
-    """An array split over a mesh as `spec` says; dimensions beyond `spec` are whole.
+    """An array split over a mesh as `spec` says; dimensions beyond `spec` are whole. Along unreduced axes of
+    `spec` devices hold terms, and the array is their sum.
 
     Raises:
         ValueMismatchError: `spec` names an axis the mesh has not, or one twice.
@@ -197,7 +233,8 @@ class NamedSharding:
 
     def __post_init__(self) -> None:
         used = [name for entry in self.spec for name in entry_axes(entry)]
-        unknown = [name for name in used if name not in self.mesh.axis_names]
+        named = (*used, *sorted(unreduced_axes(self.spec)))
+        unknown = [name for name in named if name not in self.mesh.axis_names]
         if unknown or len(set(used)) != len(used):
             raise errors.ValueMismatchError(
                 f"{self.spec!r} does not fit the mesh",

@@ -50,7 +50,7 @@ def describe(program: ir.Program, found: partition.Partitioned) -> str:
         ("result", program.out_types, found.out_specs),
     ):
         lines += [
-            f"  {title} {i}: {t} {mesh_.P(*s)!r}" for i, (t, s) in enumerate(zip(types, specs, strict=True))
+            f"  {title} {i}: {t} {mesh_.as_p(s)!r}" for i, (t, s) in enumerate(zip(types, specs, strict=True))
         ]
     totals = Counter((c.name, c.axes) for c in found.collectives)
     lines += [f"  {count} x {name} over {', '.join(axes)}" for (name, axes), count in sorted(totals.items())]

@@ -111,7 +111,14 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
         buffer = execute.on_device(array, where.device)
         return Array(array.type, (buffer,), where, weak=array.weak, committed=True)
     placement.check_spec(array.type, where.mesh.abstract, where.spec)
-    if isinstance(array.sharding, NamedSharding) and array.sharding.mesh == where.mesh:
+    if any(entry == mesh.UNCONSTRAINED for entry in where.spec):
+        raise errors.ValueMismatchError(
+            "device_put needs a placement of every dimension",
+            got=repr(where.spec),
+            fix="P.UNCONSTRAINED is for shard, jit and with_sharding_constraint; write None or an axis",
+        )
+    is_on_mesh = isinstance(array.sharding, NamedSharding) and array.sharding.mesh == where.mesh
+    if is_on_mesh or where.spec.unreduced:
         return _respread(array, where)
     return Array(array.type, execute.shards(array, where), where, weak=array.weak, committed=True)
 

@@ -31,6 +31,8 @@ def shard(
         mesh: devices with named axes.
         in_specs: a `P` for every argument, or a tuple with one tree of `P` (a prefix) per argument; None
             leaves the choice to the partitioner, which takes arrays that are on the mesh already as they are.
+            So does `P.UNCONSTRAINED` for one dimension. `P(unreduced={"data"})` are terms of a sum over an
+            axis, as in `out_specs`: gradients of several calls are added before they are summed over devices.
         out_specs: the same for the result.
         **options: options of `jit`.
 
@@ -126,6 +128,15 @@ def _apply(
 
 def _leaf_specs(specs: Specs, x: Any, what: str) -> list[tuple[mesh.AxisEntry, ...]]:  # Any: a pytree
     """One spec per leaf from a tree that is a prefix; None stands for `P()`."""
+    given = tree.leaves(specs, is_leaf=lambda s: s is None or isinstance(s, PartitionSpec))
+    for spec in given:
+        if isinstance(spec, PartitionSpec) and (spec.unreduced or mesh.UNCONSTRAINED in spec):
+            raise errors.ValueMismatchError(
+                f"shard_map: {what} say how every part lies",
+                got=repr(spec),
+                expected="axis names and None",
+                fix="add terms up with lax.psum, and write None for whole dimensions",
+            )
     if isinstance(specs, PartitionSpec) or specs is None:
         return [tuple(specs or ())] * len(tree.leaves(x))
     leaves, treedef = tree.flatten(specs, is_leaf=lambda s: s is None or isinstance(s, PartitionSpec))

@@ -1,33 +1,25 @@
-"""Runs a per-device program on all devices of a mesh that this process holds, step by step.
-
-A piece runs on one device after another; an exchange takes the rows of all devices to a `Comm` and
-brings results back. The same walk serves simulated devices, where the comm is arithmetic, and MPI, where
-there is one row and the comm talks.
-"""
+"""A program for a mesh: its partition, its schedule, and the executables of its pieces. `walk` runs it."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from infini.backends.spmd import agreement, collectives, schedule as s
+from infini.backends.spmd import agreement, collectives, differences, donation, schedule as s, thread
 from infini.backends.spmd.lockstep import LockstepComm
+from infini.backends.spmd.ordered import OrderedComm
+from infini.backends.spmd.walk import Constants, Pieces, Walk
 from infini.compiler import partition
-from infini.core import backend as backend_, comm as comm_, config, errors, physical
-from infini.core.backend import Backend, Buffer, CompileOptions, Device, Executable
-from infini.core.ir import ArrayType, Program, Var
+from infini.core import backend as backend_, comm as comm_, config, errors, events, physical
+from infini.core.backend import Backend, Buffer, CompileOptions, Device
+from infini.core.ir import Program, Var
 from infini.core.layout import Layout
 from infini.core.mesh import AxisEntry
 
-Env: TypeAlias = dict[Var, list[Buffer]]  # one buffer per device of this process
 Row: TypeAlias = tuple[Buffer, ...]
-Pieces: TypeAlias = dict[int, Executable]  # by id of the piece
 
 
 class SpmdExecutable:
@@ -43,7 +35,7 @@ class SpmdExecutable:
         self.partitioned = partitioned
         self.in_specs: tuple[tuple[AxisEntry, ...], ...] = partitioned.in_specs
         self.out_specs: tuple[tuple[AxisEntry, ...], ...] = partitioned.out_specs
-        self.schedule = s.cut(partitioned.program)
+        self.schedule = s.cut(partitioned.program, options.donated)
         self._backend = backend
         self._options = options
         self._knobs = {knob.name: config.get(knob.name) for knob in config.KNOBS.values() if knob.in_key}
@@ -52,35 +44,42 @@ class SpmdExecutable:
         self._pieces = self._compiled(options.choices, is_measured=is_alone)
         self._asks = not is_alone and bool(_choices_of(self._pieces))
         self._agreed: dict[agreement.Owners, Pieces] = {}
+        self._constants: dict[tuple[Any, ...], Constants] = {}  # by devices
+        donation.check(self.schedule, options, self._pieces)
 
     @functools.cached_property
-    def key(self) -> str:
-        """What identifies the program to the other processes of a job."""
-        parts = (self.partitioned.program.fingerprint, self._options, sorted(self._knobs.items()))
-        return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
+    def subject(self) -> differences.Subject:
+        """What has to be the same in the other processes of a job."""
+        options, knobs = (f"options.{f.name}" for f in dataclasses.fields(self._options)), self._knobs
+        values = (repr(getattr(self._options, f.name)) for f in dataclasses.fields(self._options))
+        facts = [
+            *zip(options, values, strict=True),
+            *((f"INFINI_{name.upper()}", repr(value)) for name, value in sorted(knobs.items())),
+            ("number of measured choices", str(len(_choices_of(self._pieces)) if self._asks else 0)),
+        ]
+        return differences.Subject(self.partitioned.program, tuple(facts))
 
     def _compiled(self, choices: agreement.Choices, *, is_measured: bool) -> Pieces:
         """Executables of the pieces, with the knobs of the time when the program was compiled."""
         knobs = self._knobs if is_measured else {**self._knobs, "tune": "off"}
         pieces: Pieces = {}
         with config.config(**knobs):
-            params = self.partitioned.program.params
-            self._compile(self.schedule, {params[i] for i in self._options.donated}, choices, pieces)
+            self._compile(self.schedule, choices, pieces)
         return pieces
 
-    def _compile(
-        self, schedule: s.Schedule, donated: set[Var], choices: agreement.Choices, pieces: Pieces
-    ) -> None:
-        for step, dead in zip(schedule.steps, schedule.dead, strict=True):
+    def _compile(self, schedule: s.Schedule, choices: agreement.Choices, pieces: Pieces) -> None:
+        for step, given in zip(schedule.steps, schedule.given, strict=True):
             if isinstance(step, s.Piece):
-                given = tuple(i for i, v in enumerate(step.inputs) if v in donated and v in dead)
                 options = CompileOptions(
-                    donated=given, deterministic=self._options.deterministic, choices=choices
+                    donated=tuple(i for i, v in enumerate(step.inputs) if v in given),
+                    donation="offer",
+                    deterministic=self._options.deterministic,
+                    choices=choices,
                 )
                 pieces[id(step)] = self._backend.compile(step.program, options)
             elif isinstance(step, s.Structured):
                 for body in step.bodies:
-                    self._compile(body, set(), choices, pieces)
+                    self._compile(body, choices, pieces)
 
     def _pieces_for(self, owners: agreement.Owners, comm: comm_.Comm) -> Pieces:
         """The pieces with the choices of these processes; see `agreement`.
@@ -88,7 +87,7 @@ class SpmdExecutable:
         Raises:
             CollectiveError: this process asks other questions than rank 0.
         """
-        if not self._asks:
+        if comm_.processes().count == 1:
             return self._pieces
         found = self._agreed.get(owners)
         if found is None:
@@ -98,8 +97,11 @@ class SpmdExecutable:
     def _agree(self, owners: agreement.Owners, comm: comm_.Comm) -> Pieces:
         given = self._options.choices
         if len(set(owners)) == 1:
-            return self._compiled(given, is_measured=True)
+            return self._compiled(given, is_measured=True) if self._asks else self._pieces
         if not s.always_meets(self.schedule, self.partitioned.mesh.shape):
+            return self._pieces
+        if not self._asks:
+            agreement.agree(comm, owners, self.subject, None)
             return self._pieces
         mine: list[Pieces] = []
 
@@ -107,7 +109,7 @@ class SpmdExecutable:
             mine.append(self._compiled(given, is_measured=True))
             return _choices_of(mine[0])
 
-        choices = agreement.agree(comm, owners, self.key, make)
+        choices = agreement.agree(comm, owners, self.subject, make)
         pieces = mine[0] if mine else self._compiled(choices, is_measured=False)
         if _choices_of(pieces) != choices:
             raise errors.CollectiveError(
@@ -128,10 +130,12 @@ class SpmdExecutable:
             raise errors.DeviceError(
                 "a program for a mesh cannot run on one device", got=str(self.partitioned.mesh.shape)
             )
-        return self._run([inputs], (0,), LockstepComm(1), [None], self._pieces)[0]
+        return self._run([inputs], (0,), LockstepComm(1), (None,), self._pieces)[0]
 
     def run_spmd(self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]) -> list[Row]:
-        """Results on every device of this process, in mesh order."""
+        """Results on every device of this process, in mesh order. A list of inputs is emptied, so that they
+        are freed when they are dead.
+        """
         job = comm_.processes()
         owners = tuple(device.process_index for device in devices)
         ranks = tuple(rank for rank, device in enumerate(devices) if device.process_index == job.index)
@@ -141,7 +145,7 @@ class SpmdExecutable:
             assert job.launcher is not None, "devices of other processes exist in a job only"
             comm = job.launcher.comm(owners)
         return self._run(
-            inputs, ranks, comm, [devices[rank] for rank in ranks], self._pieces_for(owners, comm)
+            inputs, ranks, comm, tuple(devices[rank] for rank in ranks), self._pieces_for(owners, comm)
         )
 
     def _run(
@@ -149,11 +153,23 @@ class SpmdExecutable:
         inputs: Sequence[Sequence[Buffer]],
         ranks: tuple[int, ...],
         comm: comm_.Comm,
-        devices: Sequence[Any],
+        devices: tuple[Any, ...],  # Any: a Device, or None for one that nothing is moved to
         pieces: Pieces,
     ) -> list[Row]:
-        walk = _Walk(self._backend, pieces, collectives.Mesh(self.partitioned.mesh, ranks), comm, devices)
+        # Devices of one process always add up in one order.
+        is_ordered = self._options.deterministic and len(ranks) < self.partitioned.mesh.size
+        walk = Walk(
+            self._backend,
+            pieces,
+            collectives.Mesh(self.partitioned.mesh, ranks),
+            OrderedComm(comm) if is_ordered else comm,
+            exchanger=exchanger_of(comm),
+            devices=devices,
+            constants=self._constants.setdefault(devices, {}),
+        )
         columns = [list(column) for column in zip(*inputs, strict=True)]
+        if isinstance(inputs, list):
+            inputs.clear()
         results = walk.run(self.schedule, columns)
         return [tuple(column[i] for column in results) for i in range(len(ranks))]
 
@@ -194,6 +210,16 @@ class SpmdExecutable:
         return total
 
 
+def exchanger_of(comm: comm_.Comm) -> thread.Exchanger:
+    """Where the exchanges of a comm are made."""
+    if not isinstance(comm, comm_.Overlaps):
+        return thread.IMMEDIATE
+    if comm.may_overlap:
+        return thread.shared()
+    events.emit("exchanges-alone", "MPI takes calls of one thread only: nothing is computed beside exchanges")
+    return thread.IMMEDIATE
+
+
 def _choices_of(pieces: Pieces) -> agreement.Choices:
     """Choices of all pieces in the order of the program; one question has one answer."""
     made = (piece.choices for piece in pieces.values() if isinstance(piece, backend_.Chooses))
@@ -202,101 +228,6 @@ def _choices_of(pieces: Pieces) -> agreement.Choices:
 
 def _listed(choices: agreement.Choices) -> str:
     return "; ".join(f"{key}: {name}" for key, name in choices) or "none"
-
-
-class _Walk:
-    """One run of a schedule."""
-
-    def __init__(
-        self,
-        backend: Backend,
-        pieces: Pieces,
-        mesh: collectives.Mesh,
-        comm: comm_.Comm,
-        devices: Sequence[Device],
-    ) -> None:
-        self.backend, self.pieces, self.mesh, self.comm, self.devices = backend, pieces, mesh, comm, devices
-
-    def run(self, schedule: s.Schedule, arguments: Sequence[list[Buffer]]) -> list[list[Buffer]]:
-        """Results of a schedule, one column of buffers per result."""
-        env: Env = dict(zip(schedule.program.params, arguments, strict=True))
-        for var, constant in schedule.consts:
-            env[var] = self.put([constant.array] * len(self.devices))
-        for step, dead in zip(schedule.steps, schedule.dead, strict=True):
-            operands = [env[v] for v in step.inputs]
-            env.update(zip(step.outputs, self.apply(step, operands), strict=True))
-            for var in dead:
-                env.pop(var, None)
-        return [env[v] for v in schedule.program.results]
-
-    def apply(self, step: s.Step, operands: list[list[Buffer]]) -> list[list[Buffer]]:
-        """Results of one step."""
-        if isinstance(step, s.Piece):
-            execute = self.pieces[id(step)]
-            rows = [execute([column[i] for column in operands]) for i in range(len(self.devices))]
-            return [list(column) for column in zip(*rows, strict=True)]
-        if isinstance(step, s.Exchange):
-            hosts = [self.get(column, v.type) for column, v in zip(operands, step.inputs, strict=True)]
-            found = collectives.run(step.equation, hosts[0] if hosts else [], self.mesh, self.comm)
-            return [self.put(found)]
-        return STRUCTURED[step.equation.op.name](self, step, operands)
-
-    def get(self, column: Sequence[Buffer], type_: ArrayType) -> list[np.ndarray]:
-        """Buffers of all devices as host arrays."""
-        return [self.backend.get(buffer, type_) for buffer in column]
-
-    def put(self, rows: Sequence[np.ndarray]) -> list[Buffer]:
-        """Host arrays, one per device, as buffers."""
-        return [
-            self.backend.put(np.asarray(row), device) for row, device in zip(rows, self.devices, strict=True)
-        ]
-
-
-# --- loops and branches with communication inside ----------------------------------------------
-
-
-def _scan(walk: _Walk, step: s.Structured, operands: list[list[Buffer]]) -> list[list[Buffer]]:
-    attrs, (body,) = step.equation.attrs, step.bodies
-    first, second = attrs["num_consts"], attrs["num_consts"] + attrs["num_carry"]
-    consts, carry, length = operands[:first], operands[first:second], attrs["length"]
-    types = [v.type for v in step.inputs[second:]]
-    xs = [walk.get(column, t) for column, t in zip(operands[second:], types, strict=True)]
-    y_types = body.program.out_types[attrs["num_carry"] :]
-    ys = [[np.empty((length, *t.shape), t.dtype) for _ in walk.devices] for t in y_types]
-    for i in reversed(range(length)) if attrs["reverse"] else range(length):
-        slices = [walk.put([row[i] for row in rows]) for rows in xs]
-        results = walk.run(body, [*consts, *carry, *slices])
-        carry = results[: len(carry)]
-        for stacked, column, type_ in zip(ys, results[len(carry) :], y_types, strict=True):
-            for row, host in zip(stacked, walk.get(column, type_), strict=True):
-                row[i] = host
-    return [*carry, *(walk.put(rows) for rows in ys)]
-
-
-def _cond(walk: _Walk, step: s.Structured, operands: list[list[Buffer]]) -> list[list[Buffer]]:
-    (index, *_) = walk.get(operands[0], step.inputs[0].type)
-    chosen = step.bodies[int(np.clip(int(index), 0, len(step.bodies) - 1))]
-    return walk.run(chosen, operands[1:])
-
-
-def _while(walk: _Walk, step: s.Structured, operands: list[list[Buffer]]) -> list[list[Buffer]]:
-    attrs = step.equation.attrs
-    bodies = dict(zip(map(id, step.equation.programs), step.bodies, strict=True))
-    condition, body = bodies[id(attrs["cond"])], bodies[id(attrs["body"])]
-    first, second = attrs["num_cond_consts"], attrs["num_cond_consts"] + attrs["num_body_consts"]
-    carry = operands[second:]
-    while True:
-        (predicate,) = walk.run(condition, [*operands[:first], *carry])
-        if not bool(walk.get(predicate, condition.program.out_types[0])[0]):
-            return carry
-        carry = walk.run(body, [*operands[first:second], *carry])
-
-
-STRUCTURED: dict[str, Callable[[_Walk, s.Structured, list[list[Buffer]]], list[list[Buffer]]]] = {
-    "scan": _scan,
-    "cond": _cond,
-    "while": _while,
-}
 
 
 def compile(backend: Backend, program: Program, options: CompileOptions) -> SpmdExecutable:

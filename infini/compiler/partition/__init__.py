@@ -14,17 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infini.compiler.partition import (
+    loops as loops,  # it and `structured` fill the table of `local`
     placement as p,
-    structured as structured,  # fills the table of `local`
+    structured as structured,
 )
 from infini.compiler.partition.local import Block, Local
-from infini.compiler.partition.placement import Placement
+from infini.compiler.partition.placement import Dims, Placement
 from infini.compiler.partition.prepare import prepare
 from infini.compiler.partition.propagate import Plan, fixed_placements
 from infini.compiler.partition.reshard import Collective, Mover
 from infini.core import check, config, errors, trace
-from infini.core.ir import Program
+from infini.core.ir import ArrayType, Program, Var
 from infini.core.mesh import AbstractMesh, AxisEntry, shard_shape
+from infini.core.primitive import Signature
 
 Spec = tuple[AxisEntry, ...]
 
@@ -61,20 +63,29 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     for param, spec in zip(flat.params, given, strict=True):
         if spec is not None:
             shard_shape(param.type.shape, spec, mesh)
-            fixed[param] = p.from_spec(spec, param.type.ndim)
+            fixed[param] = p.asked(spec, param.type.ndim, mesh)
     plan = Plan(mesh, fixed)
     plan.run(flat)
+    waiting = {v: asked.partial for v, asked in fixed.items()}
     staging = trace.Staging(None)
     mover = Mover(mesh, staging)
     params = [staging.parameter(p.local_type(v.type, plan[v], mesh)) for v in flat.params]
     with trace.running(staging):
         block = Block(flat, plan, mover)
-        found = block.run([Local(x, Placement(plan[v])) for x, v in zip(params, flat.params, strict=True)])
+        block.sums.update(_as_parameters(flat, plan))
+        found = block.run(
+            [
+                Local(x, Placement(plan[v], waiting.get(v, ())))
+                for x, v in zip(params, flat.params, strict=True)
+            ]
+        )
         results = []
         for var, local in zip(flat.results, found, strict=True):
-            target = plan[var] if local.placement.partial or var in fixed else local.placement.dims
-            value = mover.reshard(local.value, local.placement, target, "a result")
-            results.append((staging.var(value), p.to_spec(target)))
+            dims = local.placement.dims
+            if var in fixed or local.placement.partial:
+                dims = block.summed(var, local.placement)
+            target = Placement(dims, waiting.get(var, ()))
+            results.append((staging.var(block.moved(local, target, "a result")), target))
     staging.is_closed = True
     per_device = staging.builder.build(
         [x.variable for x in params], [v for v, _ in results], name=program.name
@@ -84,10 +95,52 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     return Partitioned(
         per_device,
         mesh,
-        tuple(p.to_spec(plan[v]) for v in flat.params),
-        tuple(spec for _, spec in results),
+        tuple(p.to_spec(plan[v], waiting.get(v, ())) for v in flat.params),
+        tuple(p.to_spec(target.dims, target.partial) for _, target in results),
         tuple(mover.collectives),
     )
+
+
+def _as_parameters(program: Program, plan: Plan) -> dict[Var, Dims]:
+    """Where results that are sums over devices may go when nobody asked: as parameters of their type are
+    split, so that the gradient of a parameter is scattered to where the parameter is. The results of a type
+    go with its parameters in turn when they are equally many, else with all of them when these are split
+    alike.
+    """
+    params: dict[ArrayType, list[Dims]] = {}
+    results: dict[ArrayType, list[Var]] = {}
+    for var in program.params:
+        params.setdefault(var.type, []).append(plan[var])
+    given = {*program.params, *plan.fixed}
+    for var in dict.fromkeys(program.results):
+        if var not in given:
+            results.setdefault(var.type, []).append(var)
+    found: dict[Var, Dims] = {}
+    for type_, variables in results.items():
+        wanted = params.get(type_, [])
+        if len(set(wanted)) == 1:
+            wanted = wanted[:1] * len(variables)
+        if len(wanted) == len(variables):
+            found.update(zip(variables, wanted, strict=True))
+    # What a result is made of element by element goes where it goes: a gradient before it is clipped. So do
+    # the rows that a scan stacks: the gradients of the layers of a model.
+    for equation in reversed(program.equations):
+        if equation.op.name == "scan":
+            first, rows = equation.attrs["num_carry"], equation.attrs["body"].results
+            for outer, inner in zip(equation.outputs[first:], rows[first:], strict=True):
+                if outer in found and not found[outer][0]:
+                    found.setdefault(inner, found[outer][1:])
+            continue
+        dims = found.get(equation.outputs[0]) if len(equation.outputs) == 1 else None
+        if (
+            dims is not None
+            and isinstance(equation.op.signature, Signature)
+            and not equation.op.signature.letters
+        ):
+            for var in equation.inputs:
+                if var.type.shape == equation.output.type.shape and var not in given:
+                    found.setdefault(var, dims)
+    return found
 
 
 def _check_meshes(program: Program, mesh: AbstractMesh) -> None:
