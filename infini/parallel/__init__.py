@@ -6,7 +6,7 @@ A program is written for global arrays; see `infini.sharding` for meshes and `in
 functions.
 """
 
-from infini.parallel import recipes as recipes, schedules as schedules
+from infini.parallel import checkpoints as checkpoints, recipes as recipes, schedules as schedules
 from infini.parallel.explain import explain_sharding as explain_sharding
 from infini.parallel.pipelines import Pipeline as Pipeline, pipeline as pipeline
 from infini.parallel.processes import (

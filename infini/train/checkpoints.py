@@ -1,34 +1,24 @@
-"""Checkpoints of a run: folders that appear whole or not at all, and are checked before they are used.
+"""Checkpoints of a run: `infini.parallel.checkpoints` with the position in the run, and its configuration.
 
-    checkpoints/step-00000200/{state.safetensors, config.toml, manifest.json}
+    checkpoints/step-00000200/{part-00000.safetensors, config.toml, index.msgpack}
 
-The manifest holds the position in the run and the SHA-256 of the other files. A folder without a manifest, or
-whose files are not what it says, is passed by. Nothing is unpickled: the state's structure is that of a fresh
-one, and its arrays have the names of their places in it.
+Every process of the run takes part, and writes beside the steps. Checkpoints of one `state.safetensors`, as
+earlier versions wrote them, are read as well.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import infini as inf
-import infini.numpy as inp
-from infini import io, tree, tree_util
+from infini import io
 from infini.core import errors
-from infini.io import folders
+from infini.parallel import checkpoints
 from infini.train.step import State
 
-STATE: Final = "state.safetensors"
 CONFIG: Final = "config.toml"
-MANIFEST: Final = "manifest.json"
-_FORMAT: Final = 1
-_NAME: Final = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +50,17 @@ class Position:
 class Checkpoint:
     """A whole checkpoint on disk."""
 
-    folder: Path
+    stored: checkpoints.Checkpoint
     position: Position
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return self.stored.folder
 
 
 class Store:
-    """The checkpoints of one run.
+    """The checkpoints of one run. Every process of the run has one and calls its methods with the others.
 
     Args:
         folder: where they lie; made when the first one is written.
@@ -85,130 +80,65 @@ class Store:
         self.folder = folder
         self._keep, self._config, self._on_skip = keep, config, on_skip
 
-    def save(self, state: State, position: Position) -> Path:
+    def save(self, state: State, position: Position, *, asynchronous: bool = False) -> checkpoints.Pending:
         """Write a checkpoint, then delete those that are too many.
 
+        Args:
+            state: the state after the step.
+            position: where the run stands; that of the first process counts.
+            asynchronous: return when the state is copied, so that the next step may donate it.
+
+        Returns:
+            The checkpoint on its way.
+
         Raises:
-            ValueMismatchError: it could not be written; the earlier ones are as they were.
+            CheckpointWriteError: it could not be written, or the one before it; whole ones are as they were.
         """
-        target = self.folder / f"step-{position.step:08}"
-        try:
-            with io.replacing_folder(target, may_replace=(STATE, CONFIG, MANIFEST)) as written:
-                io.write_tensors(written / STATE, _named(state))
-                (written / CONFIG).write_text(self._config, encoding="utf-8")
-                manifest = {
-                    "format": _FORMAT,
-                    "infini": inf.__version__,
-                    "position": asdict(position),
-                    "files": {name: _facts(written / name) for name in (STATE, CONFIG)},
-                }
-                (written / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise errors.ValueMismatchError(
-                f"the checkpoint of step {position.step} could not be written",
-                got=str(error),
-                expected=f"a folder with enough space at {self.folder}",
-                fix="make room, then go on with --resume: the checkpoints before it are whole",
-            ) from error
-        found = self._folders()
-        at = found.index(target)  # any after it are of a course that the run has left
-        for old in [*found[: max(at + 1 - self._keep, 0)], *found[at + 1 :]]:
-            folders.delete(old)
-        folders.sweep(self.folder)
-        return target
+        return checkpoints.save(
+            self.folder,
+            state,
+            asdict(position),
+            keep=self._keep,
+            asynchronous=asynchronous,
+            texts={CONFIG: self._config},
+        )
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole; None when there is none at all.
 
         Raises:
-            CorruptFileError: there are some, and none of them is whole.
+            CorruptFileError: there are some, and none of them is whole, or the newest is not of a run.
         """
-        found = self._folders()
-        for folder in reversed(found):
-            checkpoint, problem = _read(folder)
-            if checkpoint is not None:
-                return checkpoint
-            self._on_skip(f"{folder.name} is passed by: {problem}")
-        if found:
+        found = checkpoints.latest(self.folder, on_skip=self._on_skip)
+        if found is None:
+            return None
+        try:
+            return Checkpoint(found, Position(**found.position))
+        except TypeError as error:
             raise io.CorruptFileError(
-                "no checkpoint of this run is whole",
-                got=f"{len(found)} in {self.folder}, each damaged",
-                expected="at least one that is",
-                fix="start another run with another --out, or delete this one's folder",
-            )
-        return None
+                f"{found.folder.name} is no checkpoint of a run",
+                got=f"a position of {', '.join(map(repr, found.position))}",
+                expected="what `infini train` writes",
+                fix="name the folder of a run with --out",
+            ) from error
 
     def load(self, checkpoint: Checkpoint, like: State) -> State:
         """The state of a checkpoint.
 
         Args:
             checkpoint: which one.
-            like: a state of the same structure, arrays or their shapes and dtypes.
+            like: a state of the same structure, arrays or their types; their shardings say where arrays go.
 
         Raises:
             CorruptFileError: its arrays are not those of such a state.
         """
-        tensors = io.read_tensors(checkpoint.folder / STATE)
-        wanted = _named(like)
-        if differing := sorted(wanted.keys() ^ tensors.keys()):
+        try:
+            state: Any = checkpoints.load(checkpoint.stored, like)  # Any: a pytree of arrays
+        except (errors.ValueMismatchError, errors.TypeMismatchError) as error:
             raise io.CorruptFileError(
-                f"the checkpoint {checkpoint.folder.name} is of another model or optimizer",
-                got=f"{len(differing)} arrays that only one of them has, such as {differing[0]}",
+                f"the checkpoint is of another model or optimizer: {error.what}",
+                got=error.got,
+                expected=error.expected,
                 fix="use the configuration that the run was started with",
-            )
-
-        def read(
-            path: tuple[Any, ...], leaf: Any
-        ) -> inf.Array:  # Any: keys of the tree; an array or its type
-            name = _name(path)
-            found = tensors[name]
-            if found.shape != tuple(leaf.shape) or found.dtype != leaf.dtype:
-                raise io.CorruptFileError(
-                    f"{name} in the checkpoint {checkpoint.folder.name} has another type",
-                    got=f"{found.dtype}{list(found.shape)}",
-                    expected=f"{leaf.dtype}{list(leaf.shape)}",
-                    fix="use the configuration that the run was started with",
-                )
-            return inp.asarray(found, dtype=found.dtype)
-
-        return tree.map_with_path(read, like)
-
-    def _folders(self) -> list[Path]:
-        """Folders with the name of a checkpoint, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def _named(state: State) -> dict[str, Any]:  # Any: arrays, or their shapes and dtypes
-    """Leaves by the names of their places, such as `params/layers/0/mlp/up_proj`."""
-    return {_name(path): leaf for path, leaf in tree.flatten_with_path(state)[0]}
-
-
-def _name(path: tuple[Any, ...]) -> str:  # Any: keys of a tree
-    return tree_util.keystr(path, simple=True, separator="/")
-
-
-def _facts(file: Path) -> dict[str, Any]:  # Any: JSON
-    with file.open("rb") as handle:
-        return {
-            "bytes": file.stat().st_size,
-            "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
-        }
-
-
-def _read(folder: Path) -> tuple[Checkpoint | None, str]:
-    """A checkpoint, or why it is none."""
-    try:
-        manifest: Mapping[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))  # Any: JSON
-        if manifest["format"] != _FORMAT:
-            return None, f"it has the format {manifest['format']}, and this version reads {_FORMAT}"
-        for name, facts in manifest["files"].items():
-            if _facts(folder / name) != facts:
-                return None, f"{name} is damaged"
-        return Checkpoint(folder, Position(**manifest["position"])), ""
-    except FileNotFoundError as error:
-        return None, f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return None, f"{MANIFEST} is damaged ({error})"
+            ) from error
+        return state

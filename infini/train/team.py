@@ -40,7 +40,7 @@ class Team:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and speaks."""
+        """Whether this process is the one that speaks, and writes what all have."""
         return self.index == 0
 
     @property
@@ -69,6 +69,13 @@ class Team:
             return leaves
         place = NamedSharding(self.mesh, _WHOLE)
         return tree.map(lambda leaf: inf.device_put(leaf, place), leaves)
+
+    def types(self, leaves: Any) -> Any:  # Any: a tree of types of arrays
+        """Types of arrays that `whole` has placed."""
+        if self.mesh is None:
+            return leaves
+        place = NamedSharding(self.mesh, _WHOLE)
+        return tree.map(lambda leaf: leaf.update(sharding=place), leaves)
 
     def rows(self, own: np.ndarray) -> Any:  # Any: an array
         """One array of the rows that the processes have."""

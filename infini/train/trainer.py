@@ -2,7 +2,7 @@
 
 It prints nothing: each step is reported to a callback and, when asked, to a file of JSON lines that names
 everything needed to repeat the run (`{"event": "start" | "step" | "end", ...}`). Under `mpirun` the batch is
-shared out, and the first process alone writes files.
+shared out, each process writes its part of checkpoints, and the first one alone writes other files.
 """
 
 from __future__ import annotations
@@ -142,13 +142,14 @@ def train(
         ValueMismatchError: the text is too short or not the one of the checkpoint, the devices do not divide
             the batch, or as for `check`.
         CorruptFileError: there are checkpoints, and none can be used.
+        CheckpointWriteError: a checkpoint could not be written.
     """
     check(config, settings)
     team = team_.find()
     run = _Run(config, settings, tokens, held_out, tokens_name, team)
     found = run.start(params, checkpoints if is_resumed else None)
     if not team.is_first:
-        metrics_file = checkpoints = None
+        metrics_file = None
     with (
         measurements.writing(metrics_file, keep_bytes=found.position.metrics_bytes if found else 0) as file,
         interrupts.held_back() as is_asked_to_stop,
@@ -157,23 +158,32 @@ def train(
             run.held_out_before = run.held_out_loss()
             file.write(run.start_line())
         last, last_step = (found.folder, found.position.step) if found else (None, None)
+        pending = None
         with Prefetch(run.batches.at, start=run.clock.num_steps, stop=settings.num_steps) as ready:
             run.clock.start()
             while not run.must_stop(is_asked_to_stop()):
                 batch = next(ready)
                 report = run.step(batch, ready.wait_s)
-                number, is_last = run.clock.num_steps, run.clock.share_done >= 1.0
-                if settings.evaluate_every and number % settings.evaluate_every == 0 and not is_last:
+                number = run.clock.num_steps
+                is_evaluated = bool(settings.evaluate_every) and number % settings.evaluate_every == 0
+                is_saved = checkpoints is not None and number % settings.checkpoint_every == 0
+                if (is_evaluated or is_saved) and run.is_spent():
+                    is_evaluated = is_saved = False  # both come after the last step anyway
+                if is_evaluated:
                     with run.clock.paused():
                         report = replace(report, held_out_loss=run.held_out_loss())
                 file.write({"event": "step"} | {k: v for k, v in asdict(report).items() if v is not None})
                 on_step(report)
-                if checkpoints and number % settings.checkpoint_every == 0 and not is_last:
+                if checkpoints and is_saved:
                     with run.clock.paused():
-                        last, last_step = checkpoints.save(run.state, run.position(file.sync())), number
+                        position = run.position(file.sync())
+                        pending = checkpoints.save(run.state, position, asynchronous=True)
+                    last, last_step = pending.folder, number
         is_stopped = run.clock.share_done < 1.0
         if checkpoints and last_step != run.clock.num_steps:
-            last = checkpoints.save(run.state, run.position(file.sync()))
+            last = checkpoints.save(run.state, run.position(file.sync())).folder
+        elif pending is not None:
+            pending.wait()
         outcome = run.outcome("interrupt" if is_stopped else "budget", last)
         if not (is_stopped and checkpoints):  # a run that can be resumed has not ended
             file.write(_end_line(outcome))
@@ -242,7 +252,7 @@ class _Run:
                     expected=f"{name} {getattr(position, name)}, as in {found.folder}",
                     fix="name the same files, or start another run with another --out",
                 )
-        self.state = self._team.whole(store.load(found, inf.eval_shape(self._init, key)))
+        self.state = store.load(found, self._team.types(inf.eval_shape(self._init, key)))
         self.clock.resume(position.step, position.num_timed_steps, position.train_s)
         self.held_out_before = position.held_out_before
         return found
@@ -253,6 +263,11 @@ class _Run:
         """
         self.clock.train_s, is_any_asked = self._team.agree(self.clock.train_s, float(is_asked))
         return is_any_asked > 0.0 or self.clock.share_done >= 1.0
+
+    def is_spent(self) -> bool:
+        """Whether the budget is spent, by the clock of the slowest process; call it in all of them."""
+        (self.clock.train_s,) = self._team.agree(self.clock.train_s)
+        return self.clock.share_done >= 1.0
 
     def step(self, batch: np.ndarray, wait_s: float) -> StepReport:
         """Take a step."""

@@ -66,7 +66,7 @@ def test_train_fills_the_folder_of_a_run(trained: tuple[Path, Result], config: P
         "metrics.jsonl",
         *(
             f"checkpoints/step-00000003/{name}"
-            for name in ("config.toml", "manifest.json", "state.safetensors")
+            for name in ("config.toml", "index.msgpack", "part-00000.safetensors")
         ),
         *(
             f"model/{name}"
@@ -115,11 +115,12 @@ def test_train_says_which_checkpoint_cannot_be_used(config: Path, tmp_path: Path
     out = tmp_path / "run"
     options = ["--set", "run.checkpoint_every=1"]
     assert _run("train", "--config", config, "--out", out, *options).exit_code == 0
-    (out / "checkpoints" / "step-00000003" / "state.safetensors").write_bytes(b"")
+    part = out / "checkpoints" / "step-00000003" / "part-00000.safetensors"
+    part.write_bytes(b"")
     result = _run("train", "--out", out, "--resume")
     assert result.exit_code == 0, result.output
-    assert "step-00000003 is passed by: state.safetensors is damaged" in result.output
-    assert (out / "checkpoints" / "step-00000003" / "state.safetensors").stat().st_size > 0
+    assert "step-00000003 is passed by: part-00000.safetensors is damaged" in result.output
+    assert part.stat().st_size > 0
 
 
 def test_train_starts_from_a_model(trained: tuple[Path, Result], config: Path, tmp_path: Path) -> None:

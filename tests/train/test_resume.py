@@ -98,7 +98,7 @@ def _lines(run: Path) -> list[dict[str, object]]:
 
 def _assert_equal_runs(found: Path, expected: Path) -> None:
     assert _lines(found) == _lines(expected)
-    for file in ("model/model.safetensors", "checkpoints/step-00000014/state.safetensors"):
+    for file in ("model/model.safetensors", "checkpoints/step-00000014/part-00000.safetensors"):
         ours, theirs = io.read_tensors(found / file), io.read_tensors(expected / file)
         assert ours.keys() == theirs.keys()
         for name in ours:
