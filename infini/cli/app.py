@@ -5,7 +5,6 @@ Modules of ours are imported here; the heavy libraries behind them load when a c
 
 from __future__ import annotations
 
-import time
 from typing import Any, NoReturn
 
 import typer
@@ -33,12 +32,10 @@ class _Group(TyperGroup):
 def _fail(error: errors.InfiniError) -> NoReturn:
     """Show an error and end; under mpirun the whole job, whose other processes would wait for this one."""
     processes = comm.processes()
-    output.show_error(error, where=f" in process {processes.index}" if processes.count > 1 else "")
-    if processes.count > 1:
-        from infini.backends.spmd import mpi
-
-        time.sleep(mpi.FORWARDING_S)
-        mpi.load().COMM_WORLD.Abort(1)
+    if processes.launcher is not None and processes.count > 1:
+        output.show_error(error, where=f" in process {processes.index}, {processes.launcher.place()}")
+        processes.launcher.abort(1)
+    output.show_error(error)
     raise typer.Exit(1) from None
 
 

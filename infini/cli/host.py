@@ -35,7 +35,7 @@ def processor() -> dict[str, object]:
         "logical_cpus": os.cpu_count() or 1,
         "usable_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "usable_cores": pool.num_cores(),
-        "threads": chosen or pool.num_cores(),
+        "threads": pool.num_threads(),
         "threads_set_by": "INFINI_NUM_THREADS" if chosen else "one per usable core",
         "caches": _caches(),
     }

@@ -41,8 +41,9 @@ def show_table(title: str, rows: Iterable[tuple[str, ...]], *, header: tuple[str
 
 
 def say(text: str) -> None:
-    """A line for people, on standard error; under mpirun the first process speaks for all."""
-    if comm.processes().index == 0:
+    """Lines for people, on standard error, from the processes that the knob `log_ranks` names."""
+    if comm.speaks():
+        text = "\n".join(comm.prefix() + line for line in text.splitlines())
         console(stderr=True).print(text, soft_wrap=True, markup=False)
 
 

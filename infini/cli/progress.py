@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from infini.cli import output
+from infini.core import comm
 from infini.data import tokens
 from infini.train import runs, trainer
 
@@ -135,7 +136,7 @@ class _Lines:
             self.on_note(_held_out(report))
 
     def on_note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(comm.prefix() + text, file=sys.stderr, flush=True)
 
 
 def _held_out(report: trainer.StepReport) -> str:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from infini import parallel
-from infini.cli import output, training
-from infini.core import errors
+from infini.cli import launch, output, training
+from infini.core import config as config_, errors
 from infini.train import configuration as configuration_, options, runs
 from infini.train.configuration import Configuration
 
-# Set by the launchers of MPICH and its kin, and of Open MPI.
-_JOB_SIZES: Final = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-INTERRUPTED: Final = 130  # what shells report of a program that Ctrl-C ended
 
-
-def command(  # noqa: PLR0917  # typer passes them by name
+def command(  # noqa: PLR0917, PLR0913  # options; typer passes them by name
     config: Annotated[
         Path | None, typer.Option(help="TOML file with options; --print-config writes one.")
     ] = None,
@@ -40,6 +35,13 @@ def command(  # noqa: PLR0917  # typer passes them by name
         typer.Option("--set", help="An option, such as optimizer.learning_rate=3e-4; may be repeated."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to start, by mpirun.")] = 1,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="How often to go on from the newest checkpoint after a failure.")
+    ] = 0,
+    log_ranks: Annotated[
+        str | None, typer.Option(help="Processes that say how it goes, such as 0,2 or all. Default: 0.")
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all options as TOML and do nothing.")
     ] = False,
@@ -54,7 +56,12 @@ def command(  # noqa: PLR0917  # typer passes them by name
         start = configuration_.read(config) if config else Configuration()
         typer.echo(options.to_toml(options.override(start, changes)), nl=False)
         return
-    _join_job()
+    if log_ranks is not None:
+        config_.config.update("log_ranks", log_ranks)
+    if processes > 1 or max_restarts > 0:
+        raise typer.Exit(_launch(out, processes, max_restarts, _typed(config, changes, resume, log_ranks)))
+    if launch.is_in_job():
+        parallel.initialize()
     if resume:
         chosen, notes = runs.resume_configuration(out, config, changes)
         for note in notes:
@@ -69,14 +76,46 @@ def command(  # noqa: PLR0917  # typer passes them by name
             f"interrupted after {result.outcome.num_steps} steps, checkpoint: {result.outcome.checkpoint}\n"
             f"to go on: infini train --out {shlex.quote(str(out))} --resume"
         )
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(launch.INTERRUPTED)
     output.say(f'to try it: infini generate {shlex.quote(str(out))} -p "..."')
 
 
-def _join_job() -> None:
-    """Under `mpirun -n 2` and more, share the run with the other processes."""
-    if any(int(os.environ.get(name) or 1) > 1 for name in _JOB_SIZES):
-        parallel.initialize()
+def _typed(config: Path | None, changes: list[str], resume: bool, log_ranks: str | None) -> list[str]:
+    """The options of this command for the processes that it starts, but for the folder."""
+    found = [] if config is None else ["--config", str(config)]
+    found += [word for change in changes for word in ("--set", change)]
+    found += ["--resume"] if resume else []
+    return found + ([] if log_ranks is None else ["--log-ranks", log_ranks])
+
+
+def _launch(out: Path, processes: int, max_restarts: int, typed: list[str]) -> int:
+    """Start the processes of a run, again after each failure while there is a run to resume."""
+    start = ["train", "--out", str(out), *typed]
+    launch.check_outside(processes, max_restarts, start)
+    checkpoints = runs.Places.of_run(out).checkpoints
+    assert checkpoints is not None
+
+    def newest() -> str:
+        names = sorted((path.name for path in checkpoints.glob("step-*")), key=lambda name: (len(name), name))
+        return f"from {names[-1]}" if names else "from the start, for there is no checkpoint yet"
+
+    return launch.supervise(
+        start,
+        # The folder has the configuration by then, with every change.
+        start
+        if "--resume" in typed
+        else ["train", "--out", str(out), "--resume", *_only(typed, "--log-ranks")],
+        processes=processes,
+        max_restarts=max_restarts,
+        can_resume=(out / "config.toml").is_file,
+        newest=newest,
+    )
+
+
+def _only(arguments: list[str], option: str) -> list[str]:
+    """An option with its value, when it is there."""
+    at = arguments.index(option) if option in arguments else len(arguments)
+    return arguments[at : at + 2]
 
 
 def _assignments(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 
-from infini import parallel
 from infini.cli import output, progress
-from infini.core import events
+from infini.core import comm, events
 from infini.data import tokens
 from infini.train import runs, step, trainer
 from infini.train.configuration import Configuration
@@ -24,7 +23,7 @@ def run(configuration: Configuration, places: runs.Places, *, is_resumed: bool =
     Raises:
         InfiniError: as `runs.run`.
     """
-    if parallel.process_index() > 0:  # the first process speaks for all
+    if not comm.speaks():
         return runs.run(configuration, places, is_resumed=is_resumed)
     with progress.listener(_show_data) as listener, events.listen(_say_at_once):
         result = runs.run(configuration, places, is_resumed=is_resumed, listener=listener)

@@ -190,7 +190,7 @@ class Array(value.Value):
         """Devices of this process that hold a part, in the order of `buffers`."""
         return (
             tuple(d for d in self.sharding.devices if d.backend.owns(d))
-            if len(self.sharding.devices) > 1
+            if len(self.sharding.devices) > 1 or self._buffers == ()
             else self.sharding.devices
         )
 
@@ -312,7 +312,7 @@ class Array(value.Value):
         assert isinstance(sharding, sharding_.NamedSharding)
         local_type = self.type.update(shape=sharding.shard_shape(self.shape))
         is_replicated = local_type.shape == self.shape and not self._waiting
-        if not is_replicated and not self.is_fully_addressable:
+        if not devices or (not is_replicated and not self.is_fully_addressable):
             raise errors.DeviceError(
                 "parts of this array live in other processes",
                 got=f"{self.type} with {sharding.spec!r} over {sharding.mesh!r}",
@@ -472,7 +472,7 @@ class Array(value.Value):
     def __repr__(self) -> str:
         if self.is_deleted():
             return f"Array(<deleted>, {self.type})"
-        if not (self.is_fully_addressable or self.is_fully_replicated):
+        if not self.addressable_devices or not (self.is_fully_addressable or self.is_fully_replicated):
             return f"Array(<{self.type} over {self.sharding}>)"
         return representation.of(self.to_host(), self.weak)
 

@@ -11,17 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from infini.core import errors
+from infini.core import config, errors
 
 ReduceOp: TypeAlias = Literal["sum", "max", "min"]
 Rows: TypeAlias = Sequence[np.ndarray]
 # Ranks that take part together, in the order of their index along the axis; groups are disjoint and
 # cover all ranks.
 Groups: TypeAlias = tuple[tuple[int, ...], ...]
+
+
+class Pending(Protocol):
+    """A message that may be on its way still."""
+
+    def wait(self) -> None:
+        """Block until it has left; what is sent may change then."""
 
 
 class Comm(Protocol):
@@ -63,6 +70,11 @@ class Comm(Protocol):
             source: rank that gives it, one of `local_ranks`.
             destination: rank that gets it.
             tag: what tells messages between the same ranks apart, from 0 to 32767.
+        """
+
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Pending:
+        """As `send`, without waiting for the other rank: two ranks may send to each other before either
+        receives. The array is left alone until the message was waited for.
         """
 
     def recv(
@@ -114,6 +126,12 @@ class Launcher(Protocol):
         everywhere.
         """
 
+    def place(self) -> str:
+        """Where among its collectives this process is, as a part of a sentence."""
+
+    def abort(self, status: int) -> NoReturn:
+        """End all processes of the job, after what this one has written is out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Processes:
@@ -122,6 +140,7 @@ class Processes:
     index: int = 0
     count: int = 1
     launcher: Launcher | None = None
+    num_sharing: int = 1  # processes of the job, this one included, that share its processor cores
 
 
 _processes = [Processes()]
@@ -130,6 +149,20 @@ _processes = [Processes()]
 def processes() -> Processes:
     """The job this process is part of; a job of one until `infini.parallel.initialize` was called."""
     return _processes[0]
+
+
+def speaks() -> bool:
+    """Whether this process is one that the knob `log_ranks` wants to hear of."""
+    wanted = config.get("log_ranks")
+    return wanted == "all" or processes().index in {int(part) for part in wanted.split(",")}
+
+
+def prefix() -> str:
+    """What a line of this process begins with: its number in brackets, unless it is 0 and speaks for all."""
+    found = processes()
+    if found.count == 1 or (found.index == 0 and config.get("log_ranks") == "0"):
+        return ""
+    return f"[{found.index}] "
 
 
 def install_processes(found: Processes) -> None:

@@ -51,6 +51,12 @@ def _read_count(text: str) -> int:
     return number
 
 
+def _read_ranks(text: str) -> str:
+    if text != "all" and not all(part.strip().isdecimal() for part in text.split(",")):
+        raise ValueError("expected `all`, or numbers of processes separated by commas")
+    return text
+
+
 def _choice(*allowed: str) -> Kind:
     def read(text: str) -> str:
         if text not in allowed:
@@ -64,6 +70,7 @@ _FLAG: Final = Kind("0 or 1", _read_flag)
 _COUNT: Final = Kind("a number from 0", _read_count)
 _INTEGER: Final = Kind("an integer", int)
 _TEXT: Final = Kind("any text", str)
+_RANKS: Final = Kind("`all`, or numbers separated by commas", _read_ranks)
 _NAMES: Final = Kind(
     "names, separated by commas", lambda text: tuple(name for name in text.split(",") if name)
 )
@@ -90,6 +97,13 @@ KNOBS: Final[dict[str, Knob]] = {
             "warning",
             _choice("debug", "info", "warning", "error"),
             "Least severe event that is logged.",
+        ),
+        Knob(
+            "log_ranks",
+            "0",
+            _RANKS,
+            "Processes of a job that log events and say how a command goes on; warnings and errors are "
+            "shown by all. Each line begins with the number of its process.",
         ),
         Knob("disable_jit", False, _FLAG, "Run jitted functions and control flow as plain Python."),
         Knob("explain", False, _FLAG, "Log why a jitted function was traced again."),
@@ -121,6 +135,13 @@ KNOBS: Final[dict[str, Knob]] = {
         ),
         Knob("pool", "auto", _choice("auto", "native", "portable"), "CPU thread pool; `native` needs Linux."),
         Knob("cpu_devices", 1, _COUNT, "Devices that one process simulates on the CPU, run in lockstep."),
+        Knob(
+            "collective_timeout_s",
+            300,
+            _COUNT,
+            "Seconds that a collective waits for a process that lives and does not arrive, before the job "
+            "ends with a report on all of them; 0 means for ever.",
+        ),
         Knob(
             "host64",
             "narrow",
@@ -164,7 +185,7 @@ def _from_environment() -> dict[str, Any]:  # Any: knobs have different types
     unknown = sorted(
         key for key in os.environ if key.startswith("INFINI_") and key[len("INFINI_") :].lower() not in KNOBS
     )
-    allowed_elsewhere = ("INFINI_REQUIRE_WEB",)
+    allowed_elsewhere = ("INFINI_LAUNCHER", "INFINI_REQUIRE_WEB")
     if unknown := [key for key in unknown if key not in allowed_elsewhere]:
         raise errors.ValueMismatchError(
             f"unknown environment variable {unknown[0]}",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from infini.core import config, errors
+from infini.core import comm, config, errors
 
 Level = Literal["debug", "info", "warning", "error"]
 _RANK: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -50,8 +50,8 @@ def emit(code: str, message: str, *, level: Level = "info", is_asked: bool = Fal
         listener(event)
     if level == "warning":
         warnings.warn(f"[{code}] {message}", errors.InfiniWarning, stacklevel=3)
-    elif is_asked or _RANK[level] >= _RANK[config.get("log")]:
-        _write(_RANK[level], f"[{code}] {message}")
+    elif is_asked or (_RANK[level] >= _RANK[config.get("log")] and (level == "error" or comm.speaks())):
+        _write(_RANK[level], f"{comm.prefix()}[{code}] {message}")
 
 
 def _write(rank: int, text: str) -> None:

@@ -318,6 +318,10 @@ class Runner:
         if over is None:
             layouts = arranged if any(item is not None for item in arranged) else ()
             over = self._over_meshes[key] = _over_mesh(self.program, self.options, mesh, specs, layouts)
+        if not mesh.local_ranks:
+            # It happens in other processes. This one only knows of what kind the results are.
+            pairs = zip(self._types, over.outputs, strict=True)
+            return tuple(array_.Array(type_, (), target, committed=True) for type_, target in pairs)
         placed = [
             array.memory.buffers if layout is not None else shards(array, target)
             for array, target, layout in zip(arrays, over.inputs, arranged, strict=True)

@@ -92,6 +92,40 @@ class Mesh:
         """Ranks of the devices that this process holds."""
         return tuple(rank for rank, d in enumerate(self.flat_devices) if d.backend.owns(d))
 
+    def at(self, axis: str, index: int) -> Mesh:
+        """The devices at one index of an axis, as a mesh without that axis.
+
+        Devices of other processes may be all there is: then `local_ranks` is empty, and arrays of that mesh
+        have no parts here.
+
+        Args:
+            axis: name of an axis.
+            index: place along it, from 0.
+
+        Raises:
+            ValueMismatchError: the mesh has no such axis.
+            IndexOutOfRangeError: the axis is shorter.
+
+        Example:
+            >>> import infini as inf, infini.sharding
+            >>> with inf.config(device="reference", cpu_devices=4):
+            ...     inf.sharding.make_mesh((2, 2), ("pp", "dp")).at("pp", 1)
+            Mesh({'dp': 2})
+        """
+        if axis not in self.axis_names:
+            raise errors.ValueMismatchError(
+                f"the mesh has no axis {axis!r}", got=repr(self), expected=", ".join(self.axis_names)
+            )
+        if index not in range(self.shape[axis]):
+            raise errors.IndexOutOfRangeError(
+                f"axis {axis!r} of the mesh has no index {index}",
+                got=repr(self),
+                expected=f"0 to {self.shape[axis] - 1}",
+            )
+        number = self.axis_names.index(axis)
+        devices = np.moveaxis(self.devices, number, 0)[index : index + 1]
+        return Mesh(devices.reshape(devices.shape[1:]), tuple(n for n in self.axis_names if n != axis))
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Mesh)

@@ -56,7 +56,11 @@ def named_scope(name: str) -> Iterator[None]:
 
 def here() -> Where | None:
     """The line of user code that is running now, or None when there is none."""
-    frame: types.FrameType | None = sys._getframe(1)
+    return line_of(sys._getframe(1))
+
+
+def line_of(frame: types.FrameType | None) -> Where | None:
+    """The innermost line of user code from a frame outwards, or None when there is none."""
     while frame is not None:
         if _is_users(frame.f_code.co_filename):
             return Where(frame.f_code.co_filename, frame.f_lineno, _scope.get())

@@ -1,4 +1,4 @@
-"""Several devices and processes: joining a job, and placements for common ways to split a model.
+"""Several devices and processes: joining a job, placements for common ways to split a model, and pipelines.
 
     mpirun -n 2 python train.py        # train.py calls infini.parallel.initialize() first
 
@@ -6,8 +6,9 @@ A program is written for global arrays; see `infini.sharding` for meshes and `in
 functions.
 """
 
-from infini.parallel import recipes as recipes
+from infini.parallel import recipes as recipes, schedules as schedules
 from infini.parallel.explain import explain_sharding as explain_sharding
+from infini.parallel.pipelines import Pipeline as Pipeline, pipeline as pipeline
 from infini.parallel.processes import (
     initialize as initialize,
     process_count as process_count,

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import infini as inf
+from infini.parallel import schedules
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -46,6 +47,13 @@ def test_the_gpt_learns_and_writes(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(capsys.readouterr().out.partition("writes:\n")[2]) == 20
 
 
+def test_the_pipeline_learns_as_the_schedule_says() -> None:
+    losses, step = _load("pipeline").main(steps=4)
+    assert losses[-1] < losses[0] - 0.3
+    simulated = schedules.simulate(step.schedule)
+    assert step.record.timeline.peak_activations == simulated.peak_activations == (4, 3, 2, 1)
+
+
 def test_the_language_model_learns_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
     with inf.config(cache_dir=str(tmp_path / "cache")):
@@ -75,5 +83,5 @@ def test_examples_are_short_and_public(name: str) -> None:
 
 def test_the_page_names_every_example() -> None:
     page = (EXAMPLES / "README.md").read_text()
-    assert len(NAMES) == 5 and all(f"`{name}.py`" in page for name in NAMES)
+    assert len(NAMES) == 6 and all(f"`{name}.py`" in page for name in NAMES)
     assert len(page.splitlines()) <= 20

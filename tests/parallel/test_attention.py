@@ -135,7 +135,7 @@ def layers_and_specs(has_norm):
     if has_norm:
         shapes["norm"] = (16,)
     random = np.random.default_rng(2)
-    layers = [{n: random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}] * LAYERS
+    layers = [{n: random.standard_normal(s).astype(np.float32) / 4 for n, s in shapes.items()}] * LAYERS
     rows, columns = {"o", "down"}, {"q", "k", "v", "up"}
     specs = {n: P("tp") if n in rows else P(None, "tp") if n in columns else P() for n in shapes}
     return layers, [specs[n] for _ in range(LAYERS) for n in sorted(shapes)]
@@ -156,3 +156,60 @@ def test_a_layer_backwards_has_two_sums_over_the_heads(has_norm):
     by_axes = Counter((c.name, c.axes) for c in partitioned.collectives)
     assert by_axes[("psum", ("tp",))] == 4 * LAYERS  # two forwards, two backwards
     assert found == {"psum": 4 * LAYERS + len(specs)}  # and the gradient of every parameter, over the batch
+
+
+def scanned_loss(layers, x):
+    return inp.sin(lax.scan(lambda x, params: (layer(params, x), None), x, layers)[0]).sum()
+
+
+def bodies_of(program):
+    """Names of the collectives in the body of each scan, and of those around them."""
+    names = ("psum", "psum_scatter", "all_gather", "all_to_all")
+    around = [e.op.name for e in program.equations if e.op.name in names]
+    scans = [e.attrs["body"] for e in program.equations if e.op.name == "scan"]
+    return [Counter(e.op.name for e in body.equations if e.op.name in names) for body in scans], around
+
+
+def stacked_layers(spec_of):
+    layers, specs = layers_and_specs(True)
+    names = sorted(layers[0])
+    stacked = {name: np.stack([params[name] for params in layers]) for name in names}
+    return stacked, [spec_of(spec) for spec in specs[: len(names)]]
+
+
+def test_scanned_layers_have_two_sums_in_each_turn():
+    layers, specs = stacked_layers(lambda spec: P(None, *spec))
+    args = layers, np.ones((4, 8, 16), np.float32)
+    _, partitioned = counts(inf.grad(scanned_loss), args, [*specs, P("dp")])
+    turns, around = bodies_of(partitioned.program)
+    assert turns == [{"psum": 2}, {"psum": 2}]
+    assert around == ["psum"] * 7  # gradients over the batch, once
+
+
+def test_fully_sharded_scanned_layers_scatter_gradients_in_each_turn():
+    layers, specs = stacked_layers(lambda spec: P(None, "dp"))
+    args = layers, np.ones((4, 8, 16), np.float32)
+    _, partitioned = counts(inf.grad(scanned_loss), args, [*specs, P("dp")])
+    turns, around = bodies_of(partitioned.program)
+    assert turns == [{"all_gather": 7}, {"all_gather": 7, "psum_scatter": 7}]
+    assert around == [] and set(partitioned.out_specs) == {(None, "dp")}
+
+
+@pytest.mark.parametrize("kind", ["heads", "fully sharded"])
+def test_gradients_of_scanned_layers_equal_unsharded_ones(kind):
+    split = (lambda spec: P(None, *spec)) if kind == "heads" else (lambda spec: P(None, "dp"))
+    layers, specs = stacked_layers(split)
+    x = np.random.default_rng(3).standard_normal((4, 8, 16)).astype(np.float32)
+    with inf.config(device="reference", cpu_devices=4, check=1):
+        expected = inf.jit(inf.grad(scanned_loss))(layers, x)
+        mesh = make_mesh((2, 2), ("dp", "tp"))
+        placed = {
+            name: inf.device_put(layers[name], NamedSharding(mesh, spec))
+            for name, spec in zip(sorted(layers), specs, strict=True)
+        }
+        found = inf.jit(inf.grad(scanned_loss))(placed, inf.device_put(x, NamedSharding(mesh, P("dp"))))
+        for name, gradient in expected.items():
+            largest = np.abs(np.asarray(gradient)).max()
+            np.testing.assert_allclose(
+                np.asarray(found[name]), np.asarray(gradient), rtol=0, atol=1e-5 * largest
+            )

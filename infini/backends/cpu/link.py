@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 from infini.backends.cpu import libraries, objects, pool
 from infini.backends.cpu.images import Image
 from infini.compiler.llvm.target import Target
-from infini.core import config
 
 if TYPE_CHECKING:
     from infini.compiler.llvm.task import TaskFunction
@@ -44,7 +43,7 @@ def _find(symbol: str) -> Address | None:
 
 def compilations(target: Target) -> objects.Compilations:
     """What compiles the functions of one program."""
-    return objects.Compilations(target, config.get("num_threads") or pool.num_cores())
+    return objects.Compilations(target, pool.num_threads())
 
 
 def begin(task: TaskFunction, ahead: objects.Compilations) -> None:

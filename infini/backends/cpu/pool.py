@@ -33,7 +33,7 @@ from typing import Final
 
 from infini.backends.cpu import objects, runtime
 from infini.compiler.llvm import target as target_
-from infini.core import config, errors
+from infini.core import comm, config, errors
 
 SPIN_US: Final = 80.0  # a worker without work waits this long before it parks
 _SYMBOLS: Final = ("infini_begin", "infini_phase", "infini_end", "infini_work", "infini_pause")
@@ -200,7 +200,7 @@ def shared() -> Pool:
     """The pool that the knobs `num_threads` and `pool` ask for, started at the first use and after a fork."""
     chosen = config.get("pool")
     is_native = chosen == "native" or (chosen == "auto" and sys.platform.startswith("linux"))
-    key = (config.get("num_threads") or num_cores(), is_native)
+    key = (num_threads(), is_native)
     found = _SHARED.get(key)
     if found is None:
         with _LOCK:
@@ -208,6 +208,11 @@ def shared() -> Pool:
             if found is None:
                 found = _SHARED[key] = Pool(key[0], is_native=is_native)
     return found
+
+
+def num_threads() -> int:
+    """Threads of the pool: as the knob says, or one per core; processes of a job share those of a machine."""
+    return config.get("num_threads") or max(1, num_cores() // comm.processes().num_sharing)
 
 
 @functools.cache

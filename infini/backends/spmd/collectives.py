@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from infini.backends.spmd import activity
 from infini.backends.spmd.lockstep import reduce_rows
 from infini.core.comm import Comm, Groups, Rows
 from infini.core.ir import Equation
@@ -35,7 +36,8 @@ class Mesh:
 
 def run(equation: Equation, rows: Rows, mesh: Mesh, comm: Comm) -> list[np.ndarray]:
     """Results of a collective for each rank of this process."""
-    return _COLLECTIVES[equation.op.name](rows, mesh, comm, **equation.attrs)
+    with activity.of_equation(equation):
+        return _COLLECTIVES[equation.op.name](rows, mesh, comm, **equation.attrs)
 
 
 def _all_reduce(op: Any) -> Callable[..., list[np.ndarray]]:  # Any: a ReduceOp

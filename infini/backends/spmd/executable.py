@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from infini.backends.spmd import agreement, collectives, donation, schedule as s, thread
+from infini.backends.spmd import agreement, collectives, differences, donation, schedule as s, thread
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.backends.spmd.ordered import OrderedComm
 from infini.backends.spmd.walk import Constants, Pieces, Walk
@@ -49,10 +48,16 @@ class SpmdExecutable:
         donation.check(self.schedule, options, self._pieces)
 
     @functools.cached_property
-    def key(self) -> str:
-        """What identifies the program to the other processes of a job."""
-        parts = (self.partitioned.program.fingerprint, self._options, sorted(self._knobs.items()))
-        return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
+    def subject(self) -> differences.Subject:
+        """What has to be the same in the other processes of a job."""
+        options, knobs = (f"options.{f.name}" for f in dataclasses.fields(self._options)), self._knobs
+        values = (repr(getattr(self._options, f.name)) for f in dataclasses.fields(self._options))
+        facts = [
+            *zip(options, values, strict=True),
+            *((f"INFINI_{name.upper()}", repr(value)) for name, value in sorted(knobs.items())),
+            ("number of measured choices", str(len(_choices_of(self._pieces)) if self._asks else 0)),
+        ]
+        return differences.Subject(self.partitioned.program, tuple(facts))
 
     def _compiled(self, choices: agreement.Choices, *, is_measured: bool) -> Pieces:
         """Executables of the pieces, with the knobs of the time when the program was compiled."""
@@ -82,7 +87,7 @@ class SpmdExecutable:
         Raises:
             CollectiveError: this process asks other questions than rank 0.
         """
-        if not self._asks:
+        if comm_.processes().count == 1:
             return self._pieces
         found = self._agreed.get(owners)
         if found is None:
@@ -92,8 +97,11 @@ class SpmdExecutable:
     def _agree(self, owners: agreement.Owners, comm: comm_.Comm) -> Pieces:
         given = self._options.choices
         if len(set(owners)) == 1:
-            return self._compiled(given, is_measured=True)
+            return self._compiled(given, is_measured=True) if self._asks else self._pieces
         if not s.always_meets(self.schedule, self.partitioned.mesh.shape):
+            return self._pieces
+        if not self._asks:
+            agreement.agree(comm, owners, self.subject, None)
             return self._pieces
         mine: list[Pieces] = []
 
@@ -101,7 +109,7 @@ class SpmdExecutable:
             mine.append(self._compiled(given, is_measured=True))
             return _choices_of(mine[0])
 
-        choices = agreement.agree(comm, owners, self.key, make)
+        choices = agreement.agree(comm, owners, self.subject, make)
         pieces = mine[0] if mine else self._compiled(choices, is_measured=False)
         if _choices_of(pieces) != choices:
             raise errors.CollectiveError(

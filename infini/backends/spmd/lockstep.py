@@ -21,6 +21,13 @@ _UFUNCS: Final[dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
 }
 
 
+class Sent:
+    """A message that has left."""
+
+    def wait(self) -> None:
+        """Nothing to wait for."""
+
+
 class LockstepComm:
     """All ranks of a program in one process."""
 
@@ -64,6 +71,11 @@ class LockstepComm:
     def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
         """Keep a copy until it is received; never waits."""
         self._sent[source, destination, tag].append(np.array(row))
+
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Sent:
+        """As `send`: it has left when the call returns."""
+        self.send(row, source, destination, tag)
+        return Sent()
 
     def recv(
         self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0

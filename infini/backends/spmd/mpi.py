@@ -10,24 +10,21 @@ https://mpi4py.readthedocs.io/en/stable/tutorial.html
 from __future__ import annotations
 
 import functools
-import sys
-import time
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
 
 from infini.backends.spmd import ordered
-from infini.core import comm, dtypes, errors
+from infini.core import dtypes, errors
 from infini.core.comm import Groups, ReduceOp, Rows
 
 _FIX: Final = (
     "install an MPI and its bindings with `pip install infini[mpi]`, and start with `mpirun -n 2 python ...`"
 )
 
-FORWARDING_S: Final = 0.5
 # Counts of MPI before version 4 are of 31 bits.
 MOST_BYTES: Final = 1 << 30
 
@@ -43,6 +40,20 @@ def load() -> Any:  # Any: the module mpi4py.MPI
     except (ImportError, RuntimeError) as error:
         raise errors.DeviceError("MPI is not available", got=str(error), fix=_FIX) from error
     return MPI
+
+
+def check_ranks(index: int, process_of_rank: tuple[int, ...]) -> None:
+    """Refuse ranks that are not one of each process.
+
+    Raises:
+        DeviceError: a process holds several ranks, or this one holds none.
+    """
+    if len(set(process_of_rank)) != len(process_of_rank) or index not in process_of_rank:
+        raise errors.DeviceError(
+            "a mesh over several processes takes one device of each",
+            got=f"devices of the processes {process_of_rank}, in process {index}",
+            fix="unset INFINI_CPU_DEVICES under mpirun, and make the mesh of all devices",
+        )
 
 
 class MpiLauncher:
@@ -69,29 +80,28 @@ class MpiLauncher:
         Raises:
             DeviceError: a process holds several ranks, or this one holds none.
         """
-        if len(set(process_of_rank)) != len(process_of_rank) or self.index not in process_of_rank:
-            raise errors.DeviceError(
-                "a mesh over several processes takes one device of each",
-                got=f"devices of the processes {process_of_rank}, in process {self.index}",
-                fix="unset INFINI_CPU_DEVICES under mpirun, and make the mesh of all devices",
-            )
+        check_ranks(self.index, process_of_rank)
         if process_of_rank not in self._comms:
             self._comms[process_of_rank] = MpiComm(self._mpi, process_of_rank)
         return self._comms[process_of_rank]
 
-    def abort_on_errors(self) -> None:
-        """End the whole job when this process raises, so that the others do not wait for it for ever."""
-        previous = sys.excepthook
+    def abort(self, status: int) -> None:
+        """`MPI_Abort`, where this thread may call it; else the launcher ends all when this one is gone."""
+        may_call = self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE or self._mpi.Is_thread_main()
+        if may_call and not self._mpi.Is_finalized():
+            self._world.Abort(status)
+        os._exit(status)
 
-        def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-            previous(kind, error, trace)
-            sys.stderr.flush()
-            sys.stdout.flush()
-            # The launcher stops reading the output of a job that aborts: give it time to pass the error on.
-            time.sleep(FORWARDING_S)
-            self._world.Abort(1)
 
-        sys.excepthook = hook
+class _Sending:
+    """Requests of MPI with the memory they read."""
+
+    def __init__(self, mpi: Any, requests: list[Any], content: np.ndarray) -> None:  # Any: of mpi4py
+        self._mpi, self._requests, self._content = mpi, requests, content
+
+    def wait(self) -> None:
+        """`MPI_Waitall`."""
+        self._mpi.Request.Waitall(self._requests)
 
 
 class MpiComm:
@@ -200,6 +210,14 @@ class MpiComm:
         for part in self._messages(given.size):
             self._everyone().Send(self._bytes(given[part]), dest=destination, tag=tag)
 
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> _Sending:
+        """`MPI_Isend` of bytes."""
+        assert source == self._rank, "a process sends for its own rank"
+        given, everyone = _flat_bytes(row), self._everyone()
+        parts = self._messages(given.size)
+        requests = [everyone.Isend(self._bytes(given[part]), dest=destination, tag=tag) for part in parts]
+        return _Sending(self._mpi, requests, given)
+
     def recv(
         self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
     ) -> np.ndarray:
@@ -289,13 +307,3 @@ def _is_small_float(dtype: np.dtype) -> bool:
 
 def _as_number(row: np.ndarray) -> np.ndarray:
     return row.view(np.uint8) if row.dtype == dtypes.bool_ else row
-
-
-def initialize() -> comm.Processes:
-    """Find the MPI job of this process and make it the job of the program."""
-    launcher = MpiLauncher()
-    found = comm.Processes(launcher.index, launcher.count, launcher)
-    comm.install_processes(found)
-    if launcher.count > 1:
-        launcher.abort_on_errors()
-    return found

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from infini.backends.spmd.lockstep import reduce_rows
-from infini.core.comm import Comm, Groups, ReduceOp, Rows
+from infini.core.comm import Comm, Groups, Pending, ReduceOp, Rows
 
 
 def all_reduce(comm: Comm, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
@@ -68,6 +68,10 @@ class OrderedComm:
     def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
         """As the other comm."""
         self._inner.send(row, source, destination, tag)
+
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Pending:
+        """As the other comm."""
+        return self._inner.start_send(row, source, destination, tag)
 
     def recv(
         self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0

@@ -83,7 +83,7 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
         for var, local in zip(flat.results, found, strict=True):
             dims = local.placement.dims
             if var in fixed or local.placement.partial:
-                dims = block.summed(var)
+                dims = block.summed(var, local.placement)
             target = Placement(dims, waiting.get(var, ()))
             results.append((staging.var(block.moved(local, target, "a result")), target))
     staging.is_closed = True
@@ -122,8 +122,15 @@ def _as_parameters(program: Program, plan: Plan) -> dict[Var, Dims]:
             wanted = wanted[:1] * len(variables)
         if len(wanted) == len(variables):
             found.update(zip(variables, wanted, strict=True))
-    # What a result is made of element by element goes where it goes: a gradient before it is clipped.
+    # What a result is made of element by element goes where it goes: a gradient before it is clipped. So do
+    # the rows that a scan stacks: the gradients of the layers of a model.
     for equation in reversed(program.equations):
+        if equation.op.name == "scan":
+            first, rows = equation.attrs["num_carry"], equation.attrs["body"].results
+            for outer, inner in zip(equation.outputs[first:], rows[first:], strict=True):
+                if outer in found and not found[outer][0]:
+                    found.setdefault(inner, found[outer][1:])
+            continue
         dims = found.get(equation.outputs[0]) if len(equation.outputs) == 1 else None
         if (
             dims is not None

@@ -158,8 +158,8 @@ class Block:
         if (waiting := self._waits(equation, split)) is not None:
             return [waiting]
         passed = self._passed(equation, found, split)
-        # Parts are of equal size. Where they are not to be, this is where the rest of the last one is masked:
-        # in operands that have a split factor of `found.reduced`.
+        # Parts are of equal size. If the last one may be smaller, its rest is to be masked here, in operands
+        # that have a split factor of `found.reduced`.
         operands = [
             self.operand(var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}")
             for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True))
@@ -290,21 +290,40 @@ class Block:
         """A value without partial sums, for every later use too."""
         local = self.env[var]
         if local.placement.partial:
-            value, dims = self.mover.add_up(local.value, local.placement, self.summed(var), reason)
+            value, dims = self.mover.add_up(
+                local.value, local.placement, self.summed(var, local.placement), reason
+            )
             if local.rest is not None:
                 rest = self.mover.reshard(local.rest, Placement(local.placement.dims), dims, reason)
                 value = trace.bind1(primitive.by_name("add"), value, rest)
             local = self.env[var] = Local(value, Placement(dims))
         return local
 
-    def summed(self, var: Var) -> Dims:
-        """Where a sum over devices goes."""
-        planned, other = self.plan[var], self.sums.get(var)
+    def summed(self, var: Var, now: Placement) -> Dims:
+        """Where a sum over devices goes that is `now` there."""
+        planned, other, mesh = self.plan[var], self.sums.get(var), self.mover.mesh
         if other is None or other == planned:
             return planned
-        now, mesh = self.env[var].placement, self.mover.mesh
         before, after = (reshard.traffic(var.type, now, dims, mesh) for dims in (planned, other))
         return other if after < before else planned
+
+    def scattered(self, var: Var, local: Local, reason: str) -> Local:
+        """A value whose terms are added up as far as that leaves fewer elements on each device: over axes
+        that split it where it goes. Others go on waiting.
+        """
+        dims, waiting = local.placement.dims, local.placement.partial
+        wanted = self.summed(var, local.placement) if waiting else dims
+        ends = tuple(
+            axis
+            for axis in waiting
+            if any(then == (*now, axis) for now, then in zip(dims, wanted, strict=True))
+        )
+        stays = tuple(axis for axis in waiting if axis not in ends)
+        value, after = self.mover.add_up(local.value, Placement(dims, ends), wanted, reason)
+        if local.rest is not None:
+            rest = self.mover.reshard(local.rest, Placement(dims), after, reason)
+            value = trace.bind1(primitive.by_name("add"), value, self._once(rest, stays))
+        return Local(value, Placement(after, stays))
 
     def moved(self, local: Local, target: Placement, reason: str) -> Value:
         """The local part of a value under another placement. Over axes along which only the target is

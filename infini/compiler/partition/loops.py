@@ -84,13 +84,15 @@ class _Loop:
         offered: list[Axes] = []
 
         def finish(inner: Block, found: list[Local]) -> list[Value]:
-            carried, rows = found[: self.num_carry], found[self.num_carry :]
+            carried = found[: self.num_carry]
+            stacked = zip(inner.program.results[self.num_carry :], found[self.num_carry :], strict=True)
+            rows = [inner.scattered(var, local, "a row of scan") for var, local in stacked]
             offered.extend(local.placement.partial for local in carried)
             leaving.extend([*targets, *(row.placement for row in rows)])
             reason = f"the carry of {self.name}"
             return [
                 *(inner.moved(x, to, reason) for x, to in zip(carried, targets, strict=True)),
-                *(inner.moved(row, row.placement, "a row") for row in rows),
+                *(row.value for row in rows),
             ]
 
         placed = [Placement(*item) for item in zip(inside, entered, strict=True)]

@@ -138,6 +138,7 @@ def stage_body(
     ]
     with trace.running(staging):
         inner = Block(body, block.plan, block.mover, is_body=True)
+        inner.sums = block.sums
         found = inner.run([Local(x, placement) for x, placement in zip(params, placements, strict=True)])
         results = [staging.var(trace.as_value(v)) for v in finish(inner, found)]
     staging.is_closed = True
