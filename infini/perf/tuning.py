@@ -7,7 +7,6 @@ may be measured. Processes of one job take the answer of the first one (design 4
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from infini.backends.spmd import agreement
+from infini.backends.spmd import agreement, differences
 from infini.compiler import choices, inspection
 from infini.compiler.choices import Choice
 from infini.core import backend, comm, config, dtypes, errors, ir, trace
@@ -305,12 +304,11 @@ class _Tuner:
         return f"tile {self.kernel.name} {types}"
 
     def _context(self, facts: DeviceFacts) -> tuple[str, ...]:
-        return (self._fingerprint(), *facts.name)
+        return (self._program().fingerprint, *facts.name)
 
-    def _fingerprint(self) -> str:
-        """Hash of what the kernel computes at these sizes, the block sizes left open."""
-        tiled = self.kernel.in_configuration(self.rounded, {}, self.static)
-        return _program(tiled, self.rounded).fingerprint
+    def _program(self) -> ir.Program:
+        """What the kernel computes at these sizes, the block sizes left open."""
+        return _program(self.kernel.in_configuration(self.rounded, {}, self.static), self.rounded)
 
     def _decided(
         self, choice: Choice, operands: Sequence[Value | ArrayType], *, may_measure: bool, tells: bool
@@ -326,8 +324,8 @@ class _Tuner:
                 return ((choice.key, made[0].winner),)
 
             # Limits are measured too, so candidates may differ between processes: they are no part of it.
-            digest = hashlib.blake2b("\0".join((choice.key, self._fingerprint())).encode(), digest_size=20)
-            agreed = dict(agreement.agree(job.launcher.comm(owners), owners, digest.hexdigest(), make))
+            subject = differences.Subject(self._program(), (("choice", choice.key),))
+            agreed = dict(agreement.agree(job.launcher.comm(owners), owners, subject, make))
             times = dict(made[0].seconds) if made else {}
             return Configuration.parse(agreed[choice.key]), "agreed", times, {}
         decision = choices.decide(choice, self._prepare(operands), may_measure=may_measure)

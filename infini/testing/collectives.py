@@ -17,7 +17,7 @@ import numpy as np
 
 from infini.compiler import partition
 from infini.core import comm as comm_
-from infini.core.comm import Comm, Groups, ReduceOp, Rows
+from infini.core.comm import Comm, Groups, Pending, ReduceOp, Rows
 from infini.core.mesh import AbstractMesh
 
 _REDUCTIONS: Final[dict[str, str]] = {"sum": "psum", "max": "pmax", "min": "pmin"}
@@ -82,6 +82,10 @@ class CountingComm:
     def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
         """Passed on: messages between two ranks are no collectives."""
         self.inner.send(row, source, destination, tag)
+
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Pending:
+        """Passed on."""
+        return self.inner.start_send(row, source, destination, tag)
 
     def recv(
         self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0

@@ -329,7 +329,9 @@ def test_stages_are_split_over_the_other_axes(shape, names, specs, batch, rng):
 
 @pytest.mark.parametrize("count", [2, 8])
 def test_gradients_are_reduced_once_per_step(count, rng, monkeypatch):
-    """Over the axis of the batch: once for each parameter, and the loss of each microbatch."""
+    """Over the axis of the batch: once for each stage, its parameters in one message, and the loss of each
+    microbatch.
+    """
     calls, reduce = [], LockstepComm.all_reduce
     monkeypatch.setattr(LockstepComm, "all_reduce", lambda *args: calls.append(args[1:]) or reduce(*args))
     params, x, t = arguments(rng, (4, 4, 4))
@@ -341,7 +343,10 @@ def test_gradients_are_reduced_once_per_step(count, rng, monkeypatch):
         batch_spec=P("dp"),
     )
     step(params, x, t)
-    assert len(calls) == 4 + count
+    assert len(calls) == 2 + count
+    assert sum(row.size for rows, *_ in calls for row in rows[:1]) == count + sum(
+        p.size for p in tree.leaves(params)
+    )
 
 
 def test_fully_sharded_stages(rng):
