@@ -169,7 +169,7 @@ class Key(NamedTuple):
     static_kinds: tuple[type, ...]
     holes: tuple[tuple[int, ir.Shape], ...]
     axes: tuple[tuple[str, int], ...]
-    mesh: sharding_.Mesh | None
+    mesh: sharding_.Entered
     knobs: tuple[Hashable, ...]
 
     @classmethod

@@ -153,7 +153,7 @@ class Jitted:
             tuple([type(item) for _, item in static]),
             holes.shapes,
             trace.axis_env(),
-            sharding.current_mesh(),
+            sharding.meshes_in_scope(),
             config.cache_key(),
         )
         try:
