@@ -28,9 +28,12 @@ _COMPARE: Final = ("eq", "ne", "lt", "le", "gt", "ge")
 _BITWISE: Final = ("and", "or", "xor")
 
 
-def shapes(*, max_rank: int = 3, max_size: int = 5) -> st.SearchStrategy[ir.Shape]:
+def shapes(
+    *, max_rank: int = 3, max_size: int = 5, sizes: Sequence[int] | None = None
+) -> st.SearchStrategy[ir.Shape]:
     """Shapes of few dimensions, some of size 1, none of size 0; loops of no turns make those."""
-    return st.lists(st.integers(1, max_size), max_size=max_rank).map(tuple)
+    size = st.integers(1, max_size) if sizes is None else st.sampled_from(list(sizes))
+    return st.lists(size, max_size=max_rank).map(tuple)
 
 
 def _pick(draw: Draw, known: Sequence[Var], fits: Callable[[Var], bool]) -> Var | None:

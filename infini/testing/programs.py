@@ -28,10 +28,15 @@ EXACT: Final = tuple(n for n in MAKERS if n not in ("argmax", "compare", "conver
 
 
 def types(
-    *, allowed: Sequence[np.dtype] = DTYPES, max_rank: int = 3, max_size: int = 5
+    *,
+    allowed: Sequence[np.dtype] = DTYPES,
+    max_rank: int = 3,
+    max_size: int = 5,
+    sizes: Sequence[int] | None = None,
 ) -> st.SearchStrategy[ArrayType]:
-    """Array types."""
-    return st.builds(ArrayType, shapes(max_rank=max_rank, max_size=max_size), st.sampled_from(list(allowed)))
+    """Array types; `sizes` are those that dimensions may have, 1 to `max_size` when absent."""
+    found = shapes(max_rank=max_rank, max_size=max_size, sizes=sizes)
+    return st.builds(ArrayType, found, st.sampled_from(list(allowed)))
 
 
 def values(type_: ArrayType, seed: int) -> np.ndarray:
@@ -54,8 +59,10 @@ def programs(
     *,
     allowed: Sequence[np.dtype] = DTYPES,
     max_params: int = 3,
+    min_equations: int = 1,
     max_equations: int = 12,
     families: Sequence[str] | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> Program:
     """Whole programs of the first-order families.
 
@@ -63,16 +70,19 @@ def programs(
         draw: given by hypothesis.
         allowed: dtypes of the parameters.
         max_params: largest number of parameters, at least 1.
+        min_equations: smallest number of equations.
         max_equations: largest number of equations.
         families: names of `MAKERS` to choose from; all of them when absent.
+        sizes: those that dimensions of parameters may have; 1 to 5 when absent.
     """
     builder = ir.Builder()
-    params = [Var(draw(types(allowed=allowed))) for _ in range(draw(st.integers(1, max_params)))]
+    params = [Var(draw(types(allowed=allowed, sizes=sizes))) for _ in range(draw(st.integers(1, max_params)))]
     known = list(params)
     names = sorted(MAKERS if families is None else families)
-    for _ in range(draw(st.integers(1, max_equations))):
+    for _ in range(draw(st.integers(min_equations, max_equations))):
         made = MAKERS[draw(st.sampled_from(names))](draw, builder, known)
         if made is not None and made.type.size <= 4096:
             known.append(made)
-    results = draw(st.lists(st.sampled_from(known), min_size=1, max_size=3))
+    # Late values depend on much of the program.
+    results = draw(st.lists(st.sampled_from(known[::-1]), min_size=1, max_size=3))
     return builder.build(params, results)

@@ -59,6 +59,13 @@ class Model:
     qk_norm: bool = option(False, "RMSNorm of every query and key")
     sliding_window: int | None = option(None, "tokens that a token looks back at; none: all", least=1)
     full_layers: tuple[int, ...] = option((), "blocks that look at all tokens although there is a window")
+    num_experts: int = option(0, "feed-forward layers of a block, among which a router chooses", least=0)
+    experts_per_token: int = option(2, "experts that compute a token", least=1)
+    is_router_normalized: bool = option(True, "whether the weights of a token's experts sum to 1")
+    capacity_factor: float | None = option(
+        None, "places of an expert in a sequence, times an equal share; none: no limit", above=0
+    )
+    balance_weight: float = option(0.01, "weight of the loss that keeps experts equally busy", least=0)
     rope_scaling: RopeScaling = section(RopeScaling, "Rotary embeddings for texts longer than before.")
 
     def to_gpt(self, vocab_size: int | None = None) -> gpt.Config:
@@ -80,8 +87,9 @@ class Model:
         )
 
     def with_sizes(self, config: gpt.Config) -> Model:
-        """This section with the sizes of a model."""
+        """This section with the sizes of a model. What experts leave out is a matter of the run."""
         values = {name: getattr(config, name) for name in gpt.Config.__dataclass_fields__}
+        values["capacity_factor"] = self.capacity_factor
         scaling = RopeScaling(**dataclasses.asdict(config.rope_scaling))
         return Model(start_from=self.start_from, **values | {"rope_scaling": scaling})
 

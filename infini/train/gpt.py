@@ -1,6 +1,7 @@
 """A decoder of LLaMA's family as pure functions of (params, tokens), with the names of Hugging Face's files.
 
-Biases, norms of queries and keys, sliding windows and scaled rotary embeddings make it Mistral and Qwen, too.
+Biases, norms of queries and keys, sliding windows and scaled rotary embeddings make it Mistral and Qwen, too;
+experts in place of the feed-forward layer make it Mixtral and Qwen3-MoE.
 
 Every name used is one JAX has too: with its imports changed this file runs on JAX, which is how it is
 tested. Weights have the layout (out, in); rotary embeddings pair the first half of a head with its second.
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 
 import infini.numpy as inp
 from infini import Array, checkpoint, lax, random
-from infini.train import rotary
+from infini.train import experts, rotary
 
 Params: TypeAlias = dict[str, Any]  # Any: arrays, and dictionaries and lists of them
 Cache: TypeAlias = list[dict[str, Array]]
@@ -47,6 +48,12 @@ class Config:
         qk_norm: whether every query and key is normalised by RMSNorm.
         sliding_window: how many of the last tokens, its own included, a token looks at; None for all.
         full_layers: numbers of the blocks that look at all tokens although there is a window.
+        num_experts: feed-forward layers of a block among which a router chooses; 0 for one without a router.
+        experts_per_token: how many of them compute a token.
+        is_router_normalized: whether the weights of a token's experts sum to 1.
+        capacity_factor: places of an expert in a sequence, in multiples of an equal share; what finds no
+            place is dropped. None for no limit.
+        balance_weight: weight of the loss that keeps experts equally busy.
     """
 
     vocab_size: int = 4096
@@ -67,6 +74,11 @@ class Config:
     qk_norm: bool = False
     sliding_window: int | None = None
     full_layers: tuple[int, ...] = ()
+    num_experts: int = 0
+    experts_per_token: int = 2
+    is_router_normalized: bool = True
+    capacity_factor: float | None = None
+    balance_weight: float = 0.01
 
     def __post_init__(self) -> None:
         # What JSON makes of a configuration is taken too, so that files of measurements can be read back.
@@ -85,13 +97,13 @@ def init(key: Array, config: Config) -> Params:
     Returns:
         float32 arrays under the names of Hugging Face's LLaMA, `layers` as a list.
     """
-    keys = iter(random.split(key, 7 * config.num_layers + 2))
+    keys = iter(random.split(key, (7 + bool(config.num_experts)) * config.num_layers + 2))
     width, hidden = config.hidden_size, config.intermediate_size
     query_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     residual = 0.02 / (2 * config.num_layers) ** 0.5
 
-    def normal(rows: int, columns: int, deviation: float = 0.02) -> Array:
-        return random.normal(next(keys), (rows, columns)) * deviation
+    def normal(rows: int, columns: int, deviation: float = 0.02, copies: tuple[int, ...] = ()) -> Array:
+        return random.normal(next(keys), (*copies, rows, columns)) * deviation
 
     def layer() -> Params:
         attention = {
@@ -100,10 +112,11 @@ def init(key: Array, config: Config) -> Params:
             "v_proj": normal(kv_width, width),
             "o_proj": normal(width, query_width, residual),
         }
-        mlp = {
-            "gate_proj": normal(hidden, width),
-            "up_proj": normal(hidden, width),
-            "down_proj": normal(width, hidden, residual),
+        copies = (config.num_experts,) if config.num_experts else ()
+        mlp: Params = {
+            "gate_proj": normal(hidden, width, copies=copies),
+            "up_proj": normal(hidden, width, copies=copies),
+            "down_proj": normal(width, hidden, residual, copies=copies),
         }
         if config.qkv_bias:
             attention |= _biases(attention, "q_proj", "k_proj", "v_proj")
@@ -111,7 +124,9 @@ def init(key: Array, config: Config) -> Params:
             attention |= _biases(attention, "o_proj")
         if config.qk_norm:
             attention |= {"q_norm": inp.ones(config.head_dim), "k_norm": inp.ones(config.head_dim)}
-        if config.mlp_bias:
+        if config.num_experts:
+            mlp = {"gate": normal(config.num_experts, width), "experts": mlp}
+        elif config.mlp_bias:
             mlp |= _biases(mlp, "gate_proj", "up_proj", "down_proj")
         return {
             "input_layernorm": inp.ones(width),
@@ -142,24 +157,37 @@ def forward(params: Params, tokens: Array, config: Config, *, is_checkpointed: b
     Returns:
         float32 of shape (B, T, vocabulary).
     """
+    return _forward(params, tokens, config, is_checkpointed=is_checkpointed)[0]
+
+
+def _forward(
+    params: Params, tokens: Array, config: Config, *, is_checkpointed: bool
+) -> tuple[Array, list[experts.Routing]]:
+    """Logits, and what the routers said."""
     length = tokens.shape[1]
     positions = inp.arange(length)
     rotation = _rotation(positions, length, config)
     allowed = _Allowed(positions, positions, config)  # (T, T)
 
-    def block(layer: Params, x: Array, rotation: tuple[Array, Array], mask: Array) -> Array:
+    def block(
+        layer: Params, x: Array, rotation: tuple[Array, Array], mask: Array
+    ) -> tuple[Array, experts.Routing | None]:
         query, key, value = _project(layer, x, rotation, config)
         return _finish(layer, x, _attend(query, key, value, mask), config)
 
     run = checkpoint(block) if is_checkpointed else block
     x = params["embed_tokens"][tokens]  # (B, T, M)
+    routings = []
     for number, layer in enumerate(params["layers"]):
-        x = run(layer, x, rotation, allowed.of(number))
-    return _logits(params, x, config)
+        x, routing = run(layer, x, rotation, allowed.of(number))
+        if routing is not None:
+            routings.append(routing)
+    return _logits(params, x, config), routings
 
 
 def loss(params: Params, windows: Array, config: Config, *, is_checkpointed: bool = False) -> Array:
-    """Mean cross-entropy of each token given those before it, in nats.
+    """Mean cross-entropy of each token given those before it, in nats; with experts, plus the loss that
+    balances them.
 
     Args:
         params: as `init` makes them.
@@ -167,8 +195,9 @@ def loss(params: Params, windows: Array, config: Config, *, is_checkpointed: boo
         config: sizes.
         is_checkpointed: as for `forward`.
     """
-    logits = forward(params, windows[:, :-1], config, is_checkpointed=is_checkpointed)
-    return inp.mean(cross_entropy(logits, windows[:, 1:]))
+    logits, routings = _forward(params, windows[:, :-1], config, is_checkpointed=is_checkpointed)
+    found = inp.mean(cross_entropy(logits, windows[:, 1:]))
+    return found + config.balance_weight * experts.balance(routings) if routings else found
 
 
 def cross_entropy(logits: Array, targets: Array) -> Array:
@@ -234,7 +263,7 @@ def forward_cached(
             "value": lax.dynamic_update_slice(before["value"], value, (0, 0, start, 0)),
         }
         after.append(entry)
-        x = _finish(layer, x, _attend(query, entry["key"], entry["value"], allowed.of(number)), config)
+        x, _ = _finish(layer, x, _attend(query, entry["key"], entry["value"], allowed.of(number)), config)
     return _logits(params, x, config), after
 
 
@@ -287,14 +316,31 @@ def _attend(query: Array, key: Array, value: Array, allowed: Array) -> Array:
     return mixed.reshape(batch, length, num_heads * head_dim)
 
 
-def _finish(layer: Params, x: Array, mixed: Array, config: Config) -> Array:
-    """The rest of a block after attention: output projection, feed-forward, and their residual additions."""
+def _finish(layer: Params, x: Array, mixed: Array, config: Config) -> tuple[Array, experts.Routing | None]:
+    """The rest of a block after attention: output projection, feed-forward, and their residual additions; and
+    what the router said, where there is one.
+    """
     x = x + _linear(mixed, layer["self_attn"], "o_proj")
     weights = layer["mlp"]
     inner = _rms_norm(x, layer["post_attention_layernorm"], config)
+    if config.num_experts:
+        added, routing = _of_experts(weights, inner, config)
+        return x + added, routing
     gate = _linear(inner, weights, "gate_proj")
     hidden = gate * lax.logistic(gate) * _linear(inner, weights, "up_proj")
-    return x + _linear(hidden, weights, "down_proj")
+    return x + _linear(hidden, weights, "down_proj"), None
+
+
+def _of_experts(weights: Params, x: Array, config: Config) -> tuple[Array, experts.Routing]:
+    routing = experts.route(
+        weights["gate"], x, config.experts_per_token, is_normalized=config.is_router_normalized
+    )
+    if config.capacity_factor is None:
+        return experts.dropless(weights["experts"], x, routing), routing
+    places = experts.capacity(
+        x.shape[1], config.num_experts, config.experts_per_token, config.capacity_factor
+    )
+    return experts.with_capacity(weights["experts"], x, routing, places), routing
 
 
 def _logits(params: Params, x: Array, config: Config) -> Array:

@@ -1,4 +1,5 @@
-"""Configurations of Hugging Face's LLaMA, Mistral, Qwen2 and Qwen3 as `gpt.Config`, and back.
+"""Configurations of Hugging Face's LLaMA, Mistral, Mixtral, Qwen2, Qwen3 and Qwen3-MoE as `gpt.Config`, and
+back.
 
 What a config.json states and `gpt.py` lacks is named; keys that say how to train or how to run are not read.
 """
@@ -26,18 +27,39 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
         "attention_bias": False,
         "sliding_window": 4096,
     },
+    "mixtral": {
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    "qwen3_moe": {
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 4,
+        "attention_bias": False,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": False,
+    },
 }
+_WITH_EXPERTS: Final = frozenset({"mixtral", "qwen3_moe"})
 _ARCHITECTURES: Final = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 # Keys that must have one value, since `gpt.py` has it built in.
 _BUILT_IN: Final[dict[str, object]] = {
     "hidden_act": "silu",
     "partial_rotary_factor": 1.0,
     "quantization_config": None,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
 }
 
 
@@ -64,7 +86,7 @@ def from_json(data: Json) -> gpt.Config:
         return gpt.Config(
             vocab_size=data["vocab_size"],
             hidden_size=data["hidden_size"],
-            intermediate_size=data["intermediate_size"],
+            intermediate_size=data["moe_intermediate_size" if kind == "qwen3_moe" else "intermediate_size"],
             num_layers=data["num_hidden_layers"],
             num_heads=num_heads,
             num_kv_heads=data.get("num_key_value_heads", num_heads),
@@ -77,9 +99,10 @@ def from_json(data: Json) -> gpt.Config:
             qkv_bias=kind == "qwen2" or data.get("attention_bias", False),
             output_bias=kind != "qwen2" and data.get("attention_bias", False),
             mlp_bias=data.get("mlp_bias", False),
-            qk_norm=kind == "qwen3",
+            qk_norm=kind in ("qwen3", "qwen3_moe"),
             sliding_window=sliding_window,
             full_layers=full_layers,
+            **_experts(kind, data),
         )
     except KeyError as error:
         raise io.CorruptFileError(
@@ -93,7 +116,7 @@ def to_json(config: gpt.Config) -> dict[str, Any]:  # Any: whatever JSON holds
     Raises:
         ValueMismatchError: no layout has what this model has.
     """
-    kind = _kind(config)
+    kind = kind_of(config)
     rope = _rope_to_json(config)
     data = {
         "model_type": kind,
@@ -118,12 +141,27 @@ def to_json(config: gpt.Config) -> dict[str, Any]:  # Any: whatever JSON holds
     }
     if rope["rope_type"] != "default":
         data["rope_scaling"] = rope
-    if kind in ("llama", "qwen3"):
+    if kind in ("llama", "qwen3", "qwen3_moe"):
         data["attention_bias"] = config.output_bias
     if kind == "llama":
         data["mlp_bias"] = config.mlp_bias
     if kind != "llama":
         data["sliding_window"] = config.sliding_window
+    if kind in _WITH_EXPERTS:
+        data |= {
+            "num_local_experts": config.num_experts,
+            "num_experts_per_tok": config.experts_per_token,
+            "router_aux_loss_coef": config.balance_weight,
+        }
+    if kind == "qwen3_moe":
+        data |= {
+            "num_experts": config.num_experts,
+            "moe_intermediate_size": config.intermediate_size,
+            "norm_topk_prob": config.is_router_normalized,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "use_sliding_window": config.sliding_window is not None,
+        }
     if kind in ("qwen2", "qwen3"):
         has_window = config.sliding_window is not None
         full = config.full_layers if has_window else range(config.num_layers)
@@ -138,10 +176,34 @@ def to_json(config: gpt.Config) -> dict[str, Any]:  # Any: whatever JSON holds
     return data
 
 
-def _kind(config: gpt.Config) -> str:
-    """The layout that has all that a model has."""
+def _experts(kind: str, data: Json) -> dict[str, Any]:  # Any: numbers of several kinds
+    """What a configuration says of experts. Nothing is dropped where it is used, so nothing of a capacity."""
+    if kind not in _WITH_EXPERTS:
+        return {}
+    name = "num_local_experts" if kind == "mixtral" or "num_local_experts" in data else "num_experts"
+    return {
+        "num_experts": data[name],
+        "experts_per_token": data["num_experts_per_tok"],
+        "is_router_normalized": kind == "mixtral" or data["norm_topk_prob"],
+        "balance_weight": data.get("router_aux_loss_coef", 0.001),
+    }
+
+
+def kind_of(config: gpt.Config) -> str:
+    """The layout that has all that a model has.
+
+    Raises:
+        ValueMismatchError: there is none.
+    """
     window = config.sliding_window is not None
     bias = (config.qkv_bias, config.output_bias)
+    if config.num_experts and not config.mlp_bias and not config.full_layers:
+        if config.qk_norm and bias[0] == bias[1]:
+            return "qwen3_moe"
+        if bias == (False, False) and not config.qk_norm and config.is_router_normalized:
+            return "mixtral"
+    if config.num_experts:
+        raise _no_layout(config)
     if config.qk_norm and bias[0] == bias[1] and not config.mlp_bias:
         return "qwen3"
     if bias == (True, False) and not config.qk_norm and not config.mlp_bias:
@@ -156,13 +218,18 @@ def _kind(config: gpt.Config) -> str:
         return "mistral"
     if bias[0] == bias[1] and not window and not config.qk_norm:
         return "llama"
-    names = ("qkv_bias", "output_bias", "mlp_bias", "qk_norm", "sliding_window", "full_layers")
-    raise errors.ValueMismatchError(
+    raise _no_layout(config)
+
+
+def _no_layout(config: gpt.Config) -> errors.InfiniError:
+    names = ("qkv_bias", "output_bias", "mlp_bias", "qk_norm", "sliding_window", "full_layers", "num_experts")
+    return errors.ValueMismatchError(
         "no model layout of Hugging Face has all that this model has",
         got=", ".join(f"{name} = {getattr(config, name)}" for name in names),
         expected="LLaMA (equal biases in attention, mlp_bias), Mistral (sliding_window), Qwen2 (qkv_bias, "
-        "sliding_window, full_layers) or Qwen3 (qk_norm, equal biases in attention, sliding_window, "
-        "full_layers)",
+        "sliding_window, full_layers), Qwen3 (qk_norm, equal biases in attention, sliding_window, "
+        "full_layers), Mixtral (num_experts, sliding_window) or Qwen3-MoE (num_experts, qk_norm, equal "
+        "biases in attention, sliding_window)",
         fix="leave one of them out",
     )
 
@@ -170,11 +237,12 @@ def _kind(config: gpt.Config) -> str:
 def _windows(kind: str, data: Json) -> tuple[int | None, tuple[int, ...]]:
     """Size of the sliding window, and the blocks that have none."""
     window = data.get("sliding_window")
-    if kind == "llama" or window is None or (kind != "mistral" and not data.get("use_sliding_window", False)):
+    always = kind in ("mistral", "mixtral")
+    if kind == "llama" or window is None or (not always and not data.get("use_sliding_window", False)):
         return None, ()
     num_layers = data.get("num_hidden_layers", 0)
     kinds = data.get("layer_types")
-    if kind == "mistral":
+    if always or kind == "qwen3_moe":
         if kinds is not None and set(kinds) != {"sliding_attention"}:
             raise _unsupported("layer_types", kinds, "'sliding_attention' for every layer")
         return window, ()
@@ -260,5 +328,5 @@ def _unsupported(name: str, value: object, expected: str) -> errors.InfiniError:
         "this model is not supported",
         got=f"{name} = {value!r} in config.json",
         expected=expected,
-        fix="use a model of the layouts LLaMA, Mistral, Qwen2 or Qwen3",
+        fix="use a model of the layouts LLaMA, Mistral, Mixtral, Qwen2, Qwen3 or Qwen3-MoE",
     )

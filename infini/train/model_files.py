@@ -1,14 +1,14 @@
 """The model as a Hugging Face folder: its configuration, its weights by their names there, its tokenizer.
 
-Reads what it writes, and every folder in the layout of LLaMA, Mistral, Qwen2 or Qwen3.
+Reads what it writes, and every folder in the layout of LLaMA, Mistral, Mixtral, Qwen2, Qwen3 or Qwen3-MoE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,10 +17,12 @@ import infini.numpy as inp
 from infini import io, random
 from infini.data import tokenizer as tokenizer_
 from infini.io import tensors as tensors_
-from infini.train import gpt
+from infini.train import gpt, hugging_face
 from infini.train.hugging_face import from_json as from_json, to_json as to_json
 
 Json = dict[str, Any]  # Any: whatever JSON holds
+# Mixtral's names of the weights of an expert.
+_MIXTRAL: Final = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def save(path: Path | str, model: Model, *, dtype: Any = None) -> None:  # Any: 
         ValueMismatchError: the folder holds other files, or no layout has what the model has.
     """
     tokens = model.tokenizer
-    tensors = to_tensors(model.params)
+    tensors = to_tensors(model.params, model.config)
     if dtype is not None:
         tensors = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
     stored = {"dtype": str(next(iter(tensors.values())).dtype)}
@@ -124,9 +126,15 @@ def load_tokenizer(path: Path | str) -> tokenizer_.Tokenizer:
     )
 
 
-def to_tensors(params: gpt.Params) -> dict[str, np.ndarray]:
-    """Weights by their names in Hugging Face's files."""
-    return {name: np.asarray(array) for name, array in _named(params)}
+def to_tensors(params: gpt.Params, config: gpt.Config) -> dict[str, np.ndarray]:
+    """Weights by their names in Hugging Face's files, where every expert has its own."""
+    kind = hugging_face.kind_of(config)
+    found: dict[str, np.ndarray] = {}
+    for path, array in _leaves(params):
+        whole = np.asarray(array)
+        parts = whole if _is_of_experts(path) else (whole,)
+        found |= zip(_full_names(path, kind, config), parts, strict=True)
+    return found
 
 
 def from_tensors(
@@ -138,7 +146,12 @@ def from_tensors(
         CorruptFileError: a weight is missing, unexpected, or has the wrong shape.
     """
     wanted = inf.eval_shape(lambda: gpt.init(random.PRNGKey(0), config))
-    names = {name: tuple(like.shape) for name, like in _named(wanted)}
+    kind = hugging_face.kind_of(config)
+    names = {
+        name: tuple(like.shape[1:] if _is_of_experts(path) else like.shape)
+        for path, like in _leaves(wanted)
+        for name in _full_names(path, kind, config)
+    }
     extra = sorted(name for name in set(tensors) - set(names) if not _is_idle(name, config))
     missing = sorted(set(names) - set(tensors))
     for problem, found in (("are missing", missing), ("are not part of the model", extra)):
@@ -155,7 +168,12 @@ def from_tensors(
             raise io.CorruptFileError(
                 f"the weight {name} has the wrong shape", got=str(own), expected=str(shape)
             )
-    return _filled(wanted, "", tensors, dtype)
+
+    def read(path: str) -> Any:  # Any: an array
+        found = [tensors[name] for name in _full_names(path, kind, config)]
+        return inp.asarray(np.stack(found) if _is_of_experts(path) else found[0], dtype=dtype)
+
+    return _filled(wanted, "", read)
 
 
 def _tokenizer(text: str, special: Json, stated: Json) -> tokenizer_.Tokenizer:
@@ -189,24 +207,34 @@ def _is_idle(name: str, config: gpt.Config) -> bool:
     return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_embeddings)
 
 
-def _named(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # Any: a tree of arrays
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # Any: a tree of arrays
     for key, child in node.items() if isinstance(node, dict) else enumerate(node):
         if isinstance(child, dict | list):
-            yield from _named(child, f"{path}{key}.")
+            yield from _leaves(child, f"{path}{key}.")
         else:
-            yield _full_name(f"{path}{key}"), child
+            yield f"{path}{key}", child
 
 
-def _filled(
-    node: Any, path: str, tensors: Mapping[str, np.ndarray], dtype: Any
-) -> Any:  # Any: a tree of arrays; a dtype
+def _filled(node: Any, path: str, read: Callable[[str], Any]) -> Any:  # Any: a tree of arrays
     if isinstance(node, dict):
-        return {key: _filled(child, f"{path}{key}.", tensors, dtype) for key, child in node.items()}
+        return {key: _filled(child, f"{path}{key}.", read) for key, child in node.items()}
     if isinstance(node, list):
-        return [_filled(child, f"{path}{index}.", tensors, dtype) for index, child in enumerate(node)]
-    return inp.asarray(tensors[_full_name(path.removesuffix("."))], dtype=dtype)
+        return [_filled(child, f"{path}{index}.", read) for index, child in enumerate(node)]
+    return read(path.removesuffix("."))
 
 
-def _full_name(path: str) -> str:
+def _is_of_experts(path: str) -> bool:
+    """Whether the array at a path holds a weight of every expert."""
+    return ".mlp.experts." in path
+
+
+def _full_names(path: str, kind: str, config: gpt.Config) -> list[str]:
+    """Names in the files of what is at a path: one, or one for each expert."""
     inner = path if path.startswith("lm_head") else f"model.{path}"
-    return f"{inner.removesuffix('_bias')}.bias" if inner.endswith("_bias") else f"{inner}.weight"
+    if kind == "mixtral":
+        inner = inner.replace(".mlp.", ".block_sparse_moe.")
+    if _is_of_experts(path):
+        folder, own = inner.rsplit(".", 1)
+        own = _MIXTRAL[own] if kind == "mixtral" else own
+        return [f"{folder}.{expert}.{own}.weight" for expert in range(config.num_experts)]
+    return [f"{inner.removesuffix('_bias')}.bias" if inner.endswith("_bias") else f"{inner}.weight"]

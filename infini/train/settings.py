@@ -109,6 +109,11 @@ def check(config: gpt.Config, settings: Settings) -> None:
     elif not set(config.full_layers) <= set(range(config.num_layers)):
         got, expected = f"full_layers = {list(config.full_layers)}", f"numbers below {config.num_layers}"
         fix = "change model.full_layers"
+    elif config.num_experts and config.experts_per_token > config.num_experts:
+        got = f"{config.experts_per_token} experts of a token"
+        expected, fix = f"at most {config.num_experts}", "change model.num_experts or model.experts_per_token"
+    elif config.num_experts and config.mlp_bias:
+        got, expected, fix = "experts and mlp_bias", "experts without biases", "leave one of them out"
     else:
         return
     raise errors.ValueMismatchError(

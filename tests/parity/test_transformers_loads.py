@@ -40,7 +40,15 @@ def _logits(path: Path, ids: list[int]) -> np.ndarray:
         return theirs(torch.tensor([ids])).logits.numpy()
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False, "rope_theta": 5e5, "norm_epsilon": 1e-3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_embeddings": False, "rope_theta": 5e5, "norm_epsilon": 1e-3},
+        {"num_experts": 4},
+        {"num_experts": 4, "qk_norm": True, "is_router_normalized": False, "experts_per_token": 3},
+    ],
+)
 def test_logits_are_those_of_transformers(tmp_path: Path, changes: dict) -> None:
     model = _model(**changes)
     model_files.save(tmp_path / "model", model)
@@ -69,6 +77,34 @@ def test_greedy_generation_is_that_of_transformers(tmp_path: Path) -> None:
     ].tolist()
     found = Generation(model.params, model.config, ids, max_new_tokens=8, sampling=Sampling(temperature=0.0))
     assert [*ids, *found] == expected
+
+
+WITH_EXPERTS = {
+    "mixtral": lambda: transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(
+            vocab_size=280, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, num_local_experts=4, sliding_window=3,
+        )
+    ),
+    "qwen3 moe": lambda: transformers.Qwen3MoeForCausalLM(
+        transformers.Qwen3MoeConfig(
+            vocab_size=280, hidden_size=32, moe_intermediate_size=24, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, num_experts=6, num_experts_per_tok=3, head_dim=8,
+        )
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WITH_EXPERTS)
+def test_folders_with_experts_are_read(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    WITH_EXPERTS[name]().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(_model().tokenizer.to_json())
+    model = model_files.load(tmp_path)
+    ids = [5, 7, 200, 31, 9, 9, 12]
+    found = gpt.forward(model.params, np.array([ids]), model.config)
+    np.testing.assert_allclose(found, _logits(tmp_path, ids), atol=2e-4)
 
 
 @pytest.mark.filterwarnings("ignore")

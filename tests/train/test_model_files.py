@@ -32,9 +32,18 @@ def model() -> model_files.Model:
     return model_files.Model(CONFIG, gpt.init(random.PRNGKey(0), CONFIG), tokens)
 
 
-@pytest.mark.parametrize("tie", [True, False])
-def test_round_trip(tmp_path: Path, model: model_files.Model, tie: bool) -> None:
-    config = replace(CONFIG, tie_embeddings=tie)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tie_embeddings": True},
+        {"tie_embeddings": False},
+        {"num_experts": 3, "balance_weight": 0.02},
+        {"num_experts": 3, "experts_per_token": 1, "qk_norm": True, "is_router_normalized": False},
+        {"num_experts": 1, "experts_per_token": 1},
+    ],
+)
+def test_round_trip(tmp_path: Path, model: model_files.Model, changes: dict) -> None:
+    config = replace(CONFIG, **changes)
     model = replace(model, config=config, params=gpt.init(random.PRNGKey(1), config))
     model_files.save(tmp_path / "model", model)
     read = model_files.load(tmp_path / "model")
@@ -46,7 +55,7 @@ def test_round_trip(tmp_path: Path, model: model_files.Model, tie: bool) -> None
 
 
 def test_names_are_those_of_hugging_face(model: model_files.Model) -> None:
-    names = set(model_files.to_tensors(model.params))
+    names = set(model_files.to_tensors(model.params, model.config))
     assert {
         "model.embed_tokens.weight",
         "model.norm.weight",
@@ -68,20 +77,20 @@ def test_rotary_base_is_read_where_older_files_have_it() -> None:
 
 
 def test_missing_weights_are_named(model: model_files.Model) -> None:
-    tensors = model_files.to_tensors(model.params)
+    tensors = model_files.to_tensors(model.params, model.config)
     del tensors["model.norm.weight"]
     with pytest.raises(io.CorruptFileError, match=r"weights are missing[^$]*model\.norm\.weight"):
         model_files.from_tensors(tensors, CONFIG)
 
 
 def test_foreign_weights_are_named(model: model_files.Model) -> None:
-    tensors = model_files.to_tensors(model.params) | {"model.layers.9.norm.weight": np.zeros(1)}
+    tensors = model_files.to_tensors(model.params, model.config) | {"model.layers.9.norm.weight": np.zeros(1)}
     with pytest.raises(io.CorruptFileError, match=r"not part of the model"):
         model_files.from_tensors(tensors, CONFIG)
 
 
 def test_wrong_shapes_are_named(model: model_files.Model) -> None:
-    tensors = model_files.to_tensors(model.params) | {"model.norm.weight": np.zeros(3)}
+    tensors = model_files.to_tensors(model.params, model.config) | {"model.norm.weight": np.zeros(3)}
     with pytest.raises(io.CorruptFileError, match=r"model\.norm\.weight has the wrong shape"):
         model_files.from_tensors(tensors, CONFIG)
 
@@ -89,7 +98,9 @@ def test_wrong_shapes_are_named(model: model_files.Model) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"model_type": "mixtral"},
+        {"model_type": "gemma"},
+        {"model_type": "qwen3_moe", "mlp_only_layers": [1]},
+        {"model_type": "qwen3_moe", "decoder_sparse_step": 2},
         {"hidden_act": "gelu"},
         {"quantization_config": {"bits": 4}},
         {"partial_rotary_factor": 0.5},
@@ -116,6 +127,29 @@ def test_what_is_not_supported_is_named(change: dict) -> None:
     )
 
 
+def test_experts_have_their_names_there() -> None:
+    config = replace(CONFIG, num_experts=2)
+    names = set(model_files.to_tensors(gpt.init(random.PRNGKey(0), config), config))
+    layer = "model.layers.1.block_sparse_moe"
+    assert {f"{layer}.gate.weight", f"{layer}.experts.0.w1.weight", f"{layer}.experts.1.w2.weight"} < names
+    config = replace(config, qk_norm=True)
+    names = set(model_files.to_tensors(gpt.init(random.PRNGKey(0), config), config))
+    assert {"model.layers.0.mlp.gate.weight", "model.layers.0.mlp.experts.1.up_proj.weight"} < names
+
+
+def test_a_missing_expert_is_named() -> None:
+    config = replace(CONFIG, num_experts=2)
+    tensors = model_files.to_tensors(gpt.init(random.PRNGKey(0), config), config)
+    del tensors["model.layers.1.block_sparse_moe.experts.1.w3.weight"]
+    with pytest.raises(io.CorruptFileError, match=r"weights are missing[^$]*experts\.1\.w3"):
+        model_files.from_tensors(tensors, config)
+
+
+def test_experts_with_biases_have_no_layout() -> None:
+    with pytest.raises(errors.ValueMismatchError, match=r"no model layout"):
+        model_files.to_json(replace(CONFIG, num_experts=2, qkv_bias=True))
+
+
 def test_a_model_that_no_layout_has_is_named() -> None:
     with pytest.raises(errors.ValueMismatchError, match=r"no model layout .*[^$]*qk_norm = True"):
         model_files.to_json(replace(CONFIG, qk_norm=True, mlp_bias=True))
@@ -123,12 +157,12 @@ def test_a_model_that_no_layout_has_is_named() -> None:
 
 def test_biases_and_norms_have_their_names_there() -> None:
     config = replace(CONFIG, qkv_bias=True, output_bias=True, qk_norm=True)
-    names = set(model_files.to_tensors(gpt.init(random.PRNGKey(0), config)))
+    names = set(model_files.to_tensors(gpt.init(random.PRNGKey(0), config), config))
     assert {"model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.k_norm.weight"} < names
 
 
 def test_weights_that_nothing_reads_are_no_error(model: model_files.Model) -> None:
-    tensors = model_files.to_tensors(model.params) | {
+    tensors = model_files.to_tensors(model.params, model.config) | {
         "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4)
     }
     assert inf.tree.structure(model_files.from_tensors(tensors, CONFIG)) == inf.tree.structure(model.params)
