@@ -143,7 +143,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return compare
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mpirun_path() -> str:
     """Path of `mpirun`, for tests marked `multi`."""
     found = mpirun()

@@ -25,8 +25,8 @@ Groups: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 class Comm(Protocol):
-    """Collectives among the ranks of one program. Calls are blocking, and every process makes the same
-    ones in one order.
+    """Communication among the ranks of one program. Calls are blocking. Every process makes the same
+    collectives in one order; `send` and `recv` are between two ranks, and concern nobody else.
     """
 
     local_ranks: tuple[int, ...]
@@ -44,16 +44,57 @@ class Comm(Protocol):
         members.
         """
 
+    def reduce_scatter(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
+        """Block i of the leading axis, reduced over the group as by `all_reduce`, for member i."""
+
     def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
         """Send along (source, destination) pairs of group indices; a member that receives nothing gets
         zeros.
         """
 
+    def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
+        """Give an array of a rank of this process to another rank. The array may change afterwards.
+
+        The call may last until the other rank receives. Messages between two ranks with one tag arrive in
+        the order in which they were sent.
+
+        Args:
+            row: the array.
+            source: rank that gives it, one of `local_ranks`.
+            destination: rank that gets it.
+            tag: what tells messages between the same ranks apart, from 0 to 32767.
+        """
+
+    def recv(
+        self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
+    ) -> np.ndarray:
+        """What `source` sent to `destination`, a rank of this process; waits for it.
+
+        Args:
+            shape: shape of the array; the sender does not tell it.
+            dtype: its dtype.
+            source: rank that sends it.
+            destination: rank that gets it, one of `local_ranks`.
+            tag: that of the message.
+
+        Raises:
+            CollectiveError: it would wait for ever, since both ranks are of this process and nothing was
+                sent.
+        """
+
     def broadcast(self, content: bytes) -> bytes:
         """What rank 0 gives, for every process; what others give is ignored."""
 
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        """What each process gives, for every process, in the order of their ranks; lengths may differ."""
+
     def barrier(self) -> None:
         """Wait for every rank."""
+
+    def duplicate(self) -> Comm:
+        """A comm among the same ranks whose calls never meet those of this one, so that another thread may
+        use it. Every process makes its duplicates in one order.
+        """
 
 
 class Launcher(Protocol):

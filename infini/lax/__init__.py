@@ -11,10 +11,6 @@ from infini.lax.calls import (
 )
 from infini.lax.checkpoint import checkpoint_p as checkpoint_p
 from infini.lax.collectives import (
-    all_gather as all_gather,
-    all_gather_p as all_gather_p,
-    all_to_all as all_to_all,
-    all_to_all_p as all_to_all_p,
     axis_index as axis_index,
     axis_index_p as axis_index_p,
     axis_size as axis_size,
@@ -23,14 +19,8 @@ from infini.lax.collectives import (
     pmean as pmean,
     pmin as pmin,
     pmin_p as pmin_p,
-    ppermute as ppermute,
-    ppermute_p as ppermute_p,
-    pshuffle as pshuffle,
     psum as psum,
     psum_p as psum_p,
-    psum_scatter as psum_scatter,
-    psum_scatter_p as psum_scatter_p,
-    pswapaxes as pswapaxes,
 )
 from infini.lax.complex_views import (
     view_as_complex as view_as_complex,
@@ -246,6 +236,18 @@ from infini.lax.elementwise import (
     tanh as tanh,
     tanh_p as tanh_p,
     xor_p as xor_p,
+)
+from infini.lax.exchanges import (
+    all_gather as all_gather,
+    all_gather_p as all_gather_p,
+    all_to_all as all_to_all,
+    all_to_all_p as all_to_all_p,
+    ppermute as ppermute,
+    ppermute_p as ppermute_p,
+    pshuffle as pshuffle,
+    psum_scatter as psum_scatter,
+    psum_scatter_p as psum_scatter_p,
+    pswapaxes as pswapaxes,
 )
 from infini.lax.fft import FftType as FftType, fft as fft, fft_p as fft_p
 from infini.lax.folding import reduce as reduce

@@ -92,7 +92,7 @@ def _transposed(
     rule = op.rule(primitive.TRANSPOSE)
     if op.is_higher_order:
         return rule(_TRANSPOSER, cotangents, inputs, equation.attrs)
-    (ct,) = cotangents
+    ct = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
     return rule(ct, *inputs, **equation.attrs)
 
 

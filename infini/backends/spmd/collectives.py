@@ -4,13 +4,14 @@ around a `Comm`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from infini.backends.spmd.lockstep import reduce_rows
 from infini.core.comm import Comm, Groups, Rows
 from infini.core.ir import Equation
 from infini.core.mesh import AbstractMesh
@@ -33,24 +34,76 @@ class Mesh:
         return tuple(tuple(rank for _, rank in sorted(members)) for members in found.values())
 
 
-def run(equation: Equation, rows: Rows, mesh: Mesh, comm: Comm) -> list[np.ndarray]:
-    """Results of a collective for each rank of this process."""
-    return _COLLECTIVES[equation.op.name](rows, mesh, comm, **equation.attrs)
+def run(equation: Equation, columns: Sequence[Rows], mesh: Mesh, comm: Comm) -> list[list[np.ndarray]]:
+    """Results of a collective: for each one array per rank of this process, like the operands.
+
+    Operands of one equation travel in one message, those that are added up in one for each dtype.
+    """
+    return _COLLECTIVES[equation.op.name](columns, mesh, comm, **equation.attrs)
 
 
-def _all_reduce(op: Any) -> Callable[..., list[np.ndarray]]:  # Any: a ReduceOp
-    def reduce(rows: Rows, mesh: Mesh, comm: Comm, *, axes: tuple[str, ...], sizes: Any) -> list[np.ndarray]:
-        return comm.all_reduce(rows, op, mesh.groups(axes))
+Columns = list[list[np.ndarray]]
+
+
+def _together(columns: Sequence[Rows], keep: int, send: Callable[[Rows], list[np.ndarray]]) -> Columns:
+    """Results of `send` for several operands of one dtype in one message.
+
+    Args:
+        columns: operands, each with one array per rank.
+        keep: leading dimensions of a message that are blocks for other ranks.
+        send: a collective over messages. It may drop or add leading dimensions of blocks.
+    """
+    if len(columns) == 1:
+        return [send(columns[0])]
+    shapes = [column[0].shape[keep:] for column in columns]
+    sizes = [math.prod(shape) for shape in shapes]
+    messages = [
+        np.concatenate([row.reshape(*row.shape[:keep], -1) for row in rows], axis=keep)
+        for rows in zip(*columns, strict=True)
+    ]
+    found = send(messages)
+    edges = [0, *itertools.accumulate(sizes)]
+    return [
+        [row[..., start:end].reshape(*row.shape[:-1], *shape) for row in found]
+        for start, end, shape in zip(edges, edges[1:], shapes, strict=False)
+    ]
+
+
+def _by_dtype(columns: Sequence[Rows], keep: int, send: Callable[[Rows], list[np.ndarray]]) -> Columns:
+    """`_together` for operands of several dtypes, one message for each."""
+    numbers: dict[np.dtype, list[int]] = {}
+    for i, column in enumerate(columns):
+        numbers.setdefault(column[0].dtype, []).append(i)
+    found: dict[int, list[np.ndarray]] = {}
+    for group in numbers.values():
+        found.update(zip(group, _together([columns[i] for i in group], keep, send), strict=True))
+    return [found[i] for i in range(len(columns))]
+
+
+def _all_reduce(op: Any) -> Callable[..., Columns]:  # Any: a ReduceOp
+    def reduce(
+        columns: Sequence[Rows], mesh: Mesh, comm: Comm, *, axes: tuple[str, ...], sizes: Any
+    ) -> Columns:
+        groups = mesh.groups(axes)
+        return _by_dtype(columns, 0, lambda rows: comm.all_reduce(rows, op, groups))
 
     return reduce
 
 
 def _all_gather(
-    rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int, dimension: int
-) -> list[np.ndarray]:
+    columns: Sequence[Rows],
+    mesh: Mesh,
+    comm: Comm,
+    *,
+    axes: tuple[str, ...],
+    sizes: Any,
+    dimensions: tuple[int, ...],
+) -> Columns:
+    groups = mesh.groups(axes)
+    stacked = _by_dtype(columns, 0, lambda rows: comm.all_gather(rows, groups))
     return [
-        np.concatenate(list(stacked), axis=dimension)
-        for stacked in comm.all_gather(rows, mesh.groups((axis_name,)))
+        [np.concatenate(list(parts), axis=dimension) for parts in column]
+        for column, dimension in zip(stacked, dimensions, strict=True)
     ]
 
 
@@ -59,31 +112,56 @@ def _blocks(row: np.ndarray, size: int, dimension: int) -> np.ndarray:
 
 
 def _psum_scatter(
-    rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int, dimension: int
-) -> list[np.ndarray]:
-    blocks = [_blocks(row, size, dimension) for row in rows]
-    return [reduce_rows(list(found), "sum") for found in comm.all_to_all(blocks, mesh.groups((axis_name,)))]
+    columns: Sequence[Rows],
+    mesh: Mesh,
+    comm: Comm,
+    *,
+    axes: tuple[str, ...],
+    sizes: tuple[int, ...],
+    dimensions: tuple[int, ...],
+) -> Columns:
+    groups, size = mesh.groups(axes), math.prod(sizes)
+    blocks = [
+        [_blocks(row, size, dimension) for row in column]
+        for column, dimension in zip(columns, dimensions, strict=True)
+    ]
+    return _by_dtype(blocks, 1, lambda rows: comm.reduce_scatter(rows, "sum", groups))
 
 
 def _all_to_all(
-    rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int, split: int, concat: int
-) -> list[np.ndarray]:
-    blocks = [_blocks(row, size, split) for row in rows]
-    found = comm.all_to_all(blocks, mesh.groups((axis_name,)))
-    return [np.concatenate(list(stacked), axis=concat) for stacked in found]
+    columns: Sequence[Rows],
+    mesh: Mesh,
+    comm: Comm,
+    *,
+    axes: tuple[str, ...],
+    sizes: tuple[int, ...],
+    split: int,
+    concat: int,
+) -> Columns:
+    (rows,) = columns
+    blocks = [_blocks(row, math.prod(sizes), split) for row in rows]
+    found = comm.all_to_all(blocks, mesh.groups(axes))
+    return [[np.concatenate(list(stacked), axis=concat) for stacked in found]]
 
 
 def _ppermute(
-    rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int, permutation: tuple[tuple[int, int], ...]
-) -> list[np.ndarray]:
-    return comm.permute(rows, permutation, mesh.groups((axis_name,)))
+    columns: Sequence[Rows],
+    mesh: Mesh,
+    comm: Comm,
+    *,
+    axes: tuple[str, ...],
+    sizes: Any,
+    permutation: tuple[tuple[int, int], ...],
+) -> Columns:
+    groups = mesh.groups(axes)
+    return _by_dtype(columns, 0, lambda rows: comm.permute(rows, permutation, groups))
 
 
-def _axis_index(rows: Rows, mesh: Mesh, comm: Comm, *, axis_name: str, size: int) -> list[np.ndarray]:
-    return [np.asarray(mesh.abstract.coordinates(rank)[axis_name], np.int32) for rank in mesh.local_ranks]
+def _axis_index(columns: Sequence[Rows], mesh: Mesh, comm: Comm, *, axis_name: str, size: int) -> Columns:
+    return [[np.asarray(mesh.abstract.coordinates(rank)[axis_name], np.int32) for rank in mesh.local_ranks]]
 
 
-_COLLECTIVES: Final[dict[str, Callable[..., list[np.ndarray]]]] = {
+_COLLECTIVES: Final[dict[str, Callable[..., Columns]]] = {
     "psum": _all_reduce("sum"),
     "pmax": _all_reduce("max"),
     "pmin": _all_reduce("min"),

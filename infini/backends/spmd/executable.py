@@ -237,8 +237,8 @@ class _Walk:
             return [list(column) for column in zip(*rows, strict=True)]
         if isinstance(step, s.Exchange):
             hosts = [self.get(column, v.type) for column, v in zip(operands, step.inputs, strict=True)]
-            found = collectives.run(step.equation, hosts[0] if hosts else [], self.mesh, self.comm)
-            return [self.put(found)]
+            found = collectives.run(step.equation, hosts, self.mesh, self.comm)
+            return [self.put(rows) for rows in found]
         return STRUCTURED[step.equation.op.name](self, step, operands)
 
     def get(self, column: Sequence[Buffer], type_: ArrayType) -> list[np.ndarray]:

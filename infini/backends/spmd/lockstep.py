@@ -5,12 +5,13 @@ Deterministic.
 from __future__ import annotations
 
 import functools
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
-from infini.core import dtypes
+from infini.core import dtypes, errors
 from infini.core.comm import Groups, ReduceOp, Rows
 
 _UFUNCS: Final[dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
@@ -25,6 +26,8 @@ class LockstepComm:
 
     def __init__(self, size: int) -> None:
         self.local_ranks = tuple(range(size))
+        # Messages on their way, by source, destination and tag.
+        self._sent: defaultdict[tuple[int, int, int], deque[np.ndarray]] = defaultdict(deque)
 
     def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
         """Fold the rows of each group from its first member on."""
@@ -40,6 +43,13 @@ class LockstepComm:
             groups, lambda group: [np.stack([rows[r][i] for r in group]) for i in range(len(group))]
         )
 
+    def reduce_scatter(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
+        """Fold block i of the rows of each group for member i."""
+        return self._by_group(
+            groups,
+            lambda group: [reduce_rows([rows[r][i] for r in group], op) for i in range(len(group))],
+        )
+
     def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
         """Rows by (source, destination); zeros for the others."""
         source = {target: origin for origin, target in pairs}
@@ -51,12 +61,48 @@ class LockstepComm:
             ],
         )
 
+    def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
+        """Keep a copy until it is received; never waits."""
+        self._sent[source, destination, tag].append(np.array(row))
+
+    def recv(
+        self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
+    ) -> np.ndarray:
+        """The oldest message that was not received yet.
+
+        Raises:
+            CollectiveError: there is none; or it has another type.
+        """
+        waiting = self._sent.get((source, destination, tag))
+        if not waiting:
+            raise errors.CollectiveError(
+                f"device {destination} would wait for ever for a message of device {source}",
+                got=f"no message with tag {tag} was sent",
+                fix="devices of one process take turns: send before the other side receives",
+            )
+        found = waiting.popleft()
+        if (found.shape, found.dtype) != (shape, dtype):
+            raise errors.CollectiveError(
+                f"device {source} sent another array than device {destination} receives",
+                got=f"{found.dtype}{list(found.shape)}",
+                expected=f"{dtype}{list(shape)}",
+            )
+        return found
+
     def broadcast(self, content: bytes) -> bytes:
         """The content."""
         return content
 
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        """The content: there is one process."""
+        return [content]
+
     def barrier(self) -> None:
         """Nothing to wait for."""
+
+    def duplicate(self) -> LockstepComm:
+        """One without messages on their way."""
+        return LockstepComm(len(self.local_ranks))
 
     def _by_group(
         self, groups: Groups, results: Callable[[tuple[int, ...]], list[np.ndarray]]

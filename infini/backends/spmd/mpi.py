@@ -1,8 +1,8 @@
 """Communication among processes by MPI, one device per process. mpi4py is imported when a job is looked
 for, never before.
 
-Groups become sub-communicators, made once by their members and kept. bfloat16 travels as bits; its sums,
-and those of float16, are taken in float32. Notes on mpi4py's buffers:
+Groups become sub-communicators, made once by their members and kept; those of a duplicate are other ones.
+bfloat16 travels as bits; its sums, and those of float16, are taken in float32. Notes on mpi4py's buffers:
 https://mpi4py.readthedocs.io/en/stable/tutorial.html
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -90,19 +91,34 @@ class MpiLauncher:
 
 
 class MpiComm:
-    """One rank per process. Rows have one entry."""
+    """One rank per process. Rows have one entry.
 
-    def __init__(self, mpi: Any, process_of_rank: tuple[int, ...]) -> None:  # Any: the module mpi4py.MPI
+    Args:
+        mpi: the module mpi4py.MPI.
+        process_of_rank: process of the job that is each rank.
+        line: the duplications that led here, each the number of its turn.
+    """
+
+    def __init__(
+        self,
+        mpi: Any,  # Any: a module without types
+        process_of_rank: tuple[int, ...],
+        line: tuple[int, ...] = (),
+    ) -> None:
         self._mpi = mpi
         self._process_of_rank = process_of_rank
+        self._line, self._num_duplicates = line, 0
+        # Threads may make communicators of two comms at once; what tells them apart must be equal everywhere.
+        self._tag = zlib.crc32(repr((process_of_rank, line)).encode()) % 32768
         self._rank = process_of_rank.index(mpi.COMM_WORLD.rank)
         self.local_ranks: tuple[int, ...] = (self._rank,)
-        # Members of a group call this together, in program order, so the tag need not differ.
+        # Members of a group call this together, in program order, so one tag serves all groups.
         self._communicator = functools.cache(self._create)
 
     def _create(self, group: tuple[int, ...]) -> Any:  # Any: a communicator
         world = self._mpi.COMM_WORLD
-        return world.Create_group(world.group.Incl([self._process_of_rank[rank] for rank in group]))
+        members = world.group.Incl([self._process_of_rank[rank] for rank in group])
+        return world.Create_group(members, tag=self._tag)
 
     def _mine(self, groups: Groups) -> tuple[Any, tuple[int, ...]]:
         group = next(group for group in groups if self._rank in group)
@@ -114,9 +130,7 @@ class MpiComm:
         (row,) = rows
         wide = np.ascontiguousarray(_reducible(row)).reshape(row.shape)
         result = np.empty_like(wide)
-        communicator.Allreduce(
-            wide, result, op={"sum": self._mpi.SUM, "max": self._mpi.MAX, "min": self._mpi.MIN}[op]
-        )
+        communicator.Allreduce(wide, result, op=self._operation(op))
         return [result.astype(row.dtype, copy=False)]
 
     def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
@@ -135,6 +149,15 @@ class MpiComm:
         communicator.Alltoall(self._bytes(row), self._bytes(result))
         return [result]
 
+    def reduce_scatter(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
+        """`MPI_Reduce_scatter_block`; 16-bit floats go as float32, booleans as bytes."""
+        communicator, _ = self._mine(groups)
+        (row,) = rows
+        wide = np.ascontiguousarray(_reducible(row))
+        result = np.empty(row.shape[1:], wide.dtype)
+        communicator.Reduce_scatter_block(wide, result, op=self._operation(op))
+        return [result.astype(row.dtype, copy=False)]
+
     def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
         """One message per pair."""
         communicator, group = self._mine(groups)
@@ -149,6 +172,20 @@ class MpiComm:
         self._mpi.Request.Waitall(requests)
         return [result]
 
+    def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
+        """`MPI_Send` of bytes."""
+        assert source == self._rank, "a process sends for its own rank"
+        self._everyone().Send(self._bytes(np.ascontiguousarray(row)), dest=destination, tag=tag)
+
+    def recv(
+        self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
+    ) -> np.ndarray:
+        """`MPI_Recv` of bytes."""
+        assert destination == self._rank, "a process receives for its own rank"
+        result = np.empty(shape, dtype)
+        self._everyone().Recv(self._bytes(result), source=source, tag=tag)
+        return result
+
     def broadcast(self, content: bytes) -> bytes:
         """`MPI_Bcast` of the length, then of the bytes."""
         communicator = self._everyone()
@@ -158,12 +195,31 @@ class MpiComm:
         communicator.Bcast(self._bytes(received), root=0)
         return received.tobytes()
 
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        """`MPI_Allgather` of the lengths, then `MPI_Allgatherv` of the bytes."""
+        communicator = self._everyone()
+        lengths = np.empty(len(self._process_of_rank), np.int64)
+        communicator.Allgather(np.array([len(content)], np.int64), lengths)
+        ends = np.cumsum(lengths)
+        received = np.empty(int(ends[-1]), np.uint8)
+        mine = np.frombuffer(content, np.uint8)
+        communicator.Allgatherv(self._bytes(mine), [received, lengths.tolist(), None, self._mpi.BYTE])
+        return [received[end - length : end].tobytes() for end, length in zip(ends, lengths, strict=True)]
+
     def barrier(self) -> None:
         """`MPI_Barrier` of all ranks."""
         self._everyone().Barrier()
 
+    def duplicate(self) -> MpiComm:
+        """A comm with communicators of its own, made when they are used first."""
+        self._num_duplicates += 1
+        return MpiComm(self._mpi, self._process_of_rank, (*self._line, self._num_duplicates))
+
     def _everyone(self) -> Any:  # Any: a communicator
         return self._communicator(tuple(range(len(self._process_of_rank))))
+
+    def _operation(self, op: ReduceOp) -> Any:  # Any: an MPI operation
+        return {"sum": self._mpi.SUM, "max": self._mpi.MAX, "min": self._mpi.MIN}[op]
 
     def _bytes(self, array: np.ndarray) -> list[Any]:  # Any: an MPI buffer specification
         assert array.flags.c_contiguous, "buffers of backends are in C order"

@@ -89,7 +89,7 @@ class Mover:
             if at is None or x.shape[at] % self.mesh.shape[axis]:
                 summed.append(axis)
                 continue
-            x = self._emit("psum_scatter", (axis,), reason, x, dimension=at - x.ndim)
+            x = self._emit("psum_scatter", (axis,), reason, x, dimensions=(at - x.ndim,))
             dims[at] = (*dims[at], axis)
         return self.combine(x, "sum", tuple(summed), reason), tuple(dims)
 
@@ -141,7 +141,7 @@ class Mover:
         at = next(
             d for d, (now, then) in enumerate(zip(dims, target, strict=True)) if then[: len(now)] != now
         )
-        gathered = self._emit("all_gather", dims[at][-1:], reason, x, dimension=at - x.ndim)
+        gathered = self._emit("all_gather", dims[at][-1:], reason, x, dimensions=(at - x.ndim,))
         after = list(dims)
         after[at] = dims[at][:-1]
         return gathered, tuple(after)
@@ -150,8 +150,8 @@ class Mover:
         self, name: str, axes: Axes, reason: str, x: Value, **attrs: Any
     ) -> Value:  # Any: attributes by op
         self._record(name, axes, x, reason)
-        (axis,) = axes
-        return trace.bind1(primitive.by_name(name), x, axis_name=axis, size=self.mesh.shape[axis], **attrs)
+        sizes = tuple(self.mesh.shape[axis] for axis in axes)
+        return trace.bind1(primitive.by_name(name), x, axes=axes, sizes=sizes, **attrs)
 
     def _record(self, name: str, axes: Axes, x: Value, reason: str) -> None:
         found = Collective(name, axes, x.type.nbytes, reason, trace.user_line())
