@@ -95,7 +95,7 @@ from infini.transforms.placement import (
     make_array_from_process_local_data as make_array_from_process_local_data,
 )
 from infini.transforms.resharding import reshard as reshard
-from infini.transforms.shard import shard as shard, shard_map as shard_map
+from infini.transforms.shard import shard as shard, shard_map as shard_map, smap as smap
 from infini.transforms.staging import (
     ShapeDtypeStruct as ShapeDtypeStruct,
     eval_shape as eval_shape,

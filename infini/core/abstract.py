@@ -99,7 +99,8 @@ def typeof(x: object) -> ShapedArray:
     if isinstance(x, array_class.Array) and not isinstance(x, Value):  # typed keys
         return ShapedArray(x.shape, x.dtype, False, _unplaced(x.ndim))
     item = trace.as_value(x)
-    return ShapedArray(item.shape, item.dtype, item.weak, _unplaced(item.ndim))
+    varying = trace.varying_axes(item)
+    return ShapedArray(item.shape, item.dtype, item.weak, _unplaced(item.ndim), varying)
 
 
 @dataclass(frozen=True, slots=True)

@@ -360,6 +360,12 @@ from infini.lax.top_k import (
     top_k as top_k,
     top_k_p as top_k_p,
 )
+from infini.lax.varying import (
+    pcast as pcast,
+    psum_invariant_p as psum_invariant_p,
+    pvary as pvary,
+    pvary_p as pvary_p,
+)
 from infini.lax.view import (
     broadcast as broadcast,
     broadcast_in_dim as broadcast_in_dim,

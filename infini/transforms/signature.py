@@ -168,7 +168,7 @@ class Key(NamedTuple):
     static: tuple[tuple[int | str, Any], ...]
     static_kinds: tuple[type, ...]
     holes: tuple[tuple[int, ir.Shape], ...]
-    axes: tuple[tuple[str, int], ...]
+    axes: tuple[Hashable, ...]  # names and sizes, then along which of them arguments vary
     mesh: sharding_.Entered
     knobs: tuple[Hashable, ...]
 

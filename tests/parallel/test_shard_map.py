@@ -51,7 +51,9 @@ def test_a_body_sees_its_part(mesh):
     ids=["psum", "pmean", "pmax", "pmin", "tiled", "gather", "ppermute", "scatter", "all_to_all", "index"],
 )  # fmt: skip
 def test_collectives(mesh, collective, out, expected):
-    found = inf.jit(inf.shard_map(collective, mesh=mesh, in_specs=P("a"), out_specs=out))(X)
+    # What is gathered is equal everywhere, which the types do not know.
+    mapped = inf.shard_map(collective, mesh=mesh, in_specs=P("a"), out_specs=out, check_vma=False)
+    found = inf.jit(mapped)(X)
     np.testing.assert_allclose(np.asarray(found).reshape(np.shape(expected)), expected)
 
 
@@ -97,7 +99,8 @@ def test_collectives_inside_loops_and_branches(mesh):
         )
         return total, rows
 
-    total, rows = inf.jit(inf.shard_map(f, mesh=mesh, in_specs=P("a"), out_specs=(P(), P())))(X)
+    mapped = inf.shard_map(f, mesh=mesh, in_specs=P("a"), out_specs=(P(), P()), check_vma=False)
+    total, rows = inf.jit(mapped)(X)
     parts = X.reshape(4, 2, 2).sum(0)
     sums = np.cumsum(parts, 0)
     np.testing.assert_allclose(rows, np.where(sums.sum(1, keepdims=True) > 3, parts, 0))

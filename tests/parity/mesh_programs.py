@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 Program = Callable[[Any], Any]  # of a library: jax, or infini under that name
-TABLES = {"shardings": "tests.parity.sharding_programs"}
+TABLES = {"shardings": "tests.parity.sharding_programs", "shard_map": "tests.parity.shard_map_programs"}
 RECORDED = Path(__file__).parent / "recorded"
 
 

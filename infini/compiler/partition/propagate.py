@@ -152,7 +152,7 @@ def fixed_placements(program: Program, mesh: AbstractMesh) -> dict[Var, Dims]:
     for equation in program.equations:
         if equation.op.name == "sharding_constraint":
             found[equation.output] = p.from_spec(equation.attrs["spec"], equation.output.type.ndim)
-        elif equation.op.name == "shard_map":
+        elif equation.op.name == "shard_map" and not equation.attrs.get("axes"):
             for var, spec in zip(equation.outputs, equation.attrs["out_specs"], strict=True):
                 found[var] = p.from_spec(spec, var.type.ndim)
         else:
