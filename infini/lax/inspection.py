@@ -81,13 +81,9 @@ def _definition(x: Value, *, callback: Any) -> Sequence[Value]:  # Any: ir.HostF
     return trace.bind(debug_callback_p, callback=reference, ordered=False)
 
 
-def _reference(evaluate: Any, x: np.ndarray, *, callback: Any) -> Sequence[np.ndarray]:
+def _reference(x: np.ndarray, *, callback: Any) -> Sequence[np.ndarray]:  # Any: ir.HostFunction
     host.lookup(callback)(sharding.on_one(backend.default_device()))
     return ()
-
-
-def _jvp(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> Any:
-    return trace.bind(inspect_sharding_p, *primals, **attrs), ()
 
 
 def _linearize(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> Any:
@@ -105,7 +101,7 @@ inspect_sharding_p: Primitive = primitive.register(
         {
             primitive.TYPE: lambda x, *, callback: (),
             primitive.REFERENCE: _reference,
-            primitive.JVP: _jvp,
+            primitive.JVP: lambda primals, tangents, results, *, callback: (),
             primitive.LINEARIZE: _linearize,
             primitive.BATCH: _batch,
             primitive.PLACE: _place,
@@ -113,6 +109,5 @@ inspect_sharding_p: Primitive = primitive.register(
             primitive.DECOMPOSE: _definition,
         },
         effect=Effect.IO,
-        is_higher_order=True,
     )
 )

@@ -106,6 +106,8 @@ def counted(lib: Any, w: Any, v: Any) -> Any:
 
 
 def branched(lib: Any, w: Any, v: Any) -> Any:
+    """Marked before the branches: JAX would mark inside, and some devices would wait for a sum for ever."""
+    w = lib.lax.pcast(w, "a", to="varying")
     found = lib.lax.cond(lib.lax.axis_index("a") > 3, lambda u: u @ w, lambda u: (u @ w) ** 2, v)
     return lib.lax.psum(found.sum(), "a")
 
@@ -159,19 +161,10 @@ def both_ways(lib: Any, w: Any, v: Any) -> Any:
     return (inner**2).sum()
 
 
-def branched_loops(lib: Any, w: Any, v: Any) -> Any:
-    """Loops and jitted functions inside a branch that only some devices take."""
-
-    def loop(u: Any) -> Any:
-        return lib.lax.scan(lambda c, r: (c + lib.jit(lambda r: (r @ w) ** 2)(r), None), u.sum() * w[1], u)[0]
-
-    return lib.lax.psum(lib.lax.cond(v.sum() > 1, loop, lambda u: u.sum() * w[0], v), "a")
-
-
 LOSSES: dict[str, Callable[[Any, Any, Any], Any]] = {
     f.__name__: f
     for f in (
-        loss, mean_loss, gathered, scattered, permuted, scanned, counted, branched, branched_loops,
+        loss, mean_loss, gathered, scattered, permuted, scanned, counted, branched,
         forward_rule, jitted, remembered, batched, both_ways,
     )
 }  # fmt: skip
@@ -219,6 +212,34 @@ PROGRAMS: dict[str, Program] = {
         lambda v: v + lib.lax.pcast(lib.numpy.ones((1, 2)), ("x", "y"), to="varying"),
         mesh=square(lib), in_specs=lib.P(("x", "y")), out_specs=lib.P(("x", "y")),
     )(X),
+    # groups of members
+    **{
+        f"psum over {name}": rows(
+            lambda lib, v, g=g: lib.lax.psum(v, "a", axis_index_groups=g), check_vma=False
+        )
+        for name, g in (("groups", GROUPS), ("pairs", PAIRS))
+    },
+    "pmean over pairs": rows(lambda lib, v: lib.lax.pmean(v, "a", axis_index_groups=PAIRS), check_vma=False),
+    "pmax over pairs": rows(lambda lib, v: lib.lax.pmax(v, "a", axis_index_groups=PAIRS), check_vma=False),
+    "pmin over groups": rows(lambda lib, v: lib.lax.pmin(v, "a", axis_index_groups=GROUPS), check_vma=False),
+    "all_gather over pairs": rows(lambda lib, v: lib.lax.all_gather(v, "a", axis_index_groups=PAIRS)),
+    "tiled all_gather over groups": rows(
+        lambda lib, v: lib.lax.all_gather(v, "a", axis=1, tiled=True, axis_index_groups=GROUPS)
+    ),
+    "psum_scatter over pairs": rows(
+        lambda lib, v: lib.lax.psum_scatter(v[0], "a", axis_index_groups=PAIRS)[None]
+    ),
+    "tiled psum_scatter over groups": rows(
+        lambda lib, v: lib.lax.psum_scatter(
+            lib.numpy.tile(v, 2), "a", scatter_dimension=1, tiled=True, axis_index_groups=GROUPS
+        )
+    ),
+    "all_to_all over pairs": rows(lambda lib, v: lib.lax.all_to_all(v, "a", 1, 0, axis_index_groups=PAIRS)),
+    "tiled all_to_all over groups": rows(
+        lambda lib, v: lib.lax.all_to_all(
+            lib.numpy.tile(v, 4), "a", 1, 0, tiled=True, axis_index_groups=GROUPS
+        )
+    ),
     # what varies
     "what an argument varies along": rows(lambda lib, v: seen(lib, v) or v),
     "an equal result": weighted(lambda lib, w, v: w * 2),
