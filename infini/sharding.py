@@ -1,6 +1,7 @@
-"""Meshes and placements, with JAX's names."""
+"""Meshes and placements, with JAX's names; the machine that programs over a mesh are planned for."""
 
 from infini.core.abstract import ManualAxisType as ManualAxisType
+from infini.core.machine import Collectives as Collectives, Link as Link, Machine as Machine
 from infini.core.mesh_context import (
     get_abstract_mesh as get_abstract_mesh,
     get_mesh as get_mesh,

@@ -81,13 +81,12 @@ def _contraction(equation: Equation) -> list[tuple[Var, list[tuple[int, int]]]]:
 def _moved(equation: Equation) -> list[tuple[int, int]]:
     """Pairs of a dimension of the operand and the one of the result that is the same."""
     (x,) = equation.inputs
-    ndim, out = x.type.ndim, equation.output.type.ndim
+    ndim = x.type.ndim
     if equation.op.name == "transpose":
         permutation = equation.attrs["permutation"]
         order = (*range(ndim - len(permutation)), *(p + ndim for p in permutation))
         return [(source, to) for to, source in enumerate(order)]
     if equation.op.name == "broadcast_in_dim":
-        loops = out - len(equation.attrs["shape"])
-        return list(enumerate((*range(loops), *(d + out for d in equation.attrs["dims"]))))
+        return list(enumerate(views.kept(equation)))
     groups = views.matching(x.type.shape, equation.output.type.shape)
     return [(ins[0], outs[0]) for ins, outs in groups if len(ins) == len(outs) == 1]

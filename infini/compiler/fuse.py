@@ -188,14 +188,14 @@ class _Fuser:
         """Make a variable that a kernel cannot compute something it can load; failing that, take the kernel
         apart.
         """
-        equation = self.grouping.definition.get(var)  # none of a parameter, which is an array already
-        if equation is not None and equation.op.name == "reshape" and var not in self.aliases:
+        is_array = self.grouping.is_array(var)  # a parameter, or what another operation makes
+        if not is_array and self.grouping.definition[var].op.name == "reshape" and var not in self.aliases:
             # As an array its operand has the new shape for free, however the elements are cut into
             # dimensions.
             self.aliases.add(var)
             if (core := self._core(var)) not in self.alone and not self.grouping.is_array(core):
                 self._store(core)
-        elif equation is None or var in self.alone:
+        elif is_array or var in self.alone:
             self._dissolve(unit)
         else:
             self._store(var)

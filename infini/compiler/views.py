@@ -40,6 +40,13 @@ def _padded_dims(dims: Sequence[int], ndim: int) -> tuple[int, ...]:
     return tuple(d + ndim for d in dims)
 
 
+def kept(equation: Equation) -> tuple[int, ...]:
+    """For each dimension of the operand of a `broadcast_in_dim` that of its result, loop dimensions first."""
+    ndim = equation.output.type.ndim
+    loops = ndim - len(equation.attrs["shape"])
+    return (*range(loops), *_padded_dims(equation.attrs["dims"], ndim))
+
+
 def _reshape(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Piece]:
     (x,) = equation.inputs
     shape = equation.output.type.shape
@@ -57,9 +64,13 @@ def _reshape(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[
 
 
 def matching(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Dimensions of two shapes, without those of size 1, in the smallest groups of equal size."""
+    """Dimensions of two shapes, without those of size 1, in the smallest groups of equal size; one group of
+    all when there are no elements.
+    """
     ins = [d for d, n in enumerate(source) if n != 1]
     outs = [d for d, n in enumerate(target) if n != 1]
+    if 0 in source:
+        return [(ins, outs)]
     groups = []
     while ins or outs:
         group_in, group_out = [ins.pop(0)], [outs.pop(0)]
@@ -87,10 +98,7 @@ def _transpose(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> lis
 
 def _broadcast(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Piece]:
     (x,) = equation.inputs
-    ndim = equation.output.type.ndim
-    loops = ndim - len(equation.attrs["shape"])
-    kept = (*range(loops), *_padded_dims(equation.attrs["dims"], ndim))
-    return [Piece(x, tuple(index[d] for d in kept))]
+    return [Piece(x, tuple(index[d] for d in kept(equation)))]
 
 
 def _slice(equation: Equation, index: IndexMap, sizes: Sequence[int]) -> list[Piece]:

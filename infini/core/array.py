@@ -19,6 +19,7 @@ from infini.core import (
     formats,
     ir,
     layout as layout_,
+    mesh as mesh_,
     representation,
     sharding as sharding_,
     shards,
@@ -201,7 +202,13 @@ class Array(value.Value):
     @property
     def is_fully_replicated(self) -> bool:
         """Whether every device holds the whole array."""
-        return self.sharding.shard_shape(self.shape) == self.shape
+        return self.sharding.shard_shape(self.shape) == self.shape and not self._waiting
+
+    @property
+    def _waiting(self) -> frozenset[str]:
+        """Axes over which the parts are terms of a sum."""
+        place = self.sharding
+        return mesh_.unreduced_axes(place.spec) if isinstance(place, sharding_.NamedSharding) else frozenset()
 
     @property
     def addressable_shards(self) -> list[shards.Shard[Array]]:
@@ -285,7 +292,8 @@ class Array(value.Value):
         )
 
     def to_host(self) -> np.ndarray:
-        """The contents as a read-only NumPy array, without a copy when memory is shared.
+        """The contents as a read-only NumPy array, without a copy when memory is shared. Terms of a sum that
+        has not been taken are added up.
 
         Raises:
             DeviceError: parts live in other processes.
@@ -303,7 +311,7 @@ class Array(value.Value):
         sharding = self.sharding
         assert isinstance(sharding, sharding_.NamedSharding)
         local_type = self.type.update(shape=sharding.shard_shape(self.shape))
-        is_replicated = local_type.shape == self.shape
+        is_replicated = local_type.shape == self.shape and not self._waiting
         if not is_replicated and not self.is_fully_addressable:
             raise errors.DeviceError(
                 "parts of this array live in other processes",
@@ -312,11 +320,19 @@ class Array(value.Value):
             )
         if is_replicated:
             return self.memory.host(0, local_type, devices[0])
-        host, memory = np.empty(self.shape, self.dtype), self.memory
+        host, memory = np.zeros(self.shape, self.dtype), self.memory
+        seen: set[tuple[int, ...]] = set()
+        names = sorted(self._waiting.union(*map(sharding_.entry_axes, sharding.spec)))
         for i, device in enumerate(devices):
             rank = sharding.devices.index(device)
+            coordinates = sharding.mesh.abstract.coordinates(rank)
+            place = tuple(coordinates[name] for name in names)
+            if place in seen:
+                continue
+            seen.add(place)
             index = sharding_.shard_index(self.shape, sharding.spec, sharding.mesh.abstract, rank)
-            host[index] = memory.host(i, local_type, device)
+            part = memory.host(i, local_type, device)
+            host[index] = host[index] + part if self._waiting else part
         return host
 
     def __array__(

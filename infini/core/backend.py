@@ -23,6 +23,7 @@ import numpy as np
 
 from infini.core import config, errors, events, ir, primitive
 from infini.core.layout import AutoLayout, Layout
+from infini.core.machine import Collectives, Machine
 from infini.core.mesh import AbstractMesh, AxisEntry
 
 Buffer: TypeAlias = Any  # Any: each backend has its own kind of buffer; core never looks inside
@@ -69,27 +70,35 @@ class CompileOptions:
 
     Args:
         donated: numbers of parameters whose buffers the program may reuse for results.
-        donation: `require` makes it an error when a donated buffer cannot be reused.
+        donation: `require` makes it an error when a donated buffer cannot be reused, `allow` a warning, and
+            `offer` is silent.
         extents: pairs (parameter, (parameter, dimension), ...): the int32 scalar that bounds these
             dimensions at run time.
         mesh: axes over which the program, written for global shapes, is split; None for one device.
         in_specs: for each parameter how it is split over the mesh (a `P`), or None to let the
             partitioner choose.
         deterministic: fixed reduction splits that do not depend on batch neighbours; nothing is measured.
+            Sums over a mesh are taken in the order of its devices, so how they travel does not show.
         choices: pairs (question, candidate) that were chosen before, see `Chooses`; they are taken as they
             are, and what the program does not ask is ignored.
         in_layouts: for each parameter how its memory is laid out, None for row-major; all are when it is
             empty. A backend sees layouts only beside a mesh, see `execute.compile`.
+        machine: what the partitioner compares ways to split the program by; see `core.machine`.
+        strategies: pairs (operation, strategy): how operations are split that the user decided about.
+        collectives: how collectives are joined, and in which order sums are taken.
     """
 
     donated: tuple[int, ...] = ()
-    donation: Literal["allow", "require"] = "allow"
+    donation: Literal["allow", "require", "offer"] = "allow"
     extents: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = ()
     mesh: AbstractMesh | None = None
     in_specs: tuple[tuple[AxisEntry, ...] | None, ...] = ()
     deterministic: bool = False
     choices: tuple[tuple[str, str], ...] = ()
     in_layouts: tuple[Layout | None, ...] = ()
+    machine: Machine | None = None
+    strategies: tuple[tuple[str, str], ...] = ()
+    collectives: Collectives = Collectives()  # noqa: RUF009  # immutable
 
 
 class Executable(Protocol):
@@ -127,6 +136,15 @@ class Chooses(Protocol):
     """
 
     choices: tuple[tuple[str, str], ...]  # (question, candidate), in the order of the program
+
+
+@runtime_checkable
+class Reuses(Protocol):
+    """What an executable may offer besides: what became of the buffers that were donated to it."""
+
+    @property
+    def reused(self) -> frozenset[int]:
+        """Numbers of the donated parameters whose memory a result has."""
 
 
 class Backend(Protocol):

@@ -9,13 +9,14 @@ anything between.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from infini.core import errors
+from infini.core.mesh import AbstractMesh
 
 ReduceOp: TypeAlias = Literal["sum", "max", "min"]
 Rows: TypeAlias = Sequence[np.ndarray]
@@ -95,6 +96,27 @@ class Comm(Protocol):
         """A comm among the same ranks whose calls never meet those of this one, so that another thread may
         use it. Every process makes its duplicates in one order.
         """
+
+
+@runtime_checkable
+class Overlaps(Protocol):
+    """What a comm over several processes may offer besides."""
+
+    @property
+    def may_overlap(self) -> bool:
+        """Whether a thread may make its calls while others call the same library."""
+
+
+# What looks at the communication of programs while they run: gives a comm to take instead of one. Empty but
+# for `testing.count_collectives`.
+observers: Final[list[Callable[[Comm, AbstractMesh], Comm]]] = []
+
+
+def observed(comm: Comm, mesh: AbstractMesh) -> Comm:
+    """The comm that a program over a mesh uses, with every observer around it."""
+    for observe in observers:
+        comm = observe(comm, mesh)
+    return comm
 
 
 class Launcher(Protocol):

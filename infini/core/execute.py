@@ -224,6 +224,31 @@ def on_device(array: array_.Array, device: backend.Device) -> backend.Buffer:
     return device.backend.put(array.to_host(), device)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _OverMesh:
+    """A program compiled for a mesh, and where its arguments and results are."""
+
+    executable: backend.Executable
+    inputs: tuple[sharding_.NamedSharding, ...]
+    outputs: tuple[sharding_.NamedSharding, ...]
+
+
+def _over_mesh(
+    program: ir.Program,
+    options: backend.CompileOptions,
+    mesh: sharding_.Mesh,
+    specs: tuple[mesh_.Spec | None, ...],
+    layouts: tuple[layout_.Layout | None, ...],
+) -> _OverMesh:
+    options = dataclasses.replace(options, mesh=mesh.abstract, in_specs=specs, in_layouts=layouts)
+    executable = compile(program, mesh.flat_devices[0], options)
+    inputs, outputs = (
+        tuple(sharding_.NamedSharding(mesh, mesh_.as_p(spec)) for spec in found)
+        for found in (executable.in_specs, executable.out_specs)
+    )
+    return _OverMesh(executable, inputs, outputs)
+
+
 class Runner:
     """A program ready to run: remembers its executable per backend and knobs, so a call does not hash the
     program.
@@ -234,7 +259,7 @@ class Runner:
         mesh: devices for a program that names a mesh, when no argument says which.
     """
 
-    __slots__ = ("_executables", "_types", "mesh", "options", "program")
+    __slots__ = ("_executables", "_over_meshes", "_types", "mesh", "options", "program")
 
     def __init__(
         self,
@@ -245,12 +270,13 @@ class Runner:
         self.program, self.options, self.mesh = program, options, mesh
         self._types = program.out_types
         self._executables: dict[Hashable, backend.Executable] = {}
+        self._over_meshes: dict[Hashable, _OverMesh] = {}
 
     def __call__(self, arrays: Sequence[array_.Array]) -> tuple[array_.Array, ...]:
         """Run on one device, or on a mesh when an argument or the program names one."""
         placement, committed = common_sharding(arrays)
         if self.options.mesh is not None or type(placement) is not sharding_.SingleDeviceSharding:
-            return _run_on_mesh(self.program, arrays, self.options, self.mesh)
+            return self._run_on_mesh(arrays)
         device = placement.device
         scope = config.current()
         layouts: tuple[layout_.Layout | None, ...] = ()
@@ -279,6 +305,45 @@ class Runner:
                 for type_, buffer in zip(self._types, outputs, strict=True)
             ]
         )
+
+    def _run_on_mesh(self, arrays: Sequence[array_.Array]) -> tuple[array_.Array, ...]:
+        mesh = mesh_of(arrays, self.options, self.mesh)
+        scope = config.current()
+        # Parts of arrays that live on the mesh are used as they lie; see `backends.spmd`.
+        found = [a.sharding if isinstance(a.sharding, sharding_.NamedSharding) else None for a in arrays]
+        arranged = tuple([None if s is None else a.layout for a, s in zip(arrays, found, strict=True)])
+        specs = tuple([None if s is None else mesh_.trim(s.spec) for s in found])
+        key = (mesh, specs, arranged, scope.key, _executables.num_clears)
+        over = self._over_meshes.get(key)
+        if over is None:
+            layouts = arranged if any(item is not None for item in arranged) else ()
+            over = self._over_meshes[key] = _over_mesh(self.program, self.options, mesh, specs, layouts)
+        placed = [
+            array.memory.buffers if layout is not None else shards(array, target)
+            for array, target, layout in zip(arrays, over.inputs, arranged, strict=True)
+        ]
+        # Donated buffers are overwritten, so what might be interpreted again is fetched before.
+        is_seen = scope.inspects
+        kept = [np.array(a.to_host()) if a.is_fully_addressable else None for a in arrays] if is_seen else []
+        for (
+            i
+        ) in self.options.donated:  # from here on they are the program's, which frees them when they are dead
+            arrays[i].delete()
+        given = list(zip(*placed, strict=True)) or [()] * len(mesh.local_ranks)
+        placed.clear()
+        rows = over.executable.run_spmd(given, mesh.flat_devices)
+        results = tuple(
+            [
+                array_.Array(type_, buffers, target, committed=True)
+                for type_, buffers, target in zip(
+                    self._types, zip(*rows, strict=True), over.outputs, strict=True
+                )
+            ]
+        )
+        if is_seen and all(x is not None for x in kept) and all(r.is_fully_addressable for r in results):
+            known = [x for x in kept if x is not None]
+            _inspect(self.program, lambda: known, [r.to_host() for r in results], mesh.flat_devices[0])
+        return results
 
     def last_executable(
         self, device: backend.Device, layouts: Sequence[layout_.Layout | None]
@@ -362,44 +427,6 @@ def run(
 ) -> tuple[array_.Array, ...]:
     """Run a program once; see `Runner`."""
     return Runner(program, options, mesh)(arrays)
-
-
-def _run_on_mesh(
-    program: ir.Program,
-    arrays: Sequence[array_.Array],
-    options: backend.CompileOptions,
-    mesh: sharding_.Mesh | None,
-) -> tuple[array_.Array, ...]:
-    mesh = mesh_of(arrays, options, mesh)
-    specs = tuple(
-        mesh_.trim(a.sharding.spec) if isinstance(a.sharding, sharding_.NamedSharding) else None
-        for a in arrays
-    )
-    devices = mesh.flat_devices
-    # Parts of arrays that live on the mesh are used as they lie; see `backends.spmd`.
-    arranged = [a.layout if isinstance(a.sharding, sharding_.NamedSharding) else None for a in arrays]
-    layouts = tuple(arranged) if any(item is not None for item in arranged) else ()
-    options = dataclasses.replace(options, mesh=mesh.abstract, in_specs=specs, in_layouts=layouts)
-    executable = compile(program, devices[0], options)
-    placed = [
-        list(array.memory.buffers) if layout is not None
-        else shards(array, sharding_.NamedSharding(mesh, mesh_.P(*spec)))
-        for array, spec, layout in zip(arrays, executable.in_specs, arranged, strict=True)
-    ]  # fmt: skip
-    # Donated buffers are overwritten, so what might be interpreted again is fetched before.
-    inspects = config.current().inspects
-    kept = [np.array(a.to_host()) if a.is_fully_addressable else None for a in arrays] if inspects else []
-    rows = executable.run_spmd(list(zip(*placed, strict=True)) or [()] * len(mesh.local_ranks), devices)
-    results = tuple(
-        array_.Array(var.type, buffers, sharding_.NamedSharding(mesh, mesh_.P(*spec)), committed=True)
-        for var, buffers, spec in zip(
-            program.results, zip(*rows, strict=True), executable.out_specs, strict=True
-        )
-    )
-    if inspects and all(x is not None for x in kept) and all(r.is_fully_addressable for r in results):
-        given = [x for x in kept if x is not None]
-        _inspect(program, lambda: given, [r.to_host() for r in results], devices[0])
-    return results
 
 
 def mesh_of(

@@ -57,12 +57,14 @@ class Context:
         line: the label of a user's line, which the page uses to connect places; None for no connection.
         is_new: whether to mark an equation.
         link: the address that the label of a program leads to.
+        beside: HTML that stands behind the code of an equation.
     """
 
     prefix: str = ""
     line: Callable[[source.Where], str | None] = lambda where: None
     is_new: Callable[[ir.Equation], bool] = lambda equation: False
     link: Callable[[str], str] | None = None
+    beside: Callable[[ir.Equation], str] = lambda equation: ""
 
     def address(self, name: str) -> str:
         """Where the label of a program leads."""
@@ -100,6 +102,7 @@ def _section(section: text.Section, context: Context) -> str:
         marks += f' data-line="{html.escape(label)}"' if label else ""
         rows.append(
             f"<li{marks}><code>{_code(line, names, equation)}</code>"
+            f"{context.beside(equation) if equation is not None else ''}"
             f'<span class="where">{html.escape(where + via)}</span></li>'
         )
     return f'<section id="{html.escape(names.section)}"><ol>{"".join(rows)}</ol></section>'

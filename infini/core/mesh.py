@@ -8,52 +8,115 @@ axes it is split. Programs hold the abstract mesh only (names and sizes), so the
 from __future__ import annotations
 
 import enum
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from infini.core import errors, ir
 
-AxisEntry: TypeAlias = str | tuple[str, ...] | None
+
+@ir.attribute
+@dataclass(frozen=True, slots=True)
+class Unconstrained:
+    """The entry of a `P` for a dimension that the partitioner may split as it likes."""
+
+    def __repr__(self) -> str:
+        return "P.UNCONSTRAINED"
+
+
+UNCONSTRAINED: Final = Unconstrained()
+AxisEntry: TypeAlias = str | tuple[str, ...] | Unconstrained | None
 Spec: TypeAlias = tuple[AxisEntry, ...]
 
 
 class PartitionSpec(tuple):  # type: ignore[type-arg]  # entries are AxisEntry
     """For each dimension: None (whole), an axis name, or several names, most significant first.
 
+    `P.UNCONSTRAINED` leaves a dimension to the partitioner. Along the axes of `unreduced`, devices hold
+    terms: the array is their sum, which is not taken yet.
+
+    Args:
+        *entries: one per dimension; dimensions beyond them are whole.
+        unreduced: axes over which the parts have to be added.
+
+    Raises:
+        ValueMismatchError: an axis splits a dimension and is unreduced.
+
     Example:
         >>> from infini.sharding import P
-        >>> P("data", None)
-        P('data', None)
+        >>> P("data", None), P("model", unreduced={"data"})
+        (P('data', None), P('model', unreduced={'data'}))
     """
 
-    def __new__(cls, *entries: AxisEntry) -> PartitionSpec:
-        return super().__new__(cls, tuple(tuple(e) if isinstance(e, list) else e for e in entries))
+    UNCONSTRAINED = UNCONSTRAINED
+    unreduced: frozenset[str]
+
+    def __new__(cls, *entries: AxisEntry, unreduced: Collection[str] = ()) -> PartitionSpec:
+        spec = super().__new__(cls, tuple(tuple(e) if isinstance(e, list) else e for e in entries))
+        spec.unreduced = frozenset((unreduced,) if isinstance(unreduced, str) else unreduced)
+        both = sorted(spec.unreduced.intersection([a for e in spec for a in entry_axes(e)]))
+        if both:
+            raise errors.ValueMismatchError(
+                f"axis {both[0]!r} splits a dimension and is unreduced",
+                got=repr(spec),
+                expected="an axis either splits a dimension or holds terms of a sum",
+            )
+        return spec
+
+    def __eq__(self, other: object) -> bool:
+        return tuple.__eq__(self, other) and self.unreduced == unreduced_axes(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((tuple(self), self.unreduced)) if self.unreduced else tuple.__hash__(self)
 
     def __repr__(self) -> str:
-        return f"P({', '.join(map(repr, self))})"
+        waiting = ", ".join(map(repr, sorted(self.unreduced)))
+        return f"P({', '.join([*map(repr, self), *([f'unreduced={{{waiting}}}'] if waiting else [])])})"
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: as the pickle protocol
-        return (PartitionSpec, tuple(self))
+        return (_partition_spec, (tuple(self), tuple(sorted(self.unreduced))))
+
+
+def _partition_spec(entries: Spec, unreduced: tuple[str, ...]) -> PartitionSpec:
+    return PartitionSpec(*entries, unreduced=unreduced)
 
 
 P = PartitionSpec
 
 
+def unreduced_axes(spec: object) -> frozenset[str]:
+    """Axes over which the parts of an array placed so have to be added; none for plain tuples."""
+    return spec.unreduced if isinstance(spec, PartitionSpec) else frozenset()
+
+
+def as_p(spec: Sequence[AxisEntry]) -> PartitionSpec:
+    """A spec as a `P`."""
+    return spec if isinstance(spec, PartitionSpec) else PartitionSpec(*spec)
+
+
 def entry_axes(entry: AxisEntry) -> tuple[str, ...]:
-    """Axis names of one entry of a `P`, most significant first."""
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+    """Axis names of one entry of a `P`, most significant first; none of one that is unconstrained."""
+    if entry is None or isinstance(entry, Unconstrained):
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def trim(spec: Sequence[AxisEntry]) -> Spec:
-    """A spec without entries for whole dimensions at its end, so that equal splits are equal specs."""
+    """A spec without entries for whole dimensions at its end, so that equal splits are equal specs. A `P`
+    with unreduced axes stays one.
+    """
     entries = tuple(spec)
-    while entries and not entry_axes(entries[-1]):
+    while entries and entries[-1] in (None, ()):
         entries = entries[:-1]
-    return entries
+    waiting = unreduced_axes(spec)
+    return PartitionSpec(*entries, unreduced=waiting) if waiting else entries
 
 
 class AxisType(enum.Enum):
@@ -184,10 +247,26 @@ class AbstractMesh:
         """Number of parts that one entry of a `P` makes."""
         return math.prod(self.shape[name] for name in entry_axes(entry))
 
+    def groups(self, axes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Ranks that differ along these axes only, in the order of their index there, the first axis most
+        significant.
+        """
+        return _groups(self, axes)
+
     def coordinates(self, rank: int) -> dict[str, int]:
         """Index along each axis of device number `rank` in mesh order."""
         index = np.unravel_index(rank, self.axis_sizes) if self.axis_sizes else ()
         return dict(zip(self.axis_names, map(int, index), strict=True))
+
+
+@functools.lru_cache(maxsize=1024)
+def _groups(mesh: AbstractMesh, axes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    found: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
+    for rank in range(mesh.size):
+        at = mesh.coordinates(rank)
+        rest = tuple(i for name, i in at.items() if name not in axes)
+        found.setdefault(rest, []).append((tuple(at[name] for name in axes), rank))
+    return tuple(tuple(rank for _, rank in sorted(members)) for members in found.values())
 
 
 def shard_shape(shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh) -> ir.Shape:

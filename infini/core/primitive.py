@@ -48,6 +48,9 @@ LINEARIZE: Final = RuleKey("linearize", "higher-order operations split their bod
 TRANSPOSE: Final = RuleKey("transpose", "only linear operations have one")
 VJP: Final = RuleKey("vjp", "composites and custom rules may give one")
 BATCH: Final = RuleKey("batch", "give the operation a signature, or pass batch=")
+LINEAR: Final = RuleKey(
+    "linear", "operations that are linear in one of several operands, or in some together, say in which"
+)
 PLACE: Final = RuleKey("place", "give the operation a signature, or pass place=")
 PARTITION: Final = RuleKey("partition", "pass partition=; without it operands are gathered first")
 COST: Final = RuleKey("cost", "give the operation a signature, or pass cost=")

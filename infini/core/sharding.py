@@ -24,6 +24,7 @@ from infini.core.mesh import (
     entry_axes,
     shard_index,
     shard_shape,
+    unreduced_axes,
 )
 
 __all__ = [
@@ -349,13 +350,19 @@ class Placed:
         """
         self.shard_shape(tuple(aval_shape))
 
+    @property
+    def unreduced(self) -> frozenset[str]:
+        """Axes over which the parts still have to be added."""
+        return frozenset()
+
     def parts(self, ndim: int) -> tuple[tuple[int, ...], ...]:
         """Into how many parts each dimension is cut, then for every rank the numbers of its parts."""
         raise NotImplementedError("placements have their own")
 
     def is_equivalent_to(self, other: Placed, ndim: int) -> bool:
         """Whether two placements put the same parts of arrays of `ndim` dimensions on the same devices."""
-        return self.devices == other.devices and self.parts(ndim) == other.parts(ndim)
+        is_alike = self.devices == other.devices and self.unreduced == other.unreduced
+        return is_alike and self.parts(ndim) == other.parts(ndim)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -408,7 +415,8 @@ def make_single_device_sharding(
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NamedSharding(Placed):
-    """An array split over a mesh as `spec` says; dimensions beyond `spec` are whole.
+    """An array split over a mesh as `spec` says; dimensions beyond `spec` are whole. Along unreduced axes of
+    `spec` devices hold terms, and the array is their sum.
 
     Raises:
         ValueMismatchError: `spec` names an axis the mesh has not, or one twice.
@@ -419,7 +427,8 @@ class NamedSharding(Placed):
 
     def __post_init__(self) -> None:
         used = self._used
-        unknown = [name for name in used if name not in self.mesh.axis_names]
+        named = (*used, *sorted(unreduced_axes(self.spec)))
+        unknown = [name for name in named if name not in self.mesh.axis_names]
         if unknown or len(set(used)) != len(used):
             raise errors.ValueMismatchError(
                 f"{self.spec!r} does not fit the mesh",
@@ -442,12 +451,17 @@ class NamedSharding(Placed):
     @property
     def is_fully_replicated(self) -> bool:
         """Whether every device holds the whole array."""
-        return all(self.mesh.shape[name] == 1 for name in self._used)
+        return all(self.mesh.shape[name] == 1 for name in (*self._used, *self.unreduced))
+
+    @property
+    def unreduced(self) -> frozenset[str]:
+        """Axes over which the parts still have to be added."""
+        return unreduced_axes(self.spec)
 
     @property
     def replicated_axes(self) -> frozenset[str]:
         """Axes of the mesh along which devices hold the same."""
-        return frozenset(self.mesh.axis_names) - frozenset(self._used)
+        return frozenset(self.mesh.axis_names) - frozenset(self._used) - self.unreduced
 
     def shard_shape(self, shape: ir.Shape) -> ir.Shape:
         """Shape of the part each device holds.

@@ -133,6 +133,7 @@ dot_p: Primitive = primitive.register(
                 lambda g, out, x, y, *, spec, dtype: trace.bind1(dot_p, x, g, spec=spec, dtype=dtype),
             ),
             primitive.TRANSPOSE: _transpose,
+            primitive.LINEAR: places.alone(0, 1),
             primitive.PLACE: places.every_letter(),
             primitive.COST: lambda types, attrs: cost(types, spec=attrs["spec"]),
             primitive.CASES: cases.Cases(dtypes.NUMERIC, _cases),

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import errors, mesh, primitive, sharding, trace, tree
+from infini.core import dtypes, errors, mesh, primitive, sharding, trace, tree
 from infini.core.ir import ArrayType
-from infini.core.mesh import AbstractMesh, AxisEntry, PartitionSpec
+from infini.core.mesh import AbstractMesh, AxisEntry, P, PartitionSpec
 from infini.core.primitive import Primitive
 from infini.core.value import Value
 from infini.lax import families
@@ -19,8 +19,10 @@ from infini.lax import families
 Spec = tuple[AxisEntry, ...]
 
 
-def _type(x: ArrayType, *, mesh: AbstractMesh, spec: Spec) -> tuple[ArrayType]:
-    check_spec(x, mesh, spec)
+def _type(
+    x: ArrayType, *, mesh: AbstractMesh, spec: Spec, unreduced: tuple[str, ...] = ()
+) -> tuple[ArrayType]:
+    check_spec(x, mesh, P(*spec, unreduced=unreduced))
     return (x,)
 
 
@@ -29,16 +31,20 @@ def check_spec(type_: ArrayType, mesh_: AbstractMesh, spec: Sequence[AxisEntry])
 
     Raises:
         ValueMismatchError: it has too many entries, names an axis the mesh has not, or does not divide a
-            dimension.
+            dimension; or it leaves a sum of booleans or of another type without addition.
     """
-    for entry in spec:
-        for name in mesh.entry_axes(entry):
-            if name not in mesh_.axis_names:
-                raise errors.ValueMismatchError(
-                    f"there is no mesh axis {name!r}",
-                    expected=", ".join(mesh_.axis_names),
-                    got=f"P{tuple(spec)}",
-                )
+    waiting = sorted(mesh.unreduced_axes(spec))
+    for name in (*(name for entry in spec for name in mesh.entry_axes(entry)), *waiting):
+        if name not in mesh_.axis_names:
+            raise errors.ValueMismatchError(
+                f"there is no mesh axis {name!r}",
+                expected=", ".join(mesh_.axis_names),
+                got=f"P{tuple(spec)}",
+            )
+    if waiting and type_.dtype not in dtypes.NUMERIC:
+        raise errors.ValueMismatchError(
+            "only numbers can be left unreduced", got=f"{type_} with {mesh.as_p(spec)!r}"
+        )
     mesh.shard_shape(type_.shape, spec, mesh_)
 
 
@@ -47,8 +53,13 @@ def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see tr
     return trace.bind(sharding_constraint_p, *args, **attrs.replace(spec=spec)), batched
 
 
-def _reference(x: np.ndarray, *, mesh: AbstractMesh, spec: Spec) -> np.ndarray:
+def _reference(x: np.ndarray, **_: object) -> np.ndarray:
     return x
+
+
+def _transpose(ct: Value, x: Any, *, mesh: AbstractMesh, spec: Spec, **_: object) -> tuple[Value]:
+    # The cotangent of every term of a sum is that of the sum.
+    return (trace.bind1(sharding_constraint_p, ct, mesh=mesh, spec=spec),)
 
 
 sharding_constraint_p: Primitive = primitive.register(
@@ -59,10 +70,10 @@ sharding_constraint_p: Primitive = primitive.register(
             primitive.TYPE: _type,
             primitive.REFERENCE: _reference,
             primitive.JVP: families.linear_jvp("sharding_constraint"),
-            primitive.TRANSPOSE: lambda ct, x, **attrs: (trace.bind1(sharding_constraint_p, ct, **attrs),),
+            primitive.TRANSPOSE: _transpose,
             primitive.BATCH: _batch,
             # Off a mesh it does nothing.
-            primitive.DECOMPOSE: lambda x, *, mesh, spec: (x,),
+            primitive.DECOMPOSE: lambda x, **_: (x,),
         },
     )
 )
@@ -116,7 +127,9 @@ def _no_mesh(where: Any, what: str) -> errors.InfiniError:  # Any: what a user m
 def constrain(x: Any, mesh_: AbstractMesh, spec: Sequence[AxisEntry]) -> Value:  # Any: an operand
     """Ask for one value to be split as `spec` says."""
     value = trace.as_value(x)
-    return trace.bind1(sharding_constraint_p, value, mesh=mesh_, spec=full_spec(spec, value.ndim))
+    waiting = tuple(sorted(mesh.unreduced_axes(spec)))
+    attrs = {"unreduced": waiting} if waiting else {}
+    return trace.bind1(sharding_constraint_p, value, mesh=mesh_, spec=full_spec(spec, value.ndim), **attrs)
 
 
 def with_sharding_constraint(x: Any, shardings: Any) -> Any:  # Any: pytrees
@@ -124,7 +137,9 @@ def with_sharding_constraint(x: Any, shardings: Any) -> Any:  # Any: pytrees
 
     Args:
         x: pytree of arrays.
-        shardings: `NamedSharding`, or `P` inside `with mesh:`; or a pytree of these, a prefix of `x`.
+        shardings: `NamedSharding`, or `P` inside `with mesh:`; or a pytree of these, a prefix of `x`. Where a
+            `P` says `P.UNCONSTRAINED` the partitioner may split as it likes; along its unreduced axes
+            sums are not taken yet.
 
     Returns:
         The same values. The partitioner places them so, and moves data where that is needed.

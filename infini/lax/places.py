@@ -20,6 +20,7 @@ from infini.core.value import Value
 Dimension: TypeAlias = tuple[str, ...]  # factors of one dimension, most significant first
 Reducer: TypeAlias = Literal["sum", "max", "min"]
 Types: TypeAlias = Sequence[ArrayType]
+Linear: TypeAlias = tuple[frozenset[int], ...]
 WHOLE: Final[Dimension] = ()
 
 
@@ -31,13 +32,17 @@ class Factors:
         inputs: for each operand the factors of each of its dimensions.
         outputs: the same for the results.
         sizes: number of elements of each factor.
-        reduced: factors that results lack, and how the parts that devices compute combine.
+        reduced: factors that results lack, and how the parts that devices compute combine. Of several
+            results, those that have the factor are whole there; those that lack it combine.
+        linear: sets of operands in which the operation is linear together, the other operands being equal
+            everywhere: what it makes of the terms of a sum are terms of its result.
     """
 
     inputs: tuple[tuple[Dimension, ...], ...]
     outputs: tuple[tuple[Dimension, ...], ...]
     sizes: Mapping[str, int]
     reduced: Mapping[str, Reducer] = field(default_factory=dict)
+    linear: Linear = ()
 
 
 class Part(Protocol):
@@ -58,6 +63,28 @@ class Part(Protocol):
 
     def is_zero(self, operand: int) -> bool:
         """Whether an operand is known to be zero everywhere."""
+
+
+def alone(*operands: int) -> Linear:
+    """LINEAR of an operation that is linear in each of these operands while the others do not change."""
+    return tuple(frozenset({i}) for i in operands)
+
+
+def together(*operands: int) -> Linear:
+    """LINEAR of an operation that is linear in these operands at once, as a sum is in its terms."""
+    return (frozenset(operands),)
+
+
+def linear_of(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Linear:
+    """The sets of operands in which an operation is linear together: as its LINEAR says, else its only
+    operand when it has a transpose.
+    """
+    if not op.has(primitive.LINEAR):
+        is_linear = op.has(primitive.TRANSPOSE) and len(in_types) == 1 and not op.is_higher_order
+        return alone(0) if is_linear else ()
+    rule = op.rule(primitive.LINEAR)
+    found: Linear = rule(in_types, out_types, attrs) if callable(rule) else rule
+    return found
 
 
 def same_dimensions(type_: ArrayType) -> tuple[tuple[Dimension, ...], dict[str, int]]:

@@ -33,6 +33,8 @@ def between_meshes(x: Array, where: NamedSharding) -> Array:
     assert isinstance(source, NamedSharding)
     if where.is_equivalent_to(source, x.ndim) and x.layout is None:
         return Array(x.type, x.buffers, where, weak=x.weak, committed=True)
+    if source.unreduced:
+        x = respread(x, source.with_spec(P(*source.spec)))
     if not source.is_fully_addressable:
         x = respread(x, source.with_spec(P()))
     held = [(_bounds(s.index, x.shape), s.data.to_host()) for s in x.addressable_shards if not s.replica_id]

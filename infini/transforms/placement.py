@@ -113,9 +113,18 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
         buffer = execute.on_device(array, where.device)
         return Array(array.type, (buffer,), where, weak=array.weak, committed=True)
     placement.check_spec(array.type, where.mesh.abstract, where.spec)
-    if isinstance(array.sharding, NamedSharding):
-        is_there = array.sharding.mesh == where.mesh
-        return parts.respread(array, where) if is_there else parts.between_meshes(array, where)
+    if any(entry == mesh.UNCONSTRAINED for entry in where.spec):
+        raise errors.ValueMismatchError(
+            "device_put needs a placement of every dimension",
+            got=repr(where.spec),
+            fix="P.UNCONSTRAINED is for shard, jit and with_sharding_constraint; write None or an axis",
+        )
+    is_split = isinstance(array.sharding, NamedSharding)
+    is_on_mesh = isinstance(array.sharding, NamedSharding) and array.sharding.mesh == where.mesh
+    if is_split and not is_on_mesh and not where.spec.unreduced:
+        return parts.between_meshes(array, where)
+    if is_on_mesh or where.spec.unreduced:
+        return parts.respread(array, where)
     return Array(array.type, execute.shards(array, where), where, weak=array.weak, committed=True)
 
 

@@ -5,13 +5,16 @@ collectives by hand.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from infini.core import errors, mesh_context, sharding, trace, tree
-from infini.core.mesh import AxisEntry, AxisType, PartitionSpec, entry_axes
+from infini.core.machine import Collectives, Machine
+from infini.core.mesh import UNCONSTRAINED, AxisEntry, AxisType, PartitionSpec, entry_axes
 from infini.core.value import Value
 from infini.lax import manual, placement, varying
 from infini.transforms import flat, staging
@@ -25,6 +28,9 @@ def shard(
     mesh: sharding.Mesh,
     in_specs: Specs = None,
     out_specs: Specs = None,
+    machine: Machine | None = None,
+    strategies: Mapping[str, str] = MappingProxyType({}),
+    collectives: Collectives | None = None,
     **options: Any,
 ) -> Any:  # Any: a jitted function; options of jit
     """A jitted function split over a mesh: as annotated where it is, as the partitioner likes elsewhere.
@@ -34,18 +40,34 @@ def shard(
         mesh: devices with named axes.
         in_specs: a `P` for every argument, or a tuple with one tree of `P` (a prefix) per argument; None
             leaves the choice to the partitioner, which takes arrays that are on the mesh already as they are.
+            So does `P.UNCONSTRAINED` for one dimension. `P(unreduced={"data"})` are terms of a sum over an
+            axis, as in `out_specs`: gradients of several calls are added before they are summed over devices.
         out_specs: the same for the result.
+        machine: links and speeds that the partitioner compares ways by; without it the bytes that are sent
+            decide. `explain_sharding` shows what it found.
+        strategies: for operations how they are split: `results` (as the plan wants their results), `operands`
+            (as these lie), `contracted` (along what is summed) or `whole`; the cheaper of the first two when
+            nothing is said.
+        collectives: how collectives are joined into buckets.
         **options: options of `jit`.
 
     Returns:
         The jitted function. It takes host arrays too and places them.
 
     Raises:
-        ValueMismatchError: a spec names an axis the mesh has not, or does not divide its array.
+        ValueMismatchError: a spec names an axis the mesh has not, or does not divide its array; there is no
+            strategy of a name.
     """
-    return staging.jit(
+    jitted = staging.jit(
         fun, in_shardings=_on_mesh(mesh, in_specs), out_shardings=_on_mesh(mesh, out_specs), **options
     )
+    jitted.options = dataclasses.replace(
+        jitted.options,
+        machine=machine,
+        strategies=tuple(sorted(strategies.items())),
+        collectives=collectives or jitted.options.collectives,
+    )
+    return jitted
 
 
 def _on_mesh(mesh_: sharding.Mesh, specs: Specs) -> Any:  # Any: pytrees of placements
@@ -335,6 +357,13 @@ def _leaf_specs(specs: Specs, x: Any, what: str) -> list[PartitionSpec | None]: 
     for spec in leaves:
         if spec is not None and not isinstance(spec, PartitionSpec):
             raise errors.TypeMismatchError(f"shard_map: {what} must be made of P and None", got=repr(spec))
+        if isinstance(spec, PartitionSpec) and (spec.unreduced or UNCONSTRAINED in spec):
+            raise errors.ValueMismatchError(
+                f"shard_map: {what} say how every part lies",
+                got=repr(spec),
+                expected="axis names and None",
+                fix="add terms up with lax.psum, and write None for whole dimensions",
+            )
     try:
         parts = treedef.flatten_up_to(x)
     except ValueError as error:

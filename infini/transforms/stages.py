@@ -8,7 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.core import array, backend, errors, execute, ir, layout as layout_, sharding, trace, tree
+from infini.core import (
+    array,
+    backend,
+    errors,
+    execute,
+    ir,
+    layout as layout_,
+    mesh as mesh_,
+    sharding,
+    trace,
+    tree,
+)
 from infini.core.formats import Format
 from infini.core.layout import Layout
 from infini.core.value import Value
@@ -343,7 +354,7 @@ class Compiled(_Stage):
             place = sharding.on_one(backend.default_device())
             return [Format(item, place) for item in shown]
         mesh = execute.mesh_of([], self.traced.runner.options, self.traced.runner.mesh)
-        places = [sharding.NamedSharding(mesh, sharding.P(*spec)) for spec in specs]
+        places = [sharding.NamedSharding(mesh, mesh_.as_p(spec)) for spec in specs]
         return [Format(item, where) for item, where in zip(shown, places, strict=True)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # Any: pytrees

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from infini.core import backend as backend_, config, errors, events, execute, ir, sharding, trace, tree
 from infini.core.ir import ArrayType
+from infini.core.machine import Collectives, Machine
 from infini.core.value import Value
 from infini.transforms import flat, layouts, placement, signature, stages
 from infini.transforms.signature import Key, Marks, ShapeDtypeStruct as ShapeDtypeStruct
@@ -34,6 +35,9 @@ class Options:
         is_inline: whether its body takes the place of a call inside another trace.
         device: where its arguments are put, when one is given.
         asked: layouts of arguments and results.
+        machine: what ways to split the function over a mesh are compared by.
+        strategies: pairs (operation, strategy) that the user decided about.
+        collectives: how collectives are joined.
     """
 
     static: Marks = Marks()  # noqa: RUF009  # immutable
@@ -43,6 +47,9 @@ class Options:
     is_inline: bool = False
     device: backend_.Device | None = None
     asked: layouts.Asked = layouts.Asked()  # noqa: RUF009  # immutable
+    machine: Machine | None = None
+    strategies: tuple[tuple[str, str], ...] = ()
+    collectives: Collectives = Collectives()  # noqa: RUF009  # immutable
 
 
 _Path: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any] | None
@@ -228,6 +235,9 @@ class Jitted:
             donated=donated,
             donation=self.options.donation,
             mesh=_mesh_in(staged.program),
+            machine=self.options.machine,
+            strategies=self.options.strategies,
+            collectives=self.options.collectives,
         )
         mesh = self.options.mesh or sharding.current_mesh()
         runner = execute.Runner(staged.program, options, mesh)

@@ -312,6 +312,15 @@ def test_what_needs_the_matrix_keeps_it(name: str, rng: np.random.Generator) -> 
     assert counted(compiled(UNTOUCHED[name], *arrays))[0] == 0
 
 
+def test_rows_of_vmap_are_no_dimension_that_is_repeated(rng: np.random.Generator) -> None:
+    """The largest score of each row is repeated along keys, under vmap with a dimension in front."""
+    x = rng.standard_normal((3, 2, 2)).astype(np.float32)
+    gradient = inf.vmap(inf.grad(lambda x: (x @ x).max(axis=-1).sum()))
+    found = inf.jit(gradient)(x)
+    with inf.config(disable_jit=True):
+        np.testing.assert_allclose(found, gradient(inp.asarray(x)), rtol=1e-6)
+
+
 def test_bodies_of_loops_are_searched(rng: np.random.Generator) -> None:
     q, k, v = (inp.asarray(normal(rng, *shape).astype(np.float32)) for shape in HEADS)
     step = WRITTEN["causal"].run

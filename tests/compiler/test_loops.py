@@ -168,6 +168,20 @@ def test_equal_slices_are_a_constant():
     assert "broadcast_in_dim" not in ops(after)
 
 
+def test_slices_that_differ_are_not_taken_for_equal_ones():
+    """The first dimension of what vmap repeats is vmap's, whose rows differ."""
+
+    def f(x, w):
+        rows = infini.vmap(lambda row: inp.broadcast_to(row[:, None], (4, 3)))(x)
+        return lax.scan(lambda c, row: (c + (row * w).sum(), row @ w.T), 0.0, rows)
+
+    x, w = np.arange(20, dtype=np.float32).reshape(5, 4), np.ones((4, 3), np.float32)
+    total, products = infini.jit(f)(x, w)
+    wide = np.repeat(x[:, :, None], 3, axis=2)
+    assert float(total) == wide.sum()
+    np.testing.assert_array_equal(products, wide @ w.T)
+
+
 def test_slices_that_are_handed_on_are_not_copied():
     f = lambda x: lax.scan(lambda c, r: (c + r, (c, r)), x[0], x)[1]  # noqa: E731
     assert len(loop(moved(f, X)).outputs) == 2  # the carry and what it was

@@ -76,6 +76,11 @@ def layer_norm(x):
     return centred * lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-5)
 
 
+def product_of_the_other(x):
+    y = x @ x.T
+    return inp.tanh(y) * (y @ y.T), y
+
+
 def swiglu(x, gate, up):
     return lax.logistic(x @ gate) * (x @ gate) * (x @ up)
 
@@ -182,6 +187,9 @@ CASES: dict[str, tuple[Callable, list[ArrayType]]] = {
         lambda x, w, v, r: r + gelu(rms_norm(x) @ w) @ v,
         [f32(150, 80), f32(80, 320), f32(320, 80), f32(150, 80)],
     ),
+    "product of the other": (lambda x: (x @ x.T) + (x @ x.T) @ (x @ x.T).T, [f32(96, 96)]),
+    "product of the other, flat": (lambda x: (x @ x.T) + (x @ x.T) @ (x @ x.T).T, [f32(4, 1)]),
+    "product of the other, kept": (product_of_the_other, [f32(150, 150)]),
     "gradient": (with_gradient, [f32(150, 80), f32(80, 100), f32(100)]),
 }  # fmt: skip
 

@@ -314,17 +314,19 @@ MESH = AbstractMesh(("data",), (4,))
 X = np.cos(np.arange(64, dtype=np.float32)).reshape(8, 8)
 AT = np.array([1, 9, 0, 1, 7, -1, 1, 2], np.int32)
 
-# function of an array and places, how they are split, collectives
+# function of an array and places, how they are split, collectives; sums of the type of the split array are
+# scattered, as gradients are
 CASES: list[tuple[Callable[..., Any], tuple[P, P], list[str]]] = [
-    (lambda x, i: x[i], (P("data", None), P(None)), ["psum"]),
+    (lambda x, i: x[i], (P("data", None), P(None)), ["psum_scatter"]),
+    (lambda x, i: x[i[:3]], (P("data", None), P(None)), ["psum"]),
     (lambda x, i: x[:, i], (P("data", None), P(None)), []),
     (lambda x, i: x[i], (P(None), P("data")), []),
-    (lambda x, i: x.at[i].get(mode="fill", fill_value=3.0), (P("data", None), P(None)), ["psum"]),
+    (lambda x, i: x.at[i].get(mode="fill", fill_value=3.0), (P("data", None), P(None)), ["psum_scatter"]),
     (lambda x, i: x.at[i].add(x), (P(None, "data"), P(None)), []),
     (lambda x, i: x.at[i].set(7.0), (P("data", None), P(None)), []),
     (lambda x, i: x.at[i].max(0.5), (P("data", None), P(None)), []),
     (lambda x, i: x.at[i].multiply(2.0), (P("data", None), P(None)), []),
-    (lambda x, i: inp.zeros((8, 8)).at[i].add(x), (P("data", None), P("data")), ["psum"]),
+    (lambda x, i: inp.zeros((8, 8)).at[i].add(x), (P("data", None), P("data")), ["psum_scatter"]),
     (lambda x, i: inp.zeros((8, 8)).at[i].max(x), (P("data", None), P("data")), ["pmax"]),
     (lambda x, i: inp.zeros((8, 8)).at[i].min(x), (P("data", None), P("data")), ["pmin"]),
     (

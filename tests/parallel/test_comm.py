@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from infini.backends.spmd import ordered
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.core import errors
 
@@ -42,6 +43,33 @@ def test_reduce_scatter_gives_each_member_its_block(dtype, op):
         for i, rank in enumerate(group):
             np.testing.assert_array_equal(found[rank], reduced([given[r][i] for r in group], op))
             assert found[rank].dtype == given[0].dtype
+
+
+def awkward(size, dtype, count=7):
+    """Numbers whose sum depends on the order in which it is taken, as many as no number of parts divides."""
+    dtype = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    generator = np.random.default_rng(size)
+    scales = 10.0 ** generator.integers(-4, 5, (size, count))
+    return list((generator.standard_normal((size, count)) * scales).astype(dtype))
+
+
+@pytest.mark.parametrize("op", ["sum", "max", "min"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int32", "bool"])
+def test_reductions_made_of_exchanges_have_the_bits_of_a_fold(dtype, op):
+    given, groups = awkward(4, dtype), ((0, 2), (1, 3))
+    plain, other = LockstepComm(4), ordered.OrderedComm(LockstepComm(4))
+    with np.errstate(over="ignore"):
+        pairs = zip(plain.all_reduce(given, op, groups), other.all_reduce(given, op, groups), strict=True)
+        for a, b in pairs:
+            assert a.tobytes() == b.tobytes() and a.dtype == b.dtype and a.shape == b.shape
+
+
+def test_arrays_without_elements_and_scalars_are_reduced():
+    comm = ordered.OrderedComm(LockstepComm(2))
+    everyone = ((0, 1),)
+    assert comm.all_reduce([np.zeros((0, 3), np.float32)] * 2, "sum", everyone)[0].shape == (0, 3)
+    found = comm.all_reduce([np.float32(1), np.float32(2)], "sum", everyone)
+    assert [float(x) for x in found] == [3, 3] and found[0].shape == ()
 
 
 def test_messages_arrive_in_order_by_ranks_and_tag():
@@ -92,7 +120,9 @@ sys.path[:0] = json.loads(os.environ["TESTED_PATHS"])
 import numpy as np
 import infini.parallel as parallel
 from infini.core import comm as comm_
-from test_comm import DTYPES, rows
+from infini.backends.spmd import mpi, ordered
+from mpi4py import MPI
+from test_comm import DTYPES, awkward, rows
 
 parallel.initialize()
 job = comm_.processes()
@@ -123,6 +153,42 @@ else:
 
 gathered = comm.gather_bytes(bytes([me]) * (3 * me))
 found["bytes"] = gathered == [bytes([i]) * (3 * i) for i in range(size)]
+
+# Sums in the order of the ranks; those of 16-bit floats always are.
+for dtype in ("float32", "float64", "float16", "bfloat16"):
+    exact = ordered.OrderedComm(comm) if dtype in ("float32", "float64") else comm
+    (total,) = exact.all_reduce([awkward(size, dtype)[me]], "sum", everyone)
+    found[f"ordered {dtype}"] = total.tobytes().hex()
+
+# The calls that a sum of 16-bit floats is made of, with what each sends.
+sent = []
+class Counting(mpi.MpiComm):
+    def all_to_all(self, rows, groups):
+        sent.append(["all_to_all", rows[0].nbytes])
+        return super().all_to_all(rows, groups)
+    def all_gather(self, rows, groups):
+        sent.append(["all_gather", rows[0].nbytes])
+        return super().all_gather(rows, groups)
+Counting(MPI, tuple(range(size))).all_reduce([np.ones(16, bits)], "sum", everyone)
+found["sent"] = sent
+
+# The same calls in messages of at most 16 bytes.
+small = mpi.MpiComm(MPI, tuple(range(size)), (9,), 16)
+mine = rows(size)[me]
+for name in ("all_reduce", "reduce_scatter"):
+    results = [getattr(c, name)([mine], "sum", everyone)[0] for c in (comm, small)]
+    found[f"small {name}"] = bool((results[0] == results[1]).all())
+ring = [(i, (i + 1) % size) for i in range(size)]
+for name, extra in (("all_gather", ()), ("all_to_all", ()), ("permute", (ring,))):
+    results = [getattr(c, name)([mine], *extra, everyone)[0] for c in (comm, small)]
+    found[f"small {name}"] = bool((results[0] == results[1]).all())
+found["small broadcast"] = small.broadcast(bytes(range(50)) if me == 0 else b"") == bytes(range(50))
+gathered = small.gather_bytes(bytes([me]) * 7 * me)
+found["small gather_bytes"] = gathered == [bytes([i]) * 7 * i for i in range(size)]
+if me % 2 == 0:
+    small.send(mine, me, after)
+else:
+    found["small recv"] = bool((small.recv(mine.shape, mine.dtype, before, me) == rows(size)[before]).all())
 
 # The duplicate's calls come in another order than those of the comm: they must not match.
 other, results = comm.duplicate(), []
@@ -195,6 +261,22 @@ class TestMpi:
     def test_gather_bytes_of_different_lengths(self, job):
         for found in job.values():
             assert found["bytes"]
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+    def test_sums_have_the_bits_of_devices_in_one_process(self, job, dtype):
+        size = len(job)
+        alone = LockstepComm(size).all_reduce(awkward(size, dtype), "sum", (tuple(range(size)),))
+        for found in job.values():
+            assert found[f"ordered {dtype}"] == alone[0].tobytes().hex()
+
+    def test_sums_of_16_bits_send_two_bytes_an_element(self, job):
+        for found in job.values():
+            assert found["sent"] == [["all_to_all", 32], ["all_gather", 32 // len(job)]]
+
+    def test_large_arrays_go_in_several_messages(self, job):
+        for found in job.values():
+            small = {name: is_equal for name, is_equal in found.items() if name.startswith("small")}
+            assert len(small) >= 7 and all(small.values()), small
 
     def test_a_duplicate_never_meets_its_origin(self, job):
         for found in job.values():

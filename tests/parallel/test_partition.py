@@ -180,9 +180,3 @@ def test_explain_sharding_names_placements_collectives_and_lines():
         shown = parallel.explain_sharding(sharded, *mlp_arguments())
     assert "argument 1: f32[8,16] P(None, 'model')" in shown
     assert "psum over model: 512 bytes for sub, operand 0, test_partition.py:" in shown
-
-
-def test_placements_are_chosen_by_the_path_of_a_leaf():
-    params = {"layers": [{"up": inp.ones((4, 2))}], "norm": inp.ones(4)}
-    found = parallel.specs_by_name(params, {r"^layers/0/up$": P("model")})
-    assert found == {"layers": [{"up": P("model")}], "norm": P()}

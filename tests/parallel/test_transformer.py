@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import infini as inf
-from infini import parallel, random
+from infini import random
 from infini.compiler import partition
 from infini.core import tree
 from infini.core.mesh import AbstractMesh
+from infini.parallel import recipes
 from infini.sharding import P, make_mesh
 from infini.train import gpt, step
 
@@ -40,13 +41,17 @@ def arguments(rng):
 
 
 def specs_of(kind, state):
-    split = {
-        "data": parallel.data_parallel,
-        "model": parallel.tensor_parallel,
-        "both": parallel.tensor_parallel,
-        "fully sharded": lambda s: parallel.fully_sharded(s, AbstractMesh(("data",), (2,))),
+    recipe = {
+        "data": recipes.data("data"),
+        "model": recipes.tensor("model"),
+        "both": recipes.product(recipes.tensor("model"), recipes.data("data")),
+        "fully sharded": recipes.zero3("data"),
     }[kind]
-    return split(state), P() if kind == "model" else P("data"), P()
+    return recipe.params(state, abstract(kind)), recipe.of_batch(), P()
+
+
+def abstract(kind):
+    return AbstractMesh(MESHES[kind], (2,) * len(MESHES[kind]))
 
 
 MESHES = {"data": ("data",), "model": ("model",), "both": ("data", "model"), "fully sharded": ("data",)}
@@ -62,7 +67,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("kind", MESHES)
 def test_what_a_step_communicates(kind, arguments):
-    mesh = AbstractMesh(MESHES[kind], (2,) * len(MESHES[kind]))
+    mesh = abstract(kind)
     is_spec = lambda x: isinstance(x, P)  # noqa: E731
     specs = [tuple(s) for s in tree.leaves(specs_of(kind, arguments[0]), is_leaf=is_spec)]
     found = partition.partition(inf.make_jaxpr(train)(*arguments), mesh, specs)

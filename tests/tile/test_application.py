@@ -472,3 +472,17 @@ def test_an_application_that_returns_nothing_is_refused() -> None:
 def test_tiles_of_several_types_are_not_stacked() -> None:
     with pytest.raises(errors.TypeMismatchError, match="one type"):
         tile.stack([inp.zeros(2), inp.zeros(3)])
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (0, 3), (2, 0)])
+def test_a_flattened_tile_may_be_empty(shape: tuple[int, int]) -> None:
+    def whole(x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        turned = x.tile((-1, -1)).permute((1, 0), level=1).flatten(level=1)
+        return turned, total.tile((1, 1)).squeeze((0, 1), level=1)
+
+    kernel = tile.kernel(whole, tensors=(Tensor(2), Tensor(shape=(1, 1))))(lambda x: x.sum())
+    for device in ("reference", "cpu"):
+        with inf.config(device=device):
+            testing.assert_close(
+                kernel(np.ones(shape, np.float32)), np.full((1, 1), shape[0] * shape[1], np.float32)
+            )

@@ -51,7 +51,9 @@ def compiled(source: ir.Program, options: CompileOptions, target: Target, key: s
     if recorder is not None:
         dump.write(inspect.inspection(source, recorder, native, target, options.donated))
     # What a compilation says about donated arrays is said every time.
-    if key is not None and not unused_donations(built.block, built.plan, options):
+    if key is not None and (
+        options.donation == "offer" or not unused_donations(built.block, built.plan, options)
+    ):
         images.write(key, image)
     return executable
 
@@ -231,7 +233,7 @@ def check_donation(program: ir.Program, block: Block, plan: Plan, options: Compi
         DonationError: there is one, and the options require donation.
     """
     unused = unused_donations(block, plan, options)
-    if not unused:
+    if not unused or options.donation == "offer":
         return
     reasons = [_why_unused(block, i) for i in unused]
     if options.donation == "require":

@@ -119,6 +119,11 @@ class CpuExecutable:
         self._wakes = image.cost_ns >= WAKE_NS
         self._is_serial = image.num_phases == 0
 
+    @property
+    def reused(self) -> frozenset[int]:
+        """Numbers of the donated parameters whose memory a result has."""
+        return frozenset(number for number in self.image.aliases if number is not None)
+
     @functools.cached_property
     def _built(self) -> Built:
         return self._build()

@@ -33,6 +33,11 @@ class NullExecutable:
         self.fused, self.block, self.plan = compiling.build(program, options, target)
         self.native = program_.write(self.block, self.plan, target)
 
+    @property
+    def reused(self) -> frozenset[int]:
+        """Numbers of the donated parameters whose memory a result would have."""
+        return self.plan.donated
+
     def __call__(self, inputs: Sequence[HostBuffer]) -> tuple[HostBuffer, ...]:
         """Buffers of zeros."""
         return tuple(HostBuffer.copy_of(np.zeros(v.type.shape, v.type.dtype)) for v in self.program.results)

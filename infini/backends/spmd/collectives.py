@@ -26,12 +26,7 @@ class Mesh:
 
     def groups(self, axes: tuple[str, ...]) -> Groups:
         """Ranks that differ along these axes only, in the order of their index there."""
-        found: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
-        for rank in range(self.abstract.size):
-            at = self.abstract.coordinates(rank)
-            rest = tuple(i for name, i in at.items() if name not in axes)
-            found.setdefault(rest, []).append((tuple(at[name] for name in axes), rank))
-        return tuple(tuple(rank for _, rank in sorted(members)) for members in found.values())
+        return self.abstract.groups(axes)
 
 
 def run(equation: Equation, columns: Sequence[Rows], mesh: Mesh, comm: Comm) -> list[list[np.ndarray]]:
@@ -64,7 +59,7 @@ def _together(columns: Sequence[Rows], keep: int, send: Callable[[Rows], list[np
     found = send(messages)
     edges = [0, *itertools.accumulate(sizes)]
     return [
-        [row[..., start:end].reshape(*row.shape[:-1], *shape) for row in found]
+        [row[..., start:end].reshape((*row.shape[:-1], *shape)) for row in found]
         for start, end, shape in zip(edges, edges[1:], shapes, strict=False)
     ]
 

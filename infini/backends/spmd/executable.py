@@ -1,9 +1,4 @@
-"""Runs a per-device program on all devices of a mesh that this process holds, step by step.
-
-A piece runs on one device after another; an exchange takes the rows of all devices to a `Comm` and
-brings results back. The same walk serves simulated devices, where the comm is arithmetic, and MPI, where
-there is one row and the comm talks.
-"""
+"""A program for a mesh: its partition, its schedule, and the executables of its pieces. `walk` runs it."""
 
 from __future__ import annotations
 
@@ -14,20 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from infini.backends.spmd import agreement, collectives, schedule as s
+from infini.backends.spmd import agreement, collectives, donation, footprint, schedule as s, thread
 from infini.backends.spmd.lockstep import LockstepComm
+from infini.backends.spmd.ordered import OrderedComm
+from infini.backends.spmd.walk import Constants, Pieces, Walk
 from infini.compiler import partition
-from infini.core import backend as backend_, comm as comm_, config, errors, physical
-from infini.core.backend import Backend, Buffer, CompileOptions, Device, Executable
-from infini.core.ir import ArrayType, Program, Var
+from infini.core import backend as backend_, comm as comm_, config, errors, events, physical
+from infini.core.backend import Backend, Buffer, CompileOptions, Device
+from infini.core.ir import Program, Var
 from infini.core.layout import Layout
 from infini.core.mesh import AxisEntry
 
-Env: TypeAlias = dict[Var, list[Buffer]]  # one buffer per device of this process
 Row: TypeAlias = tuple[Buffer, ...]
-Pieces: TypeAlias = dict[int, Executable]  # by id of the piece
 
 
 class SpmdExecutable:
@@ -43,7 +36,7 @@ class SpmdExecutable:
         self.partitioned = partitioned
         self.in_specs: tuple[tuple[AxisEntry, ...], ...] = partitioned.in_specs
         self.out_specs: tuple[tuple[AxisEntry, ...], ...] = partitioned.out_specs
-        self.schedule = s.cut(partitioned.program)
+        self.schedule = s.cut(partitioned.program, options.donated, _limits(options))
         self._backend = backend
         self._options = options
         self._knobs = {knob.name: config.get(knob.name) for knob in config.KNOBS.values() if knob.in_key}
@@ -52,6 +45,8 @@ class SpmdExecutable:
         self._pieces = self._compiled(options.choices, is_measured=is_alone)
         self._asks = not is_alone and bool(_choices_of(self._pieces))
         self._agreed: dict[agreement.Owners, Pieces] = {}
+        self._constants: dict[tuple[Any, ...], Constants] = {}  # by devices
+        donation.check(self.schedule, options, self._pieces)
 
     @functools.cached_property
     def key(self) -> str:
@@ -64,23 +59,22 @@ class SpmdExecutable:
         knobs = self._knobs if is_measured else {**self._knobs, "tune": "off"}
         pieces: Pieces = {}
         with config.config(**knobs):
-            params = self.partitioned.program.params
-            self._compile(self.schedule, {params[i] for i in self._options.donated}, choices, pieces)
+            self._compile(self.schedule, choices, pieces)
         return pieces
 
-    def _compile(
-        self, schedule: s.Schedule, donated: set[Var], choices: agreement.Choices, pieces: Pieces
-    ) -> None:
-        for step, dead in zip(schedule.steps, schedule.dead, strict=True):
+    def _compile(self, schedule: s.Schedule, choices: agreement.Choices, pieces: Pieces) -> None:
+        for step, given in zip(schedule.steps, schedule.given, strict=True):
             if isinstance(step, s.Piece):
-                given = tuple(i for i, v in enumerate(step.inputs) if v in donated and v in dead)
                 options = CompileOptions(
-                    donated=given, deterministic=self._options.deterministic, choices=choices
+                    donated=tuple(i for i, v in enumerate(step.inputs) if v in given),
+                    donation="offer",
+                    deterministic=self._options.deterministic,
+                    choices=choices,
                 )
                 pieces[id(step)] = self._backend.compile(step.program, options)
             elif isinstance(step, s.Structured):
                 for body in step.bodies:
-                    self._compile(body, set(), choices, pieces)
+                    self._compile(body, choices, pieces)
 
     def _pieces_for(self, owners: agreement.Owners, comm: comm_.Comm) -> Pieces:
         """The pieces with the choices of these processes; see `agreement`.
@@ -128,10 +122,12 @@ class SpmdExecutable:
             raise errors.DeviceError(
                 "a program for a mesh cannot run on one device", got=str(self.partitioned.mesh.shape)
             )
-        return self._run([inputs], (0,), LockstepComm(1), [None], self._pieces)[0]
+        return self._run([inputs], (0,), LockstepComm(1), (None,), self._pieces)[0]
 
     def run_spmd(self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]) -> list[Row]:
-        """Results on every device of this process, in mesh order."""
+        """Results on every device of this process, in mesh order. A list of inputs is emptied, so that they
+        are freed when they are dead.
+        """
         job = comm_.processes()
         owners = tuple(device.process_index for device in devices)
         ranks = tuple(rank for rank, device in enumerate(devices) if device.process_index == job.index)
@@ -141,7 +137,7 @@ class SpmdExecutable:
             assert job.launcher is not None, "devices of other processes exist in a job only"
             comm = job.launcher.comm(owners)
         return self._run(
-            inputs, ranks, comm, [devices[rank] for rank in ranks], self._pieces_for(owners, comm)
+            inputs, ranks, comm, tuple(devices[rank] for rank in ranks), self._pieces_for(owners, comm)
         )
 
     def _run(
@@ -149,11 +145,24 @@ class SpmdExecutable:
         inputs: Sequence[Sequence[Buffer]],
         ranks: tuple[int, ...],
         comm: comm_.Comm,
-        devices: Sequence[Any],
+        devices: tuple[Any, ...],  # Any: a Device, or None for one that nothing is moved to
         pieces: Pieces,
     ) -> list[Row]:
-        walk = _Walk(self._backend, pieces, collectives.Mesh(self.partitioned.mesh, ranks), comm, devices)
+        # Devices of one process always add up in one order.
+        is_ordered = self._options.deterministic or self._options.collectives.deterministic
+        is_ordered = is_ordered and len(ranks) < self.partitioned.mesh.size
+        walk = Walk(
+            self._backend,
+            pieces,
+            collectives.Mesh(self.partitioned.mesh, ranks),
+            comm_.observed(OrderedComm(comm) if is_ordered else comm, self.partitioned.mesh),
+            exchanger=exchanger_of(comm),
+            devices=devices,
+            constants=self._constants.setdefault(devices, {}),
+        )
         columns = [list(column) for column in zip(*inputs, strict=True)]
+        if isinstance(inputs, list):
+            inputs.clear()
         results = walk.run(self.schedule, columns)
         return [tuple(column[i] for column in results) for i in range(len(ranks))]
 
@@ -179,19 +188,39 @@ class SpmdExecutable:
         for piece in self._current.values():
             for key, number in piece.cost_analysis().items():
                 total[key] = total.get(key, 0.0) + number
-        total["collective bytes"] = float(sum(c.nbytes for c in self.partitioned.collectives))
+        made = self.partitioned.collectives
+        total["collective bytes"] = float(sum(c.nbytes * (c.times or 1) for c in made))
         return total
 
     def memory_analysis(self) -> dict[str, int]:
-        """The largest of each count over the pieces; arguments and results of the whole."""
+        """The largest of each count over the pieces; arguments, results and the peak of the whole."""
         total: dict[str, int] = {}
         for piece in self._current.values():
             for key, number in piece.memory_analysis().items():
                 total[key] = max(total.get(key, 0), number)
+        total["peak bytes"] = footprint.peak_bytes(self.schedule, self._current, self._options.donated)
         program = self.partitioned.program
         total["argument bytes"] = sum(t.nbytes for t in program.in_types)
         total["output bytes"] = sum(t.nbytes for t in program.out_types)
         return total
+
+
+def _limits(options: CompileOptions) -> s.Limits:
+    """When reductions begin. The partitioner joined them already: one that is half as large as a bucket may
+    be has no place for the next.
+    """
+    sizes = options.collectives
+    return s.Limits(sizes.first_bucket_bytes // 2, sizes.bucket_bytes // 2, sizes.window_bytes)
+
+
+def exchanger_of(comm: comm_.Comm) -> thread.Exchanger:
+    """Where the exchanges of a comm are made."""
+    if not isinstance(comm, comm_.Overlaps):
+        return thread.IMMEDIATE
+    if comm.may_overlap:
+        return thread.shared()
+    events.emit("exchanges-alone", "MPI takes calls of one thread only: nothing is computed beside exchanges")
+    return thread.IMMEDIATE
 
 
 def _choices_of(pieces: Pieces) -> agreement.Choices:
@@ -204,101 +233,6 @@ def _listed(choices: agreement.Choices) -> str:
     return "; ".join(f"{key}: {name}" for key, name in choices) or "none"
 
 
-class _Walk:
-    """One run of a schedule."""
-
-    def __init__(
-        self,
-        backend: Backend,
-        pieces: Pieces,
-        mesh: collectives.Mesh,
-        comm: comm_.Comm,
-        devices: Sequence[Device],
-    ) -> None:
-        self.backend, self.pieces, self.mesh, self.comm, self.devices = backend, pieces, mesh, comm, devices
-
-    def run(self, schedule: s.Schedule, arguments: Sequence[list[Buffer]]) -> list[list[Buffer]]:
-        """Results of a schedule, one column of buffers per result."""
-        env: Env = dict(zip(schedule.program.params, arguments, strict=True))
-        for var, constant in schedule.consts:
-            env[var] = self.put([constant.array] * len(self.devices))
-        for step, dead in zip(schedule.steps, schedule.dead, strict=True):
-            operands = [env[v] for v in step.inputs]
-            env.update(zip(step.outputs, self.apply(step, operands), strict=True))
-            for var in dead:
-                env.pop(var, None)
-        return [env[v] for v in schedule.program.results]
-
-    def apply(self, step: s.Step, operands: list[list[Buffer]]) -> list[list[Buffer]]:
-        """Results of one step."""
-        if isinstance(step, s.Piece):
-            execute = self.pieces[id(step)]
-            rows = [execute([column[i] for column in operands]) for i in range(len(self.devices))]
-            return [list(column) for column in zip(*rows, strict=True)]
-        if isinstance(step, s.Exchange):
-            hosts = [self.get(column, v.type) for column, v in zip(operands, step.inputs, strict=True)]
-            found = collectives.run(step.equation, hosts, self.mesh, self.comm)
-            return [self.put(rows) for rows in found]
-        return STRUCTURED[step.equation.op.name](self, step, operands)
-
-    def get(self, column: Sequence[Buffer], type_: ArrayType) -> list[np.ndarray]:
-        """Buffers of all devices as host arrays."""
-        return [self.backend.get(buffer, type_) for buffer in column]
-
-    def put(self, rows: Sequence[np.ndarray]) -> list[Buffer]:
-        """Host arrays, one per device, as buffers."""
-        return [
-            self.backend.put(np.asarray(row), device) for row, device in zip(rows, self.devices, strict=True)
-        ]
-
-
-# --- loops and branches with communication inside ----------------------------------------------
-
-
-def _scan(walk: _Walk, step: s.Structured, operands: list[list[Buffer]]) -> list[list[Buffer]]:
-    attrs, (body,) = step.equation.attrs, step.bodies
-    first, second = attrs["num_consts"], attrs["num_consts"] + attrs["num_carry"]
-    consts, carry, length = operands[:first], operands[first:second], attrs["length"]
-    types = [v.type for v in step.inputs[second:]]
-    xs = [walk.get(column, t) for column, t in zip(operands[second:], types, strict=True)]
-    y_types = body.program.out_types[attrs["num_carry"] :]
-    ys = [[np.empty((length, *t.shape), t.dtype) for _ in walk.devices] for t in y_types]
-    for i in reversed(range(length)) if attrs["reverse"] else range(length):
-        slices = [walk.put([row[i] for row in rows]) for rows in xs]
-        results = walk.run(body, [*consts, *carry, *slices])
-        carry = results[: len(carry)]
-        for stacked, column, type_ in zip(ys, results[len(carry) :], y_types, strict=True):
-            for row, host in zip(stacked, walk.get(column, type_), strict=True):
-                row[i] = host
-    return [*carry, *(walk.put(rows) for rows in ys)]
-
-
-def _cond(walk: _Walk, step: s.Structured, operands: list[list[Buffer]]) -> list[list[Buffer]]:
-    (index, *_) = walk.get(operands[0], step.inputs[0].type)
-    chosen = step.bodies[int(np.clip(int(index), 0, len(step.bodies) - 1))]
-    return walk.run(chosen, operands[1:])
-
-
-def _while(walk: _Walk, step: s.Structured, operands: list[list[Buffer]]) -> list[list[Buffer]]:
-    attrs = step.equation.attrs
-    bodies = dict(zip(map(id, step.equation.programs), step.bodies, strict=True))
-    condition, body = bodies[id(attrs["cond"])], bodies[id(attrs["body"])]
-    first, second = attrs["num_cond_consts"], attrs["num_cond_consts"] + attrs["num_body_consts"]
-    carry = operands[second:]
-    while True:
-        (predicate,) = walk.run(condition, [*operands[:first], *carry])
-        if not bool(walk.get(predicate, condition.program.out_types[0])[0]):
-            return carry
-        carry = walk.run(body, [*operands[first:second], *carry])
-
-
-STRUCTURED: dict[str, Callable[[_Walk, s.Structured, list[list[Buffer]]], list[list[Buffer]]]] = {
-    "scan": _scan,
-    "cond": _cond,
-    "while": _while,
-}
-
-
 def compile(backend: Backend, program: Program, options: CompileOptions) -> SpmdExecutable:
     """Partition a program over `options.mesh` and compile its pieces with `backend`.
 
@@ -307,7 +241,7 @@ def compile(backend: Backend, program: Program, options: CompileOptions) -> Spmd
         ValueMismatchError: a spec does not divide its array.
     """
     assert options.mesh is not None
-    partitioned = partition.partition(program, options.mesh, options.in_specs)
+    partitioned = partition.for_options(program, options)
     if options.in_layouts:
         laid_out = physical.with_layouts(partitioned.program, options.in_layouts)
         partitioned = dataclasses.replace(partitioned, program=laid_out)
@@ -321,8 +255,8 @@ def preferred_layouts(
     for what several pieces read.
     """
     assert options.mesh is not None
-    local = partition.partition(program, options.mesh, options.in_specs).program
-    schedule = s.cut(local)
+    local = partition.for_options(program, options).program
+    schedule = s.cut(local, limits=_limits(options))
     found: dict[Var, Layout | None] = {}
     for step in schedule.steps:
         if isinstance(step, s.Piece):

@@ -2,7 +2,8 @@
 for, never before.
 
 Groups become sub-communicators, made once by their members and kept; those of a duplicate are other ones.
-bfloat16 travels as bits; its sums, and those of float16, are taken in float32. Notes on mpi4py's buffers:
+Floats of 16 bits and less travel as they are, and are added up in float32 by `ordered`. What is larger than
+a count of MPI may be goes in several messages. Notes on mpi4py's buffers:
 https://mpi4py.readthedocs.io/en/stable/tutorial.html
 """
 
@@ -12,12 +13,13 @@ import functools
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
 
+from infini.backends.spmd import ordered
 from infini.core import comm, dtypes, errors
 from infini.core.comm import Groups, ReduceOp, Rows
 
@@ -26,6 +28,8 @@ _FIX: Final = (
 )
 
 FORWARDING_S: Final = 0.5
+# Counts of MPI before version 4 are of 31 bits.
+MOST_BYTES: Final = 1 << 30
 
 
 def load() -> Any:  # Any: the module mpi4py.MPI
@@ -97,6 +101,7 @@ class MpiComm:
         mpi: the module mpi4py.MPI.
         process_of_rank: process of the job that is each rank.
         line: the duplications that led here, each the number of its turn.
+        most_bytes: size of the largest message.
     """
 
     def __init__(
@@ -104,8 +109,9 @@ class MpiComm:
         mpi: Any,  # Any: a module without types
         process_of_rank: tuple[int, ...],
         line: tuple[int, ...] = (),
+        most_bytes: int = MOST_BYTES,
     ) -> None:
-        self._mpi = mpi
+        self._mpi, self._most_bytes = mpi, most_bytes
         self._process_of_rank = process_of_rank
         self._line, self._num_duplicates = line, 0
         # Threads may make communicators of two comms at once; what tells them apart must be equal everywhere.
@@ -114,6 +120,11 @@ class MpiComm:
         self.local_ranks: tuple[int, ...] = (self._rank,)
         # Members of a group call this together, in program order, so one tag serves all groups.
         self._communicator = functools.cache(self._create)
+
+    @property
+    def may_overlap(self) -> bool:
+        """Whether MPI was started so that any thread may call it at any time."""
+        return bool(self._mpi.Query_thread() >= self._mpi.THREAD_MULTIPLE)
 
     def _create(self, group: tuple[int, ...]) -> Any:  # Any: a communicator
         world = self._mpi.COMM_WORLD
@@ -125,57 +136,69 @@ class MpiComm:
         return self._communicator(group), group
 
     def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
-        """`MPI_Allreduce`; 16-bit floats go as float32, booleans as bytes."""
+        """`MPI_Allreduce`; booleans go as bytes."""
         communicator, _ = self._mine(groups)
         (row,) = rows
-        wide = np.ascontiguousarray(_reducible(row)).reshape(row.shape)
-        result = np.empty_like(wide)
-        communicator.Allreduce(wide, result, op=self._operation(op))
+        if _is_small_float(row.dtype):
+            return ordered.all_reduce(self, rows, op, groups)
+        given = np.ascontiguousarray(_as_number(row)).reshape(-1)
+        result = np.empty(row.shape, given.dtype)
+        for part in self._messages(given.size, given.itemsize):
+            communicator.Allreduce(given[part], result.reshape(-1)[part], op=self._operation(op))
         return [result.astype(row.dtype, copy=False)]
 
     def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
         """`MPI_Allgather` of bytes."""
         communicator, group = self._mine(groups)
-        row = np.ascontiguousarray(rows[0]).reshape(rows[0].shape)
-        result = np.empty((len(group), *row.shape), row.dtype)
-        communicator.Allgather(self._bytes(row), self._bytes(result))
+        row = _flat_bytes(rows[0])
+        result = np.empty((len(group), *rows[0].shape), rows[0].dtype)
+        for part in self._messages(row.size, len(group)):
+            self._exchange(communicator.Allgather, row[part], result, part)
         return [result]
 
     def all_to_all(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
         """`MPI_Alltoall` of bytes."""
-        communicator, _ = self._mine(groups)
-        row = np.ascontiguousarray(rows[0])
-        result = np.empty_like(row)
-        communicator.Alltoall(self._bytes(row), self._bytes(result))
+        communicator, group = self._mine(groups)
+        blocks = _flat_bytes(rows[0]).reshape(len(group), -1)
+        result = np.empty(rows[0].shape, rows[0].dtype)
+        for part in self._messages(blocks.shape[1], len(group)):
+            self._exchange(communicator.Alltoall, np.ascontiguousarray(blocks[:, part]), result, part)
         return [result]
 
     def reduce_scatter(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
-        """`MPI_Reduce_scatter_block`; 16-bit floats go as float32, booleans as bytes."""
-        communicator, _ = self._mine(groups)
+        """`MPI_Reduce_scatter_block`; booleans go as bytes."""
+        communicator, group = self._mine(groups)
         (row,) = rows
-        wide = np.ascontiguousarray(_reducible(row))
-        result = np.empty(row.shape[1:], wide.dtype)
-        communicator.Reduce_scatter_block(wide, result, op=self._operation(op))
+        if _is_small_float(row.dtype):
+            return ordered.reduce_scatter(self, rows, op, groups)
+        blocks = np.ascontiguousarray(_as_number(row)).reshape(len(group), -1)
+        result = np.empty(row.shape[1:], blocks.dtype)
+        for part in self._messages(blocks.shape[1], len(group) * blocks.itemsize):
+            communicator.Reduce_scatter_block(
+                np.ascontiguousarray(blocks[:, part]), result.reshape(-1)[part], op=self._operation(op)
+            )
         return [result.astype(row.dtype, copy=False)]
 
     def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
-        """One message per pair."""
+        """Messages between the members of each pair."""
         communicator, group = self._mine(groups)
-        row = np.ascontiguousarray(rows[0]).reshape(rows[0].shape)
-        here = group.index(self._rank)
-        result, requests = np.zeros_like(row), []
+        row, here = _flat_bytes(rows[0]), group.index(self._rank)
+        result, requests = np.zeros(rows[0].shape, rows[0].dtype), []
         for origin, target in pairs:
-            if target == here:
-                requests.append(communicator.Irecv(self._bytes(result), source=origin))
-            if origin == here:
-                requests.append(communicator.Isend(self._bytes(row), dest=target))
+            for part in self._messages(row.size):
+                if target == here:
+                    requests.append(communicator.Irecv(self._bytes(_flat_bytes(result)[part]), source=origin))
+                if origin == here:
+                    requests.append(communicator.Isend(self._bytes(row[part]), dest=target))
         self._mpi.Request.Waitall(requests)
         return [result]
 
     def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
         """`MPI_Send` of bytes."""
         assert source == self._rank, "a process sends for its own rank"
-        self._everyone().Send(self._bytes(np.ascontiguousarray(row)), dest=destination, tag=tag)
+        given = _flat_bytes(row)
+        for part in self._messages(given.size):
+            self._everyone().Send(self._bytes(given[part]), dest=destination, tag=tag)
 
     def recv(
         self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
@@ -183,7 +206,8 @@ class MpiComm:
         """`MPI_Recv` of bytes."""
         assert destination == self._rank, "a process receives for its own rank"
         result = np.empty(shape, dtype)
-        self._everyone().Recv(self._bytes(result), source=source, tag=tag)
+        for part in self._messages(result.nbytes):
+            self._everyone().Recv(self._bytes(_flat_bytes(result)[part]), source=source, tag=tag)
         return result
 
     def broadcast(self, content: bytes) -> bytes:
@@ -192,7 +216,8 @@ class MpiComm:
         length = np.array([len(content)], np.int64)
         communicator.Bcast(length, root=0)
         received = np.frombuffer(content, np.uint8) if self._rank == 0 else np.empty(length[0], np.uint8)
-        communicator.Bcast(self._bytes(received), root=0)
+        for part in self._messages(received.size):
+            communicator.Bcast(self._bytes(received[part]), root=0)
         return received.tobytes()
 
     def gather_bytes(self, content: bytes) -> list[bytes]:
@@ -200,11 +225,17 @@ class MpiComm:
         communicator = self._everyone()
         lengths = np.empty(len(self._process_of_rank), np.int64)
         communicator.Allgather(np.array([len(content)], np.int64), lengths)
-        ends = np.cumsum(lengths)
-        received = np.empty(int(ends[-1]), np.uint8)
         mine = np.frombuffer(content, np.uint8)
-        communicator.Allgatherv(self._bytes(mine), [received, lengths.tolist(), None, self._mpi.BYTE])
-        return [received[end - length : end].tobytes() for end, length in zip(ends, lengths, strict=True)]
+        found = [bytearray() for _ in lengths]
+        for part in self._messages(int(lengths.max()), len(lengths)):
+            counts = np.clip(lengths, part.start, part.stop) - part.start
+            received = np.empty(int(counts.sum()), np.uint8)
+            communicator.Allgatherv(
+                self._bytes(mine[part]), [received, counts.tolist(), None, self._mpi.BYTE]
+            )
+            for one, end, count in zip(found, np.cumsum(counts), counts, strict=True):
+                one += received[end - count : end].tobytes()
+        return [bytes(one) for one in found]
 
     def barrier(self) -> None:
         """`MPI_Barrier` of all ranks."""
@@ -213,7 +244,8 @@ class MpiComm:
     def duplicate(self) -> MpiComm:
         """A comm with communicators of its own, made when they are used first."""
         self._num_duplicates += 1
-        return MpiComm(self._mpi, self._process_of_rank, (*self._line, self._num_duplicates))
+        line = (*self._line, self._num_duplicates)
+        return MpiComm(self._mpi, self._process_of_rank, line, self._most_bytes)
 
     def _everyone(self) -> Any:  # Any: a communicator
         return self._communicator(tuple(range(len(self._process_of_rank))))
@@ -221,14 +253,41 @@ class MpiComm:
     def _operation(self, op: ReduceOp) -> Any:  # Any: an MPI operation
         return {"sum": self._mpi.SUM, "max": self._mpi.MAX, "min": self._mpi.MIN}[op]
 
+    def _messages(self, count: int, nbytes: int = 1) -> Iterator[slice]:
+        """Slices of `count` items of `nbytes` each, none of more bytes than a message may have."""
+        step = max(1, self._most_bytes // nbytes)
+        return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+    def _exchange(
+        self,
+        call: Callable[[list[Any], list[Any]], object],  # Any: MPI buffer specifications
+        given: np.ndarray,
+        result: np.ndarray,
+        part: slice,
+    ) -> None:
+        """Receive a part of the bytes of every block of a result, without a copy when it is all of them."""
+        blocks = _flat_bytes(result).reshape(result.shape[0], -1)
+        is_whole = part.stop - part.start == blocks.shape[1]
+        received = blocks if is_whole else np.empty((blocks.shape[0], part.stop - part.start), np.uint8)
+        call(self._bytes(given), self._bytes(received))
+        if not is_whole:
+            blocks[:, part] = received
+
     def _bytes(self, array: np.ndarray) -> list[Any]:  # Any: an MPI buffer specification
         assert array.flags.c_contiguous, "buffers of backends are in C order"
         return [array.reshape(-1).view(np.uint8), self._mpi.BYTE]
 
 
-def _reducible(row: np.ndarray) -> np.ndarray:
-    if row.dtype in dtypes.FLOATS and row.dtype.itemsize <= 2:
-        return row.astype(np.float32)
+def _flat_bytes(array: np.ndarray) -> np.ndarray:
+    """The bytes of an array in C order; a view where it is in C order already."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _is_small_float(dtype: np.dtype) -> bool:
+    return dtype in dtypes.FLOATS and dtype.itemsize <= 2
+
+
+def _as_number(row: np.ndarray) -> np.ndarray:
     return row.view(np.uint8) if row.dtype == dtypes.bool_ else row
 
 

@@ -274,8 +274,8 @@ class _Finder:
         if member == place:
             return True
         equation = self.equations[member]
-        if any(member < reader < place for reader in self.readers[equation.output] if reader != kernel):
-            return False
+        if any(member < reader <= place for reader in self.readers[equation.output] if reader != kernel):
+            return False  # the reader in that place is another product, which would not find it there yet
         operands = {self._root(v) for v in equation.inputs} - self.kept - self.params
         longer = [v for v in operands if max(self.readers[v]) < place]
         return sum(v.type.nbytes for v in longer) <= equation.output.type.nbytes + MAX_EXTRA_BYTES

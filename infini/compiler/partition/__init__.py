@@ -3,6 +3,8 @@
     prepare    calls inlined, bodies their own
     propagate  placements that people asked for spread over every variable (`Plan`)
     local      each equation on local parts, with collectives where placements differ (`Block`)
+    hoist      collectives of what loops do not change before these
+    combine    collectives that can travel together joined into buckets
 
 What an operation allows stands in its PLACE and PARTITION rules, or follows from its signature.
 Propagation over factors is after Shardy (https://openxla.org/shardy) and GSPMD (arXiv:2105.04663).
@@ -10,29 +12,49 @@ Propagation over factors is after Shardy (https://openxla.org/shardy) and GSPMD 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from infini.compiler.partition import (
+    combine,
+    costs,
+    hoist,
+    loops as loops,  # it and `structured` fill the table of `local`
     placement as p,
-    structured as structured,  # fills the table of `local`
+    strategies as strategies_,
+    structured as structured,
 )
+from infini.compiler.partition.costs import Collective, Note
 from infini.compiler.partition.local import Block, Local
-from infini.compiler.partition.placement import Placement
+from infini.compiler.partition.placement import Dims, Placement
 from infini.compiler.partition.prepare import prepare
 from infini.compiler.partition.propagate import Plan, fixed_placements
-from infini.compiler.partition.reshard import Collective, Mover
+from infini.compiler.partition.reshard import Mover
 from infini.core import check, config, errors, trace
-from infini.core.ir import Program
+from infini.core.backend import CompileOptions
+from infini.core.ir import ArrayType, Program, Var
+from infini.core.machine import DEFAULT, Collectives, Machine
 from infini.core.mesh import AbstractMesh, AxisEntry, shard_shape
+from infini.core.primitive import Signature
 
 Spec = tuple[AxisEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Partitioned:
-    """A per-device program, how its parameters and results are split, and the collectives that were
-    inserted.
+    """A per-device program, how its parameters and results are split, and the collectives it makes.
+
+    Args:
+        program: what each device runs.
+        mesh: the mesh.
+        in_specs: how parameters are split.
+        out_specs: how results are split.
+        collectives: all that it runs, with their trips.
+        source: the global program that was split: calls inlined, no repeated work.
+        placements: where the parts of its variables are, those of bodies included.
+        notes: why results of collectives in `program` are there.
+        machine: the machine that it was planned for.
     """
 
     program: Program
@@ -40,18 +62,33 @@ class Partitioned:
     in_specs: tuple[Spec, ...]
     out_specs: tuple[Spec, ...]
     collectives: tuple[Collective, ...]
+    source: Program
+    placements: Mapping[Var, Placement]
+    notes: Mapping[Var, Note]
+    machine: Machine
 
 
-def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | None] = ()) -> Partitioned:
+def partition(
+    program: Program,
+    mesh: AbstractMesh,
+    in_specs: Sequence[Spec | None] = (),
+    *,
+    window_bytes: int = Collectives().window_bytes,
+    machine: Machine | None = None,
+    strategies: Sequence[tuple[str, str]] = (),
+) -> Partitioned:
     """Split a program over a mesh.
 
     Args:
         program: program over global arrays.
         mesh: axes to split over.
         in_specs: for each parameter its split, or None to choose one; all chosen when empty.
+        window_bytes: size up to which what a loop does not change is taken to be moved before it.
+        machine: what ways are compared by; bytes decide when absent.
+        strategies: pairs (operation, strategy) that are decided, see `strategies`.
 
     Raises:
-        ValueMismatchError: a spec does not divide its array into equal parts.
+        ValueMismatchError: a spec does not divide its array into equal parts, or there is no such strategy.
         LoweringError: the program names another mesh.
     """
     given = tuple(in_specs) or (None,) * len(program.params)
@@ -61,33 +98,113 @@ def partition(program: Program, mesh: AbstractMesh, in_specs: Sequence[Spec | No
     for param, spec in zip(flat.params, given, strict=True):
         if spec is not None:
             shard_shape(param.type.shape, spec, mesh)
-            fixed[param] = p.from_spec(spec, param.type.ndim)
+            fixed[param] = p.asked(spec, param.type.ndim, mesh)
     plan = Plan(mesh, fixed)
     plan.run(flat)
+    waiting = {v: asked.partial for v, asked in fixed.items()}
     staging = trace.Staging(None)
-    mover = Mover(mesh, staging)
+    planned_for = machine or DEFAULT
+    mover = Mover(mesh, staging, planned_for, strategies_.named(strategies), window_bytes)
     params = [staging.parameter(p.local_type(v.type, plan[v], mesh)) for v in flat.params]
     with trace.running(staging):
         block = Block(flat, plan, mover)
-        found = block.run([Local(x, Placement(plan[v])) for x, v in zip(params, flat.params, strict=True)])
+        block.sums.update(_as_parameters(flat, plan))
+        found = block.run(
+            [
+                Local(x, Placement(plan[v], waiting.get(v, ())))
+                for x, v in zip(params, flat.params, strict=True)
+            ]
+        )
         results = []
         for var, local in zip(flat.results, found, strict=True):
-            target = plan[var] if local.placement.partial or var in fixed else local.placement.dims
-            value = mover.reshard(local.value, local.placement, target, "a result")
-            results.append((staging.var(value), p.to_spec(target)))
+            dims = local.placement.dims
+            if var in fixed or local.placement.partial:
+                dims = block.summed(var)
+            target = Placement(dims, waiting.get(var, ()))
+            results.append((staging.var(block.moved(local, target, "a result")), target))
     staging.is_closed = True
     per_device = staging.builder.build(
         [x.variable for x in params], [v for v, _ in results], name=program.name
     )
     if config.get("check"):
         check.check(per_device)
+    notes = {note.result: note for note in mover.collectives}
     return Partitioned(
         per_device,
         mesh,
-        tuple(p.to_spec(plan[v]) for v in flat.params),
-        tuple(spec for _, spec in results),
-        tuple(mover.collectives),
+        tuple(p.to_spec(plan[v], waiting.get(v, ())) for v in flat.params),
+        tuple(p.to_spec(target.dims, target.partial) for _, target in results),
+        costs.collectives(per_device, mesh, notes),
+        flat,
+        mover.placements,
+        notes,
+        planned_for,
     )
+
+
+def for_options(program: Program, options: CompileOptions) -> Partitioned:
+    """The program of a mesh as it runs: split, with its collectives out of loops where they can be, and
+    joined into buckets.
+
+    Raises:
+        ValueMismatchError: as `partition`.
+        LoweringError: as `partition`.
+    """
+    assert options.mesh is not None
+    found = partition(
+        program,
+        options.mesh,
+        options.in_specs,
+        window_bytes=options.collectives.window_bytes,
+        machine=options.machine,
+        strategies=options.strategies,
+    )
+    moved: dict[Var, Var] = {}
+    once = hoist.leave_loops(found.program, options.collectives.window_bytes, moved)
+    joined = combine.combine(once, options.collectives)
+    if joined is found.program:
+        return found
+    notes = dict(found.notes)
+    for inside, outside in moved.items():  # from inner loops outwards
+        if inside in notes:
+            notes[outside] = notes[inside]
+    made = costs.collectives(joined, options.mesh, notes)
+    return dataclasses.replace(found, program=joined, collectives=made, notes=notes)
+
+
+def _as_parameters(program: Program, plan: Plan) -> dict[Var, Dims]:
+    """Where results that are sums over devices may go when nobody asked: as parameters of their type are
+    split, so that the gradient of a parameter is scattered to where the parameter is. The results of a type
+    go with its parameters in turn when they are equally many, else with all of them when these are split
+    alike.
+    """
+    params: dict[ArrayType, list[Dims]] = {}
+    results: dict[ArrayType, list[Var]] = {}
+    for var in program.params:
+        params.setdefault(var.type, []).append(plan[var])
+    given = {*program.params, *plan.fixed}
+    for var in dict.fromkeys(program.results):
+        if var not in given:
+            results.setdefault(var.type, []).append(var)
+    found: dict[Var, Dims] = {}
+    for type_, variables in results.items():
+        wanted = params.get(type_, [])
+        if len(set(wanted)) == 1:
+            wanted = wanted[:1] * len(variables)
+        if len(wanted) == len(variables):
+            found.update(zip(variables, wanted, strict=True))
+    # What a result is made of element by element goes where it goes: a gradient before it is clipped.
+    for equation in reversed(program.equations):
+        dims = found.get(equation.outputs[0]) if len(equation.outputs) == 1 else None
+        if (
+            dims is not None
+            and isinstance(equation.op.signature, Signature)
+            and not equation.op.signature.letters
+        ):
+            for var in equation.inputs:
+                if var.type.shape == equation.output.type.shape and var not in given:
+                    found.setdefault(var, dims)
+    return found
 
 
 def _check_meshes(program: Program, mesh: AbstractMesh) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from infini.core import ir, primitive
 from infini.core.primitive import Primitive
 from infini.lax import places
@@ -12,15 +14,22 @@ def factors_of(equation: ir.Equation) -> Factors:
     """How the dimensions of an equation correspond.
 
     Without a PLACE rule, loop dimensions of the signature may be split, and contracted letters of linear
-    operations, whose parts add up. Without a signature nothing may be split.
+    operations, whose parts add up. Without a signature nothing may be split. LINEAR and TRANSPOSE rules say
+    in which operands it is linear, so that sums may wait.
     """
     op = equation.op
     in_types = tuple(v.type for v in equation.inputs)
     out_types = tuple(v.type for v in equation.outputs)
+    found = _dimensions(op, in_types, out_types, equation.attrs)
+    linear = places.linear_of(op, in_types, out_types, equation.attrs)
+    return dataclasses.replace(found, linear=linear) if linear else found
+
+
+def _dimensions(op: Primitive, in_types: places.Types, out_types: places.Types, attrs: ir.Attrs) -> Factors:
     if op.has(primitive.PLACE):
-        found: Factors = op.rule(primitive.PLACE)(op, in_types, out_types, equation.attrs)
+        found: Factors = op.rule(primitive.PLACE)(op, in_types, out_types, attrs)
         return found
-    signature = op.signature_for(equation.attrs)
+    signature = op.signature_for(attrs)
     if signature is None or not out_types:
         return Factors(places.whole(in_types), places.whole(out_types), {})
     splittable = signature.contracted if op.has(primitive.TRANSPOSE) else frozenset[str]()

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini.compiler.partition import partial, placement as p, prepare, reshard
-from infini.compiler.partition.factors import factors_of
+from infini.compiler.partition import costs, partial, placement as p, prepare, reshard, strategies
 from infini.compiler.partition.placement import Axes, Dims, Placement, Split
 from infini.compiler.partition.propagate import Plan
 from infini.core import ir, primitive, trace
@@ -24,10 +23,18 @@ from infini.lax.places import Factors
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """One device's part of a value, and how the parts make up the whole."""
+    """One device's part of a value, and how the parts make up the whole.
+
+    Args:
+        value: the part.
+        placement: where the parts are, and over which axes they are terms of a sum.
+        rest: what is added once that sum is taken, split as the parts. Terms that are whole wait here for
+            further terms that are partial, so one sum over devices is enough for all of them.
+    """
 
     value: Value
     placement: Placement
+    rest: Value | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +81,44 @@ class Block:
         program: global program, or the body of a loop in it.
         plan: placements of the variables.
         mover: what reshards.
+        is_body: whether the program is the body of a loop or a branch.
+        constants: parameters that a loop does not change.
+        turns: how often a loop runs the program.
     """
 
-    def __init__(self, program: Program, plan: Plan, mover: reshard.Mover) -> None:
+    def __init__(  # what a body is told
+        self,
+        program: Program,
+        plan: Plan,
+        mover: reshard.Mover,
+        *,
+        is_body: bool = False,
+        constants: Sequence[Var] = (),
+        turns: int = 1,
+    ) -> None:
+        self.constants, self.turns = frozenset(constants), max(1, turns)
         self.program, self.plan, self.mover = program, plan, mover
         self.env: dict[Var, Local] = {}
         self.uses = prepare.uses(program)
         self.zeros = prepare.zeros(program)
-        # Parameters that something partial is added to, once, and over which axes: running sums of a loop.
-        self.accumulators: dict[Var, Axes] = {}
+        # Where sums may go instead of where the plan has them, if that moves less.
+        self.sums: dict[Var, Dims] = {}
+        self.only_users = partial.only_users(program, self.uses)
+        # A loop may go on adding to what its body returns.
+        self.returned = {v for v in program.results if self.uses[v] == 1} if is_body else set()
         for var, constant in program.consts:
             self.env[var] = Local(Literal(constant.array, weak=False), Placement(p.whole(var.type.ndim)))
 
     def run(self, arguments: Sequence[Local]) -> list[Local]:
         """Results of the program, as they came; the caller moves them to where it wants them."""
         self.env.update(zip(self.program.params, arguments, strict=True))
+        outer = self.mover.equation
         for equation in self.program.equations:
+            self.mover.equation = equation
             with trace.at_line(equation.where):
                 self.env.update(zip(equation.outputs, self.apply(equation), strict=True))
+        self.mover.equation = outer
+        self.mover.placements.update((v, local.placement) for v, local in self.env.items())
         return [self.env[v] for v in self.program.results]
 
     def apply(self, equation: Equation) -> list[Local]:
@@ -101,17 +128,19 @@ class Block:
             return structured(self, equation)
         if not equation.op.has(primitive.PLACE) and (equation.programs or equation.op.is_higher_order):
             return self._on_whole_arrays(equation)
-        found = factors_of(equation)
+        found = self.plan.factors(equation)
+        # What others use too is summed over devices for all of them, before this decides how to split it.
+        for number, var in enumerate(equation.inputs):
+            if self.uses[var] > 1:
+                self.settle(var, f"{equation.op.name}, operand {number}")
         split = self._choose(equation, found)
-        passed = self._passed(equation, split)
+        if (waiting := self._waits(equation, split)) is not None:
+            return [waiting]
+        passed = self._passed(equation, found, split)
+        # Parts are of equal size. Where they are not to be, this is where the rest of the last one is masked:
+        # in operands that have a split factor of `found.reduced`.
         operands = [
-            self.operand(
-                var,
-                p.expand(split, dims),
-                passed,
-                f"{equation.op.name}, operand {number}",
-                counts_once=partial.counts_once(equation, passed, self.env[var].placement.partial, number),
-            )
+            self.operand(var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}")
             for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True))
         ]
         return self._compute(equation, found, split, passed, operands)
@@ -134,73 +163,153 @@ class Block:
             for v, dims in operands
             for wish in p.project(self.env[v].placement.dims, dims, found.sizes, mesh)
         ]
-        candidates = []
-        for wishes in ([*planned, *p.leading_first(given, found)], [*given, *planned]):
-            split: Split = {}
-            p.merge(split, wishes)
-            candidates.append(p.contiguous(split, found, mesh))
-        if candidates[0] == candidates[1]:
+        choice = strategies.Choice(found, planned, given)
+        asked = self.mover.strategies.get(equation.op.name)
+        ways = strategies.COMPARED if asked is None else (asked,)
+        candidates = [way.split(choice, mesh) for way in ways]
+        if all(split == candidates[0] for split in candidates):
             return candidates[0]
-        return min(candidates, key=lambda split: self._traffic(equation, found, split))
+        return min(candidates, key=lambda split: self._seconds(equation, found, split))
 
-    def _traffic(self, equation: Equation, found: Factors, split: Split) -> float:
-        """Bytes that each device sends to compute an equation split so, and to bring its results where
+    def _seconds(self, equation: Equation, found: Factors, split: Split) -> float:
+        """Time to bring the operands of an equation split so, to compute it, and to bring its results where
         the plan wants them.
         """
-        mesh, total = self.mover.mesh, 0.0
+        mover = self.mover
+        parts = p.size_of((axis for axes in split.values() for axis in axes), mover.mesh)
+        total = costs.compute_seconds(equation, parts, mover.machine)
         for var, dims in zip(equation.inputs, found.inputs, strict=True):
-            now = self.env[var].placement
-            total += reshard.traffic(var.type, Placement(now.dims), p.expand(split, dims), mesh)
-        waiting = tuple(axis for name in found.reduced for axis in split.get(name, ()))
-        for var, dims in zip(equation.outputs, found.outputs, strict=True):
-            total += reshard.traffic(
-                var.type, Placement(p.expand(split, dims), waiting), self.plan[var], mesh
+            now, then = self.env[var].placement, p.expand(split, dims)
+            price = mover.price(var.type, Placement(now.dims), then)
+            # What a loop does not change moves once, before it, see `hoist`.
+            is_once = (
+                var in self.constants
+                and p.local_type(var.type, then, mover.mesh).nbytes <= mover.window_bytes
             )
+            total += price / self.turns if is_once else price
+        for var, dims in zip(equation.outputs, found.outputs, strict=True):
+            waiting = tuple(axis for name in p.lacking(found, dims) for axis in split.get(name, ()))
+            total += mover.price(var.type, Placement(p.expand(split, dims), waiting), self.plan[var])
         return total
 
-    def _passed(self, equation: Equation, split: Split) -> Axes:
+    def _passed(self, equation: Equation, found: Factors, split: Split) -> Axes:
         """Axes over which operands may stay partial, because the equation is linear in them and nothing
         else uses them.
         """
-        partials = [self.env[v].placement.partial for v in equation.inputs]
-        if any(axes and self.uses[v] > 1 for v, axes in zip(equation.inputs, partials, strict=True)):
+        locals_ = [self.env[v] for v in equation.inputs]
+        partials = [local.placement.partial for local in locals_]
+        if not any(partials) or any(local.rest is not None for local in locals_):
             return ()
-        passed = partial.passing(equation, partials)
-        used = {axis for axes in split.values() for axis in axes}
-        if equation.op.name == "add":
-            self._note_accumulator(equation, partials, used)
-        return passed if used.isdisjoint(passed) else ()
+        passed = partial.passing(equation, found.linear, partials, self.zeros)
+        return passed if _is_free(split, passed) else ()
 
-    def _note_accumulator(self, equation: Equation, partials: Sequence[Axes], used: set[str]) -> None:
-        for i, var in enumerate(equation.inputs):
-            waiting = partials[1 - i]
-            if var in self.program.params and self.uses[var] == 1 and waiting and used.isdisjoint(waiting):
-                self.accumulators[var] = waiting
+    def _waits(self, equation: Equation, split: Split) -> Local | None:
+        """A sum of partial and whole terms that should wait: both kinds are added up, apart."""
+        if equation.op.name not in partial.SUMS:
+            return None
+        locals_ = [self.env[v] for v in equation.inputs]
+        given = [local.placement.partial for local in locals_]
+        passed = given[0] or given[1]
+        is_mixed = not all(given) or any(local.rest is not None for local in locals_)
+        if not passed or not is_mixed or any(axes not in ((), passed) for axes in given):
+            return None
+        is_term, is_worth_it = self._use(equation.output)
+        if not is_term and not is_worth_it and not all(given):
+            return None
+        shape = equation.output.type.shape
+        if not _is_free(split, passed) or any(
+            axes and v.type.shape != shape for v, axes in zip(equation.inputs, given, strict=True)
+        ):
+            return None
+        found = self.plan.factors(equation)
+        values: list[Value | None] = []
+        rests: list[Value | None] = []
+        for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True)):
+            target, reason = p.expand(split, dims), f"{equation.op.name}, operand {number}"
+            local = self.env[var]
+            if local.placement.partial:
+                now = Placement(local.placement.dims)
+                values.append(self.mover.reshard(local.value, now, target, reason))
+                rest = None if local.rest is None else self.mover.reshard(local.rest, now, target, reason)
+                rests.append(rest)
+            else:
+                values.append(None)
+                rests.append(None if var in self.zeros else self.operand(var, target, (), reason))
+        value, whole = _sum(equation.op, values), _sum(equation.op, rests)
+        assert value is not None, "one operand is partial"
+        if whole is not None:
+            whole = families.broadcast_to(whole, value.shape)
+        placement = Placement(p.expand(split, found.outputs[0]), passed)
+        if whole is None or is_term or not is_worth_it:
+            return Local(value, placement, whole)
+        total = trace.bind1(primitive.by_name("add"), value, self._once(whole, passed))
+        return Local(total, placement)
 
-    def operand(self, var: Var, dims: Dims, passed: Axes, reason: str, *, counts_once: bool = False) -> Value:
+    def _use(self, var: Var) -> tuple[bool, bool]:
+        """Whether a sum is a term of another one and nothing else, and whether there is less to add later."""
+        user = self.only_users.get(var)
+        if user is None:
+            return var in self.returned, False
+        if user.op.name in partial.SUMS:
+            return True, False
+        is_small = var.type.size <= partial.SMALL
+        return False, is_small or (
+            len(user.outputs) == 1 and partial.shrinks(user, self.plan.factors(user).linear, var)
+        )
+
+    def operand(self, var: Var, dims: Dims, passed: Axes, reason: str) -> Value:
         """The local part of an operand, split as `dims`; partial over `passed` when that is not empty."""
         local = self.env[var]
-        if counts_once:
-            value = self.mover.reshard(local.value, local.placement, dims, reason)
-            is_first = families.bind_scalars(primitive.by_name("eq"), self.mover.axis_index(passed), 0)
-            return families.bind_scalars(
-                primitive.by_name("select_n"), is_first, families.like(0, value), value
-            )
         if local.placement == Placement(dims):
             return local.value
+        if var in self.zeros:
+            return families.zeros(p.local_type(var.type, dims, self.mover.mesh))
         if passed and local.placement.partial == passed:
             return self.mover.reshard(local.value, Placement(local.placement.dims), dims, reason)
-        if local.placement.partial and self.uses[var] > 1:
+        if self.uses[var] > 1:
             local = self.settle(var, reason)
-        return self.mover.reshard(local.value, local.placement, dims, reason)
+        return self.moved(local, Placement(dims), reason)
 
     def settle(self, var: Var, reason: str) -> Local:
         """A value without partial sums, for every later use too."""
         local = self.env[var]
         if local.placement.partial:
-            value, dims = self.mover.add_up(local.value, local.placement, self.plan[var], reason)
+            value, dims = self.mover.add_up(local.value, local.placement, self.summed(var), reason)
+            if local.rest is not None:
+                rest = self.mover.reshard(local.rest, Placement(local.placement.dims), dims, reason)
+                value = trace.bind1(primitive.by_name("add"), value, rest)
             local = self.env[var] = Local(value, Placement(dims))
         return local
+
+    def summed(self, var: Var) -> Dims:
+        """Where a sum over devices goes."""
+        planned, other = self.plan[var], self.sums.get(var)
+        if other is None or other == planned:
+            return planned
+        now = self.env[var].placement
+        before, after = (self.mover.price(var.type, now, dims) for dims in (planned, other))
+        return other if after < before else planned
+
+    def moved(self, local: Local, target: Placement, reason: str) -> Value:
+        """The local part of a value under another placement. Over axes along which only the target is
+        partial, the first device has the whole value and the others zero.
+        """
+        dims, waiting = local.placement.dims, local.placement.partial
+        stays = tuple(axis for axis in waiting if axis in target.partial)
+        starts = tuple(axis for axis in target.partial if axis not in waiting)
+        ends = tuple(axis for axis in waiting if axis not in target.partial)
+        value = self.mover.reshard(local.value, Placement(dims, ends), target.dims, reason)
+        if local.rest is not None:
+            rest = self.mover.reshard(local.rest, Placement(dims), target.dims, reason)
+            value = trace.bind1(primitive.by_name("add"), value, self._once(rest, stays))
+        return self._once(value, starts)
+
+    def _once(self, x: Value, axes: Axes) -> Value:
+        """A value on the first device along some axes, zero on the others."""
+        if not axes:
+            return x
+        is_first = families.bind_scalars(primitive.by_name("eq"), self.mover.axis_index(axes), 0)
+        return families.bind_scalars(primitive.by_name("select_n"), is_first, families.like(0, x), x)
 
     def _compute(
         self, equation: Equation, found: Factors, split: Split, passed: Axes, operands: Sequence[Value]
@@ -225,14 +334,17 @@ class Block:
             results = op.rule(primitive.PARTITION)(part, *operands)
         else:
             results = trace.bind_attrs(op, operands, equation.attrs)
-        waiting = passed
-        for name in reduced:
-            reducer = found.reduced[name]
-            if reducer == "sum":
-                waiting += split[name]
-            else:
-                results = [self.mover.combine(r, reducer, split[name], op.name) for r in results]
-        return [Local(r, Placement(dims, waiting)) for r, dims in zip(results, out_dims, strict=True)]
+        locals_ = []
+        for result, names, dims in zip(results, found.outputs, out_dims, strict=True):
+            waiting = passed
+            for name in p.lacking(found, names):
+                reducer, axes = found.reduced[name], split.get(name, ())
+                if reducer == "sum":
+                    waiting += axes
+                else:
+                    result = self.mover.combine(result, reducer, axes, op.name)
+            locals_.append(Local(result, Placement(dims, waiting)))
+        return locals_
 
     def _on_whole_arrays(self, equation: Equation) -> list[Local]:
         """An operation that says nothing about splitting runs on every device, on whole arrays."""
@@ -242,6 +354,21 @@ class Block:
         ]
         results = trace.bind_attrs(equation.op, operands, equation.attrs)
         return [Local(r, Placement(p.whole(r.ndim))) for r in results]
+
+
+def _is_free(split: Split, axes: Axes) -> bool:
+    """Whether none of some axes splits a factor."""
+    return all(set(axes).isdisjoint(used) for used in split.values())
+
+
+def _sum(op: primitive.Primitive, terms: Sequence[Value | None]) -> Value | None:
+    """The sum or difference of two terms, of which one or both may be missing."""
+    first, second = terms
+    if second is None:
+        return first
+    if first is None:
+        return second if op.name == "add" else trace.bind1(primitive.by_name("neg"), second)
+    return trace.bind1(op, first, second)
 
 
 Structured = Any  # Any: functions of a Block and an Equation

@@ -44,6 +44,21 @@ class Placement:
         return f"{spec} + partial over {', '.join(self.partial)}" if self.partial else spec
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What people ask of one value.
+
+    Args:
+        dims: the axes that split each dimension.
+        open: dimensions that the partitioner may split further.
+        partial: axes over which the parts stay terms of a sum.
+    """
+
+    dims: Dims
+    open: frozenset[int] = frozenset()
+    partial: Axes = ()
+
+
 def whole(ndim: int) -> Dims:
     """An array that every device holds."""
     return ((),) * ndim
@@ -55,9 +70,18 @@ def from_spec(spec: Sequence[AxisEntry], ndim: int) -> Dims:
     return found + ((),) * (ndim - len(found))
 
 
-def to_spec(dims: Dims) -> tuple[AxisEntry, ...]:
-    """A `P` from axes per dimension."""
-    return mesh_.trim(tuple(None if not axes else axes[0] if len(axes) == 1 else axes for axes in dims))
+def asked(spec: Sequence[AxisEntry], ndim: int, mesh: AbstractMesh) -> Asked:
+    """What a `P` asks for."""
+    is_open = {i for i, entry in enumerate(spec) if isinstance(entry, mesh_.Unconstrained)}
+    waiting = mesh_.unreduced_axes(spec)
+    partial = tuple(axis for axis in mesh.axis_names if axis in waiting)
+    return Asked(from_spec(spec, ndim), frozenset(is_open), partial)
+
+
+def to_spec(dims: Dims, partial: Axes = ()) -> tuple[AxisEntry, ...]:
+    """A `P` from axes per dimension, and those over which parts have to be added."""
+    entries = tuple(None if not axes else axes[0] if len(axes) == 1 else axes for axes in dims)
+    return mesh_.trim(mesh_.P(*entries, unreduced=partial))
 
 
 def local_type(type_: ArrayType, dims: Dims, mesh: AbstractMesh) -> ArrayType:
@@ -94,13 +118,23 @@ def expand(split: Mapping[str, Axes], factors: Sequence[Dimension]) -> Dims:
     return tuple(sum((split.get(name, ()) for name in names), ()) for names in factors)
 
 
+def lacking(factors: Factors, result: Sequence[Dimension]) -> list[str]:
+    """The reduced factors that one of the results lacks, so that its parts combine."""
+    own = {name for names in result for name in names}
+    return [name for name in factors.reduced if name not in own]
+
+
 def merge(split: Split, found: Iterable[tuple[str, Axes]]) -> None:
-    """Add splits of factors that are not split yet, over axes that no factor uses yet."""
+    """Add splits of factors over axes that no factor uses yet; a factor that is split already may be split
+    further.
+    """
     used = {axis for axes in split.values() for axis in axes}
     for name, axes in found:
-        if name not in split and used.isdisjoint(axes):
+        now = split.get(name, ())
+        added = axes[len(now) :]
+        if added and axes[: len(now)] == now and used.isdisjoint(added):
             split[name] = axes
-            used.update(axes)
+            used.update(added)
 
 
 def leading_first(found: Iterable[tuple[str, Axes]], factors: Factors) -> list[tuple[str, Axes]]:

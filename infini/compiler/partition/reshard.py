@@ -1,36 +1,26 @@
-"""Moving a value from one placement to another, with as little communication as the two allow.
-
-Partial sums become sums (`psum`) or, when the target splits a dimension over their axis, parts of sums
-(`psum_scatter`). Then dimensions are cut where the target is finer (free), exchanged where an axis
-changes its dimension (`all_to_all`), and gathered where the target is coarser.
+"""Moving a value from one placement to another, with as little communication as the two allow: the steps that
+`moves` finds become equations of the per-device program.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from infini.compiler.partition import moves
+from infini.compiler.partition.costs import Note
 from infini.compiler.partition.placement import Axes, Dims, Placement, size_of
-from infini.core import events, primitive, source, trace
-from infini.core.ir import ArrayType
+from infini.compiler.partition.strategies import Strategy
+from infini.core import events, primitive, trace
+from infini.core.ir import ArrayType, Equation, Var
+from infini.core.machine import DEFAULT, Machine
 from infini.core.mesh import AbstractMesh
 from infini.core.value import Literal, Value
 from infini.lax import families
-
-
-@dataclass(frozen=True, slots=True)
-class Collective:
-    """A collective that the partitioner inserted: what each device gives, and for which line of the user."""
-
-    name: str
-    axes: Axes
-    nbytes: int
-    reason: str
-    where: source.Where | None
 
 
 class Mover:
@@ -40,12 +30,25 @@ class Mover:
         mesh: the mesh.
         outermost: the interpreter that stages the program itself; device indices are computed there,
             outside of loops.
+        machine: what links cost.
+        strategies: how operations are split that people decided about.
+        window_bytes: size up to which what a loop does not change is moved before it, see `hoist`.
     """
 
-    def __init__(self, mesh: AbstractMesh, outermost: trace.Interpreter) -> None:
+    def __init__(
+        self,
+        mesh: AbstractMesh,
+        outermost: trace.Interpreter,
+        machine: Machine = DEFAULT,
+        strategies: Mapping[str, Strategy] = MappingProxyType({}),
+        window_bytes: int = 0,
+    ) -> None:
         self.mesh = mesh
         self.outermost = outermost
-        self.collectives: list[Collective] = []
+        self.machine, self.strategies, self.window_bytes = machine, strategies, window_bytes
+        self.collectives: list[Note] = []  # one for each that was inserted
+        self.equation: Equation | None = None  # of the global program, the one that is being split
+        self.placements: dict[Var, Placement] = {}  # of the global program, bodies included
         self._indices: dict[Axes, Value] = {}
 
     def axis_index(self, axes: Axes) -> Value:
@@ -70,119 +73,91 @@ class Mover:
 
     def reshard(self, x: Value, source_: Placement, target: Dims, reason: str) -> Value:
         """The local part of a value under another placement, without partial sums."""
-        x, dims = self.add_up(x, source_, target, reason)
-        while dims != target:
-            x, dims = (
-                self._cut(x, dims, target)
-                or self._exchange(x, dims, target, reason)
-                or self._gather(x, dims, target, reason)
-            )
+        if source_ == Placement(target):
+            return x
+        for step in moves.path(self._whole(x, source_), source_, target, self.mesh, self.machine):
+            x = self._take(x, step, reason)
         return x
 
+    def price(self, type_: ArrayType, source_: Placement, target: Dims) -> float:
+        """Seconds to bring an array of a global type from one placement to another."""
+        if source_ == Placement(target):
+            return 0.0
+        return moves.seconds(type_, source_, target, self.mesh, self.machine)
+
     def add_up(self, x: Value, source_: Placement, target: Dims, reason: str) -> tuple[Value, Dims]:
-        """Resolve partial sums; scatters them along dimensions that the target splits over their axis
-        next.
-        """
-        dims, summed = list(source_.dims), []
-        for axis in source_.partial:
-            at = next((d for d, axes in enumerate(target) if axes == (*dims[d], axis)), None)
-            if at is None or x.shape[at] % self.mesh.shape[axis]:
-                summed.append(axis)
+        """Resolve partial sums; scatters them along dimensions that the target splits over their axes."""
+        dims, waiting = list(source_.dims), source_.partial
+        whole_ = self._whole(x, source_)
+        for d, axes in enumerate(target):
+            added = axes[len(dims[d]) :]
+            if axes[: len(dims[d])] != dims[d]:
                 continue
-            x = self._emit("psum_scatter", (axis,), reason, x, dimensions=(at - x.ndim,))
-            dims[at] = (*dims[at], axis)
-        return self.combine(x, "sum", tuple(summed), reason), tuple(dims)
+            while added and not (
+                set(added) <= set(waiting) and whole_.shape[d] % size_of(dims[d] + added, self.mesh) == 0
+            ):
+                added = added[:-1]
+            if added:
+                x = self._emit("psum_scatter", added, reason, x, dimensions=(d - x.ndim,))
+                dims[d] += added
+                waiting = tuple(axis for axis in waiting if axis not in added)
+        return self.combine(x, "sum", waiting, reason), tuple(dims)
 
     def combine(self, x: Value, reducer: str, axes: Axes, reason: str) -> Value:
         """Sum, maximum or minimum over devices."""
-        if not axes:
-            return x
-        op = primitive.by_name(f"p{reducer}")
-        self._record(op.name, axes, x, reason)
-        return trace.bind1(op, x, axes=axes, sizes=tuple(self.mesh.shape[a] for a in axes))
+        return self._emit(f"p{reducer}", axes, reason, x)
 
-    def _cut(self, x: Value, dims: Dims, target: Dims) -> tuple[Value, Dims] | None:
-        """Keep this device's part of every dimension that the target splits further over free axes."""
-        used = {axis for axes in dims for axis in axes}
-        finer = list(dims)
-        for d, (now, then) in enumerate(zip(dims, target, strict=True)):
-            added = then[len(now) :]
-            if then[: len(now)] == now and added and used.isdisjoint(added):
-                finer[d] = then
-        if tuple(finer) == dims:
-            return None
+    def _whole(self, x: Value, source_: Placement) -> ArrayType:
+        """The global type of a value."""
+        parts = [size_of(axes, self.mesh) for axes in source_.dims]
+        return x.type.update(shape=tuple(n * count for n, count in zip(x.shape, parts, strict=True)))
+
+    def _take(self, x: Value, step: moves.Step, reason: str) -> Value:
+        """One step of a path."""
+        where = {"dimensions": (step.dimension - x.ndim,)}
+        if step.name == "cut":
+            return self._cut(x, step.axes, step.after.dims)
+        if step.name in ("all_gather", "psum_scatter"):
+            return self._emit(step.name, step.axes, reason, x, **where)
+        if step.name == "all_to_all":
+            split, concat = step.dimension - x.ndim, step.source - x.ndim
+            return self._emit(step.name, step.axes, reason, x, split=split, concat=concat)
+        if step.name == "ppermute":
+            return self._emit(step.name, step.axes, reason, x, permutation=step.pairs)
+        return self._emit(step.name, step.axes, reason, x)
+
+    def _cut(self, x: Value, added: Axes, dims: Dims) -> Value:
+        """This device's part of the dimensions that end in some of the `added` axes."""
         starts: list[Value] = [Literal(np.zeros((), np.int32), weak=False)] * x.ndim
         sizes = list(x.shape)
-        for d, (now, then) in enumerate(zip(dims, finer, strict=True)):
-            if now != then:
-                added = then[len(now) :]
-                sizes[d] //= size_of(added, self.mesh)
-                starts[d] = self.start(added, sizes[d])
-        cut = trace.bind1(primitive.by_name("dynamic_slice"), x, *starts, slice_sizes=tuple(sizes))
-        return cut, tuple(finer)
-
-    def _exchange(self, x: Value, dims: Dims, target: Dims, reason: str) -> tuple[Value, Dims] | None:
-        """Move one axis from the end of one dimension to the end of another."""
-        for source_, (now, then) in enumerate(zip(dims, target, strict=True)):
-            if not now or then[: len(now)] == now:
-                continue
-            axis = now[-1]
-            to = next((d for d, axes in enumerate(target) if d != source_ and axes == (*dims[d], axis)), None)
-            if to is None or x.shape[to] % self.mesh.shape[axis]:
-                continue
-            moved = self._emit("all_to_all", (axis,), reason, x, split=to - x.ndim, concat=source_ - x.ndim)
-            after = list(dims)
-            after[source_], after[to] = now[:-1], (*dims[to], axis)
-            return moved, tuple(after)
-        return None
-
-    def _gather(self, x: Value, dims: Dims, target: Dims, reason: str) -> tuple[Value, Dims]:
-        """Join the parts of one dimension along its least significant axis."""
-        at = next(
-            d for d, (now, then) in enumerate(zip(dims, target, strict=True)) if then[: len(now)] != now
-        )
-        gathered = self._emit("all_gather", dims[at][-1:], reason, x, dimensions=(at - x.ndim,))
-        after = list(dims)
-        after[at] = dims[at][:-1]
-        return gathered, tuple(after)
+        for d, axes in enumerate(dims):
+            own = tuple(axis for axis in axes if axis in added)
+            if size_of(own, self.mesh) > 1:
+                sizes[d] //= size_of(own, self.mesh)
+                starts[d] = self.start(own, sizes[d])
+        if tuple(sizes) == x.shape:
+            return x
+        return trace.bind1(primitive.by_name("dynamic_slice"), x, *starts, slice_sizes=tuple(sizes))
 
     def _emit(
         self, name: str, axes: Axes, reason: str, x: Value, **attrs: Any
     ) -> Value:  # Any: attributes by op
-        self._record(name, axes, x, reason)
+        """A collective; none over axes of one device."""
+        if size_of(axes, self.mesh) == 1:
+            return x
         sizes = tuple(self.mesh.shape[axis] for axis in axes)
-        return trace.bind1(primitive.by_name(name), x, axes=axes, sizes=sizes, **attrs)
-
-    def _record(self, name: str, axes: Axes, x: Value, reason: str) -> None:
-        found = Collective(name, axes, x.type.nbytes, reason, trace.user_line())
-        self.collectives.append(found)
-        if name in ("all_gather", "all_to_all"):
+        result = trace.bind1(primitive.by_name(name), x, axes=axes, sizes=sizes, **attrs)
+        assert isinstance(result, trace.StagedTracer), "the partitioner stages"
+        where = trace.user_line()
+        self.collectives.append(Note(result.variable, reason, where, x.type.nbytes, self.equation))
+        if name in ("all_gather", "all_to_all", "ppermute"):
+            nbytes = x.type.nbytes
             events.emit(
                 "reshard",
-                f"{name} of {found.nbytes} bytes over {', '.join(axes)} for {reason} at {found.where}",
-                level="debug", nbytes=found.nbytes, axes=axes, reason=reason, where=found.where,
+                f"{name} of {nbytes} bytes over {', '.join(axes)} for {reason} at {where}",
+                level="debug", nbytes=nbytes, axes=axes, reason=reason, where=where,
             )  # fmt: skip
-
-
-def traffic(type_: ArrayType, source_: Placement, target: Dims, mesh: AbstractMesh) -> float:
-    """About how many bytes each device sends when a value of `type_` is resharded by `Mover`, in rings."""
-    dims, total = list(source_.dims), 0.0
-    nbytes = type_.nbytes / math.prod(size_of(axes, mesh) for axes in dims)
-    for axis in source_.partial:
-        share = nbytes * (1 - 1 / mesh.shape[axis])
-        at = next((d for d, axes in enumerate(target) if axes == (*dims[d], axis)), None)
-        total += share if at is not None else 2 * share
-        if at is not None:
-            dims[at] = (*dims[at], axis)
-            nbytes /= mesh.shape[axis]
-    kept = {axis for now, then in zip(dims, target, strict=True) if then[: len(now)] == now for axis in now}
-    for axes in dims:
-        for axis in axes:
-            if axis in kept:
-                continue
-            moves_on = any(axis in then for then in target)
-            total += nbytes * (1 - 1 / mesh.shape[axis]) if moves_on else nbytes * (mesh.shape[axis] - 1)
-    return total
+        return result
 
 
 def local_shapes(

@@ -1,18 +1,21 @@
-"""Operations that factors cannot describe: constraints, loops, branches, shard_map, host calls.
+"""Operations that factors cannot describe: constraints, branches, shard_map, barriers, host calls. Loops are
+in `loops`.
 
-Bodies become local programs of their own. A carry has one placement, that of the plan, before, during
-and after its loop.
+Bodies become local programs of their own, by `stage_body`. What is a sum over devices may enter a body as
+terms and leave it as terms; a body is staged once without such, and again where it pays (`cheapest`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from infini.compiler.partition import placement as p, prepare
+from infini.compiler.partition.costs import Note
 from infini.compiler.partition.local import Block, Local, structured
-from infini.compiler.partition.placement import Axes, Dims, Placement
+from infini.compiler.partition.placement import Asked, Axes, Dims, Placement
 from infini.compiler.partition.propagate import Plan, fixed_placements
 from infini.compiler.partition.reshard import Mover
 from infini.core import dtypes, primitive, trace
@@ -26,14 +29,29 @@ from infini.lax.cond import cond_p, unify_captures
 @structured("sharding_constraint")
 def _constraint(block: Block, equation: Equation) -> list[Local]:
     var, dims = equation.inputs[0], block.plan[equation.output]
-    return [Local(block.operand(var, dims, (), "a sharding constraint"), Placement(dims))]
+    target = Placement(dims, block.plan.fixed[equation.output].partial)
+    if target.partial:
+        return [Local(block.moved(block.env[var], target, "a sharding constraint"), target)]
+    return [Local(block.operand(var, dims, (), "a sharding constraint"), target)]
 
 
 @structured("optimization_barrier")
 def _barrier(block: Block, equation: Equation) -> list[Local]:
-    locals_ = [block.settle(v, "optimization_barrier") for v in equation.inputs]
+    """Sums go on waiting, where nothing else wants them."""
+    reason = equation.op.name
+    locals_ = [
+        _folded(block, block.env[v]) if block.uses[v] == 1 else block.settle(v, reason)
+        for v in equation.inputs
+    ]
     values = trace.bind_attrs(equation.op, [local.value for local in locals_], equation.attrs)
     return [Local(value, local.placement) for value, local in zip(values, locals_, strict=True)]
+
+
+def _folded(block: Block, local: Local) -> Local:
+    """A value without whole terms beside its partial ones."""
+    if local.rest is None:
+        return local
+    return Local(block.moved(local, local.placement, "a term of a sum"), local.placement)
 
 
 @structured("shard_map")
@@ -69,17 +87,17 @@ def _partly_manual(block: Block, equation: Equation) -> list[Local]:
         )
         both = tuple(mine + others for mine, others in zip(given, rest, strict=True))
         operands.append(Local(block.operand(var, both, (), "shard_map"), Placement(rest)))
-        fixed[param] = rest
+        fixed[param] = Asked(rest)
     plan = Plan(mesh, fixed)
     plan.run(body)
-    mover = Mover(mesh, block.mover.outermost)
-    mover.collectives = block.mover.collectives
+    over = block.mover
+    mover = Mover(mesh, over.outermost, over.machine, over.strategies, over.window_bytes)
+    mover.collectives, mover.placements = over.collectives, over.placements
     inner = Block(body, plan, mover)
     results = []
     for local, var, spec in zip(inner.run(operands), equation.outputs, attrs["out_specs"], strict=True):
-        value, dims = mover.add_up(
-            local.value, local.placement, local.placement.dims, "a result of shard_map"
-        )
+        dims = local.placement.dims
+        value = inner.moved(local, Placement(dims), "a result of shard_map")
         given = p.from_spec(spec, var.type.ndim)
         results.append(Local(value, Placement(tuple(a + b for a, b in zip(given, dims, strict=True)))))
     return results
@@ -125,13 +143,51 @@ def _converted(x: Value, dtype: np.dtype) -> Value:
     return trace.bind1(primitive.by_name("convert_element_type"), x, new_dtype=dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What staging a body left with the mover: the collectives, and the placements of variables."""
+
+    notes: tuple[Note, ...]
+    placements: Mapping[Var, Placement]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that each device gives to the collectives."""
+        return sum(note.nbytes for note in self.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A body as a local program, under one choice of what stays terms of a sum.
+
+    Args:
+        staged: the programs: one, or one per branch.
+        entering: for each parameter the axes over which it is partial.
+        leaving: for each result where it is.
+        offered: for each result the axes over which it could have stayed partial.
+        inserted: collectives, and where the variables of the body are.
+        cost: bytes of all collectives, those included that are needed before and after.
+    """
+
+    staged: tuple[trace.Staged, ...]
+    entering: tuple[Axes, ...]
+    leaving: tuple[Placement, ...]
+    offered: tuple[Axes, ...]
+    inserted: Inserted
+    cost: float
+
+
 def stage_body(
     block: Block,
     body: Program,
     placements: Sequence[Placement],
-    finish: Callable[[Block, list[Local]], tuple[list[Value], list[Placement]]],
-) -> tuple[trace.Staged, list[Placement]]:
-    """The local program of a body whose parameters are placed so, and the placements of its results."""
+    finish: Callable[[Block, list[Local]], list[Value]],
+    constants: Sequence[Var] = (),
+    turns: int = 1,
+) -> trace.Staged:
+    """The local program of a body whose parameters are placed so; `finish` moves its results. A loop says
+    what it does not change, and how often it turns.
+    """
     staging = trace.Staging(trace.current())
     mesh = block.mover.mesh
     params = [
@@ -139,136 +195,150 @@ def stage_body(
         for v, placement in zip(body.params, placements, strict=True)
     ]
     with trace.running(staging):
-        inner = Block(body, block.plan, block.mover)
+        inner = Block(body, block.plan, block.mover, is_body=True, constants=constants, turns=turns)
         found = inner.run([Local(x, placement) for x, placement in zip(params, placements, strict=True)])
-        values, placed = finish(inner, found)
-        results = [staging.var(trace.as_value(v)) for v in values]
+        results = [staging.var(trace.as_value(v)) for v in finish(inner, found)]
     staging.is_closed = True
     captured = list(staging.captures.values())
     program = staging.builder.build(
         [var for var, _ in captured] + [x.variable for x in params], results, name=body.name
     )
-    return trace.Staged(program, tuple(x for _, x in captured), (False,) * len(results)), placed
+    return trace.Staged(program, tuple(x for _, x in captured), (False,) * len(results))
 
 
-def _moved(block: Block, locals_: Sequence[Local], targets: Sequence[Dims], reason: str) -> list[Value]:
-    return [
-        block.mover.reshard(local.value, local.placement, dims, reason)
-        for local, dims in zip(locals_, targets, strict=True)
-    ]
-
-
-def _placed(values: Sequence[Value], dims: Sequence[Dims]) -> list[Local]:
-    return [Local(value, Placement(d)) for value, d in zip(values, dims, strict=True)]
-
-
-def _planned(block: Block, variables: Sequence[Var]) -> list[Dims]:
-    return [block.plan[v] for v in variables]
-
-
-def _whole_sums(dims: Sequence[Dims]) -> list[Placement]:
-    return [Placement(d) for d in dims]
-
-
-@structured("scan")
-def _scan(block: Block, equation: Equation) -> list[Local]:
-    attrs, body = equation.attrs, equation.attrs["body"]
-    num_consts, num_carry = attrs["num_consts"], attrs["num_carry"]
-    inside = _planned(block, body.params)
-    num_fixed = num_consts + num_carry
-    carry_dims = inside[num_consts:num_fixed]
-    outside = [*inside[:num_fixed], *(((), *dims) for dims in inside[num_fixed:])]
-    operands = [block.operand(v, dims, (), "scan") for v, dims in zip(equation.inputs, outside, strict=True)]
-
-    def finish(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
-        carry = [
-            inner.mover.reshard(
-                local.value,
-                Placement(local.placement.dims, () if partial else local.placement.partial),
-                dims,
-                "the carry of scan",
-            )
-            for local, dims, partial in zip(found[:num_carry], carry_dims, partials, strict=True)
-        ]
-        sums.update(_running_sums(inner, num_consts, num_carry))
-        ys = found[num_carry:]
-        return [*carry, *(y.value for y in ys)], [y.placement for y in ys]
-
-    # A running sum that starts from zero may stay partial until the loop is over. What is one shows when the
-    # body has been partitioned; then it is done again.
-    partials: list[Axes] = [()] * num_carry
-    sums: dict[int, Axes] = {}
-    num_before = len(block.mover.collectives)
-    staged, ys = stage_body(block, body, _whole_sums(inside), finish)
-    partials = [
-        sums.get(i, ()) if equation.inputs[num_consts + i] in block.zeros else () for i in range(num_carry)
-    ]
-    if any(partials):
-        del block.mover.collectives[num_before:]
-        placed = _whole_sums(inside)
-        placed[num_consts:num_fixed] = [Placement(*item) for item in zip(carry_dims, partials, strict=True)]
-        staged, ys = stage_body(block, body, placed, finish)
-    changed = attrs.replace(body=staged.program, num_consts=len(staged.captures) + num_consts)
-    results = trace.bind(equation.op, *staged.captures, *operands, **changed)
-    stacked = [
-        *(Placement(*item) for item in zip(carry_dims, partials, strict=True)),
-        *(Placement(((), *y.dims), y.partial) for y in ys),
-    ]
-    return [Local(r, placement) for r, placement in zip(results, stacked, strict=True)]
-
-
-def _running_sums(inner: Block, num_consts: int, num_carry: int) -> dict[int, Axes]:
-    """Carries to which the body adds something partial and does nothing else, with the axes of the sum."""
-    body, found = inner.program, {}
-    made_by = {v: e for e in body.equations for v in e.outputs}
-    for i in range(num_carry):
-        param, result = body.params[num_consts + i], body.results[i]
-        is_sum = result in made_by and param in made_by[result].inputs and inner.uses[result] == 1
-        if is_sum and param in inner.accumulators:
-            found[i] = inner.accumulators[param]
+def recorded(block: Block, run: Callable[[], None]) -> Inserted:
+    """What `run` inserts, which is taken back: what is chosen in the end records its own."""
+    mover = block.mover
+    before, known = len(mover.collectives), mover.placements
+    mover.placements = {}
+    run()
+    found = Inserted(tuple(mover.collectives[before:]), mover.placements)
+    del mover.collectives[before:]
+    mover.placements = known
     return found
+
+
+def cheapest(
+    block: Block,
+    attempt: Callable[[tuple[Axes, ...], tuple[Axes, ...]], Attempt],
+    proposals: Sequence[Callable[[Attempt], tuple[tuple[Axes, ...], tuple[Axes, ...]]]],
+    nothing: tuple[tuple[Axes, ...], tuple[Axes, ...]],
+) -> Attempt:
+    """The cheapest of a few attempts, later ones before earlier ones of equal cost.
+
+    Args:
+        block: what records the collectives of the choice.
+        attempt: stages a body; given the axes over which parameters and results are partial.
+        proposals: what to try next, from the best so far.
+        nothing: the first attempt, without partial sums.
+    """
+    best, tried = attempt(*nothing), {nothing}
+    for propose in proposals:
+        given = propose(best)
+        if given in tried:
+            continue
+        tried.add(given)
+        found = attempt(*given)
+        if found.cost <= best.cost:
+            best = found
+    block.mover.collectives.extend(best.inserted.notes)
+    block.mover.placements.update(best.inserted.placements)
+    return best
+
+
+def entering(block: Block, variables: Sequence[Var], inside: Sequence[Dims]) -> tuple[Axes, ...]:
+    """Axes over which operands may enter a body, where they are placed so, as terms: none if something else
+    uses them.
+    """
+    return tuple(
+        apart(dims, block.env[v].placement.partial) if block.uses[v] == 1 else ()
+        for v, dims in zip(variables, inside, strict=True)
+    )
+
+
+def apart(dims: Dims, partial: Axes) -> Axes:
+    """Axes over which a value placed so may be partial; none when one of them splits it."""
+    return partial if all(set(partial).isdisjoint(axes) for axes in dims) else ()
+
+
+def waiting_bytes(block: Block, variables: Sequence[Var], entered: Sequence[Axes]) -> float:
+    """Bytes that are summed before a body, because operands do not enter it as terms."""
+    return sum(
+        local_bytes(block, v, block.env[v].placement)
+        for v, axes in zip(variables, entered, strict=True)
+        if block.env[v].placement.partial != axes
+    )
+
+
+def local_bytes(block: Block, var: Var, placement: Placement) -> float:
+    """Bytes of one device's part of a value."""
+    return p.local_type(var.type, placement.dims, block.mover.mesh).nbytes
+
+
+def enter(block: Block, var: Var, dims: Dims, axes: Axes, reason: str) -> Value:
+    """An operand of a body, which enters it as terms over `axes`."""
+    if axes and var not in block.zeros:
+        return block.moved(block.env[var], Placement(dims, axes), reason)
+    return block.operand(var, dims, (), reason)
 
 
 @structured("cond")
 def _cond(block: Block, equation: Equation) -> list[Local]:
     branches: tuple[Program, ...] = equation.attrs["branches"]
-    inside, after = _planned(block, branches[0].params), _planned(block, equation.outputs)
+    inside = [block.plan[v] for v in branches[0].params]
+    after = [block.plan[v] for v in equation.outputs]
     index = block.operand(equation.inputs[0], (), (), "the index of cond")
+    variables = equation.inputs[1:]
+
+    def attempt(entered: tuple[Axes, ...], left: tuple[Axes, ...]) -> Attempt:
+        targets = [Placement(*item) for item in zip(after, left, strict=True)]
+        staged: list[trace.Staged] = []
+        offers: list[list[Axes | None]] = []
+        costs = []
+
+        def finish(inner: Block, found: list[Local]) -> list[Value]:
+            offers.append(
+                [
+                    None if v in inner.zeros else local.placement.partial
+                    for v, local in zip(inner.program.results, found, strict=True)
+                ]
+            )
+            return [inner.moved(x, to, "a result of cond") for x, to in zip(found, targets, strict=True)]
+
+        notes: list[Note] = []
+        placements: dict[Var, Placement] = {}
+        for branch in branches:
+            placed = [Placement(*item) for item in zip(inside, entered, strict=True)]
+            found = recorded(block, lambda: staged.append(stage_body(block, branch, placed, finish)))  # noqa: B023
+            notes += found.notes
+            placements.update(found.placements)
+            costs.append(found.nbytes)
+        cost = max(costs) + waiting_bytes(block, variables, entered)
+        cost += sum(
+            local_bytes(block, v, to) for v, to in zip(equation.outputs, targets, strict=True) if to.partial
+        )
+        agreed = []
+        for dims, *column in zip(after, *offers, strict=True):
+            kinds = {axes for axes in column if axes is not None}
+            agreed.append(apart(dims, kinds.pop()) if len(kinds) == 1 else ())
+        inserted = Inserted(tuple(notes), placements)
+        return Attempt(tuple(staged), entered, tuple(targets), tuple(agreed), inserted, cost)
+
+    nothing = ((),) * len(variables), ((),) * len(after)
+    chosen = cheapest(
+        block,
+        attempt,
+        (
+            lambda best: (nothing[0], best.offered),
+            lambda best: (entering(block, variables, inside), tuple(to.partial for to in best.leaving)),
+            lambda best: (best.entering, best.offered),
+        ),
+        nothing,
+    )
     operands = [
-        block.operand(v, dims, (), "cond") for v, dims in zip(equation.inputs[1:], inside, strict=True)
+        enter(block, v, dims, axes, "cond")
+        for v, dims, axes in zip(variables, inside, chosen.entering, strict=True)
     ]
-
-    def finish(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
-        return _moved(inner, found, after, "a result of cond"), []
-
-    staged = [stage_body(block, branch, _whole_sums(inside), finish)[0] for branch in branches]
-    programs, captures = unify_captures(staged)
+    programs, captures = unify_captures(list(chosen.staged))
     results = trace.bind(equation.op, index, *captures, *operands, branches=tuple(programs))
-    return _placed(results, after)
-
-
-@structured("while")
-def _while(block: Block, equation: Equation) -> list[Local]:
-    attrs = equation.attrs
-    condition, body = attrs["cond"], attrs["body"]
-    first, second = attrs["num_cond_consts"], attrs["num_body_consts"]
-    inside = _planned(block, body.params)
-    carry_dims = inside[second:]
-    cond_inside = [*_planned(block, condition.params[:first]), *carry_dims]
-    outside = [*cond_inside[:first], *inside]
-    operands = [block.operand(v, dims, (), "while") for v, dims in zip(equation.inputs, outside, strict=True)]
-
-    def predicate(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
-        return _moved(inner, found, [()], "the condition of while"), []
-
-    def carry(inner: Block, found: list[Local]) -> tuple[list[Value], list[Placement]]:
-        return _moved(inner, found, carry_dims, "the carry of while"), []
-
-    local_cond, _ = stage_body(block, condition, _whole_sums(cond_inside), predicate)
-    local_body, _ = stage_body(block, body, _whole_sums(inside), carry)
-    results = trace.bind(
-        equation.op, *local_cond.captures, *operands[:first], *local_body.captures, *operands[first:],
-        cond=local_cond.program, body=local_body.program,
-        num_cond_consts=len(local_cond.captures) + first, num_body_consts=len(local_body.captures) + second,
-    )  # fmt: skip
-    return _placed(results, carry_dims)
+    return [Local(r, placement) for r, placement in zip(results, chosen.leaving, strict=True)]

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from infini.compiler import views
 from infini.compiler.passes.attention_region import Region
 from infini.compiler.passes.attention_terms import Condition, Dims, Located, regrouped
 from infini.core import dtypes
@@ -126,7 +127,7 @@ def _linear(region: Region, at: Located) -> tuple[Mapping[str, int], int] | None
     if name == "broadcast_in_dim":
         dims = tuple(
             () if n == 1 else at.dims[place]
-            for n, place in zip(x.type.shape, equation.attrs["dims"], strict=True)
+            for n, place in zip(x.type.shape, views.kept(equation), strict=True)
         )
         return _linear(region, Located(x, dims))
     if name == "convert_element_type" and x.type.dtype in dtypes.INTEGERS:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from infini.compiler import views
 from infini.compiler.passes.attention_terms import (
     Condition,
     Dims,
@@ -158,7 +159,7 @@ class Region:
         """Repeated along new dimensions, whose letters the context will tell."""
         known, shape = self.known[equation.inputs[0]], equation.output.type.shape
         dims: list[tuple[str, ...]] = []
-        places = dict(zip((d % len(shape) for d in equation.attrs["dims"]), known.dims, strict=True))
+        places = dict(zip(views.kept(equation), known.dims, strict=True))
         for i, size in enumerate(shape):
             if i in places and (places[i] or size == 1):
                 dims.append(places[i])
@@ -311,7 +312,7 @@ class Region:
             return located
         source = found.inputs[0]
         kept = []
-        for size, place in zip(source.type.shape, found.attrs["dims"], strict=True):
+        for size, place in zip(source.type.shape, views.kept(found), strict=True):
             kept.append(() if size == 1 else located.dims[place])
         return self._stripped(source, tuple(kept))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from infini.compiler import views
 from infini.core import ir
 from infini.core.ir import Constant, Equation, Program, Var
 
@@ -106,7 +107,7 @@ class Scan:
 
 def has_equal_slices(made: Equation) -> bool:
     """Whether an equation makes an array whose slices along the first dimension are all equal."""
-    return made.op.name == "broadcast_in_dim" and -made.output.type.ndim not in made.attrs["dims"]
+    return made.op.name == "broadcast_in_dim" and 0 not in views.kept(made)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from infini.compiler import views as index_maps
 from infini.compiler.passes import rewrite
 from infini.compiler.passes.rewrite import Match, Rule
 from infini.core import dtypes, ir, primitive
@@ -182,13 +183,10 @@ def _transpose(match: Match) -> Var | None:
 def _broadcast(match: Match) -> Var | None:
     if match.x.type == match.out:
         return match.x
-    ndim, loops = match.out.ndim, match.out.ndim - len(match.attrs["shape"])
     inner = match.defined_by(match.x, "broadcast_in_dim")
-    dims = (*range(loops), *(d + ndim for d in match.attrs["dims"]))
     if inner:
-        below = match.x.type.ndim
-        first = (*range(below - len(inner.attrs["shape"])), *(d + below for d in inner.attrs["dims"]))
-        both = tuple(dims[d] - ndim for d in first)
+        dims = index_maps.kept(match.equation)
+        both = tuple(dims[d] - match.out.ndim for d in index_maps.kept(inner))
         return match.emit("broadcast_in_dim", inner.inputs[0], shape=match.out.shape, dims=both)
     return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from infini.compiler import views
 from infini.compiler.triton import access, scalar
 from infini.compiler.triton.body import Body, Rule, refused
 from infini.compiler.triton.source import is_padded, language_name, padded
@@ -19,8 +20,7 @@ def broadcast(body: Body, equation: Equation, operands: Sequence[Operand]) -> Ti
     """Repeat along new dimensions."""
     tile = body.tile(operands[0])
     type_ = equation.output.type
-    dims = [d + type_.ndim for d in equation.attrs["dims"]]
-    kept = [*range(tile.type.ndim - len(dims)), *dims]
+    kept = views.kept(equation)
     if not tile.type.shape:
         return repeated_scalar(body, tile, type_)
     shape = padded(type_.shape)

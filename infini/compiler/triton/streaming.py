@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from infini.compiler import views
 from infini.compiler.triton import access as access_, reductions, scalar
 from infini.compiler.triton.access import Tail
 from infini.compiler.triton.body import Body
@@ -127,8 +128,7 @@ def _pairs(equation: Equation) -> list[tuple[Dim, Dim]] | None:
         return None
     ndim = x.type.ndim
     if name == "broadcast_in_dim":
-        dims = [d + out.type.ndim for d in attrs["dims"]]
-        return [((x, i), (out, d)) for i, d in enumerate([*range(ndim - len(dims)), *dims])]
+        return [((x, i), (out, d)) for i, d in enumerate(views.kept(equation))]
     if name == "transpose":
         order = attrs["permutation"]
         full = [*range(ndim - len(order)), *(p + ndim for p in order)]

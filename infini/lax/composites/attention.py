@@ -11,10 +11,8 @@ primitives; the others take the definition, which makes the matrix.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -24,66 +22,13 @@ from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
 from infini.lax import cases, contraction, elementwise as e, families, reduction, view
 from infini.lax.cases import Case, Sample
+from infini.lax.composites import attention_letters as letters_, attention_places as places
+from infini.lax.composites.attention_letters import (
+    Band as Band,
+    Letters as Letters,
+    parse_spec as parse_spec,
+)
 from infini.lax.families import bind_scalars
-
-# How far a key may lie before (negative) and after the query that looks at it; None: any distance.
-Band: TypeAlias = tuple[int | None, int | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Letters:
-    """The letters of a spec.
-
-    Args:
-        query: of the queries; ends of rows and columns are `t` and `d`.
-        key: of the keys, with `s` and `d`.
-        value: of the values, with `s` and `v`.
-        extras: of bias and mask, as far as there are.
-        out: of the result.
-        rows: of what there is one of per row of weights.
-    """
-
-    query: str
-    key: str
-    value: str
-    extras: tuple[str, ...]
-    out: str
-    rows: str
-
-    @property
-    def scores(self) -> str:
-        """Letters of the matrix of weights."""
-        return self.rows + "s"
-
-
-@functools.cache
-def parse_spec(spec: str) -> Letters:
-    """The letters of a spec.
-
-    Raises:
-        ValueMismatchError: the text is no spec of attention.
-    """
-    left, _, right = spec.partition("->")
-    operands, results = left.split(","), right.split(",")
-    if len(operands) >= 3 and len(results) == 2:
-        query, key, value, *extras = operands
-        found = Letters(query, key, value, tuple(extras), *results)
-        batch = set(query) - set("td")
-        fits = (
-            set(query) == batch | set("td")
-            and set(key) - set("sd") == set(value) - set("sv") <= batch
-            and {*"sd"} <= set(key)
-            and {*"sv"} <= set(value)
-            and set(found.out) == batch | set("tv")
-            and set(found.rows) == batch | set("t")
-            and all(set(x) <= batch | set("ts") for x in extras)
-            and all(len(set(x)) == len(x) for x in (*operands, *results))
-        )
-        if fits:
-            return found
-    raise errors.ValueMismatchError(
-        f"{spec!r} does not describe attention", expected="such as btkgd,bskd,bskv->btkgv,bkgt"
-    )
 
 
 def _compute(dtype: np.dtype) -> np.dtype:
@@ -111,41 +56,9 @@ def _wide(x: Value) -> Value:
     return e.convert_element_type(x, _compute(x.dtype))
 
 
-def _spread(x: Value, letters: str, wanted: str) -> Value:
-    """`x` with a dimension, perhaps of size 1, for each wanted letter, so that it broadcasts."""
-    order = tuple(sorted(range(len(letters)), key=lambda i: wanted.index(letters[i])))
-    if order != tuple(range(len(letters))):
-        x = trace.bind1(view.transpose_p, x, permutation=tuple(i - len(letters) for i in order))
-        letters = "".join(letters[i] for i in order)
-    core = dict(zip(letters, x.shape[x.ndim - len(letters) :], strict=True))
-    shape = tuple(core.get(letter, 1) for letter in wanted)
-    return trace.bind1(view.reshape_p, x, shape=shape, ndim=len(letters))
-
-
 def _contract(spec: str, x: Value, y: Value, dtype: np.dtype) -> Value:
     """A product of two operands in the dtype of the second, summed in float32 or wider."""
     return trace.bind1(contraction.dot_p, e.convert_element_type(x, y.dtype), y, spec=spec, dtype=dtype)
-
-
-def _allowed(letters: Letters, operands: Sequence[Value], band: Band, has_mask: bool) -> Value | None:
-    """Where a score counts; broadcasts to the scores."""
-    found: list[Value] = []
-    if has_mask:
-        found.append(_spread(operands[-1], letters.extras[-1], letters.scores))
-    if band != (None, None):
-        query, key = operands[:2]
-        rows = query.shape[query.ndim - len(letters.query) + letters.query.index("t")]
-        columns = key.shape[key.ndim - len(letters.key) + letters.key.index("s")]
-        row, column = (
-            _spread(view.iota(dtypes.int32, size), letter, letters.scores)
-            for letter, size in (("t", rows), ("s", columns))
-        )
-        distance = trace.bind1(e.sub_p, column, row)
-        if band[0] is not None:
-            found.append(bind_scalars(e.ge_p, distance, band[0]))
-        if band[1] is not None:
-            found.append(bind_scalars(e.le_p, distance, band[1]))
-    return functools.reduce(lambda a, b: trace.bind1(e.and_p, a, b), found) if found else None
 
 
 def _scores(
@@ -163,7 +76,7 @@ def _scores(
     scores = _contract(spec, query, key, _compute(query.dtype))
     scores = bind_scalars(e.mul_p, scores, scale)
     if has_bias:
-        scores = trace.bind1(e.add_p, scores, _spread(operands[3], letters.extras[0], letters.scores))
+        scores = trace.bind1(e.add_p, scores, letters_.spread(operands[3], letters.extras[0], letters.scores))
     return scores if allowed is None else _where(allowed, scores, fill)
 
 
@@ -173,7 +86,7 @@ def _where(allowed: Value, x: Value, fill: float) -> Value:
 
 def _column(x: Value, letters: Letters) -> Value:
     """What there is one of per row, with a last dimension of size 1."""
-    return _spread(x, letters.rows, letters.scores)
+    return letters_.spread(x, letters.rows, letters.scores)
 
 
 # --- attention -----------------------------------------------------------------------------------
@@ -193,7 +106,7 @@ def _softmax(
     has_bias: bool, has_mask: bool,
 ) -> tuple[Value, Value, Value]:  # fmt: skip
     letters = parse_spec(spec)
-    allowed = _allowed(letters, operands, band, has_mask)
+    allowed = letters_.allowed(letters, operands, band, has_mask)
     scores = _scores(operands, letters, allowed, scale=scale, fill=fill, has_bias=has_bias)
     largest = trace.bind1(reduction.reduce_max_p, scores, axes=(-1,))
     base = e.stop_gradient(largest) if is_constant else largest
@@ -263,7 +176,7 @@ def _weights_and_change(
     """The weights, and the cotangents of the scores."""
     letters = parse_spec(spec)
     *given, ct, largest, total, delta = operands
-    allowed = _allowed(letters, given, band, has_mask)
+    allowed = letters_.allowed(letters, given, band, has_mask)
     scores = _scores(given, letters, allowed, scale=scale, fill=fill, has_bias=has_bias)
     grown = e.exp(trace.bind1(e.sub_p, scores, _column(largest, letters)))
     weights = trace.bind1(e.div_p, grown, _column(total, letters))
@@ -380,6 +293,8 @@ attention_p: Primitive = primitive.register(
             primitive.TYPE: _type,
             primitive.DECOMPOSE: _attend,
             primitive.VJP: (_forward, _backward),
+            primitive.PLACE: places.place,
+            primitive.PARTITION: places.partition,
             primitive.COST: lambda types, attrs: cost(types, attrs["spec"], num_products=2),
             primitive.CASES: cases.Cases(_WIDE, lambda dtype: _examples(())),
         },
@@ -394,6 +309,8 @@ attention_sums_p: Primitive = primitive.register(
         {
             primitive.TYPE: _sums_type,
             primitive.DECOMPOSE: _sums,
+            primitive.PLACE: places.place,
+            primitive.PARTITION: places.partition,
             primitive.COST: lambda types, attrs: cost(types, attrs["spec"], num_products=2),
             primitive.CASES: cases.Cases(_WIDE, lambda dtype: _examples(())),
         },
@@ -409,6 +326,8 @@ attention_gradient_p: Primitive = primitive.register(
         {
             primitive.TYPE: _gradient_type,
             primitive.DECOMPOSE: _gradient,
+            primitive.PLACE: places.place,
+            primitive.PARTITION: places.partition,
             primitive.COST: lambda types, attrs: cost(types, attrs["spec"], num_products=5),
             primitive.CASES: cases.Cases(_WIDE, lambda dtype: _examples(((3, 4), (3,), (3,), (3,)))),
         },

@@ -127,6 +127,7 @@ conv_p: Primitive = primitive.register(
                 lambda g, out, x, w, **attrs: trace.bind1(conv_p, x, g, **attrs),
             ),
             primitive.TRANSPOSE: _transpose,
+            primitive.LINEAR: places.alone(0, 1),
             primitive.PLACE: _place,
             primitive.COST: _cost,
             primitive.DECOMPOSE: lowering.decompose,

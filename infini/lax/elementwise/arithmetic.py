@@ -10,7 +10,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import families
+from infini.lax import families, places
 from infini.lax.cases import ANYTHING, Case, Cases, Sample, Span
 from infini.lax.elementwise import terms as t
 from infini.lax.elementwise.terms import ArrayLike
@@ -30,6 +30,7 @@ add_p: Primitive = elementwise(
     num_operands=2,
     jvp=(lambda g, *_: g, lambda g, *_: g),
     transpose=lambda ct, x, y: (ct if is_linear(x) else None, ct if is_linear(y) else None),
+    extra={primitive.LINEAR: places.together(0, 1)},
 )
 
 
@@ -55,6 +56,7 @@ sub_p: Primitive = elementwise(
     num_operands=2,
     jvp=(lambda g, *_: g, lambda g, *_: t.neg(g)),
     transpose=lambda ct, x, y: (ct if is_linear(x) else None, t.neg(ct) if is_linear(y) else None),
+    extra={primitive.LINEAR: places.together(0, 1)},
 )
 
 
@@ -73,6 +75,7 @@ mul_p: Primitive = elementwise(
         t.mul(ct, y) if is_linear(x) else None,
         t.mul(x, ct) if is_linear(y) else None,
     ),
+    extra={primitive.LINEAR: places.alone(0, 1)},
 )
 
 
@@ -154,6 +157,8 @@ div_p: Primitive = elementwise(
         lambda g, out, x, y: t.mul(g, t.neg(t.div(out, y))),
     ),
     transpose=lambda ct, x, y: (t.div(ct, y), None),
+    # Quotients of integers are cut off.
+    extra={primitive.LINEAR: lambda types, *_: places.alone(0) if dtypes.is_inexact(types[0].dtype) else ()},
     cost=PerElement(4.0),
     cases=t.examples(t.NUMERIC, (ANYTHING, _NONZERO), edges=(t.EDGES, t.OTHER_EDGES)),
 )

@@ -8,7 +8,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import cases as cases_, families
+from infini.lax import cases as cases_, families, places
 from infini.lax.cases import Case, Sample, Span
 from infini.lax.elementwise import terms as t
 from infini.lax.elementwise.terms import ArrayLike
@@ -113,6 +113,7 @@ select_n_p: Primitive = elementwise(
     ),
     extra={
         primitive.REFERENCE: _reference_select,  # moves bits, those of NaN too
+        primitive.LINEAR: lambda types, *_: places.together(*range(1, len(types))),
         primitive.WEAK: lambda weak, attrs: weak[1] and weak[2],
     },
 )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from infini.core import dtypes
+from infini.core import dtypes, primitive
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import families
+from infini.lax import families, places
 from infini.lax.cases import Case, Sample, always
 from infini.lax.elementwise import terms as t
 from infini.lax.elementwise.terms import ArrayLike
@@ -84,6 +84,7 @@ complex_p: Primitive = elementwise(
         t.real(ct) if is_linear(x) else None,
         t.neg(t.imag(ct)) if is_linear(y) else None,
     ),
+    extra={primitive.LINEAR: places.together(0, 1)},
 )
 
 

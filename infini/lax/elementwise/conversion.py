@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from infini.core import dtypes, errors, primitive, trace, tree
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive
 from infini.core.value import Literal, Value
+from infini.lax import places as places_
 from infini.lax.cases import Case, Cases, Sample, Span, always
 from infini.lax.elementwise import terms as t
 from infini.lax.elementwise.terms import ArrayLike
@@ -68,6 +69,13 @@ def _jvp_convert(
     return (trace.bind1(convert_element_type_p, tangents[0], new_dtype=new_dtype),)
 
 
+def _linear_convert(in_types: places_.Types, out_types: places_.Types, attrs: Attrs) -> places_.Linear:
+    """Terms may become wider floats; in narrower ones, or as integers, each would be rounded."""
+    before, after = in_types[0].dtype, out_types[0].dtype
+    widens = dtypes.is_float(before) and dtypes.is_float(after) and after.itemsize >= before.itemsize
+    return places_.alone(0) if widens else ()
+
+
 convert_element_type_p: Primitive = elementwise(
     "convert_element_type",
     dtypes.ALL,
@@ -79,6 +87,7 @@ convert_element_type_p: Primitive = elementwise(
     extra={
         primitive.REFERENCE: _reference_convert,
         primitive.JVP: _jvp_convert,
+        primitive.LINEAR: _linear_convert,
         primitive.WEAK: lambda weak, attrs: False,
     },
 )

@@ -281,7 +281,10 @@ reduce_precision_p: Primitive = elementwise(
             for exponent, mantissa in ((8, 23), (8, 7), (5, 10), (4, 3))
         ),
     ),
-    extra={primitive.REFERENCE: _reference_reduce_precision},
+    extra={
+        primitive.REFERENCE: _reference_reduce_precision,
+        primitive.LINEAR: (),  # each term would be rounded
+    },
 )
 
 

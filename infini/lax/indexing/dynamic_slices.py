@@ -105,6 +105,7 @@ dynamic_slice_p: Primitive = primitive.register(
             primitive.JVP: _jvp_slice,
             primitive.TRANSPOSE: _transpose_slice,
             primitive.BATCH: _batch_slice,
+            primitive.LINEAR: places.alone(0),
             primitive.PLACE: places.place_slice,
             primitive.PARTITION: places.partition_slice,
             primitive.WEAK: lambda weak, attrs: weak[0],
@@ -303,6 +304,7 @@ dynamic_update_slice_p: Primitive = primitive.register(
             primitive.JVP: _jvp_update,
             primitive.TRANSPOSE: _transpose_update,
             primitive.BATCH: _batch_update,
+            primitive.LINEAR: places.together(0, 1),
             primitive.PLACE: places.place_update_slice,
             primitive.WEAK: lambda weak, attrs: weak[0],
             primitive.CASES: cases.always(

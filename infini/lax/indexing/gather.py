@@ -150,6 +150,7 @@ gather_p: Primitive = primitive.register(
             primitive.JVP: _jvp,
             primitive.TRANSPOSE: _transpose,
             primitive.BATCH: batch_gather,
+            primitive.LINEAR: places.linear_gather,
             primitive.PLACE: places.place_gather,
             primitive.PARTITION: places.partition_gather,
             primitive.WEAK: lambda weak, attrs: weak[0],

@@ -15,7 +15,7 @@ from infini.core.ir import Attrs, Shape
 from infini.core.value import Value
 from infini.lax import families
 from infini.lax.families import bind_scalars
-from infini.lax.places import WHOLE, Dimension, Factors, Part, Reducer, Types
+from infini.lax.places import WHOLE, Dimension, Factors, Linear, Part, Reducer, Types, alone
 
 Numbers = Any  # Any: the dimension numbers of a gather, or of a scatter seen as one
 
@@ -60,6 +60,11 @@ def place_gather(op: primitive.Primitive, in_types: Types, out_types: Types, att
     return Factors(
         (tuple(own), (*batch, WHOLE)), (out,), sizes, {name: "sum" for name in sizes if name.startswith("v")}
     )
+
+
+def linear_gather(in_types: Types, out_types: Types, attrs: Attrs) -> Linear:
+    """LINEAR of gather: what is filled in is no sum of terms, but for zero."""
+    return alone(0) if attrs["mode"] != "fill" or attrs["fill_value"] == 0 else ()
 
 
 def partition_gather(part: Part, operand: Value, indices: Value) -> tuple[Value]:

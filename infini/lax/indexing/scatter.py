@@ -28,7 +28,7 @@ from infini.lax.indexing.dimension_numbers import (
     window_positions,
 )
 from infini.lax.indexing.gather import shifted
-from infini.lax.places import Reducer
+from infini.lax.places import Reducer, alone, together
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
 
@@ -200,6 +200,7 @@ def _scatter(name: str, jvp: Any, transpose: Any = None, *, repeats: bool = True
     }
     if transpose is not None:
         rules[primitive.TRANSPOSE] = transpose
+        rules[primitive.LINEAR] = alone(0) if kind.combine == "mul" else together(0, 2)
     if kind.combine is not None:
         rules[primitive.DECOMPOSE] = one_by_one.decompose(name, kind.combine)
     return primitive.register(Primitive(name, None, rules))

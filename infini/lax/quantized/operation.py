@@ -198,6 +198,7 @@ quantized_matmul_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
             primitive.TRANSPOSE: _transpose,
+            primitive.LINEAR: places.alone(0),
             primitive.PLACE: _place,
             primitive.DECOMPOSE: _decompose,
             primitive.COST: _cost,

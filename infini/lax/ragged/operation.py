@@ -121,6 +121,7 @@ ragged_dot_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
             primitive.TRANSPOSE: _transpose,
+            primitive.LINEAR: places.alone(0, 1),
             primitive.PLACE: _place,
             primitive.DECOMPOSE: lowering.decompose,
             primitive.COST: _cost,

@@ -110,6 +110,7 @@ pad_p: Primitive = primitive.register(
             primitive.JVP: linear_jvp("pad", num_linear=2),
             primitive.TRANSPOSE: _transpose,
             primitive.BATCH: _batch,
+            primitive.LINEAR: places.together(0, 1),
             primitive.PLACE: places.place_pad,
             primitive.CASES: cases.always(
                 dtypes.ALL,

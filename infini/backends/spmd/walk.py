@@ -1,0 +1,191 @@
+"""One run of a schedule: step by step, on all devices of a mesh that this process holds.
+
+A piece runs on one device after another; an exchange takes the rows of all devices to a `Comm` and brings
+results back. The same walk serves simulated devices, where the comm is arithmetic, and MPI, where there is
+one row and the comm talks, beside what is computed where it may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from infini.backends.spmd import collectives, steps as s
+from infini.backends.spmd.thread import Exchanger, Pending
+from infini.core import comm as comm_
+from infini.core.backend import Backend, Buffer, Executable
+from infini.core.ir import ArrayType, Constant, Equation, Var
+
+Column: TypeAlias = list[Buffer]  # one buffer per device of this process
+Env: TypeAlias = dict[Var, Column]
+Pieces: TypeAlias = dict[int, Executable]  # by id of the piece
+Constants: TypeAlias = dict[Var, Column]
+
+
+class Walk:
+    """One run of a schedule.
+
+    Args:
+        backend: moves bytes.
+        pieces: executables of the pieces.
+        mesh: the mesh, and the ranks of it here.
+        comm: communication among its ranks.
+        exchanger: where exchanges are made.
+        devices: devices of this process, in mesh order.
+        constants: those that were put on these devices before.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        pieces: Pieces,
+        mesh: collectives.Mesh,
+        comm: comm_.Comm,
+        *,
+        exchanger: Exchanger,
+        devices: Sequence[Any],  # Any: a Device, or None for one that nothing is moved to
+        constants: Constants,
+    ) -> None:
+        self.backend, self.pieces, self.mesh, self.comm = backend, pieces, mesh, comm
+        self.exchanger, self.devices, self.constants = exchanger, devices, constants
+        self.pending: dict[int, Pending[list[list[np.ndarray]]]] = {}  # by id of the equation
+
+    def run(self, schedule: s.Schedule, arguments: list[Column]) -> list[Column]:
+        """Results of a schedule, one column of buffers per result, in memory that nobody else knows.
+
+        The list of arguments is emptied, so that they are freed when they are dead.
+        """
+        env: Env = dict(zip(schedule.program.params, arguments, strict=True))
+        arguments.clear()
+        for var, constant in schedule.consts:
+            env[var] = self.constant(var, constant)
+        for step, dead, given in zip(schedule.steps, schedule.dead, schedule.given, strict=True):
+            self.apply(step, env, given)
+            for var in dead:
+                env.pop(var, None)
+        return [
+            self.copied(env[v], v.type) if i in schedule.shared else env[v]
+            for i, v in enumerate(schedule.program.results)
+        ]
+
+    def apply(self, step: s.Step, env: Env, given: frozenset[Var]) -> None:
+        """Add the outputs of a step."""
+        if isinstance(step, s.Piece):
+            execute = self.pieces[id(step)]
+            rows = [execute([env[v][i] for v in step.inputs]) for i in range(len(self.devices))]
+            env.update(zip(step.outputs, map(list, zip(*rows, strict=True)), strict=False))
+        elif isinstance(step, s.Exchange):
+            self.receive(step.equation, self.exchanger.run(self.exchange(step.equation, env)), env)
+        elif isinstance(step, s.Start):
+            self.pending[id(step.equation)] = self.exchanger.start(self.exchange(step.equation, env))
+        elif isinstance(step, s.Wait):
+            self.receive(step.equation, self.pending.pop(id(step.equation)).wait(), env)
+        else:
+            found = STRUCTURED[step.equation.op.name](self, step, env, given)
+            env.update(zip(step.outputs, found, strict=True))
+
+    def exchange(self, equation: Equation, env: Env) -> Callable[[], list[list[np.ndarray]]]:
+        """What makes an exchange, once it is called: a row per device for each output."""
+        hosts = [self.get(env[v], v.type) for v in equation.inputs]
+
+        def make() -> list[list[np.ndarray]]:
+            found = collectives.run(equation, hosts, self.mesh, self.comm)
+            known = [row for rows in hosts for row in rows]
+            return [[_apart(np.asarray(row), known) for row in rows] for rows in found]
+
+        return make
+
+    def receive(self, equation: Equation, found: Sequence[Sequence[np.ndarray]], env: Env) -> None:
+        """Results of an exchange as buffers over the memory of the comm."""
+        env.update(zip(equation.outputs, map(self.adopt, found), strict=True))
+
+    def get(self, column: Column, type_: ArrayType) -> list[np.ndarray]:
+        """Buffers of all devices as host arrays."""
+        return [self.backend.get(buffer, type_) for buffer in column]
+
+    def adopt(self, rows: Sequence[np.ndarray]) -> Column:
+        """Host arrays in C order, one per device, as buffers over their memory."""
+        return [self.backend.adopt(row, device) for row, device in zip(rows, self.devices, strict=True)]
+
+    def copied(self, column: Column, type_: ArrayType) -> Column:
+        """Buffers in memory of their own."""
+        return [
+            self.backend.copy(buffer, type_, device)
+            for buffer, device in zip(column, self.devices, strict=True)
+        ]
+
+    def constant(self, var: Var, constant: Constant) -> Column:
+        """A constant on the devices, where it stays."""
+        found = self.constants.get(var)
+        if found is None:
+            row = np.ascontiguousarray(constant.array).reshape(var.type.shape)
+            found = self.constants[var] = self.adopt([row] * len(self.devices))
+        return found
+
+
+def _apart(row: np.ndarray, known: Sequence[np.ndarray]) -> np.ndarray:
+    """A result in C order, copied where it lies in the memory of an operand, which may be overwritten."""
+    is_known = any(np.may_share_memory(row, other) for other in known)
+    return np.array(row, order="C") if is_known or not row.flags.c_contiguous else row
+
+
+# --- loops and branches with communication inside ----------------------------------------------
+
+
+def _scan(walk: Walk, step: s.Structured, env: Env, given: frozenset[Var]) -> list[Column]:
+    attrs, (body,) = step.equation.attrs, step.bodies
+    first, second = attrs["num_consts"], attrs["num_consts"] + attrs["num_carry"]
+    consts, length = [env[v] for v in step.inputs[:first]], attrs["length"]
+    carry = [
+        walk.copied(env[v], v.type) if v not in given and (length == 0 or body.takes(i)) else env[v]
+        for i, v in enumerate(step.inputs[first:second], first)
+    ]
+    for v in given & set(step.inputs[first:second]):
+        del env[v]  # it is freed, or overwritten, in the first turn
+    xs = [walk.get(env[v], v.type) for v in step.inputs[second:]]
+    y_types = body.program.out_types[attrs["num_carry"] :]
+    ys = [[np.empty((length, *t.shape), t.dtype) for _ in walk.devices] for t in y_types]
+    for i in reversed(range(length)) if attrs["reverse"] else range(length):
+        slices = [walk.adopt([row[i, ...] for row in rows]) for rows in xs]
+        arguments = [*consts, *carry, *slices]
+        carry.clear()
+        results = walk.run(body, arguments)
+        carry = results[: attrs["num_carry"]]
+        for stacked, column, type_ in zip(ys, results[len(carry) :], y_types, strict=True):
+            for row, host in zip(stacked, walk.get(column, type_), strict=True):
+                row[i] = host
+    return [*carry, *map(walk.adopt, ys)]
+
+
+def _cond(walk: Walk, step: s.Structured, env: Env, given: frozenset[Var]) -> list[Column]:
+    (index, *_) = walk.get(env[step.inputs[0]], step.inputs[0].type)
+    chosen = step.bodies[int(np.clip(int(index), 0, len(step.bodies) - 1))]
+    arguments = [env[v] for v in step.inputs[1:]]
+    for v in given:
+        env.pop(v, None)
+    return walk.run(chosen, arguments)
+
+
+def _while(walk: Walk, step: s.Structured, env: Env, given: frozenset[Var]) -> list[Column]:
+    attrs = step.equation.attrs
+    bodies = dict(zip(map(id, step.equation.programs), step.bodies, strict=True))
+    condition, body = bodies[id(attrs["cond"])], bodies[id(attrs["body"])]
+    first, second = attrs["num_cond_consts"], attrs["num_cond_consts"] + attrs["num_body_consts"]
+    condition_consts = [env[v] for v in step.inputs[:first]]
+    consts = [env[v] for v in step.inputs[first:second]]
+    carry = [env[v] if v in given else walk.copied(env[v], v.type) for v in step.inputs[second:]]
+    for v in given & set(step.inputs[second:]):
+        del env[v]
+    while True:
+        (predicate,) = walk.run(condition, [*condition_consts, *carry])
+        if not bool(walk.get(predicate, condition.program.out_types[0])[0]):
+            return carry
+        arguments = [*consts, *carry]
+        carry.clear()
+        carry = walk.run(body, arguments)
+
+
+Loop: TypeAlias = Callable[[Walk, s.Structured, Env, frozenset[Var]], list[Column]]
+STRUCTURED: Final[dict[str, Loop]] = {"scan": _scan, "cond": _cond, "while": _while}

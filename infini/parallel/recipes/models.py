@@ -1,0 +1,54 @@
+"""Recipes that split the model, by the names of weights in the layout (out, in) of PyTorch and Hugging
+Face."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from infini.parallel.recipes.placing import Recipe, Rule
+
+# Ends of the paths of weights whose outputs, and of those whose inputs are split.
+COLUMNS: Final = r"((q|k|v|qkv|gate|up)_proj|fc1|w1|w3|lm_head|embed_tokens|embed)$"
+ROWS: Final = r"((o|down)_proj|fc2|w2)$"
+
+
+def tensor(axis: str = "tp", *, columns: str = COLUMNS, rows: str = ROWS) -> Recipe:
+    """Tensor parallelism: the first of two products is split by columns and the second by rows, so one sum
+    per pair is all that is sent (Megatron, arXiv:1909.08053). Embedding and logits are split by vocabulary.
+
+    Memory: 1 / n of the split weights. Sent per layer and device: two sums of the activations (B, T, M)
+        forwards and two backwards.
+
+    Args:
+        axis: mesh axis.
+        columns: weights (..., out, in) split by `out`, with their biases.
+        rows: weights split by `in`.
+    """
+    biases = columns.removesuffix("$") + "_bias$"
+    return Recipe((Rule(axis, columns, -2), Rule(axis, rows, -1), Rule(axis, biases, -1)))
+
+
+def sequence(axis: str = "tp", *, batch_axes: tuple[str, ...] = ()) -> Recipe:
+    """Sequence parallelism, beside `tensor` on the same axis: between its pairs of products activations are
+    split by tokens, so each sum becomes a reduce_scatter and an all_gather of as many bytes, and norms and
+    residuals take 1 / n of the memory (arXiv:2205.05198). The model names these values "residual".
+
+    Args:
+        axis: the axis of `tensor`.
+        batch_axes: axes that split the batch, if `product` does not say.
+    """
+    return Recipe(named={"residual": (batch_axes, (axis,))})
+
+
+def experts(axis: str = "ep", *, pattern: str = r"experts/") -> Recipe:
+    """Expert parallelism: each device has some experts, and sequences are split as well; before and after the
+    experts one all_to_all hands rows over (GShard, arXiv:2006.16668).
+
+    Memory: 1 / n of the experts. Sent per layer and device: (n - 1) / n of the rows of experts, twice
+        forwards and twice backwards.
+
+    Args:
+        axis: mesh axis.
+        pattern: paths of weights (expert, out, in).
+    """
+    return Recipe((Rule(axis, pattern, -3),), batch=((axis,),))

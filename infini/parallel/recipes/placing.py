@@ -1,0 +1,169 @@
+"""What a recipe is: rules for arrays by the path of a leaf, and placements of batches and named values."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from infini.core import errors, mesh as mesh_, tree
+from infini.core.mesh import AbstractMesh, AxisEntry, P
+
+Specs: TypeAlias = Any  # Any: a pytree of P
+Kind: TypeAlias = Literal["params", "optimizer"]
+BOTH: tuple[Kind, ...] = ("params", "optimizer")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One axis for one dimension of the arrays whose path matches.
+
+    Args:
+        axis: mesh axis.
+        pattern: regular expression, searched in the path of a leaf, such as `layers/0/mlp/up_proj`.
+        dimension: dimension that is split, counted from the end when negative; None for the first that the
+            axis divides and nothing else splits.
+        kinds: whether it holds for parameters, for what the optimizer keeps, or for both.
+    """
+
+    axis: str
+    pattern: str = ""
+    dimension: int | None = None
+    kinds: tuple[Kind, ...] = BOTH
+
+    def dimension_of(
+        self, path: str, shape: Sequence[int], parts: Sequence[int], count: int, kind: Kind
+    ) -> int | None:
+        """The dimension of an array that the rule splits, which is in `parts` already; None for none."""
+        if kind not in self.kinds or count == 1 or not re.search(self.pattern, path):
+            return None
+        if self.dimension is not None:
+            found = self.dimension + len(shape) if self.dimension < 0 else self.dimension
+            choices = [found] if 0 <= found < len(shape) else []
+        else:
+            choices = [d for d in range(len(shape)) if parts[d] == 1]
+        return next((d for d in choices if shape[d] and shape[d] % (parts[d] * count) == 0), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Placements of everything a training step holds. An array that an axis does not divide stays whole
+    there.
+
+    Args:
+        rules: for parameters and what the optimizer keeps, in order: a later rule splits what earlier ones
+            left.
+        batch: axes of each dimension of a batch, such as `(("dp",), ("cp",))`.
+        named: axes of each dimension of the values that `checkpoint_name` gave a name.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    batch: tuple[tuple[str, ...], ...] = ()
+    named: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Axes of the mesh that the recipe uses, in order."""
+        dimensions = [*self.batch, *(d for placed in self.named.values() for d in placed)]
+        return tuple(dict.fromkeys([r.axis for r in self.rules] + [a for d in dimensions for a in d]))
+
+    def params(self, params: Any, mesh: Any) -> Specs:  # Any: a pytree of arrays or their types; a mesh
+        """A tree of `P` for parameters.
+
+        Raises:
+            ValueMismatchError: the mesh lacks an axis.
+        """
+        return self._placed(params, mesh, "params")
+
+    def optimizer(self, state: Any, mesh: Any) -> Specs:  # Any: a pytree of arrays or their types; a mesh
+        """A tree of `P` for the state of an optimizer, which has the paths of parameters inside.
+
+        Raises:
+            ValueMismatchError: the mesh lacks an axis.
+        """
+        return self._placed(state, mesh, "optimizer")
+
+    def of_batch(self, ndim: int = 2) -> P:
+        """The placement of a batch with so many dimensions."""
+        return P(*(_entry(axes) for axes in self.batch[:ndim]))
+
+    def of_names(self) -> dict[str, P]:
+        """Placements of named values."""
+        return {name: P(*map(_entry, placed)) for name, placed in self.named.items()}
+
+    def _placed(self, leaves: Any, mesh: Any, kind: Kind) -> Specs:  # Any: pytrees; a mesh
+        abstract: AbstractMesh = getattr(mesh, "abstract", mesh)
+        self._check(abstract)
+
+        def place(path: tuple[Any, ...], leaf: Any) -> P:
+            return self.place(tree.keystr(path, simple=True, separator="/"), leaf.shape, abstract, kind)
+
+        return tree.map_with_path(place, leaves)
+
+    def place(self, path: str, shape: Sequence[int], mesh: AbstractMesh, kind: Kind = "params") -> P:
+        """The placement of one array.
+
+        Args:
+            path: where it is in its tree, such as `layers/0/mlp/up_proj`.
+            shape: its shape.
+            mesh: axes and their sizes.
+            kind: whether it is a parameter or the optimizer's.
+        """
+        entries: list[tuple[str, ...]] = [()] * len(shape)
+        parts = [1] * len(shape)
+        for rule in self.rules:
+            if any(rule.axis in entry for entry in entries):
+                continue  # an axis splits an array once
+            count = mesh.shape[rule.axis]
+            found = rule.dimension_of(path, shape, parts, count, kind)
+            if found is not None:
+                entries[found] += (rule.axis,)
+                parts[found] *= count
+        return P(*mesh_.trim(tuple(map(_entry, entries))))
+
+    def _check(self, mesh: AbstractMesh) -> None:
+        missing = [axis for axis in self.axes if axis not in mesh.axis_names]
+        if missing:
+            raise errors.ValueMismatchError(
+                f"the recipe splits over {', '.join(map(repr, missing))}, which the mesh lacks",
+                got=f"a mesh with {', '.join(map(repr, mesh.axis_names))}",
+                fix="name the axes of the recipe as those of the mesh",
+            )
+
+
+def product(*recipes: Recipe) -> Recipe:
+    """Several recipes on one mesh. Rules hold in order: put those that know the model (`tensor`, `experts`)
+    before those that take what is left (`zero3`).
+
+    Example:
+        >>> from infini.core.mesh import AbstractMesh
+        >>> from infini.parallel import recipes
+        >>> both = recipes.product(recipes.tensor("tp"), recipes.zero3("dp"))
+        >>> mesh = AbstractMesh(("dp", "tp"), (2, 2))
+        >>> both.place("layers/0/mlp/up_proj", (64, 32), mesh), both.of_batch()
+        (P('tp', 'dp'), P('dp'))
+    """
+    named: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for recipe in recipes:
+        for name, placed in recipe.named.items():
+            named[name] = _joined(named.get(name, ()), placed)
+    batch: tuple[tuple[str, ...], ...] = ()
+    for recipe in recipes:
+        batch = _joined(batch, recipe.batch)
+    if named:  # named values have the rows of the batch
+        named = {name: _joined(placed, batch[:1]) for name, placed in named.items()}
+    return Recipe(tuple(rule for recipe in recipes for rule in recipe.rules), batch, named)
+
+
+def _joined(
+    first: tuple[tuple[str, ...], ...], second: tuple[tuple[str, ...], ...]
+) -> tuple[tuple[str, ...], ...]:
+    """Axes of both, dimension by dimension, each once."""
+    pairs = itertools.zip_longest(first, second, fillvalue=())
+    return tuple(tuple(dict.fromkeys(a + b)) for a, b in pairs)
+
+
+def _entry(axes: tuple[str, ...]) -> AxisEntry:
+    return None if not axes else axes[0] if len(axes) == 1 else axes

@@ -1,0 +1,113 @@
+"""Whole programs under mpirun: exchanges beside pieces, donation, and the bits of devices in one process.
+
+One script runs under two and four processes and writes down what it found.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import infini as inf
+from infini.core import execute
+from infini.core.backend import CompileOptions
+from infini.sharding import Collectives, NamedSharding, P, make_mesh
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_list_scheduler import LAYER_BYTES, LAYERS, arguments, step  # beside this file
+
+SCRIPT = """
+import json, os, sys
+sys.path[:0] = json.loads(os.environ["TESTED_PATHS"])
+import infini.parallel as parallel
+parallel.initialize()
+import test_mpi_runtime
+test_mpi_runtime.run(parallel.process_index(), parallel.process_count())
+"""
+
+
+def runs(size):
+    """Bits of two steps: of ZeRO-3, and of data parallelism, with sums in one order."""
+    found = {}
+    weights, x = arguments()
+    mesh = make_mesh((size,), ("x",))
+    program = inf.make_jaxpr(step)(weights, x)
+    options = CompileOptions(
+        donated=tuple(range(LAYERS)),
+        donation="require",
+        deterministic=True,
+        collectives=Collectives(1, 1, LAYER_BYTES),
+    )
+    for name, spec in (("zero3", P("x")), ("data", P())):
+        runner = execute.Runner(program, options)
+        placed = [inf.device_put(w, NamedSharding(mesh, spec)) for w in weights]
+        for _ in range(2):
+            placed = list(runner([*placed, inf.device_put(x, NamedSharding(mesh, P("x")))]))
+        whole = [inf.device_put(w, NamedSharding(mesh, P())) for w in placed]
+        found[name] = [np.asarray(w).tobytes().hex() for w in whole]
+    return found
+
+
+def run(rank, size):
+    """What one process of the job does."""
+    from infini.backends.spmd import executable, thread
+
+    begun, made = [], []
+    real = thread.CommThread.start
+
+    def start(self, exchange):
+        number = len(begun)
+        begun.append(number)
+        return real(self, lambda: made.append(number) or exchange())
+
+    thread.CommThread.start = start
+    found = {"beside": runs(size)}
+    found["begun"], found["made"] = begun, made
+    execute.clear_caches()
+    executable.exchanger_of = lambda comm: thread.IMMEDIATE
+    found["at once"] = runs(size)
+    (Path(os.environ["FOUND"]) / str(rank)).write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=lambda size: f"{size} processes")
+def job(request, mpirun_path, tmp_path_factory):
+    """What each process found."""
+    folder = tmp_path_factory.mktemp("found")
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
+    settings = {
+        "INFINI_DEVICE": "cpu",
+        "INFINI_NUM_THREADS": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "FOUND": str(folder),
+        "TESTED_PATHS": json.dumps([str(Path(__file__).parent), *sys.path]),
+    }
+    command = [mpirun_path, "-n", str(request.param), sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**kept, **settings})
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / str(rank)).read_text()) for rank in range(request.param)]
+
+
+@pytest.mark.multi
+@pytest.mark.xdist_group("mpi")
+class TestJob:
+    def test_the_bits_are_those_of_devices_in_one_process(self, job):
+        execute.clear_caches()
+        with inf.config(device="cpu", cpu_devices=len(job)):
+            expected = runs(len(job))
+        execute.clear_caches()
+        for found in job:
+            assert found["beside"] == expected
+
+    def test_the_bits_are_those_without_another_thread(self, job):
+        for found in job:
+            assert found["beside"] == found["at once"]
+
+    def test_exchanges_are_made_in_the_order_of_the_schedule_in_every_process(self, job):
+        for found in job:
+            assert found["made"] == found["begun"] == job[0]["begun"]
+            assert len(found["made"]) >= 2 * LAYERS

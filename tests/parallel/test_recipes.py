@@ -1,0 +1,154 @@
+"""Training steps under recipes and products of them, on eight devices: the losses and gradients of one."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import infini as inf
+from infini import optim, random, tree
+from infini.core import errors
+from infini.core.mesh import AbstractMesh
+from infini.parallel import recipes
+from infini.sharding import P, make_mesh
+from infini.train import gpt
+
+SIZES = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_layers": 2, "num_heads": 8,
+    "num_kv_heads": 8, "head_dim": 4,
+}  # fmt: skip
+MODELS = {
+    "gpt": gpt.Config(**SIZES),
+    "experts": gpt.Config(**SIZES | {"intermediate_size": 16}, num_experts=8, capacity_factor=1.25),
+}
+BATCH, LENGTH, STEPS = 8, 8, 10
+
+RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
+    "data": ({"dp": 8}, recipes.data()),
+    "zero1": ({"dp": 8}, recipes.zero1()),
+    "zero3": ({"dp": 8}, recipes.zero3()),
+    "tensor": ({"tp": 8}, recipes.tensor()),
+    "data x tensor": ({"dp": 2, "tp": 4}, recipes.product(recipes.tensor(), recipes.data())),
+    "zero1 x tensor": ({"dp": 4, "tp": 2}, recipes.product(recipes.tensor(), recipes.zero1())),
+    "zero3 x tensor": ({"dp": 2, "tp": 4}, recipes.product(recipes.tensor(), recipes.zero3())),
+    "experts": ({"ep": 8}, recipes.experts()),
+    "experts x data": ({"ep": 4, "dp": 2}, recipes.product(recipes.experts(), recipes.data())),
+    "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
+}
+
+
+def optimizer() -> optim.GradientTransformation:
+    """A large epsilon: Adam divides by the root of a mean of squares, and first steps of tiny gradients would
+    be those of their roundings.
+    """
+    return optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-2, eps=1e-3))
+
+
+def step(params: Any, state: Any, windows: Any, *, config: gpt.Config) -> tuple[Any, ...]:
+    value, gradients = inf.value_and_grad(lambda p: gpt.loss(p, windows, config))(params)
+    updates, state = optimizer().update(gradients, state, params)
+    return optim.apply_updates(params, updates), state, value, gradients
+
+
+def batches() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 64, (BATCH, LENGTH + 1)).astype(np.int32) for _ in range(STEPS)]
+
+
+@functools.cache
+def start(model: str) -> Any:
+    with inf.config(device="reference"):
+        return tree.map(np.asarray, gpt.init(random.PRNGKey(0), MODELS[model]))
+
+
+@functools.cache
+def alone(model: str) -> tuple[list[float], list[Any]]:
+    """Losses and gradients of one device."""
+    params = start(model)
+    run, state = inf.jit(functools.partial(step, config=MODELS[model])), optimizer().init(params)
+    losses, gradients = [], []
+    for windows in batches():
+        params, state, value, gradient = run(params, state, windows)
+        losses.append(float(value))
+        gradients.append(tree.map(np.asarray, gradient))
+    return losses, gradients
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_ten_steps_are_those_of_one_device(name: str, model: str) -> None:
+    axes, recipe = RECIPES[name]
+    losses, gradients = alone(model)
+    with inf.config(cpu_devices=8):
+        mesh = make_mesh(tuple(axes.values()), tuple(axes))
+        params, state = start(model), optimizer().init(start(model))
+        specs = recipe.params(params, mesh), recipe.optimizer(state, mesh)
+        run = inf.shard(
+            functools.partial(step, config=MODELS[model]),
+            mesh=mesh,
+            in_specs=(*specs, recipe.of_batch()),
+            out_specs=(*specs, P(), specs[0]),
+            donate_argnums=(0, 1),
+        )
+        for number, windows in enumerate(batches()):
+            params, state, value, gradient = run(params, state, windows)
+            assert float(value) == pytest.approx(losses[number], rel=1e-5)
+            for found, wanted in zip(tree.leaves(gradient), tree.leaves(gradients[number]), strict=True):
+                bound = 1e-5 * float(np.abs(wanted).max())
+                np.testing.assert_allclose(found, wanted, rtol=0, atol=max(bound, 1e-7))
+
+
+# --- placements -------------------------------------------------------------------------------------
+
+MESH = AbstractMesh(("dp", "tp", "ep"), (2, 4, 2))
+UP, DOWN = (64, 32), (32, 64)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "path", "shape", "placed"),
+    [
+        (recipes.data(), "layers/0/mlp/up_proj", UP, P()),
+        (recipes.zero3(), "layers/0/mlp/up_proj", UP, P("dp")),
+        (recipes.zero3(), "norm", (31,), P()),
+        (recipes.zero3(), "router", (3, 32), P(None, "dp")),
+        (recipes.tensor(), "layers/0/mlp/up_proj", UP, P("tp")),
+        (recipes.tensor(), "layers/0/mlp/down_proj", DOWN, P(None, "tp")),
+        (recipes.tensor(), "layers/0/self_attn/q_proj_bias", (64,), P("tp")),
+        (recipes.tensor(), "layers/0/self_attn/o_proj_bias", (32,), P()),
+        (recipes.tensor(), "layers/0/mlp/experts/up_proj", (8, *UP), P(None, "tp")),
+        (recipes.tensor(), "embed_tokens", (66, 32), P()),
+        (recipes.product(recipes.tensor(), recipes.zero3()), "layers/0/mlp/up_proj", UP, P("tp", "dp")),
+        (recipes.product(recipes.tensor(), recipes.zero3()), "norm", (32,), P("dp")),
+        (recipes.product(recipes.experts(), recipes.tensor(), recipes.zero3()), "mlp/experts/up_proj",
+         (8, *UP), P("ep", "tp", "dp")),
+    ],
+)  # fmt: skip
+def test_places(recipe: recipes.Recipe, path: str, shape: tuple[int, ...], placed: P) -> None:
+    assert recipe.place(path, shape, MESH) == placed
+
+
+def test_what_the_optimizer_keeps_is_split_by_zero1_alone() -> None:
+    params = {"up_proj": np.zeros(UP, np.float32)}
+    state = optimizer().init(params)
+    recipe = recipes.zero1()
+    assert recipe.params(params, MESH) == {"up_proj": P()}
+    placed = tree.leaves(recipe.optimizer(state, MESH), is_leaf=lambda x: isinstance(x, P))
+    assert placed.count(P("dp")) == 2  # both moments; the count of steps is whole
+
+
+def test_zero2_is_zero1_in_one_step() -> None:
+    assert recipes.zero2() == recipes.zero1()
+
+
+def test_batches_are_split_by_all_axes_that_split_them() -> None:
+    recipe = recipes.product(recipes.experts(), recipes.data())
+    assert recipe.of_batch() == P(("ep", "dp"))
+    assert recipe.axes == ("ep", "dp")
+
+
+def test_an_axis_that_the_mesh_lacks_is_named() -> None:
+    with pytest.raises(errors.ValueMismatchError, match=r"splits over 'fsdp', which the mesh lacks"):
+        recipes.zero3("fsdp").params({"w": np.zeros(2)}, MESH)
