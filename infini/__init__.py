@@ -44,6 +44,7 @@ from infini.core.dtypes import float0 as float0
 from infini.core.errors import InfiniError as InfiniError
 from infini.core.execute import clear_caches as clear_caches
 from infini.core.leaks import checking_leaks as checking_leaks
+from infini.core.mesh_context import set_mesh as set_mesh
 from infini.core.sharding import Mesh as Mesh, NamedSharding as NamedSharding, P as P, make_mesh as make_mesh
 from infini.core.world import (
     default_backend as default_backend,
@@ -85,12 +86,16 @@ from infini.transforms.jacobians import (
     jacobian as jacobian,
     jacrev as jacrev,
 )
+from infini.transforms.parts import (
+    make_array_from_single_device_arrays as make_array_from_single_device_arrays,
+)
 from infini.transforms.placement import (
     device_put as device_put,
     make_array_from_callback as make_array_from_callback,
     make_array_from_process_local_data as make_array_from_process_local_data,
 )
-from infini.transforms.shard import shard as shard, shard_map as shard_map
+from infini.transforms.resharding import reshard as reshard
+from infini.transforms.shard import shard as shard, shard_map as shard_map, smap as smap
 from infini.transforms.staging import (
     ShapeDtypeStruct as ShapeDtypeStruct,
     eval_shape as eval_shape,

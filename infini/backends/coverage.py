@@ -132,6 +132,11 @@ def _callback(x: Any) -> Sequence[Any]:  # Any: a value
     return ()
 
 
+def _inspected(x: Any) -> Sequence[Any]:  # Any: a value
+    inf.debug.inspect_array_sharding(x, callback=lambda _: None)
+    return ()
+
+
 STRUCTURED: Final[Mapping[str, tuple[Callable[..., Sequence[Any]], tuple[ArrayType, ...]]]] = {  # Any: values
     "call": (lambda x: [inf.jit(_sine)(x)], (_VECTOR,)),
     "checkpoint": (lambda x: [inf.checkpoint(_sine)(x)], (_VECTOR,)),
@@ -141,12 +146,14 @@ STRUCTURED: Final[Mapping[str, tuple[Callable[..., Sequence[Any]], tuple[ArrayTy
     "custom_vmap_call": (lambda x: [_custom_vmap(x)], (_VECTOR,)),
     "custom_vjp_call": (lambda x: [_custom_vjp(x)], (_VECTOR,)),
     "debug_callback": (_callback, (_VECTOR,)),
+    "inspect_sharding": (_inspected, (_VECTOR,)),
     "io_callback": (_called(callbacks.io_callback), (_VECTOR,)),
     "linear_call": (lambda x: [_linear_call(x)], (_VECTOR,)),
     "linear_solve": (lambda b: [_solve(b)], (_VECTOR,)),
     "name": (lambda x: [inf.ad_checkpoint.checkpoint_name(x, "x")], (_VECTOR,)),
     "optimization_barrier": (lambda x: [lax.optimization_barrier(x)], (_VECTOR,)),
     "pure_callback": (_called(callbacks.pure_callback), (_VECTOR,)),
+    "pvary": (lambda x: trace.bind(lax.pvary_p, x, axes=("a",), sizes=(1,)), (_VECTOR,)),
     "scan": (_scan, (_SCALAR, _VECTOR)),
     "scattered_kernel": (lambda x: [_scattered(x)], (_VECTOR,)),
     "threefry2x32": (lax.threefry2x32, (_BITS,) * 4),

@@ -20,6 +20,17 @@ class AbstractValue(abc.ABC):  # noqa: B024  # JAX's base class has nothing abst
 
 
 @dataclass(frozen=True, slots=True)
+class ManualAxisType:
+    """Along which manual axes of a mesh devices hold different values; see `shard_map`. Sums that are still
+    to be made (`unreduced`) and their cotangents (`reduced`) are the partitioner's in infini.
+    """
+
+    varying: frozenset[str] = frozenset()
+    unreduced: frozenset[str] = frozenset()
+    reduced: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class ShapedArray(AbstractValue):
     """Shape, dtype, weak flag and placement. infini's `ArrayType` counts as one."""
 
@@ -33,6 +44,11 @@ class ShapedArray(AbstractValue):
         object.__setattr__(self, "shape", tuple(self.shape))
         if not isinstance(self.dtype, dtypes.ExtendedDType):
             object.__setattr__(self, "dtype", dtypes.canonical(self.dtype))
+
+    @property
+    def mat(self) -> ManualAxisType:
+        """Along which manual axes devices hold different values."""
+        return ManualAxisType(self.vma)
 
     @property
     def ndim(self) -> int:
@@ -83,7 +99,8 @@ def typeof(x: object) -> ShapedArray:
     if isinstance(x, array_class.Array) and not isinstance(x, Value):  # typed keys
         return ShapedArray(x.shape, x.dtype, False, _unplaced(x.ndim))
     item = trace.as_value(x)
-    return ShapedArray(item.shape, item.dtype, item.weak, _unplaced(item.ndim))
+    varying = trace.varying_axes(item)
+    return ShapedArray(item.shape, item.dtype, item.weak, _unplaced(item.ndim), varying)
 
 
 @dataclass(frozen=True, slots=True)

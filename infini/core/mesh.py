@@ -7,10 +7,11 @@ axes it is split. Programs hold the abstract mesh only (names and sizes), so the
 
 from __future__ import annotations
 
+import enum
 import functools
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -120,13 +121,119 @@ def trim(spec: Sequence[AxisEntry]) -> Spec:
     return PartitionSpec(*entries, unreduced=waiting) if waiting else entries
 
 
+class AxisType(enum.Enum):
+    """Who splits values along an axis: the partitioner (`Auto`; `Explicit` is accepted and means the same),
+    or the program itself (`Manual`, inside `shard_map`).
+    """
+
+    Auto = enum.auto()
+    Explicit = enum.auto()
+    Manual = enum.auto()
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def axis_types_of(names: Sequence[str], types: Any) -> tuple[AxisType, ...]:  # Any: one type or several
+    """One type per axis; `Auto` for all when nothing is given.
+
+    Raises:
+        ValueMismatchError: the numbers of names and types differ, or something is no type.
+    """
+    given = (types,) * len(names) if isinstance(types, AxisType) else tuple(types or ())
+    found = given or (AxisType.Auto,) * len(names)
+    if len(found) != len(names) or not all(isinstance(kind, AxisType) for kind in found):
+        raise errors.ValueMismatchError(
+            "a mesh needs one AxisType per axis", got=f"axis_types={types!r} for the axes {tuple(names)}"
+        )
+    return found
+
+
 @ir.attribute
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AbstractMesh:
-    """Names and sizes of mesh axes, without devices."""
+    """Names and sizes of mesh axes, without devices.
+
+    Args:
+        axis_names: names; or sizes, as in JAX, which writes them first.
+        axis_sizes: sizes; or names.
+        axis_types: who splits along each axis; no part of equality, as programs do not depend on it.
+
+    Raises:
+        ValueMismatchError: the numbers of names, sizes and types differ.
+    """
 
     axis_names: tuple[str, ...]
     axis_sizes: tuple[int, ...]
+    axis_types: tuple[AxisType, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        names, sizes = tuple(self.axis_names), tuple(self.axis_sizes)
+        if names and not isinstance(names[0], str):
+            names, sizes = sizes, names
+        if len(names) != len(sizes):
+            raise errors.ValueMismatchError("a mesh needs one size per axis", got=f"{names} and {sizes}")
+        object.__setattr__(self, "axis_names", names)
+        object.__setattr__(self, "axis_sizes", sizes)
+        object.__setattr__(self, "axis_types", axis_types_of(names, self.axis_types))
+
+    def __repr__(self) -> str:
+        axes = [f"{name!r}: {size}" for name, size in self.shape_tuple]
+        types = ", ".join(map(repr, self.axis_types)) + "," * (len(axes) == 1)
+        return f"AbstractMesh({', '.join(axes) or '()'}, axis_types=({types}))"
+
+    @property
+    def shape_tuple(self) -> tuple[tuple[str, int], ...]:
+        """Pairs of name and size."""
+        return tuple(zip(self.axis_names, self.axis_sizes, strict=True))
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no axes."""
+        return not self.axis_names
+
+    @property
+    def abstract_mesh(self) -> AbstractMesh:
+        """Itself, as `Mesh` has its abstract mesh."""
+        return self
+
+    @property
+    def manual_axes(self) -> tuple[str, ...]:
+        """Axes along which the running program splits by itself."""
+        return self._axes_of(AxisType.Manual)
+
+    @property
+    def auto_axes(self) -> tuple[str, ...]:
+        """Axes of type `Auto`."""
+        return self._axes_of(AxisType.Auto)
+
+    @property
+    def explicit_axes(self) -> tuple[str, ...]:
+        """Axes of type `Explicit`."""
+        return self._axes_of(AxisType.Explicit)
+
+    @property
+    def are_all_axes_manual(self) -> bool:
+        """Whether every axis is of type `Manual`."""
+        return self.manual_axes == self.axis_names
+
+    @property
+    def are_all_axes_auto(self) -> bool:
+        """Whether every axis is of type `Auto`."""
+        return self.auto_axes == self.axis_names
+
+    @property
+    def are_all_axes_explicit(self) -> bool:
+        """Whether every axis is of type `Explicit`."""
+        return self.explicit_axes == self.axis_names
+
+    def _axes_of(self, kind: AxisType) -> tuple[str, ...]:
+        return tuple(n for n, found in zip(self.axis_names, self.axis_types, strict=True) if found is kind)
+
+    def update_axis_types(self, types: Mapping[str, AxisType]) -> AbstractMesh:
+        """The same mesh with other types of some axes, given by name."""
+        given = [types.get(n, old) for n, old in zip(self.axis_names, self.axis_types, strict=True)]
+        return AbstractMesh(self.axis_names, self.axis_sizes, tuple(given))
 
     @property
     def shape(self) -> dict[str, int]:

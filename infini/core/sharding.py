@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from infini.core import backend, errors, ir
 from infini.core.mesh import (
     AbstractMesh,
     AxisEntry,
+    AxisType,
     P,
     PartitionSpec,
+    axis_types_of,
     entry_axes,
     shard_index,
     shard_shape,
@@ -28,12 +30,14 @@ from infini.core.mesh import (
 __all__ = [
     "AbstractMesh",
     "AxisEntry",
+    "AxisType",
     "Mesh",
     "NamedSharding",
     "P",
     "PartitionSpec",
     "Sharding",
     "SingleDeviceSharding",
+    "current_abstract_mesh",
     "current_mesh",
     "entry_axes",
     "make_mesh",
@@ -49,13 +53,16 @@ class Mesh:
     Args:
         devices: array of devices; its rank is the number of axes.
         axis_names: one name per axis.
+        axis_types: accepted for JAX's sake: `Explicit` axes act as `Auto` ones. Meshes that differ in
+            nothing else are equal.
 
     Raises:
-        ValueMismatchError: the numbers of axes and names differ, or a name occurs twice.
+        ValueMismatchError: the numbers of axes, names and types differ, or a name occurs twice.
     """
 
     devices: np.ndarray
     axis_names: tuple[str, ...]
+    axis_types: tuple[AxisType, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", np.asarray(self.devices, dtype=object))
@@ -66,6 +73,7 @@ class Mesh:
                 "a mesh needs one distinct name per axis",
                 got=f"devices of shape {self.devices.shape}, names {names}",
             )
+        object.__setattr__(self, "axis_types", axis_types_of(names, self.axis_types))
 
     @functools.cached_property
     def abstract(self) -> AbstractMesh:
@@ -82,10 +90,79 @@ class Mesh:
         """Number of devices."""
         return int(self.devices.size)
 
+    @property
+    def abstract_mesh(self) -> AbstractMesh:
+        """The mesh without its devices, with the types of its axes."""
+        return AbstractMesh(self.axis_names, self.axis_sizes, self.axis_types)
+
+    @property
+    def axis_sizes(self) -> tuple[int, ...]:
+        """Size of each axis."""
+        return self.abstract.axis_sizes
+
+    @property
+    def shape_tuple(self) -> tuple[tuple[str, int], ...]:
+        """Pairs of name and size."""
+        return self.abstract.shape_tuple
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no axes."""
+        return self.devices.ndim == 0
+
+    @property
+    def device_ids(self) -> np.ndarray:
+        """Numbers of the devices, in the shape of the mesh."""
+        ids = np.array([device.id for device in self.flat_devices], np.int64)
+        return ids.reshape(self.devices.shape)
+
+    @property
+    def local_devices(self) -> list[backend.Device]:
+        """The devices that this process holds, in mesh order."""
+        return [self.flat_devices[rank] for rank in self.local_ranks]
+
+    @property
+    def is_multi_process(self) -> bool:
+        """Whether other processes hold some of the devices."""
+        return len(self.local_ranks) != self.size
+
+    @property
+    def local_mesh(self) -> Mesh:
+        """The block of the mesh that this process holds.
+
+        Raises:
+            DeviceError: what it holds is no block.
+        """
+        if not self.is_multi_process:
+            return self
+        places = np.argwhere(np.isin(np.arange(self.size).reshape(self.devices.shape), self.local_ranks))
+        index = np.ix_(*(np.unique(column) for column in places.T))
+        block = self.devices[index]
+        if block.size != len(self.local_ranks):
+            raise errors.DeviceError(
+                "the devices of this process are no block of the mesh",
+                got=f"numbers {self.local_ranks} of {self}",
+                fix="order the devices of the mesh so that those of a process stand together",
+            )
+        return Mesh(block, self.axis_names, self.axis_types)
+
+    def update(
+        self,
+        devices: np.ndarray | None = None,
+        axis_names: Sequence[str] | None = None,
+        axis_types: Sequence[AxisType] | None = None,
+    ) -> Mesh:
+        """The same mesh with some parts replaced."""
+        return Mesh(
+            self.devices if devices is None else devices,
+            self.axis_names if axis_names is None else tuple(axis_names),
+            self.axis_types if axis_types is None else tuple(axis_types),
+        )
+
     @functools.cached_property
     def flat_devices(self) -> tuple[backend.Device, ...]:
         """Devices in mesh order: the rank of a device is its position."""
-        return tuple(self.devices.reshape(-1))
+        return tuple(device for device in self.devices.reshape(-1) if device is not None)
 
     @functools.cached_property
     def local_ranks(self) -> tuple[int, ...]:
@@ -138,8 +215,14 @@ class Mesh:
         return hash((self.axis_names, self.devices.shape, self.flat_devices))
 
     def __repr__(self) -> str:
-        axes = ", ".join(f"{name!r}: {size}" for name, size in self.shape.items())
-        return f"Mesh({{{axes}}})"
+        if self.empty:
+            return "Mesh(axis_sizes=(), axis_names=())"
+        return (
+            f"Mesh(axis_sizes={self.axis_sizes}, axis_names={self.axis_names}, axis_types={self.axis_types})"
+        )
+
+    def __str__(self) -> str:
+        return repr(self.abstract_mesh).removeprefix("Abstract") if self.axis_names else "Mesh()"
 
     def __enter__(self) -> Mesh:
         _entered.set((*_entered.get(), self))
@@ -149,28 +232,51 @@ class Mesh:
         _entered.set(_entered.get()[:-1])
 
 
-_entered: contextvars.ContextVar[tuple[Mesh, ...]] = contextvars.ContextVar("infini_mesh", default=())
+Entered: TypeAlias = tuple[Mesh | AbstractMesh, ...]
+_entered: contextvars.ContextVar[Entered] = contextvars.ContextVar("infini_mesh", default=())
 
 
 def current_mesh() -> Mesh | None:
-    """The mesh of the innermost `with mesh:` block, which gives a plain `P` its meaning."""
+    """The innermost mesh of `set_mesh` and `with mesh:`, which gives a plain `P` its meaning."""
+    return next((mesh for mesh in reversed(_entered.get()) if isinstance(mesh, Mesh)), None)
+
+
+def current_abstract_mesh() -> AbstractMesh | None:
+    """The innermost mesh there is, with or without devices."""
     entered = _entered.get()
-    return entered[-1] if entered else None
+    return entered[-1].abstract_mesh if entered else None
+
+
+def meshes_in_scope() -> Entered:
+    """The meshes that are set, innermost last; part of the key of every traced program."""
+    return _entered.get()
+
+
+def replace_meshes(entered: Entered) -> Entered:
+    """Set the meshes of this thread; returns those that were set before."""
+    before = _entered.get()
+    _entered.set(entered)
+    return before
 
 
 def plain_state() -> list[tuple[object, str | None, object]]:
-    """What holds outside every `with mesh:` block: (context variable, None, value)."""
+    """What holds outside every mesh: (context variable, None, value)."""
     return [(_entered, None, ())]
 
 
 def make_mesh(
-    axis_shapes: Sequence[int], axis_names: Sequence[str], *, devices: Sequence[backend.Device] | None = None
+    axis_shapes: Sequence[int],
+    axis_names: Sequence[str],
+    axis_types: Sequence[AxisType] | None = None,
+    *,
+    devices: Sequence[backend.Device] | None = None,
 ) -> Mesh:
     """A mesh of the first devices there are.
 
     Args:
         axis_shapes: size of each axis.
         axis_names: name of each axis.
+        axis_types: types of the axes; `Explicit`, as in JAX, when absent. They act as `Auto` ones.
         devices: devices to take from; all devices of the default backend when absent.
 
     Raises:
@@ -187,28 +293,142 @@ def make_mesh(
         )
     array = np.empty(count, dtype=object)
     array[:] = pool[:count]
-    return Mesh(array.reshape(tuple(axis_shapes)), tuple(axis_names))
+    names = tuple(axis_names)
+    types = (AxisType.Explicit,) * len(names) if axis_types is None else tuple(axis_types)
+    return Mesh(array.reshape(tuple(axis_shapes)), names, types)
 
 
-@dataclass(frozen=True, slots=True)
-class SingleDeviceSharding:
-    """The whole array on one device."""
+Index: TypeAlias = tuple[slice, ...]
 
-    device: backend.Device
+
+class Placed:
+    """What all placements of arrays have. They differ in `devices`, `shard_shape` and `index_of`."""
+
+    __slots__ = ()
+
+    @property
+    def devices(self) -> tuple[backend.Device, ...]:
+        """Devices in rank order."""
+        raise NotImplementedError("placements have their own")
+
+    def shard_shape(self, shape: ir.Shape) -> ir.Shape:
+        """Shape of the part each device holds."""
+        raise NotImplementedError("placements have their own")
+
+    def index_of(self, shape: ir.Shape, rank: int) -> Index:
+        """The part that device number `rank` holds; a whole dimension is `slice(None)`."""
+        raise NotImplementedError("placements have their own")
 
     @property
     def device_set(self) -> frozenset[backend.Device]:
         """The devices that hold a part."""
-        return frozenset({self.device})
+        return frozenset(self.devices)
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices hold a part."""
+        return len(self.devices)
+
+    @property
+    def addressable_devices(self) -> frozenset[backend.Device]:
+        """The devices of this process that hold a part."""
+        return frozenset(d for d in self.devices if d.backend.owns(d))
+
+    @property
+    def has_addressable_devices(self) -> bool:
+        """Whether this process holds a part."""
+        return bool(self.addressable_devices)
+
+    @property
+    def is_fully_addressable(self) -> bool:
+        """Whether this process holds every part."""
+        return self.addressable_devices == self.device_set
+
+    @property
+    def memory_kind(self) -> str:
+        """Devices have one kind of memory."""
+        return "device"
+
+    def with_memory_kind(self, kind: str) -> Any:  # Any: the class of self
+        """The same placement in another kind of memory of the devices.
+
+        Raises:
+            UnsupportedError: it is another kind than `device`.
+        """
+        if kind != self.memory_kind:
+            raise errors.UnsupportedError(
+                "devices have one kind of memory", got=f"memory_kind={kind!r}", expected="'device'",
+                fix="keep what should lie on the host as NumPy arrays",
+            )  # fmt: skip
+        return self
+
+    def devices_indices_map(self, global_shape: Sequence[int]) -> dict[backend.Device, Index]:
+        """Which part of an array of this shape each device holds.
+
+        Raises:
+            ValueMismatchError: the placement does not fit the shape.
+        """
+        shape = tuple(global_shape)
+        return {device: self.index_of(shape, rank) for rank, device in enumerate(self.devices)}
+
+    def addressable_devices_indices_map(self, global_shape: Sequence[int]) -> dict[backend.Device, Index]:
+        """As `devices_indices_map`, for the devices of this process."""
+        local = self.addressable_devices
+        return {d: index for d, index in self.devices_indices_map(global_shape).items() if d in local}
+
+    def check_compatible_aval(self, aval_shape: Sequence[int]) -> None:
+        """Refuse a shape that the placement does not fit.
+
+        Raises:
+            ValueMismatchError: it has too few dimensions, or one does not divide.
+        """
+        self.shard_shape(tuple(aval_shape))
+
+    @property
+    def unreduced(self) -> frozenset[str]:
+        """Axes over which the parts still have to be added."""
+        return frozenset()
+
+    def parts(self, ndim: int) -> tuple[tuple[int, ...], ...]:
+        """Into how many parts each dimension is cut, then for every rank the numbers of its parts."""
+        raise NotImplementedError("placements have their own")
+
+    def is_equivalent_to(self, other: Placed, ndim: int) -> bool:
+        """Whether two placements put the same parts of arrays of `ndim` dimensions on the same devices."""
+        is_alike = self.devices == other.devices and self.unreduced == other.unreduced
+        return is_alike and self.parts(ndim) == other.parts(ndim)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SingleDeviceSharding(Placed):
+    """The whole array on one device."""
+
+    device: backend.Device
+
+    def __repr__(self) -> str:
+        return f"SingleDeviceSharding(device={self.device!r}, memory_kind={self.memory_kind})"
 
     @property
     def devices(self) -> tuple[backend.Device, ...]:
         """Devices in rank order."""
         return (self.device,)
 
+    @property
+    def is_fully_replicated(self) -> bool:
+        """Whether every device holds the whole array."""
+        return True
+
     def shard_shape(self, shape: ir.Shape) -> ir.Shape:
         """Shape of the part each device holds."""
-        return shape
+        return tuple(shape)
+
+    def index_of(self, shape: ir.Shape, rank: int) -> Index:
+        """The whole array."""
+        return (slice(None),) * len(shape)
+
+    def parts(self, ndim: int) -> tuple[tuple[int, ...], ...]:
+        """See `Placed.parts`."""
+        return ((1,) * ndim, (0,) * ndim)
 
 
 @functools.cache
@@ -219,8 +439,16 @@ def on_one(device: backend.Device) -> SingleDeviceSharding:
     return SingleDeviceSharding(device)
 
 
-@dataclass(frozen=True, slots=True)
-class NamedSharding:
+def make_single_device_sharding(
+    device: backend.Device, *, memory_kind: str | None = None
+) -> SingleDeviceSharding:
+    """The placement of whole arrays on a device, as `jax.sharding.make_single_device_sharding`."""
+    found = on_one(device)
+    return found if memory_kind is None else found.with_memory_kind(memory_kind)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NamedSharding(Placed):
     """An array split over a mesh as `spec` says; dimensions beyond `spec` are whole. Along unreduced axes of
     `spec` devices hold terms, and the array is their sum.
 
@@ -232,25 +460,42 @@ class NamedSharding:
     spec: PartitionSpec
 
     def __post_init__(self) -> None:
-        used = [name for entry in self.spec for name in entry_axes(entry)]
+        used = self._used
         named = (*used, *sorted(unreduced_axes(self.spec)))
         unknown = [name for name in named if name not in self.mesh.axis_names]
         if unknown or len(set(used)) != len(used):
             raise errors.ValueMismatchError(
                 f"{self.spec!r} does not fit the mesh",
-                got=f"{self.mesh!r}",
+                got=f"{self.mesh}",
                 expected="axis names of the mesh, each at most once",
             )
 
+    def __repr__(self) -> str:
+        return f"NamedSharding(mesh={self.mesh}, spec={self.spec!r}, memory_kind={self.memory_kind})"
+
     @property
-    def device_set(self) -> frozenset[backend.Device]:
-        """The devices that hold a part."""
-        return frozenset(self.mesh.flat_devices)
+    def _used(self) -> list[str]:
+        return [name for entry in self.spec for name in entry_axes(entry)]
 
     @property
     def devices(self) -> tuple[backend.Device, ...]:
         """Devices in rank order."""
         return self.mesh.flat_devices
+
+    @property
+    def is_fully_replicated(self) -> bool:
+        """Whether every device holds the whole array."""
+        return all(self.mesh.shape[name] == 1 for name in (*self._used, *self.unreduced))
+
+    @property
+    def unreduced(self) -> frozenset[str]:
+        """Axes over which the parts still have to be added."""
+        return unreduced_axes(self.spec)
+
+    @property
+    def replicated_axes(self) -> frozenset[str]:
+        """Axes of the mesh along which devices hold the same."""
+        return frozenset(self.mesh.axis_names) - frozenset(self._used) - self.unreduced
 
     def shard_shape(self, shape: ir.Shape) -> ir.Shape:
         """Shape of the part each device holds.
@@ -258,7 +503,30 @@ class NamedSharding:
         Raises:
             ValueMismatchError: a dimension does not divide into equal parts.
         """
-        return shard_shape(shape, self.spec, self.mesh.abstract)
+        return shard_shape(tuple(shape), self.spec, self.mesh.abstract)
+
+    def index_of(self, shape: ir.Shape, rank: int) -> Index:
+        """The part that device number `rank` holds; a whole dimension is `slice(None)`."""
+        index = shard_index(shape, self.spec, self.mesh.abstract, rank)
+        return tuple(
+            slice(None) if s.start == 0 and s.stop == n else s for s, n in zip(index, shape, strict=True)
+        )
+
+    def parts(self, ndim: int) -> tuple[tuple[int, ...], ...]:
+        """See `Placed.parts`."""
+        mesh = self.mesh.abstract
+        counts = tuple(mesh.size_of(entry) for entry in self.spec) + (1,) * (ndim - len(self.spec))
+        starts = (shard_index(counts, self.spec, mesh, rank) for rank in range(mesh.size))
+        return (counts, *(tuple(s.start for s in index) for index in starts))
+
+    def with_spec(self, spec: PartitionSpec | Sequence[AxisEntry]) -> NamedSharding:
+        """The same mesh with another spec."""
+        return NamedSharding(self.mesh, spec if isinstance(spec, PartitionSpec) else PartitionSpec(*spec))
+
+    def update(self, *, mesh: Mesh | None = None, spec: PartitionSpec | None = None) -> NamedSharding:
+        """The same placement with another mesh or spec."""
+        found = NamedSharding(self.mesh if mesh is None else mesh, self.spec)
+        return found if spec is None else found.with_spec(spec)
 
 
 Sharding: TypeAlias = SingleDeviceSharding | NamedSharding

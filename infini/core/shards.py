@@ -49,18 +49,7 @@ def of(
     """The shards of an array, in the order of its devices; `parts` holds those of this process."""
     found: list[Shard[Part]] = []
     for rank, device in enumerate(sharding.devices):
-        index = _index(shape, sharding, rank)
+        index = sharding.index_of(shape, rank)
         replica = sum(shard.index == index for shard in found)
         found.append(Shard(device, index, replica, parts.get(device)))
     return found
-
-
-def _index(shape: ir.Shape, sharding: sharding_.Sharding, rank: int) -> tuple[slice, ...]:
-    """Where a device's part stands; a whole dimension is `slice(None)`."""
-    if isinstance(sharding, sharding_.SingleDeviceSharding):
-        return (slice(None),) * len(shape)
-    index = sharding_.shard_index(shape, sharding.spec, sharding.mesh.abstract, rank)
-    return tuple(
-        slice(None) if s.stop is None or (s.start == 0 and s.stop == n) else s
-        for s, n in zip(index, shape, strict=True)
-    )

@@ -14,11 +14,33 @@ import contextvars
 import copy as copy_
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
 from infini.core import array as array_, check, config, errors, execute, ir, leaks, primitive, source, value
+
+Varying: TypeAlias = frozenset[str]  # manual axes of a mesh along which devices hold different values
+EQUAL: Final[Varying] = frozenset()
+
+
+class Manual(Protocol):
+    """What `shard_map` does to operations inside it, to know along which of its axes values vary; see
+    `lax.varying`.
+    """
+
+    def prepare(
+        self, op: primitive.Primitive, args: Sequence[value.Value], attrs: ir.Attrs
+    ) -> tuple[primitive.Primitive, Sequence[value.Value], ir.Attrs]:
+        """An operation with operands that vary along the same axes."""
+
+    def varying(self, x: value.Value) -> Varying:
+        """Along which axes a value varies here."""
+
+    def results(
+        self, op: primitive.Primitive, args: Sequence[value.Value], attrs: ir.Attrs, count: int
+    ) -> Sequence[Varying]:
+        """Along which axes the results of an operation vary."""
 
 
 class Interpreter:
@@ -34,6 +56,7 @@ class Interpreter:
     def __init__(self, parent: Interpreter | None, function: str = "") -> None:
         self.parent = parent
         self.function = function
+        self.manual: Manual | None = parent.manual if parent is not None else None
         self._is_closed = False
 
     @property
@@ -77,6 +100,11 @@ class Tracer(value.Value):
         twin = copy_.copy(self)
         twin.weak = weak
         return twin
+
+    @property
+    def varying(self) -> Varying:
+        """Manual axes along which devices hold different values, inside `shard_map(check_vma=True)`."""
+        return EQUAL
 
     def concrete(self) -> array_.Array | None:
         """The array behind this tracer, when its transformation has one."""
@@ -339,8 +367,11 @@ def bind_attrs(
     op: primitive.Primitive, values: Sequence[value.Value], attrs: ir.Attrs
 ) -> tuple[value.Value, ...]:
     """As `bind`, for operands and attributes that are canonical."""
+    interpreter = _current.get()
+    if interpreter.manual is not None:
+        op, values, attrs = interpreter.manual.prepare(op, values, attrs)
     out_types = ir.infer_types(op, [v.type for v in values], attrs)
-    return _current.get().process(op, values, attrs, out_types)
+    return interpreter.process(op, values, attrs, out_types)
 
 
 def bind1(op: primitive.Primitive, *args: object, **attrs: object) -> value.Value:
@@ -352,12 +383,20 @@ def bind1(op: primitive.Primitive, *args: object, **attrs: object) -> value.Valu
 class StagedTracer(Tracer):
     """A value of a program under construction; `number` is set for its arguments."""
 
-    __slots__ = ("number", "variable")
+    __slots__ = ("_varying", "number", "variable")
 
-    def __init__(self, owner: Staging, var: ir.Var, weak: bool, number: int | None = None) -> None:
+    def __init__(
+        self, owner: Staging, var: ir.Var, weak: bool, number: int | None = None, varying: Varying = EQUAL
+    ) -> None:
         super().__init__(owner, var.type, weak)
         self.variable = var
         self.number = number
+        self._varying = varying
+
+    @property
+    def varying(self) -> Varying:
+        """See `Tracer`."""
+        return self._varying
 
     def origin(self) -> str:
         """Where the value comes from, for messages."""
@@ -377,16 +416,19 @@ class Staging(Interpreter):
 
     transform = "tracing"
 
-    def __init__(self, parent: Interpreter | None, function: str = "") -> None:
+    def __init__(self, parent: Interpreter | None, function: str = "", manual: Manual | None = None) -> None:
         super().__init__(parent, function)
+        self.manual = (
+            manual  # programs that are traced again hold all that it adds, and do not say what varies
+        )
         self.builder = ir.Builder()
         self.captures: dict[int, tuple[ir.Var, value.Value]] = {}
         self.num_parameters = 0
 
-    def parameter(self, type: ir.ArrayType, weak: bool = False) -> StagedTracer:
+    def parameter(self, type: ir.ArrayType, weak: bool = False, varying: Varying = EQUAL) -> StagedTracer:
         """A tracer for a fresh parameter."""
         self.num_parameters += 1
-        return StagedTracer(self, ir.Var(type), weak, self.num_parameters - 1)
+        return StagedTracer(self, ir.Var(type), weak, self.num_parameters - 1, varying)
 
     def var(self, x: value.Value) -> ir.Var:
         """The variable that holds `x` in the program under construction."""
@@ -415,7 +457,13 @@ class Staging(Interpreter):
             op, [self.var(a) for a in args], attrs, where=user_line(), out_types=out_types
         )
         weak = out_weak(op, args, attrs, len(outputs))
-        return tuple(StagedTracer(self, v, flag) for v, flag in zip(outputs, weak, strict=True))
+        if self.manual is None:
+            return tuple(StagedTracer(self, v, flag) for v, flag in zip(outputs, weak, strict=True))
+        varying = self.manual.results(op, args, attrs, len(outputs))
+        return tuple(
+            StagedTracer(self, v, flag, varying=axes)
+            for v, flag, axes in zip(outputs, weak, varying, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +473,7 @@ class Staged:
     program: ir.Program
     captures: tuple[value.Value, ...]
     weak: tuple[bool, ...]
+    varying: tuple[Varying, ...] = ()
 
     @property
     def has_captured_tracers(self) -> bool:
@@ -439,6 +488,8 @@ def stage(
     weak: Sequence[bool] | None = None,
     name: str = "main",
     transform: str = "tracing",
+    varying: Sequence[Varying] | None = None,
+    manual: Manual | None = None,
 ) -> Staged:
     """Trace `f`, a function of flat values that returns flat values, at the given types.
 
@@ -448,14 +499,19 @@ def stage(
         weak: weak flags of the parameters; all strong when absent.
         name: name of the program.
         transform: what traces it, for messages.
+        varying: along which manual axes the parameters vary, see `varying_of`; where it is absent, nothing
+            is asked of the operations inside.
+        manual: what `shard_map` asks of the operations; what holds here already when absent.
 
     Raises:
         LeakedTracerError: a result belongs to a transformation that has finished.
     """
-    staging = Staging(current(), name)
+    asked = None if varying is None else manual or current().manual
+    staging = Staging(current(), name, asked)
     staging.transform = transform
     flags = weak if weak is not None else (False,) * len(types)
-    params = [staging.parameter(type_, flag) for type_, flag in zip(types, flags, strict=True)]
+    axes = varying if varying is not None else (EQUAL,) * len(types)
+    params = [staging.parameter(*each) for each in zip(types, flags, axes, strict=True)]
     with running(staging):
         outputs = [as_value(result) for result in f(*params)]
         results = [staging.var(output) for output in outputs]
@@ -466,12 +522,30 @@ def stage(
     )
     if config.get("check") >= 2:
         check.check(program)
-    staged = Staged(program, tuple(x for _, x in captured), tuple(output.weak for output in outputs))
+    staged = Staged(
+        program,
+        tuple(x for _, x in captured),
+        tuple(output.weak for output in outputs),
+        tuple(varying_axes(output) for output in outputs) if asked is not None else (),
+    )
     if config.get("check_tracer_leaks"):
         params.clear()
         outputs.clear()
         leaks.check(staging)
     return staged
+
+
+def varying_axes(x: value.Value) -> Varying:
+    """Manual axes along which devices hold different values; none outside of `shard_map`."""
+    return x.varying if isinstance(x, Tracer) else EQUAL
+
+
+def varying_of(values: Sequence[value.Value]) -> tuple[Varying, ...] | None:
+    """Along which manual axes operands vary, for the parameters of a body that is traced for them; None
+    outside of `shard_map(check_vma=True)`. Part of the key of a body that is kept.
+    """
+    manual = _current.get().manual
+    return None if manual is None else tuple([manual.varying(x) for x in values])
 
 
 def evaluate(program: ir.Program, args: Sequence[value.Value]) -> tuple[value.Value, ...]:

@@ -14,12 +14,8 @@ from infini.lax.collectives import (
     axis_index as axis_index,
     axis_index_p as axis_index_p,
     axis_size as axis_size,
-    pmax as pmax,
     pmax_p as pmax_p,
-    pmean as pmean,
-    pmin as pmin,
     pmin_p as pmin_p,
-    psum as psum,
     psum_p as psum_p,
 )
 from infini.lax.complex_views import (
@@ -238,19 +234,29 @@ from infini.lax.elementwise import (
     xor_p as xor_p,
 )
 from infini.lax.exchanges import (
-    all_gather as all_gather,
     all_gather_p as all_gather_p,
-    all_to_all as all_to_all,
     all_to_all_p as all_to_all_p,
     ppermute as ppermute,
     ppermute_p as ppermute_p,
     pshuffle as pshuffle,
-    psum_scatter as psum_scatter,
     psum_scatter_p as psum_scatter_p,
     pswapaxes as pswapaxes,
 )
 from infini.lax.fft import FftType as FftType, fft as fft, fft_p as fft_p
 from infini.lax.folding import reduce as reduce
+from infini.lax.groups import (
+    all_gather as all_gather,
+    all_to_all as all_to_all,
+    pbroadcast as pbroadcast,
+    pmax as pmax,
+    pmean as pmean,
+    pmin as pmin,
+    precv as precv,
+    psend as psend,
+    psum as psum,
+    psum_scatter as psum_scatter,
+    ragged_all_to_all as ragged_all_to_all,
+)
 from infini.lax.incomplete import (
     betainc as betainc,
     betainc_p as betainc_p,
@@ -359,6 +365,12 @@ from infini.lax.top_k import (
     approx_min_k as approx_min_k,
     top_k as top_k,
     top_k_p as top_k_p,
+)
+from infini.lax.varying import (
+    pcast as pcast,
+    psum_invariant_p as psum_invariant_p,
+    pvary as pvary,
+    pvary_p as pvary_p,
 )
 from infini.lax.view import (
     broadcast as broadcast,

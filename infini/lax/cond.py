@@ -11,7 +11,7 @@ from infini.core import config, dtypes, errors, ir, primitive, trace, tree
 from infini.core.ir import ArrayType, Program
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import elementwise as e, families
+from infini.lax import elementwise as e, families, varying as varying_
 from infini.lax.calls import Context, Flags, MaybeValues, Values, check_operands, merge, nonzero
 from infini.lax.families import bind_scalars, is_linear
 from infini.lax.loop_bodies import where_apart
@@ -314,17 +314,44 @@ def _branch(
     labels = ("false_fun", "true_fun") if what == "cond" else [f"branch {i}" for i in range(len(branches))]
     names = [getattr(b, "__name__", "branch") for b in branches]
     types, weak = [v.type for v in values], [v.weak for v in values]
+    # A collective inside a branch that only some devices take would wait for ever, so marks of operands and
+    # captured values, whose transposes are sums, stand before the branches.
+    axes, manual = trace.varying_axes(chosen), varying_.inside_branch(chosen)
+    values = varying_.marked(values, [axes] * len(values))
+    varying = trace.varying_of(values)
     staged = [
-        trace.stage(flat(branch), types, weak=weak, name=name)
+        trace.stage(flat(branch), types, weak=weak, name=name, varying=varying, manual=manual)
         for branch, name in zip(branches, names, strict=True)
     ]
+    if varying is not None and len({s.varying for s in staged}) > 1 and _same_results(out_trees, staged):
+        # Every branch gives results that vary along the axes of all: devices may take different branches.
+        common = [trace.EQUAL.union(*column) for column in zip(*(s.varying for s in staged), strict=True)]
+        staged = [
+            trace.stage(
+                _marked(flat(branch), common), types, weak=weak, name=name, varying=varying, manual=manual
+            )
+            for branch, name in zip(branches, names, strict=True)
+        ]
+        del out_trees[len(branches) :]
     _check_results(what, labels, out_trees, [s.program.out_types for s in staged])
     programs, captures = unify_captures(staged)
+    captures = varying_.marked(captures, [axes] * len(captures))
     index = e.convert_element_type(chosen, dtypes.int32)
     results = trace.bind(cond_p, index, *captures, *values, branches=tuple(programs))
     flags = [all(column) for column in zip(*(s.weak for s in staged), strict=True)]
     marked = [r.with_weak(flag) for r, flag in zip(results, flags, strict=True)]
     return tree.unflatten(out_trees[0], marked)
+
+
+def _same_results(out_trees: Sequence[tree.PyTreeDef], staged: Sequence[trace.Staged]) -> bool:
+    return len(set(out_trees)) == 1 and len({s.program.out_types for s in staged}) == 1
+
+
+def _marked(
+    branch: Callable[..., Sequence[Any]], axes: Sequence[trace.Varying]
+) -> Callable[..., Sequence[Any]]:
+    """A branch whose results are marked as varying along these axes."""
+    return lambda *args: varying_.marked([trace.as_value(x) for x in branch(*args)], axes)
 
 
 def _known(x: Value) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 from infini.core import dtypes, errors, trace, tree, tree_flatten
 from infini.core.ir import ArrayType
 from infini.core.value import Value
-from infini.lax import elementwise as e
+from infini.lax import elementwise as e, varying as varying_
 from infini.lax.calls import Flags
 
 
@@ -101,26 +101,49 @@ def trace_body(
     extra_types: Sequence[ArrayType],
     extra_weak: Sequence[bool],
     name: str,
+    extra_varying: Sequence[trace.Varying] | None = None,
 ) -> tuple[trace.Staged, Carry]:
     """Trace a loop body whose first results are the next carry. Returns it with the carry it starts from.
 
-    Weak leaves that come back with another dtype are converted to the common one, until nothing changes.
+    Weak leaves that come back with another dtype are converted to the common one, until nothing changes. So
+    are leaves that come back varying along more manual axes than they start with.
 
     Raises:
         TypeMismatchError: the body changes a type.
     """
-    for _ in range(len(carry.leaves) + 1):
+    varying = None if extra_varying is None else [trace.varying_axes(leaf) for leaf in carry.leaves]
+    count = len(carry.leaves)
+    while True:
         types, weak = [*carry.types, *extra_types], [*carry.weak, *extra_weak]
-        staged = trace.stage(flat, types, weak=weak, name=name)
+        if varying is None or extra_varying is None:
+            staged = trace.stage(flat, types, weak=weak, name=name)
+        else:
+            staged = trace.stage(
+                _marking(flat, varying), types, weak=weak, name=name, varying=[*varying, *extra_varying]
+            )
         widened = [
             _widened(old, new, new_weak)
             for old, new, new_weak in zip(carry.leaves, staged.program.out_types, staged.weak, strict=False)
         ]
-        if all(a is b for a, b in zip(widened, carry.leaves, strict=True)):
+        grown = varying and [a | b for a, b in zip(varying, staged.varying[:count], strict=True)]
+        if grown == varying and all(a is b for a, b in zip(widened, carry.leaves, strict=True)):
             break
-        carry = carry.replace(widened)
+        varying = grown
+        carry = carry.replace(widened if varying is None else varying_.marked(widened, varying))
     carry.check(staged.program.out_types)
     return staged, carry
+
+
+def _marking(
+    flat: Callable[..., Sequence[Any]], varying: Sequence[trace.Varying]
+) -> Callable[..., Sequence[Any]]:
+    """The body with its carry marked as varying along as many axes as it goes in with."""
+
+    def run(*args: Value) -> Sequence[Any]:
+        results = [trace.as_value(x) for x in flat(*args)]
+        return [*varying_.marked(results[: len(varying)], varying), *results[len(varying) :]]
+
+    return run
 
 
 def _widened(old: Value, new: ArrayType, new_weak: bool) -> Value:

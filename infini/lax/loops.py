@@ -77,7 +77,9 @@ def scan(
 
     name = getattr(f, "__name__", "scan_body")
     x_types = [unstacked(x.type) for x in x_values]
-    staged, start = loop_bodies.trace_body(flat, carry, x_types, [x.weak for x in x_values], name)
+    staged, start = loop_bodies.trace_body(
+        flat, carry, x_types, [x.weak for x in x_values], name, trace.varying_of(x_values)
+    )
     loop = Scan(staged.program, len(staged.captures), count, length, bool(reverse))
     operands = [*staged.captures, *start.leaves, *x_values]
     found = unrolling.bind(loop, operands, num_steps_per_turn)
@@ -195,9 +197,12 @@ def while_loop(
             )
         return leaves
 
-    body, start = loop_bodies.trace_body(flat_body, carry, (), (), getattr(body_fun, "__name__", "body"))
+    body, start = loop_bodies.trace_body(
+        flat_body, carry, (), (), getattr(body_fun, "__name__", "body"), trace.varying_of(())
+    )
     name = getattr(cond_fun, "__name__", "condition")
-    condition = trace.stage(flat_cond, start.types, weak=start.weak, name=name)
+    varying = trace.varying_of(start.leaves)
+    condition = trace.stage(flat_cond, start.types, weak=start.weak, name=name, varying=varying)
     found = trace.bind(
         while_p,
         *condition.captures,

@@ -1,8 +1,11 @@
 """`shard_map`: a program over the local parts of arrays, with collectives written by hand.
 
 An operand is cut by its entry of `in_specs`; results are joined by `out_specs`. A result is taken to be
-equal on all devices along axes its spec does not name. The partitioner inlines the body, which is
-per-device already.
+equal on all devices along manual axes its spec does not name. The partitioner inlines the body, which is
+per-device already along its manual axes.
+
+With `check_vma` the body marks where equal values meet different ones (`lax.varying`), so it is transposed as
+it stands. Without, cotangents of equal values are shared and added up at its edges.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from infini.core.ir import ArrayType, Program
 from infini.core.mesh import AbstractMesh, AxisEntry
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import collectives, families, placement
+from infini.lax import collectives, exchanges, families, placement, places
 from infini.lax.calls import Context, Flags, MaybeValues, Values, check_operands, merge, nonzero
 from infini.lax.families import is_linear
 
@@ -44,6 +47,7 @@ def _type(
     mesh: AbstractMesh,
     in_specs: tuple[Spec, ...],
     out_specs: tuple[Spec, ...],
+    **_: object,
 ) -> tuple[ArrayType, ...]:
     for type_, spec in zip(types, in_specs, strict=True):
         placement.check_spec(type_, mesh, spec)
@@ -60,10 +64,16 @@ def _reference(evaluate: Any, *arrays: np.ndarray, body: Program, mesh: Abstract
     return evaluate(body, arrays)
 
 
-def unnamed_axes(spec: Spec, mesh_: AbstractMesh) -> tuple[str, ...]:
-    """Axes of a mesh that a spec does not name."""
+def manual_axes(attrs: ir.Attrs) -> tuple[str, ...]:
+    """The axes along which the body is per-device; all that the mesh has unless some are named."""
+    found: tuple[str, ...] = attrs.get("axes", ()) or attrs["mesh"].axis_names
+    return found
+
+
+def unnamed_axes(spec: Spec, axes: Sequence[str]) -> tuple[str, ...]:
+    """Those of some axes that a spec does not name."""
     named = {name for entry in spec for name in mesh.entry_axes(entry)}
-    return tuple(name for name in mesh_.axis_names if name not in named)
+    return tuple(name for name in axes if name not in named)
 
 
 def _jvp(ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs) -> tuple[Values, MaybeValues]:
@@ -87,12 +97,12 @@ def _where(flags: Flags, items: Sequence[Any]) -> tuple[Any, ...]:
 def _linearize(
     ctx: Context, primals: Values, tangents: MaybeValues, attrs: ir.Attrs
 ) -> tuple[Values, MaybeValues]:
-    body, mesh_, flags = attrs["body"], attrs["mesh"], nonzero(tangents)
+    body, flags = attrs["body"], nonzero(tangents)
     count = len(body.results)
     parts = ctx.linearize_program(body, flags)
     # Each device keeps its own residuals: they are stacked along a fresh leading dimension split over
-    # the whole mesh.
-    stacked_spec = (mesh_.axis_names,)
+    # all manual axes.
+    stacked_spec = (manual_axes(attrs),)
     primal, linear = _stacking(parts.primal, count), _unstacking(parts.linear, parts.known)
     extra_specs = (stacked_spec,) * (len(primal.results) - count)
     results = ctx.bind_primal(
@@ -145,13 +155,15 @@ def _unstacking(program: Program, known: Sequence[int | None]) -> Program:
 
 
 def _transpose(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: ir.Attrs) -> MaybeValues:
-    mesh_, in_specs = attrs["mesh"], attrs["in_specs"]
+    in_specs = attrs["in_specs"]
     linear, given = tuple(is_linear(a) for a in args), nonzero(cts)
     body, out_flags = ctx.transpose_program(attrs["body"], linear, given)
     known_specs = _where(tuple(not flag for flag in linear), in_specs)
     ct_specs = _where(given, attrs["out_specs"])
     found_specs = _where(out_flags, _where(linear, in_specs))
-    backward = _balanced(body, ct_specs, found_specs, mesh_, len(known_specs))
+    backward = (
+        body if attrs.get("check_vma") else _balanced(body, ct_specs, found_specs, attrs, len(known_specs))
+    )
     found = trace.bind(
         shard_map_p, *(a for a in args if not is_linear(a)), *(ct for ct in cts if ct is not None),
         **attrs.replace(body=backward, in_specs=(*known_specs, *ct_specs), out_specs=found_specs),
@@ -160,20 +172,21 @@ def _transpose(ctx: Context, cts: MaybeValues, args: Sequence[Any], attrs: ir.At
 
 
 def _balanced(
-    body: Program, ct_specs: Sequence[Spec], found_specs: Sequence[Spec], mesh_: AbstractMesh, num_known: int
+    body: Program, ct_specs: Sequence[Spec], found_specs: Sequence[Spec], attrs: ir.Attrs, num_known: int
 ) -> Program:
     """The transposed body between specs: a value that was equal on devices is one value, so its
     cotangents share and add.
     """
+    mesh_, axes = attrs["mesh"], manual_axes(attrs)
 
     def run(*args: Value) -> Sequence[Value]:
         shared = [
-            _divided(ct, math.prod(mesh_.shape[name] for name in unnamed_axes(spec, mesh_)))
+            _divided(ct, math.prod(mesh_.shape[name] for name in unnamed_axes(spec, axes)))
             for ct, spec in zip(args[num_known:], ct_specs, strict=True)
         ]
         found = trace.evaluate(body, [*args[:num_known], *shared])
         return [
-            collectives.psum(ct, unnamed_axes(spec, mesh_)) if unnamed_axes(spec, mesh_) else ct
+            collectives.psum(ct, unnamed_axes(spec, axes)) if unnamed_axes(spec, axes) else ct
             for ct, spec in zip(found, found_specs, strict=True)
         ]
 
@@ -212,3 +225,28 @@ shard_map_p: Primitive = primitive.register(
         is_higher_order=True,
     )
 )
+
+
+# --- collectives over manual axes inside what is split over others ---------------------------------
+
+
+def _place_collective(
+    op: Primitive, in_types: Sequence[ArrayType], out_types: Sequence[ArrayType], attrs: ir.Attrs
+) -> places.Factors:
+    """PLACE of collectives: every dimension that they leave alone may be split over other axes."""
+    moved = attrs.get("dimensions", (None,) * len(in_types))
+    both = {attrs[name] for name in ("split", "concat") if name in attrs}
+    found, sizes = [], {}
+    for number, (type_, dimension) in enumerate(zip(in_types, moved, strict=True)):
+        busy = {d % type_.ndim for d in both | ({dimension} - {None})}
+        own = {d: f"operand{number}_{d}" for d in range(type_.ndim) if d not in busy}
+        sizes.update({name: type_.shape[d] for d, name in own.items()})
+        found.append(tuple((own[d],) if d in own else places.WHOLE for d in range(type_.ndim)))
+    return places.Factors(tuple(found), tuple(found), sizes)
+
+
+for _op in (
+    collectives.psum_p, collectives.pmax_p, collectives.pmin_p, exchanges.all_gather_p,
+    exchanges.psum_scatter_p, exchanges.ppermute_p, exchanges.all_to_all_p,
+):  # fmt: skip
+    _op.rules[primitive.PLACE] = _place_collective

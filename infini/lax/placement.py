@@ -93,16 +93,35 @@ def mesh_and_spec(where: Any, what: str) -> tuple[sharding.Mesh, PartitionSpec]:
     """
     if isinstance(where, sharding.NamedSharding):
         return where.mesh, where.spec
-    if not isinstance(where, PartitionSpec):
-        raise errors.TypeMismatchError(f"{what} takes a NamedSharding or a P", got=repr(where))
     current = sharding.current_mesh()
-    if current is None:
-        raise errors.ValueMismatchError(
-            f"{what} was given a P outside of a mesh",
-            got=repr(where),
-            fix="use `with mesh:`, or pass NamedSharding(mesh, spec)",
-        )
+    if not isinstance(where, PartitionSpec) or current is None:
+        raise _no_mesh(where, what)
     return current, where
+
+
+def abstract_mesh_and_spec(where: Any, what: str) -> tuple[AbstractMesh, PartitionSpec]:  # Any: as above
+    """As `mesh_and_spec` where devices do not matter: a mesh without devices gives a `P` its meaning, too.
+
+    Raises:
+        ValueMismatchError: a `P` has no mesh around it.
+        TypeMismatchError: it is neither.
+    """
+    if isinstance(where, sharding.NamedSharding):
+        return where.mesh.abstract, where.spec
+    current = sharding.current_abstract_mesh()
+    if not isinstance(where, PartitionSpec) or current is None:
+        raise _no_mesh(where, what)
+    return current, where
+
+
+def _no_mesh(where: Any, what: str) -> errors.InfiniError:  # Any: what a user may pass
+    if not isinstance(where, PartitionSpec):
+        return errors.TypeMismatchError(f"{what} takes a NamedSharding or a P", got=repr(where))
+    return errors.ValueMismatchError(
+        f"{what} was given a P outside of a mesh",
+        got=repr(where),
+        fix="use `with set_mesh(mesh):`, or pass NamedSharding(mesh, spec)",
+    )
 
 
 def constrain(x: Any, mesh_: AbstractMesh, spec: Sequence[AxisEntry]) -> Value:  # Any: an operand
@@ -130,8 +149,8 @@ def with_sharding_constraint(x: Any, shardings: Any) -> Any:  # Any: pytrees
     """
 
     def one(where: Any, part: Any) -> Any:
-        found, spec = mesh_and_spec(where, "with_sharding_constraint")
-        return tree.map(lambda leaf: constrain(leaf, found.abstract, spec), part)
+        found, spec = abstract_mesh_and_spec(where, "with_sharding_constraint")
+        return tree.map(lambda leaf: constrain(leaf, found, spec), part)
 
     return tree.map(one, shardings, x, is_leaf=is_sharding)
 

@@ -58,6 +58,11 @@ class BatchTracer(trace.Tracer):
         super().__init__(owner, batch.type.update(shape=batch.shape[1:]), batch.weak)
         self.batch = batch
 
+    @property
+    def varying(self) -> trace.Varying:
+        """See `trace.Tracer`."""
+        return trace.varying_axes(self.batch)
+
     def with_weak(self, weak: bool) -> BatchTracer:
         """The same value with another weak flag, which goes with it when it leaves the transformation."""
         copy = super().with_weak(weak)

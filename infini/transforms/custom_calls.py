@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from infini.core import host, primitive, trace
 from infini.core.value import Value
-from infini.lax import custom_rules, families
+from infini.lax import custom_marks, custom_rules, families, varying as varying_
 from infini.lax.calls import Flags, MaybeValues, Values, nonzero
 from infini.lax.custom_rules import Backward, Forward, Rule
 from infini.transforms import linear
@@ -80,6 +80,9 @@ class CustomCall:
         assert self.forward is not None
         with trace.running(interpreter.parent):
             outs, residuals, backward = self.forward(primals, nonzero(tangents))
+            varying = trace.varying_of(primals)
+        if varying is not None:
+            backward = custom_marks.checked_backward(self.name, backward, varying)
         types = [r.type for r in outs]
         return outs, custom_rules.bind_linear(interpreter, backward, residuals, primals, tangents, types)
 
@@ -118,33 +121,59 @@ class CustomCall:
         )
 
     def _stage(self, args: Values) -> list[Value]:
+        manual, varying = trace.current().manual, trace.varying_of(args)
+        if manual is not None and self.rule is not None:
+            args = varying_.marked(args, [trace.EQUAL.union(*map(trace.varying_axes, args))] * len(args))
+            varying = trace.varying_of(args)
         staged = trace.stage(
-            self.function, [a.type for a in args], weak=[a.weak for a in args], name=self.name
+            self.function,
+            [a.type for a in args],
+            weak=[a.weak for a in args],
+            name=self.name,
+            varying=varying,
         )
-        count = len(staged.captures)
+        count, axes = len(staged.captures), trace.axis_env()
         op: primitive.Primitive
         if self.rule is not None:
             op, rule_attr = custom_rules.custom_jvp_call_p, "rule"
-            function: Callable[..., object] = _rule_after_captures(self.rule, count)
+            function: Callable[..., object] = _rule_after_captures(self.rule, count, axes)
         else:
             assert self.forward is not None
             op, rule_attr = custom_rules.custom_vjp_call_p, "forward"
-            function = _forward_after_captures(self.forward, count)
+            forward = self.forward
+            if manual is not None and varying is not None:
+                forward = custom_marks.marked_forward(self.name, forward, manual, varying)
+            function = _forward_after_captures(forward, count, axes)
         function.__name__ = self.name
-        key = None if self.key is None else (rule_attr, self.key, count)
+        key = None if self.key is None else (rule_attr, self.key, count, varying, axes)
         attrs = {rule_attr: host.register(function, key=key)}
         results = trace.bind(op, *staged.captures, *args, body=staged.program, **attrs)
         return [r.with_weak(flag) for r, flag in zip(results, staged.weak, strict=True)]
 
 
-def _rule_after_captures(rule: Rule, count: int) -> Rule:
+# Rules run when the program is differentiated, with the named axes of the place where they were staged.
+_Axes = tuple[tuple[str, int], ...]
+
+
+def _rule_after_captures(rule: Rule, count: int, axes: _Axes) -> Rule:
     """The rule of a body whose first parameters are values that the function closes over."""
-    return lambda primals, tangents: rule(primals[count:], tangents[count:])
+
+    def after(primals: Values, tangents: MaybeValues) -> tuple[Values, MaybeValues]:
+        with trace.named_axes(*axes):
+            return rule(primals[count:], tangents[count:])
+
+    return after
 
 
-def _forward_after_captures(run: Forward, count: int) -> Forward:
+def _forward_after_captures(run: Forward, count: int, axes: _Axes) -> Forward:
     def after(primals: Values, perturbed: Flags) -> tuple[Values, Values, Backward]:
-        outs, residuals, backward = run(primals[count:], perturbed[count:])
-        return outs, residuals, lambda saved, cts: [*[None] * count, *backward(saved, cts)]
+        with trace.named_axes(*axes):
+            outs, residuals, backward = run(primals[count:], perturbed[count:])
+
+        def back(saved: Values, cts: MaybeValues) -> MaybeValues:
+            with trace.named_axes(*axes):
+                return [*[None] * count, *backward(saved, cts)]
+
+        return outs, residuals, back
 
     return after

@@ -27,6 +27,11 @@ class JVPTracer(trace.Tracer):
         self.primal = primal
         self.tangent = tangent
 
+    @property
+    def varying(self) -> trace.Varying:
+        """See `trace.Tracer`."""
+        return trace.varying_axes(self.primal)
+
     def with_weak(self, weak: bool) -> JVPTracer:
         """The same value with another weak flag, which goes with it when it leaves the transformation."""
         copy = super().with_weak(weak)

@@ -28,6 +28,9 @@ class LinearStaging(trace.Staging):
     a residual.
     """
 
+    def __init__(self, parent: trace.Interpreter) -> None:
+        super().__init__(parent, manual=parent.manual)
+
     def var(self, x: Value) -> ir.Var:
         """As of `Staging`, but arrays are residuals whatever their size, so programs stay equal."""
         if isinstance(x, array.Array):
@@ -58,6 +61,11 @@ class LinearizeTracer(trace.Tracer):
         super().__init__(owner, primal.type, primal.weak)
         self.primal = primal
         self.tangent = tangent
+
+    @property
+    def varying(self) -> trace.Varying:
+        """See `trace.Tracer`."""
+        return trace.varying_axes(self.primal)
 
     def with_weak(self, weak: bool) -> LinearizeTracer:
         """The same value with another weak flag, which goes with it when it leaves the transformation."""
@@ -315,7 +323,7 @@ def linearize_values(
     """
     name = getattr(f, "__name__", "f")
     interpreter = Linearize(trace.current(), name)
-    tangents = [interpreter.linear.parameter(p.type) for p in primals]
+    tangents = [interpreter.linear.parameter(p.type, varying=trace.varying_axes(p)) for p in primals]
     boxed = [LinearizeTracer(interpreter, p, t) for p, t in zip(primals, tangents, strict=True)]
     with trace.running(interpreter):
         results = [trace.as_value(r) for r in f(*boxed)]

@@ -18,7 +18,7 @@ from infini.core.layout import AutoLayout, Layout
 from infini.core.sharding import NamedSharding, SingleDeviceSharding
 from infini.core.value import Value
 from infini.lax import placement
-from infini.transforms import flat, layouts
+from infini.transforms import flat, layouts, parts
 
 
 def device_put(
@@ -85,6 +85,8 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
     if isinstance(where, backend.Device):
         where = sharding.on_one(where)
     if isinstance(where, mesh.PartitionSpec):
+        if not trace.is_eager():
+            return placement.constrain(value, *placement.abstract_mesh_and_spec(where, "device_put"))
         where = NamedSharding(*placement.mesh_and_spec(where, "device_put"))
     if not trace.is_eager():
         is_split = isinstance(where, NamedSharding)
@@ -117,9 +119,12 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
             got=repr(where.spec),
             fix="P.UNCONSTRAINED is for shard, jit and with_sharding_constraint; write None or an axis",
         )
+    is_split = isinstance(array.sharding, NamedSharding)
     is_on_mesh = isinstance(array.sharding, NamedSharding) and array.sharding.mesh == where.mesh
+    if is_split and not is_on_mesh and not where.spec.unreduced:
+        return parts.between_meshes(array, where)
     if is_on_mesh or where.spec.unreduced:
-        return _respread(array, where)
+        return parts.respread(array, where)
     return Array(array.type, execute.shards(array, where), where, weak=array.weak, committed=True)
 
 
@@ -162,16 +167,6 @@ def with_layout_constraint(x: Any, layouts_: Any) -> Any:  # Any: pytrees
         is_eager = trace.is_eager()
         found.append(layouts.arranged(trace.to_array(value), layout) if is_eager else value)
     return tree.unflatten(treedef, found)
-
-
-def _respread(x: Array, where: NamedSharding) -> Array:
-    """An array of a mesh in another placement there; its parts may lie in several processes, so a
-    program moves them.
-    """
-    staged = trace.stage(lambda v: [placement.constrain(v, where.mesh.abstract, where.spec)], [x.type])
-    options = backend.CompileOptions(mesh=where.mesh.abstract)
-    (moved,) = execute.run(staged.program, [x], options, where.mesh)
-    return moved.with_weak(x.weak)
 
 
 def make_array_from_callback(

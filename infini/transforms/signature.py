@@ -168,8 +168,8 @@ class Key(NamedTuple):
     static: tuple[tuple[int | str, Any], ...]
     static_kinds: tuple[type, ...]
     holes: tuple[tuple[int, ir.Shape], ...]
-    axes: tuple[tuple[str, int], ...]
-    mesh: sharding_.Mesh | None
+    axes: tuple[Hashable, ...]  # names and sizes, then along which of them arguments vary
+    mesh: sharding_.Entered
     knobs: tuple[Hashable, ...]
 
     @classmethod

@@ -152,6 +152,7 @@ class Jitted:
         leaves, in_tree = tree.flatten((dynamic_args, dynamic_kwargs))
         holes, leaves = flat.Holes.of(leaves)
         values = flat.values(leaves, f"arguments of {self._name}")
+        varying = trace.varying_of(values)
         key = Key.of(
             in_tree,
             tuple([(v.type, v.weak) for v in values]),
@@ -159,15 +160,15 @@ class Jitted:
             # 2, 2.0 and True are equal and trace differently.
             tuple([type(item) for _, item in static]),
             holes.shapes,
-            trace.axis_env(),
-            sharding.current_mesh(),
+            trace.axis_env() if varying is None else (*trace.axis_env(), trace.current().manual, *varying),
+            sharding.meshes_in_scope(),
             config.cache_key(),
         )
         try:
             found = self._cache.get(key)
         except TypeError as error:
             if not requires_hashable:
-                return values, self._trace(args, kwargs, in_tree, holes, key.types, static)
+                return values, self._trace(args, kwargs, in_tree, holes, key.types, static, varying=varying)
             raise errors.ValueMismatchError(
                 f"static arguments of {self._name} must be hashable",
                 got=repr(static),
@@ -176,7 +177,7 @@ class Jitted:
         if found is None:
             if len(self._cache):
                 self._note_miss(key)
-            found = self._trace(args, kwargs, in_tree, holes, key.types, static)
+            found = self._trace(args, kwargs, in_tree, holes, key.types, static, varying=varying)
             if not found.staged.has_captured_tracers:
                 self._cache.put(key, found)
         return values, found
@@ -207,6 +208,8 @@ class Jitted:
         holes: flat.Holes,
         types: Sequence[tuple[ArrayType, bool]],
         static: tuple[tuple[int | str, Any], ...],
+        *,
+        varying: Sequence[trace.Varying] | None = None,
     ) -> Specialisation:
         self.num_traces += 1
         positions = {key: item for key, item in static if isinstance(key, int)}
@@ -222,7 +225,7 @@ class Jitted:
         f = flat.FlatFunction(call, in_tree, holes=holes)
         in_types, weak = [t for t, _ in types], [w for _, w in types]
         with execute.unswept():
-            staged = trace.stage(f, in_types, weak=weak, name=self._name, transform="jit")
+            staged = trace.stage(f, in_types, weak=weak, name=self._name, transform="jit", varying=varying)
         assert f.out_tree is not None
         called = signature.parameter_names(self.fun, in_tree, [i for i, _ in holes.shapes], list(positions))
         for var, name in zip(staged.program.params[len(staged.captures) :], called, strict=True):

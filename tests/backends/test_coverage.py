@@ -35,8 +35,8 @@ def test_gpus_lack_communication_and_nothing_else():
     rows = coverage.table(["cuda"])
     holes = {row.op.name for row in rows if row.worst("cuda") == "hole"}
     assert holes == {
-        "all_gather", "all_to_all", "axis_index", "pmax", "pmin", "ppermute", "psum", "psum_scatter",
-        "shard_map", "sharding_constraint",
+        "all_gather", "all_to_all", "axis_index", "pmax", "pmin", "ppermute", "psum", "psum_invariant",
+        "psum_scatter", "shard_map", "sharding_constraint",
     }  # fmt: skip
 
 

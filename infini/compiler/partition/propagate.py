@@ -333,7 +333,7 @@ def fixed_placements(program: Program, mesh: AbstractMesh) -> dict[Var, Asked]:
         if equation.op.name == "sharding_constraint":
             spec = P(*equation.attrs["spec"], unreduced=equation.attrs.get("unreduced", ()))
             found[equation.output] = p.asked(spec, equation.output.type.ndim, mesh)
-        elif equation.op.name == "shard_map":
+        elif equation.op.name == "shard_map" and not equation.attrs.get("axes"):
             for var, out in zip(equation.outputs, equation.attrs["out_specs"], strict=True):
                 found[var] = Asked(p.from_spec(out, var.type.ndim))
         else:

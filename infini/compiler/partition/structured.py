@@ -12,12 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.partition import placement as p
+from infini.compiler.partition import placement as p, prepare
 from infini.compiler.partition.costs import Note
 from infini.compiler.partition.local import Block, Local, structured
-from infini.compiler.partition.placement import Axes, Dims, Placement
+from infini.compiler.partition.placement import Asked, Axes, Dims, Placement
+from infini.compiler.partition.propagate import Plan, fixed_placements
+from infini.compiler.partition.reshard import Mover
 from infini.core import dtypes, primitive, trace
 from infini.core.ir import ArrayType, Equation, Program, Var
+from infini.core.mesh import AbstractMesh
 from infini.core.value import Value
 from infini.lax import families
 from infini.lax.cond import cond_p, unify_captures
@@ -54,12 +57,50 @@ def _folded(block: Block, local: Local) -> Local:
 @structured("shard_map")
 def _shard_map(block: Block, equation: Equation) -> list[Local]:
     attrs = equation.attrs
+    if attrs.get("axes"):
+        return _partly_manual(block, equation)
     specs = [p.from_spec(s, v.type.ndim) for s, v in zip(attrs["in_specs"], equation.inputs, strict=True)]
     operands = [
         block.operand(v, dims, (), "shard_map") for v, dims in zip(equation.inputs, specs, strict=True)
     ]
     results = trace.evaluate(attrs["body"], operands)
     return [Local(r, Placement(block.plan[v])) for r, v in zip(results, equation.outputs, strict=True)]
+
+
+def _partly_manual(block: Block, equation: Equation) -> list[Local]:
+    """A body that is per-device along some axes: it is partitioned over the others, inside each part."""
+    attrs, outer = equation.attrs, block.mover.mesh
+    kept = [name for name in outer.axis_names if name not in attrs["axes"]]
+    mesh = AbstractMesh(tuple(kept), tuple(outer.shape[name] for name in kept))
+    body = prepare.prepare(attrs["body"])
+    fixed = fixed_placements(body, mesh)
+    operands = []
+    for var, param, spec in zip(equation.inputs, body.params, attrs["in_specs"], strict=True):
+        given = p.from_spec(spec, var.type.ndim)
+        # Each part stays split over the other axes as the whole was, where that divides it.
+        now = block.env[var].placement.dims
+        rest = tuple(
+            axes if size % p.size_of(axes, mesh) == 0 else ()
+            for axes, size in zip(
+                (tuple(a for a in d if a in kept) for d in now), param.type.shape, strict=True
+            )
+        )
+        both = tuple(mine + others for mine, others in zip(given, rest, strict=True))
+        operands.append(Local(block.operand(var, both, (), "shard_map"), Placement(rest)))
+        fixed[param] = Asked(rest)
+    plan = Plan(mesh, fixed)
+    plan.run(body)
+    over = block.mover
+    mover = Mover(mesh, over.outermost, over.machine, over.strategies, over.window_bytes)
+    mover.collectives, mover.placements = over.collectives, over.placements
+    inner = Block(body, plan, mover)
+    results = []
+    for local, var, spec in zip(inner.run(operands), equation.outputs, attrs["out_specs"], strict=True):
+        dims = local.placement.dims
+        value = inner.moved(local, Placement(dims), "a result of shard_map")
+        given = p.from_spec(spec, var.type.ndim)
+        results.append(Local(value, Placement(tuple(a + b for a, b in zip(given, dims, strict=True)))))
+    return results
 
 
 @structured("debug_callback")
