@@ -165,7 +165,8 @@ def train(
                 batch = next(ready)
                 report = run.step(batch, ready.wait_s)
                 number = run.clock.num_steps
-                is_evaluated = bool(settings.evaluate_every) and number % settings.evaluate_every == 0
+                every = settings.evaluate_every
+                is_evaluated = bool(every and number % every == 0)
                 is_saved = checkpoints is not None and number % settings.checkpoint_every == 0
                 if (is_evaluated or is_saved) and run.is_spent():
                     is_evaluated = is_saved = False  # both come after the last step anyway
