@@ -286,6 +286,12 @@ class OneOfTwo:
         assert owners == (0, 1)
         return self
 
+    def duplicate(self) -> OneOfTwo:
+        return self
+
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        return [content, content]  # both have the same kernel
+
     def broadcast(self, content: bytes) -> bytes:
         if self.index == 0:
             self.message.append(content)
@@ -294,12 +300,14 @@ class OneOfTwo:
 
 def test_processes_take_the_choice_of_the_first(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning.agreement, "_agreed", {})
+    monkeypatch.setattr(tuning.agreement, "_comms", {})
     message: list[bytes] = []
     clock.seconds = {"BLOCK=64": 0.5}
     monkeypatch.setattr(comm, "processes", lambda: OneOfTwo(0, message))
     assert str(add_kernel().tune(of(2000), of(2000)).chosen) == "BLOCK=64"
     # The other process would find another one faster.
     monkeypatch.setattr(tuning.agreement, "_agreed", {})
+    monkeypatch.setattr(tuning.agreement, "_comms", {})
     choices.forget()
     clock.measured.clear()
     clock.seconds = {"BLOCK=512": 0.1}
