@@ -186,8 +186,8 @@ class Mesh:
         Example:
             >>> import infini as inf, infini.sharding
             >>> with inf.config(device="reference", cpu_devices=4):
-            ...     inf.sharding.make_mesh((2, 2), ("pp", "dp")).at("pp", 1)
-            Mesh({'dp': 2})
+            ...     inf.sharding.make_mesh((2, 2), ("pp", "dp")).at("pp", 1).shape
+            {'dp': 2}
         """
         if axis not in self.axis_names:
             raise errors.ValueMismatchError(

@@ -46,6 +46,13 @@ class ShapeDtypeStruct:
         object.__setattr__(self, "sharding", where)
         object.__setattr__(self, "weak_type", weak_type)
 
+    def __repr__(self) -> str:
+        said = [f"shape={self.shape}", f"dtype={self.dtype.name}"]
+        said += [f"sharding={self.sharding}"] if self.sharding is not None else []
+        said += ["weak_type=True"] if self.weak_type else []
+        said += [f"layout={self.layout}"] if self.layout is not None else []
+        return f"ShapeDtypeStruct({', '.join(said)})"
+
     @property
     def format(self) -> Format:
         """How it would lie in memory, and where."""

@@ -449,6 +449,6 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # An
     Example:
         >>> import infini as inf
         >>> inf.eval_shape(lambda x: x @ x.T, inf.ShapeDtypeStruct((2, 3), "float32"))
-        ShapeDtypeStruct(shape=(2, 2), dtype=dtype('float32'), sharding=None, weak_type=False)
+        ShapeDtypeStruct(shape=(2, 2), dtype=float32)
     """
     return jit(fun).eval_shape(*args, **kwargs)
