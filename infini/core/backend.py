@@ -86,6 +86,7 @@ class CompileOptions:
         machine: what the partitioner compares ways to split the program by; see `core.machine`.
         strategies: pairs (operation, strategy): how operations are split that the user decided about.
         collectives: how collectives are joined, and in which order sums are taken.
+        named: pairs (name, spec): how values with a name are split over the mesh.
     """
 
     donated: tuple[int, ...] = ()
@@ -99,6 +100,7 @@ class CompileOptions:
     machine: Machine | None = None
     strategies: tuple[tuple[str, str], ...] = ()
     collectives: Collectives = Collectives()  # noqa: RUF009  # immutable
+    named: tuple[tuple[str, tuple[AxisEntry, ...]], ...] = ()
 
 
 class Executable(Protocol):

@@ -44,7 +44,8 @@ name_p: Final = primitive.register(
 
 
 def checkpoint_name(x: Any, name: str) -> Any:  # Any: pytrees
-    """The same values, with a name by which policies such as `save_only_these_names` know them.
+    """The same values, with a name by which policies such as `save_only_these_names` know them, and
+    `shard(..., named=)` knows where they lie.
 
     Args:
         x: pytree of arrays.

@@ -3,6 +3,8 @@
 Biases, norms of queries and keys, sliding windows and scaled rotary embeddings make it Mistral and Qwen, too;
 experts in place of the feed-forward layer make it Mixtral and Qwen3-MoE.
 
+The stream that every block adds to is named "residual" and what its layers read "normed", for
+`shard(..., named=)` and policies of checkpoints.
 Every name used is one JAX has too: with its imports changed this file runs on JAX, which is how it is
 tested. Weights have the layout (out, in); rotary embeddings pair the first half of a head with its second.
 
@@ -19,6 +21,7 @@ from typing import Any, TypeAlias
 
 import infini.numpy as inp
 from infini import Array, checkpoint, lax, random
+from infini.ad_checkpoint import checkpoint_name
 from infini.train import experts, rotary
 
 Params: TypeAlias = dict[str, Any]  # Any: arrays, and dictionaries and lists of them
@@ -176,7 +179,7 @@ def _forward(
         return _finish(layer, x, _attend(query, key, value, mask), config)
 
     run = checkpoint(block) if is_checkpointed else block
-    x = params["embed_tokens"][tokens]  # (B, T, M)
+    x = checkpoint_name(params["embed_tokens"][tokens], "residual")  # (B, T, M)
     routings = []
     for number, layer in enumerate(params["layers"]):
         x, routing = run(layer, x, rotation, allowed.of(number))
@@ -292,7 +295,7 @@ def _project(
 ) -> tuple[Array, Array, Array]:
     """Queries (B, H, T, D), keys and values (B, K, T, D) of a block."""
     weights = layer["self_attn"]
-    x = _rms_norm(x, layer["input_layernorm"], config)
+    x = checkpoint_name(_rms_norm(x, layer["input_layernorm"], config), "normed")
     query = _heads(_linear(x, weights, "q_proj"), config)
     key = _heads(_linear(x, weights, "k_proj"), config)
     value = _heads(_linear(x, weights, "v_proj"), config)
@@ -320,15 +323,15 @@ def _finish(layer: Params, x: Array, mixed: Array, config: Config) -> tuple[Arra
     """The rest of a block after attention: output projection, feed-forward, and their residual additions; and
     what the router said, where there is one.
     """
-    x = x + _linear(mixed, layer["self_attn"], "o_proj")
+    x = checkpoint_name(x + _linear(mixed, layer["self_attn"], "o_proj"), "residual")
     weights = layer["mlp"]
-    inner = _rms_norm(x, layer["post_attention_layernorm"], config)
+    inner = checkpoint_name(_rms_norm(x, layer["post_attention_layernorm"], config), "normed")
     if config.num_experts:
         added, routing = _of_experts(weights, inner, config)
-        return x + added, routing
+        return checkpoint_name(x + added, "residual"), routing
     gate = _linear(inner, weights, "gate_proj")
     hidden = gate * lax.logistic(gate) * _linear(inner, weights, "up_proj")
-    return x + _linear(hidden, weights, "down_proj"), None
+    return checkpoint_name(x + _linear(hidden, weights, "down_proj"), "residual"), None
 
 
 def _of_experts(weights: Params, x: Array, config: Config) -> tuple[Array, experts.Routing]:
@@ -344,7 +347,7 @@ def _of_experts(weights: Params, x: Array, config: Config) -> tuple[Array, exper
 
 
 def _logits(params: Params, x: Array, config: Config) -> Array:
-    x = _rms_norm(x, params["norm"], config)
+    x = checkpoint_name(_rms_norm(x, params["norm"], config), "normed")
     table = params["embed_tokens"] if config.tie_embeddings else params["lm_head"]
     return lax.dot_general(x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=inp.float32)
 

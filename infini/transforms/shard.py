@@ -31,6 +31,7 @@ def shard(
     machine: Machine | None = None,
     strategies: Mapping[str, str] = MappingProxyType({}),
     collectives: Collectives | None = None,
+    named: Mapping[str, PartitionSpec] = MappingProxyType({}),
     **options: Any,
 ) -> Any:  # Any: a jitted function; options of jit
     """A jitted function split over a mesh: as annotated where it is, as the partitioner likes elsewhere.
@@ -49,6 +50,8 @@ def shard(
             (as these lie), `contracted` (along what is summed) or `whole`; the cheaper of the first two when
             nothing is said.
         collectives: how collectives are joined into buckets.
+        named: for names that `checkpoint_name` gave to values where these lie. A dimension that its axes do
+            not divide is not split.
         **options: options of `jit`.
 
     Returns:
@@ -66,6 +69,7 @@ def shard(
         machine=machine,
         strategies=tuple(sorted(strategies.items())),
         collectives=collectives or jitted.options.collectives,
+        named=tuple(sorted(named.items())),
     )
     return jitted
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 from infini.core import backend as backend_, config, errors, events, execute, ir, sharding, trace, tree
 from infini.core.ir import ArrayType
 from infini.core.machine import Collectives, Machine
+from infini.core.mesh import PartitionSpec
 from infini.core.value import Value
 from infini.transforms import flat, layouts, placement, signature, stages
 from infini.transforms.signature import Key, Marks, ShapeDtypeStruct as ShapeDtypeStruct
@@ -38,6 +39,7 @@ class Options:
         machine: what ways to split the function over a mesh are compared by.
         strategies: pairs (operation, strategy) that the user decided about.
         collectives: how collectives are joined.
+        named: pairs (name, spec): how values with a name are split over the mesh.
     """
 
     static: Marks = Marks()  # noqa: RUF009  # immutable
@@ -50,6 +52,7 @@ class Options:
     machine: Machine | None = None
     strategies: tuple[tuple[str, str], ...] = ()
     collectives: Collectives = Collectives()  # noqa: RUF009  # immutable
+    named: tuple[tuple[str, PartitionSpec], ...] = ()
 
 
 _Path: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any] | None
@@ -238,6 +241,7 @@ class Jitted:
             machine=self.options.machine,
             strategies=self.options.strategies,
             collectives=self.options.collectives,
+            named=tuple((name, tuple(spec)) for name, spec in self.options.named),
         )
         mesh = self.options.mesh or sharding.current_mesh()
         runner = execute.Runner(staged.program, options, mesh)

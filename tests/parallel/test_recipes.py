@@ -34,6 +34,11 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
     "data x tensor": ({"dp": 2, "tp": 4}, recipes.product(recipes.tensor(), recipes.data())),
     "zero1 x tensor": ({"dp": 4, "tp": 2}, recipes.product(recipes.tensor(), recipes.zero1())),
     "zero3 x tensor": ({"dp": 2, "tp": 4}, recipes.product(recipes.tensor(), recipes.zero3())),
+    "tensor and sequence": ({"tp": 8}, recipes.product(recipes.tensor(), recipes.sequence())),
+    "tensor and sequence x data": (
+        {"dp": 2, "tp": 4},
+        recipes.product(recipes.tensor(), recipes.sequence(), recipes.data()),
+    ),
     "experts": ({"ep": 8}, recipes.experts()),
     "experts x data": ({"ep": 4, "dp": 2}, recipes.product(recipes.experts(), recipes.data())),
     "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
@@ -91,6 +96,7 @@ def test_ten_steps_are_those_of_one_device(name: str, model: str) -> None:
             mesh=mesh,
             in_specs=(*specs, recipe.of_batch()),
             out_specs=(*specs, P(), specs[0]),
+            named=recipe.of_names(),
             donate_argnums=(0, 1),
         )
         for number, windows in enumerate(batches()):

@@ -28,7 +28,7 @@ from infini.compiler.partition import (
 from infini.compiler.partition.costs import Collective, Note
 from infini.compiler.partition.local import Block, Local
 from infini.compiler.partition.placement import Dims, Placement
-from infini.compiler.partition.prepare import prepare
+from infini.compiler.partition.prepare import placed_by_name, prepare
 from infini.compiler.partition.propagate import Plan, fixed_placements
 from infini.compiler.partition.reshard import Mover
 from infini.core import check, config, errors, trace
@@ -76,6 +76,7 @@ def partition(
     window_bytes: int = Collectives().window_bytes,
     machine: Machine | None = None,
     strategies: Sequence[tuple[str, str]] = (),
+    named: Sequence[tuple[str, Spec]] = (),
 ) -> Partitioned:
     """Split a program over a mesh.
 
@@ -86,13 +87,14 @@ def partition(
         window_bytes: size up to which what a loop does not change is taken to be moved before it.
         machine: what ways are compared by; bytes decide when absent.
         strategies: pairs (operation, strategy) that are decided, see `strategies`.
+        named: pairs (name, spec) that values with a name are asked to be split by.
 
     Raises:
         ValueMismatchError: a spec does not divide its array into equal parts, or there is no such strategy.
         LoweringError: the program names another mesh.
     """
     given = tuple(in_specs) or (None,) * len(program.params)
-    flat = prepare(program)
+    flat = prepare(placed_by_name(program, mesh, dict(named)))
     _check_meshes(flat, mesh)
     fixed = fixed_placements(flat, mesh)
     for param, spec in zip(flat.params, given, strict=True):
@@ -158,6 +160,7 @@ def for_options(program: Program, options: CompileOptions) -> Partitioned:
         window_bytes=options.collectives.window_bytes,
         machine=options.machine,
         strategies=options.strategies,
+        named=options.named,
     )
     moved: dict[Var, Var] = {}
     once = hoist.leave_loops(found.program, options.collectives.window_bytes, moved)

@@ -7,10 +7,16 @@ so bodies are copied.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from infini.compiler.partition import factors
 from infini.compiler.passes import cse, dead_code, decompose, inline, rewrite
-from infini.core import primitive
-from infini.core.ir import Equation, Program, Var
+from infini.core import errors, mesh as mesh_, primitive
+from infini.core.ir import Attrs, Equation, Program, Var
+from infini.core.mesh import AbstractMesh, AxisEntry
+
+Spec = tuple[AxisEntry, ...]
 
 
 def prepare(program: Program) -> Program:
@@ -19,6 +25,48 @@ def prepare(program: Program) -> Program:
     split = decompose.decompose(flat, _is_kept, backend="partitioner")
     clean = dead_code.eliminate_dead(cse.eliminate_common(split))
     return clean.replace(equations=tuple(_with_own_bodies(e) for e in clean.equations))
+
+
+def placed_by_name(program: Program, mesh: AbstractMesh, named: Mapping[str, Spec]) -> Program:
+    """The program with constraints in place of the names that `named` has a place for.
+
+    Raises:
+        ValueMismatchError: a place has more entries than a value has dimensions, or names an axis that the
+            mesh lacks.
+    """
+    if not named:
+        return program
+
+    def changed(equation: Equation) -> Equation:
+        if equation.op.name == "name" and equation.attrs["name"] in named:
+            spec = _fitting(named[equation.attrs["name"]], equation, mesh)
+            op, attrs = primitive.by_name("sharding_constraint"), Attrs({"mesh": mesh, "spec": spec})
+            return Equation(op, equation.inputs, attrs, equation.outputs, equation.where, equation.via)
+        if not equation.programs:
+            return equation
+        attrs = rewrite.map_programs(equation.attrs, lambda inner: placed_by_name(inner, mesh, named))
+        return Equation(equation.op, equation.inputs, attrs, equation.outputs, equation.where, equation.via)
+
+    return program.replace(equations=tuple(map(changed, program.equations)))
+
+
+def _fitting(spec: Spec, equation: Equation, mesh: AbstractMesh) -> Spec:
+    """The part of a spec that divides a value into equal parts."""
+    name, type_ = equation.attrs["name"], equation.output.type
+    missing = [axis for entry in spec for axis in mesh_.entry_axes(entry) if axis not in mesh.axis_names]
+    if missing or len(spec) > type_.ndim:
+        problem = f"the mesh has no axis {missing[0]!r}" if missing else "it has fewer dimensions"
+        raise errors.ValueMismatchError(
+            f"the value named {name!r} cannot be placed: {problem}",
+            got=f"P{tuple(spec)} for {type_}",
+            fix=f"change named[{name!r}]",
+            where=equation.where,
+        )
+    counts = [math.prod(mesh.shape[axis] for axis in mesh_.entry_axes(entry)) for entry in spec]
+    return tuple(
+        entry if size % count == 0 else None
+        for entry, count, size in zip(spec, counts, type_.shape, strict=False)
+    )
 
 
 def _is_kept(equation: Equation) -> bool:

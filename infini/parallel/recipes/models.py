@@ -31,13 +31,14 @@ def tensor(axis: str = "tp", *, columns: str = COLUMNS, rows: str = ROWS) -> Rec
 def sequence(axis: str = "tp", *, batch_axes: tuple[str, ...] = ()) -> Recipe:
     """Sequence parallelism, beside `tensor` on the same axis: between its pairs of products activations are
     split by tokens, so each sum becomes a reduce_scatter and an all_gather of as many bytes, and norms and
-    residuals take 1 / n of the memory (arXiv:2205.05198). The model names these values "residual".
+    residuals take 1 / n of the memory (arXiv:2205.05198). The model names these values "residual", and what
+    products read "normed".
 
     Args:
         axis: the axis of `tensor`.
         batch_axes: axes that split the batch, if `product` does not say.
     """
-    return Recipe(named={"residual": (batch_axes, (axis,))})
+    return Recipe(named={"residual": (batch_axes, (axis,)), "normed": (batch_axes, ())})
 
 
 def experts(axis: str = "ep", *, pattern: str = r"experts/") -> Recipe:
