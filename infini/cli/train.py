@@ -30,6 +30,10 @@ def command(  # noqa: PLR0917, PLR0913  # options; typer passes them by name
     seconds: Annotated[
         float | None, typer.Option(help="Seconds of training: --set run.seconds=S. Default: 90.")
     ] = None,
+    mesh: Annotated[
+        str | None,
+        typer.Option(help="How devices share the run, such as dp=2,tp=2: --set mesh.dp=2 --set mesh.tp=2."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="An option, such as optimizer.learning_rate=3e-4; may be repeated."),
@@ -51,7 +55,7 @@ def command(  # noqa: PLR0917, PLR0913  # options; typer passes them by name
     The folder of the run holds its configuration, measurements, checkpoints, and at the end the model as a
     Hugging Face folder. Ctrl-C saves a checkpoint; --resume goes on from the newest one.
     """
-    changes = _assignments(data, steps, seconds, set_ or [])
+    changes = _assignments(data, steps, seconds, mesh, set_ or [])
     if print_config:
         start = configuration_.read(config) if config else Configuration()
         typer.echo(options.to_toml(options.override(start, changes)), nl=False)
@@ -119,7 +123,7 @@ def _only(arguments: list[str], option: str) -> list[str]:
 
 
 def _assignments(
-    data: list[str] | None, steps: int | None, seconds: float | None, given: list[str]
+    data: list[str] | None, steps: int | None, seconds: float | None, mesh: str | None, given: list[str]
 ) -> list[str]:
     """The short options as assignments, before those given by --set."""
     if steps is not None and seconds is not None:
@@ -136,4 +140,6 @@ def _assignments(
         found += [f"run.steps={steps}", "run.seconds=none"]
     if seconds is not None:
         found += [f"run.seconds={seconds}", "run.steps=none"]
+    if mesh is not None:
+        found += [f"mesh.{part.strip()}" for part in mesh.split(",")]
     return found + given

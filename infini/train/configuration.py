@@ -14,7 +14,7 @@ from infini.core import errors
 from infini.data.batches import Order
 from infini.data.documents import Invalid
 from infini.data.tokens import TOKENIZER_BYTES
-from infini.train import gpt, options, rotary, settings as settings_, step
+from infini.train import gpt, options, rotary, settings as settings_, step, team
 from infini.train.options import option, section
 
 DEFAULT_SECONDS = 90.0
@@ -175,6 +175,19 @@ class Precision:
 
 
 @dataclass(frozen=True, slots=True)
+class Mesh:
+    """How several devices share the run: sizes whose product is their number."""
+
+    dp: int | None = option(None, "parts of the batch; none: what other axes leave of the devices", least=1)
+    tp: int = option(1, "parts of the weights of every layer", least=1)
+    ep: int = option(1, "parts of the experts, and of the batch", least=1)
+    zero: Literal[0, 1, 3] = option(
+        0, "what dp splits, too: 1 the optimizer's state, 3 the parameters as well"
+    )
+    sequence: bool = option(False, "tp splits what lies between layers by tokens")
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """All options of a run."""
 
@@ -184,6 +197,7 @@ class Configuration:
     schedule: Schedule = section(Schedule, "The learning rate over the run.")
     run: Run = section(Run, "How long, how much at once, and what is kept.")
     precision: Precision = section(Precision, "Dtypes, and memory against time.")
+    mesh: Mesh = section(Mesh, "How several devices share the run: sizes whose product is their number.")
 
     def settings(self) -> settings_.Settings:
         """How to train, as the loop takes it.
@@ -223,6 +237,7 @@ class Configuration:
             num_evaluation_windows=run.evaluation_windows,
             evaluate_every=run.evaluate_every,
             checkpoint_every=run.checkpoint_every,
+            layout=team.Layout(**dataclasses.asdict(self.mesh)),
         )
 
 
@@ -233,6 +248,12 @@ FREE_ON_RESUME = (
     "run.keep_checkpoints",
     "precision.saved",
     "data.cache",
+    # A checkpoint is read on any mesh.
+    "mesh.dp",
+    "mesh.tp",
+    "mesh.ep",
+    "mesh.zero",
+    "mesh.sequence",
 )
 # These may be other too, and make it another run from there on.
 ALTERING_ON_RESUME = ("optimizer.", "schedule.", "run.steps", "run.seconds")

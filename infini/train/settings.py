@@ -9,6 +9,7 @@ from typing import Literal
 from infini.core import errors
 from infini.data.batches import Order
 from infini.train import gpt, step as step_
+from infini.train.team import Layout
 
 ScheduleKind = Literal["cosine", "linear", "constant"]
 
@@ -33,6 +34,7 @@ class Settings:
         order: which windows a step sees.
         evaluate_every: steps between measurements on held-out text; None for the ends of the run alone.
         checkpoint_every: steps between checkpoints, where there are any.
+        layout: how the devices of the run are arranged.
     """
 
     num_steps: int | None = None
@@ -50,6 +52,7 @@ class Settings:
     order: Order = "random"
     evaluate_every: int | None = None
     checkpoint_every: int = 100
+    layout: Layout = Layout()  # noqa: RUF009  # immutable
 
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.budget_s is None):

@@ -1,14 +1,15 @@
-"""The devices that share a run: each takes its rows of the batch, everything else is on all of them.
+"""The devices that share a run, and where each thing of the run lies: a mesh and a recipe for it.
 
 A run is shared when it was started under `mpirun` (see `infini.parallel.initialize`), or when one process
-simulates several devices. The partitioner sums the gradients; this file only says where arrays lie, and lets
-the processes agree on what each finds out for itself: its clock, and Ctrl-C.
+simulates several devices. The partitioner finds what has to be sent; this file only says where arrays lie,
+and lets the processes agree on what each finds out for itself: its clock, and Ctrl-C.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,11 +18,60 @@ import numpy as np
 import infini as inf
 import infini.numpy as inp
 from infini import parallel, tree
-from infini.core import config
+from infini.core import config, errors
+from infini.parallel import recipes
 from infini.sharding import Mesh, NamedSharding, P, make_mesh
 
-_SPLIT: Final = P("data")
-_WHOLE: Final = P()
+WHOLE: Final = P()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the devices of a run are arranged, and what each axis splits.
+
+    Args:
+        dp: parts of the batch; None for what the other axes leave of the devices.
+        tp: parts of the weights of every layer.
+        ep: parts of the experts, and of the batch.
+        zero: what `dp` splits besides the batch: 0 nothing, 1 the optimizer's state, 3 the parameters, too.
+        sequence: whether `tp` splits what lies between layers by tokens.
+    """
+
+    dp: int | None = None
+    tp: int = 1
+    ep: int = 1
+    zero: int = 0
+    sequence: bool = False
+
+    def axes(self, num_devices: int) -> dict[str, int]:
+        """Sizes of the axes by name, those of size 1 left out; `dp` is there always.
+
+        Raises:
+            ValueMismatchError: they do not multiply to the number of devices.
+        """
+        others = self.tp * self.ep
+        dp = max(1, num_devices // others) if self.dp is None else self.dp
+        sizes = {"dp": dp, "ep": self.ep, "tp": self.tp}
+        if math.prod(sizes.values()) != num_devices:
+            raise errors.ValueMismatchError(
+                "the mesh does not have as many devices as there are",
+                got=", ".join(f"{name} = {size}" for name, size in sizes.items()),
+                expected=f"sizes whose product is {num_devices}",
+                fix="change --mesh, or start so many processes: infini train --processes, mpirun -n",
+            )
+        return {name: size for name, size in sizes.items() if size > 1 or name == "dp"}
+
+    def recipe(self, axes: Mapping[str, int]) -> recipes.Recipe:
+        """What each axis splits. Recipes that know the model come first."""
+        by_zero = {0: recipes.data, 1: recipes.zero1, 3: recipes.zero3}
+        found = []
+        if "ep" in axes:
+            found.append(recipes.experts("ep"))
+        if "tp" in axes:
+            found.append(recipes.tensor("tp"))
+            if self.sequence:
+                found.append(recipes.sequence("tp"))
+        return recipes.product(*found, by_zero[self.zero]("dp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +80,13 @@ class Team:
 
     Args:
         mesh: all devices; None for the default one alone.
+        recipe: what the axes of the mesh split.
         index: number of this process.
         count: number of processes.
     """
 
     mesh: Mesh | None = None
+    recipe: recipes.Recipe = recipes.Recipe()  # noqa: RUF009  # immutable
     index: int = 0
     count: int = 1
 
@@ -44,63 +96,114 @@ class Team:
         return self.index == 0
 
     @property
-    def num_devices(self) -> int:
-        """Devices that share a batch."""
-        return 1 if self.mesh is None else self.mesh.devices.size
+    def num_parts(self) -> int:
+        """Parts of a batch."""
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in self._batch_axes)
 
-    def jit(
-        self, function: Callable[..., Any], *, split: Sequence[bool], **options: Any
-    ) -> Callable[..., Any]:
-        """Compile a function for the team. Its results are whole everywhere.
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which of how many equal shares of a batch this process has to give: those of processes that hold
+        other parts of the same rows are equal.
+        """
+        if self.mesh is None:
+            return 0, 1
+        abstract, axes = self.mesh.abstract, self._batch_axes
+        own = set()
+        for rank in self.mesh.local_ranks:
+            number, at = 0, abstract.coordinates(rank)
+            for axis in axes:
+                number = number * abstract.shape[axis] + at[axis]
+            own.add(number)
+        return min(own) // len(own), self.num_parts // len(own)
+
+    @property
+    def _batch_axes(self) -> tuple[str, ...]:
+        return self.recipe.batch[0] if self.recipe.batch else ()
+
+    def specs(self, state: Any) -> Any:  # Any: {"params": ..., "optimizer": ...} of arrays or their types
+        """Where the state of a run lies."""
+        assert self.mesh is not None
+        return {
+            "params": self.recipe.params(state["params"], self.mesh),
+            "optimizer": self.recipe.optimizer(state["optimizer"], self.mesh),
+        }
+
+    def jit(self, function: Callable[..., Any], in_specs: Any, out_specs: Any, **options: Any) -> Any:
+        """Compile a function for the team.
 
         Args:
-            function: of as many arguments as `split` has.
-            split: which arguments each device has its rows of.
+            function: what to compile.
+            in_specs: a `P`, or a tree of them, for each argument.
+            out_specs: the same for the results.
             **options: options of `jit`.
         """
         if self.mesh is None:
             return inf.jit(function, **options)
-        specs = tuple(_SPLIT if is_split else _WHOLE for is_split in split)
-        return inf.shard(function, mesh=self.mesh, in_specs=specs, out_specs=_WHOLE, **options)
+        named = self.recipe.of_names()
+        return inf.shard(
+            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, named=named, **options
+        )
+
+    def placed(self, state: Any) -> Any:  # Any: a state, which each process has
+        """The state where it lies."""
+        if self.mesh is None:
+            return state
+        return tree.map(inf.device_put, state, self._places(state))
+
+    def types(self, state: Any) -> Any:  # Any: a state of types of arrays
+        """Types of the arrays of a state that is placed."""
+        if self.mesh is None:
+            return state
+        return tree.map(lambda leaf, place: leaf.update(sharding=place), state, self._places(state))
+
+    def _places(self, state: Any) -> Any:  # Any: trees
+        assert self.mesh is not None
+        mesh, is_spec = self.mesh, lambda x: isinstance(x, P)
+        return tree.map(lambda spec: NamedSharding(mesh, spec), self.specs(state), is_leaf=is_spec)
 
     def whole(self, leaves: Any) -> Any:  # Any: a tree of arrays
-        """Arrays that each process has, on every device."""
+        """The arrays with all their elements in every process."""
         if self.mesh is None:
             return leaves
-        place = NamedSharding(self.mesh, _WHOLE)
-        return tree.map(lambda leaf: inf.device_put(leaf, place), leaves)
-
-    def types(self, leaves: Any) -> Any:  # Any: a tree of types of arrays
-        """Types of arrays that `whole` has placed."""
-        if self.mesh is None:
-            return leaves
-        place = NamedSharding(self.mesh, _WHOLE)
-        return tree.map(lambda leaf: leaf.update(sharding=place), leaves)
+        return inf.shard(lambda x: x, mesh=self.mesh, out_specs=WHOLE)(leaves)
 
     def rows(self, own: np.ndarray) -> Any:  # Any: an array
-        """One array of the rows that the processes have."""
+        """One batch of the rows that the processes give, each its `share`."""
         if self.mesh is None:
             return own
-        return inf.make_array_from_process_local_data(NamedSharding(self.mesh, _SPLIT), own)
+        place = NamedSharding(self.mesh, self.recipe.of_batch(1))
+        return inf.make_array_from_process_local_data(place, own)
 
     def agree(self, *values: float) -> tuple[float, ...]:
         """The largest of each value that a process has found; call it in all of them."""
         if self.count == 1 or self.mesh is None:
             return values
-        own_devices = self.num_devices // self.count
-        rows = self.rows(np.tile(np.array(values, np.float64), (own_devices, 1)))
-        return tuple(np.asarray(_largest(self)(rows)).tolist())
+        everyone = NamedSharding(self.mesh, P(self.mesh.axis_names))
+        own = np.tile(np.array(values, np.float64), (len(self.mesh.local_ranks), 1))
+        rows = inf.make_array_from_process_local_data(everyone, own)
+        return tuple(np.asarray(_largest(self.mesh)(rows)).tolist())
 
 
-def find() -> Team:
-    """The team that this process is in."""
+def find(layout: Layout = Layout()) -> Team:  # immutable
+    """The team that this process is in.
+
+    Args:
+        layout: how its devices are arranged.
+
+    Raises:
+        ValueMismatchError: there are more or fewer devices than the layout has.
+    """
     count = parallel.process_count()
     if count == 1 and config.get("cpu_devices") == 1:
+        layout.axes(1)
         return Team()
     devices = inf.devices()
-    return Team(make_mesh((len(devices),), ("data",)), parallel.process_index(), count)
+    axes = layout.axes(len(devices))
+    mesh = make_mesh(tuple(axes.values()), tuple(axes))
+    return Team(mesh, layout.recipe(axes), parallel.process_index(), count)
 
 
 @functools.lru_cache(maxsize=8)
-def _largest(team: Team) -> Callable[..., Any]:
-    return team.jit(lambda rows: inp.max(rows, axis=0), split=(True,))
+def _largest(mesh: Mesh) -> Callable[..., Any]:
+    rows = P(mesh.axis_names)
+    return inf.shard(lambda rows: inp.max(rows, axis=0), mesh=mesh, in_specs=rows, out_specs=WHOLE)

@@ -145,7 +145,7 @@ def train(
         CheckpointWriteError: a checkpoint could not be written.
     """
     check(config, settings)
-    team = team_.find()
+    team = team_.find(settings.layout)
     run = _Run(config, settings, tokens, held_out, tokens_name, team)
     found = run.start(params, checkpoints if is_resumed else None)
     if not team.is_first:
@@ -211,7 +211,7 @@ class _Run:
             settings.length,
             settings.seed,
             settings.order,
-            (team.index, team.count),
+            team.share,
         )
         self._windows = batches.spaced_windows(
             held_out, count=settings.num_evaluation_windows, length=settings.length
@@ -220,14 +220,20 @@ class _Run:
         options: dict[str, Any] = {"config": config, "hyper": settings.hyper}  # Any: keyword arguments
         how = settings.computation
         self._init = functools.partial(step_.init_state, **options)
+        specs: Any = None  # Any: a tree of placements
+        if team.mesh is not None:
+            specs = team.specs(inf.eval_shape(self._init, random.PRNGKey(settings.seed)))
         self._step = team.jit(
             functools.partial(step_.step, **options, computation=how),
-            split=(False, True, False),
+            (specs, team.recipe.of_batch(1), team_.WHOLE),
+            (specs, team_.WHOLE),
             donate_argnums=0,
             donation="require",
         )
         self._measure = team.jit(
-            functools.partial(step_.evaluate, config=config, computation=how), split=(False, False)
+            functools.partial(step_.evaluate, config=config, computation=how),
+            (specs and specs["params"], team_.WHOLE),
+            team_.WHOLE,
         )
         self._last_finite: float | None = None
         self.clock = Clock(settings)
@@ -242,7 +248,7 @@ class _Run:
         found = store.latest() if store else None
         if found is None or store is None:
             given = {} if params is None else {"params": params()}
-            self.state = self._team.whole(inf.jit(self._init)(key, **given))
+            self.state = self._team.placed(inf.jit(self._init)(key, **given))
             return None
         position = found.position
         for name, own in (("tokens", self._tokens_name), ("seed", self._settings.seed)):
@@ -316,7 +322,7 @@ class _Run:
         """What the run did until now."""
         clock = self.clock
         return Outcome(
-            params=self.state["params"],
+            params=self._team.whole(self.state["params"]),
             num_steps=clock.num_steps,
             num_tokens=clock.num_steps * self._settings.batch_size * self._settings.length,
             compile_s=clock.compile_s,
@@ -339,12 +345,12 @@ def mean_loss(measure: Callable[..., inf.Array], params: gpt.Params, windows: np
 
 
 def _check_team(settings: Settings, team: team_.Team) -> None:
-    if settings.batch_size % (team.num_devices * settings.computation.num_parts):
+    if settings.batch_size % (team.num_parts * settings.computation.num_parts):
         raise errors.ValueMismatchError(
             "the devices do not divide the batch",
             got=f"{settings.batch_size} sequences in {settings.computation.num_parts} parts for "
-            f"{team.num_devices} devices",
-            expected="a multiple of devices times parts",
+            f"{team.num_parts} groups of devices",
+            expected="a multiple of groups times parts",
             fix="set run.batch_size to one",
         )
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 import infini as inf
 from infini.core import errors
-from infini.train import gpt, team, trainer
+from infini.train import checkpoints, gpt, team, trainer
 from infini.train.step import Computation
 
 CONFIG = gpt.Config(
@@ -22,12 +23,12 @@ CONFIG = gpt.Config(
 TOKENS = np.tile(np.arange(32, dtype=np.uint16), 40)
 
 
-def _losses(num_devices: int, **changes: object) -> list[float]:
+def _losses(num_devices: int, config: gpt.Config = CONFIG, **changes: object) -> list[float]:
     settings = trainer.Settings(num_steps=4, length=16, **{"batch_size": 4} | changes)
     losses: list[float] = []
     with inf.config(cpu_devices=num_devices):
         outcome = trainer.train(
-            CONFIG, settings, TOKENS, TOKENS, on_step=lambda report: losses.append(report.loss)
+            config, settings, TOKENS, TOKENS, on_step=lambda report: losses.append(report.loss)
         )
     return [*losses, outcome.held_out_after]
 
@@ -38,6 +39,51 @@ def test_losses_on_two_devices_are_those_on_one(num_parts: int) -> None:
     np.testing.assert_allclose(_losses(2, computation=how), _losses(1, computation=how), rtol=1e-3)
 
 
+WIDE = replace(
+    CONFIG, vocab_size=64, num_heads=4, num_kv_heads=4, head_dim=4, num_experts=4, capacity_factor=1.5
+)
+LAYOUTS = {
+    "tensor": team.Layout(dp=1, tp=4),
+    "data x tensor": team.Layout(tp=2),
+    "sequence": team.Layout(tp=2, sequence=True),
+    "zero 1": team.Layout(zero=1),
+    "zero 3 x tensor": team.Layout(tp=2, zero=3),
+    "experts x data": team.Layout(ep=2),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_losses_under_every_layout_are_those_of_one_device(name: str) -> None:
+    found = _losses(4, config=WIDE, layout=LAYOUTS[name])
+    np.testing.assert_allclose(found, _losses(1, config=WIDE), rtol=1e-3)
+
+
+def test_a_layout_has_as_many_devices_as_there_are() -> None:
+    with pytest.raises(errors.ValueMismatchError, match=r"dp = 1, ep = 1, tp = 3[^$]*product is 4"):
+        _losses(4, layout=team.Layout(tp=3))
+    with pytest.raises(errors.ValueMismatchError, match=r"mpirun -n"):
+        _losses(1, layout=team.Layout(dp=2))
+
+
+def test_a_run_goes_on_under_another_layout(tmp_path: Path) -> None:
+    """What four devices left in parts, two go on with, as if nothing had been."""
+
+    def losses(num_steps: int, num_devices: int, layout: team.Layout, **options: object) -> list[float]:
+        found: list[float] = []
+        with inf.config(cpu_devices=num_devices):
+            trainer.train(
+                CONFIG, trainer.Settings(num_steps=num_steps, length=16, layout=layout), TOKENS, TOKENS,
+                on_step=lambda report: found.append(report.loss), **options,
+            )  # fmt: skip
+        return found
+
+    whole = losses(5, 1, team.Layout())
+    store = checkpoints.Store(tmp_path)
+    first = losses(3, 4, team.Layout(tp=2, zero=3), checkpoints=store)
+    rest = losses(5, 2, team.Layout(dp=1, tp=2), checkpoints=store, is_resumed=True)
+    np.testing.assert_allclose([*first, *rest], whole, rtol=1e-3)
+
+
 def test_devices_must_divide_the_batch() -> None:
     with pytest.raises(errors.ValueMismatchError, match="devices do not divide the batch"):
         _losses(2, batch_size=3)
@@ -45,7 +91,7 @@ def test_devices_must_divide_the_batch() -> None:
 
 def test_one_device_is_a_team_without_a_mesh() -> None:
     alone = team.find()
-    assert alone == team.Team() and alone.is_first and alone.num_devices == 1
+    assert alone == team.Team() and alone.is_first and alone.num_parts == 1
     assert alone.agree(1.0, 2.0) == (1.0, 2.0)
 
 
@@ -95,7 +141,7 @@ def test_processes_of_mpirun_share_a_run_and_resume_it(tmp_path: Path, mpirun_pa
     both = (mpirun_path, "-n", "2")
     said = train("--config", str(tmp_path / "run.toml"), "--steps", "3", launcher=both)
     assert said.count("to train on") == 1  # the first process speaks for all
-    train("--resume", "--steps", "5", launcher=both)
+    train("--resume", "--steps", "5", "--mesh", "tp=2", launcher=both)  # other parts of the same state
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("step") for line in lines] == [None, 0, 1, 2, 3, 4, None]
     assert (tmp_path / "run" / "model" / "config.json").is_file()

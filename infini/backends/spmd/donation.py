@@ -77,7 +77,11 @@ def _is_reused(step: s.Step, given: frozenset[Var], param: Var, pieces: Mapping[
     if not isinstance(step, s.Piece):  # a carry is overwritten in every turn
         return isinstance(step, s.Structured)
     executable = pieces[id(step)]
-    return not isinstance(executable, backend_.Reuses) or step.inputs.index(param) in executable.reused
+    if not isinstance(executable, backend_.Reuses) or step.inputs.index(param) in executable.reused:
+        return True
+    # Where every result of its size lies in memory that was given, such as that of gradients, none is new.
+    alike = [step.inputs[i] for i in executable.reused if step.inputs[i].type.nbytes == param.type.nbytes]
+    return 0 < sum(v.type.nbytes == param.type.nbytes for v in step.outputs) <= len(alike)
 
 
 def _why(schedule: s.Schedule, number: int, param: Var) -> str:
