@@ -1,11 +1,11 @@
-"""Programs with placements for eight devices, written once for infini and JAX, and what each answers: digests of
-its results, and the collectives that it makes. `mesh_programs` asks JAX in a process of its own.
+"""Programs with placements for eight devices, written once for infini and JAX, and what JAX answers: digests
+of results, and the collectives in its compiled text. `mesh_programs` asks it in a process of its own.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,7 @@ def gradient(layer: Any, w: Any, x: Any, placed: Any, split: tuple[Any, ...]) ->
     return build
 
 
-def product(text: str, shapes: list[tuple[int, ...]], ins: Any, out: Any) -> Callable[[Any], Built]:
+def product(text: str, shapes: Sequence[tuple[int, ...]], ins: Any, out: Any) -> Callable[[Any], Built]:
     """A chain of products, one after another."""
     args = tuple(numbers(*shape, seed=i) for i, shape in enumerate(shapes))
 
@@ -289,8 +289,8 @@ def jitted(lib: Any, case: Case) -> tuple[Any, tuple[Any, ...]]:
 
 
 def digest(result: Any) -> list[Any]:
-    """A result in short: its shape, norm, first elements, and its products with three waves, each of which sees
-    every element.
+    """A result in short: its shape, norm, products with three waves, each of which sees every element, and
+    first elements.
     """
     flat = np.asarray(result, np.float64).reshape(-1)
     waves = [np.cos(np.arange(flat.size) * frequency) for frequency in (0.0, 0.7, 2.1)]

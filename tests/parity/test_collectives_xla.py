@@ -1,5 +1,5 @@
-"""What programs with placements send, beside what XLA makes of them on eight devices: the same results, and no more
-collectives nor bytes. `--update-golden` writes the page with both side by side; `python -m
+"""What programs with placements send, beside what XLA makes of them on eight devices: the same results, and
+no more collectives nor bytes. `--update-golden` writes the page with both side by side; `python -m
 tests.parity.mesh_programs` records what XLA makes.
 """
 
@@ -28,14 +28,16 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "parallel-xla.md"
 HEADER = """\
 # What is sent, beside XLA
 
-Every row is a program with the same placements of its arguments and results here and under `jax.jit`, over eight devices: the
-sizes of the mesh, the collectives that one device takes part in during one run, and the bytes that it sends in a ring. Ours
-are counted while the program runs. Those of XLA are read from the text of the compiled program for its CPU devices: a
-collective of several arrays is one, as it is one message, and one inside a loop counts once per turn. XLA makes no
-reduce-scatter for these devices, so where a sum ends split it sums everywhere; for other devices it may do better. Results are
-equal to JAX's within rounding. [C19]
+Every row is a program with the same placements of its arguments and results here and under `jax.jit`, over
+eight devices: the sizes of the mesh, the collectives that one device takes part in during one run, and the
+bytes that it sends in a ring. Ours are counted while the program runs. Those of XLA are read from the text of
+the compiled program for its CPU devices: a collective of several arrays is one, as it is one message, and one
+inside a loop counts once per turn. Results are equal to JAX's within rounding. [C19]
 
-A row with a letter is one in which ours is larger, in collectives or in bytes; what that comes from stands below the table.
+XLA makes no reduce-scatter for CPU devices: where a sum ends split, it sums everywhere and cuts. For other
+devices it has one, so our smaller numbers in rows with a scatter say less than those in the others.
+
+A row with a letter is one in which ours is larger, in collectives or in bytes; the reasons stand below.
 
 | program | mesh | ours | XLA | our bytes | bytes of XLA |
 |---|---|---|---|---|---|
@@ -45,13 +47,13 @@ SHORT = {
     "all_to_all": "exchange", "ppermute": "permutation",
 }  # fmt: skip
 REASONS = {
-    "a": "What is gathered for the forward pass is gathered again for the backward pass, so that it is not kept in "
-    "between. Gradients that end split are scattered, and the loss does not fit in that message: its sum is another.",
-    "b": "A sum over devices waits as long as what follows is linear: that of the chosen logits ends in the loss, as one "
-    "number over both axes, where XLA sums it for every row together with the normalizer.",
+    "a": "What is gathered for the forward pass is gathered again for the backward pass, so that it is not\n"
+    "kept in between. Gradients that end split are scattered, and the sum of the loss is another message.",
+    "b": "A sum over devices waits as long as what follows is linear: that of the chosen logits ends in the\n"
+    "loss, as one number over both axes. XLA sums it for every row, together with the normalizer.",
     "c": "An axis of four devices is moved as a whole; XLA splits it into two of two.",
-    "d": "There are fewer rows than a weight has, so it costs fewer bytes to gather rows for a gradient than to scatter "
-    "it. XLA does, with more collectives; and see a.",
+    "d": "There are fewer rows than a weight has, so gathering rows for a gradient costs fewer bytes than\n"
+    "scattering it. XLA gathers them; a holds, too.",
 }
 # Rows in which ours is larger: the reason, our number of collectives, and our bytes.
 LARGER = {
@@ -203,7 +205,7 @@ def text(
         (SUM, ("psum", 32, 4)),
         ("%s = (f32[4]{0}, s32[]) all-reduce(%x, %y), replica_groups={{0,1},{2,3}}, to_apply=%add",
          ("psum", 20, 2)),
-        ("%g = f32[16]{0} all-gather(%x), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}",
+        ("%g = f32[16]{0} all-gather(%x), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}",
          ("all_gather", 16, 4)),
         ("%g = f32[16]{0} reduce-scatter(%x), replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], "
          "device_ids=([2,4]T(1,0)) {'axis_0'}, to_apply=%add", ("psum_scatter", 256, 4)),
