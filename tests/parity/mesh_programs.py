@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 
 Program = Callable[[Any], Any]  # of a library: jax, or infini under that name
-TABLES = {"shardings": "tests.parity.sharding_programs", "shard_map": "tests.parity.shard_map_programs"}
+TABLES = {
+    "shardings": "tests.parity.sharding_programs",
+    "shard_map": "tests.parity.shard_map_programs",
+    "collectives_xla": "tests.parity.annotated_programs",
+}
 RECORDED = Path(__file__).parent / "recorded"
 
 
