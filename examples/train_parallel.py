@@ -73,4 +73,6 @@ if __name__ == "__main__":
         parser.error(f"no axis is called {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
     if "PMI_SIZE" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ:  # under mpirun
         parallel.initialize()
+    if math.prod(axes.values()) % parallel.process_count():
+        parser.error(f"{parallel.process_count()} processes cannot have as many devices each of this mesh")
     main(axes, given.steps)

@@ -55,7 +55,7 @@ class Planned:
 
     def sent(self) -> float:
         """Bytes that a device sends in rings."""
-        return sum(c.wire_bytes * c.times for c in self.shown.collectives)
+        return sum(c.wire_bytes * (c.times or 1) for c in self.shown.collectives)
 
     def calls(self) -> Counter[str]:
         """Operands of collectives, by name: messages, if none were joined."""
