@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -54,6 +57,26 @@ def test_the_pipeline_learns_as_the_schedule_says() -> None:
     assert step.record.timeline.peak_activations == simulated.peak_activations == (4, 3, 2, 1)
 
 
+@pytest.mark.parametrize("axes", [{"dp": 2, "tp": 2}, {"zero1": 2}, {"fsdp": 4, "tp": 2}], ids=str)
+def test_a_gpt_over_a_mesh_has_the_losses_of_one_device(axes: dict[str, int]) -> None:
+    example = _load("train_parallel")
+    alone = example.main({"dp": 1}, steps=3)
+    assert example.main(axes, steps=3) == pytest.approx(alone, rel=1e-5)
+    assert alone[-1] < alone[0] - 0.2
+
+
+@pytest.mark.multi
+@pytest.mark.xdist_group("mpi")
+def test_a_gpt_over_processes_has_the_losses_of_one(mpirun_path: str) -> None:
+    command = [mpirun_path, "-n", "4", sys.executable, str(EXAMPLES / "train_parallel.py"), "--steps", "2"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | paths)
+    assert done.returncode == 0, done.stderr
+    losses = [float(found) for found in re.findall(r"^step \d+: loss (.*)$", done.stdout, re.MULTILINE)]
+    alone = _load("train_parallel").main({"dp": 1}, steps=2)
+    assert losses == pytest.approx(alone, abs=1e-4)  # four digits are printed
+
+
 def test_the_language_model_learns_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
     with inf.config(cache_dir=str(tmp_path / "cache")):
@@ -83,5 +106,5 @@ def test_examples_are_short_and_public(name: str) -> None:
 
 def test_the_page_names_every_example() -> None:
     page = (EXAMPLES / "README.md").read_text()
-    assert len(NAMES) == 6 and all(f"`{name}.py`" in page for name in NAMES)
+    assert len(NAMES) == 7 and all(f"`{name}.py`" in page for name in NAMES)
     assert len(page.splitlines()) <= 20

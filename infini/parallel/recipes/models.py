@@ -17,7 +17,8 @@ def tensor(axis: str = "tp", *, columns: str = COLUMNS, rows: str = ROWS) -> Rec
     per pair is all that is sent (Megatron, arXiv:1909.08053). Embedding and logits are split by vocabulary.
 
     Memory: 1 / n of the split weights. Sent per layer and device: two sums of the activations (B, T, M)
-        forwards and two backwards.
+        forwards and two backwards; one forwards for the embedding and one backwards for the logits; in the
+        loss a maximum and a sum of one number per token.
 
     Args:
         axis: mesh axis.
@@ -43,10 +44,10 @@ def sequence(axis: str = "tp", *, batch_axes: tuple[str, ...] = ()) -> Recipe:
 
 def experts(axis: str = "ep", *, pattern: str = r"experts/") -> Recipe:
     """Expert parallelism: each device has some experts, and sequences are split as well; before and after the
-    experts one all_to_all hands rows over (GShard, arXiv:2006.16668).
+    experts all_to_all hands rows over (GShard, arXiv:2006.16668).
 
-    Memory: 1 / n of the experts. Sent per layer and device: (n - 1) / n of the rows of experts, twice
-        forwards and twice backwards.
+    Memory: 1 / n of the experts. Sent per layer and device: (n - 1) / n of its rows of experts, three times
+        forwards (both products that read them ask for them) and five times backwards.
 
     Args:
         axis: mesh axis.

@@ -18,8 +18,8 @@ def zero1(axis: str = "dp") -> Recipe:
     """Data parallelism with the optimizer's state split: each device updates its part of the weights, which
     are gathered after that (ZeRO stage 1, arXiv:1910.02054).
 
-    Memory: 8 P + 8 P / n bytes. Sent: as much as `data`, a reduce_scatter and an all_gather in place of the
-        sum.
+    Memory: 4 P + 8 P / n bytes, and the gradients that are not scattered yet. Sent: as much as `data`, a
+        reduce_scatter and an all_gather in place of the sum.
     """
     return Recipe((Rule(axis, kinds=("optimizer",)),), batch=((axis,),))
 
@@ -36,6 +36,7 @@ def zero3(axis: str = "dp") -> Recipe:
     arXiv:2304.11277).
 
     Memory: 16 P / n bytes, and the weights of the layers in use. Sent: 3 (n - 1) / n of the weights, half as
-        much again as `data`.
+        much again as `data`; 2 (n - 1) / n of a table that is only looked up, which the backward pass does
+        not read.
     """
     return Recipe((Rule(axis),), batch=((axis,),))

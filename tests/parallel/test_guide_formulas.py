@@ -1,0 +1,205 @@
+"""The formulas of docs/parallel.md: what a training step of a small GPT with Adam holds and sends under each
+recipe, as predicted and as counted.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import infini as inf
+from infini import optim, parallel, random
+from infini.core import tree
+from infini.parallel import recipes
+from infini.sharding import P, make_mesh
+from infini.testing import count_collectives, predicted
+from infini.train import gpt
+
+# So many tokens that moving weights is cheaper than moving activations, as in every step of real size.
+B, T, LAYERS, WIDTH, VOCABULARY, EXPERTS, CHOSEN = 8, 32, 2, 16, 64, 8, 2
+TOKENS = B * T
+ACTIVATIONS = 4 * TOKENS * WIDTH  # bytes of (B, T, M)
+SCALAR = 4
+DENSE = gpt.Config(
+    vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=32, num_layers=LAYERS, num_heads=8,
+    num_kv_heads=8, head_dim=4,
+)  # fmt: skip
+SPARSE = gpt.Config(
+    vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=32, num_layers=LAYERS, num_heads=8,
+    num_kv_heads=8, head_dim=4, num_experts=EXPERTS, experts_per_token=CHOSEN, capacity_factor=1.0,
+)  # fmt: skip
+OPTIMIZER = optim.adam(1e-2)
+
+
+def step(params: Any, state: Any, windows: Any, *, config: gpt.Config) -> tuple[Any, ...]:
+    loss, gradients = inf.value_and_grad(lambda p: gpt.loss(p, windows, config))(params)
+    updates, state = OPTIMIZER.update(gradients, state, params)
+    return optim.apply_updates(params, updates), state, loss
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step under a recipe: what the partitioner made of it, and what is whole in it, in bytes."""
+
+    shown: parallel.explain.Explanation
+    run: Callable[[], Any]
+    weights: int
+    of: dict[str, int]
+    batch: int
+
+    def sent(self) -> float:
+        """Bytes that a device sends in rings."""
+        return sum(c.wire_bytes * (c.times or 1) for c in self.shown.collectives)
+
+    def calls(self) -> Counter[str]:
+        """Operands of collectives, by name: messages, if none were joined."""
+        found: Counter[str] = Counter()
+        for c in self.shown.collectives:
+            found[c.name] += c.num_operands
+        return found
+
+    def given(self, name: str) -> int:
+        """Bytes that a device gives to a kind of collective."""
+        return sum(c.nbytes for c in self.shown.collectives if c.name == name)
+
+
+@pytest.fixture(autouse=True)
+def devices() -> Any:
+    with inf.config(device="reference", cpu_devices=8):
+        yield
+
+
+@functools.cache
+def planned(
+    make: Callable[[], recipes.Recipe], sizes: tuple[tuple[str, int], ...], config: gpt.Config = DENSE
+) -> Planned:
+    recipe = make()
+    mesh = make_mesh(tuple(size for _, size in sizes), tuple(name for name, _ in sizes))
+    params = gpt.init(random.PRNGKey(0), config)
+    state = OPTIMIZER.init(params)
+    windows = np.zeros((B, T + 1), np.int32)
+    specs = recipe.params(params, mesh), recipe.optimizer(state, mesh)
+    run = inf.shard(
+        functools.partial(step, config=config),
+        mesh=mesh,
+        in_specs=(*specs, recipe.of_batch()),
+        out_specs=(*specs, P()),
+    )
+    shown = parallel.explain_sharding(run, params, state, windows)
+    nbytes: dict[str, int] = {}
+
+    def note(path: tuple[Any, ...], leaf: Any) -> None:
+        nbytes[tree.keystr(path, simple=True, separator="/")] = leaf.nbytes
+
+    tree.map_with_path(note, params)
+    return Planned(shown, lambda: run(params, state, windows), sum(nbytes.values()), nbytes, windows.nbytes)
+
+
+FOUR = (("dp", 4),)
+SHARE = 3 / 4  # (n - 1) / n
+CASES: dict[str, tuple[Any, ...]] = {
+    "data": (recipes.data, FOUR),
+    "zero1": (recipes.zero1, FOUR),
+    "zero3": (recipes.zero3, FOUR),
+    "tensor": (recipes.tensor, (("tp", 4),)),
+    "experts": (recipes.experts, (("ep", 4),), SPARSE),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_predicted_is_counted(name: str) -> None:
+    found = planned(*CASES[name])
+    with count_collectives() as counts:
+        found.run()
+    assert counts == predicted(found.shown.found)
+
+
+# --- memory -----------------------------------------------------------------------------------------
+
+
+def at_rest(found: Planned) -> float:
+    """Bytes of weights and moments on each device, in those of all weights; the batch and Adam's count of
+    steps left out.
+    """
+    batch_parts = found.shown.found.mesh.size if found.shown.found.in_specs[-1] else 1
+    return (found.shown.memory["arguments"] - found.batch / batch_parts - SCALAR) / found.weights
+
+
+@pytest.mark.parametrize(
+    ("name", "times"), [("data", 3), ("zero1", 1 + 2 / 4), ("zero3", 3 / 4)], ids=["data", "zero1", "zero3"]
+)
+def test_memory_at_rest_of_what_splits_the_batch(name: str, times: float) -> None:
+    assert at_rest(planned(*CASES[name])) == times
+
+
+@pytest.mark.parametrize(("name", "part"), [("tensor", "proj|embed|lm_head"), ("experts", "experts/")])
+def test_memory_at_rest_of_what_splits_the_model(name: str, part: str) -> None:
+    found = planned(*CASES[name])
+    split = sum(n for path, n in found.of.items() if any(word in path for word in part.split("|")))
+    assert at_rest(found) * found.weights == 3 * (split / 4 + found.weights - split)
+
+
+# --- communication ----------------------------------------------------------------------------------
+
+
+def test_data_sends_gradients_twice() -> None:
+    found = planned(*CASES["data"])
+    assert found.calls() == {"psum": len(found.of) + 1}
+    assert found.sent() == 2 * SHARE * (found.weights + SCALAR)
+
+
+def test_zero1_sends_as_much_in_two_halves() -> None:
+    found = planned(*CASES["zero1"])
+    assert found.calls() == {"psum_scatter": len(found.of), "all_gather": len(found.of), "psum": 1}
+    assert found.given("psum_scatter") == found.weights
+    assert found.given("all_gather") == found.weights / 4
+    assert found.sent() == 2 * SHARE * (found.weights + SCALAR)
+
+
+def test_zero3_sends_weights_three_times_but_for_the_table() -> None:
+    """The backward pass of a look-up reads no table."""
+    found = planned(*CASES["zero3"])
+    assert found.calls() == {"all_gather": 2 * len(found.of) - 1, "psum_scatter": len(found.of), "psum": 1}
+    table = found.of["embed_tokens"]
+    assert found.sent() == SHARE * (3 * found.weights - table + 2 * SCALAR)
+
+
+def test_tensor_sends_four_sums_of_activations_per_layer() -> None:
+    """And one forwards for the embedding and one backwards for the logits; in the loss a maximum and a sum
+    over the vocabulary for each token, and the loss.
+    """
+    found = planned(*CASES["tensor"])
+    assert found.calls() == {"psum": 4 * LAYERS + 2 + 1 + 1, "pmax": 1}
+    assert found.given("psum") == (4 * LAYERS + 2) * ACTIVATIONS + 4 * TOKENS + SCALAR
+    assert found.given("pmax") == 4 * TOKENS
+    assert found.sent() == 2 * SHARE * ((4 * LAYERS + 2) * ACTIVATIONS + 2 * 4 * TOKENS + SCALAR)
+
+
+def test_experts_send_their_rows_three_times_forwards_and_five_times_backwards() -> None:
+    found = planned(*CASES["experts"])
+    rows = 4 * TOKENS * CHOSEN * WIDTH  # at capacity_factor 1, all sequences
+    assert found.calls()["all_to_all"] == 8 * LAYERS
+    assert found.given("all_to_all") == 8 * LAYERS * rows / 4
+    kept = sum(n for path, n in found.of.items() if "experts/" not in path)
+    shares = 4 * EXPERTS  # of choices, for the loss that balances
+    sums = kept + shares + SCALAR
+    assert found.given("psum") == sums
+    assert found.sent() == SHARE * (8 * LAYERS * rows / 4 + 2 * sums)
+
+
+def test_a_product_sends_the_sums_of_its_recipes_for_what_the_others_leave() -> None:
+    """Each device has half of the tokens for `tensor`, and for `data` half of the weights but the norms."""
+    found = planned(lambda: recipes.product(recipes.tensor(), recipes.data()), (("dp", 2), ("tp", 2)))
+    over: Counter[tuple[str, ...]] = Counter()
+    for c in found.shown.collectives:
+        over[tuple(sorted(c.axes))] += c.nbytes
+    norms = sum(n for path, n in found.of.items() if "norm" in path)
+    assert over["dp",] == (found.weights - norms) / 2 + norms
+    assert over["dp", "tp"] == SCALAR
+    assert over["tp",] == (4 * LAYERS + 2) * ACTIVATIONS / 2 + 2 * 4 * TOKENS / 2
