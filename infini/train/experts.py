@@ -111,7 +111,7 @@ def with_capacity(weights: Params, x: Array, routing: Routing, num_places: int) 
     rows = checkpoint_name(inp.swapaxes(rows, 0, 1), "experts")  # (E, B, C, M)
     gate = inp.einsum("ebcm,efm->ebcf", rows, weights["gate_proj"])
     hidden = gate * lax.logistic(gate) * inp.einsum("ebcm,efm->ebcf", rows, weights["up_proj"])
-    rows = inp.einsum("ebcf,emf->ebcm", hidden, weights["down_proj"])
+    rows = checkpoint_name(inp.einsum("ebcf,emf->ebcm", hidden, weights["down_proj"]), "experts")
     rows = checkpoint_name(inp.swapaxes(rows, 0, 1), "sequences").reshape(batch, -1, width)
 
     def mixed(rows: Array, slots: Array, amounts: Array) -> Array:

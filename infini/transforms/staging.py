@@ -237,7 +237,7 @@ class Jitted:
         options = backend_.CompileOptions(
             donated=donated,
             donation=self.options.donation,
-            mesh=_mesh_in(staged.program),
+            mesh=_mesh_in(staged.program) or self._mesh_of_names(),
             machine=self.options.machine,
             strategies=self.options.strategies,
             collectives=self.options.collectives,
@@ -248,6 +248,11 @@ class Jitted:
         return Specialisation(
             self._name, staged, in_tree, holes, f.out_tree, f.out_holes, runner, self.options.is_inline
         )
+
+    def _mesh_of_names(self) -> sharding.AbstractMesh | None:
+        """The mesh over which values with a name are split, which the program does not say."""
+        mesh = self.options.mesh
+        return mesh.abstract if self.options.named and mesh is not None else None
 
     def _donated_parameters(
         self, args: Sequence[Any], kwargs: dict[str, Any], static: set[int], num_captures: int

@@ -10,6 +10,7 @@ import pytest
 
 import infini as inf
 from infini import optim, random, tree
+from infini.ad_checkpoint import checkpoint_name
 from infini.core import errors
 from infini.core.mesh import AbstractMesh
 from infini.parallel import recipes
@@ -151,8 +152,37 @@ def test_zero2_is_zero1_in_one_step() -> None:
 
 def test_batches_are_split_by_all_axes_that_split_them() -> None:
     recipe = recipes.product(recipes.experts(), recipes.data())
-    assert recipe.of_batch() == P(("ep", "dp"))
+    assert recipe.of_batch() == P(("dp", "ep"))
     assert recipe.axes == ("ep", "dp")
+
+
+def test_named_values_have_the_axes_of_the_batch_that_split_nothing_else_of_them() -> None:
+    recipe = recipes.product(recipes.experts(), recipes.tensor(), recipes.sequence(), recipes.data())
+    assert recipe.of_names() == {
+        "experts": P("ep", "dp"),
+        "sequences": P(("dp", "ep")),
+        "residual": P(("dp", "ep"), "tp"),
+        "normed": P(("dp", "ep"), None),
+    }
+
+
+def test_a_name_splits_a_program_that_nothing_else_splits() -> None:
+    with inf.config(device="reference", cpu_devices=4):
+        mesh = make_mesh((4,), ("x",))
+        x = np.arange(24, dtype=np.float32).reshape(8, 3)
+
+        def place(spec: Any) -> Any:
+            return inf.shard(lambda x: checkpoint_name(x * 2, "twice"), mesh=mesh, named={"twice": spec})(x)
+
+        found = place(P("x"))
+        np.testing.assert_array_equal(found, x * 2)
+        assert found.addressable_shards[1].data.shape == (2, 3)
+        with pytest.raises(errors.ValueMismatchError, match=r"named\['twice'\] splits over 'y'"):
+            place(P("y"))
+        with pytest.raises(errors.ValueMismatchError, match=r"'twice' has fewer dimensions than its place"):
+            place(P(None, None, "x"))
+        with pytest.raises(errors.TypeMismatchError, match=r"named\['twice'\] is no placement"):
+            place("x")
 
 
 def test_an_axis_that_the_mesh_lacks_is_named() -> None:

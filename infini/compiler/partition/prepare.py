@@ -31,8 +31,7 @@ def placed_by_name(program: Program, mesh: AbstractMesh, named: Mapping[str, Spe
     """The program with constraints in place of the names that `named` has a place for.
 
     Raises:
-        ValueMismatchError: a place has more entries than a value has dimensions, or names an axis that the
-            mesh lacks.
+        ValueMismatchError: a place has more entries than a value has dimensions.
     """
     if not named:
         return program
@@ -53,11 +52,9 @@ def placed_by_name(program: Program, mesh: AbstractMesh, named: Mapping[str, Spe
 def _fitting(spec: Spec, equation: Equation, mesh: AbstractMesh) -> Spec:
     """The part of a spec that divides a value into equal parts."""
     name, type_ = equation.attrs["name"], equation.output.type
-    missing = [axis for entry in spec for axis in mesh_.entry_axes(entry) if axis not in mesh.axis_names]
-    if missing or len(spec) > type_.ndim:
-        problem = f"the mesh has no axis {missing[0]!r}" if missing else "it has fewer dimensions"
+    if len(spec) > type_.ndim:
         raise errors.ValueMismatchError(
-            f"the value named {name!r} cannot be placed: {problem}",
+            f"the value named {name!r} has fewer dimensions than its place",
             got=f"P{tuple(spec)} for {type_}",
             fix=f"change named[{name!r}]",
             where=equation.where,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from infini.parallel.recipes.placing import Recipe, Rule
+from infini.parallel.recipes.placing import OF_BATCH, Recipe, Rule
 
 # Ends of the paths of weights whose outputs, and of those whose inputs are split.
 COLUMNS: Final = r"((q|k|v|qkv|gate|up)_proj|fc1|w1|w3|lm_head|embed_tokens|embed)$"
@@ -29,7 +29,7 @@ def tensor(axis: str = "tp", *, columns: str = COLUMNS, rows: str = ROWS) -> Rec
     return Recipe((Rule(axis, columns, -2), Rule(axis, rows, -1), Rule(axis, biases, -1)))
 
 
-def sequence(axis: str = "tp", *, batch_axes: tuple[str, ...] = ()) -> Recipe:
+def sequence(axis: str = "tp") -> Recipe:
     """Sequence parallelism, beside `tensor` on the same axis: between its pairs of products activations are
     split by tokens, so each sum becomes a reduce_scatter and an all_gather of as many bytes, and norms and
     residuals take 1 / n of the memory (arXiv:2205.05198). The model names these values "residual", and what
@@ -37,20 +37,20 @@ def sequence(axis: str = "tp", *, batch_axes: tuple[str, ...] = ()) -> Recipe:
 
     Args:
         axis: the axis of `tensor`.
-        batch_axes: axes that split the batch, if `product` does not say.
     """
-    return Recipe(named={"residual": (batch_axes, (axis,)), "normed": (batch_axes, ())})
+    return Recipe(named={"residual": (OF_BATCH, (axis,)), "normed": (OF_BATCH, ())})
 
 
 def experts(axis: str = "ep", *, pattern: str = r"experts/") -> Recipe:
     """Expert parallelism: each device has some experts, and sequences are split as well; before and after the
     experts all_to_all hands rows over (GShard, arXiv:2006.16668).
 
-    Memory: 1 / n of the experts. Sent per layer and device: (n - 1) / n of its rows of experts, three times
-        forwards (both products that read them ask for them) and five times backwards.
+    Memory: 1 / n of the experts. Sent per layer and device: (n - 1) / n of its rows of experts, twice
+        forwards and three times backwards (from each of the two products that read them).
 
     Args:
         axis: mesh axis.
         pattern: paths of weights (expert, out, in).
     """
-    return Recipe((Rule(axis, pattern, -3),), batch=((axis,),))
+    named = {"experts": ((axis,), OF_BATCH), "sequences": (OF_BATCH,)}
+    return Recipe((Rule(axis, pattern, -3),), batch=((axis,),), named=named)

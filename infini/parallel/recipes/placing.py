@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from infini.core import errors, mesh as mesh_, tree
 from infini.core.mesh import AbstractMesh, AxisEntry, P
@@ -14,6 +14,8 @@ from infini.core.mesh import AbstractMesh, AxisEntry, P
 Specs: TypeAlias = Any  # Any: a pytree of P
 Kind: TypeAlias = Literal["params", "optimizer"]
 BOTH: tuple[Kind, ...] = ("params", "optimizer")
+# Stands for the axes of the first dimension of a batch.
+OF_BATCH: Final = ("*",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class Recipe:
         rules: for parameters and what the optimizer keeps, in order: a later rule splits what earlier ones
             left.
         batch: axes of each dimension of a batch, such as `(("dp",), ("cp",))`.
-        named: axes of each dimension of the values that `checkpoint_name` gave a name.
+        named: axes of each dimension of the values that `checkpoint_name` gave a name; `OF_BATCH` for that of the
+            sequences of a batch.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -66,7 +69,7 @@ class Recipe:
     @property
     def axes(self) -> tuple[str, ...]:
         """Axes of the mesh that the recipe uses, in order."""
-        dimensions = [*self.batch, *(d for placed in self.named.values() for d in placed)]
+        dimensions = [*self.batch, *(d for placed in self.named.values() for d in placed if d != OF_BATCH)]
         return tuple(dict.fromkeys([r.axis for r in self.rules] + [a for d in dimensions for a in d]))
 
     def params(self, params: Any, mesh: Any) -> Specs:  # Any: a pytree of arrays or their types; a mesh
@@ -90,8 +93,16 @@ class Recipe:
         return P(*(_entry(axes) for axes in self.batch[:ndim]))
 
     def of_names(self) -> dict[str, P]:
-        """Placements of named values."""
-        return {name: P(*map(_entry, placed)) for name, placed in self.named.items()}
+        """Placements of named values. Where one has the sequences of the batch it has its axes, but for those
+        that split another dimension of it.
+        """
+        rows = self.batch[0] if self.batch else ()
+        found = {}
+        for name, placed in self.named.items():
+            taken = {axis for axes in placed for axis in axes}
+            free = tuple(axis for axis in rows if axis not in taken)
+            found[name] = P(*(_entry(free if axes == OF_BATCH else axes) for axes in placed))
+        return found
 
     def _placed(self, leaves: Any, mesh: Any, kind: Kind) -> Specs:  # Any: pytrees; a mesh
         abstract: AbstractMesh = getattr(mesh, "abstract", mesh)
@@ -150,10 +161,9 @@ def product(*recipes: Recipe) -> Recipe:
         for name, placed in recipe.named.items():
             named[name] = _joined(named.get(name, ()), placed)
     batch: tuple[tuple[str, ...], ...] = ()
-    for recipe in recipes:
+    for recipe in reversed(recipes):
+        # The axes of experts vary fastest: rows then go to them by one exchange over neighbours.
         batch = _joined(batch, recipe.batch)
-    if named:  # named values have the rows of the batch
-        named = {name: _joined(placed, batch[:1]) for name, placed in named.items()}
     return Recipe(tuple(rule for recipe in recipes for rule in recipe.rules), batch, named)
 
 
