@@ -58,8 +58,8 @@ class Recipe:
         rules: for parameters and what the optimizer keeps, in order: a later rule splits what earlier ones
             left.
         batch: axes of each dimension of a batch, such as `(("dp",), ("cp",))`.
-        named: axes of each dimension of the values that `checkpoint_name` gave a name; `OF_BATCH` for that of the
-            sequences of a batch.
+        named: axes of each dimension of the values that `checkpoint_name` gave a name; `OF_BATCH` for that of
+            the sequences of a batch.
     """
 
     rules: tuple[Rule, ...] = ()
