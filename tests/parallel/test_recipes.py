@@ -2,110 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 import pytest
 
 import infini as inf
-from infini import optim, random, tree
+from infini import tree
 from infini.ad_checkpoint import checkpoint_name
 from infini.core import errors
 from infini.core.mesh import AbstractMesh
 from infini.parallel import recipes
 from infini.sharding import P, make_mesh
-from infini.train import gpt
-
-SIZES = {
-    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_layers": 2, "num_heads": 8,
-    "num_kv_heads": 8, "head_dim": 4,
-}  # fmt: skip
-MODELS = {
-    "gpt": gpt.Config(**SIZES),
-    "experts": gpt.Config(**SIZES | {"intermediate_size": 16}, num_experts=8, capacity_factor=1.25),
-}
-BATCH, LENGTH, STEPS = 8, 8, 10
-
-RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
-    "data": ({"dp": 8}, recipes.data()),
-    "zero1": ({"dp": 8}, recipes.zero1()),
-    "zero3": ({"dp": 8}, recipes.zero3()),
-    "tensor": ({"tp": 8}, recipes.tensor()),
-    "data x tensor": ({"dp": 2, "tp": 4}, recipes.product(recipes.tensor(), recipes.data())),
-    "zero1 x tensor": ({"dp": 4, "tp": 2}, recipes.product(recipes.tensor(), recipes.zero1())),
-    "zero3 x tensor": ({"dp": 2, "tp": 4}, recipes.product(recipes.tensor(), recipes.zero3())),
-    "tensor and sequence": ({"tp": 8}, recipes.product(recipes.tensor(), recipes.sequence())),
-    "tensor and sequence x data": (
-        {"dp": 2, "tp": 4},
-        recipes.product(recipes.tensor(), recipes.sequence(), recipes.data()),
-    ),
-    "experts": ({"ep": 8}, recipes.experts()),
-    "experts x data": ({"ep": 4, "dp": 2}, recipes.product(recipes.experts(), recipes.data())),
-    "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
-}
-
-
-def optimizer() -> optim.GradientTransformation:
-    """A large epsilon: Adam divides by the root of a mean of squares, and first steps of tiny gradients would
-    be those of their roundings.
-    """
-    return optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-2, eps=1e-3))
-
-
-def step(params: Any, state: Any, windows: Any, *, config: gpt.Config) -> tuple[Any, ...]:
-    value, gradients = inf.value_and_grad(lambda p: gpt.loss(p, windows, config))(params)
-    updates, state = optimizer().update(gradients, state, params)
-    return optim.apply_updates(params, updates), state, value, gradients
-
-
-def batches() -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 64, (BATCH, LENGTH + 1)).astype(np.int32) for _ in range(STEPS)]
-
-
-@functools.cache
-def start(model: str) -> Any:
-    with inf.config(device="reference"):
-        return tree.map(np.asarray, gpt.init(random.PRNGKey(0), MODELS[model]))
-
-
-@functools.cache
-def alone(model: str) -> tuple[list[float], list[Any]]:
-    """Losses and gradients of one device."""
-    params = start(model)
-    run, state = inf.jit(functools.partial(step, config=MODELS[model])), optimizer().init(params)
-    losses, gradients = [], []
-    for windows in batches():
-        params, state, value, gradient = run(params, state, windows)
-        losses.append(float(value))
-        gradients.append(tree.map(np.asarray, gradient))
-    return losses, gradients
+from tests.parallel.recipe_rows import MODELS, RECIPES, alone, optimizer, run
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_ten_steps_are_those_of_one_device(name: str, model: str) -> None:
-    axes, recipe = RECIPES[name]
-    losses, gradients = alone(model)
     with inf.config(cpu_devices=8):
-        mesh = make_mesh(tuple(axes.values()), tuple(axes))
-        params, state = start(model), optimizer().init(start(model))
-        specs = recipe.params(params, mesh), recipe.optimizer(state, mesh)
-        run = inf.shard(
-            functools.partial(step, config=MODELS[model]),
-            mesh=mesh,
-            in_specs=(*specs, recipe.of_batch()),
-            out_specs=(*specs, P(), specs[0]),
-            named=recipe.of_names(),
-            donate_argnums=(0, 1),
-        )
-        for number, windows in enumerate(batches()):
-            params, state, value, gradient = run(params, state, windows)
-            assert float(value) == pytest.approx(losses[number], rel=1e-5)
-            for found, wanted in zip(tree.leaves(gradient), tree.leaves(gradients[number]), strict=True):
-                bound = 1e-5 * float(np.abs(wanted).max())
-                np.testing.assert_allclose(found, wanted, rtol=0, atol=max(bound, 1e-7))
+        found = run(name, model)
+    assert found.losses == pytest.approx(alone(model)[0], rel=1e-5)
+    assert found.excess <= 1
+    assert found.is_as_predicted
 
 
 # --- placements -------------------------------------------------------------------------------------
