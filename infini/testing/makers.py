@@ -29,11 +29,11 @@ _BITWISE: Final = ("and", "or", "xor")
 
 
 def shapes(
-    *, max_rank: int = 3, max_size: int = 5, sizes: Sequence[int] | None = None
+    *, min_rank: int = 0, max_rank: int = 3, max_size: int = 5, sizes: Sequence[int] | None = None
 ) -> st.SearchStrategy[ir.Shape]:
     """Shapes of few dimensions, some of size 1, none of size 0; loops of no turns make those."""
     size = st.integers(1, max_size) if sizes is None else st.sampled_from(list(sizes))
-    return st.lists(size, max_size=max_rank).map(tuple)
+    return st.lists(size, min_size=min_rank, max_size=max_rank).map(tuple)
 
 
 def _pick(draw: Draw, known: Sequence[Var], fits: Callable[[Var], bool]) -> Var | None:

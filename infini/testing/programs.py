@@ -30,12 +30,13 @@ EXACT: Final = tuple(n for n in MAKERS if n not in ("argmax", "compare", "conver
 def types(
     *,
     allowed: Sequence[np.dtype] = DTYPES,
+    min_rank: int = 0,
     max_rank: int = 3,
     max_size: int = 5,
     sizes: Sequence[int] | None = None,
 ) -> st.SearchStrategy[ArrayType]:
     """Array types; `sizes` are those that dimensions may have, 1 to `max_size` when absent."""
-    found = shapes(max_rank=max_rank, max_size=max_size, sizes=sizes)
+    found = shapes(min_rank=min_rank, max_rank=max_rank, max_size=max_size, sizes=sizes)
     return st.builds(ArrayType, found, st.sampled_from(list(allowed)))
 
 
@@ -63,6 +64,8 @@ def programs(
     max_equations: int = 12,
     families: Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
+    min_rank: int = 0,
+    is_all_used: bool = False,
 ) -> Program:
     """Whole programs of the first-order families.
 
@@ -74,15 +77,21 @@ def programs(
         max_equations: largest number of equations.
         families: names of `MAKERS` to choose from; all of them when absent.
         sizes: those that dimensions of parameters may have; 1 to 5 when absent.
+        min_rank: smallest number of dimensions of parameters.
+        is_all_used: whether every value matters: results are those that no equation reads.
     """
     builder = ir.Builder()
-    params = [Var(draw(types(allowed=allowed, sizes=sizes))) for _ in range(draw(st.integers(1, max_params)))]
+    of_params = types(allowed=allowed, sizes=sizes, min_rank=min_rank)
+    params = [Var(draw(of_params)) for _ in range(draw(st.integers(1, max_params)))]
     known = list(params)
     names = sorted(MAKERS if families is None else families)
     for _ in range(draw(st.integers(min_equations, max_equations))):
         made = MAKERS[draw(st.sampled_from(names))](draw, builder, known)
         if made is not None and made.type.size <= 4096:
             known.append(made)
+    if is_all_used:
+        read = {v for equation in builder.equations for v in equation.inputs}
+        return builder.build(params, [v for v in known if v not in read and v not in params] or known[-1:])
     # Late values depend on much of the program.
     results = draw(st.lists(st.sampled_from(known[::-1]), min_size=1, max_size=3))
     return builder.build(params, results)

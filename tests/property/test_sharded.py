@@ -1,7 +1,10 @@
-"""Random programs over random meshes with random placements give the results of one device."""
+"""Random programs over random meshes, with random placements of what they are given and of what they compute:
+the results are those of one device, and what is sent is what the partitioner predicts.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,18 +13,37 @@ import numpy as np
 from hypothesis import strategies as st
 
 import infini as inf
+from infini import lax
 from infini.core import dtypes, trace
-from infini.core.ir import ArrayType, Program
+from infini.core.ir import ArrayType, Program, Var
+from infini.parallel import explain_sharding
+from infini.parallel.explain import Explanation
 from infini.sharding import NamedSharding, P, make_mesh
-from infini.testing import programs
+from infini.testing import count_collectives, predicted, programs
+from infini.testing.collectives import Count, Counts
 from tests.property.running import close
 
 MESHES = ((2,), (4,), (8,), (2, 2), (4, 2), (2, 2, 2))
 # Sums over devices are rounded in another order, so steps of floats are left out as between backends.
 SIZES = (8, 4, 2, 3)
-split = programs.programs(families=programs.EXACT, sizes=SIZES, min_equations=3, max_equations=10)
+# Few dtypes, so that values meet; those that come first are drawn more often.
+split = programs.programs(
+    families=programs.EXACT,
+    allowed=(dtypes.float32, dtypes.int32, dtypes.float32, dtypes.bfloat16, dtypes.bool_),
+    sizes=SIZES,
+    min_rank=1,
+    min_equations=3,
+    max_equations=10,
+    is_all_used=True,
+)
 smooth = programs.programs(
-    families=programs.SMOOTH, allowed=(dtypes.float32,), sizes=SIZES, min_equations=2, max_equations=8
+    families=programs.SMOOTH,
+    allowed=(dtypes.float32,),
+    sizes=SIZES,
+    min_rank=1,
+    min_equations=3,
+    max_equations=8,
+    is_all_used=True,
 )
 few = hypothesis.settings(max_examples=max(40, hypothesis.settings.default.max_examples // 5))
 
@@ -40,22 +62,59 @@ def specs(draw: Callable[[st.SearchStrategy[Any]], Any], type_: ArrayType, mesh:
     return P(*(e or None for e in entries))
 
 
-def function_of(program: Program) -> Callable[..., Any]:
-    return lambda *args: trace.evaluate(program, [trace.as_value(a) for a in args])
+def function_of(program: Program, places: dict[Var, NamedSharding]) -> Callable[..., Any]:
+    """The program as a function, with constraints for some of its variables."""
+
+    def run(*args: Any) -> tuple[Any, ...]:
+        env = dict(zip(program.params, map(trace.as_value, args), strict=True))
+        env.update((var, trace.as_value(constant.array)) for var, constant in program.consts)
+        for equation in program.equations:
+            found = trace.bind_attrs(equation.op, [env[v] for v in equation.inputs], equation.attrs)
+            for var, value in zip(equation.outputs, found, strict=True):
+                env[var] = lax.with_sharding_constraint(value, places[var]) if var in places else value
+        return tuple(env[v] for v in program.results)
+
+    return run
 
 
-def check(draw: st.DataObject, program: Program, f: Callable[..., Any], *, what: str) -> None:
-    """Results of `f` with parameters placed at random equal those of one device."""
+def check_counts(expected: Explanation, counts: Counts) -> None:
+    """What was sent is what was predicted: how often, over which axes, how many bytes. Where a loop or a branch
+    depends on values it is at least what is certain, and nothing that was not named.
+    """
+    certain = tuple(c for c in expected.collectives if c.times is not None)
+    known = predicted(dataclasses.replace(expected.found, collectives=certain))
+    if len(certain) == len(expected.collectives):
+        assert counts == known, str(expected)
+        return
+    assert counts.keys() <= {(c.name, c.axes) for c in expected.collectives}, str(expected)
+    for key, count in known.items():
+        sent = counts.get(key, Count(0, 0))
+        assert sent.calls >= count.calls and sent.nbytes >= count.nbytes, str(expected)
+
+
+def check(
+    draw: st.DataObject, program: Program, of: Callable[[Callable[..., Any]], Callable[..., Any]], *, what: str
+) -> None:
+    """What `of` makes of a program finds with values placed at random what it finds on one device, and sends
+    what is predicted.
+    """
     shape = draw.draw(st.sampled_from(MESHES), label="mesh")
     with inf.config(device="reference", cpu_devices=8, check=1):
         mesh = make_mesh(shape, tuple("abc"[: len(shape)]))
+
+        def place(type_: ArrayType) -> NamedSharding:
+            return NamedSharding(mesh, draw.draw(specs(type_, shape), label="spec"))
+
         arrays = programs.arguments(program, draw.draw(st.integers(0, 9), label="seed"))
-        placed = [
-            inf.device_put(x, NamedSharding(mesh, draw.draw(specs(t, shape), label="spec")))
-            for x, t in zip(arrays, program.in_types, strict=True)
-        ]
-        wanted, found = inf.jit(f)(*arrays), inf.jit(f)(*placed)
-        for x, y in zip(map(np.asarray, found), map(np.asarray, wanted), strict=True):
+        placed = [inf.device_put(x, place(t)) for x, t in zip(arrays, program.in_types, strict=True)]
+        made = [v for equation in program.equations for v in equation.outputs]
+        places = {v: place(v.type) for v in made if draw.draw(st.integers(0, 3), label="constrained") == 1}
+        alone, over_mesh = inf.jit(of(function_of(program, {}))), inf.jit(of(function_of(program, places)))
+        expected = explain_sharding(over_mesh, *placed, mesh=mesh, memory=False)
+        with count_collectives() as counts:
+            found = over_mesh(*placed)
+        check_counts(expected, counts)
+        for x, y in zip(map(np.asarray, found), map(np.asarray, alone(*arrays)), strict=True):
             if y.dtype in dtypes.FLOATS:
                 # The error of a sum is that of its terms, which may cancel.
                 scale = max(1.0, float(np.max(np.abs(y.astype(np.float64)), initial=0.0)))
@@ -66,18 +125,20 @@ def check(draw: st.DataObject, program: Program, f: Callable[..., Any], *, what:
 @few
 @hypothesis.given(st.data(), split)
 def test_sharded_programs_equal_unsharded_ones(data: st.DataObject, program: Program) -> None:
-    check(data, program, function_of(program), what="sharded")
+    check(data, program, lambda f: f, what="sharded")
 
 
 @few
 @hypothesis.given(st.data(), smooth)
 def test_gradients_of_sharded_programs_equal_unsharded_ones(data: st.DataObject, program: Program) -> None:
-    def total(*args: Any) -> Any:
-        found = 0.0
-        for y in function_of(program)(*args):
-            weights = np.cos(np.arange(y.size, dtype=np.float32)).reshape(y.shape)
-            found = found + (y.astype("float32") * weights).sum()
-        return found
+    def gradient(f: Callable[..., Any]) -> Callable[..., Any]:
+        def total(*args: Any) -> Any:
+            found = 0.0
+            for y in f(*args):
+                weights = np.cos(np.arange(y.size, dtype=np.float32)).reshape(y.shape)
+                found = found + (y.astype("float32") * weights).sum()
+            return found
 
-    numbers = tuple(range(len(program.params)))
-    check(data, program, inf.grad(total, argnums=numbers), what="gradient")
+        return inf.grad(total, argnums=tuple(range(len(program.params))))
+
+    check(data, program, gradient, what="gradient")
