@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeAlias
 import infini as inf
 import infini.numpy as inp
 from infini import Array, lax, optim, tree
+from infini.ad_checkpoint import checkpoint_name
 from infini.train import gpt
+from infini.tree_util import keystr
 
 State: TypeAlias = dict[str, Any]  # Any: a pytree of arrays
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -138,11 +140,17 @@ def _loss_and_gradients(
     parts = windows.reshape(-1, count, windows.shape[-1]).swapaxes(0, 1)
 
     def add(sums: tuple[Array, gpt.Params], part: Array) -> tuple[tuple[Array, gpt.Params], None]:
-        return tree.map(lambda a, b: a + b, sums, differentiate(params, part)), None
+        loss, gradients = tree.map(lambda a, b: a + b, sums, differentiate(params, part))
+        return (loss, tree.map_with_path(_named_sum, gradients)), None
 
     zeros = (inp.zeros(()), tree.map(inp.zeros_like, params))
     sums, _ = lax.scan(add, zeros, parts)
     return tree.map(lambda total: total / count, sums)
+
+
+def _named_sum(path: Any, total: Array) -> Array:  # Any: keys of a pytree
+    """A sum of gradients with the name that recipes place it by."""
+    return checkpoint_name(total, "sums/" + keystr(path, simple=True, separator="/"))
 
 
 def _in(dtype: ComputeDtype, params: gpt.Params) -> gpt.Params:

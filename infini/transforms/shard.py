@@ -51,7 +51,7 @@ def shard(
             nothing is said.
         collectives: how collectives are joined into buckets.
         named: for names that `checkpoint_name` gave to values where these lie. A dimension that its axes do
-            not divide is not split.
+            not divide is not split. Over unreduced axes the values are terms of sums, which wait.
         **options: options of `jit`.
 
     Returns:
@@ -80,7 +80,8 @@ def _place_of_name(name: str, spec: Any, mesh_: sharding.Mesh) -> PartitionSpec:
         raise errors.TypeMismatchError(
             f"shard: named[{name!r}] is no placement", got=repr(spec), expected="a P", fix=f"P({spec!r})"
         )
-    missing = [axis for entry in spec for axis in entry_axes(entry) if axis not in mesh_.axis_names]
+    axes = [axis for entry in spec for axis in entry_axes(entry)] + sorted(spec.unreduced)
+    missing = [axis for axis in axes if axis not in mesh_.axis_names]
     if missing:
         raise errors.ValueMismatchError(
             f"shard: named[{name!r}] splits over {missing[0]!r}, which the mesh lacks",

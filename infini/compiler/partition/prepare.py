@@ -39,7 +39,9 @@ def placed_by_name(program: Program, mesh: AbstractMesh, named: Mapping[str, Spe
     def changed(equation: Equation) -> Equation:
         if equation.op.name == "name" and equation.attrs["name"] in named:
             spec = _fitting(named[equation.attrs["name"]], equation, mesh)
-            op, attrs = primitive.by_name("sharding_constraint"), Attrs({"mesh": mesh, "spec": spec})
+            waiting = tuple(sorted(mesh_.unreduced_axes(named[equation.attrs["name"]])))
+            given = {"mesh": mesh, "spec": spec, **({"unreduced": waiting} if waiting else {})}
+            op, attrs = primitive.by_name("sharding_constraint"), Attrs(given)
             return Equation(op, equation.inputs, attrs, equation.outputs, equation.where, equation.via)
         if not equation.programs:
             return equation
@@ -68,6 +70,8 @@ def _fitting(spec: Spec, equation: Equation, mesh: AbstractMesh) -> Spec:
 
 def _is_kept(equation: Equation) -> bool:
     op = equation.op
+    if op.name == "name":  # a name that nobody has a place for; terms of sums would stop at it
+        return False
     return factors.can_split(op) or op.name == "sharding_constraint" or not op.has(primitive.DECOMPOSE)
 
 

@@ -17,6 +17,7 @@ from infini.parallel.recipes.models import (
 )
 from infini.parallel.recipes.placing import (
     Recipe as Recipe,
+    SUMS as SUMS,
     Rule as Rule,
     product as product,
 )

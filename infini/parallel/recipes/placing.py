@@ -12,8 +12,10 @@ from infini.core import errors, mesh as mesh_, tree
 from infini.core.mesh import AbstractMesh, AxisEntry, P
 
 Specs: TypeAlias = Any  # Any: a pytree of P
-Kind: TypeAlias = Literal["params", "optimizer"]
-BOTH: tuple[Kind, ...] = ("params", "optimizer")
+Kind: TypeAlias = Literal["params", "gradients", "optimizer"]
+ALL: tuple[Kind, ...] = ("params", "gradients", "optimizer")
+# What a step calls a gradient that it adds up over parts of a batch: this and the path of its parameter.
+SUMS: Final = "sums/"
 # Stands for the axes of the first dimension of a batch.
 OF_BATCH: Final = ("*",)
 
@@ -27,13 +29,14 @@ class Rule:
         pattern: regular expression, searched in the path of a leaf, such as `layers/0/mlp/up_proj`.
         dimension: dimension that is split, counted from the end when negative; None for the first that the
             axis divides and nothing else splits.
-        kinds: whether it holds for parameters, for what the optimizer keeps, or for both.
+        kinds: whether it holds for parameters, for their gradients where these are added up over parts of a
+            batch, and for what the optimizer keeps.
     """
 
     axis: str
     pattern: str = ""
     dimension: int | None = None
-    kinds: tuple[Kind, ...] = BOTH
+    kinds: tuple[Kind, ...] = ALL
 
     def dimension_of(
         self, path: str, shape: Sequence[int], parts: Sequence[int], count: int, kind: Kind
@@ -88,6 +91,40 @@ class Recipe:
         """
         return self._placed(state, mesh, "optimizer")
 
+    def of_sums(self, params: Any, mesh: Any) -> dict[str, P]:  # Any: a pytree of arrays or types; a mesh
+        """Placements of gradients that are added up over parts of a batch, by the names that a step gives
+        them: `sums/` and the path of the parameter. Over axes that split the batch and not the gradient each
+        device has its own terms, which are added up when the last part is done. Gradients that lie as their
+        parameters and what the optimizer keeps need no name.
+
+        Args:
+            params: the parameters.
+            mesh: the mesh.
+
+        Raises:
+            ValueMismatchError: the mesh lacks an axis.
+
+        Example:
+            >>> import numpy as np
+            >>> from infini.core.mesh import AbstractMesh
+            >>> from infini.parallel import recipes
+            >>> params, mesh = {"w": np.zeros((8, 2))}, AbstractMesh(("dp",), (2,))
+            >>> recipes.zero1().of_sums(params, mesh), recipes.zero2().of_sums(params, mesh)
+            ({'sums/w': P(unreduced={'dp'})}, {'sums/w': P('dp')})
+        """
+        abstract: AbstractMesh = getattr(mesh, "abstract", mesh)
+        self._check(abstract)
+        batch = {axis for axes in self.batch for axis in axes}
+        found = {}
+        for path, leaf in tree.leaves_with_path(params):
+            name = tree.keystr(path, simple=True, separator="/")
+            places = [self.place(name, leaf.shape, abstract, kind) for kind in ALL]
+            if len(set(places)) > 1:
+                own = places[ALL.index("gradients")]
+                split = {axis for entry in own for axis in mesh_.entry_axes(entry)}
+                found[SUMS + name] = P(*own, unreduced=batch - split)
+        return found
+
     def of_batch(self, ndim: int = 2) -> P:
         """The placement of a batch with so many dimensions."""
         return P(*(_entry(axes) for axes in self.batch[:ndim]))
@@ -120,7 +157,7 @@ class Recipe:
             path: where it is in its tree, such as `layers/0/mlp/up_proj`.
             shape: its shape.
             mesh: axes and their sizes.
-            kind: whether it is a parameter or the optimizer's.
+            kind: whether it is a parameter, a sum of its gradients, or the optimizer's.
         """
         entries: list[tuple[str, ...]] = [()] * len(shape)
         parts = [1] * len(shape)

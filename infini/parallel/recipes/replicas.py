@@ -18,17 +18,21 @@ def zero1(axis: str = "dp") -> Recipe:
     """Data parallelism with the optimizer's state split: each device updates its part of the weights, which
     are gathered after that (ZeRO stage 1, arXiv:1910.02054).
 
-    Memory: 4 P + 8 P / n bytes, and the gradients that are not scattered yet. Sent: as much as `data`, a
-        reduce_scatter and an all_gather in place of the sum.
+    Memory: 4 P + 8 P / n bytes, and the gradients that are not scattered yet: 4 P bytes when a step adds up
+        those of several parts of its batch. Sent: as much as `data`, a reduce_scatter after the last part
+        and an all_gather in place of the sum.
     """
     return Recipe((Rule(axis, kinds=("optimizer",)),), batch=((axis,),))
 
 
 def zero2(axis: str = "dp") -> Recipe:
-    """ZeRO stage 2: gradients are split as well. A compiled step never holds all gradients whole when the
-    optimizer's state is split, so this is `zero1`; the name is here for those who look for it.
+    """ZeRO stage 2: gradients that are added up over parts of a batch are split as well. A step that computes
+    its batch at once never holds all gradients, and is that of `zero1`.
+
+    Memory: 4 P + 12 P / n bytes. Sent: a reduce_scatter of the gradients for each part of the batch, and an
+        all_gather of the weights.
     """
-    return zero1(axis)
+    return Recipe((Rule(axis, kinds=("gradients", "optimizer")),), batch=((axis,),))
 
 
 def zero3(axis: str = "dp") -> Recipe:
