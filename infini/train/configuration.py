@@ -181,8 +181,8 @@ class Mesh:
     dp: int | None = option(None, "parts of the batch; none: what other axes leave of the devices", least=1)
     tp: int = option(1, "parts of the weights of every layer", least=1)
     ep: int = option(1, "parts of the experts, and of the batch", least=1)
-    zero: Literal[0, 1, 3] = option(
-        0, "what dp splits, too: 1 the optimizer's state, 3 the parameters as well"
+    zero: Literal[0, 1, 2, 3] = option(
+        0, "what dp splits, too: 1 the optimizer's state, 2 sums of gradients as well, 3 the parameters"
     )
     sequence: bool = option(False, "tp splits what lies between layers by tokens")
 

@@ -33,7 +33,8 @@ class Layout:
         dp: parts of the batch; None for what the other axes leave of the devices.
         tp: parts of the weights of every layer.
         ep: parts of the experts, and of the batch.
-        zero: what `dp` splits besides the batch: 0 nothing, 1 the optimizer's state, 3 the parameters, too.
+        zero: what `dp` splits besides the batch: 0 nothing, 1 the optimizer's state, 2 sums of gradients as
+            well, 3 the parameters, too.
         sequence: whether `tp` splits what lies between layers by tokens.
     """
 
@@ -63,7 +64,7 @@ class Layout:
 
     def recipe(self, axes: Mapping[str, int]) -> recipes.Recipe:
         """What each axis splits. Recipes that know the model come first."""
-        by_zero = {0: recipes.data, 1: recipes.zero1, 3: recipes.zero3}
+        by_zero = {0: recipes.data, 1: recipes.zero1, 2: recipes.zero2, 3: recipes.zero3}
         found = []
         if "ep" in axes:
             found.append(recipes.experts("ep"))
@@ -128,18 +129,23 @@ class Team:
             "optimizer": self.recipe.optimizer(state["optimizer"], self.mesh),
         }
 
-    def jit(self, function: Callable[..., Any], in_specs: Any, out_specs: Any, **options: Any) -> Any:
+    def jit(
+        self, function: Callable[..., Any], in_specs: Any, out_specs: Any, *, params: Any = None, **options: Any
+    ) -> Any:  # Any: trees
         """Compile a function for the team.
 
         Args:
             function: what to compile.
             in_specs: a `P`, or a tree of them, for each argument.
             out_specs: the same for the results.
+            params: types of the parameters, when the function adds up gradients of them.
             **options: options of `jit`.
         """
         if self.mesh is None:
             return inf.jit(function, **options)
         named = self.recipe.of_names()
+        if params is not None:
+            named |= self.recipe.of_sums(params, self.mesh)
         return inf.shard(
             function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, named=named, **options
         )

@@ -221,12 +221,14 @@ class _Run:
         how = settings.computation
         self._init = functools.partial(step_.init_state, **options)
         specs: Any = None  # Any: a tree of placements
+        types = inf.eval_shape(self._init, random.PRNGKey(settings.seed))
         if team.mesh is not None:
-            specs = team.specs(inf.eval_shape(self._init, random.PRNGKey(settings.seed)))
+            specs = team.specs(types)
         self._step = team.jit(
             functools.partial(step_.step, **options, computation=how),
             (specs, team.recipe.of_batch(1), team_.WHOLE),
             (specs, team_.WHOLE),
+            params=types["params"],
             donate_argnums=0,
             donation="require",
         )

@@ -37,6 +37,7 @@ BATCH, LENGTH, STEPS = 8, 8, 10
 RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
     "data": ({"dp": 8}, recipes.data()),
     "zero1": ({"dp": 8}, recipes.zero1()),
+    "zero2": ({"dp": 8}, recipes.zero2()),
     "zero3": ({"dp": 8}, recipes.zero3()),
     "tensor": ({"tp": 8}, recipes.tensor()),
     "data x tensor": ({"dp": 2, "tp": 4}, recipes.product(recipes.tensor(), recipes.data())),

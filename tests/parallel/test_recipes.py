@@ -65,8 +65,11 @@ def test_what_the_optimizer_keeps_is_split_by_zero1_alone() -> None:
     assert placed.count(P("dp")) == 2  # both moments; the count of steps is whole
 
 
-def test_zero2_is_zero1_in_one_step() -> None:
-    assert recipes.zero2() == recipes.zero1()
+def test_zero2_places_weights_and_what_the_optimizer_keeps_as_zero1() -> None:
+    state = {"params": {"up_proj": np.zeros(UP, np.float32)}}
+    for kind in ("params", "optimizer"):
+        first, second = (getattr(r, kind)(state, MESH) for r in (recipes.zero1(), recipes.zero2()))
+        assert first == second
 
 
 def test_batches_are_split_by_all_axes_that_split_them() -> None:

@@ -33,10 +33,11 @@ def _losses(num_devices: int, config: gpt.Config = CONFIG, **changes: object) ->
     return [*losses, outcome.held_out_after]
 
 
-@pytest.mark.parametrize("num_parts", [1, 2])
-def test_losses_on_two_devices_are_those_on_one(num_parts: int) -> None:
+@pytest.mark.parametrize(("num_parts", "zero"), [(1, 0), (2, 0), (2, 1), (2, 2)])
+def test_losses_on_two_devices_are_those_on_one(num_parts: int, zero: int) -> None:
     how = Computation(num_parts=num_parts)
-    np.testing.assert_allclose(_losses(2, computation=how), _losses(1, computation=how), rtol=1e-3)
+    found = _losses(2, computation=how, layout=team.Layout(zero=zero))
+    np.testing.assert_allclose(found, _losses(1, computation=how), rtol=1e-3)
 
 
 WIDE = replace(
