@@ -104,7 +104,7 @@ def step(
     Returns:
         The next state, and the loss and the gradients' global norm before clipping.
     """
-    loss, gradients = _loss_and_gradients(state["params"], windows, config, computation)
+    loss, gradients = loss_and_gradients(state["params"], windows, config, computation)
     updates, optimizer_state = optimizer(learning_rate, hyper).update(
         gradients, state["optimizer"], state["params"]
     )
@@ -123,10 +123,17 @@ def num_parameters(params: gpt.Params) -> int:
     return sum(leaf.size for leaf in tree.leaves(params))
 
 
-def _loss_and_gradients(
+def loss_and_gradients(
     params: gpt.Params, windows: Array, config: gpt.Config, computation: Computation
 ) -> tuple[Array, gpt.Params]:
-    """Means over the batch."""
+    """The loss and its gradients, means over the batch.
+
+    Args:
+        params: parameters of the model.
+        windows: integers of shape (B, T + 1).
+        config: sizes of the model.
+        computation: dtypes, and memory against time.
+    """
 
     def loss(params: gpt.Params, windows: Array) -> Array:
         narrow = _in(computation.dtype, params)  # its transpose makes the gradients float32 again

@@ -130,7 +130,13 @@ class Team:
         }
 
     def jit(
-        self, function: Callable[..., Any], in_specs: Any, out_specs: Any, *, params: Any = None, **options: Any
+        self,
+        function: Callable[..., Any],
+        in_specs: Any,
+        out_specs: Any,
+        *,
+        params: Any = None,
+        **options: Any,
     ) -> Any:  # Any: trees
         """Compile a function for the team.
 

@@ -21,7 +21,7 @@ from infini.core import execute, mesh as mesh_
 from infini.parallel import recipes
 from infini.sharding import Mesh, NamedSharding, P, make_mesh
 from infini.testing import count_collectives, predicted
-from infini.train import gpt
+from infini.train import gpt, step as step_
 from infini.transforms import staging
 
 SIZES = {
@@ -38,6 +38,8 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
     "data": ({"dp": 8}, recipes.data()),
     "zero1": ({"dp": 8}, recipes.zero1()),
     "zero2": ({"dp": 8}, recipes.zero2()),
+    "zero1 in parts x tensor": ({"dp": 4, "tp": 2}, recipes.product(recipes.tensor(), recipes.zero1())),
+    "zero2 in parts x tensor": ({"dp": 4, "tp": 2}, recipes.product(recipes.tensor(), recipes.zero2())),
     "zero3": ({"dp": 8}, recipes.zero3()),
     "tensor": ({"tp": 8}, recipes.tensor()),
     "data x tensor": ({"dp": 2, "tp": 4}, recipes.product(recipes.tensor(), recipes.data())),
@@ -52,6 +54,8 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
     "experts x data": ({"ep": 4, "dp": 2}, recipes.product(recipes.experts(), recipes.data())),
     "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
 }
+# Rows whose steps add up the gradients of several parts of their batch.
+NUM_PARTS = {"zero1 in parts x tensor": 2, "zero2 in parts x tensor": 2}
 
 
 def scaled(axes: Mapping[str, int], num_devices: int) -> dict[str, int]:
@@ -71,8 +75,9 @@ def optimizer() -> optim.GradientTransformation:
     return optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-2, eps=1e-3))
 
 
-def step(params: Any, state: Any, windows: Any, *, config: gpt.Config) -> tuple[Any, ...]:
-    value, gradients = inf.value_and_grad(lambda p: gpt.loss(p, windows, config))(params)
+def step(params: Any, state: Any, windows: Any, *, config: gpt.Config, num_parts: int = 1) -> tuple[Any, ...]:
+    how = step_.Computation(num_parts=num_parts)
+    value, gradients = step_.loss_and_gradients(params, windows, config, how)
     updates, state = optimizer().update(gradients, state, params)
     return optim.apply_updates(params, updates), state, value, gradients
 
@@ -83,16 +88,17 @@ def batches() -> list[np.ndarray]:
 
 
 @functools.cache
-def start(model: str) -> Any:
+def start(config: gpt.Config) -> Any:
     with inf.config(device="reference"):
-        return tree.map(np.asarray, gpt.init(random.PRNGKey(0), MODELS[model]))
+        return tree.map(np.asarray, gpt.init(random.PRNGKey(0), config))
 
 
 @functools.cache
-def alone(model: str) -> tuple[list[float], list[Any]]:
+def alone(config: gpt.Config, num_parts: int = 1) -> tuple[list[float], list[Any]]:
     """Losses and gradients of one device."""
-    params = start(model)
-    run, state = inf.jit(functools.partial(step, config=MODELS[model])), optimizer().init(params)
+    params = start(config)
+    run = inf.jit(functools.partial(step, config=config, num_parts=num_parts))
+    state = optimizer().init(params)
     losses, gradients = [], []
     for windows in batches():
         params, state, value, gradient = run(params, state, windows)
@@ -107,44 +113,53 @@ class Run:
 
     Args:
         losses: of each step.
+        wanted: those of one device.
         excess: largest distance of a gradient to that of one device, in units of what is allowed.
         is_as_predicted: whether the first step made the collectives that the partitioner predicts.
         num_collectives: how many it made.
     """
 
     losses: list[float]
+    wanted: list[float]
     excess: float
     is_as_predicted: bool
     num_collectives: int
 
 
-def run(name: str, model: str, num_devices: int = 8) -> Run:
-    """The steps of a row, on the devices of this process or of a job."""
+def run(name: str, config: gpt.Config, num_devices: int = 8) -> Run:
+    """The steps of a row, on the devices of this process or of a job.
+
+    Args:
+        name: the row.
+        config: the model.
+        num_devices: size of the mesh.
+    """
     axes, recipe = RECIPES[name]
-    axes = scaled(axes, num_devices)
+    axes, num_parts = scaled(axes, num_devices), NUM_PARTS.get(name, 1)
     mesh = make_mesh(tuple(axes.values()), tuple(axes))
-    state = start(model), optimizer().init(start(model))
-    specs = recipe.params(state[0], mesh), recipe.optimizer(state[1], mesh)
-    params, state = (_placed(leaves, mesh, at) for leaves, at in zip(state, specs, strict=True))
+    params, state = start(config), optimizer().init(start(config))
+    specs = recipe.params(params, mesh), recipe.optimizer(state, mesh)
+    named = recipe.of_names() | recipe.of_sums(params, mesh)
+    params, state = _placed(params, mesh, specs[0]), _placed(state, mesh, specs[1])
     run = inf.shard(
-        functools.partial(step, config=MODELS[model]),
+        functools.partial(step, config=config, num_parts=num_parts),
         mesh=mesh,
         in_specs=(*specs, recipe.of_batch()),
         out_specs=(*specs, P(), specs[0]),
-        named=recipe.of_names(),
+        named=named,
         donate_argnums=(0, 1),
     )
     given = [_placed(windows, mesh, recipe.of_batch()) for windows in batches()]
     expected = predicted(_partition(run, mesh, params, state, given[0]))
-    losses, excess = [], 0.0
+    losses, excess, wanted = [], 0.0, alone(config, num_parts)
     for number, windows in enumerate(given):
         with count_collectives() as counts:
             params, state, value, gradient = run(params, state, windows)
         if number == 0:
             first = counts
         losses.append(float(value))
-        excess = max(excess, _excess(gradient, alone(model)[1][number]))
-    return Run(losses, excess, first == expected, sum(count.calls for count in first.values()))
+        excess = max(excess, _excess(gradient, wanted[1][number]))
+    return Run(losses, wanted[0], excess, first == expected, sum(count.calls for count in first.values()))
 
 
 def _placed(leaves: Any, mesh: Any, specs: Any) -> Any:  # trees

@@ -1,5 +1,5 @@
-"""Gradients that a step adds up over parts of its batch: where the sums lie under each recipe, what that sends
-and what it holds.
+"""Gradients that a step adds up over parts of its batch: where the sums lie under each recipe, what that
+sends and what it holds.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def accumulated(weights: Any, moments: Any, xs: Any) -> Any:
 def planned(recipe: recipes.Recipe) -> Any:
     mesh = make_mesh((DEVICES,), ("dp",))
     weights = np.zeros((WIDTH, WIDTH), np.float32)
-    specs = (recipe.place("w", weights.shape, mesh.abstract), recipe.place("w", weights.shape, mesh.abstract, "optimizer"))  # fmt: skip
+    specs = recipe.params({"w": weights}, mesh)["w"], recipe.optimizer({"w": weights}, mesh)["w"]
     run = inf.shard(
         accumulated,
         mesh=mesh,

@@ -14,15 +14,15 @@ from infini.core import errors
 from infini.core.mesh import AbstractMesh
 from infini.parallel import recipes
 from infini.sharding import P, make_mesh
-from tests.parallel.recipe_rows import MODELS, RECIPES, alone, optimizer, run
+from tests.parallel.recipe_rows import MODELS, RECIPES, optimizer, run
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_ten_steps_are_those_of_one_device(name: str, model: str) -> None:
     with inf.config(cpu_devices=8):
-        found = run(name, model)
-    assert found.losses == pytest.approx(alone(model)[0], rel=1e-5)
+        found = run(name, MODELS[model])
+    assert found.losses == pytest.approx(found.wanted, rel=1e-5)
     assert found.excess <= 1
     assert found.is_as_predicted
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import infini as inf
+import infini.numpy as inp
 from infini import random
 from infini.compiler import partition
 from infini.core import tree
@@ -75,6 +76,58 @@ def test_what_a_step_communicates(kind, arguments):
     gathers = counts.pop("all_gather", 0)
     assert counts == EXPECTED[kind]
     assert bool(gathers) == (kind == "fully sharded")
+
+
+# --- chains of products ----------------------------------------------------------------------------
+
+WIDTH, INNER, TOKENS = 16, 32, 256
+
+
+def chain(weights, x):
+    """Layers of two blocks of two products with something between them, as attention and feed-forward."""
+    for up, down in weights:
+        x = x + inp.tanh(x @ up) @ down
+    return x
+
+
+def chain_of(num_layers):
+    weights = [(np.ones((WIDTH, INNER), np.float32), np.ones((INNER, WIDTH), np.float32))] * 2 * num_layers
+    return weights, np.ones((TOKENS, WIDTH), np.float32)
+
+
+def messages(f, arguments, specs, size):
+    """Name and bytes of every collective."""
+    mesh = AbstractMesh(("x",), (size,))
+    specs = [tuple(s) for s in tree.leaves(specs, is_leaf=lambda x: isinstance(x, P))]
+    found = partition.partition(inf.make_jaxpr(f)(*arguments), mesh, specs)
+    return [(c.name, c.nbytes) for c in found.collectives]
+
+
+@pytest.mark.parametrize(("num_layers", "size"), [(1, 2), (3, 4)])
+def test_a_chain_by_columns_and_rows_has_two_sums_per_layer_and_as_many_backwards(num_layers, size):
+    weights, x = chain_of(num_layers)
+    specs = [(P(None, "x"), P("x"))] * len(weights), P()
+    a_sum = ("psum", x.nbytes)
+    assert messages(chain, (weights, x), specs, size) == [a_sum] * 2 * num_layers
+    # Cotangents of results are given, so that all there is besides is the backward pass.
+    backwards = lambda w, x, g: inf.vjp(chain, w, x)[1](g)  # noqa: E731
+    found = messages(backwards, (weights, x, x), (*specs, P()), size)
+    last = 1  # its results are not read by anything backwards
+    assert found == [a_sum] * (2 * num_layers - last) + [a_sum] * 2 * num_layers
+
+
+@pytest.mark.parametrize(("num_layers", "size"), [(1, 2), (3, 4)])
+def test_a_chain_of_split_weights_gathers_each_use_and_scatters_each_gradient(num_layers, size):
+    weights, x = chain_of(num_layers)
+    specs = [(P("x"), P("x"))] * len(weights), P("x")
+    step = lambda w, x: inf.grad(lambda w, x: (chain(w, x) ** 2).sum(), argnums=(0, 1))(w, x)  # noqa: E731
+    found = messages(step, (weights, x), specs, size)
+    nbytes = 4 * WIDTH * INNER
+    count = 2 * len(weights)
+    # Forwards and backwards.
+    assert found.count(("all_gather", nbytes // size)) == 2 * count
+    assert found.count(("psum_scatter", nbytes)) == count
+    assert len(found) == 3 * count
 
 
 @pytest.mark.parametrize("kind", ["both", "fully sharded"])

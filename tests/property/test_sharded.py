@@ -78,8 +78,8 @@ def function_of(program: Program, places: dict[Var, NamedSharding]) -> Callable[
 
 
 def check_counts(expected: Explanation, counts: Counts) -> None:
-    """What was sent is what was predicted: how often, over which axes, how many bytes. Where a loop or a branch
-    depends on values it is at least what is certain, and nothing that was not named.
+    """What was sent is what was predicted: how often, over which axes, how many bytes. Where a loop or a
+    branch depends on values it is at least what is certain, and nothing that was not named.
     """
     certain = tuple(c for c in expected.collectives if c.times is not None)
     known = predicted(dataclasses.replace(expected.found, collectives=certain))
@@ -93,7 +93,11 @@ def check_counts(expected: Explanation, counts: Counts) -> None:
 
 
 def check(
-    draw: st.DataObject, program: Program, of: Callable[[Callable[..., Any]], Callable[..., Any]], *, what: str
+    draw: st.DataObject,
+    program: Program,
+    of: Callable[[Callable[..., Any]], Callable[..., Any]],
+    *,
+    what: str,
 ) -> None:
     """What `of` makes of a program finds with values placed at random what it finds on one device, and sends
     what is predicted.
@@ -117,7 +121,8 @@ def check(
         for x, y in zip(map(np.asarray, found), map(np.asarray, alone(*arrays)), strict=True):
             if y.dtype in dtypes.FLOATS:
                 # The error of a sum is that of its terms, which may cancel.
-                scale = max(1.0, float(np.max(np.abs(y.astype(np.float64)), initial=0.0)))
+                sizes = np.abs(y.astype(np.float64))
+                scale = float(np.max(sizes, initial=1.0, where=np.isfinite(sizes)))
                 x, y = ((z.astype(np.float64) / scale).astype(z.dtype) for z in (x, y))
             close(x, y, what)
 
