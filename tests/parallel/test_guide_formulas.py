@@ -19,7 +19,7 @@ from infini.core import tree
 from infini.parallel import recipes
 from infini.sharding import P, make_mesh
 from infini.testing import count_collectives, predicted
-from infini.train import gpt
+from infini.train import gpt, step as step_
 
 # So many tokens that moving weights is cheaper than moving activations, as in every step of real size.
 B, T, LAYERS, WIDTH, VOCABULARY, EXPERTS, CHOSEN = 8, 32, 2, 16, 64, 8, 2
@@ -37,8 +37,9 @@ SPARSE = gpt.Config(
 OPTIMIZER = optim.adam(1e-2)
 
 
-def step(params: Any, state: Any, windows: Any, *, config: gpt.Config) -> tuple[Any, ...]:
-    loss, gradients = inf.value_and_grad(lambda p: gpt.loss(p, windows, config))(params)
+def step(params: Any, state: Any, windows: Any, *, config: gpt.Config, num_parts: int = 1) -> tuple[Any, ...]:
+    how = step_.Computation(num_parts=num_parts)
+    loss, gradients = step_.loss_and_gradients(params, windows, config, how)
     updates, state = OPTIMIZER.update(gradients, state, params)
     return optim.apply_updates(params, updates), state, loss
 
@@ -66,7 +67,7 @@ class Planned:
 
     def given(self, name: str) -> int:
         """Bytes that a device gives to a kind of collective."""
-        return sum(c.nbytes for c in self.shown.collectives if c.name == name)
+        return sum(c.nbytes * (c.times or 1) for c in self.shown.collectives if c.name == name)
 
 
 @pytest.fixture(autouse=True)
@@ -77,20 +78,23 @@ def devices() -> Any:
 
 @functools.cache
 def planned(
-    make: Callable[[], recipes.Recipe], sizes: tuple[tuple[str, int], ...], config: gpt.Config = DENSE
+    make: Callable[[], recipes.Recipe],
+    sizes: tuple[tuple[str, int], ...],
+    config: gpt.Config = DENSE,
+    num_parts: int = 1,
 ) -> Planned:
     recipe = make()
     mesh = make_mesh(tuple(size for _, size in sizes), tuple(name for name, _ in sizes))
     params = gpt.init(random.PRNGKey(0), config)
     state = OPTIMIZER.init(params)
-    windows = np.zeros((B, T + 1), np.int32)
+    windows = np.zeros((B * num_parts, T + 1), np.int32)
     specs = recipe.params(params, mesh), recipe.optimizer(state, mesh)
     run = inf.shard(
-        functools.partial(step, config=config),
+        functools.partial(step, config=config, num_parts=num_parts),
         mesh=mesh,
         in_specs=(*specs, recipe.of_batch()),
         out_specs=(*specs, P()),
-        named=recipe.of_names(),
+        named=recipe.of_names() | recipe.of_sums(params, mesh),
     )
     shown = parallel.explain_sharding(run, params, state, windows)
     nbytes: dict[str, int] = {}
@@ -104,9 +108,12 @@ def planned(
 
 FOUR = (("dp", 4),)
 SHARE = 3 / 4  # (n - 1) / n
+PARTS = 2
 CASES: dict[str, tuple[Any, ...]] = {
     "data": (recipes.data, FOUR),
     "zero1": (recipes.zero1, FOUR),
+    "zero1 in parts": (recipes.zero1, FOUR, DENSE, PARTS),
+    "zero2": (recipes.zero2, FOUR, DENSE, PARTS),
     "zero3": (recipes.zero3, FOUR),
     "tensor": (recipes.tensor, (("tp", 4),)),
     "experts": (recipes.experts, (("ep", 4),), SPARSE),
@@ -133,7 +140,7 @@ def at_rest(found: Planned) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "times"), [("data", 3), ("zero1", 1 + 2 / 4), ("zero3", 3 / 4)], ids=["data", "zero1", "zero3"]
+    ("name", "times"), [("data", 3), ("zero1", 1 + 2 / 4), ("zero2", 1 + 2 / 4), ("zero3", 3 / 4)]
 )
 def test_memory_at_rest_of_what_splits_the_batch(name: str, times: float) -> None:
     assert at_rest(planned(*CASES[name])) == times
@@ -161,6 +168,16 @@ def test_zero1_sends_as_much_in_two_halves() -> None:
     assert found.given("psum_scatter") == found.weights
     assert found.given("all_gather") == found.weights / 4
     assert found.sent() == 2 * SHARE * (found.weights + SCALAR)
+
+
+def test_zero1_in_parts_sends_as_much() -> None:
+    assert planned(*CASES["zero1 in parts"]).sent() == planned(*CASES["zero1"]).sent()
+
+
+def test_zero2_sends_the_gradients_of_every_part() -> None:
+    found = planned(*CASES["zero2"])
+    assert found.given("psum_scatter") == PARTS * found.weights
+    assert found.sent() == SHARE * ((PARTS + 1) * found.weights + 2 * SCALAR)
 
 
 def test_zero3_sends_weights_three_times_but_for_the_table() -> None:
