@@ -19,6 +19,7 @@ from infini import cli, io
 from infini.cli import launch
 from infini.core import errors
 from infini.train import trainer
+from tests.parallel import jobs
 
 START, RESUME = ["train", "--steps", "9"], ["train", "--resume"]
 
@@ -145,13 +146,7 @@ checkpoint_every = 4
 
 
 def _train(folder: Path, out: str, *options: str) -> subprocess.Popen[str]:
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    environment |= {
-        "INFINI_NUM_THREADS": "1",
-        "COLUMNS": "160",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    }
+    environment = jobs.environment(INFINI_DEVICE=None)
     command = [sys.executable, "-m", "infini", "train", "--config", str(folder / "run.toml")]
     command += ["--out", str(folder / out), "--processes", "2", *options]
     return subprocess.Popen(

@@ -18,30 +18,35 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = """
-import importlib, json, pathlib, sys
+CALL = """
+import importlib, json, sys
 import infini.parallel as parallel
 parallel.initialize()
-module, name, folder, arguments = sys.argv[1:]
+module, name, arguments = sys.argv[2:]
 found = getattr(importlib.import_module(module), name)(*json.loads(arguments))
-pathlib.Path(folder, str(parallel.process_index())).write_text(json.dumps(found))
+"""
+TELL = """
+import json, pathlib, sys
+import infini.parallel
+pathlib.Path(sys.argv[1], str(infini.parallel.process_index())).write_text(json.dumps(found))
 """
 
 
 def environment(**settings: object) -> dict[str, str]:
     """Of a process that imports this tree: no knobs but the given ones, such as `INFINI_DEVICE="cpu"`; the
-    reference backend and one thread when they say nothing else.
+    reference backend and one thread when they say nothing else. None leaves a variable out.
     """
     kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
     own = {
-        "PYTHONPATH": str(ROOT),
-        "COLUMNS": "160",
+        "PYTHONPATH": ROOT,
+        "COLUMNS": 160,
         "INFINI_DEVICE": "reference",
-        "INFINI_NUM_THREADS": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "INFINI_NUM_THREADS": 1,
+        "OMPI_ALLOW_RUN_AS_ROOT": 1,
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": 1,
+        **settings,
     }
-    return kept | own | {name: str(value) for name, value in settings.items()}
+    return kept | {name: str(value) for name, value in own.items() if value is not None}
 
 
 def run(
@@ -65,14 +70,31 @@ def run(
     )
 
 
+def found_by(
+    mpirun_path: str, count: int, script: str, folder: Path, *arguments: str, **settings: object
+) -> list[Any]:
+    """What a script leaves in its variable `found` in each process, by the number of the process.
+
+    Args:
+        mpirun_path: of the fixture of that name.
+        count: number of processes.
+        script: Python, which makes `found` of what JSON can write.
+        folder: an empty one.
+        *arguments: of the script, from `sys.argv[2]` on.
+        **settings: see `environment`.
+    """
+    told = ("-c", script + TELL, str(folder), *arguments)
+    done = run(mpirun_path, count, *told, timeout_s=240, **settings)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / str(rank)).read_text()) for rank in range(count)]
+
+
 def found(
     mpirun_path: str,
     count: int,
     function: Callable[..., Any],
     folder: Path,
     arguments: Sequence[Any] = (),
-    *,
-    timeout_s: float = 240,
     **settings: object,
 ) -> list[Any]:
     """What a function of a test module returns in each process, by the number of the process.
@@ -83,12 +105,9 @@ def found(
         function: one at the top of a module under `tests`; it returns what JSON can write.
         folder: an empty one.
         arguments: of the function.
-        timeout_s: after which the job is killed, and the test fails.
         **settings: see `environment`.
     """
     path = Path(inspect.getfile(function)).resolve().relative_to(ROOT)
     module = ".".join(path.with_suffix("").parts)
-    told = ("-c", SCRIPT, module, function.__name__, str(folder), json.dumps(arguments))
-    done = run(mpirun_path, count, *told, timeout_s=timeout_s, **settings)
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / str(rank)).read_text()) for rank in range(count)]
+    told = (module, function.__name__, json.dumps(arguments))
+    return found_by(mpirun_path, count, CALL, folder, *told, **settings)

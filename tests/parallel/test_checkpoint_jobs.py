@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.parallel import jobs
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
 JOB = """
@@ -144,13 +146,11 @@ def dies_at(number):
 
 def _job(tmp_path: Path, body: str) -> tuple[str, str]:
     script = textwrap.dedent(JOB) + textwrap.dedent(body)
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    environment |= {"INFINI_DEVICE": "reference", "INFINI_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=jobs.environment(),
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from infini import io
 from infini.parallel import checkpoints
 from infini.sharding import NamedSharding, P, make_mesh
 from infini.train import trainer
+from tests.parallel import jobs
 
 pytestmark = [pytest.mark.multi, pytest.mark.xdist_group("mpi")]
 
@@ -35,12 +34,7 @@ HOST = np.arange(12 * 24, dtype=np.float32).reshape(12, 24)
 
 
 def _mpirun(path: str, count: int, body: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    kept |= {"INFINI_DEVICE": "cpu", "INFINI_NUM_THREADS": "1"}
-    kept |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    script = HEAD + textwrap.dedent(body)
-    command = [path, "-n", str(count), sys.executable, "-c", script, str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=kept)
+    return jobs.run(path, count, "-c", HEAD + textwrap.dedent(body), str(folder), INFINI_DEVICE="cpu")
 
 
 SAVE = """

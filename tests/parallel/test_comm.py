@@ -2,13 +2,6 @@
 processes, and writes down what it found; each test looks at a part.
 """
 
-import json
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -16,6 +9,7 @@ import pytest
 from infini.backends.spmd import ordered
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.core import errors
+from tests.parallel import jobs
 
 DTYPES = ("float32", "float64", "int32", "bool", "float16", "bfloat16", "complex64")
 
@@ -115,14 +109,13 @@ def test_one_process_gathers_its_own_bytes():
 # --- the same under mpirun -----------------------------------------------------------------------
 
 SCRIPT = """
-import json, os, sys, threading
-sys.path[:0] = json.loads(os.environ["TESTED_PATHS"])
+import threading
 import numpy as np
 import infini.parallel as parallel
 from infini.core import comm as comm_
 from infini.backends.spmd import mpi, ordered
 from mpi4py import MPI
-from test_comm import DTYPES, awkward, rows
+from tests.parallel.test_comm import DTYPES, awkward, rows
 
 parallel.initialize()
 job = comm_.processes()
@@ -202,28 +195,14 @@ if me != 0:
     thread.start()
 thread.join()
 found["duplicate"] = plain(results[0])
-with open(os.path.join(os.environ["FOUND"], str(me)), "w") as file:
-    json.dump(found, file)
 """
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=lambda size: f"{size} processes")
 def job(request, mpirun_path, tmp_path_factory):
     """What each process found."""
-    size, here, folder = request.param, str(Path(__file__).parent), tmp_path_factory.mktemp("found")
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    settings = {
-        "INFINI_DEVICE": "reference",
-        "INFINI_NUM_THREADS": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "FOUND": str(folder),
-        "TESTED_PATHS": json.dumps([here, *sys.path]),
-    }
-    command = [mpirun_path, "-n", str(size), sys.executable, "-c", textwrap.dedent(SCRIPT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**kept, **settings})
-    assert done.returncode == 0, done.stderr
-    return {rank: json.loads((folder / str(rank)).read_text()) for rank in range(size)}
+    folder = tmp_path_factory.mktemp("found")
+    return dict(enumerate(jobs.found_by(mpirun_path, request.param, SCRIPT, folder)))
 
 
 def plain(row):

@@ -5,16 +5,15 @@ One `mpirun` per case; the scripts say little, because starting Python is most o
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.parallel import jobs
 
 pytestmark = [pytest.mark.multi, pytest.mark.xdist_group("mpi")]
 
@@ -48,24 +47,9 @@ def run(mpirun_path: str, folder: Path, body: str, *, count: int = 2, before: st
     """Run a script under mpirun, from a file, so that errors show its lines."""
     script = folder / "script.py"
     script.write_text(textwrap.dedent(before) + HEAD + textwrap.dedent(body))
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    environment = kept | {
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-        "INFINI_DEVICE": "reference",
-        "INFINI_NUM_THREADS": "1",
-        "COLUMNS": "160",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    }
-    environment |= {f"INFINI_{name.upper()}": text for name, text in knobs.items()}
+    settings = {f"INFINI_{name.upper()}": text for name, text in knobs.items()}
     start = time.monotonic()
-    done = subprocess.run(
-        [mpirun_path, "-n", str(count), sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=2 * LIMIT_S,
-        env=environment,
-    )
+    done = jobs.run(mpirun_path, count, str(script), timeout_s=2 * LIMIT_S, **settings)
     assert time.monotonic() - start < LIMIT_S
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -1,11 +1,10 @@
 """The same programs under mpirun, one device per process."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
+
+from tests.parallel import jobs
 
 pytestmark = pytest.mark.multi
 
@@ -24,20 +23,8 @@ say = lambda *words: os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 def mpirun(path, body, timeout=60):
     """Output of a script under two processes, with their exit code."""
-    script = HEAD + textwrap.dedent(body)
-    command = [path, "-n", "2", sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment())
+    done = jobs.run(path, 2, "-c", HEAD + textwrap.dedent(body), timeout_s=timeout)
     return done.returncode, done.stdout, done.stderr
-
-
-def environment():
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    return {
-        **kept,
-        "INFINI_DEVICE": "reference",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    }
 
 
 def test_devices_of_all_processes_are_listed(mpirun_path):

@@ -2,12 +2,6 @@
 what was predicted is what is sent.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,17 +13,8 @@ from infini.core import tree
 from infini.core.backend import CompileOptions
 from infini.sharding import Collectives, NamedSharding, P, make_mesh
 from infini.testing import count_collectives, predicted
+from tests.parallel import jobs
 
-SCRIPT = """
-import json, os, sys
-sys.path[:0] = json.loads(os.environ["TESTED_PATHS"])
-import infini.parallel as parallel
-parallel.initialize()
-import test_mpi_collectives
-found = test_mpi_collectives.runs()
-with open(os.path.join(os.environ["FOUND"], str(parallel.process_index())), "w") as file:
-    json.dump(found, file)
-"""
 X = np.sin(np.arange(64, dtype=np.float32)).reshape(8, 8)
 
 
@@ -82,20 +67,7 @@ def runs():
 @pytest.fixture(scope="module")
 def job(mpirun_path, tmp_path_factory):
     """What each of four processes found."""
-    folder = tmp_path_factory.mktemp("found")
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    settings = {
-        "INFINI_DEVICE": "reference",
-        "INFINI_NUM_THREADS": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "FOUND": str(folder),
-        "TESTED_PATHS": json.dumps([str(Path(__file__).parent), *sys.path]),
-    }
-    command = [mpirun_path, "-n", "4", sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**kept, **settings})
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / str(rank)).read_text()) for rank in range(4)]
+    return jobs.found(mpirun_path, 4, runs, tmp_path_factory.mktemp("found"))
 
 
 @pytest.fixture(scope="module")

@@ -1,33 +1,18 @@
 """Whole programs under mpirun: exchanges beside pieces, donation, and the bits of devices in one process.
 
-One script runs under two and four processes and writes down what it found.
+One job runs under two and four processes, and tells what it found.
 """
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import infini as inf
+from infini.backends.spmd import executable, thread, walk
 from infini.core import execute
 from infini.core.backend import CompileOptions
 from infini.sharding import Collectives, NamedSharding, P, make_mesh
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_list_scheduler import LAYER_BYTES, LAYERS, arguments, step  # beside this file
-
-SCRIPT = """
-import json, os, sys
-sys.path[:0] = json.loads(os.environ["TESTED_PATHS"])
-import infini.parallel as parallel
-parallel.initialize()
-import test_mpi_runtime
-test_mpi_runtime.run(parallel.process_index(), parallel.process_count())
-"""
+from tests.parallel import jobs
+from tests.parallel.test_list_scheduler import LAYER_BYTES, LAYERS, arguments, step
 
 
 def runs(size):
@@ -52,10 +37,8 @@ def runs(size):
     return found
 
 
-def run(rank, size):
-    """What one process of the job does."""
-    from infini.backends.spmd import executable, thread, walk
-
+def run(size):
+    """What one process of the job finds."""
     begun, made = [], []
     real = walk.Walk.exchange
 
@@ -70,26 +53,14 @@ def run(rank, size):
     execute.clear_caches()
     executable.exchanger_of = lambda comm: thread.IMMEDIATE
     found["at once"] = runs(size)
-    (Path(os.environ["FOUND"]) / str(rank)).write_text(json.dumps(found))
+    return found
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=lambda size: f"{size} processes")
 def job(request, mpirun_path, tmp_path_factory):
     """What each process found."""
     folder = tmp_path_factory.mktemp("found")
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    settings = {
-        "INFINI_DEVICE": "cpu",
-        "INFINI_NUM_THREADS": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "FOUND": str(folder),
-        "TESTED_PATHS": json.dumps([str(Path(__file__).parent), *sys.path]),
-    }
-    command = [mpirun_path, "-n", str(request.param), sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**kept, **settings})
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / str(rank)).read_text()) for rank in range(request.param)]
+    return jobs.found(mpirun_path, request.param, run, folder, [request.param], INFINI_DEVICE="cpu")
 
 
 @pytest.mark.multi

@@ -2,13 +2,9 @@
 each, and writes down how far gradients are from those of one device; each test looks at a case.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from tests.parallel import jobs
 
 pytestmark = [pytest.mark.multi, pytest.mark.xdist_group("mpi")]
 
@@ -56,8 +52,7 @@ CASES = {
     },
 }
 SCRIPT = """
-import json, os, sys
-sys.path[:0] = json.loads(os.environ["TESTED_PATHS"])
+import sys
 import ml_dtypes
 import numpy as np
 import infini as inf, infini.numpy as inp, infini.parallel as parallel
@@ -65,8 +60,8 @@ from infini import random
 from infini.core import comm as comm_, tree
 from infini.parallel import schedules
 from infini.sharding import NamedSharding, P, make_mesh
-from test_pipeline import TENSOR, layer, norm_of, pairs, squares, two_layers, unsharded
-from test_pipeline_mpi import CASES
+from tests.parallel.test_pipeline import TENSOR, layer, norm_of, pairs, squares, two_layers, unsharded
+from tests.parallel.test_pipeline_mpi import CASES
 
 parallel.initialize()
 me, found = parallel.process_index(), {}
@@ -147,15 +142,13 @@ def run(
         "elsewhere": [repr(g) for g in tree.leaves(gradient) if not len(g.buffers)][:1],
     }
 
-for name, (shape, names, options) in CASES[os.environ["JOB"]].items():
+for name, (shape, names, options) in CASES[sys.argv[2]].items():
     found[name] = run(shape, names, **options)
 if len(inf.devices()) > parallel.process_count():
     try:
         parallel.pipeline([layer] * 4, squares, mesh=make_mesh((4,), ("pp",)), num_microbatches=4)
     except inf.InfiniError as error:
         found["refused"] = str(error)
-with open(os.path.join(os.environ["FOUND"], str(me)), "w") as file:
-    json.dump(found, file)
 """
 
 
@@ -174,21 +167,7 @@ def results(mpirun_path, tmp_path_factory):
 
 def launch(mpirun, folder, job):
     size, num_devices = JOBS[job]
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    settings = {
-        "INFINI_DEVICE": "reference",
-        "INFINI_NUM_THREADS": "1",
-        "INFINI_CPU_DEVICES": str(num_devices),
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "FOUND": str(folder),
-        "JOB": job,
-        "TESTED_PATHS": json.dumps([str(Path(__file__).parent), *sys.path]),
-    }
-    command = [mpirun, "-n", str(size), sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**kept, **settings})
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / str(rank)).read_text()) for rank in range(size)]
+    return jobs.found_by(mpirun, size, SCRIPT, folder, job, INFINI_CPU_DEVICES=num_devices)
 
 
 @pytest.mark.parametrize(

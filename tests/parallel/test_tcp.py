@@ -4,7 +4,6 @@ threads, each with a carrier.
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from infini import parallel
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.backends.spmd.tcp import TcpCarrier, TcpComm
 from infini.core import errors
+from tests.parallel import jobs
 
 SIZE = 4
 EVERYONE = ((0, 1, 2, 3),)
@@ -227,12 +227,6 @@ def job(folder: Path, body: str) -> list[tuple[int, str, str]]:
     """Status, output and errors of two processes."""
     script = folder / "script.py"
     script.write_text(HEAD + textwrap.dedent(body))
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    environment = kept | {
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-        "INFINI_DEVICE": "reference",
-        "INFINI_NUM_THREADS": "1",
-    }
     address = free_address()
     started = [
         subprocess.Popen(
@@ -240,7 +234,7 @@ def job(folder: Path, body: str) -> list[tuple[int, str, str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=jobs.environment(),
         )
         for rank in range(2)
     ]

@@ -2,12 +2,8 @@
 program's key.
 """
 
-import os
-import subprocess
-import sys
 import textwrap
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -20,6 +16,7 @@ from infini.core.dtypes import float32
 from infini.core.ir import ArrayType
 from infini.core.mesh import AbstractMesh
 from infini.lax import contraction
+from tests.parallel import jobs
 from tests.semantics.clocked import ClockedBackend
 
 CHOICE = Choice("dot mk,kn->mn", ("library", "large tiles", "small tiles"), ("a device", "driver 1"))
@@ -351,17 +348,8 @@ say = lambda *words: os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 def mpirun(path, body, folder, timeout=60):
     """Exit code, output and errors of a script under two processes."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    environment = {
-        **kept,
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-        "INFINI_DEVICE": "reference",
-        "INFINI_CACHE_DIR": str(folder),
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    }
-    command = [path, "-n", "2", sys.executable, "-c", HEAD + textwrap.dedent(body)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+    script = HEAD + textwrap.dedent(body)
+    done = jobs.run(path, 2, "-c", script, timeout_s=timeout, INFINI_CACHE_DIR=folder)
     return done.returncode, done.stdout, done.stderr
 
 

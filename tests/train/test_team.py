@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import infini as inf
 from infini.core import errors
 from infini.train import checkpoints, gpt, team, trainer
 from infini.train.step import Computation
+from tests.parallel import jobs
 
 CONFIG = gpt.Config(
     vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8
@@ -117,32 +115,16 @@ checkpoint_every = 2
 def test_processes_of_mpirun_share_a_run_and_resume_it(tmp_path: Path, mpirun_path: str) -> None:
     (tmp_path / "text.py").write_text("def function(x): return x + 1\n" * 60)
     (tmp_path / "run.toml").write_text(CONFIGURATION.format(folder=tmp_path))
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    environment |= {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "INFINI_NUM_THREADS": "1",
-    }
 
-    def train(*options: str, launcher: tuple[str, ...]) -> str:
-        command = [
-            *launcher,
-            sys.executable,
-            "-m",
-            "infini",
-            "train",
-            "--out",
-            str(tmp_path / "run"),
-            *options,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    def train(*options: str) -> str:
+        command = ("-m", "infini", "train", "--out", str(tmp_path / "run"), *options)
+        done = jobs.run(mpirun_path, 2, *command, INFINI_DEVICE=None)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stderr
 
-    both = (mpirun_path, "-n", "2")
-    said = train("--config", str(tmp_path / "run.toml"), "--steps", "3", launcher=both)
+    said = train("--config", str(tmp_path / "run.toml"), "--steps", "3")
     assert said.count("to train on") == 1  # the first process speaks for all
-    train("--resume", "--steps", "5", "--mesh", "tp=2", launcher=both)  # other parts of the same state
+    train("--resume", "--steps", "5", "--mesh", "tp=2")  # other parts of the same state
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("step") for line in lines] == [None, 0, 1, 2, 3, 4, None]
     assert (tmp_path / "run" / "model" / "config.json").is_file()
