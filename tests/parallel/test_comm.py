@@ -95,6 +95,13 @@ def test_a_message_of_another_type_is_an_error_in_lockstep():
         comm.recv((3,), np.dtype(np.float32), 0, 1)
 
 
+def test_messages_that_are_not_waited_for():
+    comm, row = LockstepComm(2), np.ones(3, np.float32)
+    pending = comm.start_send(row, 0, 1, tag=2)
+    assert comm.recv((3,), row.dtype, 0, 1, tag=2).tolist() == [1, 1, 1]
+    pending.wait()
+
+
 def test_duplicates_have_their_own_messages():
     comm = LockstepComm(2)
     comm.send(np.ones(1, np.float32), 0, 1)

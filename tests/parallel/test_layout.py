@@ -68,3 +68,17 @@ def test_what_the_mesh_lacks_is_named() -> None:
         parallel.groups_of(MESH, "pp")
     with pytest.raises(errors.IndexOutOfRangeError, match="no device number -1"):
         parallel.group_of(MESH, -1, "dp")
+
+
+def test_slices_of_a_mesh() -> None:
+    with inf.config(device="reference", cpu_devices=8):
+        mesh = make_mesh((2, 4), ("pp", "dp"))
+    assert mesh.at("pp", 1).flat_devices == mesh.flat_devices[4:]
+    assert mesh.at("dp", 1).flat_devices == mesh.flat_devices[1::4]
+    assert mesh.at("dp", 1).axis_names == ("pp",)
+    single = mesh.at("dp", 3).at("pp", 1)
+    assert single.flat_devices == mesh.flat_devices[7:] and single.size == 1
+    with pytest.raises(inf.InfiniError, match="no axis 'tp'"):
+        mesh.at("tp", 0)
+    with pytest.raises(IndexError, match="has no index 2"):
+        mesh.at("pp", 2)

@@ -60,7 +60,7 @@ from infini import random
 from infini.core import comm as comm_, tree
 from infini.parallel import schedules
 from infini.sharding import NamedSharding, P, make_mesh
-from tests.parallel.test_pipeline import TENSOR, layer, norm_of, pairs, squares, two_layers, unsharded
+from tests.parallel.pipelined import TENSOR, layer, norm_of, pairs, squares, two_layers, unsharded
 from tests.parallel.test_pipeline_mpi import CASES
 
 parallel.initialize()

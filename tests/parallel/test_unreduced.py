@@ -265,6 +265,10 @@ def test_a_p_with_terms_is_its_own():
     assert repr(P("a", unreduced={"c", "b"})) == "P('a', unreduced={'b', 'c'})"
 
 
+def test_a_spec_is_not_equal_to_nothing():
+    assert P() != None and P("a") != None and P() == P() and P("a") != P("a", unreduced={"b"})  # noqa: E711
+
+
 def test_axes_that_a_mesh_lacks_are_refused(mesh):
     with pytest.raises(ValueError, match="does not fit the mesh"):
         NamedSharding(mesh, P(unreduced={"pipe"}))
