@@ -7,9 +7,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import msgpack
@@ -18,6 +20,8 @@ from infini.backends.spmd import control, failures, job as job_, mpi, tcp
 from infini.core import backend, comm, config, errors
 
 _FOR_EVER_S: Final = 1e7
+# Set by the launchers of MPICH and its kin, and of Open MPI.
+_JOB_SIZES: Final = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 
 def initialize(
@@ -118,3 +122,30 @@ def process_index() -> int:
 def process_count() -> int:
     """Number of processes of the job."""
     return comm.processes().count
+
+
+def is_in_job() -> bool:
+    """Whether a launcher has started this process beside others."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in _JOB_SIZES)
+
+
+def mpirun(processes: int) -> list[str]:
+    """The beginning of a command that starts so many processes on this machine; nothing for one.
+
+    Args:
+        processes: how many.
+
+    Raises:
+        DeviceError: there is no mpirun beside this Python, nor in PATH.
+    """
+    if processes == 1:
+        return []
+    beside = Path(sys.executable).parent / "mpirun"
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        raise errors.DeviceError(
+            "there is no mpirun to start several processes with",
+            got=f"none beside {sys.executable}, and none in PATH",
+            fix="install one with `pip install infini[mpi]`",
+        )
+    return [found, "-n", str(processes)]

@@ -231,9 +231,10 @@ def _limits(options: CompileOptions) -> s.Limits:
 
 def exchanger_of(comm: comm_.Comm) -> thread.Exchanger:
     """Where the exchanges of a comm are made."""
-    if not isinstance(comm, comm_.Overlaps):
+    may_overlap = getattr(comm, "may_overlap", None)  # of `Overlaps`; asking for a protocol takes longer
+    if may_overlap is None:
         return thread.IMMEDIATE
-    if comm.may_overlap:
+    if may_overlap:
         return thread.shared()
     events.emit("exchanges-alone", "MPI takes calls of one thread only: nothing is computed beside exchanges")
     return thread.IMMEDIATE
