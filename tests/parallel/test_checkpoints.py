@@ -89,6 +89,20 @@ def test_what_two_by_two_devices_saved_any_mesh_loads(tmp_path: Path, axes: dict
 
 
 @pytest.mark.usefixtures("eight")
+def test_terms_of_a_sum_are_stored_as_the_sum(tmp_path: Path) -> None:
+    mesh = make_mesh((4, 2), ("a", "b"))
+    place = NamedSharding(mesh, P("b", unreduced={"a"}))
+    product = inf.shard(lambda x, y: x @ y, mesh=mesh, in_specs=(P("b", "a"), P("a")), out_specs=place.spec)
+    x, y = np.arange(16, dtype=np.float32).reshape(2, 8), np.ones((8, 3), np.float32)
+    made = product(x, y)
+    assert made.sharding.spec == place.spec
+    checkpoints.save(tmp_path, {"sum": made}, 1)
+    types = inf.ShapeDtypeStruct((2, 3), np.float32), inf.ShapeDtypeStruct((2, 3), np.float32, sharding=place)
+    for like in types:
+        np.testing.assert_array_equal(checkpoints.load(tmp_path, {"sum": like})["sum"], x @ y)
+
+
+@pytest.mark.usefixtures("eight")
 def test_without_a_sharding_arrays_come_to_the_default_device(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, _two_by_two(), 1)
     found = checkpoints.load(tmp_path, inf.eval_shape(lambda: {k: inp.asarray(v) for k, v in HOST.items()}))
