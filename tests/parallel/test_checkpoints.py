@@ -323,6 +323,36 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["step-00000001", "step-00000002"]
 
 
+def test_a_relative_folder_stays_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: threading.Event
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pending = checkpoints.save("here", {"w": np.zeros(4)}, 1, asynchronous=True)
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    held.set()
+    assert pending.wait() == tmp_path / "here" / "step-00000001"
+    assert _names(tmp_path / "here") == ["step-00000001"]
+
+
+def test_threads_save_one_after_another(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "other", "third")]
+
+    def work(folder: Path) -> None:
+        for step in range(4):
+            checkpoints.save(folder, {"w": np.full(1000, step)}, step, asynchronous=True)
+
+    threads = [threading.Thread(target=work, args=(folder,)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    checkpoints.save(tmp_path / "last", {"w": np.zeros(1)}, 0)  # waits for the one before
+    for folder in folders:
+        assert _names(folder) == ["step-00000001", "step-00000002", "step-00000003"]
+        assert checkpoints.load(folder, {"w": np.zeros(1000, int)})["w"][0] == 3
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 

@@ -149,7 +149,7 @@ class MpiComm:
         """`MPI_Allreduce`; booleans go as bytes."""
         communicator, _ = self._mine(groups)
         (row,) = rows
-        if _is_small_float(row.dtype):
+        if _is_ours(row.dtype, op):
             return ordered.all_reduce(self, rows, op, groups)
         given = np.ascontiguousarray(_as_number(row)).reshape(-1)
         result = memory.empty(row.shape, given.dtype)
@@ -179,7 +179,7 @@ class MpiComm:
         """`MPI_Reduce_scatter_block`; booleans go as bytes."""
         communicator, group = self._mine(groups)
         (row,) = rows
-        if _is_small_float(row.dtype):
+        if _is_ours(row.dtype, op):
             return ordered.reduce_scatter(self, rows, op, groups)
         blocks = np.ascontiguousarray(_as_number(row)).reshape(len(group), -1)
         result = memory.empty(row.shape[1:], blocks.dtype)
@@ -303,8 +303,11 @@ def _flat_bytes(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _is_small_float(dtype: np.dtype) -> bool:
-    return dtype in dtypes.FLOATS and dtype.itemsize <= 2
+def _is_ours(dtype: np.dtype, op: ReduceOp) -> bool:
+    """Whether MPI would reduce otherwise: it has no small floats, and loses what is not a number in maxima,
+    in some processes and not in others.
+    """
+    return dtype in dtypes.FLOATS and (dtype.itemsize <= 2 or op != "sum")
 
 
 def _as_number(row: np.ndarray) -> np.ndarray:
