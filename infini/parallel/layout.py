@@ -1,8 +1,8 @@
 """Ranks and coordinates: which device of a mesh has which index along each axis, and which of them make a
 group.
 
-The rank of a device is its position in mesh order: `mesh.flat_devices[rank]`, the last axis varying fastest. A
-process holds those in `mesh.local_ranks`.
+The rank of a device is its position in mesh order, `mesh.flat_devices[rank]`, the last axis varying fastest.
+A process holds those in `mesh.local_ranks`.
 """
 
 from __future__ import annotations

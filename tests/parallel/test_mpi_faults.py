@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.parallel import jobs
 
 SCRIPT = """
 import json, os, threading
@@ -111,13 +109,7 @@ os._exit(0)
 def job(mpirun_path: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("found")
-    settings = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "FOUND": str(folder)}
-    settings |= {"INFINI_DEVICE": "reference", "INFINI_CPU_DEVICES": "1"}
-    settings["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [mpirun_path, "-n", "2", sys.executable, "-c", SCRIPT]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, **settings}
-    )
+    done = jobs.run(mpirun_path, 2, "-c", SCRIPT, FOUND=folder)
     assert all((folder / str(i)).exists() for i in range(2)), done.stderr
     return [json.loads((folder / str(i)).read_text()) for i in range(2)]
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -13,6 +9,7 @@ import infini as inf
 from infini import random
 from infini.experimental import multihost_utils as utils
 from infini.sharding import P, make_mesh
+from tests.parallel import jobs
 
 SCRIPT = """
 import numpy as np
@@ -67,13 +64,7 @@ print("equal")
 @pytest.mark.multi
 @pytest.mark.xdist_group("mpi")
 def test_two_processes(mpirun_path: str) -> None:
-    settings = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    settings |= {"INFINI_DEVICE": "reference", "INFINI_CPU_DEVICES": "1"}
-    settings["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [mpirun_path, "-n", "2", sys.executable, "-c", SCRIPT]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, **settings}
-    )
+    done = jobs.run(mpirun_path, 2, "-c", SCRIPT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["equal", "equal"]
 

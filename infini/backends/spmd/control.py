@@ -8,6 +8,7 @@ connection begins with a secret that the carrier has told to the processes of th
 
 from __future__ import annotations
 
+import abc
 import atexit
 import hmac
 import os
@@ -32,7 +33,7 @@ _URGENT_S: Final = 0.5  # patience when a process has ended, for then waiting ma
 _CONNECT_S: Final = 10.0
 
 
-class Station:
+class Station(abc.ABC):
     """What the hub and the others share: a thread that listens, and looks at its own process now and then.
 
     Args:
@@ -91,17 +92,17 @@ class Station:
                 continue  # somebody has said why already
             self.look()
 
+    @abc.abstractmethod
     def look(self) -> None:
         """What there is to do now and then."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def say_aborting(self) -> None:
         """Tell the others that the job ends now, and that they need not say why."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self, ending: Ending) -> None:
         """The program of this process has ended."""
-        raise NotImplementedError
 
     def forget(self) -> None:
         """Close what a fork has inherited, so that the others see when its parent is gone."""

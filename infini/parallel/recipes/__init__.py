@@ -16,8 +16,8 @@ from infini.parallel.recipes.models import (
     tensor as tensor,
 )
 from infini.parallel.recipes.placing import (
-    Recipe as Recipe,
     SUMS as SUMS,
+    Recipe as Recipe,
     Rule as Rule,
     product as product,
 )
