@@ -182,7 +182,7 @@ class Mesh:
     tp: int = option(1, "parts of the weights of every layer", least=1)
     ep: int = option(1, "parts of the experts, and of the batch", least=1)
     zero: Literal[0, 1, 2, 3] = option(
-        0, "what dp splits, too: 1 the optimizer's state, 2 sums of gradients as well, 3 the parameters"
+        0, "dp splits, too: 1 the optimizer's state, 2 sums of gradients, 3 the parameters"
     )
     sequence: bool = option(False, "tp splits what lies between layers by tokens")
 
