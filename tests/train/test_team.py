@@ -11,6 +11,7 @@ import pytest
 
 import infini as inf
 from infini.core import errors
+from infini.testing import count_collectives
 from infini.train import checkpoints, gpt, team, trainer
 from infini.train.step import Computation
 from tests.parallel import jobs
@@ -36,6 +37,13 @@ def test_losses_on_two_devices_are_those_on_one(num_parts: int, zero: int) -> No
     how = Computation(num_parts=num_parts)
     found = _losses(2, computation=how, layout=team.Layout(zero=zero))
     np.testing.assert_allclose(found, _losses(1, computation=how), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("zero", "times"), [(1, 1), (2, 2)])
+def test_sums_of_gradients_are_scattered_once_or_in_every_part(zero: int, times: int) -> None:
+    with count_collectives() as counts:
+        _losses(2, computation=Computation(num_parts=2), layout=team.Layout(zero=zero))
+    assert counts["psum_scatter", ("dp",)].calls == 4 * times  # steps; all gradients in one message
 
 
 WIDE = replace(
