@@ -8,25 +8,26 @@ driver of programs and no operation, so it is called outside of `jit` and `grad`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from infini.core import array as array_, config, errors, execute, mesh as mesh_, primitive, trace, tree
+from infini.core import array as array_, config, errors, execute, mesh as mesh_, trace, tree
 from infini.core.array import Array
 from infini.core.mesh import P, PartitionSpec
 from infini.core.sharding import Mesh
 from infini.core.value import Value
-from infini.lax import elementwise, placement
-from infini.parallel import microbatches, plans, schedules, stages as stages_
+from infini.lax import placement
+from infini.parallel import everywhere, microbatches, plans, schedules
 from infini.parallel.driver import Record, Run
 from infini.parallel.microbatches import Rows
 from infini.parallel.plans import Plan, Settings, Step
 from infini.parallel.schedules import Durations, Schedule
 from infini.parallel.stages import Batch, Parameters
 from infini.parallel.transport import Transport
-from infini.transforms import flat, staging
+from infini.transforms import flat, shard
 
 Specs: TypeAlias = Any  # Any: a P, or a pytree of P
 
@@ -45,6 +46,7 @@ def pipeline(  # noqa: PLR0913  # options, by name
     shared: Sequence[Sequence[str]] = (),
     reduction: Literal["mean", "sum"] = "mean",
     durations: Durations | None = None,
+    named: Mapping[str, PartitionSpec] = MappingProxyType({}),
 ) -> Pipeline:  # Any: pytrees
     """Value and gradient of a model whose stages are on different devices.
 
@@ -69,6 +71,8 @@ def pipeline(  # noqa: PLR0913  # options, by name
             placements.
         reduction: whether the loss of a step is the mean or the sum over microbatches.
         durations: how long tasks take in the record of a step; measured when absent.
+        named: for names that `checkpoint_name` gave to values inside stages where these lie, over the other
+            axes of the mesh; as for `shard`.
 
     Returns:
         A function `(params, inputs, targets, *, key=None)` to the loss and the gradient of `params`, which is
@@ -127,8 +131,9 @@ def pipeline(  # noqa: PLR0913  # options, by name
         batch_spec=batch_spec,
         activation_spec=moving,
         shared=tuple(map(tuple, shared)),
-        scale=1.0 / order.num_microbatches if reduction == "mean" else 1.0,
+        is_mean=reduction == "mean",
         durations=durations,
+        named=shard.places_of_names(named, mesh.at(axis, 0), "pipeline"),
     )
     return Pipeline(settings)
 
@@ -254,13 +259,19 @@ class Pipeline:
         run.sums = {c: list(step.plan.runners[c].zeros([])) for c in self._mine}
         run.run()
         plans.share(step.plan, run.sums, self.schedule, self._transport)
-        loss, self._record = run.finish(self._settings.scale)
+        loss, self._record = run.finish(self._settings.scale_of(self.schedule.num_microbatches))
         gradient = [step.gradient(c, run.sums.get(c)) for c in range(self.schedule.num_chunks)]
         return _scalar(loss, step.plan), tuple(gradient) if isinstance(params, tuple) else gradient
 
     def evaluate(
-        self, params: Sequence[Any], inputs: Any, targets: Any, *, key: Any = None
-    ) -> Array:  # Any: pytrees; a key
+        self,
+        params: Sequence[Any],
+        inputs: Any,
+        targets: Any,
+        *,
+        key: Any = None,
+        num_microbatches: int | None = None,
+    ) -> Array:  # Any: pytrees
         """The loss alone, without backward passes.
 
         Args:
@@ -268,12 +279,15 @@ class Pipeline:
             inputs: as in a step.
             targets: as in a step.
             key: as in a step.
+            num_microbatches: into how many parts the batch is cut; as in a step when absent. Where it is
+                given, rows that the axes of the batch do not divide are whole on each device.
         """
-        step = self._step(params, inputs, targets, key)
+        step = self._step(params, inputs, targets, key, num_microbatches)
         transport, rank_of = self._transport, self.schedule.rank_of
         programs = {c: step.programs(c) for c in self._mine}
         total, last = 0.0, self.schedule.num_chunks - 1
-        for i in range(self.schedule.num_microbatches):
+        count = self.schedule.num_microbatches if num_microbatches is None else num_microbatches
+        for i in range(count):
             results: Sequence[Array] = []
             for c in self._mine:
                 rank = rank_of(c)
@@ -290,10 +304,8 @@ class Pipeline:
                 elif rank_of(c + 1) not in transport.ranks:
                     transport.send(results, rank_of(c + 1), c + 1)
         transport.finish()
-        if transport.is_distributed:
-            found = transport.everywhere(_bytes(total))
-            total = float(np.frombuffer(found[rank_of(last)], np.float64)[0])
-        return _scalar(self._settings.scale * total, step.plan)
+        total = everywhere.of_rank(total, rank_of(last), transport)
+        return _scalar(self._settings.scale_of(count) * total, step.plan)
 
     def norm(self, gradient: Sequence[Any]) -> float:  # Any: pytrees
         """The Euclidean norm of all parameters or gradients, those of other processes included, for clipping
@@ -307,12 +319,18 @@ class Pipeline:
         for c in self._mine:
             named = tree.flatten_with_path(gradient[c])[0]
             leaves = [x for path, x in named if plans.name_of(c, path) not in again and not flat.is_float0(x)]
-            total += sum(float(x) for x in _squares(leaves))
-        if self._transport.is_distributed:
-            total = sum(
-                float(np.frombuffer(x, np.float64)[0]) for x in self._transport.everywhere(_bytes(total))
-            )
-        return math.sqrt(total)
+            total += everywhere.sum_of_squares(leaves)
+        return math.sqrt(everywhere.total(total, self._transport))
+
+    def fetch(self, params: Sequence[Any]) -> list[Any]:  # Any: pytrees
+        """The values of the parameters of all stages as NumPy arrays, in every process: to save a trained
+        model, for example. Every process of the pipeline calls it.
+
+        Args:
+            params: one pytree of arrays per stage, where `place` puts them.
+        """
+        given = [tree.unflatten(part.tree, values) for part, values in self._parameters(params)]
+        return everywhere.values(given, self._meshes, self._transport)
 
     def __repr__(self) -> str:
         where = f"{self._settings.axis!r} of {self._settings.mesh!r}"
@@ -338,7 +356,9 @@ class Pipeline:
             found.append((Parameters(tuple((v.type, v.weak) for v in values), treedef, specs), values))
         return found
 
-    def _step(self, params: Sequence[Any], inputs: Any, targets: Any, key: Any) -> Step:  # Any: pytrees
+    def _step(
+        self, params: Sequence[Any], inputs: Any, targets: Any, key: Any, asked: int | None = None
+    ) -> Step:  # Any: pytrees
         if not trace.is_eager():
             raise errors.UnsupportedError(
                 "a pipeline drives programs, and cannot be part of one",
@@ -346,8 +366,10 @@ class Pipeline:
                 fix="call it outside: it compiles its stages, and returns the gradient",
             )
         given = self._parameters(params)
-        count, spec = self.schedule.num_microbatches, self._settings.batch_spec
+        count, spec = asked or self.schedule.num_microbatches, self._settings.batch_spec
         rows, wanted = Rows.of(inputs, "inputs", count, spec), Rows.of(targets, "targets", count, spec)
+        if asked is not None:
+            rows, wanted = rows.where_even(self._meshes[0]), wanted.where_even(self._meshes[-1])
         if rows.leaves and wanted.leaves and rows.num_rows != wanted.num_rows:
             raise errors.ValueMismatchError(
                 "pipeline: inputs and targets have a row for every example",
@@ -396,21 +418,6 @@ def _specs(asked: Specs, part: Any, values: Sequence[Value], mesh: Mesh) -> tupl
         placement.check_spec(x.type, mesh.abstract, chosen)
         found.append(P(*mesh_.trim(chosen)))
     return tuple(found)
-
-
-@staging.jit
-def _squares(leaves: Sequence[Array]) -> list[Value]:
-    """The sum of squares of each array, in float32 at least."""
-    found = []
-    for x in leaves:
-        wide = elementwise.convert_element_type(x, stages_.sum_type(x.type).dtype)
-        square = trace.bind1(primitive.by_name("mul"), wide, wide)
-        found.append(trace.bind1(primitive.by_name("reduce_sum"), square, axes=tuple(range(-x.ndim, 0))))
-    return found
-
-
-def _bytes(number: float) -> bytes:
-    return np.float64(number).tobytes()
 
 
 def _scalar(number: float, plan: Plan) -> Array:
