@@ -1,4 +1,4 @@
-"""What all processes of a pipeline learn of arrays that only some of them have: sums of squares, and values."""
+"""What all processes of a pipeline learn of arrays that some of them have: sums of squares, and values."""
 
 from __future__ import annotations
 

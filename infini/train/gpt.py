@@ -167,9 +167,7 @@ def _forward(
     params: Params, tokens: Array, config: Config, *, is_checkpointed: bool
 ) -> tuple[Array, list[experts.Routing]]:
     """Logits, and what the routers said."""
-    x, routings = blocks(
-        params["layers"], embedded(params, tokens), config, is_checkpointed=is_checkpointed
-    )
+    x, routings = blocks(params["layers"], embedded(params, tokens), config, is_checkpointed=is_checkpointed)
     return logits(params, x, config), routings
 
 

@@ -1,9 +1,9 @@
-"""How the model of `gpt` is cut into stages of a pipeline: each has as many blocks as the others, the first has
-the embedding, too, the last the norm and the logits.
+"""How the model of `gpt` is cut into stages of a pipeline: each has as many blocks as the others, the first
+has the embedding, too, the last the norm and the logits.
 
-The parameters of a stage have the names that they have in the whole model, but for the numbers of blocks, which
-begin at 0 in each; so recipes place them as they place those of the model. A table that reads and writes is in
-both stages.
+The parameters of a stage have the names that they have in the whole model, but for the numbers of blocks,
+which begin at 0 in each; so recipes place them as they place those of the model. A table that reads and
+writes is in both stages.
 
 With experts, what the loss that balances them is made of goes along with the activations: it is taken over
 all blocks, of one microbatch.
@@ -144,14 +144,27 @@ def cut(config: gpt.Config, count: int) -> Stages:
         >>> parts
         [{'embed_tokens': 0, 'layers': [1, 2]}, {'layers': [3, 4], 'norm': 5}]
     """
-    if count < 1 or config.num_layers % count:
+    check(config.num_layers, count)
+    return Stages(config, count)
+
+
+def check(num_layers: int, count: int) -> None:
+    """Refuse a number of stages that does not fit a model.
+
+    Args:
+        num_layers: blocks of the model.
+        count: number of stages.
+
+    Raises:
+        ValueMismatchError: they do not divide the blocks.
+    """
+    if count < 1 or num_layers % count:
         raise errors.ValueMismatchError(
-            "the stages do not divide the blocks of the model",
-            got=f"{config.num_layers} blocks for {count} stages",
+            "the stages of the pipeline do not divide the blocks of the model",
+            got=f"{num_layers} blocks for {count} stages",
             expected="as many blocks in each stage",
             fix="change model.num_layers, mesh.pp or mesh.virtual_stages",
         )
-    return Stages(config, count)
 
 
 def _is_params(node: Any) -> bool:  # Any: what a tree holds
