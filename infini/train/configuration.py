@@ -194,6 +194,11 @@ class Mesh:
         None, "parts of a batch that go through it; none: run.accumulate, or about 4 times pp", least=1
     )
 
+    @property
+    def microbatch_options(self) -> tuple[object, ...]:
+        """What decides the number of microbatches, besides the batch."""
+        return self.pp, self.microbatches, self.schedule == "interleaved"
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
@@ -307,4 +312,8 @@ def check_resume(before: Configuration, after: Configuration) -> list[str]:
                 fix=f"leave {name} as it was, or start another run with another --out",
             )
         notes.append(f"{name} changes from {old!r} to {new!r}")
+    # With run.accumulate the microbatches are its parts, with a pipeline and without.
+    has_other_parts = before.mesh.microbatch_options != after.mesh.microbatch_options
+    if after.model.num_experts and after.run.accumulate == 1 and has_other_parts:
+        notes.append("the loss that balances experts is taken over other parts of a batch")
     return notes

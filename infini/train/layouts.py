@@ -105,15 +105,16 @@ class Layout:
         asked = self.microbatches or (num_parts if num_parts > 1 else None)
         if asked in possible or (asked is None and possible):
             return asked or max([n for n in possible if n <= 4 * self.pp] or possible[:1])
-        whole = f", {self.pp} of which go round at a time" if rounds > 1 else ""
-        shared = f" of sequences for {num_groups} groups of devices each" if num_groups > 1 else ""
+        said = f"{batch_size} sequences" + (f" in {asked} microbatches" if asked else "")
+        said += f", each for {num_groups} groups of devices" if num_groups > 1 else ""
+        said += f", {rounds} of which go round at a time" if rounds > 1 else ""
         raise errors.ValueMismatchError(
             "the microbatches of the pipeline do not divide the batch",
-            got=f"{batch_size} sequences in {'any' if asked is None else asked} microbatches{whole}{shared}",
+            got=said,
             expected=f"one of {', '.join(map(str, possible))} microbatches"
             if possible
             else f"a multiple of {rounds * num_groups} sequences",
-            fix="change mesh.microbatches or run.batch_size",
+            fix="change mesh.microbatches or run.batch_size" if possible else "change run.batch_size",
         )
 
     def axes(self, num_devices: int) -> dict[str, int]:

@@ -51,9 +51,7 @@ class Programs(Protocol):
     def stored(self, state: Any) -> step_.State:  # Any: a state
         """What a checkpoint holds of a state."""
 
-    def step(
-        self, state: Any, windows: np.ndarray, learning_rate: float
-    ) -> tuple[Any, Result]:
+    def step(self, state: Any, windows: np.ndarray, learning_rate: float) -> tuple[Any, Result]:
         """Take a step; the state that is given is gone.
 
         Args:

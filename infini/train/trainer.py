@@ -142,7 +142,7 @@ def train(
         CheckpointWriteError: a checkpoint could not be written.
     """
     check(config, settings)
-    team = team_.find(settings.layout)
+    team = find_team(settings)
     run = _Run(config, settings, tokens, held_out, tokens_name, team)
     found = run.start(params, checkpoints if is_resumed else None)
     if not team.is_first:
@@ -188,6 +188,27 @@ def train(
     return outcome
 
 
+def find_team(settings: Settings) -> team_.Team:
+    """The devices that share a run.
+
+    Raises:
+        ValueMismatchError: there are more or fewer than its layout has, or they do not divide the batch.
+    """
+    team = team_.find(settings.layout)
+    num_parts = settings.computation.num_parts
+    if team.is_pipelined:
+        settings.layout.num_microbatches(num_parts, settings.batch_size, team.num_parts)
+    elif settings.batch_size % (team.num_parts * num_parts):
+        raise errors.ValueMismatchError(
+            "the devices do not divide the batch",
+            got=f"{settings.batch_size} sequences in {num_parts} parts for {team.num_parts} groups of "
+            "devices",
+            expected="a multiple of groups times parts",
+            fix="set run.batch_size to one",
+        )
+    return team
+
+
 class _Run:
     """A run under way: its compiled functions, its state and its clock."""
 
@@ -201,7 +222,6 @@ class _Run:
         team: team_.Team,
     ) -> None:
         self._config, self._settings, self._held_out, self._team = config, settings, held_out, team
-        _check_team(settings, team)
         self.batches = batches.Batches(
             tokens,
             settings.batch_size,
@@ -315,17 +335,6 @@ class _Run:
             stopped_by=stopped_by,
             num_timed_steps=clock.num_timed_steps,
             checkpoint=checkpoint,
-        )
-
-
-def _check_team(settings: Settings, team: team_.Team) -> None:
-    if settings.batch_size % (team.num_parts * settings.computation.num_parts):
-        raise errors.ValueMismatchError(
-            "the devices do not divide the batch",
-            got=f"{settings.batch_size} sequences in {settings.computation.num_parts} parts for "
-            f"{team.num_parts} groups of devices",
-            expected="a multiple of groups times parts",
-            fix="set run.batch_size to one",
         )
 
 
