@@ -19,8 +19,7 @@ from infini.core.array import Array
 from infini.core.mesh import P, PartitionSpec
 from infini.core.sharding import Mesh
 from infini.core.value import Value
-from infini.lax import placement
-from infini.parallel import everywhere, microbatches, plans, schedules
+from infini.parallel import arguments, everywhere, microbatches, plans
 from infini.parallel.driver import Record, Run
 from infini.parallel.microbatches import Rows
 from infini.parallel.plans import Plan, Settings, Step
@@ -113,7 +112,7 @@ def pipeline(  # noqa: PLR0913  # options, by name
             raise errors.TypeMismatchError(f"pipeline: {name} is no function", got=repr(stage))
     if reduction not in ("mean", "sum"):
         raise errors.ValueMismatchError("pipeline: reduction is 'mean' or 'sum'", got=repr(reduction))
-    order = _schedule(schedule, len(stages), mesh.shape[axis], num_microbatches, axis)
+    order = arguments.schedule(schedule, len(stages), mesh.shape[axis], num_microbatches, axis)
     moving = batch_spec if activation_spec is None else activation_spec
     if axis in {name for spec in (batch_spec, moving) for entry in spec for name in mesh_.entry_axes(entry)}:
         raise errors.ValueMismatchError(
@@ -127,7 +126,7 @@ def pipeline(  # noqa: PLR0913  # options, by name
         mesh=mesh,
         axis=axis,
         schedule=order,
-        param_specs=_param_specs(param_specs, len(stages)),
+        param_specs=arguments.per_stage(param_specs, len(stages)),
         batch_spec=batch_spec,
         activation_spec=moving,
         shared=tuple(map(tuple, shared)),
@@ -136,49 +135,6 @@ def pipeline(  # noqa: PLR0913  # options, by name
         named=shard.places_of_names(named, mesh.at(axis, 0), "pipeline"),
     )
     return Pipeline(settings)
-
-
-def _param_specs(given: Sequence[Specs] | PartitionSpec | None, num_stages: int) -> tuple[Specs, ...]:
-    if given is None or isinstance(given, PartitionSpec):
-        return (given,) * num_stages
-    if len(given) != num_stages:
-        raise errors.ValueMismatchError(
-            "pipeline: param_specs has one entry per stage", got=f"{len(given)}", expected=f"{num_stages}"
-        )
-    return tuple(given)
-
-
-def _schedule(
-    given: str | Schedule, num_stages: int, num_ranks: int, num_microbatches: int | None, axis: str
-) -> Schedule:
-    """The schedule that was asked for.
-
-    Raises:
-        ValueMismatchError: it does not fit the stages and the mesh.
-    """
-    num_virtual, rest = divmod(num_stages, num_ranks)
-    if rest or not num_virtual:
-        raise errors.ValueMismatchError(
-            "pipeline: every rank has the same number of stages",
-            got=f"{num_stages} stages, {num_ranks} places along {axis!r}",
-            expected=f"a multiple of {num_ranks} stages",
-        )
-    if isinstance(given, str):
-        if num_microbatches is None:
-            raise errors.ValueMismatchError(
-                "pipeline: num_microbatches is missing",
-                fix=f"pass num_microbatches={4 * num_ranks}, for example: many keep ranks from waiting",
-            )
-        return schedules.named(given, num_ranks, num_microbatches, num_virtual)
-    found = (given.num_stages, given.num_virtual)
-    if found != (num_ranks, num_virtual) or num_microbatches not in (None, given.num_microbatches):
-        raise errors.ValueMismatchError(
-            "pipeline: the schedule is for something else",
-            got=repr(given),
-            expected=f"num_stages={num_ranks}, num_virtual={num_virtual}"
-            + ("" if num_microbatches is None else f", num_microbatches={num_microbatches}"),
-        )
-    return given
 
 
 class Pipeline:
@@ -281,7 +237,16 @@ class Pipeline:
             key: as in a step.
             num_microbatches: into how many parts the batch is cut; as in a step when absent. Where it is
                 given, rows that the axes of the batch do not divide are whole on each device.
+
+        Raises:
+            ValueMismatchError: as in a step.
         """
+        if num_microbatches is not None and num_microbatches < 1:
+            raise errors.ValueMismatchError(
+                "evaluate: num_microbatches is a positive integer",
+                got=f"num_microbatches={num_microbatches}",
+                expected="1 or more",
+            )
         step = self._step(params, inputs, targets, key, num_microbatches)
         transport, rank_of = self._transport, self.schedule.rank_of
         programs = {c: step.programs(c) for c in self._mine}
@@ -352,7 +317,7 @@ class Pipeline:
         for number, (part, mesh) in enumerate(zip(params, self._meshes, strict=True)):
             leaves, treedef = tree.flatten(part)
             values = flat.values(leaves, f"parameters of stage {number}")
-            specs = _specs(None if asked is None else asked[number], part, values, mesh)
+            specs = arguments.specs_of(None if asked is None else asked[number], part, values, mesh)
             found.append((Parameters(tuple((v.type, v.weak) for v in values), treedef, specs), values))
         return found
 
@@ -394,30 +359,6 @@ class Pipeline:
         mine = {c: microbatches.placed(given[c][1], parts[c].specs, self._meshes[c]) for c in self._mine}
         values = [values for _, values in given]
         return Step(plan, self._meshes, values, [part.tree for part in parts], mine, rows, wanted, keys)
-
-
-def _specs(asked: Specs, part: Any, values: Sequence[Value], mesh: Mesh) -> tuple[PartitionSpec, ...]:
-    """How the parameters of a stage are split: as was asked for, else as they are."""
-
-    if asked is None:
-        wanted: list[Any] = [None] * len(values)
-    else:
-        specs, treedef = tree.flatten(asked, lambda x: x is None or isinstance(x, PartitionSpec))
-        try:
-            parts = treedef.flatten_up_to(part)
-        except ValueError as error:
-            raise errors.ValueMismatchError(
-                "pipeline: an entry of param_specs does not match the parameters of its stage",
-                got=str(asked),
-                expected=f"a P, or a prefix of {tree.structure(part)}",
-            ) from error
-        wanted = [spec for spec, inner in zip(specs, parts, strict=True) for _ in tree.leaves(inner)]
-    found = []
-    for x, spec in zip(values, wanted, strict=True):
-        chosen = spec if spec is not None else microbatches.spec_on(x, mesh) or P()
-        placement.check_spec(x.type, mesh.abstract, chosen)
-        found.append(P(*mesh_.trim(chosen)))
-    return tuple(found)
 
 
 def _scalar(number: float, plan: Plan) -> Array:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,6 +79,14 @@ def of(config: gpt.Config, settings: Settings, team: team_.Team) -> Programs:
     return (Pipelined if team.is_pipelined else Whole)(config, settings, team)
 
 
+def mean_loss(measure: Callable[..., Array], params: gpt.Params, windows: np.ndarray) -> float:
+    """Mean loss over windows, in batches of one shape; those that do not fill the last one go one by one."""
+    whole = len(windows) - len(windows) % EVALUATION_BATCH
+    parts = [windows[at : at + EVALUATION_BATCH] for at in range(0, whole, EVALUATION_BATCH)]
+    parts += [windows[at : at + 1] for at in range(whole, len(windows))]
+    return sum(float(measure(params, part)) * len(part) for part in parts) / len(windows)
+
+
 class Whole:
     """One program for a step, over all devices.
 
@@ -136,11 +145,7 @@ class Whole:
 
     def mean_loss(self, state: step_.State, windows: np.ndarray) -> float:
         """Mean loss over windows."""
-        whole = len(windows) - len(windows) % EVALUATION_BATCH
-        parts = [windows[at : at + EVALUATION_BATCH] for at in range(0, whole, EVALUATION_BATCH)]
-        parts += [windows[at : at + 1] for at in range(whole, len(windows))]
-        total = sum(float(self._measure(state["params"], part)) * len(part) for part in parts)
-        return total / len(windows)
+        return mean_loss(self._measure, state["params"], windows)
 
     def params(self, state: step_.State) -> gpt.Params:
         """The parameters, whole."""

@@ -120,8 +120,8 @@ class Stages:
                 params["layers"], x, config, first=first, is_checkpointed=computation.is_checkpointed
             )
             if routings:
-                own = (sum(r.shares for r in routings), sum(r.probabilities for r in routings))
-                said = tuple(a + b for a, b in zip(said, own, strict=True)) if said else own
+                own = (_sum([r.shares for r in routings]), _sum([r.probabilities for r in routings]))
+                said = tuple(_sum(pair) for pair in zip(said, own, strict=True)) if said else own
             return (gpt.logits(params, x, config) if is_last else x), said
 
         return stage
@@ -165,6 +165,10 @@ def check(num_layers: int, count: int) -> None:
             expected="as many blocks in each stage",
             fix="change model.num_layers, mesh.pp or mesh.virtual_stages",
         )
+
+
+def _sum(arrays: Sequence[Array]) -> Array:
+    return inp.sum(inp.stack(arrays), axis=0)
 
 
 def _is_params(node: Any) -> bool:  # Any: what a tree holds
