@@ -166,6 +166,27 @@ def test_ten_steps_are_those_of_one_device(name: str) -> None:
             assert max(numbers) <= 1e-5, numbers
 
 
+def test_bytes_that_are_sent_are_those_of_the_guide() -> None:
+    """Of docs/parallel.md: 2 v A for each place, A less at both ends; experts add to that."""
+    rows = batches()[0]
+    for case in (CASES["1f1b"], CASES["interleaved"], CASES["1f1b, experts"]):
+        with inf.config(device="reference", cpu_devices=8):
+            cut = stages.cut(case.config, case.config.num_layers)
+            mesh = make_mesh(tuple(case.axes.values()), tuple(case.axes))
+            pipe = parallel.pipeline(
+                cut.functions(), cut.loss, mesh=mesh, num_microbatches=case.count, schedule=case.schedule
+            )
+            pipe(pipe.place(cut.split(start(case.config))), rows[:, :-1], rows[:, 1:])
+        num_experts, virtual = case.config.num_experts, pipe.schedule.num_virtual
+        forwards, backwards = (
+            4 * BATCH * LENGTH * case.config.hidden_size + case.count * num_experts * each for each in (8, 4)
+        )
+        wanted = [virtual * (forwards + backwards)] * case.axes["pp"]
+        wanted[0] -= backwards
+        wanted[-1] -= forwards
+        assert pipe.record is not None and list(pipe.record.sent_bytes) == wanted
+
+
 # --- over processes -----------------------------------------------------------------------------------
 
 JOBS = {
