@@ -19,6 +19,10 @@ Specs: TypeAlias = Any  # Any: a P, or a pytree of P
 def per_stage(given: Sequence[Specs] | PartitionSpec | None, num_stages: int) -> tuple[Specs, ...]:
     """Placements of the parameters of each stage, from one for all or one for each.
 
+    Args:
+        given: a `P` for all, or one entry per stage; None for none.
+        num_stages: number of stages.
+
     Raises:
         ValueMismatchError: their number is not that of the stages.
     """
@@ -35,6 +39,13 @@ def schedule(
     given: str | Schedule, num_stages: int, num_ranks: int, num_microbatches: int | None, axis: str
 ) -> Schedule:
     """The schedule that was asked for.
+
+    Args:
+        given: its name, or the schedule.
+        num_stages: number of stages.
+        num_ranks: places along the axis.
+        num_microbatches: number of microbatches; None for that of the schedule.
+        axis: name of the axis, for messages.
 
     Raises:
         ValueMismatchError: it does not fit the stages and the mesh.

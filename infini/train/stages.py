@@ -142,7 +142,7 @@ def cut(config: gpt.Config, count: int) -> Stages:
         >>> config = gpt.Config(num_layers=4)
         >>> parts = stages.cut(config, 2).split({"embed_tokens": 0, "layers": [1, 2, 3, 4], "norm": 5})
         >>> parts
-        [{'embed_tokens': 0, 'layers': [1, 2]}, {'layers': [3, 4], 'norm': 5}]
+        [{'embed_tokens': 0, 'layers': [1, 2]}, {'norm': 5, 'layers': [3, 4]}]
     """
     check(config.num_layers, count)
     return Stages(config, count)
