@@ -295,10 +295,14 @@ class Pipelined:
 
 
 def _part_on(x: Array, mesh: Mesh) -> Array:
-    """What the devices of a stage hold of an array that has copies along the pipeline."""
+    """What the devices of a stage hold of an array that has copies along the pipeline. A copy, since stages
+    at one place donate theirs one after the other.
+    """
     assert isinstance(x.sharding, NamedSharding)
     if x.sharding.mesh == mesh:
         return x
-    by_device: dict[Any, Any] = dict(zip(x.addressable_devices, x.buffers, strict=True))  # Any: of a backend
-    buffers = [by_device[mesh.flat_devices[rank]] for rank in mesh.local_ranks]
+    part = x.type.update(shape=x.sharding.shard_shape(x.shape))
+    by_device = dict(zip(x.addressable_devices, x.buffers, strict=True))
+    devices = [mesh.flat_devices[rank] for rank in mesh.local_ranks]
+    buffers = [device.backend.copy(by_device[device], part, device) for device in devices]
     return Array(x.type, buffers, NamedSharding(mesh, x.sharding.spec), weak=x.weak, committed=True)

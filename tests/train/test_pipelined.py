@@ -16,12 +16,14 @@ import pytest
 import infini as inf
 from infini import random, tree
 from infini.core import errors
+from infini.parallel import checkpoints as store
 from infini.train import (
     checkpoints,
     configuration,
     gpt,
     model_files,
     options,
+    programs,
     runs,
     stages,
     step,
@@ -103,15 +105,28 @@ def test_a_run_goes_on_with_other_stages_and_without(tmp_path: Path) -> None:
         (4, team.Layout(pp=2, dp=2, zero=3, schedule="interleaved")),
         (1, team.Layout()),
     ]
-    store, found = checkpoints.Store(tmp_path), []
+    kept, found = checkpoints.Store(tmp_path), []
     for number, (num_devices, layout) in enumerate(layouts):
-        given = {"num_steps": number + 1, "checkpoints": store, "is_resumed": number > 0}
+        given = {"num_steps": number + 1, "checkpoints": kept, "is_resumed": number > 0}
         reported, outcome = run(num_devices, DEEP, layout, **given)
         assert outcome.num_steps == number + 1
         found += reported[:2]
     wanted = run(1, DEEP, num_steps=4, **{"checkpoints": checkpoints.Store(tmp_path / "whole")})[0]
     del wanted[4]  # the loss on held-out text after two steps
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_stages_at_one_place_have_memory_of_their_own(tmp_path: Path) -> None:
+    """What several stages have is read once, and each of them donates it."""
+    layout = team.Layout(pp=2, schedule="interleaved")
+    settings = trainer.Settings(num_steps=1, batch_size=8, layout=layout)
+    with inf.config(device="cpu", cpu_devices=2):
+        made = programs.of(DEEP, settings, team.find(layout))
+        values = tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), made.types())
+        saved = store.save(tmp_path, values, 0).wait()
+        state = made.loaded(store.load(saved, made.types()))
+    buffers = [id(buffer) for leaf in tree.leaves(state) for buffer in leaf.buffers]
+    assert len(set(buffers)) == len(buffers)
 
 
 def test_a_run_starts_from_given_parameters() -> None:
