@@ -26,10 +26,11 @@ from tests.property.running import close
 MESHES = ((2,), (4,), (8,), (2, 2), (4, 2), (2, 2, 2))
 # Sums over devices are rounded in another order, so steps of floats are left out as between backends.
 SIZES = (8, 4, 2, 3)
-# Few dtypes, so that values meet; those that come first are drawn more often.
+# Few dtypes, so that values meet. None of 16 bits: what sums of these round differently, a sine makes another
+# value of.
 split = programs.programs(
     families=programs.EXACT,
-    allowed=(dtypes.float32, dtypes.int32, dtypes.float32, dtypes.bfloat16, dtypes.bool_),
+    allowed=(dtypes.float32, dtypes.int32, dtypes.uint8, dtypes.bool_),
     sizes=SIZES,
     min_rank=1,
     min_equations=3,
