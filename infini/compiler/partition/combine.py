@@ -6,8 +6,9 @@ ready, and none needs the result of another. The first bucket over some axes is 
 early.
 
 Sums are joined whenever both are ready. A gather makes an array that lives until it is used, so gathers are
-joined only if their results are used together: by one equation, or by two that read the same operand, as the
-weights of queries, keys and values are.
+joined only if their results are used together: by one equation, by two that read the same operand, as the
+weights of queries, keys and values are, or as results of the program, as weights that were updated in parts.
+Gathers of parameters that follow each other are joined up to a window, which would begin together anyway.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from infini.compiler.partition import share
 from infini.compiler.passes import rewrite
 from infini.core.ir import Attrs, Equation, Program, Var
 from infini.core.machine import Collectives
@@ -33,9 +35,11 @@ class _Bucket:
 
     number: int
     limit: int
-    members: list[int]
-    nbytes: int
-    needs: Mask  # buckets whose results it needs
+    of_parameters: bool  # gathers that may be made at any time
+    members: list[int] = field(default_factory=list)
+    nbytes: int = 0
+    made_bytes: int = 0
+    needs: Mask = 0  # buckets whose results it needs
     users: set[Hashable] = field(default_factory=set)
 
 
@@ -71,7 +75,7 @@ def _buckets(program: Program, options: Collectives) -> list[_Bucket]:
     started: set[Hashable] = set()
     needed: dict[Var, Mask] = {}  # what a variable is made from, through equations that are no collectives
     ordered: Mask = 0  # what equations with effects need, which keep their order
-    users = _users(program)
+    users, parameters = _users(program), share.gathers_of_parameters(program)
     for number, equation in enumerate(program.equations):
         needs = 0
         for var in equation.inputs:
@@ -83,15 +87,23 @@ def _buckets(program: Program, options: Collectives) -> list[_Bucket]:
             continue
         key, nbytes = _key(equation), sum(v.type.nbytes for v in equation.inputs)
         used_by = users.get(number, set())
-        bucket = latest.get(key)
-        if bucket is None or not _takes(bucket, equation, nbytes, used_by, needs, buckets):
+        is_early = number in parameters
+        made_bytes = sum(v.type.nbytes for v in equation.outputs)
+        room = options.window_bytes - made_bytes if is_early else -1
+        candidates = (latest.get((key, flag)) for flag in (is_early, not is_early))
+        bucket = next(
+            (b for b in candidates if b is not None and _takes(b, equation, nbytes, room, used_by, needs, buckets)),
+            None,
+        )
+        if bucket is None:
             group = (equation.op.name, equation.attrs["axes"])
             limit = options.bucket_bytes if group in started else options.first_bucket_bytes
             started.add(group)
-            bucket = latest[key] = _Bucket(len(buckets), limit, [], 0, 0)
+            bucket = latest[key, is_early] = _Bucket(len(buckets), limit, is_early)
             buckets.append(bucket)
         bucket.members.append(number)
         bucket.nbytes += nbytes
+        bucket.made_bytes += made_bytes
         bucket.needs |= needs
         bucket.users |= used_by
         needed.update(dict.fromkeys(equation.outputs, 1 << bucket.number))
@@ -114,13 +126,26 @@ def _takes(
     bucket: _Bucket,
     equation: Equation,
     nbytes: int,
+    room: int,
     users: set[Hashable],
     needs: Mask,
     buckets: Sequence[_Bucket],
 ) -> bool:
+    """Whether a bucket has a place for a collective that gives `nbytes`.
+
+    Args:
+        bucket: the bucket.
+        equation: the collective.
+        nbytes: what it gives.
+        room: bytes that other gathers of parameters may make which travel with this one, if it is such.
+        users: what uses its results.
+        needs: buckets whose results it needs.
+        buckets: all buckets.
+    """
     if bucket.nbytes + nbytes > bucket.limit:
         return False
-    if equation.op.name not in _SUMS and bucket.users.isdisjoint(users):
+    fits = bucket.of_parameters and bucket.made_bytes <= room
+    if equation.op.name not in _SUMS and bucket.users.isdisjoint(users) and not fits:
         return False
     return not _closure(needs, buckets) >> bucket.number & 1
 
@@ -140,7 +165,9 @@ def _closure(needs: Mask, buckets: Sequence[_Bucket]) -> Mask:
 
 
 def _users(program: Program) -> dict[int, set[Hashable]]:
-    """For each gather the equations that use it first, and what else these read."""
+    """For each gather the equations that use it first, and what else these read. Those that nothing uses are
+    results, and used together.
+    """
     made_by = {
         v: number
         for number, equation in enumerate(program.equations)
@@ -153,7 +180,7 @@ def _users(program: Program) -> dict[int, set[Hashable]]:
             if var in made_by and made_by[var] not in found:
                 others = {v for v in equation.inputs if v not in made_by}
                 found[made_by[var]] = {number, *others}
-    return found
+    return {number: found.get(number, {"results"}) for number in made_by.values()}
 
 
 def _ordered(program: Program, buckets: Sequence[_Bucket]) -> list[Equation]:

@@ -170,7 +170,7 @@ class Block:
         for number, var in enumerate(equation.inputs):
             if self.uses[var] > 1:
                 self.settle(var, f"{equation.op.name}, operand {number}")
-        split = self._choose(equation, found)
+        split = self._without_terms(equation, self._choose(equation, found))
         if (waiting := self._waits(equation, split)) is not None:
             return [waiting]
         passed = self._passed(equation, found, split)
@@ -207,6 +207,20 @@ class Block:
         if all(split == candidates[0] for split in candidates):
             return candidates[0]
         return min(candidates, key=lambda split: self._seconds(equation, found, split))
+
+    def _without_terms(self, equation: Equation, split: Split) -> Split:
+        """A split of a sum of two that are both terms of a sum over devices: not over those axes, so that both
+        are scattered at once when they have met.
+        """
+        given = {self.env[v].placement.partial for v in equation.inputs}
+        if equation.op.name not in partial.SUMS or len(given) != 1:
+            return split
+        (waiting,) = given
+        kept = {}
+        for factor, axes in split.items():
+            first = next((i for i, axis in enumerate(axes) if axis in waiting), len(axes))
+            kept[factor] = axes[:first]
+        return kept
 
     def _seconds(self, equation: Equation, found: Factors, split: Split) -> float:
         """Time to bring the operands of an equation split so, to compute it, and to bring its results where
