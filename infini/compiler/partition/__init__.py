@@ -167,13 +167,13 @@ def for_options(program: Program, options: CompileOptions) -> Partitioned:
     moved: dict[Var, Var] = {}
     once = hoist.leave_loops(found.program, options.collectives.window_bytes, moved)
     once = share.share(once, options.collectives.window_bytes)
-    joined = combine.combine(once, options.collectives)
+    joined = combine.combine(once, options.collectives, moved)
     if joined is found.program:
         return found
     notes = dict(found.notes)
-    for inside, outside in moved.items():  # from inner loops outwards
-        if inside in notes:
-            notes[outside] = notes[inside]
+    for known, made in moved.items():  # from inner loops outwards, then what sums are made of
+        if known in notes:
+            notes[made] = notes[known]
     made = costs.collectives(joined, options.mesh, notes)
     return dataclasses.replace(found, program=joined, collectives=made, notes=notes)
 

@@ -9,16 +9,20 @@ Sums are joined whenever both are ready. A gather makes an array that lives unti
 joined only if their results are used together: by one equation, by two that read the same operand, as the
 weights of queries, keys and values are, or as results of the program, as weights that were updated in parts.
 Gathers of parameters that follow each other are joined up to a window, which would begin together anyway.
+
+A small sum over several axes, such as a loss, is taken over some of them and then over the others, if both parts
+travel with buckets that there are in any case.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Sequence
+import itertools
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from infini.compiler.partition import share
+from infini.compiler.partition import partial, share
 from infini.compiler.passes import rewrite
 from infini.core.ir import Attrs, Equation, Program, Var
 from infini.core.machine import Collectives
@@ -43,29 +47,84 @@ class _Bucket:
     users: set[Hashable] = field(default_factory=set)
 
 
-def combine(program: Program, options: Collectives) -> Program:
+def combine(program: Program, options: Collectives, parts: dict[Var, Var] | None = None) -> Program:
     """The program with its collectives joined, those of each body by themselves; the same object when
     nothing can be.
+
+    Args:
+        program: per-device program.
+        options: sizes of buckets.
+        parts: filled with the sum over some axes that is made first, by the result of each sum that is taken
+            in two parts.
     """
     if options.bucket_bytes <= 0:
         return program
-    equations = tuple(_with_combined_bodies(e, options) for e in program.equations)
+    parts = {} if parts is None else parts
+    equations = tuple(_with_combined_bodies(e, options, parts) for e in program.equations)
     if any(a is not b for a, b in zip(equations, program.equations, strict=True)):
         program = program.replace(equations=equations)
     buckets = _buckets(program, options)
+    if not options.deterministic:  # which asks for one order of all terms
+        program, buckets = _in_parts(program, options, buckets, parts)
     if all(len(bucket.members) == 1 for bucket in buckets):
         return program
     return program.replace(equations=tuple(_ordered(program, buckets)))
 
 
-def _with_combined_bodies(equation: Equation, options: Collectives) -> Equation:
+def _with_combined_bodies(equation: Equation, options: Collectives, parts: dict[Var, Var]) -> Equation:
     if not equation.programs:
         return equation
-    inner = {id(program): combine(program, options) for program in equation.programs}
+    inner = {id(program): combine(program, options, parts) for program in equation.programs}
     if all(inner[id(program)] is program for program in equation.programs):
         return equation
     attrs = rewrite.map_programs(equation.attrs, lambda program: inner[id(program)])
     return Equation(equation.op, equation.inputs, attrs, equation.outputs, equation.where, equation.via)
+
+
+def _in_parts(
+    program: Program, options: Collectives, buckets: list[_Bucket], parts: dict[Var, Var]
+) -> tuple[Program, list[_Bucket]]:
+    """The program with small sums over several axes in two parts, where that leaves fewer buckets."""
+    alone = {bucket.members[0] for bucket in buckets if len(bucket.members) == 1}
+    small = [
+        e
+        for number, e in enumerate(program.equations)
+        if number in alone and e.op.name == "psum" and len(e.attrs["axes"]) > 1
+        if e.output.type.size <= partial.SMALL
+    ]
+    for equation in small:
+        for tried in _halves(equation):
+            between = program.equations.index(equation)
+            equations = (*program.equations[:between], *tried, *program.equations[between + 1 :])
+            other = program.replace(equations=equations)
+            found = _buckets(other, options)
+            if len(found) < len(buckets):
+                program, buckets = other, found
+                parts[equation.output] = tried[0].output
+                break
+    return program, buckets
+
+
+def _halves(equation: Equation) -> Iterator[tuple[Equation, Equation]]:
+    """A sum over several axes as two, in every way."""
+    sizes = dict(zip(equation.attrs["axes"], equation.attrs["sizes"], strict=True))
+    for count in range(1, len(sizes)):
+        for first in itertools.combinations(sizes, count):
+            then = tuple(axis for axis in sizes if axis not in first)
+            made = Var(equation.output.type, equation.output.hint)
+            halves = ((equation.inputs, first, (made,)), ((made,), then, equation.outputs))
+            one, other = (
+                Equation(
+                    equation.op,
+                    inputs,
+                    equation.attrs.replace(axes=axes, sizes=tuple(sizes[axis] for axis in axes)),
+                    outputs,
+                    equation.where,
+                    equation.via,
+                )
+                for inputs, axes, outputs in halves
+            )
+            yield one, other
 
 
 def _buckets(program: Program, options: Collectives) -> list[_Bucket]:
