@@ -105,7 +105,7 @@ def test_the_walk_holds_at_most_two_gathered_layers(monkeypatch):
         expected = inf.jit(step)(*arguments())
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-6)
-    assert len(peaks) == 2 * LAYERS - 1
+    assert len(peaks) == 2 * LAYERS - 2  # the first needs none backwards, and the last is still there
     assert max(peaks) == 2 * 2 * LAYER_BYTES  # on each of two devices
     assert live[0] == 0
 
