@@ -76,7 +76,7 @@ class _Order:
         self._dependencies()
         waiting, given = self._keep_what_can_be_overwritten()
         self.before = self._all_before()
-        # First what is made in place: another parameter might take the memory of the result that belongs here.
+        # First what is made in place: else another parameter may take the result that belongs there.
         waiting = [m for m in waiting if not self._let_be_overwritten(self._made_in_place(m), m, given)]
         for memory in waiting:
             self._let_be_overwritten(self._made_elsewhere(memory), memory, given)
@@ -142,8 +142,8 @@ class _Order:
     # --- parameters that a result may replace -----------------------------------------------------
 
     def _keep_what_can_be_overwritten(self) -> tuple[list[_Memory], set[_Memory]]:
-        """Let the maker of a result that replaces a parameter in place wait for the other readers of this, where
-        program order does; the parameters for which it does not, and the results that are taken.
+        """Let the maker of a result that replaces a parameter in place wait for the other readers of it,
+        where program order does; the parameters for which it does not, and the results that are taken.
         """
         given: set[_Memory] = set()
         waiting: list[_Memory] = []
@@ -159,11 +159,9 @@ class _Order:
                 waiting.append(memory)
         return waiting, given
 
-    def _let_be_overwritten(
-        self, targets: Sequence[_Memory], memory: _Memory, given: set[_Memory]
-    ) -> bool:
-        """Put the readers of a parameter before the maker of a result that may take its memory, of one in whose
-        way they are not first. Says whether there is one.
+    def _let_be_overwritten(self, targets: Sequence[_Memory], memory: _Memory, given: set[_Memory]) -> bool:
+        """Put the readers of a parameter before the maker of a result that may take its memory; of one that
+        they precede already, if there is such. Says whether a result was found.
         """
         last = max(memory.readers, default=-1)
         for target in sorted(targets, key=lambda m: m.maker is not None and m.maker < last):

@@ -70,7 +70,7 @@ def test_a_reader_comes_before_the_maker_of_a_result_that_can_take_the_memory():
 
 
 def test_a_result_replaces_the_parameter_that_it_updates_before_any_other():
-    # The result of the second update could take the memory of the first parameter: then the second finds none.
+    # The result of p could take the memory of q: then p finds none.
     p, q, a, b, r, s = variables(6)
     between = Var(f32(1))
     found = [

@@ -174,7 +174,11 @@ def test_a_small_sum_over_two_axes_travels_with_sums_over_each():
     "f",
     [
         lambda x, y: (lax.psum(inp.sum(x), ("a", "b")), lax.psum(x, "a")),  # nothing is sent over the other
-        lambda x, y: (lax.psum(inp.concatenate([x, y]), ("a", "b")), lax.psum(x, "a"), lax.psum(y, "b")),  # large
+        lambda x, y: (
+            lax.psum(inp.concatenate([x, y]), ("a", "b")),
+            lax.psum(x, "a"),
+            lax.psum(y, "b"),
+        ),  # large
     ],
 )
 def test_other_sums_over_two_axes_are_one(f):

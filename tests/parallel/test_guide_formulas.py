@@ -200,8 +200,8 @@ def test_tensor_sends_four_sums_of_activations_per_layer() -> None:
 
 
 def test_sequences_are_gathered_and_scattered_four_times_each_per_layer() -> None:
-    """And once each for the logits; the table is gathered for the look-up and its gradient is scattered. In the
-    backward pass of attention the output projection is gathered, and rows of heads are exchanged.
+    """And once each for the logits; the table is gathered for the look-up and its gradient is scattered. In
+    the backward pass of attention the output projection is gathered, and rows of heads are exchanged.
     """
     found = planned(*CASES["sequence"])
     projections, table = 4 * WIDTH * 32, found.of["embed_tokens"]

@@ -38,8 +38,9 @@ inside a loop counts once per turn. Results are equal to JAX's within rounding. 
 XLA makes no reduce-scatter for CPU devices: where a sum ends split, it sums everywhere and cuts. For other
 devices it has one, so our smaller numbers in rows with a scatter say less than those in the others.
 
-What is gathered here is smaller than a window (`Collectives.window_bytes`), so it is kept for the backward pass, as
-XLA keeps it. Larger weights are gathered again where they are read, which is what splitting them is for.
+What is gathered here is smaller than a window (`Collectives.window_bytes`), so it is kept for the backward
+pass, as XLA keeps it. Larger weights are gathered again where they are read, which is what splitting them is
+for.
 
 A row with a letter is one in which ours is larger, in collectives or in bytes; the reason stands below.
 
@@ -51,9 +52,9 @@ SHORT = {
     "all_to_all": "exchange", "ppermute": "permutation",
 }  # fmt: skip
 REASONS = {
-    "a": "Ours is a message less and 512 bytes more. To begin a message counts like 16 kB (`sharding.Machine`), so that is\n"
-    "the cheaper one. XLA splits the axis of four into two of two; on a mesh with two such axes, for a machine that\n"
-    "begins messages at no cost, ours are 3264 bytes in 6 messages.",
+    "a": "Ours is a message less and 512 bytes more. To begin one counts like 16 kB (`sharding.Machine`),\n"
+    "so that is the cheaper way. XLA splits the axis of four into two of two; on a mesh with two such axes,\n"
+    "for a machine that begins messages at no cost, ours are 3264 bytes in 6 messages.",
 }
 # Rows in which ours is larger: the reason, our number of collectives, and our bytes.
 LARGER = {"product, blocks, turned": ("a", 4, 3840)}

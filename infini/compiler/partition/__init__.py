@@ -171,9 +171,9 @@ def for_options(program: Program, options: CompileOptions) -> Partitioned:
     if joined is found.program:
         return found
     notes = dict(found.notes)
-    for known, made in moved.items():  # from inner loops outwards, then what sums are made of
+    for known, other in moved.items():  # from inner loops outwards, then what sums are made of
         if known in notes:
-            notes[made] = notes[known]
+            notes[other] = notes[known]
     made = costs.collectives(joined, options.mesh, notes)
     return dataclasses.replace(found, program=joined, collectives=made, notes=notes)
 

@@ -10,8 +10,8 @@ joined only if their results are used together: by one equation, by two that rea
 weights of queries, keys and values are, or as results of the program, as weights that were updated in parts.
 Gathers of parameters that follow each other are joined up to a window, which would begin together anyway.
 
-A small sum over several axes, such as a loss, is taken over some of them and then over the others, if both parts
-travel with buckets that there are in any case.
+A small sum over several axes, such as a loss, is taken over some of them and then over the others, if both
+parts travel with buckets that there are in any case.
 """
 
 from __future__ import annotations
@@ -45,6 +45,25 @@ class _Bucket:
     made_bytes: int = 0
     needs: Mask = 0  # buckets whose results it needs
     users: set[Hashable] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A collective that looks for a bucket.
+
+    Args:
+        is_sum: whether it adds up, and makes nothing larger than it is given.
+        nbytes: what it is given.
+        room: bytes that other gathers of parameters may make which travel with it; none where it is no such.
+        users: what uses its results.
+        needs: buckets whose results it needs.
+    """
+
+    is_sum: bool
+    nbytes: int
+    room: int
+    users: set[Hashable]
+    needs: Mask
 
 
 def combine(program: Program, options: Collectives, parts: dict[Var, Var] | None = None) -> Program:
@@ -149,11 +168,9 @@ def _buckets(program: Program, options: Collectives) -> list[_Bucket]:
         is_early = number in parameters
         made_bytes = sum(v.type.nbytes for v in equation.outputs)
         room = options.window_bytes - made_bytes if is_early else -1
-        candidates = (latest.get((key, flag)) for flag in (is_early, not is_early))
-        bucket = next(
-            (b for b in candidates if b is not None and _takes(b, equation, nbytes, room, used_by, needs, buckets)),
-            None,
-        )
+        one = _Candidate(equation.op.name in _SUMS, nbytes, room, used_by, needs)
+        known = (latest.get((key, flag)) for flag in (is_early, not is_early))
+        bucket = next((b for b in known if b is not None and _takes(b, one, buckets)), None)
         if bucket is None:
             group = (equation.op.name, equation.attrs["axes"])
             limit = options.bucket_bytes if group in started else options.first_bucket_bytes
@@ -181,32 +198,14 @@ def _key(equation: Equation) -> Hashable:
     return equation.op.name, tuple(sorted(attrs.items())), equation.inputs[0].type.dtype
 
 
-def _takes(
-    bucket: _Bucket,
-    equation: Equation,
-    nbytes: int,
-    room: int,
-    users: set[Hashable],
-    needs: Mask,
-    buckets: Sequence[_Bucket],
-) -> bool:
-    """Whether a bucket has a place for a collective that gives `nbytes`.
-
-    Args:
-        bucket: the bucket.
-        equation: the collective.
-        nbytes: what it gives.
-        room: bytes that other gathers of parameters may make which travel with this one, if it is such.
-        users: what uses its results.
-        needs: buckets whose results it needs.
-        buckets: all buckets.
-    """
-    if bucket.nbytes + nbytes > bucket.limit:
+def _takes(bucket: _Bucket, one: _Candidate, buckets: Sequence[_Bucket]) -> bool:
+    """Whether a bucket has a place for a collective, and they go together."""
+    if bucket.nbytes + one.nbytes > bucket.limit:
         return False
-    fits = bucket.of_parameters and bucket.made_bytes <= room
-    if equation.op.name not in _SUMS and bucket.users.isdisjoint(users) and not fits:
+    fits = bucket.of_parameters and bucket.made_bytes <= one.room
+    if not (one.is_sum or fits) and bucket.users.isdisjoint(one.users):
         return False
-    return not _closure(needs, buckets) >> bucket.number & 1
+    return not _closure(one.needs, buckets) >> bucket.number & 1
 
 
 def _closure(needs: Mask, buckets: Sequence[_Bucket]) -> Mask:

@@ -1,4 +1,4 @@
-"""Collectives of what a loop does not change, and of the rows that it reads in turn, run once, before the loop.
+"""Collectives of what a loop does not change, and of rows that it reads in turn, run once, before the loop.
 
 A weight that a loop reads and that is split over devices is gathered in front of the loop, if what is
 gathered so is small enough to live as long as the loop: for larger ones, memory for one turn at a time is why

@@ -209,8 +209,8 @@ class Block:
         return min(candidates, key=lambda split: self._seconds(equation, found, split))
 
     def _without_terms(self, equation: Equation, split: Split) -> Split:
-        """A split of a sum of two that are both terms of a sum over devices: not over those axes, so that both
-        are scattered at once when they have met.
+        """The split of an addition whose operands are both terms of a sum over devices: none over those axes,
+        so that they are scattered together when they have met.
         """
         given = {self.env[v].placement.partial for v in equation.inputs}
         if equation.op.name not in partial.SUMS or len(given) != 1:

@@ -1,12 +1,12 @@
 """Equal gathers are made once, where what is kept in between is small.
 
 An array that is gathered for the forward pass is gathered again for the backward pass, and once for each
-product that reads it. The second gather is left out when all that is gathered and alive in between, this array
+product that reads it. The second gather is left out when all that is gathered and alive in between, itself
 included, is no larger than a window. So the last layers of a model that is split over devices keep what they
 gathered, as many as there is room for; those before them, whose gradients come last, gather again. It is left
-out, too, when nothing is sent in between, as with a gradient that two products read in turn: unless it is of a
-parameter, of which no more than a window is to be there. What is behind an `optimization_barrier` has another
-name there, and is not equal.
+out, too, when nothing is sent in between, as with a gradient that two products read in turn; unless it is of
+a parameter, of which no more than a window is to be there. What is behind an `optimization_barrier` has
+another name there, and is not equal.
 """
 
 from __future__ import annotations
