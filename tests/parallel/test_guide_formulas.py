@@ -144,7 +144,10 @@ def test_memory_at_rest_of_what_splits_the_batch(name: str, times: float) -> Non
     assert at_rest(planned(*CASES[name])) == times
 
 
-@pytest.mark.parametrize(("name", "part"), [("tensor", "proj|embed|lm_head"), ("experts", "experts/")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("tensor", "proj|embed|lm_head"), ("sequence", "proj|embed|lm_head"), ("experts", "experts/")],
+)
 def test_memory_at_rest_of_what_splits_the_model(name: str, part: str) -> None:
     found = planned(*CASES[name])
     split = sum(n for path, n in found.of.items() if any(word in path for word in part.split("|")))

@@ -170,10 +170,12 @@ class Block:
         for number, var in enumerate(equation.inputs):
             if self.uses[var] > 1:
                 self.settle(var, f"{equation.op.name}, operand {number}")
-        split = self._without_terms(equation, self._choose(equation, found))
-        if (waiting := self._waits(equation, split)) is not None:
+        split = self._choose(equation, found)
+        whole = self._without_terms(equation, split)
+        if (waiting := self._waits(equation, whole)) is not None:
             return [waiting]
-        passed = self._passed(equation, found, split)
+        passed = self._passed(equation, found, whole)
+        split = whole if passed else split
         # Parts are of equal size. If the last one may be smaller, its rest is to be masked here, in operands
         # that have a split factor of `found.reduced`.
         operands = [
