@@ -98,6 +98,12 @@ def places_of_names(
                 fix=f"P({spec!r})",
             )
         axes = [axis for entry in spec for axis in entry_axes(entry)] + sorted(spec.unreduced)
+        if len(set(axes)) < len(axes):
+            raise errors.ValueMismatchError(
+                f"{what}: named[{name!r}] names an axis twice",
+                got=repr(spec),
+                expected="each axis for one dimension at most",
+            )
         missing = [axis for axis in axes if axis not in mesh_.axis_names]
         if missing:
             raise errors.ValueMismatchError(

@@ -9,12 +9,7 @@ one after the other.
 from __future__ import annotations
 
 import functools
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +20,7 @@ from infini import parallel, random, tree
 from infini.parallel import recipes
 from infini.sharding import make_mesh
 from infini.train import gpt, stages, step
+from tests.parallel import jobs
 
 SIZES = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_heads": 4, "num_kv_heads": 4,
@@ -201,16 +197,11 @@ JOBS = {
         "zero3": Case("gpt", {"pp": 2, "dp": 2}, recipe=recipes.zero3()),
     },
 }
-SCRIPT = """
-import json, os, sys
-sys.path[:0] = json.loads(os.environ["TESTED_PATHS"])
-import infini.parallel as parallel
-parallel.initialize()
-import test_recipes_pipelines as tested
-found = {name: tested.distances(case) for name, case in tested.JOBS[parallel.process_count()].items()}
-with open(os.path.join(os.environ["FOUND"], str(parallel.process_index())), "w") as file:
-    json.dump(found, file)
-"""
+
+
+def runs() -> dict[str, Any]:
+    """All cases of a job, in one of its processes."""
+    return {name: distances(case) for name, case in JOBS[parallel.process_count()].items()}
 
 
 @pytest.fixture(scope="module")
@@ -219,20 +210,7 @@ def results(mpirun_path: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @functools.cache
     def of(size: int) -> list[dict[str, Any]]:
-        folder = tmp_path_factory.mktemp("found")
-        kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-        settings = {
-            "INFINI_DEVICE": "reference",
-            "INFINI_NUM_THREADS": "1",
-            "OMPI_ALLOW_RUN_AS_ROOT": "1",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "FOUND": str(folder),
-            "TESTED_PATHS": json.dumps([str(Path(__file__).parent), *sys.path]),
-        }
-        command = [mpirun_path, "-n", str(size), sys.executable, "-c", SCRIPT]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=kept | settings)
-        assert done.returncode == 0, done.stderr
-        return [json.loads((folder / str(rank)).read_text()) for rank in range(size)]
+        return jobs.found(mpirun_path, size, runs, tmp_path_factory.mktemp("found"))
 
     return of
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from infini.train import (
     trainer,
 )
 from infini.train.step import PLAIN, Computation
+from tests.parallel import jobs
 
 CONFIG = gpt.Config(
     vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=2,
@@ -278,18 +276,10 @@ microbatches = 4
 def test_processes_of_mpirun_are_stages_and_then_parts(tmp_path: Path, mpirun_path: str) -> None:
     (tmp_path / "text.py").write_text("def function(x): return x + 1\n" * 60)
     (tmp_path / "run.toml").write_text(CONFIGURATION.format(folder=tmp_path))
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    environment |= {
-        "INFINI_DEVICE": "reference",
-        "INFINI_NUM_THREADS": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    }
 
     def train(*given: str) -> None:
-        start = [mpirun_path, "-n", "2", sys.executable, "-m", "infini", "train"]
-        command = [*start, "--out", str(tmp_path / "run"), *given]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        command = ("-m", "infini", "train", "--out", str(tmp_path / "run"), *given)
+        done = jobs.run(mpirun_path, 2, *command)
         assert done.returncode == 0, done.stdout + done.stderr
 
     train("--config", str(tmp_path / "run.toml"), "--steps", "2")
