@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from infini.core import mesh as mesh_
-from infini.core.ir import ArrayType
+from infini.core.ir import ArrayType, Shape
 from infini.core.mesh import AbstractMesh, AxisEntry
 from infini.lax.places import Dimension, Factors
 
@@ -94,14 +94,25 @@ def size_of(axes: Iterable[str], mesh: AbstractMesh) -> int:
     return math.prod(mesh.shape[name] for name in axes)
 
 
+def local_shape(shape: Shape, dims: Dims, mesh: AbstractMesh) -> Shape:
+    """Shape of the part that one device has room for."""
+    return mesh_.shard_shape(shape, dims, mesh)
+
+
 def project(
-    dims: Dims, factors: Sequence[Dimension], sizes: Mapping[str, int], mesh: AbstractMesh
+    dims: Dims, factors: Sequence[Dimension], found: Factors, mesh: AbstractMesh
 ) -> Iterator[tuple[str, Axes]]:
-    """The axes that split each factor of an array; what does not fit a factor is left out."""
+    """The axes that split each factor of an array, one of some equation; what does not fit a factor is left
+    out.
+    """
     for axes, names in zip(dims, factors, strict=True):
         remaining = axes
         for name in names:
-            room, taken = sizes[name], 0
+            if name in found.tails:  # the whole dimension, in parts of any size
+                if remaining:
+                    yield name, remaining
+                break
+            room, taken = found.sizes[name], 0
             for axis in remaining:
                 if room % mesh.shape[axis]:
                     break
