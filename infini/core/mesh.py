@@ -278,6 +278,11 @@ def part_size(size: int, count: int) -> int:
     return -(-size // count)
 
 
+def splits_well(size: int, count: int) -> bool:
+    """Whether so many parts of a dimension leave at most an eighth of their room empty."""
+    return 8 * part_size(size, count) * count <= 9 * size
+
+
 def nests(size: int, count: int, further: int) -> bool:
     """Whether each of `count` parts of a dimension, cut further, gives the parts of one cut."""
     return part_size(size, count) == further * part_size(size, count * further)

@@ -98,7 +98,7 @@ def load(source: Checkpoint | Path | str, like: Any) -> Any:  # Any: pytrees of 
     Raises:
         MissingFileError: there is no checkpoint.
         CorruptFileError: it is damaged; the error names the file.
-        ValueMismatchError: its arrays have other names, or a sharding does not divide an array.
+        ValueMismatchError: its arrays have other names, or a sharding does not fit an array.
         TypeMismatchError: an array has another shape or dtype.
         CollectiveError: another process could not read it.
 
