@@ -179,6 +179,16 @@ def tails_kept(found: Factors, factors: Collection[str], attrs: Attrs | None = N
     return {name: fills for name, fills in tails.items() if not any(fills)}
 
 
+def tails_of_zeros(found: Factors, factors: Collection[str], attrs: Attrs | None = None) -> Tails:
+    """As `tails_kept`, of an operation that searches for what it computes, as library routines do, and may not
+    come to an end for any numbers.
+    """
+    return {
+        name: tuple(zero if any(name in names for names in dims) else None for dims in found.inputs)
+        for name in tails_kept(found, factors)
+    }
+
+
 def tails_along(found: Factors, factors: Collection[str], axes: Sequence[int], *fills: Fill | None) -> Tails:
     """Tails of an operation that combines elements of its operands along some axes: there each is filled."""
     filled = {name for axis in axes for name in found.inputs[0][axis]}

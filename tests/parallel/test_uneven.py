@@ -114,7 +114,8 @@ FUNCTIONS = {
     "random": lambda x, w: x + random.normal(random.PRNGKey(3), x.shape),
     "rms_norm": lambda x, w: lax.rms_norm(x, w[0]),
     "fft": lambda x, w: inp.fft.fft(x).real,
-    "inverse": lambda x, w: inp.linalg.inv(inp.stack([w + 9 * inp.eye(w.shape[0])] * 5)),
+    "inverse": lambda x, w: inp.linalg.inv(w + x[:, :1, None] + 9 * inp.eye(w.shape[0])),
+    "singular values": lambda x, w: inp.linalg.svd(w * x[:, :1, None])[1],
     "convolution": convolved,
     "windows": lambda x, w: lax.reduce_window(x, 0.0, lax.add, (3, 3), (1, 1), "SAME"),
     "attention": attended,
@@ -123,8 +124,8 @@ FUNCTIONS = {
 DIFFERENTIABLE = [
     "elementwise", "dot", "dots", "sum", "extrema", "product", "softmax", "reshape", "broadcast", "slice",
     "reverse", "pad", "concatenate", "dynamic slice", "dynamic update", "rows", "filled rows", "along axis",
-    "scatter", "sort", "top_k", "running", "running logs", "scan", "cond", "checkpoint", "vmap", "convolution",
-    "attention", "cross entropy", "rms_norm",
+    "scatter", "sort", "top_k", "running", "running logs", "scan", "cond", "checkpoint", "vmap",
+    "convolution", "attention", "cross entropy", "rms_norm",
 ]  # fmt: skip
 # Sizes n and m of arrays, and of meshes; with 5 over 4 and 5 over 8 there are devices that hold nothing.
 SIZES = [(7, 5, (2, 2)), (5, 13, (4, 1)), (13, 5, (8, 1)), (5, 7, (4, 2))]
