@@ -180,8 +180,8 @@ def tails_kept(found: Factors, factors: Collection[str], attrs: Attrs | None = N
 
 
 def tails_of_zeros(found: Factors, factors: Collection[str], attrs: Attrs | None = None) -> Tails:
-    """As `tails_kept`, of an operation that searches for what it computes, as library routines do, and may not
-    come to an end for any numbers.
+    """As `tails_kept`, of an operation that searches for what it computes, as library routines do, and may
+    not come to an end for any numbers.
     """
     return {
         name: tuple(zero if any(name in names for names in dims) else None for dims in found.inputs)
