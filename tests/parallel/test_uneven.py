@@ -10,7 +10,7 @@ import pytest
 import infini as inf
 import infini.numpy as inp
 from infini import lax, nn, random
-from infini.parallel import explain_sharding
+from infini.parallel import checkpoints, explain_sharding
 from infini.sharding import NamedSharding, P, make_mesh
 from infini.testing import count_collectives, predicted
 from tests.parallel.sharded import assert_same, counts, gradient_of
@@ -326,3 +326,13 @@ def test_a_body_that_is_split_by_hand_along_one_axis_is_split_unevenly_along_oth
     for x_spec, w_spec in [(P("b"), P()), (P("b", "a"), P("a", "b")), (P(), P(None, "b")), (P("a"), P("b"))]:
         found = inf.jit(f)(placed(x, x_spec, (2, 4)), placed(w, w_spec, (2, 4)))
         np.testing.assert_allclose(np.asarray(found), np.tanh(x) @ w, rtol=1e-5, atol=1e-5)
+
+
+def test_checkpoints_hold_no_tails(tmp_path):
+    state = {"w": placed(array(7, 5)), "b": placed(array(1))}
+    checkpoints.save(tmp_path, state, 1).wait()
+    for sizes, spec in [((8,), P("a")), ((2,), P("a")), ((2, 2), P("a")), ((4,), P())]:
+        where = NamedSharding(make_mesh(sizes, ("a", "b")[: len(sizes)]), spec)
+        like = {name: inf.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for name, x in state.items()}
+        for name, found in checkpoints.load(tmp_path, like).items():
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(state[name]))

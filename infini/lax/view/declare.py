@@ -29,8 +29,9 @@ def view(
     partition: Any = None,
 ) -> Primitive:  # Any: rules by kind
     """Declare an operation that moves the elements of one array."""
-    splitting = {primitive.PLACE: place, primitive.TAIL: places.tails_through}
-    splitting |= {primitive.PARTITION: partition} if partition else {}
+    splitting = {primitive.PLACE: place}
+    if partition:  # which moves tails as it moves elements
+        splitting |= {primitive.PARTITION: partition, primitive.TAIL: places.tails_through}
     return primitive.register(
         Primitive(
             name,
