@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from infini.core import mesh as mesh_
-from infini.core.ir import ArrayType, Shape
+from infini.core.ir import ArrayType
 from infini.core.mesh import AbstractMesh, AxisEntry
 from infini.lax.places import Dimension, Factors
 
@@ -92,11 +92,6 @@ def local_type(type_: ArrayType, dims: Dims, mesh: AbstractMesh) -> ArrayType:
 def size_of(axes: Iterable[str], mesh: AbstractMesh) -> int:
     """Number of parts that some axes make."""
     return math.prod(mesh.shape[name] for name in axes)
-
-
-def local_shape(shape: Shape, dims: Dims, mesh: AbstractMesh) -> Shape:
-    """Shape of the part that one device has room for."""
-    return mesh_.shard_shape(shape, dims, mesh)
 
 
 def project(
