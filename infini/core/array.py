@@ -19,6 +19,7 @@ from infini.core import (
     formats,
     ir,
     layout as layout_,
+    memory as memory_,
     mesh as mesh_,
     representation,
     sharding as sharding_,
@@ -229,10 +230,12 @@ class Array(value.Value):
         part = room.update(
             shape=tuple(len(range(*s.indices(n))) for s, n in zip(index, self.shape, strict=True))
         )
-        if part != room:
+        if part == room:
+            own = memory_.alias(buffer)
+        else:
             held = shards.trimmed(device.backend.get(buffer, room), index)
-            buffer = device.backend.put(np.ascontiguousarray(held), device)
-        return Array(part, (buffer,), sharding_.on_one(device), weak=self.weak, committed=True)
+            own = device.backend.put(np.ascontiguousarray(held), device)
+        return Array(part, (own,), sharding_.on_one(device), weak=self.weak, committed=True)
 
     def addressable_data(self, index: int) -> Array:
         """The part on the device number `index` among those of this process."""
@@ -287,6 +290,17 @@ class Array(value.Value):
             self.ready.wait()
             self.ready = None
         return self
+
+    def placed(self, where: sharding_.Sharding) -> Array:
+        """The same contents, which lie there already, as another array that may be donated and deleted by
+        itself.
+        """
+        kept = self.memory
+        buffers = tuple([memory_.alias(buffer) for buffer in kept.buffers])
+        if kept.layout is not None:
+            own = Arranged(kept.layout, buffers)
+            return Array.arranged(self.type, own, where, weak=self.weak, committed=True)
+        return Array(self.type, buffers, where, weak=self.weak, committed=True, ready=self.ready)
 
     def with_weak(self, weak: bool) -> Array:
         """The same buffers with another weak flag."""

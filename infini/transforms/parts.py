@@ -8,7 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import backend, comm, config, dtypes, errors, execute, mesh, sharding, shards, trace
+from infini.core import (
+    backend,
+    comm,
+    config,
+    dtypes,
+    errors,
+    execute,
+    memory,
+    mesh,
+    sharding,
+    shards,
+    trace,
+)
 from infini.core.array import Array
 from infini.core.ir import ArrayType
 from infini.core.mesh import P
@@ -70,7 +82,7 @@ def between_meshes(x: Array, where: NamedSharding) -> Array:
             fix="hand it on with experimental.multihost_utils.broadcast_one_to_all",
         )
     if where.is_equivalent_to(source, x.ndim) and x.layout is None:
-        return Array(x.type, x.buffers, where, weak=x.weak, committed=True)
+        return x.placed(where)
     if source.unreduced:
         x = respread(x, source.with_spec(P(*source.spec)))
     if not source.is_fully_addressable:
@@ -181,5 +193,5 @@ def make_array_from_single_device_arrays(
 def _in_room(part: Array, device: backend.Device, room: tuple[int, ...]) -> backend.Buffer:
     """The buffer of a part, copied where it is smaller than others."""
     if part.shape == room:
-        return part.buffers[0]
+        return memory.alias(part.buffers[0])
     return device.backend.put(shards.padded(part.to_host(), room), device)
