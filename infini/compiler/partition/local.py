@@ -187,9 +187,11 @@ class Block:
             if self.uses[var] > 1:
                 self.settle(var, f"{equation.op.name}, operand {number}")
         split = self._choose(equation, found)
-        if (waiting := self._waits(equation, split)) is not None:
+        whole = self._without_terms(equation, split)
+        if (waiting := self._waits(equation, whole)) is not None:
             return [waiting]
-        passed = self._passed(equation, found, split)
+        passed = self._passed(equation, found, whole)
+        split = whole if passed else split
         operands = [
             self.operand(var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}")
             for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True))
@@ -236,6 +238,20 @@ class Block:
         if all(split == candidates[0] for split in candidates):
             return candidates[0]
         return min(candidates, key=lambda split: self._seconds(equation, found, split))
+
+    def _without_terms(self, equation: Equation, split: Split) -> Split:
+        """The split of an addition whose operands are both terms of a sum over devices: none over those axes,
+        so that they are scattered together when they have met.
+        """
+        given = {self.env[v].placement.partial for v in equation.inputs}
+        if equation.op.name not in partial.SUMS or len(given) != 1:
+            return split
+        (waiting,) = given
+        kept = {}
+        for factor, axes in split.items():
+            first = next((i for i, axis in enumerate(axes) if axis in waiting), len(axes))
+            kept[factor] = axes[:first]
+        return kept
 
     def _seconds(self, equation: Equation, found: Factors, split: Split) -> float:
         """Time to bring the operands of an equation split so, to compute it, and to bring its results where

@@ -119,9 +119,9 @@ class Mover:
     def filled(self, x: Value, d: int, size: int, axes: Axes, fill: Any) -> Value:  # Any: a number
         """A part with `fill` behind the end of a dimension of `size` elements that is split over axes."""
         room = x.shape[d]
-        start, last = self.start(axes, room), primitive.by_name("iota")
+        start, iota = self.start(axes, room), primitive.by_name("iota")
         left = families.bind_scalars(primitive.by_name("sub"), families.like(size, start), start)
-        line = trace.bind1(last, shape=(room, *[1] * (x.ndim - 1 - d)), dimension=0, dtype=dtypes.int32)
+        line = trace.bind1(iota, shape=(room, *[1] * (x.ndim - 1 - d)), dimension=0, dtype=dtypes.int32)
         is_inside = trace.bind1(primitive.by_name("lt"), line, left)
         return families.bind_scalars(primitive.by_name("select_n"), is_inside, families.like(fill, x), x)
 
