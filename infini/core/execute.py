@@ -29,6 +29,7 @@ from infini.core import (
     physical,
     primitive,
     sharding as sharding_,
+    shards as shards_,
 )
 
 K = TypeVar("K", bound=Hashable)
@@ -482,13 +483,13 @@ def shards(array: array_.Array, target: sharding_.NamedSharding) -> list[backend
     """
     if isinstance(array.sharding, sharding_.NamedSharding):
         return list(array.buffers)
-    host, mesh = array.to_host(), target.mesh
-    return [
-        mesh.flat_devices[rank].backend.put(
-            host[mesh_.shard_index(array.shape, target.spec, mesh.abstract, rank)], mesh.flat_devices[rank]
-        )
-        for rank in mesh.local_ranks
-    ]
+    host, mesh, room = array.to_host(), target.mesh, target.shard_shape(array.shape)
+    buffers = []
+    for rank in mesh.local_ranks:
+        part = host[mesh_.shard_index(array.shape, target.spec, mesh.abstract, rank)]
+        device = mesh.flat_devices[rank]
+        buffers.append(device.backend.put(shards_.padded(part, room), device))
+    return buffers
 
 
 def run_equation(

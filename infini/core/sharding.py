@@ -24,6 +24,7 @@ from infini.core.mesh import (
     PartitionSpec,
     axis_types_of,
     entry_axes,
+    is_whole,
     shard_index,
     shard_shape,
     unreduced_axes,
@@ -351,7 +352,11 @@ class Placed:
         raise NotImplementedError("placements have their own")
 
     def shard_shape(self, shape: ir.Shape) -> ir.Shape:
-        """Shape of the part each device holds."""
+        """Shape of what each device has room for; `index_of` is the part that is there."""
+        raise NotImplementedError("placements have their own")
+
+    def is_whole(self, shape: ir.Shape) -> bool:
+        """Whether every device holds all elements of an array of this shape."""
         raise NotImplementedError("placements have their own")
 
     def index_of(self, shape: ir.Shape, rank: int) -> Index:
@@ -419,7 +424,7 @@ class Placed:
         """Refuse a shape that the placement does not fit.
 
         Raises:
-            ValueMismatchError: it has too few dimensions, or one does not divide.
+            ValueMismatchError: it has too few dimensions.
         """
         self.shard_shape(tuple(aval_shape))
 
@@ -460,6 +465,10 @@ class SingleDeviceSharding(Placed):
     def shard_shape(self, shape: ir.Shape) -> ir.Shape:
         """Shape of the part each device holds."""
         return tuple(shape)
+
+    def is_whole(self, shape: ir.Shape) -> bool:
+        """The device holds all elements."""
+        return True
 
     def index_of(self, shape: ir.Shape, rank: int) -> Index:
         """The whole array."""
@@ -537,12 +546,17 @@ class NamedSharding(Placed):
         return frozenset(self.mesh.axis_names) - frozenset(self._used) - self.unreduced
 
     def shard_shape(self, shape: ir.Shape) -> ir.Shape:
-        """Shape of the part each device holds.
+        """Shape of what each device has room for, equal on all; the last parts of a dimension that its axes
+        do not divide are smaller, see `index_of`.
 
         Raises:
-            ValueMismatchError: a dimension does not divide into equal parts.
+            ValueMismatchError: the spec has more entries than the shape.
         """
         return shard_shape(tuple(shape), self.spec, self.mesh.abstract)
+
+    def is_whole(self, shape: ir.Shape) -> bool:
+        """Whether every device holds all elements of an array of this shape; of terms it holds its own."""
+        return is_whole(tuple(shape), self.spec, self.mesh.abstract)
 
     def index_of(self, shape: ir.Shape, rank: int) -> Index:
         """The part that device number `rank` holds; a whole dimension is `slice(None)`."""
