@@ -8,6 +8,8 @@
     walk         one run of the steps
     donation     whether donated parameters were of use
     thread       exchanges at once, or beside what is computed
+    direct       exchanges between the memories of devices, and what else a backend may offer
+    stacks       rows of the arrays of loops
     collectives  equations to calls of a comm
     lockstep     the comm of devices in one process
     mpi          the comm of a job under mpirun

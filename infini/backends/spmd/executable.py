@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections import Counter
@@ -12,6 +13,7 @@ from infini.backends.spmd import (
     agreement,
     collectives,
     differences,
+    direct,
     donation,
     footprint,
     schedule as s,
@@ -138,7 +140,7 @@ class SpmdExecutable:
             raise errors.DeviceError(
                 "a program for a mesh cannot run on one device", got=str(self.partitioned.mesh.shape)
             )
-        return self._run([inputs], (0,), LockstepComm(1), (None,), self._pieces)[0]
+        return self._run([inputs], (0,), LockstepComm(1), (None,), self._pieces, ())[0]
 
     def run_spmd(self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]) -> list[Row]:
         """Results on every device of this process, in mesh order. A list of inputs is emptied, so that they
@@ -153,7 +155,12 @@ class SpmdExecutable:
             assert job.launcher is not None, "devices of other processes exist in a job only"
             comm = job.launcher.comm(owners)
         return self._run(
-            inputs, ranks, comm, tuple(devices[rank] for rank in ranks), self._pieces_for(owners, comm)
+            inputs,
+            ranks,
+            comm,
+            tuple(devices[rank] for rank in ranks),
+            self._pieces_for(owners, comm),
+            devices,
         )
 
     def _run(
@@ -163,23 +170,30 @@ class SpmdExecutable:
         comm: comm_.Comm,
         devices: tuple[Any, ...],  # Any: a Device, or None for one that nothing is moved to
         pieces: Pieces,
+        every: Sequence[Device],
     ) -> list[Row]:
         # Devices of one process always add up in one order.
-        is_ordered = self._options.deterministic or self._options.collectives.deterministic
-        is_ordered = is_ordered and len(ranks) < self.partitioned.mesh.size
+        is_asked = self._options.deterministic or self._options.collectives.deterministic
+        is_ordered = is_asked and len(ranks) < self.partitioned.mesh.size
+        mesh = collectives.Mesh(self.partitioned.mesh, ranks)
+        between = None
+        if every and isinstance(self._backend, direct.Connects):
+            between = self._backend.direct(mesh, every, comm, is_ordered=is_asked)
         walk = Walk(
             self._backend,
             pieces,
-            collectives.Mesh(self.partitioned.mesh, ranks),
+            mesh,
             comm_.observed(OrderedComm(comm) if is_ordered else comm, self.partitioned.mesh),
             exchanger=exchanger_of(comm),
             devices=devices,
             constants=self._constants.setdefault(devices, {}),
+            between=between,
         )
         columns = [list(column) for column in zip(*inputs, strict=True)]
         if isinstance(inputs, list):
             inputs.clear()
-        results = walk.run(self.schedule, columns)
+        with contextlib.nullcontext() if between is None else between.turn():
+            results = walk.run(self.schedule, columns)
         return [tuple(column[i] for column in results) for i in range(len(ranks))]
 
     @property
