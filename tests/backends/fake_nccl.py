@@ -258,9 +258,7 @@ class Communicator:
     def destroy(self) -> None:
         pass
 
-    def _add(
-        self, what: str, n: int, dtype: int, stream: int, send: int, recv: int, other: int = 0
-    ) -> None:
+    def _add(self, what: str, n: int, dtype: int, stream: int, send: int, recv: int, other: int = 0) -> None:
         (kind,) = (d for number, d in NUMBERS.values() if number == dtype)
         if what in ("send", "recv"):
             assert 0 <= other < self.world.size and other != self.rank

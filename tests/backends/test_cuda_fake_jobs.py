@@ -266,7 +266,9 @@ def test_an_exchange_is_among_the_collectives_of_its_process_until_it_ends(watch
 def test_what_breaks_on_the_way_ends_the_thread_with_the_collective(watched: Any, monkeypatch: Any) -> None:
     comm, activity, equation = watched
     raised: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", lambda args: raised.append((args.exc_value, activity.place())))
+    monkeypatch.setattr(
+        threading, "excepthook", lambda args: raised.append((args.exc_value, activity.place()))
+    )
 
     def check() -> None:
         raise errors.CollectiveError("a collective of NCCL that was on its way failed")

@@ -157,7 +157,11 @@ def collect(dtype: np.dtype, function: Callable[[Any], Any], shape: tuple[int, .
     """Results of a function of shares of an array on the devices of both axes."""
     rng = np.random.default_rng(0)
     host = rng.integers(0, 100, (NUM_DEVICES * shape[0], *shape[1:]))
-    x = (host / 7).astype(dtype) if dtype in dtypes.FLOATS else (host % (2 if dtype == bool else 100)).astype(dtype)
+    x = (
+        (host / 7).astype(dtype)
+        if dtype in dtypes.FLOATS
+        else (host % (2 if dtype == bool else 100)).astype(dtype)
+    )
     mesh = make_mesh((2, 2), ("a", "b"))
     mapped = inf.shard_map(
         lambda v: inf.tree.map(lambda y: y[None], function(v)),
@@ -225,7 +229,9 @@ def test_a_maximum_keeps_what_is_not_a_number(gpus: Gpus) -> None:
 def test_deterministic_sums_have_the_bits_of_devices_in_one_process(gpus: Gpus) -> None:
     def summed() -> Any:
         mesh = make_mesh((NUM_DEVICES,), ("a",))
-        x = inf.device_put(np.sin(np.arange(52, dtype=np.float32)).reshape(4, 13), NamedSharding(mesh, P("a")))
+        x = inf.device_put(
+            np.sin(np.arange(52, dtype=np.float32)).reshape(4, 13), NamedSharding(mesh, P("a"))
+        )
         program = inf.make_jaxpr(lambda v: inp.sin(v).sum(0))(np.zeros((4, 13), np.float32))
         return execute.Runner(program, CompileOptions(deterministic=True))([x])
 
@@ -236,7 +242,8 @@ def test_deterministic_sums_have_the_bits_of_devices_in_one_process(gpus: Gpus) 
 def test_arrays_without_elements_are_not_sent(gpus: Gpus) -> None:
     assert_as_in_lockstep(
         lambda: collect(
-            dtypes.float32, lambda x: [lax.psum(x[:0], "a"), lax.all_gather(x[:0], "b"), lax.ppermute(x[:0], "a", [(0, 1)])]
+            dtypes.float32,
+            lambda x: [lax.psum(x[:0], "a"), lax.all_gather(x[:0], "b"), lax.ppermute(x[:0], "a", [(0, 1)])],
         ),
         exact=True,
     )
@@ -299,9 +306,7 @@ def arrays() -> list[np.ndarray]:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("has_nccl", [True, False], ids=["nccl", "host"])
-def test_a_training_step_equals_that_of_one_device(
-    has_nccl: bool, recipe: str, monkeypatch: Any
-) -> None:
+def test_a_training_step_equals_that_of_one_device(has_nccl: bool, recipe: str, monkeypatch: Any) -> None:
     found_gpus = Gpus(monkeypatch, has_nccl=has_nccl)
     w1, w2, x, y = arrays()
     with inf.config(device="reference"):
@@ -413,7 +418,10 @@ def test_pieces_are_replayed_and_exchanges_stand_between_them(gpus: Gpus, monkey
     monkeypatch.setattr(executable, "MIN_TASKS", 1)
     wanted = None
     mesh = make_mesh((NUM_DEVICES,), ("x",))
-    w, x = inf.device_put(W, NamedSharding(mesh, P("x"))), inf.device_put(X, NamedSharding(mesh, P(None, "x")))
+    w, x = (
+        inf.device_put(W, NamedSharding(mesh, P("x"))),
+        inf.device_put(X, NamedSharding(mesh, P(None, "x"))),
+    )
     run = inf.jit(lambda x, w: inp.tanh(inp.tanh(x @ w) @ w))
     wanted = np.tanh(np.tanh(X @ W) @ W)
     for _ in range(4):
@@ -475,7 +483,9 @@ def test_what_breaks_on_the_way_is_raised_by_the_next_exchange(gpus: Gpus) -> No
 def test_a_group_that_cannot_be_made_is_an_error_of_the_exchange(gpus: Gpus) -> None:
     assert gpus.nccl is not None
     gpus.nccl.fails["ncclCommInitAll"] = "unhandled system error"
-    with pytest.raises(errors.CollectiveError, match=r"(?s)psum over x.*ncclCommInitAll of the devices \[0, 1"):
+    with pytest.raises(
+        errors.CollectiveError, match=r"(?s)psum over x.*ncclCommInitAll of the devices \[0, 1"
+    ):
         add_up()
 
 

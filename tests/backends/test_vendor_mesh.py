@@ -29,9 +29,7 @@ W = np.cos(np.arange(16, dtype=np.float32)).reshape(4, 4)
 def vendor(request: Any, sdk: Path, monkeypatch: Any) -> Iterator[Device]:
     """A vendor whose devices are the default ones."""
     found, real = Device(request.param, sdk), backend_.get
-    monkeypatch.setattr(
-        backend_, "get", lambda name: found.backend if name == request.param else real(name)
-    )
+    monkeypatch.setattr(backend_, "get", lambda name: found.backend if name == request.param else real(name))
     execute.clear_caches()
     backend_.forget_default_device()
     with inf.config(device=request.param):

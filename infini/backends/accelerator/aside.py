@@ -142,9 +142,7 @@ class Aside:
 
     def zeros(self, buffer: DeviceBuffer, type_: ArrayType) -> DeviceBuffer:
         """Zeros where another array is."""
-        return self._run(
-            ("zeros", type_), lambda x: lax.full(type_.shape, 0, type_.dtype), buffer, type_
-        )
+        return self._run(("zeros", type_), lambda x: lax.full(type_.shape, 0, type_.dtype), buffer, type_)
 
     def _run(
         self,

@@ -264,9 +264,7 @@ class AcceleratorBackend(abc.ABC):
         driver.move(address, copied.address, nbytes)
         return copied
 
-    def put_row(
-        self, buffer: DeviceBuffer, type_: ir.ArrayType, number: int, row: DeviceBuffer
-    ) -> None:
+    def put_row(self, buffer: DeviceBuffer, type_: ir.ArrayType, number: int, row: DeviceBuffer) -> None:
         """Write a row of an array."""
         nbytes = type_.nbytes
         self.driver(buffer.device).move(row.address, buffer.address + number * nbytes, nbytes)

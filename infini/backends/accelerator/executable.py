@@ -138,9 +138,7 @@ class AcceleratorExecutable:
         """Run on the device of the inputs; the results are ready in the order of its stream."""
         return self._run(inputs, inputs[0].device if inputs else self.owner.default_device())
 
-    def run_on(
-        self, inputs: Sequence[DeviceBuffer], device: backend_.Device
-    ) -> tuple[DeviceBuffer, ...]:
+    def run_on(self, inputs: Sequence[DeviceBuffer], device: backend_.Device) -> tuple[DeviceBuffer, ...]:
         """Run on a device, which has the inputs."""
         return self._run(inputs, self.owner.number(device))
 
