@@ -13,7 +13,7 @@ import numpy as np
 from infini.backends import routes
 from infini.backends.accelerator.aside import Aside
 from infini.backends.accelerator.driver import DeviceBuffer, Driver
-from infini.backends.accelerator.exchanges import Exchanges, Here
+from infini.backends.accelerator.exchanges import Exchanges, Ground, Here
 from infini.backends.accelerator.executable import AcceleratorExecutable, Owner
 from infini.backends.accelerator.groups import Found, Groups, Library, Members
 from infini.backends.accelerator.lookout import Lookout
@@ -51,8 +51,8 @@ class AcceleratorBackend(abc.ABC):
         self._drivers: dict[int, Driver] = {}
         self._measuring: dict[int, Driver] = {}
         self._turn = threading.RLock()  # of programs over a mesh; a callback of one may run another
-        # Numbers of devices along the axes of a mesh, put on them, by mesh, devices and axis.
-        self._places: dict[tuple[AbstractMesh, Members], dict[str, list[DeviceBuffer]]] = {}
+        # Numbers of devices along the axes of a mesh, put on them.
+        self._places: dict[tuple[AbstractMesh, Members], dict[tuple[str, int], DeviceBuffer]] = {}
 
     # --- what a vendor says -------------------------------------------------------------------
 
@@ -233,21 +233,17 @@ class AcceleratorBackend(abc.ABC):
         def reach(group: Members) -> Found:
             return self.groups.of(group, numbers[0], self.identity)
 
-        lookout = None
-        if isinstance(comm, WatchedComm):
-            lookout = Lookout(comm, self.groups.check)
-        return Exchanges(
-            mesh,
-            members,
-            here,
-            self._aside,
-            reach,
+        ground = Ground(
+            devices=members,
+            aside=self._aside,
+            reach=reach,
             is_ordered=is_ordered,
-            lookout=lookout,
+            lookout=Lookout(comm, self.groups.check) if isinstance(comm, WatchedComm) else None,
             places=self._places.setdefault((mesh.abstract, members), {}),
             abort=self.groups.abort,
             lock=self._turn,
         )
+        return Exchanges(ground, mesh.abstract, here)
 
     def empty(self, type_: ir.ArrayType, device: Device) -> DeviceBuffer:
         """Memory for an array, with any content."""

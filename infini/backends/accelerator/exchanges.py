@@ -21,11 +21,12 @@ from infini.backends.accelerator import groups as groups_
 from infini.backends.accelerator.aside import Aside
 from infini.backends.accelerator.driver import DeviceBuffer, Driver
 from infini.backends.accelerator.lookout import Lookout
-from infini.backends.spmd import collectives
+from infini.backends.spmd.some import check_present
 from infini.core import comm as comm_, dtypes, errors
 from infini.core.backend import Device
 from infini.core.comm import Groups, ReduceOp
 from infini.core.ir import ArrayType, Equation
+from infini.core.mesh import AbstractMesh
 
 Column: TypeAlias = list[DeviceBuffer]  # one per device of this process
 
@@ -60,49 +61,62 @@ class Here:
     aside: Driver
 
 
-class Exchanges:
-    """The exchanges of one run of a program.
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the exchanges of a run are made with.
 
     Args:
-        mesh: the mesh, and the ranks of it here.
-        devices: all of its devices.
-        here: those of this process, in mesh order.
-        aside: programs on their second streams.
+        devices: all devices of the mesh.
+        aside: programs on second streams.
         reach: gives the group of some devices.
         is_ordered: whether every sum is taken in the order of the devices.
         lookout: where what is on its way is told to those who wait for this process; None for a process alone.
-        places: numbers of devices along axes, put on them before.
+        places: numbers of devices along an axis by rank, put on them before.
         abort: ends what is on its way everywhere, after a failure.
         lock: held by the thread whose program runs.
     """
 
+    devices: Sequence[Device]
+    aside: Aside
+    reach: Callable[[groups_.Members], groups_.Found]
+    is_ordered: bool
+    lookout: Lookout | None
+    places: dict[tuple[str, int], DeviceBuffer]
+    abort: Callable[[], None]
+    lock: contextlib.AbstractContextManager[object]
+
+    def of(self, group: Sequence[int]) -> groups_.Found:
+        """The group of some ranks."""
+        return self.reach(tuple(self.devices[rank] for rank in group))
+
+
+class Exchanges:
+    """The exchanges of one run of a program.
+
+    Args:
+        ground: what they are made with.
+        mesh: the mesh.
+        here: its devices of this process, in mesh order.
+        is_part: whether other devices of this process are elsewhere in the program.
+    """
+
     def __init__(
-        self,
-        mesh: collectives.Mesh,
-        devices: Sequence[Device],
-        here: Sequence[Here],
-        aside: Aside,
-        reach: Callable[[groups_.Members], groups_.Found],
-        *,
-        is_ordered: bool,
-        lookout: Lookout | None,
-        places: dict[str, Column],
-        abort: Callable[[], None],
-        lock: contextlib.AbstractContextManager[object],
+        self, ground: Ground, mesh: AbstractMesh, here: Sequence[Here], *, is_part: bool = False
     ) -> None:
-        self._mesh, self._devices, self._here = mesh, devices, here
-        self._aside, self._reach, self._lookout = aside, reach, lookout
-        self._places, self._abort, self._lock = places, abort, lock
-        calls = Calls(devices, here, aside, reach, is_ordered=is_ordered)
+        self._ground, self._mesh, self._here, self._is_part = ground, mesh, here, is_part
         # Observers see calls with the names of a `Comm`, and rows that know their bytes.
-        given: Any = calls
-        self._calls: Any = comm_.observed(given, mesh.abstract)
+        calls: Any = Calls(ground, here)
+        self._calls: Any = comm_.observed(calls, mesh)
+
+    def some(self, numbers: Sequence[int]) -> Exchanges:
+        """Those of a part of the run, on some of the devices here; see `spmd.direct.Direct`."""
+        return Exchanges(self._ground, self._mesh, [self._here[i] for i in numbers], is_part=True)
 
     def turn(self) -> contextlib.AbstractContextManager[object]:
         """What a run is inside of. It also keeps results of exchanges, which a program frees when it has
         started what reads them, from being given out to another one in between.
         """
-        return self._lock
+        return self._ground.lock
 
     def start(self, equation: Equation, columns: Sequence[Column]) -> Begun | Ended | None:
         """Begin an exchange; see `spmd.direct.Direct`."""
@@ -110,15 +124,17 @@ class Exchanges:
         if name == "axis_index":
             return Ended([self._index(attrs["axis_name"])])
         groups = self._mesh.groups(attrs["axes"])
+        if self._is_part:
+            check_present([each.rank for each in self._here], groups)
         try:
             if not self._is_reached(groups):
                 return None
             for each in self._here:
                 each.aside.wait(each.driver.record())
             types = [v.type for v in equation.inputs]
-            found = _COLLECTIVES[name](self._calls, self._aside, columns, types, groups, attrs)
+            found = _COLLECTIVES[name](self._calls, self._ground.aside, columns, types, groups, attrs)
         except errors.CollectiveError as error:
-            self._abort()
+            self._ground.abort()
             raise errors.CollectiveError(
                 f"{name} over {', '.join(attrs['axes'])} failed: {error.what}",
                 got=error.got,
@@ -126,8 +142,8 @@ class Exchanges:
                 fix=error.fix,
                 where=equation.where,
             ) from error
-        if self._lookout is not None:
-            self._lookout.follow(equation, groups, self._here[0].aside)
+        if self._ground.lookout is not None:
+            self._ground.lookout.follow(equation, groups, self._here[0].aside)
         return Begun(found, list(columns), self._here)
 
     def _is_reached(self, groups: Groups) -> bool:
@@ -135,7 +151,7 @@ class Exchanges:
         for group in _mine(groups, {each.rank for each in self._here}):
             if len(group) == 1:
                 continue
-            found = self._reach(tuple(self._devices[rank] for rank in group))
+            found = self._ground.of(group)
             if found.reason is not None:
                 return False
             for communicator in found.communicators.values():
@@ -143,13 +159,12 @@ class Exchanges:
         return True
 
     def _index(self, axis: str) -> Column:
-        if axis not in self._places:
-            numbers = [self._mesh.abstract.coordinates(each.rank)[axis] for each in self._here]
-            self._places[axis] = [
-                each.driver.upload(np.asarray(number, np.int32))
-                for each, number in zip(self._here, numbers, strict=True)
-            ]
-        return list(self._places[axis])
+        places = self._ground.places
+        for each in self._here:
+            if (axis, each.rank) not in places:
+                number = np.asarray(self._mesh.coordinates(each.rank)[axis], np.int32)
+                places[axis, each.rank] = each.driver.upload(number)
+        return [places[axis, each.rank] for each in self._here]
 
 
 class Ended:
@@ -280,25 +295,13 @@ class Calls:
     """The collectives of a `Comm` on memory of devices; results are in fresh memory of the second streams.
 
     Args:
-        devices: devices of the mesh.
-        here: those of this process, in mesh order.
-        aside: programs on their second streams.
-        reach: gives the group of some devices.
-        is_ordered: whether every reduction is folded in the order of the members.
+        ground: what they are made with.
+        here: the devices of this process that take part, in mesh order.
     """
 
-    def __init__(
-        self,
-        devices: Sequence[Device],
-        here: Sequence[Here],
-        aside: Aside,
-        reach: Callable[[groups_.Members], groups_.Found],
-        *,
-        is_ordered: bool,
-    ) -> None:
+    def __init__(self, ground: Ground, here: Sequence[Here]) -> None:
         self.local_ranks = tuple(each.rank for each in here)
-        self._devices, self._here, self._aside = devices, here, aside
-        self._reach, self._is_ordered = reach, is_ordered
+        self._ground, self._here, self._aside = ground, here, ground.aside
 
     def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[Message]:
         """Elementwise reduction over each group."""
@@ -424,7 +427,7 @@ class Calls:
     def _library(self, groups: Groups) -> Collection[np.dtype]:
         """The dtypes that the library takes."""
         (group, *_) = _mine(groups, set(self.local_ranks))
-        return self._reach(tuple(self._devices[rank] for rank in group)).dtypes
+        return self._ground.of(group).dtypes
 
     def _added_up(self, rows: Rows, op: ReduceOp, groups: Groups) -> Wire | None:
         """As what the library reduces these; None where it may not or cannot."""
@@ -434,8 +437,8 @@ class Calls:
             return Wire(dtypes.uint8, 1, "max" if op == "sum" else op) if dtypes.uint8 in has else None
         if dtype in dtypes.COMPLEX:
             part = np.dtype(f"f{dtype.itemsize // 2}")
-            return Wire(part, 2, op) if op == "sum" and part in has and not self._is_ordered else None
-        if dtype in dtypes.FLOATS and (op != "sum" or dtype.itemsize < 4 or self._is_ordered):
+            return Wire(part, 2, op) if op == "sum" and part in has and not self._ground.is_ordered else None
+        if dtype in dtypes.FLOATS and (op != "sum" or dtype.itemsize < 4 or self._ground.is_ordered):
             return None
         return Wire(dtype, 1, op) if dtype in has else None
 
@@ -450,7 +453,7 @@ class Calls:
         members = []
         for at in self._here:
             group = next(group for group in groups if at.rank in group)
-            found = self._reach(tuple(self._devices[rank] for rank in group))
+            found = self._ground.of(group)
             members.append(_Member(at, group.index(at.rank), found.communicators[group.index(at.rank)]))
         with members[0].communicator.group():
             yield members

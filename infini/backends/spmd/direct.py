@@ -27,6 +27,9 @@ class Direct(Protocol):
         all devices.
         """
 
+    def some(self, numbers: Sequence[int]) -> Direct:
+        """For a part of the run on some of the devices here, by their numbers, while others are elsewhere."""
+
     def start(self, equation: Equation, columns: Sequence[Column]) -> Pending[list[Column]] | None:
         """Begin an exchange, in the order of what was started before; None for one that has to go through the
         host, on all devices that take part.
