@@ -119,8 +119,8 @@ def _in_time() -> Iterator[None]:
 
 
 def _neighbours(world: comm.Comm, index: int) -> tuple[int, int]:
-    """How many processes may use a core that this one may use, and its number among those of its machine; they
-    find out together.
+    """How many processes may use a core that this one may use, and its number among those of its machine;
+    they find out together.
     """
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     told = [

@@ -8,8 +8,8 @@ own tables of parameters. Inside a capture, work is recorded and runs when the
 graph is launched.
 
 A machine that is lazy does nothing before somebody waits for it, and then no more than that needs: work of a
-stream that nobody was told to wait for has not been done, and shows. Memory that is given back is poisoned where
-a pool may give it out again: in the order of its stream, when memory is next allocated for that.
+stream that nobody was told to wait for has not been done, and shows. Memory that is given back is poisoned
+where a pool may give it out again: in the order of its stream, when memory is next allocated for that.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Library:
         library = self
 
         class NcclCommunicator(Communicator):
-            def __init__(self, ndev: int, commId: tuple[int, ...], rank: int) -> None:  # noqa: N803
+            def __init__(self, ndev: int, commId: tuple[int, ...], rank: int) -> None:
                 assert isinstance(commId, tuple) and len(commId) == 128
                 if not all(-128 <= each <= 127 for each in commId):
                     raise OverflowError("value too large to convert to char")

@@ -233,7 +233,8 @@ def exchange() -> ir.Equation:
 
 @pytest.fixture
 def watched(monkeypatch: Any) -> Any:
-    monkeypatch.setattr(lookout, "_thread", lambda made=lookout._Follower(): made)
+    follower = lookout._Follower()
+    monkeypatch.setattr(lookout, "_thread", lambda: follower)
     activity = Activity()
     with inf.config(device="reference", cpu_devices=2):
         return WatchedComm(LockstepComm(2), (0, 1), activity), activity, exchange()

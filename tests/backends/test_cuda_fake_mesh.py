@@ -1,5 +1,5 @@
-"""Programs over several GPUs, on stand-ins for CuPy and NCCL that do nothing before somebody waits for it: what
-a stream was not told to wait for is not there, and shows.
+"""Programs over several GPUs, on stand-ins for CuPy and NCCL that do nothing before somebody waits for it:
+what a stream was not told to wait for is not there, and shows.
 
 Nothing here has touched a GPU; `bench/gpu.sh` does.
 """
@@ -160,7 +160,7 @@ def collect(dtype: np.dtype, function: Callable[[Any], Any], shape: tuple[int, .
     x = (
         (host / 7).astype(dtype)
         if dtype in dtypes.FLOATS
-        else (host % (2 if dtype == bool else 100)).astype(dtype)
+        else (host % (2 if dtype == dtypes.bool_ else 100)).astype(dtype)
     )
     mesh = make_mesh((2, 2), ("a", "b"))
     mapped = inf.shard_map(
@@ -248,6 +248,22 @@ def test_arrays_without_elements_are_not_sent(gpus: Gpus) -> None:
         exact=True,
     )
     assert gpus.calls() == []
+
+
+def test_devices_that_take_different_branches_exchange_among_themselves(gpus: Gpus) -> None:
+    def branch(x: Any) -> Any:
+        return lax.cond(
+            lax.axis_index("a") > 0, lambda v: lax.psum(v, "b"), lambda v: lax.ppermute(v, "b", [(0, 1)]), x
+        )
+
+    assert_as_in_lockstep(lambda: collect(dtypes.int32, lambda x: [branch(x)]), exact=True)
+    with pytest.raises(errors.CollectiveError, match="different branches meet"):
+        np.asarray(
+            collect(
+                dtypes.int32,
+                lambda x: [lax.cond(lax.axis_index("a") > 0, lambda v: lax.psum(v, "a"), lambda v: v, x)],
+            )[0]
+        )
 
 
 # --- groups ------------------------------------------------------------------------------------------
@@ -434,9 +450,9 @@ def test_rows_of_loops_stay_on_their_devices(gpus: Gpus) -> None:
     mesh = make_mesh((NUM_DEVICES,), ("x",))
     x, w = inf.device_put(X, NamedSharding(mesh, P())), inf.device_put(W, NamedSharding(mesh, P("x")))
     run = inf.jit(scanned)
-    carry, ys = run(x, w)
+    run(x, w)
     gpus.machine.events.clear()
-    carry, ys = run(x, w)
+    _, ys = run(x, w)
     to_host = [event for event in gpus.machine.events if event[0] == "copy" and event[1] == 2]
     assert to_host == [] and gpus.calls()
     wanted = in_lockstep(lambda: inf.jit(scanned)(X, W))

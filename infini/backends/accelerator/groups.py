@@ -129,7 +129,7 @@ class Groups:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, members: Members, number: int, identify: Callable[[int], str]) -> Found:
-        """The group of some devices. Where they are of several processes, the first call waits for the others.
+        """The group of some devices. Where they are of several processes, the first call waits for those.
 
         Args:
             members: the devices, one of them at least of this process.

@@ -1,8 +1,8 @@
 """Who waits for an exchange between devices: the host does not, so a thread follows each one on its way.
 
-It enters the exchange among the collectives of the process when the one before has ended, as a host that blocks
-in it would. So the watchdog of a job can name who has not arrived, and a connection that broke ends the job
-with the operation and its line.
+It enters the exchange among the collectives of the process when the one before has ended, as a host that
+blocks in it would. So the watchdog of a job can name who has not arrived, and a connection that broke ends
+the job with the operation and its line.
 """
 
 from __future__ import annotations

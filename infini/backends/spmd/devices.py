@@ -1,5 +1,5 @@
-"""Devices of a job. Backends that compute on the host have as many per process as the knob `cpu_devices` says,
-numbered over the job; of accelerators a process alone has all, and each process of a job one.
+"""Devices of a job. Backends that compute on the host have as many per process as the knob `cpu_devices`
+says, numbered over the job; of accelerators a process alone has all, and each process of a job one.
 """
 
 from __future__ import annotations

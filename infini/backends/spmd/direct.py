@@ -1,7 +1,8 @@
-"""What a backend may offer to programs over a mesh besides: exchanges between the memories of its devices, and
-rows of arrays that stay there.
+"""What a backend may offer to programs over a mesh besides: exchanges between the memories of its devices,
+and rows of arrays that stay there.
 
-A backend without these has its arrays taken to the host and back for each exchange, which is right everywhere.
+A backend without these has its arrays taken to the host and back for each exchange, which is right
+everywhere.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ class SpmdExecutable:
         self.out_specs: tuple[tuple[AxisEntry, ...], ...] = partitioned.out_specs
         self.schedule = s.cut(partitioned.program, options.donated, _limits(options))
         self._backend = backend
+        self._connects = backend if isinstance(backend, direct.Connects) else None
         self._options = options
         self._knobs = {knob.name: config.get(knob.name) for knob in config.KNOBS.values() if knob.in_key}
         # In a job of several processes nothing is measured before it is known which of them take part.
@@ -178,8 +179,8 @@ class SpmdExecutable:
         is_ordered = is_asked and len(ranks) < self.partitioned.mesh.size
         mesh = collectives.Mesh(self.partitioned.mesh, ranks)
         between = None
-        if every and isinstance(self._backend, direct.Connects):
-            between = self._backend.direct(mesh, every, comm, is_ordered=is_asked)
+        if every and self._connects is not None:
+            between = self._connects.direct(mesh, every, comm, is_ordered=is_asked)
         walk = Walk(
             self._backend,
             pieces,

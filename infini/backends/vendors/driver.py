@@ -22,7 +22,6 @@ from infini.compiler.triton.source import TritonSource, pack
 from infini.core import errors
 from infini.core.ir import ArrayType
 
-
 _MOST_EVENTS: Final = 4096  # that wait to be given back
 
 
