@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -38,11 +39,13 @@ SCRIPT = """
 import json, os, sys
 sys.path[:0] = json.loads(os.environ["TESTED_PATHS"])
 import infini.parallel as parallel
-parallel.initialize()
+where = os.environ.get("COORDINATOR")
+parallel.initialize(*([where, 2, int(os.environ["PROCESS"])] if where else []))
 from tests.backends import test_cuda_fake_jobs
 test_cuda_fake_jobs.run(os.environ["FOUND"])
 """
 SIZE = 2
+MODES = ("nccl", "host", "shared", "missing-in-one")
 X = np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)
 SPECS = {"data": (P(), P("x")), "zero3": (P("x"), P("x"))}
 
@@ -95,12 +98,12 @@ def run(folder: str) -> None:
     """What one process of the job does."""
     monkeypatch = pytest.MonkeyPatch()
     real, found = backend_.get, {}
-    for mode in () if "FAILS" in os.environ else ("nccl", "host", "shared", "missing in one"):
+    for mode in os.environ.get("MODES", " ".join(MODES)).split():
         machine = Machine()
         machine.capabilities = ("90",) * SIZE
         if mode == "shared":
             machine.bus_ids = {0: "0000:07:00.0", 1: "0000:07:00.0"}
-        has_nccl = mode in ("nccl", "shared") or (mode == "missing in one" and parallel.process_index() == 0)
+        has_nccl = mode in ("nccl", "shared") or (mode == "missing-in-one" and parallel.process_index() == 0)
         library = fake_nccl.install(machine) if has_nccl else None
         machine.install(monkeypatch)
         made = cuda.CudaBackend()
@@ -132,21 +135,23 @@ def run(folder: str) -> None:
             train("data")
 
 
-def start(mpirun_path: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def settings(folder: Path) -> dict[str, str]:
+    """The environment of the processes of a job."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("INFINI_")}
-    settings = {
+    return kept | {
         "INFINI_NUM_THREADS": "1",
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "FOUND": str(folder),
         "TESTED_PATHS": json.dumps([str(Path(__file__).resolve().parents[2]), *sys.path]),
         fake_nccl.FOLDER: str(folder / "nccl"),
-        **variables,
     }
+
+
+def start(mpirun_path: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [mpirun_path, "-n", str(SIZE), sys.executable, "-c", SCRIPT]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=150, env={**kept, **settings}, check=False
-    )
+    environment = {**settings(folder), **variables}
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +170,27 @@ def wanted() -> Any:
         return {**{recipe: train(recipe) for recipe in SPECS}, "moved": moved()}
 
 
+def test_groups_are_made_over_any_communication_of_the_host(tmp_path: Path, wanted: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+    shared = {**settings(tmp_path), "COORDINATOR": where, "MODES": "nccl"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT],
+            env={**shared, "PROCESS": str(i)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(SIZE)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * SIZE, said
+    for rank in range(SIZE):
+        found = json.loads((tmp_path / str(rank)).read_text())["nccl"]
+        assert found["joined"] == [[rank]] and found["calls"] > 0
+        np.testing.assert_allclose(found["zero3"][0], wanted["zero3"][0], rtol=1e-5)
+
+
 @pytest.mark.multi
 @pytest.mark.xdist_group("mpi")
 class TestJob:
@@ -175,7 +201,7 @@ class TestJob:
             assert found["nccl"]["number"] == rank
             assert found["nccl"]["joined"] == [[rank]]
 
-    @pytest.mark.parametrize("mode", ["nccl", "host", "shared", "missing in one"])
+    @pytest.mark.parametrize("mode", MODES)
     def test_training_is_that_of_devices_in_one_process(self, mode: str, job: Any, wanted: Any) -> None:
         for found in job:
             for recipe in SPECS:
@@ -187,17 +213,17 @@ class TestJob:
         first, second = job
         assert first["nccl"]["calls"] == second["nccl"]["calls"] > 0
         assert first["nccl"]["why"] == second["nccl"]["why"] == []
-        for mode in ("host", "shared", "missing in one"):
+        for mode in ("host", "shared", "missing-in-one"):
             assert first[mode]["calls"] == second[mode]["calls"] == 0
             assert first[mode]["why"] == second[mode]["why"]
             assert len(first[mode]["why"]) == 1
         assert "processes 0 and 1 share the device 0000:07:00.0" in first["shared"]["why"][0]
-        assert "in process 1 on" in first["missing in one"]["why"][0]
+        assert "in process 1 on" in first["missing-in-one"]["why"][0]
 
     def test_a_failure_ends_the_job_with_the_operation_and_the_line(
         self, mpirun_path: str, tmp_path: Path
     ) -> None:
-        done = start(mpirun_path, tmp_path, FAILS="1")
+        done = start(mpirun_path, tmp_path, FAILS="1", MODES="")
         assert done.returncode != 0
         assert "psum over x failed: ncclAllReduce failed" in done.stderr
         assert "test_cuda_fake_jobs.py" in done.stderr and "process 1" in done.stderr

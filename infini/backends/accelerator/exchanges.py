@@ -70,7 +70,7 @@ class Ground:
         aside: programs on second streams.
         reach: gives the group of some devices.
         is_ordered: whether every sum is taken in the order of the devices.
-        lookout: where what is on its way is told to those who wait for this process; None for a process alone.
+        lookout: where what is on its way is told to who waits for this process; None for a process alone.
         places: numbers of devices along an axis by rank, put on them before.
         abort: ends what is on its way everywhere, after a failure.
         lock: held by the thread whose program runs.
