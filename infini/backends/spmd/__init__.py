@@ -19,7 +19,7 @@
     agreement    one process chooses between ways to compute, the others are told
 
 A backend calls `executable.compile(self, program, options)` when `options.mesh` is set, and offers
-`host_devices(name)`.
+`host_devices(name)`, or `devices.accelerators(name, count)`.
 """
 
 from infini.backends.spmd.devices import host_devices as host_devices, owns as owns
