@@ -333,7 +333,11 @@ def test_a_training_step_equals_that_of_one_device(has_nccl: bool, recipe: str, 
     specs = RECIPES[recipe]
     mesh = make_mesh((NUM_DEVICES,), ("x",))
     placed = [inf.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(arrays(), specs, strict=True)]
-    runner = inf.jit(step, out_shardings=(None, NamedSharding(mesh, specs[0]), NamedSharding(mesh, specs[1])))
+    runner = inf.jit(
+        step,
+        out_shardings=(None, NamedSharding(mesh, specs[0]), NamedSharding(mesh, specs[1])),
+        donate_argnums=(0, 1),
+    )
     found = []
     for _ in range(3):
         value, *placed[:2] = runner(*placed)

@@ -142,7 +142,8 @@ class SpmdExecutable:
             raise errors.DeviceError(
                 "a program for a mesh cannot run on one device", got=str(self.partitioned.mesh.shape)
             )
-        return self._run([inputs], (0,), LockstepComm(1), (None,), self._pieces, ())[0]
+        mine = [device for device in self._backend.devices() if self._backend.owns(device)]
+        return self._run([inputs], (0,), LockstepComm(1), tuple(mine[:1]) or (None,), self._pieces, ())[0]
 
     def run_spmd(self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]) -> list[Row]:
         """Results on every device of this process, in mesh order. A list of inputs is emptied, so that they
