@@ -21,6 +21,7 @@ from infini.backends.accelerator import groups as groups_
 from infini.backends.accelerator.aside import Aside
 from infini.backends.accelerator.driver import DeviceBuffer, Driver
 from infini.backends.accelerator.lookout import Lookout
+from infini.backends.spmd import activity
 from infini.backends.spmd.some import check_present
 from infini.core import comm as comm_, dtypes, errors
 from infini.core.backend import Device
@@ -127,8 +128,9 @@ class Exchanges:
         if self._is_part:
             check_present([each.rank for each in self._here], groups)
         try:
-            if not self._is_reached(groups):
-                return None
+            with activity.of_equation(equation):
+                if not self._is_reached(groups):
+                    return None
             for each in self._here:
                 each.aside.wait(each.driver.record())
             types = [v.type for v in equation.inputs]

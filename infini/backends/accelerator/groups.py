@@ -17,6 +17,7 @@ from typing import Protocol, TypeAlias
 import msgpack
 import numpy as np
 
+from infini.backends.spmd.activity import WatchedComm
 from infini.core import comm as comm_, errors, events
 from infini.core.backend import Device
 
@@ -204,5 +205,9 @@ class Groups:
                 reason = f"processes {first} and {second} share the device {place[1]} of {place[0]}"
                 return Found({}, reason=reason)
         assert self.library is not None
-        joined = self.library.join(heard[0][3], len(members), mine, number)
+        noted: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(channel, WatchedComm):  # it waits for the others once more
+            noted = channel.noted((tuple(range(len(members))),), "join of a group of devices")
+        with noted:
+            joined = self.library.join(heard[0][3], len(members), mine, number)
         return Found({mine: joined}, self.library.dtypes)
