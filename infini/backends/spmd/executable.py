@@ -163,8 +163,8 @@ class SpmdExecutable:
         name = self.partitioned.program.name
         with TURNS.one(name):
             pieces = self._pieces_for(owners, comm)
-            with TURNS.to_the_end(name):
-                return self._run(inputs, ranks, comm, own, pieces, devices)
+            agreement.check_turn(comm, owners, self.subject)
+            return self._run(inputs, ranks, comm, own, pieces, devices)
 
     def _run(
         self,
@@ -195,8 +195,13 @@ class SpmdExecutable:
         columns = [list(column) for column in zip(*inputs, strict=True)]
         if isinstance(inputs, list):
             inputs.clear()
-        with contextlib.nullcontext() if between is None else between.turn():
-            results = walk.run(self.schedule, columns)
+        try:
+            with contextlib.nullcontext() if between is None else between.turn():
+                results = walk.run(self.schedule, columns)
+        except BaseException as error:
+            if walk.has_met and comm_.processes().count > 1:
+                TURNS.leave(self.partitioned.program.name, error)
+            raise
         return [tuple(column[i] for column in results) for i in range(len(ranks))]
 
     @property

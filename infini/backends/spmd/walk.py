@@ -55,6 +55,7 @@ class Walk:
         self.exchanger, self.devices, self.constants = exchanger, devices, constants
         self.between = between
         self.begun: dict[int, Pending[list[Column]]] = {}  # between devices, by id of the equation
+        self.has_met = False  # whether other processes have been waited for
         self.pending: dict[int, Pending[list[list[np.ndarray]]]] = {}  # by id of the equation
 
     def run(self, schedule: s.Schedule, arguments: list[Column]) -> list[Column]:
@@ -115,6 +116,7 @@ class Walk:
             equation = step.equation
             begun = None
             if self.between is not None:
+                self.has_met = True
                 begun = self.between.start(equation, [env[v] for v in equation.inputs])
             if isinstance(step, s.Start):
                 if begun is not None:
@@ -131,6 +133,7 @@ class Walk:
 
     def exchange(self, equation: Equation, env: Env) -> Callable[[], list[list[np.ndarray]]]:
         """What makes an exchange, once it is called: a row per device for each output."""
+        self.has_met = True
         hosts = [self.get(env[v], v.type) for v in equation.inputs]
 
         def make() -> list[list[np.ndarray]]:
