@@ -106,30 +106,34 @@ class Walk:
                 for i, device in enumerate(self.devices)
             ]
             env.update(zip(step.outputs, map(list, zip(*rows, strict=True)), strict=False))
+        elif isinstance(step, s.Exchange):
+            equation, begun = step.equation, self.directly(step.equation, env)
+            if begun is None:
+                self.receive(equation, self.exchanger.run(self.exchange(equation, env)), env)
+            else:
+                env.update(zip(step.outputs, begun.wait(), strict=True))
+        elif isinstance(step, s.Start):
+            equation, begun = step.equation, self.directly(step.equation, env)
+            if begun is None:
+                self.pending[id(equation)] = self.exchanger.start(self.exchange(equation, env))
+            else:
+                self.begun[id(equation)] = begun
         elif isinstance(step, s.Wait):
             begun = self.begun.pop(id(step.equation), None)
-            if begun is not None:
-                env.update(zip(step.outputs, begun.wait(), strict=True))
-            else:
+            if begun is None:
                 self.receive(step.equation, self.pending.pop(id(step.equation)).wait(), env)
-        elif isinstance(step, s.Exchange | s.Start):
-            equation = step.equation
-            begun = None
-            if self.between is not None:
-                self.has_met = True
-                begun = self.between.start(equation, [env[v] for v in equation.inputs])
-            if isinstance(step, s.Start):
-                if begun is not None:
-                    self.begun[id(equation)] = begun
-                else:
-                    self.pending[id(equation)] = self.exchanger.start(self.exchange(equation, env))
-            elif begun is not None:
-                env.update(zip(step.outputs, begun.wait(), strict=True))
             else:
-                self.receive(equation, self.exchanger.run(self.exchange(equation, env)), env)
+                env.update(zip(step.outputs, begun.wait(), strict=True))
         else:
             found = STRUCTURED[step.equation.op.name](self, step, env, given)
             env.update(zip(step.outputs, found, strict=True))
+
+    def directly(self, equation: Equation, env: Env) -> Pending[list[Column]] | None:
+        """An exchange begun between the memories of devices; None for one that goes through the host."""
+        if self.between is None:
+            return None
+        self.has_met = True
+        return self.between.start(equation, [env[v] for v in equation.inputs])
 
     def exchange(self, equation: Equation, env: Env) -> Callable[[], list[list[np.ndarray]]]:
         """What makes an exchange, once it is called: a row per device for each output."""
