@@ -22,6 +22,7 @@ from infini.compiler.partition import (
     hoist,
     loops as loops,  # it and `structured` fill the table of `local`
     placement as p,
+    sequences,
     strategies as strategies_,
     structured as structured,
 )
@@ -55,6 +56,7 @@ class Partitioned:
         placements: where the parts of its variables are, those of bodies included.
         notes: why results of collectives in `program` are there.
         machine: the machine that it was planned for.
+        forms: of equations that can be computed in several forms, by their first results, the form and why.
     """
 
     program: Program
@@ -66,6 +68,7 @@ class Partitioned:
     placements: Mapping[Var, Placement]
     notes: Mapping[Var, Note]
     machine: Machine
+    forms: Mapping[Var, str]
 
 
 def partition(
@@ -96,13 +99,11 @@ def partition(
     given = tuple(in_specs) or (None,) * len(program.params)
     flat = prepare(placed_by_name(program, mesh, dict(named)))
     _check_meshes(flat, mesh)
-    fixed = fixed_placements(flat, mesh)
-    for param, spec in zip(flat.params, given, strict=True):
-        if spec is not None:
-            shard_shape(param.type.shape, spec, mesh)
-            fixed[param] = p.asked(spec, param.type.ndim, mesh)
-    plan = Plan(mesh, fixed)
-    plan.run(flat)
+    plan = _plan(flat, mesh, given)
+    attention = sequences.recognised(flat, plan)
+    if attention is not None and sequences.is_sequence_split(attention, again := _plan(attention, mesh, given)):
+        flat, plan = attention, again
+    fixed = plan.fixed
     waiting = {v: asked.partial for v, asked in fixed.items()}
     staging = trace.Staging(None)
     planned_for = machine or DEFAULT
@@ -141,7 +142,20 @@ def partition(
         mover.placements,
         notes,
         planned_for,
+        mover.forms,
     )
+
+
+def _plan(program: Program, mesh: AbstractMesh, given: Sequence[Spec | None]) -> Plan:
+    """Where the variables of a program are, whose parameters are placed so."""
+    fixed = fixed_placements(program, mesh)
+    for param, spec in zip(program.params, given, strict=True):
+        if spec is not None:
+            shard_shape(param.type.shape, spec, mesh)
+            fixed[param] = p.asked(spec, param.type.ndim, mesh)
+    plan = Plan(mesh, fixed)
+    plan.run(program)
+    return plan
 
 
 def for_options(program: Program, options: CompileOptions) -> Partitioned:

@@ -138,6 +138,8 @@ class Block:
         self.env: dict[Var, Local] = {}
         self.uses = prepare.uses(program)
         self.zeros = prepare.zeros(program)
+        # Operands that were brought elsewhere and are kept there for later uses.
+        self.kept: dict[tuple[Var, Dims], Value] = {}
         # Where sums may go instead of where the plan has them, if that moves less.
         self.sums: dict[Var, Dims] = {}
         self.only_users = partial.only_users(program, self.uses)
@@ -171,6 +173,10 @@ class Block:
             if self.uses[var] > 1:
                 self.settle(var, f"{equation.op.name}, operand {number}")
         split = self._choose(equation, found)
+        form = strategies.chosen_form(self, equation, split)
+        if form is not None:
+            written: list[Local] = form.emit(self, equation, split)
+            return written
         if (waiting := self._waits(equation, split)) is not None:
             return [waiting]
         passed = self._passed(equation, found, split)
@@ -201,14 +207,14 @@ class Block:
             for wish in p.project(self.env[v].placement.dims, dims, found.sizes, mesh)
         ]
         choice = strategies.Choice(found, planned, given)
-        asked = self.mover.strategies.get(equation.op.name)
+        asked = strategies.BY_NAME.get(strategies.asked(equation.op.name, self.mover.strategies) or "")
         ways = strategies.COMPARED if asked is None else (asked,)
         candidates = [way.split(choice, mesh) for way in ways]
         if all(split == candidates[0] for split in candidates):
             return candidates[0]
-        return min(candidates, key=lambda split: self._seconds(equation, found, split))
+        return min(candidates, key=lambda split: self.seconds(equation, found, split))
 
-    def _seconds(self, equation: Equation, found: Factors, split: Split) -> float:
+    def seconds(self, equation: Equation, found: Factors, split: Split) -> float:
         """Time to bring the operands of an equation split so, to compute it, and to bring its results where
         the plan wants them.
         """

@@ -1,18 +1,22 @@
 """The ways in which an equation may be split, as data: each proposes axes for the factors, and `local` takes
 the one that costs least, or the one that the user names for an operation.
 
-    infini.shard(f, mesh=mesh, strategies={"dot": "contracted"})
+    infini.shard(f, mesh=mesh, strategies={"dot": "contracted", "attention": "ring"})
+
+What factors cannot describe, because one axis splits two of them, is a `Form`: it writes the equation for one
+device itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from infini.compiler.partition import placement as p
 from infini.compiler.partition.placement import Axes, Split
 from infini.core import errors
+from infini.core.ir import Equation
 from infini.core.mesh import AbstractMesh
 from infini.lax.places import Factors
 
@@ -72,18 +76,96 @@ BY_NAME: Final[Mapping[str, Strategy]] = {s.name: s for s in (RESULTS, OPERANDS,
 COMPARED: Final = (RESULTS, OPERANDS)
 
 
-def named(strategies: Sequence[tuple[str, str]]) -> dict[str, Strategy]:
-    """The strategies that are asked for, by the name of the operation.
+# --- forms ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A way to compute an equation on parts that has its own communication.
+
+    Args:
+        name: what users call it.
+        why_not: why it does not compute an equation under a split of its factors; None when it does.
+        seconds: what it costs.
+        emit: the local results of the equation. All three take the block, the equation and the split.
+    """
+
+    name: str
+    why_not: Callable[[Any, Equation, Split], str | None]  # Any: a Block, which is built on this module
+    seconds: Callable[[Any, Equation, Split], float]
+    emit: Callable[[Any, Equation, Split], list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Operations that are computed in one of several forms.
+
+    Args:
+        name: what users call them together.
+        ordinary: the name of what is done by factors alone.
+        forms: the others.
+        is_met: whether an equation under a split is one that the forms are for.
+    """
+
+    name: str
+    ordinary: str
+    forms: tuple[Form, ...]
+    is_met: Callable[[Any, Equation, Split], bool]  # Any: a Block
+
+
+FAMILIES: dict[str, Family] = {}  # by the name of an operation; filled by the modules that have forms
+
+
+def family(ops: Sequence[str], found: Family) -> None:
+    """Say that operations are computed in forms."""
+    FAMILIES.update(dict.fromkeys(ops, found))
+
+
+def asked(op: str, given: Mapping[str, str]) -> str | None:
+    """What is asked for an operation, under its name or that of its family."""
+    found = FAMILIES.get(op)
+    return given.get(op, None if found is None else given.get(found.name))
+
+
+def chosen_form(block: Any, equation: Equation, split: Split) -> Form | None:  # Any: a Block
+    """The form in which an equation is computed: the one that is asked for if it can be, else the cheapest;
+    None where factors describe it. Why is noted, for people to read.
+    """
+    found = FAMILIES.get(equation.op.name)
+    if found is None or not found.is_met(block, equation, split):
+        return None
+    name = asked(equation.op.name, block.mover.strategies)
+    reasons = {form.name: form.why_not(block, equation, split) for form in found.forms}
+    fitting = [form for form in found.forms if reasons[form.name] is None]
+    chosen = next((form for form in fitting if form.name == name), None)
+    if name is None and fitting:
+        ordinary = block.seconds(equation, block.plan.factors(equation), split)
+        cheapest = min(fitting, key=lambda form: form.seconds(block, equation, split))
+        chosen = cheapest if cheapest.seconds(block, equation, split) < ordinary else None
+    taken = found.ordinary if chosen is None else chosen.name
+    if name is None:
+        others = [f"not {other}: {reason}" for other, reason in reasons.items() if reason is not None]
+        why = "; ".join(["the cheapest", *others])
+    else:
+        why = "as asked" if taken == name else f"not {name}: {reasons.get(name) or 'asked by factors'}"
+    block.mover.forms[equation.outputs[0]] = f"{found.name} by {taken}, {why}"
+    return chosen
+
+
+def named(strategies: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The strategies and forms that are asked for, by the name of the operation.
 
     Raises:
         ValueMismatchError: there is no strategy of a name.
     """
     for op, name in strategies:
-        if name not in BY_NAME:
+        found = FAMILIES.get(op)
+        known = [*BY_NAME, *((found.ordinary, *(form.name for form in found.forms)) if found else ())]
+        if name not in known:
             raise errors.ValueMismatchError(
                 f"there is no strategy called {name!r}",
                 got=f"{op!r}: {name!r}",
-                expected=f"one of {', '.join(map(repr, BY_NAME))}",
+                expected=f"one of {', '.join(map(repr, known))}",
                 fix="see infini.compiler.partition.strategies for what each does",
             )
-    return {op: BY_NAME[name] for op, name in strategies}
+    return dict(strategies)
