@@ -43,6 +43,24 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
     "experts": ({"ep": 8}, recipes.experts()),
     "experts x data": ({"ep": 4, "dp": 2}, recipes.product(recipes.experts(), recipes.data())),
     "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
+    "context": ({"cp": 8}, recipes.context()),
+    "context by ring": ({"cp": 8}, recipes.context(form="ring")),
+    "context by gather": ({"cp": 4}, recipes.context(form="gather")),
+    "context by all_to_all": ({"cp": 8}, recipes.context(form="all_to_all")),
+    "context x data": ({"dp": 2, "cp": 4}, recipes.product(recipes.context(form="ring"), recipes.data())),
+    "context x zero3": (
+        {"dp": 2, "cp": 4},
+        recipes.product(recipes.context(form="all_to_all"), recipes.zero3()),
+    ),
+    "context x tensor": ({"cp": 4, "tp": 2}, recipes.product(recipes.context(), recipes.tensor())),
+    "context by ring x tensor": (
+        {"cp": 4, "tp": 2},
+        recipes.product(recipes.context(form="ring"), recipes.tensor()),
+    ),
+    "context x tensor and sequence x data": (
+        {"dp": 2, "cp": 2, "tp": 2},
+        recipes.product(recipes.context(form="ring"), recipes.tensor(), recipes.sequence(), recipes.data()),
+    ),
 }
 
 
@@ -98,6 +116,7 @@ def test_ten_steps_are_those_of_one_device(name: str, model: str) -> None:
             in_specs=(*specs, recipe.of_batch()),
             out_specs=(*specs, P(), specs[0]),
             named=recipe.of_names(),
+            strategies=recipe.strategies,
             donate_argnums=(0, 1),
         )
         for number, windows in enumerate(batches()):

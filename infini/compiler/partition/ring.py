@@ -61,7 +61,7 @@ class Ring:
         if distance:
             number = bind_scalars(e.sub_p, number, distance)
             is_after = bind_scalars(e.lt_p, number, 0)
-            number = trace.bind1(e.select_n_p, is_after, bind_scalars(e.add_p, number, self.count), number)
+            number = trace.bind1(e.select_n_p, is_after, number, bind_scalars(e.add_p, number, self.count))
         start = bind_scalars(e.mul_p, number, self.size)
         found = []
         for own, x in zip(self.letters.extras, operands, strict=True):

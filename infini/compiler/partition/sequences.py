@@ -132,7 +132,7 @@ def _ring_dims(block: Block, equation: Equation, split: Split) -> tuple[list[Dim
 
 
 def _ring_seconds(block: Block, equation: Equation, split: Split) -> float:
-    """Keys travel beside what is computed, so the longer of the two counts."""
+    """Keys travel beside what is computed, so the longer of the two counts; then the results are joined."""
     mover, made = block.mover, _ring_of(block, equation, split)
     given, results = _ring_dims(block, equation, split)
     total = sum(
@@ -155,7 +155,12 @@ def _ring_seconds(block: Block, equation: Equation, split: Split) -> float:
         sent += sum(
             costs.seconds("ppermute", made.axes, each, mover.mesh, mover.machine) for each in travels
         )
-    return total + step + (len(made.turns) - 1) * max(step, sent)
+    written = sum(
+        p.local_type(v.type, place.dims, mover.mesh).nbytes
+        for v, place in zip(equation.outputs, results, strict=True)
+    )
+    joining = 3 * written / mover.machine.memory_bytes_per_s
+    return total + step + (len(made.turns) - 1) * (max(step, sent) + joining)
 
 
 def _emit_ring(block: Block, equation: Equation, split: Split) -> list[Local]:
