@@ -20,7 +20,7 @@ from infini.compiler.partition.reshard import Mover
 from infini.core import dtypes, primitive, trace
 from infini.core.ir import Attrs
 from infini.core.value import Literal, Value
-from infini.lax import elementwise as e, families
+from infini.lax import calls, elementwise as e, families
 from infini.lax.composites import attention as attention_, attention_blocks as blocks
 from infini.lax.composites.attention_blocks import Seen, Turn
 from infini.lax.composites.attention_letters import Letters
@@ -57,6 +57,8 @@ class Ring:
 
     def extras(self, mover: Mover, operands: Sequence[Value], distance: int) -> list[Value]:
         """Bias and mask for the keys of the device so far before."""
+        if not any("s" in own for own in self.letters.extras):
+            return list(operands)
         number = mover.axis_index(self.axes)
         if distance:
             number = bind_scalars(e.sub_p, number, distance)
@@ -140,35 +142,48 @@ def gradient(ring: Ring, mover: Mover, attrs: Attrs, operands: Sequence[Value]) 
     """
     count = 3 + len(ring.letters.extras)
     query, key, value, *extras = operands[:count]
-    rows = operands[count:]
-    dtype = query.dtype
+    rows, dtype = list(operands[count:]), query.dtype
+    key, value, rows[-1] = together([key, value], rows[-1])
 
     def found(given: Sequence[Value], seen: Any) -> list[Value]:  # Any: a Band
         changed = attrs.replace(band=seen)
         return [blocks.wide(x) for x in trace.bind(attention_.attention_gradient_p, *given, **changed)]
 
     def step(given: Sequence[Value], carry: Carry, seen: Any) -> Carry:  # Any: a Band
-        return [trace.bind1(e.add_p, a, b) for a, b in zip(carry, found(given, seen), strict=True)]
+        so_far, *others = found(given, seen)
+        return [trace.bind1(e.add_p, carry[0], so_far), *others]
 
     first, *rest = ring.turns
     own = found([query, key, value, *ring.extras(mover, extras, 0), *rows], first.before)
-    to_query, travelling, reached = own[0], [families.zeros(x.type) for x in own[1:]], 0
+    to_query, nothing, reached = own[0], [families.zeros(x.type) for x in own[1:]], 0
+    travelling: list[Value] = []
     for turn in rest:
         distance = turn.distance - reached
         key, value = (
             ring.shifted(mover, x, distance, f"the {what} of a ring")
             for x, what in ((key, "keys"), (value, "values"))
         )
-        if reached:
-            travelling = _sent(ring, mover, travelling, distance)
         reached = turn.distance
         given = [query, key, value, *ring.extras(mover, extras, reached), *rows]
-        to_query, *travelling = ring.run(mover, turn, step, given, [to_query, *travelling])
+        # What the keys got so far arrives while this is computed.
+        arrived = _sent(ring, mover, travelling, distance)
+        to_query, *here = ring.run(mover, turn, step, given, [to_query, *nothing])
+        travelling = _sums(arrived, here) if arrived else here
     if reached:
-        home = _sent(ring, mover, travelling, ring.count - reached)
-        own[1:] = [trace.bind1(e.add_p, a, b) for a, b in zip(own[1:], home, strict=True)]
+        own[1:] = _sums(own[1:], _sent(ring, mover, travelling, ring.count - reached))
     return [e.convert_element_type(x, dtype) for x in (to_query, *own[1:])]
+
+
+def together(keys: Sequence[Value], rows: Value) -> Sequence[Value]:
+    """Keys and values that are there when something of the rows is, and this. Exchanges begin as soon as they
+    can: without it all keys of a model would be sent for the backward pass during the forward pass, and kept.
+    """
+    return trace.bind(calls.optimization_barrier_p, *keys, rows)
 
 
 def _sent(ring: Ring, mover: Mover, cotangents: Sequence[Value], distance: int) -> list[Value]:
     return [ring.shifted(mover, x, distance, "what the keys of a ring get") for x in cotangents]
+
+
+def _sums(first: Sequence[Value], second: Sequence[Value]) -> list[Value]:
+    return [trace.bind1(e.add_p, a, b) for a, b in zip(first, second, strict=True)]

@@ -1,6 +1,7 @@
 """Attention of which queries and keys are split over the same axes: the forms that a long sequence over
-devices takes, beside gathering the keys, which factors describe.
+devices takes.
 
+    gather       every device gets all keys and values
     ring         keys and values go round; each device sees them block by block, see `ring`
     all_to_all   an exchange splits heads in place of the sequence, and another one goes back
                  (S. A. Jacobs et al., arXiv:2309.14509)
@@ -80,6 +81,34 @@ def _why_neither(block: Block, found: Sequence) -> str | None:
     if found.num_queries % count or found.num_keys % count:
         return f"{found.num_queries} queries and {found.num_keys} keys are not {count} equal parts"
     return None
+
+
+# --- all keys -----------------------------------------------------------------------------------------
+
+
+def _gather_seconds(block: Block, equation: Equation, split: Split) -> float:
+    return block.seconds(equation, block.plan.factors(equation), split)
+
+
+def _emit_gather(block: Block, equation: Equation, split: Split) -> list[Local]:
+    """As factors say. Backwards the keys are gathered once there is something to do with them."""
+    found = block.plan.factors(equation)
+    given = [
+        (var, p.expand(split, names), (), f"{equation.op.name}, operand {number}")
+        for number, (var, names) in enumerate(zip(equation.inputs, found.inputs, strict=True))
+    ]
+    parts = [block.env[equation.inputs[i]] for i in _SHARED]
+    if equation.op.name != "attention_gradient" or any(local.placement.partial for local in parts):
+        return block._compute(equation, found, split, (), [block.operand(*each) for each in given])
+    query, _, _, *others = given
+    *rest, mean = [block.operand(*each) for each in others]
+    *keys, mean = ring.together([local.value for local in parts], mean)
+    gathered = [
+        block.mover.reshard(value, local.placement, dims, reason)
+        for value, local, (_, dims, _, reason) in zip(keys, parts, given[1:3], strict=True)
+    ]
+    operands = [block.operand(*query), *gathered, *rest, mean]
+    return block._compute(equation, found, split, (), operands)
 
 
 # --- the ring -----------------------------------------------------------------------------------------
@@ -204,10 +233,8 @@ def _why_no_exchange(block: Block, equation: Equation, split: Split) -> str | No
     shared = [c for c in found.letters.rows if c in found.letters.key]
     local = [sizes[c] // p.size_of(split.get(c, ()), mesh) for c in shared]
     count = p.size_of(found.axes, mesh)
-    return (
-        f"{count} does not divide the heads of the keys, nor what else queries share with them: "
-        f"{', '.join(map(str, local)) or 'nothing'}"
-    )
+    sizes_ = ", ".join(map(str, local)) or "there is none"
+    return f"{count} divides no dimension that queries share with keys, such as heads: {sizes_}"
 
 
 def _exchanged(block: Block, equation: Equation, split: Split) -> Split:
@@ -261,8 +288,8 @@ family(
     OPS,
     Family(
         "attention",
-        "gather",
         (
+            Form("gather", lambda *_: None, _gather_seconds, _emit_gather),
             Form("all_to_all", _why_no_exchange, _exchange_seconds, _emit_exchange),
             Form("ring", _why_no_ring, _ring_seconds, _emit_ring),
         ),

@@ -102,13 +102,11 @@ class Family:
 
     Args:
         name: what users call them together.
-        ordinary: the name of what is done by factors alone.
-        forms: the others.
-        is_met: whether an equation under a split is one that the forms are for.
+        forms: the forms; the first computes every equation.
+        is_met: whether an equation under a split is one that the forms are for; others are left to factors.
     """
 
     name: str
-    ordinary: str
     forms: tuple[Form, ...]
     is_met: Callable[[Any, Equation, Split], bool]  # Any: a Block
 
@@ -132,23 +130,19 @@ def chosen_form(block: Any, equation: Equation, split: Split) -> Form | None:  #
     None where factors describe it. Why is noted, for people to read.
     """
     found = FAMILIES.get(equation.op.name)
-    if found is None or not found.is_met(block, equation, split):
-        return None
     name = asked(equation.op.name, block.mover.strategies)
+    if found is None or name in BY_NAME or not found.is_met(block, equation, split):
+        return None
     reasons = {form.name: form.why_not(block, equation, split) for form in found.forms}
     fitting = [form for form in found.forms if reasons[form.name] is None]
-    chosen = next((form for form in fitting if form.name == name), None)
-    if name is None and fitting:
-        ordinary = block.seconds(equation, block.plan.factors(equation), split)
-        cheapest = min(fitting, key=lambda form: form.seconds(block, equation, split))
-        chosen = cheapest if cheapest.seconds(block, equation, split) < ordinary else None
-    taken = found.ordinary if chosen is None else chosen.name
     if name is None:
+        chosen = min(fitting, key=lambda form: form.seconds(block, equation, split))
         others = [f"not {other}: {reason}" for other, reason in reasons.items() if reason is not None]
         why = "; ".join(["the cheapest", *others])
     else:
-        why = "as asked" if taken == name else f"not {name}: {reasons.get(name) or 'asked by factors'}"
-    block.mover.forms[equation.outputs[0]] = f"{found.name} by {taken}, {why}"
+        chosen = next((form for form in fitting if form.name == name), found.forms[0])
+        why = "as asked" if chosen.name == name else f"not {name}: {reasons[name]}"
+    block.mover.forms[equation.outputs[0]] = f"{found.name} by {chosen.name}, {why}"
     return chosen
 
 
@@ -160,7 +154,7 @@ def named(strategies: Sequence[tuple[str, str]]) -> dict[str, str]:
     """
     for op, name in strategies:
         found = FAMILIES.get(op)
-        known = [*BY_NAME, *((found.ordinary, *(form.name for form in found.forms)) if found else ())]
+        known = [*BY_NAME, *(form.name for form in (found.forms if found else ()))]
         if name not in known:
             raise errors.ValueMismatchError(
                 f"there is no strategy called {name!r}",
