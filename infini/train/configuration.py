@@ -14,6 +14,7 @@ from infini.core import errors
 from infini.data.batches import Order
 from infini.data.documents import Invalid
 from infini.data.tokens import TOKENIZER_BYTES
+from infini.parallel import recipes
 from infini.train import gpt, options, rotary, settings as settings_, step, team
 from infini.train.options import option, section
 
@@ -185,6 +186,10 @@ class Mesh:
         0, "what dp splits, too: 1 the optimizer's state, 3 the parameters as well"
     )
     sequence: bool = option(False, "tp splits what lies between layers by tokens")
+    cp: int = option(1, "parts of every sequence", least=1)
+    attention: recipes.Form | None = option(
+        None, "how parts read other keys: ring, gather or all_to_all; none: the cheapest way"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +259,8 @@ FREE_ON_RESUME = (
     "mesh.ep",
     "mesh.zero",
     "mesh.sequence",
+    "mesh.cp",
+    "mesh.attention",
 )
 # These may be other too, and make it another run from there on.
 ALTERING_ON_RESUME = ("optimizer.", "schedule.", "run.steps", "run.seconds")

@@ -35,6 +35,8 @@ class Layout:
         ep: parts of the experts, and of the batch.
         zero: what `dp` splits besides the batch: 0 nothing, 1 the optimizer's state, 3 the parameters, too.
         sequence: whether `tp` splits what lies between layers by tokens.
+        cp: parts of every sequence.
+        attention: how attention reads the keys of other parts; None for the cheapest way.
     """
 
     dp: int | None = None
@@ -42,6 +44,8 @@ class Layout:
     ep: int = 1
     zero: int = 0
     sequence: bool = False
+    cp: int = 1
+    attention: recipes.Form | None = None
 
     def axes(self, num_devices: int) -> dict[str, int]:
         """Sizes of the axes by name, those of size 1 left out; `dp` is there always.
@@ -49,9 +53,9 @@ class Layout:
         Raises:
             ValueMismatchError: they do not multiply to the number of devices.
         """
-        others = self.tp * self.ep
+        others = self.tp * self.ep * self.cp
         dp = max(1, num_devices // others) if self.dp is None else self.dp
-        sizes = {"dp": dp, "ep": self.ep, "tp": self.tp}
+        sizes = {"dp": dp, "ep": self.ep, "cp": self.cp, "tp": self.tp}
         if math.prod(sizes.values()) != num_devices:
             raise errors.ValueMismatchError(
                 "the mesh does not have as many devices as there are",
@@ -65,6 +69,8 @@ class Layout:
         """What each axis splits. Recipes that know the model come first."""
         by_zero = {0: recipes.data, 1: recipes.zero1, 3: recipes.zero3}
         found = []
+        if "cp" in axes:  # before `sequence`, which splits its tokens further
+            found.append(recipes.context("cp", self.attention))
         if "ep" in axes:
             found.append(recipes.experts("ep"))
         if "tp" in axes:
@@ -99,6 +105,11 @@ class Team:
     def num_parts(self) -> int:
         """Parts of a batch."""
         return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in self._batch_axes)
+
+    @property
+    def num_token_parts(self) -> int:
+        """Parts of a sequence."""
+        return 1 if self.mesh is None else self.mesh.shape.get("cp", 1)
 
     @property
     def share(self) -> tuple[int, int]:
@@ -139,9 +150,9 @@ class Team:
         """
         if self.mesh is None:
             return inf.jit(function, **options)
-        named = self.recipe.of_names()
+        placed = {"named": self.recipe.of_names(), "strategies": self.recipe.strategies}
         return inf.shard(
-            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, named=named, **options
+            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, **placed, **options
         )
 
     def placed(self, state: Any) -> Any:  # Any: a state, which each process has

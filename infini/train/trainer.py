@@ -353,6 +353,13 @@ def _check_team(settings: Settings, team: team_.Team) -> None:
             expected="a multiple of groups times parts",
             fix="set run.batch_size to one",
         )
+    if settings.length % team.num_token_parts:
+        raise errors.ValueMismatchError(
+            "the devices do not divide the sequences",
+            got=f"{settings.length} tokens in {team.num_token_parts} parts",
+            expected="equal parts",
+            fix=f"set run.length to a multiple of {team.num_token_parts}, or change mesh.cp",
+        )
 
 
 def _end_line(outcome: Outcome) -> dict[str, object]:
