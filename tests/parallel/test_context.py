@@ -75,7 +75,12 @@ def with_gradients(f: Any) -> Any:
 def sharded(f: Any, form: str, count: int, **options: Any) -> Any:
     mesh = make_mesh((count,), ("cp",))
     return inf.shard(
-        f, mesh=mesh, in_specs=P(None, "cp"), out_specs=P(None, "cp"), strategies={"attention": form}, **options
+        f,
+        mesh=mesh,
+        in_specs=P(None, "cp"),
+        out_specs=P(None, "cp"),
+        strategies={"attention": form},
+        **options,
     )
 
 
@@ -158,7 +163,9 @@ ROWS = 4 * B * (T // N) * 8
 def explained(f: Any, form: str | None, args: Any, count: int = N, **options: Any) -> Any:
     mesh = make_mesh((count,), ("cp",))
     asked = {} if form is None else {"attention": form}
-    run = inf.shard(f, mesh=mesh, in_specs=P(None, "cp"), out_specs=P(None, "cp"), strategies=asked, **options)
+    run = inf.shard(
+        f, mesh=mesh, in_specs=P(None, "cp"), out_specs=P(None, "cp"), strategies=asked, **options
+    )
     return parallel.explain_sharding(run, *args, memory=False)
 
 
@@ -316,7 +323,7 @@ def test_keys_over_other_axes_than_queries_are_gathered() -> None:
 def test_a_form_that_there_is_not_is_named() -> None:
     with (
         inf.config(device="reference", cpu_devices=8),
-        pytest.raises(errors.ValueMismatchError, match="called 'rings'[^$]*'gather', 'all_to_all', 'ring'"),
+        pytest.raises(errors.ValueMismatchError, match=r"called 'rings'[^$]*'gather', 'all_to_all'"),
     ):
         sharded(attention("plain"), "rings", N)(*operands())
 

@@ -1,4 +1,4 @@
-"""Attention of a split sequence under mpirun: one job runs every form, with sends that overlap and without."""
+"""Attention of a split sequence under mpirun: one job runs every form, with overlap and without."""
 
 import pytest
 

@@ -101,7 +101,9 @@ def partition(
     _check_meshes(flat, mesh)
     plan = _plan(flat, mesh, given)
     attention = sequences.recognised(flat, plan)
-    if attention is not None and sequences.is_sequence_split(attention, again := _plan(attention, mesh, given)):
+    if attention is not None and sequences.is_sequence_split(
+        attention, again := _plan(attention, mesh, given)
+    ):
         flat, plan = attention, again
     fixed = plan.fixed
     waiting = {v: asked.partial for v, asked in fixed.items()}

@@ -169,8 +169,7 @@ def _ring_seconds(block: Block, equation: Equation, split: Split) -> float:
         for v, dims in zip(equation.inputs, given, strict=True)
     )
     total += sum(
-        mover.price(v.type, place, block.plan[v])
-        for v, place in zip(equation.outputs, results, strict=True)
+        mover.price(v.type, place, block.plan[v]) for v, place in zip(equation.outputs, results, strict=True)
     )
     parts = p.size_of((axis for axes in split.values() for axis in axes), mover.mesh)
     step = costs.compute_seconds(equation, parts, mover.machine) / made.count
@@ -181,9 +180,7 @@ def _ring_seconds(block: Block, equation: Equation, split: Split) -> float:
         travels = [nbytes]
         if equation.op.name == "attention_gradient":
             travels.append(nbytes * max(1, 4 // var.type.dtype.itemsize))
-        sent += sum(
-            costs.seconds("ppermute", made.axes, each, mover.mesh, mover.machine) for each in travels
-        )
+        sent += sum(costs.seconds("ppermute", made.axes, each, mover.mesh, mover.machine) for each in travels)
     written = sum(
         p.local_type(v.type, place.dims, mover.mesh).nbytes
         for v, place in zip(equation.outputs, results, strict=True)
@@ -201,9 +198,7 @@ def _emit_ring(block: Block, equation: Equation, split: Split) -> list[Local]:
     made = _ring_of(block, equation, split)
     write = ring.gradient if equation.op.name == "attention_gradient" else ring.attention
     results = write(made, block.mover, equation.attrs, operands)
-    return [
-        Local(x, place) for x, place in zip(results[: len(equation.outputs)], placements, strict=True)
-    ]
+    return [Local(x, place) for x, place in zip(results[: len(equation.outputs)], placements, strict=True)]
 
 
 # --- exchanges ----------------------------------------------------------------------------------------
