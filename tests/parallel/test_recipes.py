@@ -43,23 +43,13 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
     "experts": ({"ep": 8}, recipes.experts()),
     "experts x data": ({"ep": 4, "dp": 2}, recipes.product(recipes.experts(), recipes.data())),
     "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
-    "context": ({"cp": 8}, recipes.context()),
     "context by ring": ({"cp": 8}, recipes.context(form="ring")),
-    "context by gather": ({"cp": 4}, recipes.context(form="gather")),
+    "context by gather": ({"cp": 8}, recipes.context(form="gather")),
     "context by all_to_all": ({"cp": 8}, recipes.context(form="all_to_all")),
-    "context x data": ({"dp": 2, "cp": 4}, recipes.product(recipes.context(form="ring"), recipes.data())),
-    "context x zero3": (
-        {"dp": 2, "cp": 4},
-        recipes.product(recipes.context(form="all_to_all"), recipes.zero3()),
-    ),
-    "context x tensor": ({"cp": 4, "tp": 2}, recipes.product(recipes.context(), recipes.tensor())),
-    "context by ring x tensor": (
-        {"cp": 4, "tp": 2},
-        recipes.product(recipes.context(form="ring"), recipes.tensor()),
-    ),
+    "context x tensor": ({"cp": 4, "tp": 2}, recipes.product(recipes.context(form="ring"), recipes.tensor())),
     "context x tensor and sequence x data": (
         {"dp": 2, "cp": 2, "tp": 2},
-        recipes.product(recipes.context(form="ring"), recipes.tensor(), recipes.sequence(), recipes.data()),
+        recipes.product(recipes.context(), recipes.tensor(), recipes.sequence(), recipes.data()),
     ),
 }
 
@@ -202,6 +192,15 @@ def test_a_name_splits_a_program_that_nothing_else_splits() -> None:
             place(P(None, None, "x"))
         with pytest.raises(errors.TypeMismatchError, match=r"named\['twice'\] is no placement"):
             place("x")
+
+
+def test_strategies_of_a_product_are_those_of_its_recipes() -> None:
+    by_ring = recipes.product(recipes.context(form="ring"), recipes.sequence(), recipes.data())
+    assert by_ring.strategies == {"attention": "ring"}
+    assert by_ring.of_names() == {"residual": P("dp", ("cp", "tp")), "normed": P("dp", "cp")}
+    assert recipes.context().strategies == {}
+    with pytest.raises(errors.ValueMismatchError, match=r"different strategies for attention[^$]*'gather'"):
+        recipes.product(by_ring, recipes.context("ep", "gather"))
 
 
 def test_an_axis_that_the_mesh_lacks_is_named() -> None:

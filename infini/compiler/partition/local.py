@@ -174,8 +174,8 @@ class Block:
                 self.settle(var, f"{equation.op.name}, operand {number}")
         split = self._choose(equation, found)
         form = strategies.chosen_form(self, equation, split)
-        if form is not None:
-            written: list[Local] = form.emit(self, equation, split)
+        written: list[Local] | None = None if form is None else form.emit(self, equation, split)
+        if written is not None:
             return written
         if (waiting := self._waits(equation, split)) is not None:
             return [waiting]

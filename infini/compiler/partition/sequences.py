@@ -11,6 +11,7 @@ Attention that is written out is recognised first where that is so: see `recogni
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,25 +91,15 @@ def _gather_seconds(block: Block, equation: Equation, split: Split) -> float:
     return block.seconds(equation, block.plan.factors(equation), split)
 
 
-def _emit_gather(block: Block, equation: Equation, split: Split) -> list[Local]:
+def _emit_gather(block: Block, equation: Equation, split: Split) -> None:
     """As factors say. Backwards the keys are gathered once there is something to do with them."""
-    found = block.plan.factors(equation)
-    given = [
-        (var, p.expand(split, names), (), f"{equation.op.name}, operand {number}")
-        for number, (var, names) in enumerate(zip(equation.inputs, found.inputs, strict=True))
-    ]
-    parts = [block.env[equation.inputs[i]] for i in _SHARED]
-    if equation.op.name != "attention_gradient" or any(local.placement.partial for local in parts):
-        return block._compute(equation, found, split, (), [block.operand(*each) for each in given])
-    query, _, _, *others = given
-    *rest, mean = [block.operand(*each) for each in others]
-    *keys, mean = ring.together([local.value for local in parts], mean)
-    gathered = [
-        block.mover.reshard(value, local.placement, dims, reason)
-        for value, local, (_, dims, _, reason) in zip(keys, parts, given[1:3], strict=True)
-    ]
-    operands = [block.operand(*query), *gathered, *rest, mean]
-    return block._compute(equation, found, split, (), operands)
+    if equation.op.name != "attention_gradient":
+        return
+    variables = (*(equation.inputs[i] for i in _SHARED), equation.inputs[-1])
+    locals_ = [block.env[v] for v in variables]
+    *keys, rows = (local.value for local in locals_)
+    for var, local, value in zip(variables, locals_, ring.together(keys, rows), strict=True):
+        block.env[var] = dataclasses.replace(local, value=value)
 
 
 # --- the ring -----------------------------------------------------------------------------------------
@@ -272,10 +263,11 @@ def _emit_exchange(block: Block, equation: Equation, split: Split) -> list[Local
     _, placements = _ring_dims(block, equation, split)
     for number in back:
         local, dims = results[number], placements[number].dims
-        value = block.mover.reshard(
-            local.value, Placement(local.placement.dims), dims, f"{equation.op.name}, result {number}"
+        given = dataclasses.replace(local, placement=Placement(local.placement.dims))
+        value = block.moved(given, Placement(dims), f"{equation.op.name}, result {number}")
+        results[number] = dataclasses.replace(
+            local, value=value, placement=Placement(dims, local.placement.partial)
         )
-        results[number] = Local(value, Placement(dims, local.placement.partial))
     return results
 
 

@@ -87,13 +87,14 @@ class Form:
         name: what users call it.
         why_not: why it does not compute an equation under a split of its factors; None when it does.
         seconds: what it costs.
-        emit: the local results of the equation. All three take the block, the equation and the split.
+        emit: the local results of the equation; None when it is computed as factors say. All three take the
+            block, the equation and the split.
     """
 
     name: str
     why_not: Callable[[Any, Equation, Split], str | None]  # Any: a Block, which is built on this module
     seconds: Callable[[Any, Equation, Split], float]
-    emit: Callable[[Any, Equation, Split], list[Any]]
+    emit: Callable[[Any, Equation, Split], list[Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
