@@ -356,6 +356,25 @@ def test_what_no_plan_splits_along_the_sequence_stays_written_out() -> None:
         assert not any(e.op.name.startswith("attention") for e in source.equations)
 
 
+def test_a_block_that_is_computed_again_knows_its_window() -> None:
+    """Its mask comes through a barrier; keys before the block beside it are sent neither then nor at first."""
+    allowed = np.tril(np.ones((T, T), bool)) & ~np.tril(np.ones((T, T), bool), -4)
+
+    def near(q: Any, k: Any, v: Any) -> Any:
+        position = inp.arange(T)
+        distance = position[:, None] - position[None, :]
+        scores = inp.einsum("bthd,bshd->bhts", q, k) / 2
+        scores = inp.where((distance >= 0) & (distance < 4), scores, -1e30)
+        scores = inp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
+        return inp.einsum("bhts,bshd->bthd", scores / scores.sum(-1, keepdims=True), v)
+
+    plain = lambda q, k, v: nn.dot_product_attention(q, k, v, mask=allowed)  # noqa: E731
+    f = with_gradients(inf.checkpoint(near))
+    with inf.config(device="reference", cpu_devices=8, check=1):
+        assert_equal(sharded(f, "ring", N)(*operands()), inf.jit(with_gradients(plain))(*operands()))
+        assert sent(explained(f, "ring", operands()))["ppermute"] == (2 + 2 + 4, (2 + 2 + 4) * KEYS)
+
+
 def test_attention_in_a_scan_over_layers() -> None:
     def f(weights: Any, x: Any) -> Any:
         def layer(x: Any, weight: Any) -> Any:
