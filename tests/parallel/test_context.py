@@ -357,7 +357,7 @@ def test_what_no_plan_splits_along_the_sequence_stays_written_out() -> None:
 
 
 def test_a_block_that_is_computed_again_knows_its_window() -> None:
-    """Its mask comes through a barrier; keys before the block beside it are sent neither then nor at first."""
+    """Its mask comes through a barrier; keys that no device sees are not sent a second time either."""
     allowed = np.tril(np.ones((T, T), bool)) & ~np.tril(np.ones((T, T), bool), -4)
 
     def near(q: Any, k: Any, v: Any) -> Any:

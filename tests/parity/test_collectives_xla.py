@@ -62,7 +62,6 @@ LARGER = {
     "MLP of few rows, fsdp, gradient": ("d", 6, 36295),
     "scan of few rows, fsdp, gradient": ("d", 25, 173831),
     "MLP of few rows, fsdp x tp, gradient": ("d", 6, 6724),
-    "attention, tokens, gradient": ("a", 6, 114695),
     "words, batch x vocabulary, gradient": ("b", 6, 29447),
     "product, blocks, turned": ("c", 4, 3840),
 }
