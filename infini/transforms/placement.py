@@ -108,8 +108,8 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
         )
     if isinstance(where, SingleDeviceSharding):
         where = sharding.on_one(where.device)  # the one object for this placement
-    if array.layout is not None and array.sharding == where:
-        return Array.arranged(array.type, array.memory, where, weak=array.weak, committed=True)
+    if array.sharding == where:
+        return array.placed(where)
     if isinstance(where, SingleDeviceSharding):
         buffer = execute.on_device(array, where.device)
         return Array(array.type, (buffer,), where, weak=array.weak, committed=True)
