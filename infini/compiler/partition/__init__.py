@@ -3,6 +3,7 @@
     prepare    calls inlined, bodies their own
     propagate  placements that people asked for spread over every variable (`Plan`)
     local      each equation on local parts, with collectives where placements differ (`Block`)
+    sequences  attention of which queries and keys are split alike: by ring, gather or all_to_all
     hoist      collectives of what loops do not change before these
     combine    collectives that can travel together joined into buckets
 

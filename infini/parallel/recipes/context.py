@@ -12,8 +12,8 @@ Form: TypeAlias = Literal["ring", "gather", "all_to_all"]
 
 def context(axis: str = "cp", form: Form | None = None) -> Recipe:
     """Context parallelism: all activations are split by tokens, and attention is the one place where tokens
-    meet. The model names what lies between layers "residual" and what layers read "normed". Weights are whole
-    and their gradients summed, as under `data`.
+    meet; of experts with a capacity the places in it are split. The model names what lies between layers
+    "residual" and what layers read "normed". Weights are whole and their gradients summed, as under `data`.
 
     Memory: 1 / n of the activations. Sent per layer and device for queries and keys of Q and K bytes on a
         device, in float32: by `gather` and by `ring` 6 (n - 1) K, of which a ring holds one block at a time
@@ -24,5 +24,8 @@ def context(axis: str = "cp", form: Form | None = None) -> Recipe:
         axis: mesh axis.
         form: how attention reads the keys of other devices; None for the cheapest where it is.
     """
-    named = {"residual": (OF_BATCH, (axis,)), "normed": (OF_BATCH, (axis,))}
+    tokens = (OF_BATCH, (axis,))
+    # Experts compute rows (expert, sequence, place, M): by place, or every device would compute all of them.
+    places = {"experts": ((), OF_BATCH, (axis,)), "sequences": (OF_BATCH, (), (axis,))}
+    named = {"residual": tokens, "normed": tokens, **places}
     return Recipe(named=named, strategies={} if form is None else {"attention": form})

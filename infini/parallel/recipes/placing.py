@@ -178,7 +178,8 @@ def product(*recipes: Recipe) -> Recipe:
     for recipe in reversed(recipes):
         # The axes of experts vary fastest: rows then go to them by one exchange over neighbours.
         batch = _joined(batch, recipe.batch)
-    return Recipe(tuple(rule for recipe in recipes for rule in recipe.rules), batch, named, strategies)
+    rules = tuple(rule for recipe in recipes for rule in recipe.rules)
+    return Recipe(rules, batch, named, strategies=strategies)
 
 
 def _joined(
