@@ -90,8 +90,9 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
             return placement.constrain(value, *placement.abstract_mesh_and_spec(where, "device_put"))
         where = NamedSharding(*placement.mesh_and_spec(where, "device_put"))
     if not trace.is_eager():
-        is_split = isinstance(where, NamedSharding)
-        return placement.constrain(value, where.mesh.abstract, where.spec) if is_split else value
+        if not isinstance(where, NamedSharding):
+            return value
+        return placement.constrain(value, *placement.abstract_mesh_and_spec(where, "device_put"))
     if isinstance(where, (Layout, AutoLayout)):
         raise errors.ValueMismatchError(
             "device_put takes no bare layout", got=str(where), fix="wrap it: Format(layout, x.sharding)"

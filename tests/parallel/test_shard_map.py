@@ -292,3 +292,23 @@ def test_parts_of_different_dtypes_are_refused(mesh):
     with pytest.raises(errors.TypeMismatchError, match="different dtypes"):
         inf.make_array_from_callback((4,), rows, part)
     assert inf.make_array_from_callback((4,), rows, part, np.float32).dtype == np.float32
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_rules_of_custom_jvp_add_up_once(mesh, check_vma):
+    @inf.custom_jvp
+    def f(v):
+        return lax.psum(inp.sin(v), "a")
+
+    @f.defjvp
+    def _(primals, tangents):
+        return f(*primals), lax.psum(tangents[0] * 2.0, "a")
+
+    mapped = inf.shard_map(
+        lambda b: f(b).sum(), mesh=mesh, in_specs=P("a"), out_specs=P(), check_vma=check_vma
+    )
+    np.testing.assert_allclose(inf.jit(inf.grad(mapped))(TOTAL), [2, 2, 2, 2])
+    np.testing.assert_allclose(inf.grad(mapped)(TOTAL), [2, 2, 2, 2])
+    rows = np.stack([TOTAL, 2 * TOTAL])
+    np.testing.assert_allclose(inf.vmap(inf.grad(mapped))(rows), 2 * np.ones((2, 4)))
+    np.testing.assert_allclose(inf.jvp(mapped, (TOTAL,), (TOTAL,))[1], 12)
