@@ -144,6 +144,18 @@ def test_heads_and_sequence_over_two_axes(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_vmapped_queries_of_the_same_keys(form: str) -> None:
+    f = with_gradients(inf.vmap(attention("window behind"), in_axes=(0, None, None)))
+    query, *keys = operands()
+    args = np.stack([query, -query]), *keys
+    with inf.config(device="reference", cpu_devices=8, check=1):
+        mesh = make_mesh((N,), ("cp",))
+        specs = P(None, None, "cp"), P(None, "cp"), P(None, "cp")
+        run = inf.shard(f, mesh=mesh, in_specs=specs, strategies={"attention": form})
+        assert_equal(run(*args), inf.jit(f)(*args))
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_sequence_over_two_axes_at_once(form: str) -> None:
     f, args = with_gradients(attention("causal")), operands()
     with inf.config(device="reference", cpu_devices=8, check=1):
