@@ -1,7 +1,8 @@
 """A GPT trained over a mesh: the same program for one device and for many, split as the axes say.
 
 Run: python examples/train_parallel.py --mesh dp=2,tp=2 for four devices in this process, or
-mpirun -n 4 python examples/train_parallel.py --mesh fsdp=2,tp=2 for a process each.
+mpirun -n 4 python examples/train_parallel.py --mesh fsdp=2,tp=2 for a process each. Stages of a pipeline
+are programs of their own: see examples/pipeline.py, and infini train --mesh pp=2.
 """
 
 import argparse

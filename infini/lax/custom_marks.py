@@ -1,6 +1,6 @@
-"""Rules of `custom_jvp` and `custom_vjp` inside `shard_map(check_vma=True)`: they are traced with the flags of the call, so
-that what they hold is marked (`lax.varying`) however late they run, and a cotangent that varies along more
-axes than its primal is refused.
+"""Rules of `custom_jvp` and `custom_vjp` inside `shard_map(check_vma=True)`: they are traced with the flags
+of the call, so that what they hold is marked (`lax.varying`) however late they run, and a cotangent that
+varies along more axes than its primal is refused.
 """
 
 from __future__ import annotations
