@@ -51,6 +51,13 @@ def _read_count(text: str) -> int:
     return number
 
 
+def _read_number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("expected a number of at least 1")
+    return number
+
+
 def _read_ranks(text: str) -> str:
     if text != "all" and not all(part.strip().isdecimal() for part in text.split(",")):
         raise ValueError("expected `all`, or numbers of processes separated by commas")
@@ -68,6 +75,7 @@ def _choice(*allowed: str) -> Kind:
 
 _FLAG: Final = Kind("0 or 1", _read_flag)
 _COUNT: Final = Kind("a number from 0", _read_count)
+_NUMBER: Final = Kind("a number from 1", _read_number)
 _INTEGER: Final = Kind("an integer", int)
 _TEXT: Final = Kind("any text", str)
 _RANKS: Final = Kind("`all`, or numbers separated by commas", _read_ranks)
@@ -140,7 +148,7 @@ KNOBS: Final[dict[str, Knob]] = {
             "Threads of the CPU pool; 0 means one per physical core. Never changes a result.",
         ),
         Knob("pool", "auto", _choice("auto", "native", "portable"), "CPU thread pool; `native` needs Linux."),
-        Knob("cpu_devices", 1, _COUNT, "Devices that one process simulates on the CPU, run in lockstep."),
+        Knob("cpu_devices", 1, _NUMBER, "Devices that one process simulates on the CPU, run in lockstep."),
         Knob(
             "collective_timeout_s",
             300,
@@ -256,7 +264,7 @@ def cache_key() -> tuple[object, ...]:
 
 
 def _checked(changes: Mapping[str, Any]) -> dict[str, Any]:  # Any: knobs have different types
-    """Changes with texts read.
+    """Changes with texts read, and counts looked at.
 
     Raises:
         ValueMismatchError: there is no such knob, or the value is not one of its values.
@@ -265,12 +273,16 @@ def _checked(changes: Mapping[str, Any]) -> dict[str, Any]:  # Any: knobs have d
     for name, value in changes.items():
         if name not in KNOBS:
             raise errors.ValueMismatchError(f"there is no knob named {name!r}", expected=", ".join(KNOBS))
-        if isinstance(value, str):
+        kind = KNOBS[name].kind
+        if isinstance(value, str) or (kind in (_COUNT, _NUMBER) and isinstance(value, int)):
             try:
-                found[name] = KNOBS[name].kind.read(value)
+                found[name] = kind.read(value if isinstance(value, str) else str(int(value)))
             except ValueError as error:
                 raise errors.ValueMismatchError(
-                    f"the knob {name!r} has a wrong value", got=repr(value), expected=str(error)
+                    f"the knob {name!r} has a wrong value",
+                    got=repr(value),
+                    expected=str(error).removeprefix("expected "),
+                    fix=KNOBS[name].doc,
                 ) from None
     return found
 
@@ -292,7 +304,7 @@ _JAX_FLAGS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {  # Any: flags
     "jax_enable_compilation_cache": ("no_cache", lambda is_on: not is_on),
     "jax_explain_cache_misses": ("explain", bool),
     "jax_logging_level": ("log", str.lower),
-    "jax_num_cpu_devices": ("cpu_devices", int),
+    "jax_num_cpu_devices": ("cpu_devices", lambda count: 1 if count == -1 else int(count)),  # -1: not set
     "jax_platform_name": ("device", _platform),
     "jax_platforms": ("device", _platform),
 }

@@ -97,7 +97,14 @@ def places_of_names(
                 expected="a P",
                 fix=f"P({spec!r})",
             )
-        missing = [axis for entry in spec for axis in entry_axes(entry) if axis not in mesh_.axis_names]
+        axes = [axis for entry in spec for axis in entry_axes(entry)]
+        if len(set(axes)) < len(axes):
+            raise errors.ValueMismatchError(
+                f"{what}: named[{name!r}] names an axis twice",
+                got=repr(spec),
+                expected="each axis for one dimension at most",
+            )
+        missing = [axis for axis in axes if axis not in mesh_.axis_names]
         if missing:
             raise errors.ValueMismatchError(
                 f"{what}: named[{name!r}] splits over {missing[0]!r}, which the mesh lacks",

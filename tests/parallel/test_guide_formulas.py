@@ -18,7 +18,7 @@ import infini as inf
 from infini import optim, parallel, random
 from infini.core import tree
 from infini.parallel import recipes
-from infini.sharding import P, make_mesh
+from infini.sharding import Collectives, P, make_mesh
 from infini.testing import count_collectives, predicted
 from infini.train import gpt
 
@@ -80,7 +80,10 @@ def devices() -> Any:
 
 @functools.cache
 def planned(
-    make: Callable[[], recipes.Recipe], sizes: tuple[tuple[str, int], ...], config: gpt.Config = DENSE
+    make: Callable[[], recipes.Recipe],
+    sizes: tuple[tuple[str, int], ...],
+    config: gpt.Config = DENSE,
+    window_bytes: int = 0,  # as if every weight were larger than a window
 ) -> Planned:
     recipe = make()
     mesh = make_mesh(tuple(size for _, size in sizes), tuple(name for name, _ in sizes))
@@ -95,6 +98,7 @@ def planned(
         out_specs=(*specs, P()),
         named=recipe.of_names(),
         strategies=recipe.strategies,
+        collectives=Collectives(window_bytes=window_bytes),
     )
     shown = parallel.explain_sharding(run, params, state, windows)
     nbytes: dict[str, int] = {}
@@ -113,6 +117,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     "zero1": (recipes.zero1, FOUR),
     "zero3": (recipes.zero3, FOUR),
     "tensor": (recipes.tensor, (("tp", 4),)),
+    "sequence": (lambda: recipes.product(recipes.tensor(), recipes.sequence()), (("tp", 4),)),
     "experts": (recipes.experts, (("ep", 4),), SPARSE),
     "context by gather": (lambda: recipes.context(form="gather"), (("cp", 4),), SHARED),
     "context by ring": (lambda: recipes.context(form="ring"), (("cp", 4),), SHARED),
@@ -146,7 +151,10 @@ def test_memory_at_rest_of_what_splits_the_batch(name: str, times: float) -> Non
     assert at_rest(planned(*CASES[name])) == times
 
 
-@pytest.mark.parametrize(("name", "part"), [("tensor", "proj|embed|lm_head"), ("experts", "experts/")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("tensor", "proj|embed|lm_head"), ("sequence", "proj|embed|lm_head"), ("experts", "experts/")],
+)
 def test_memory_at_rest_of_what_splits_the_model(name: str, part: str) -> None:
     found = planned(*CASES[name])
     split = sum(n for path, n in found.of.items() if any(word in path for word in part.split("|")))
@@ -178,6 +186,18 @@ def test_zero3_sends_weights_three_times_but_for_the_table() -> None:
     assert found.sent() == SHARE * (3 * found.weights - table + 2 * SCALAR)
 
 
+def test_zero3_keeps_what_fits_a_window_and_sends_weights_twice() -> None:
+    found = planned(*CASES["zero3"], window_bytes=Collectives().window_bytes)
+    assert found.calls() == {"all_gather": len(found.of), "psum_scatter": len(found.of), "psum": 1}
+    assert found.sent() == SHARE * (2 * found.weights + 2 * SCALAR)
+
+
+def test_zero3_keeps_the_layers_that_come_back_first() -> None:
+    table = planned(*CASES["zero3"]).of["lm_head"]
+    found = planned(*CASES["zero3"], window_bytes=table)
+    assert found.calls()["all_gather"] == 2 * len(found.of) - 2
+
+
 def test_tensor_sends_four_sums_of_activations_per_layer() -> None:
     """And one forwards for the embedding and one backwards for the logits; in the loss a maximum and a sum
     over the vocabulary for each token, and the loss.
@@ -189,16 +209,32 @@ def test_tensor_sends_four_sums_of_activations_per_layer() -> None:
     assert found.sent() == 2 * SHARE * ((4 * LAYERS + 2) * ACTIVATIONS + 2 * 4 * TOKENS + SCALAR)
 
 
-def test_experts_send_their_rows_twice_forwards_and_three_times_backwards() -> None:
+def test_sequences_are_gathered_and_scattered_four_times_each_per_layer() -> None:
+    """And once each for the logits; the table is gathered for the look-up and its gradient is scattered. In
+    the backward pass of attention the output projection is gathered, and rows of heads are exchanged.
+    """
+    found = planned(*CASES["sequence"])
+    projections, table = 4 * WIDTH * 32, found.of["embed_tokens"]
+    heads = 4 * TOKENS * 32 / 4  # of a device
+    norms = sum(n for path, n in found.of.items() if "norm" in path)
+    assert found.given("psum_scatter") == (4 * LAYERS + 1) * ACTIVATIONS + table
+    assert found.given("all_gather") == ((4 * LAYERS + 1) * ACTIVATIONS + table + LAYERS * projections) / 4
+    assert found.given("all_to_all") == LAYERS * heads
+    assert found.given("psum") == 4 * TOKENS + norms + SCALAR
+    halves = (8 * LAYERS + 2) * ACTIVATIONS + 2 * table + LAYERS * (projections + heads)
+    assert found.sent() == SHARE * (halves + 2 * (2 * 4 * TOKENS + norms + SCALAR))
+
+
+def test_experts_send_their_rows_twice_forwards_and_twice_backwards() -> None:
     found = planned(*CASES["experts"])
     rows = 4 * TOKENS * CHOSEN * WIDTH  # at capacity_factor 1, all sequences
-    assert found.calls()["all_to_all"] == 5 * LAYERS
-    assert found.given("all_to_all") == 5 * LAYERS * rows / 4
+    assert found.calls()["all_to_all"] == 4 * LAYERS
+    assert found.given("all_to_all") == 4 * LAYERS * rows / 4
     kept = sum(n for path, n in found.of.items() if "experts/" not in path)
     shares = 4 * EXPERTS  # of choices, for the loss that balances
     sums = kept + shares + SCALAR
     assert found.given("psum") == sums
-    assert found.sent() == SHARE * (5 * LAYERS * rows / 4 + 2 * sums)
+    assert found.sent() == SHARE * (4 * LAYERS * rows / 4 + 2 * sums)
 
 
 def sent_for_attention(name: str) -> float:
@@ -214,6 +250,12 @@ def test_a_context_that_gathers_sends_keys_and_values_three_times() -> None:
     calls = found.calls()
     assert (calls["all_gather"], calls["psum_scatter"]) == (4 * LAYERS, 2 * LAYERS)
     assert sent_for_attention("context by gather") == SHARE * 6 * LAYERS * KEYS
+
+
+def test_keys_that_have_room_are_gathered_once() -> None:
+    found = planned(*CASES["context by gather"], window_bytes=Collectives().window_bytes)
+    assert found.calls()["all_gather"] == 2 * LAYERS
+    assert found.sent() == 2 * SHARE * (found.weights + SCALAR) + SHARE * 4 * LAYERS * KEYS
 
 
 def test_a_ring_sends_as_much_in_steps() -> None:
@@ -241,6 +283,6 @@ def test_a_product_sends_the_sums_of_its_recipes_for_what_the_others_leave() -> 
     for c in found.shown.collectives:
         over[tuple(sorted(c.axes))] += c.nbytes
     norms = sum(n for path, n in found.of.items() if "norm" in path)
-    assert over["dp",] == (found.weights - norms) / 2 + norms
-    assert over["dp", "tp"] == SCALAR
-    assert over["tp",] == (4 * LAYERS + 2) * ACTIVATIONS / 2 + 2 * 4 * TOKENS / 2
+    assert over["dp",] == (found.weights - norms) / 2 + norms + SCALAR
+    assert over["tp",] == (4 * LAYERS + 2) * ACTIVATIONS / 2 + 2 * 4 * TOKENS / 2 + SCALAR
+    assert over.keys() == {("dp",), ("tp",)}  # the loss travels with both

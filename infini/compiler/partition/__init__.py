@@ -5,6 +5,7 @@
     local      each equation on local parts, with collectives where placements differ (`Block`)
     sequences  attention of which queries and keys are split alike: by ring, gather or all_to_all
     hoist      collectives of what loops do not change before these
+    share      equal gathers made once
     combine    collectives that can travel together joined into buckets
 
 What an operation allows stands in its PLACE and PARTITION rules, or follows from its signature.
@@ -24,6 +25,7 @@ from infini.compiler.partition import (
     loops as loops,  # it and `structured` fill the table of `local`
     placement as p,
     sequences,
+    share,
     strategies as strategies_,
     structured as structured,
 )
@@ -181,13 +183,14 @@ def for_options(program: Program, options: CompileOptions) -> Partitioned:
     )
     moved: dict[Var, Var] = {}
     once = hoist.leave_loops(found.program, options.collectives.window_bytes, moved)
-    joined = combine.combine(once, options.collectives)
+    once = share.share(once, options.collectives.window_bytes)
+    joined = combine.combine(once, options.collectives, moved)
     if joined is found.program:
         return found
     notes = dict(found.notes)
-    for inside, outside in moved.items():  # from inner loops outwards
-        if inside in notes:
-            notes[outside] = notes[inside]
+    for known, other in moved.items():  # from inner loops outwards, then what sums are made of
+        if known in notes:
+            notes[other] = notes[known]
     made = costs.collectives(joined, options.mesh, notes)
     return dataclasses.replace(found, program=joined, collectives=made, notes=notes)
 

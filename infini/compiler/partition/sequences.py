@@ -92,8 +92,18 @@ def _gather_seconds(block: Block, equation: Equation, split: Split) -> float:
 
 
 def _emit_gather(block: Block, equation: Equation, split: Split) -> None:
-    """As factors say. Backwards the keys are gathered once there is something to do with them."""
+    """As factors say. Backwards the keys are gathered once there is something to do with them, unless those of
+    all layers have room: then they are kept from the forward pass, see `share`.
+    """
     if equation.op.name != "attention_gradient":
+        return
+    names = block.plan.factors(equation).inputs
+    nbytes = sum(
+        p.local_type(equation.inputs[i].type, p.expand(split, names[i]), block.mover.mesh).nbytes
+        for i in _SHARED
+    )
+    count = sum(other.op.name == equation.op.name for other in block.program.equations)
+    if count * nbytes <= block.mover.window_bytes:
         return
     variables = (*(equation.inputs[i] for i in _SHARED), equation.inputs[-1])
     locals_ = [block.env[v] for v in variables]

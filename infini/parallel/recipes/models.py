@@ -35,6 +35,10 @@ def sequence(axis: str = "tp") -> Recipe:
     residuals take 1 / n of the memory (arXiv:2205.05198). The model names these values "residual", and what
     products read "normed".
 
+    Sent per layer and device: two gathers and two scatters of the activations (B, T, M) forwards and as many
+        backwards, which is as much as the four sums of `tensor`; and what the backward pass of attention
+        fetches, the output projection and 1 / n of the rows of heads.
+
     Args:
         axis: the axis of `tensor`.
     """
@@ -46,7 +50,7 @@ def experts(axis: str = "ep", *, pattern: str = r"experts/") -> Recipe:
     experts all_to_all hands rows over (GShard, arXiv:2006.16668).
 
     Memory: 1 / n of the experts. Sent per layer and device: (n - 1) / n of its rows of experts, twice
-        forwards and three times backwards (from each of the two products that read them).
+        forwards and twice backwards.
 
     Args:
         axis: mesh axis.
