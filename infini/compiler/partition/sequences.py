@@ -92,8 +92,8 @@ def _gather_seconds(block: Block, equation: Equation, split: Split) -> float:
 
 
 def _emit_gather(block: Block, equation: Equation, split: Split) -> None:
-    """As factors say. Backwards the keys are gathered once there is something to do with them, unless those of
-    all layers have room: then they are kept from the forward pass, see `share`.
+    """As factors say. Backwards the keys are gathered when there is something to do with them, unless those
+    of all layers have room: then they are kept from the forward pass, see `share`.
     """
     if equation.op.name != "attention_gradient":
         return
