@@ -450,7 +450,7 @@ def mesh_of(
     """The mesh of the arguments; else one given or entered; else the first devices there are.
 
     Raises:
-        DeviceError: arguments live on two meshes.
+        DeviceError: arguments live on two meshes, or on other devices than those of the one given.
     """
     found = {a.sharding.mesh for a in arrays if isinstance(a.sharding, sharding_.NamedSharding)}
     if len(found) > 1:
@@ -460,7 +460,15 @@ def mesh_of(
             fix="move them to one mesh with infini.device_put",
         )
     if found:
-        return found.pop()
+        (own,) = found
+        if given is not None and given.abstract == own.abstract and given != own:
+            raise errors.DeviceError(
+                "an argument lies on other devices than the mesh that the function names",
+                got=f"{', '.join(map(str, own.flat_devices))}",
+                expected=f"{', '.join(map(str, given.flat_devices))}",
+                fix="move it with infini.device_put",
+            )
+        return own
     for candidate in (given, sharding_.current_mesh()):
         if candidate is not None and candidate.abstract == options.mesh:
             return candidate

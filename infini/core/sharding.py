@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -58,7 +59,8 @@ class Mesh:
             nothing else are equal.
 
     Raises:
-        ValueMismatchError: the numbers of axes, names and types differ, or a name occurs twice.
+        ValueMismatchError: the numbers of axes, names and types differ, a name or a device occurs twice, or
+            there are no devices.
         DeviceError: the devices are of several platforms.
     """
 
@@ -79,6 +81,12 @@ class Mesh:
             raise errors.ValueMismatchError(
                 "a mesh needs one distinct name per axis",
                 got=f"devices of shape {self.devices.shape}, names {names}",
+            )
+        twice = [device for device, count in Counter(self.devices.flat).items() if count > 1]
+        if twice or (names and not self.devices.size):
+            raise errors.ValueMismatchError(
+                "a mesh has each device once, and at least one along each axis",
+                got=f"{twice[0]} several times" if twice else f"devices of shape {self.devices.shape}",
             )
         object.__setattr__(self, "axis_types", axis_types_of(names, self.axis_types))
 
