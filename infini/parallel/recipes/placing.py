@@ -61,11 +61,13 @@ class Recipe:
         batch: axes of each dimension of a batch, such as `(("dp",), ("cp",))`.
         named: axes of each dimension of the values that `checkpoint_name` gave a name; `OF_BATCH` for that of
             the sequences of a batch.
+        strategies: how operations are split, for `shard`.
     """
 
     rules: tuple[Rule, ...] = ()
     batch: tuple[tuple[str, ...], ...] = ()
     named: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    strategies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -147,7 +149,11 @@ class Recipe:
 
 def product(*recipes: Recipe) -> Recipe:
     """Several recipes on one mesh. Rules hold in order: put those that know the model (`tensor`, `experts`)
-    before those that take what is left (`zero3`).
+    before those that take what is left (`zero3`), and `context` before `sequence`, which splits its tokens
+    further.
+
+    Raises:
+        ValueMismatchError: two recipes ask for different strategies for one operation.
 
     Example:
         >>> from infini.core.mesh import AbstractMesh
@@ -158,14 +164,23 @@ def product(*recipes: Recipe) -> Recipe:
         (P('tp', 'dp'), P('dp'))
     """
     named: dict[str, tuple[tuple[str, ...], ...]] = {}
+    strategies: dict[str, str] = {}
     for recipe in recipes:
         for name, placed in recipe.named.items():
             named[name] = _joined(named.get(name, ()), placed)
+        for op, strategy in recipe.strategies.items():
+            if strategies.setdefault(op, strategy) != strategy:
+                raise errors.ValueMismatchError(
+                    f"two recipes ask for different strategies for {op}",
+                    got=f"{strategies[op]!r} and {strategy!r}",
+                    fix="ask for one of them, or for none, which takes the cheapest",
+                )
     batch: tuple[tuple[str, ...], ...] = ()
     for recipe in reversed(recipes):
         # The axes of experts vary fastest: rows then go to them by one exchange over neighbours.
         batch = _joined(batch, recipe.batch)
-    return Recipe(tuple(rule for recipe in recipes for rule in recipe.rules), batch, named)
+    rules = tuple(rule for recipe in recipes for rule in recipe.rules)
+    return Recipe(rules, batch, named, strategies=strategies)
 
 
 def _joined(
