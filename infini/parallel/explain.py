@@ -72,6 +72,10 @@ class Explanation:
         known = self.found.placements
         return ", ".join(str(known[v]) for v in equation.outputs if v in known)
 
+    def form(self, equation: ir.Equation) -> str:
+        """In which form an equation is computed, and why, where there are several; else nothing."""
+        return next((self.found.forms[v] for v in equation.outputs if v in self.found.forms), "")
+
     def summary(self) -> str:
         """The mesh and the sums, in one line."""
         sizes = ", ".join(f"{name}={size}" for name, size in self.found.mesh.shape.items())
@@ -197,11 +201,20 @@ def ends(shown: Explanation) -> Iterator[tuple[str, int, ir.ArrayType, mesh_.Spe
             yield title, number, type_, spec
 
 
+def _room(type_: ir.ArrayType, spec: mesh_.Spec, mesh: mesh_.AbstractMesh) -> str:
+    """What each device has room for, where parts differ in size."""
+    counts = mesh_.part_counts(type_.shape, spec, mesh)
+    if all(size % count == 0 for size, count in zip(type_.shape, counts, strict=True)):
+        return ""
+    return f" in parts of up to {type_.update(shape=mesh_.shard_shape(type_.shape, spec, mesh))}"
+
+
 def describe(shown: Explanation) -> str:
     """The explanation as text."""
     found = shown.found
     lines = [f"@{shown.program.name} {shown.summary()}"]
-    lines += [f"  {title} {number}: {t} {mesh_.as_p(spec)!r}" for title, number, t, spec in ends(shown)]
+    for title, number, type_, spec in ends(shown):
+        lines.append(f"  {title} {number}: {type_} {mesh_.as_p(spec)!r}{_room(type_, spec, found.mesh)}")
     if shown.memory:
         parts = ", ".join(f"{name} {amount(nbytes)}" for name, nbytes in shown.memory.items())
         lines.append(f"  memory of each device: {parts}")
@@ -224,5 +237,6 @@ def describe(shown: Explanation) -> str:
             equation = section.program.equations[index]
             where = f"  # {equation.where}" if equation.where is not None else ""
             lines.append(f"  {line.ljust(min(width, 70))}  {shown.placement(equation)}{where}")
+            lines += [f"      {form}" for form in (shown.form(equation),) if form]
             lines += [f"      {message}" for message in shown.messages(equation)]
     return "\n".join([*lines, "", "what each device runs", text.print_program(found.program)])

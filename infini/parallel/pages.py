@@ -82,7 +82,8 @@ def _beside(shown: Explanation, equation: ir.Equation) -> str:
         for v in equation.outputs
         if v in known
     ]
-    tip = html.escape("\n".join(tips))
+    form = shown.form(equation)
+    tip = html.escape("\n".join([*tips, *([form] if form else [])]))
     return f'<span class="placement" data-tip="{tip}">{placement}</span><span class="sends">{messages}</span>'
 
 
@@ -197,7 +198,8 @@ def _who_holds(shape: ir.Shape, dims: Sequence[tuple[str, ...]], mesh: AbstractM
     for rank in range(mesh.size):
         index = mesh_.shard_index(shape, spec, mesh, rank)
         part = ", ".join(f"{s.start}:{s.stop}" for s in index)
-        holders.setdefault(f"[{part}]", []).append(rank)
+        is_empty = any(s.start == s.stop for s in index)
+        holders.setdefault("nothing" if is_empty else f"[{part}]", []).append(rank)
     return "\n".join(f"{part} on {', '.join(map(str, ranks))}" for part, ranks in holders.items())
 
 

@@ -115,7 +115,13 @@ class Team:
         if params is not None:
             named |= self.recipe.of_sums(params, self.mesh)
         return inf.shard(
-            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, named=named, **options
+            function,
+            mesh=self.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            named=named,
+            strategies=self.recipe.strategies,
+            **options,
         )
 
     def placed(self, state: Any) -> Any:  # Any: a state, which each process has

@@ -48,18 +48,19 @@ def shard(
             decide. `explain_sharding` shows what it found.
         strategies: for operations how they are split: `results` (as the plan wants their results), `operands`
             (as these lie), `contracted` (along what is summed) or `whole`; the cheaper of the first two when
-            nothing is said.
+            nothing is said. `attention` of a split sequence also by `gather`, `ring` or `all_to_all`.
         collectives: how collectives are joined into buckets.
-        named: for names that `checkpoint_name` gave to values where these lie. A dimension that its axes do
-            not divide is not split. Over unreduced axes the values are terms of sums, which wait.
+        named: for names that `checkpoint_name` gave to values where these lie. A dimension whose parts would
+            leave more than an eighth of their room empty is not split. Over unreduced axes the values are
+            terms of sums, which wait.
         **options: options of `jit`.
 
     Returns:
         The jitted function. It takes host arrays too and places them.
 
     Raises:
-        ValueMismatchError: a spec names an axis the mesh has not, or does not divide its array; there is no
-            strategy of a name.
+        ValueMismatchError: a spec names an axis the mesh has not, or has more entries than its array has
+            dimensions; there is no strategy of a name.
     """
     jitted = staging.jit(
         fun, in_shardings=_on_mesh(mesh, in_specs), out_shardings=_on_mesh(mesh, out_specs), **options

@@ -53,6 +53,14 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
     "experts": ({"ep": 8}, recipes.experts()),
     "experts x data": ({"ep": 4, "dp": 2}, recipes.product(recipes.experts(), recipes.data())),
     "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
+    "context by ring": ({"cp": 8}, recipes.context(form="ring")),
+    "context by gather": ({"cp": 8}, recipes.context(form="gather")),
+    "context by all_to_all": ({"cp": 8}, recipes.context(form="all_to_all")),
+    "context x tensor": ({"cp": 4, "tp": 2}, recipes.product(recipes.context(form="ring"), recipes.tensor())),
+    "context x tensor and sequence x data": (
+        {"dp": 2, "cp": 2, "tp": 2},
+        recipes.product(recipes.context(), recipes.tensor(), recipes.sequence(), recipes.data()),
+    ),
 }
 # Rows whose steps add up the gradients of several parts of their batch.
 NUM_PARTS = {"zero1 in parts x tensor": 2, "zero2 in parts x tensor": 2}
@@ -147,6 +155,7 @@ def run(name: str, config: gpt.Config, num_devices: int = 8) -> Run:
         in_specs=(*specs, recipe.of_batch()),
         out_specs=(*specs, P(), specs[0]),
         named=named,
+        strategies=recipe.strategies,
         donate_argnums=(0, 1),
     )
     given = [_placed(windows, mesh, recipe.of_batch()) for windows in batches()]

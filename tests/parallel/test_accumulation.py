@@ -147,6 +147,10 @@ def test_zero2_scatters_in_every_turn(recipe: recipes.Recipe, times: int) -> Non
             {"sums/up_proj": P("tp", unreduced={"dp"}), "sums/norm": P(unreduced={"dp"})},
         ),
         (
+            recipes.product(recipes.tensor(), recipes.sequence(), recipes.zero1()),
+            {"sums/up_proj": P("tp", unreduced={"dp"}), "sums/norm": P(unreduced={"dp", "tp"})},
+        ),
+        (
             recipes.product(recipes.tensor(), recipes.zero2()),
             {"sums/up_proj": P("tp", "dp"), "sums/norm": P("dp")},
         ),

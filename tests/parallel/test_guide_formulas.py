@@ -4,6 +4,7 @@ recipe, as predicted and as counted.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +35,8 @@ SPARSE = gpt.Config(
     vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=32, num_layers=LAYERS, num_heads=8,
     num_kv_heads=8, head_dim=4, num_experts=EXPERTS, experts_per_token=CHOSEN, capacity_factor=1.0,
 )  # fmt: skip
+SHARED = dataclasses.replace(DENSE, num_kv_heads=4)  # two heads of queries read one of keys
+QUERIES, KEYS, ROWS = 4 * TOKENS * 8 * 4, 4 * TOKENS * 4 * 4, 4 * TOKENS * 8  # bytes of a layer
 OPTIMIZER = optim.adam(1e-2)
 
 
@@ -96,6 +99,7 @@ def planned(
         in_specs=(*specs, recipe.of_batch()),
         out_specs=(*specs, P()),
         named=recipe.of_names() | recipe.of_sums(params, mesh),
+        strategies=recipe.strategies,
         collectives=Collectives(window_bytes=window_bytes),
     )
     shown = parallel.explain_sharding(run, params, state, windows)
@@ -120,6 +124,9 @@ CASES: dict[str, tuple[Any, ...]] = {
     "tensor": (recipes.tensor, (("tp", 4),)),
     "sequence": (lambda: recipes.product(recipes.tensor(), recipes.sequence()), (("tp", 4),)),
     "experts": (recipes.experts, (("ep", 4),), SPARSE),
+    "context by gather": (lambda: recipes.context(form="gather"), (("cp", 4),), SHARED),
+    "context by ring": (lambda: recipes.context(form="ring"), (("cp", 4),), SHARED),
+    "context by all_to_all": (lambda: recipes.context(form="all_to_all"), (("cp", 4),), SHARED),
 }
 
 
@@ -243,6 +250,45 @@ def test_experts_send_their_rows_twice_forwards_and_twice_backwards() -> None:
     sums = kept + shares + SCALAR
     assert found.given("psum") == sums
     assert found.sent() == SHARE * (4 * LAYERS * rows / 4 + 2 * sums)
+
+
+def sent_for_attention(name: str) -> float:
+    """What a context sends beside the sums of gradients and of the loss."""
+    found = planned(*CASES[name])
+    assert found.given("psum") == found.weights + SCALAR
+    return found.sent() - 2 * SHARE * (found.weights + SCALAR)
+
+
+def test_a_context_that_gathers_sends_keys_and_values_three_times() -> None:
+    """Forwards, backwards, and their gradients."""
+    found = planned(*CASES["context by gather"])
+    calls = found.calls()
+    assert (calls["all_gather"], calls["psum_scatter"]) == (4 * LAYERS, 2 * LAYERS)
+    assert sent_for_attention("context by gather") == SHARE * 6 * LAYERS * KEYS
+
+
+def test_keys_that_have_room_are_gathered_once() -> None:
+    found = planned(*CASES["context by gather"], window_bytes=Collectives().window_bytes)
+    assert found.calls()["all_gather"] == 2 * LAYERS
+    assert found.sent() == 2 * SHARE * (found.weights + SCALAR) + SHARE * 4 * LAYERS * KEYS
+
+
+def test_a_ring_sends_as_much_in_steps() -> None:
+    """(n - 1) steps of keys and values forwards, and backwards of these and of their gradients."""
+    assert planned(*CASES["context by ring"]).calls()["ppermute"] == 3 * (2 + 4) * LAYERS
+    assert sent_for_attention("context by ring") == SHARE * 6 * LAYERS * KEYS
+
+
+def test_a_context_by_exchanges_sends_queries_keys_and_results_twice() -> None:
+    """Queries, keys, values and results, and their gradients; and a number per row and head."""
+    assert planned(*CASES["context by all_to_all"]).calls()["all_to_all"] == (4 + 5) * LAYERS
+    exchanged = 4 * QUERIES + 4 * KEYS + ROWS
+    assert sent_for_attention("context by all_to_all") == SHARE * LAYERS * exchanged / 4
+
+
+@pytest.mark.parametrize("form", ["gather", "ring", "all_to_all"])
+def test_a_context_keeps_all_weights(form: str) -> None:
+    assert at_rest(planned(*CASES[f"context by {form}"])) == 3
 
 
 def test_a_product_sends_the_sums_of_its_recipes_for_what_the_others_leave() -> None:

@@ -66,7 +66,7 @@ print("equal")
 def test_two_processes(mpirun_path: str) -> None:
     done = jobs.run(mpirun_path, 2, "-c", SCRIPT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["equal", "equal"]
+    assert done.stdout.count("equal") == 2
 
 
 def test_one_process_is_alone() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 
 import infini as inf
-from infini import tree
+from infini import parallel, random, tree
 from infini.ad_checkpoint import checkpoint_name
 from infini.core import errors
 from infini.core.mesh import AbstractMesh
-from infini.parallel import recipes
+from infini.parallel import explain_sharding, recipes
 from infini.sharding import P, make_mesh
-from tests.parallel.recipe_rows import MODELS, RECIPES, optimizer, run
+from infini.train import gpt
+from tests.parallel.recipe_rows import LENGTH, MODELS, RECIPES, SIZES, optimizer, run
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -25,6 +29,27 @@ def test_ten_steps_are_those_of_one_device(name: str, model: str) -> None:
     assert found.losses == pytest.approx(found.wanted, rel=1e-5)
     assert found.excess <= 1
     assert found.is_as_predicted
+
+
+@pytest.mark.parametrize("rows", [8, 7])
+def test_a_vocabulary_that_the_axis_does_not_divide_is_split(rows: int) -> None:
+    recipe, sent = recipes.product(recipes.tensor(), recipes.data()), {}
+    for size in (64, 61):
+        config = dataclasses.replace(MODELS["gpt"], vocab_size=size)
+        with inf.config(device="reference", cpu_devices=8, check=1):
+            params = gpt.init(random.PRNGKey(0), config)
+            windows = np.random.default_rng(0).integers(0, size, (rows, LENGTH + 1)).astype(np.int32)
+            run = inf.value_and_grad(lambda params, windows, config=config: gpt.loss(params, windows, config))
+            mesh = make_mesh((2, 4), ("dp", "tp"))
+            specs = recipe.params(params, mesh)
+            assert specs["embed_tokens"] == P("tp")
+            split = inf.shard(run, mesh=mesh, in_specs=(specs, recipe.of_batch()), out_specs=(P(), specs))
+            found, wanted = split(params, windows), inf.jit(run)(params, windows)
+            shown = explain_sharding(split, params, windows, memory=False)
+        for a, b in zip(tree.leaves(found), tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(np.abs(b).max()))
+        sent[size] = Counter((c.name, c.axes) for c in shown.collectives for _ in range(c.times or 1))
+    assert sent[61] == sent[64]
 
 
 # --- placements -------------------------------------------------------------------------------------
@@ -45,7 +70,8 @@ UP, DOWN = (64, 32), (32, 64)
         (recipes.tensor(), "layers/0/self_attn/q_proj_bias", (64,), P("tp")),
         (recipes.tensor(), "layers/0/self_attn/o_proj_bias", (32,), P()),
         (recipes.tensor(), "layers/0/mlp/experts/up_proj", (8, *UP), P(None, "tp")),
-        (recipes.tensor(), "embed_tokens", (66, 32), P()),
+        (recipes.tensor(), "embed_tokens", (66, 32), P("tp")),  # parts of 17 rows, the last of 15
+        (recipes.tensor(), "embed_tokens", (9, 32), P()),
         (recipes.product(recipes.tensor(), recipes.zero3()), "layers/0/mlp/up_proj", UP, P("tp", "dp")),
         (recipes.product(recipes.tensor(), recipes.zero3()), "norm", (32,), P("dp")),
         (recipes.product(recipes.experts(), recipes.tensor(), recipes.zero3()), "mlp/experts/up_proj",
@@ -105,6 +131,40 @@ def test_a_name_splits_a_program_that_nothing_else_splits() -> None:
             place(P(None, None, "x"))
         with pytest.raises(errors.TypeMismatchError, match=r"named\['twice'\] is no placement"):
             place("x")
+
+
+@pytest.mark.parametrize("sizes", [{"cp": 4}, {"ep": 2, "cp": 4}], ids=["context", "context x experts"])
+def test_places_of_experts_are_split_with_the_tokens(sizes: dict[str, int]) -> None:
+    """Eight places of every expert in a sequence; every device computes those of its part."""
+    config = gpt.Config(**SIZES | {"num_layers": 1}, num_experts=8, capacity_factor=1.0)
+    recipe = recipes.product(recipes.context(), *([recipes.experts()] if "ep" in sizes else []))
+    params = gpt.init(random.PRNGKey(0), config)
+    windows = np.random.default_rng(0).integers(0, 64, (2, 33)).astype(np.int32)
+    f = inf.value_and_grad(functools.partial(gpt.loss, config=config))
+    with inf.config(device="reference", cpu_devices=8):
+        mesh = make_mesh(tuple(sizes.values()), tuple(sizes))
+        specs = recipe.params(params, mesh)
+        run = inf.shard(
+            f, mesh=mesh, in_specs=(specs, recipe.of_batch()), out_specs=(P(), specs), named=recipe.of_names()
+        )
+        for found, wanted in zip(
+            tree.leaves(run(params, windows)), tree.leaves(inf.jit(f)(params, windows)), strict=True
+        ):
+            bound = 1e-5 * float(np.abs(wanted).max())
+            np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), rtol=0, atol=bound)
+        source = parallel.explain_sharding(run, params, windows, memory=False).found
+    rows = [e for e in source.source.equations if e.op.name == "logistic"]  # in the experts
+    assert [source.placements[e.output].dims[2] for e in rows] == [("cp",)]
+
+
+def test_strategies_of_a_product_are_those_of_its_recipes() -> None:
+    by_ring = recipes.product(recipes.context(form="ring"), recipes.sequence(), recipes.data())
+    assert by_ring.strategies == {"attention": "ring"}
+    placed = by_ring.of_names()
+    assert placed["residual"] == P("dp", ("cp", "tp")) and placed["normed"] == P("dp", "cp")
+    assert recipes.context().strategies == {}
+    with pytest.raises(errors.ValueMismatchError, match=r"different strategies for attention[^$]*'gather'"):
+        recipes.product(by_ring, recipes.context("ep", "gather"))
 
 
 def test_an_axis_that_the_mesh_lacks_is_named() -> None:

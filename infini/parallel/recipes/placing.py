@@ -28,7 +28,8 @@ class Rule:
         axis: mesh axis.
         pattern: regular expression, searched in the path of a leaf, such as `layers/0/mlp/up_proj`.
         dimension: dimension that is split, counted from the end when negative; None for the first that the
-            axis divides and nothing else splits.
+            axis divides and nothing else splits. One that is given is split into parts of different sizes
+            too, a vocabulary of 50257 for example, as long as little room stays empty.
         kinds: whether it holds for parameters, for their gradients where these are added up over parts of a
             batch, and for what the optimizer keeps.
     """
@@ -46,16 +47,16 @@ class Rule:
             return None
         if self.dimension is not None:
             found = self.dimension + len(shape) if self.dimension < 0 else self.dimension
-            choices = [found] if 0 <= found < len(shape) else []
-        else:
-            choices = [d for d in range(len(shape)) if parts[d] == 1]
-        return next((d for d in choices if shape[d] and shape[d] % (parts[d] * count) == 0), None)
+            is_there = 0 <= found < len(shape)
+            return found if is_there and mesh_.splits_well(shape[found], parts[found] * count) else None
+        choices = [d for d in range(len(shape)) if parts[d] == 1]
+        return next((d for d in choices if shape[d] and shape[d] % count == 0), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Placements of everything a training step holds. An array that an axis does not divide stays whole
-    there.
+    """Placements of everything a training step holds. An array of which an axis would make parts that differ
+    much stays whole there.
 
     Args:
         rules: for parameters and what the optimizer keeps, in order: a later rule splits what earlier ones
@@ -63,11 +64,13 @@ class Recipe:
         batch: axes of each dimension of a batch, such as `(("dp",), ("cp",))`.
         named: axes of each dimension of the values that `checkpoint_name` gave a name; `OF_BATCH` for that of
             the sequences of a batch.
+        strategies: how operations are split, for `shard`.
     """
 
     rules: tuple[Rule, ...] = ()
     batch: tuple[tuple[str, ...], ...] = ()
     named: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    strategies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -93,9 +96,9 @@ class Recipe:
 
     def of_sums(self, params: Any, mesh: Any) -> dict[str, P]:  # Any: a pytree of arrays or types; a mesh
         """Placements of gradients that are added up over parts of a batch, by the names that a step gives
-        them: `sums/` and the path of the parameter. Over axes that split the batch and not the gradient each
-        device has its own terms, which are added up when the last part is done. Gradients that lie as their
-        parameters and what the optimizer keeps need no name.
+        them: `sums/` and the path of the parameter. Over axes that split rows or tokens and not the gradient
+        each device has its own terms, which are added up when the last part is done. Gradients that lie as
+        their parameters and what the optimizer keeps need no name.
 
         Args:
             params: the parameters.
@@ -114,7 +117,8 @@ class Recipe:
         """
         abstract: AbstractMesh = getattr(mesh, "abstract", mesh)
         self._check(abstract)
-        batch = {axis for axes in self.batch for axis in axes}
+        rows = {a for placed in (self.batch, *self.named.values()) for axes in placed for a in axes}
+        rows.difference_update(OF_BATCH)
         found = {}
         for path, leaf in tree.leaves_with_path(params):
             name = tree.keystr(path, simple=True, separator="/")
@@ -122,7 +126,7 @@ class Recipe:
             if len(set(places)) > 1:
                 own = places[ALL.index("gradients")]
                 split = {axis for entry in own for axis in mesh_.entry_axes(entry)}
-                found[SUMS + name] = P(*own, unreduced=batch - split)
+                found[SUMS + name] = P(*own, unreduced=rows - split)
         return found
 
     def of_batch(self, ndim: int = 2) -> P:
@@ -183,7 +187,11 @@ class Recipe:
 
 def product(*recipes: Recipe) -> Recipe:
     """Several recipes on one mesh. Rules hold in order: put those that know the model (`tensor`, `experts`)
-    before those that take what is left (`zero3`).
+    before those that take what is left (`zero3`), and `context` before `sequence`, which splits its tokens
+    further.
+
+    Raises:
+        ValueMismatchError: two recipes ask for different strategies for one operation.
 
     Example:
         >>> from infini.core.mesh import AbstractMesh
@@ -194,14 +202,23 @@ def product(*recipes: Recipe) -> Recipe:
         (P('tp', 'dp'), P('dp'))
     """
     named: dict[str, tuple[tuple[str, ...], ...]] = {}
+    strategies: dict[str, str] = {}
     for recipe in recipes:
         for name, placed in recipe.named.items():
             named[name] = _joined(named.get(name, ()), placed)
+        for op, strategy in recipe.strategies.items():
+            if strategies.setdefault(op, strategy) != strategy:
+                raise errors.ValueMismatchError(
+                    f"two recipes ask for different strategies for {op}",
+                    got=f"{strategies[op]!r} and {strategy!r}",
+                    fix="ask for one of them, or for none, which takes the cheapest",
+                )
     batch: tuple[tuple[str, ...], ...] = ()
     for recipe in reversed(recipes):
         # The axes of experts vary fastest: rows then go to them by one exchange over neighbours.
         batch = _joined(batch, recipe.batch)
-    return Recipe(tuple(rule for recipe in recipes for rule in recipe.rules), batch, named)
+    rules = tuple(rule for recipe in recipes for rule in recipe.rules)
+    return Recipe(rules, batch, named, strategies=strategies)
 
 
 def _joined(
