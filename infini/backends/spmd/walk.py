@@ -8,6 +8,7 @@ one row and the comm talks, beside what is computed where it may.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
@@ -142,8 +143,9 @@ class Walk:
 
         def make() -> list[list[np.ndarray]]:
             found = collectives.run(equation, hosts, self.mesh, self.comm)
-            known = [row for rows in hosts for row in rows]
-            return [[_apart(np.asarray(row), known) for row in rows] for rows in found]
+            # Operands that travel together are copied into one message; alone, a result may be its operand.
+            pairs = zip_longest(found, hosts, fillvalue=())
+            return [[_apart(np.asarray(row), known) for row in rows] for rows, known in pairs]
 
         return make
 
