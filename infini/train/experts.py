@@ -96,29 +96,35 @@ def with_capacity(weights: Params, x: Array, routing: Routing, num_places: int) 
     """
     batch, length, width = x.shape
     num_experts = weights["gate_proj"].shape[0]
+    x = checkpoint_name(x, "tokens")
     places = _places(routing.experts, num_experts)  # (B, T, k)
     has_place = places < num_places
     # A place in a sequence has the number expert * C + place; what has none is behind all of them.
     slots = inp.where(has_place, routing.experts * num_places + places, num_experts * num_places)
 
-    def taken(rows: Array, slots: Array) -> Array:
-        """The token in every place of a sequence, zeros in empty ones."""
-        token = inp.arange(slots.size) // slots.shape[-1]
-        of_slot = inp.full(num_experts * num_places, length).at[slots.reshape(-1)].set(token, mode="drop")
+    def by_place(slots: Array, amounts: Array) -> tuple[Array, Array]:
+        """For every place of a sequence its token and what that counts; none and nothing in empty ones."""
+        slots, token = slots.reshape(-1), inp.arange(slots.size) // slots.shape[-1]
+        empty = num_experts * num_places
+        of_slot = inp.full(empty, length).at[slots].set(token, mode="drop")
+        return of_slot, inp.zeros(empty, x.dtype).at[slots].set(amounts.reshape(-1), mode="drop")
+
+    def taken(rows: Array, of_slot: Array) -> Array:
         return inp.take(rows, of_slot, axis=0, mode="fill", fill_value=0)
 
-    rows = vmap(taken)(x, slots).reshape(batch, num_experts, num_places, width)
+    def mixed(rows: Array, of_slot: Array, amounts: Array) -> Array:
+        """The sum that each token gets from the places that it has."""
+        return inp.zeros((length, width), rows.dtype).at[of_slot].add(rows * amounts[:, None], mode="drop")
+
+    choices = checkpoint_name((slots, routing.weights.astype(x.dtype)), "choices")
+    of_slot, amounts = vmap(by_place)(*choices)  # (B, E * C)
+    rows = vmap(taken)(x, of_slot).reshape(batch, num_experts, num_places, width)
     rows = checkpoint_name(inp.swapaxes(rows, 0, 1), "experts")  # (E, B, C, M)
     gate = inp.einsum("ebcm,efm->ebcf", rows, weights["gate_proj"])
     hidden = gate * lax.logistic(gate) * inp.einsum("ebcm,efm->ebcf", rows, weights["up_proj"])
     rows = checkpoint_name(inp.einsum("ebcf,emf->ebcm", hidden, weights["down_proj"]), "experts")
     rows = checkpoint_name(inp.swapaxes(rows, 0, 1), "sequences").reshape(batch, -1, width)
-
-    def mixed(rows: Array, slots: Array, amounts: Array) -> Array:
-        found = inp.take(rows, slots, axis=0, mode="fill", fill_value=0)  # (T, k, M)
-        return inp.sum(found * amounts[..., None], axis=1)
-
-    return vmap(mixed)(rows, slots, routing.weights.astype(x.dtype))
+    return checkpoint_name(vmap(mixed)(rows, of_slot, amounts), "mixed")
 
 
 def balance(routings: list[Routing]) -> Array:

@@ -80,12 +80,14 @@ def _place_of_name(name: str, spec: Any, mesh_: sharding.Mesh) -> PartitionSpec:
         raise errors.TypeMismatchError(
             f"shard: named[{name!r}] is no placement", got=repr(spec), expected="a P", fix=f"P({spec!r})"
         )
-    missing = [axis for entry in spec for axis in entry_axes(entry) if axis not in mesh_.axis_names]
+    axes = (*(axis for entry in spec for axis in entry_axes(entry)), *sorted(spec.unreduced))
+    missing = [axis for axis in axes if axis not in mesh_.axis_names]
     if missing:
         raise errors.ValueMismatchError(
             f"shard: named[{name!r}] splits over {missing[0]!r}, which the mesh lacks",
             got=f"{spec}",
             expected=f"axes among {', '.join(map(repr, mesh_.axis_names))}",
+            fix="name the axes of the mesh as these, or pass the recipe their names",
         )
     return spec
 

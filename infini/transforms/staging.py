@@ -241,7 +241,7 @@ class Jitted:
             machine=self.options.machine,
             strategies=self.options.strategies,
             collectives=self.options.collectives,
-            named=tuple((name, tuple(spec)) for name, spec in self.options.named),
+            named=self.options.named,
         )
         mesh = self.options.mesh or sharding.current_mesh()
         runner = execute.Runner(staged.program, options, mesh)

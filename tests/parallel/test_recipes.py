@@ -24,9 +24,11 @@ SIZES = {
 MODELS = {
     "gpt": gpt.Config(**SIZES),
     "experts": gpt.Config(**SIZES | {"intermediate_size": 16}, num_experts=8, capacity_factor=1.25),
+    "dropless": gpt.Config(**SIZES | {"intermediate_size": 16}, num_experts=8),
 }
 BATCH, LENGTH, STEPS = 8, 8, 10
 
+GATHERED = recipes.experts(dispatch="all_gather")
 RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
     "data": ({"dp": 8}, recipes.data()),
     "zero1": ({"dp": 8}, recipes.zero1()),
@@ -41,7 +43,10 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
         recipes.product(recipes.tensor(), recipes.sequence(), recipes.data()),
     ),
     "experts": ({"ep": 8}, recipes.experts()),
+    "experts gathered": ({"ep": 8}, GATHERED),
     "experts x data": ({"ep": 4, "dp": 2}, recipes.product(recipes.experts(), recipes.data())),
+    "experts gathered x data": ({"ep": 4, "dp": 2}, recipes.product(GATHERED, recipes.data())),
+    "experts gathered x tensor": ({"ep": 4, "tp": 2}, recipes.product(GATHERED, recipes.tensor())),
     "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
 }
 

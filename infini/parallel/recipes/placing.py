@@ -60,11 +60,15 @@ class Recipe:
         batch: axes of each dimension of a batch, such as `(("dp",), ("cp",))`.
         named: axes of each dimension of the values that `checkpoint_name` gave a name; `OF_BATCH` for that of
             the sequences of a batch.
+        whole: axes of the batch that split no sequences of a named value: it is gathered over them.
+        unreduced: axes over which a named value stays terms of a sum.
     """
 
     rules: tuple[Rule, ...] = ()
     batch: tuple[tuple[str, ...], ...] = ()
     named: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    whole: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unreduced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -94,14 +98,16 @@ class Recipe:
 
     def of_names(self) -> dict[str, P]:
         """Placements of named values. Where one has the sequences of the batch it has its axes, but for those
-        that split another dimension of it.
+        that split another dimension of it, `whole` and `unreduced`.
         """
         rows = self.batch[0] if self.batch else ()
         found = {}
         for name, placed in self.named.items():
-            taken = {axis for axes in placed for axis in axes}
+            waiting = self.unreduced.get(name, ())
+            taken = {*itertools.chain(*placed), *waiting, *self.whole.get(name, ())}
             free = tuple(axis for axis in rows if axis not in taken)
-            found[name] = P(*(_entry(free if axes == OF_BATCH else axes) for axes in placed))
+            entries = (_entry(free if axes == OF_BATCH else axes) for axes in placed)
+            found[name] = P(*entries, unreduced=waiting)
         return found
 
     def _placed(self, leaves: Any, mesh: Any, kind: Kind) -> Specs:  # Any: pytrees; a mesh
@@ -157,14 +163,20 @@ def product(*recipes: Recipe) -> Recipe:
         (P('tp', 'dp'), P('dp'))
     """
     named: dict[str, tuple[tuple[str, ...], ...]] = {}
+    whole: dict[str, tuple[str, ...]] = {}
+    unreduced: dict[str, tuple[str, ...]] = {}
     for recipe in recipes:
         for name, placed in recipe.named.items():
             named[name] = _joined(named.get(name, ()), placed)
+        for found, given in ((whole, recipe.whole), (unreduced, recipe.unreduced)):
+            for name, axes in given.items():
+                found[name] = tuple(dict.fromkeys(found.get(name, ()) + axes))
     batch: tuple[tuple[str, ...], ...] = ()
     for recipe in reversed(recipes):
         # The axes of experts vary fastest: rows then go to them by one exchange over neighbours.
         batch = _joined(batch, recipe.batch)
-    return Recipe(tuple(rule for recipe in recipes for rule in recipe.rules), batch, named)
+    rules = tuple(rule for recipe in recipes for rule in recipe.rules)
+    return Recipe(rules, batch, named, whole, unreduced)
 
 
 def _joined(
