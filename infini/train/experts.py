@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 import infini.numpy as inp
 from infini import Array, lax, vmap
 from infini.ad_checkpoint import checkpoint_name
+from infini.train import grouped
 
 Params: TypeAlias = dict[str, Any]  # Any: arrays, and dictionaries of them
 
@@ -69,19 +70,18 @@ def dropless(weights: Params, x: Array, routing: Routing) -> Array:
         x: tokens (B, T, M).
         routing: the choices.
     """
-    batch, length, width = x.shape
-    num_chosen, num_experts = routing.experts.shape[-1], weights["gate_proj"].shape[0]
-    experts = routing.experts.reshape(-1)  # choice i is one of token i // k
-    order = inp.argsort(experts)
-    sizes = inp.sum(experts[:, None] == inp.arange(num_experts), axis=0).astype(inp.int32)
-    rows = x.reshape(-1, width)[order // num_chosen]
-    gate = lax.ragged_dot(rows, inp.swapaxes(weights["gate_proj"], 1, 2), sizes)
-    up = lax.ragged_dot(rows, inp.swapaxes(weights["up_proj"], 1, 2), sizes)
-    hidden = gate * lax.logistic(gate) * up
-    rows = lax.ragged_dot(hidden, inp.swapaxes(weights["down_proj"], 1, 2), sizes)
-    back = inp.argsort(order)  # where each choice went
-    mixed = rows[back].reshape(batch, length, num_chosen, width)
-    return inp.sum(mixed * routing.weights[..., None].astype(x.dtype), axis=2)
+    x = checkpoint_name(x, "tokens")
+    chosen, amounts = checkpoint_name((routing.experts, routing.weights.astype(x.dtype)), "choices")
+    num_chosen = chosen.shape[-1]
+    found = grouped.expert_layer(
+        x.reshape(-1, x.shape[-1]),
+        chosen.reshape(-1, num_chosen),
+        amounts.reshape(-1, num_chosen),
+        weights["gate_proj"],
+        weights["up_proj"],
+        weights["down_proj"],
+    )
+    return checkpoint_name(found.reshape(x.shape), "mixed")
 
 
 def with_capacity(weights: Params, x: Array, routing: Routing, num_places: int) -> Array:

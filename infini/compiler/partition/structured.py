@@ -31,6 +31,9 @@ def _constraint(block: Block, equation: Equation) -> list[Local]:
     var, dims = equation.inputs[0], block.plan[equation.output]
     target = Placement(dims, block.plan.fixed[equation.output].partial)
     if target.partial:
+        # Terms over further axes are summed with these, when there are fewer elements on each device.
+        further = apart(dims, block.env[var].placement.partial) if block.uses[var] == 1 else ()
+        target = Placement(dims, tuple(dict.fromkeys((*further, *target.partial))))
         wanted = (block.plan[v] for v in _made_of(block.program, equation.output))
         block.sums.update({equation.output: dims for dims in wanted if dims != target.dims})
         return [Local(block.moved(block.env[var], target, "a sharding constraint"), target)]

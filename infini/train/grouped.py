@@ -1,0 +1,1 @@
+from infini.lax import expert_layer as expert_layer
