@@ -1,11 +1,12 @@
 """A feed-forward layer of several experts, of which a router gives every token a few (a mixture of experts).
 
-Every name used is one JAX has too; weights have the layout (expert, out, in).
+Every name used is one JAX has too, but for `expert_layer`, which `grouped` writes out in such names; weights
+have the layout (expert, out, in).
 
 Two forms compute the same layer. Without a capacity no token is dropped: tokens are sorted by expert and
 multiplied in groups. With one, an expert takes so many tokens of each sequence and no more, so every shape is
-fixed: this is the form that is split over devices, since between an array split by sequences and one split by
-experts lies a single exchange.
+fixed, and between an array split by sequences and one split by experts lies a single exchange. Both can be
+split by experts where all devices have all tokens: names say where tokens, choices and results lie.
 
 Shapes: B sequences, T tokens, M model width, E experts, k experts of a token, C places of an expert in a
 sequence, F width of an expert.
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 import infini.numpy as inp
 from infini import Array, lax, vmap
 from infini.ad_checkpoint import checkpoint_name
-from infini.train import grouped
+from infini.lax import expert_layer
 
 Params: TypeAlias = dict[str, Any]  # Any: arrays, and dictionaries of them
 
@@ -73,7 +74,7 @@ def dropless(weights: Params, x: Array, routing: Routing) -> Array:
     x = checkpoint_name(x, "tokens")
     chosen, amounts = checkpoint_name((routing.experts, routing.weights.astype(x.dtype)), "choices")
     num_chosen = chosen.shape[-1]
-    found = grouped.expert_layer(
+    found = expert_layer(
         x.reshape(-1, x.shape[-1]),
         chosen.reshape(-1, num_chosen),
         amounts.reshape(-1, num_chosen),

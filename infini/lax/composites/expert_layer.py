@@ -2,7 +2,8 @@
 
 Tokens are sorted by expert, multiplied in groups (`ragged_dot`) and put back, so none is dropped. As that is
 inside of the primitive, tokens may be split over devices, each of which sorts its own, and so may experts: a
-device computes the choices that fall on its experts, and the results add up.
+device computes the choices that fall on its experts, and the results add up; `is_part` tells it that most
+choices may fall elsewhere.
 
 Letters: t tokens, d their width, k choices of each, e experts, f width of an expert. Sorted choices are `m`.
 References: Switch (arXiv:2101.03961), MegaBlocks (arXiv:2211.15841).
@@ -11,6 +12,7 @@ References: Switch (arXiv:2101.03961), MegaBlocks (arXiv:2211.15841).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -45,15 +47,17 @@ class _Sorted(NamedTuple):
         back: where the choices of each token went (t * k,).
         sizes: choices of each expert (e,). Those of no expert are behind all others.
         amounts: what each counts (m,).
+        has_others: whether many are of no expert.
     """
 
     tokens: Value
     back: Value
     sizes: Value
     amounts: Value
+    has_others: bool
 
 
-def _sorted(chosen: Value, amounts: Value, num_experts: int) -> _Sorted:
+def _sorted(chosen: Value, amounts: Value, num_experts: int, is_part: bool) -> _Sorted:
     count, num_chosen = chosen.shape
     keys = view.reshape(e.convert_element_type(chosen, dtypes.int32), (count * num_chosen,))
     known = trace.bind1(
@@ -68,19 +72,22 @@ def _sorted(chosen: Value, amounts: Value, num_experts: int) -> _Sorted:
     )
     sizes = reduction.reduce_sum(e.convert_element_type(is_of, dtypes.int32), (0,))
     flat = view.reshape(amounts, (count * num_chosen,))
-    return _Sorted(bind_scalars(e.div_p, order, num_chosen), back, sizes, _rows(flat, order))
+    return _Sorted(bind_scalars(e.div_p, order, num_chosen), back, sizes, _rows(flat, order), is_part)
 
 
 def _rows(x: Value, numbers: Value) -> Value:
     return indexing.index_take(x, (numbers,), (0,))
 
 
-def _product(spec: str, x: Value, y: Value, sizes: Value) -> Value:
+def _product(spec: str, x: Value, y: Value, order: _Sorted) -> Value:
     """A product by groups in the dtype of its operands, summed in float32 or wider."""
     _, total = contraction_dtypes.working(x.dtype, x.dtype)
     first, second, summed = precision.types_of(precision.canonical(None), x.dtype, y.dtype)
     given = e.convert_element_type(x, first), e.convert_element_type(y, second)
-    found = trace.bind1(ragged_dot_p, *given, sizes, spec=spec, ragged="m", dtype=summed or total)
+    attrs: dict[str, Any] = {"spec": spec, "ragged": "m", "dtype": summed or total}
+    if order.has_others:
+        attrs["has_others"] = True
+    found = trace.bind1(ragged_dot_p, *given, order.sizes, **attrs)
     return e.convert_element_type(found, x.dtype)
 
 
@@ -97,28 +104,43 @@ def _of_tokens(rows: Value, back: Value, num_chosen: int) -> Value:
     return view.reshape(_rows(rows, back), (back.shape[0] // num_chosen, num_chosen, rows.shape[1]))
 
 
-def _layer(x: Value, chosen: Value, amounts: Value, gate: Value, up: Value, down: Value) -> tuple[Value]:
-    order = _sorted(chosen, amounts, gate.shape[0])
+def _layer(
+    x: Value,
+    chosen: Value,
+    amounts: Value,
+    gate: Value,
+    up: Value,
+    down: Value,
+    *,
+    is_part: bool = False,
+) -> tuple[Value]:
+    order = _sorted(chosen, amounts, gate.shape[0], is_part)
     rows = _rows(x, order.tokens)
-    through = _product("md,efd,e->mf", rows, gate, order.sizes)
-    hidden = _times(
-        _times(through, e.logistic(through)), _product("md,efd,e->mf", rows, up, order.sizes)
-    )
-    found = _of_tokens(_product("mf,edf,e->md", hidden, down, order.sizes), order.back, chosen.shape[1])
+    through = _product("md,efd,e->mf", rows, gate, order)
+    hidden = _times(_times(through, e.logistic(through)), _product("md,efd,e->mf", rows, up, order))
+    found = _of_tokens(_product("mf,edf,e->md", hidden, down, order), order.back, chosen.shape[1])
     return (reduction.reduce_sum(_times(found, view.expand_dims(amounts, (2,))), (1,)),)
 
 
 def _gradient(
-    x: Value, chosen: Value, amounts: Value, gate: Value, up: Value, down: Value, ct: Value
+    x: Value,
+    chosen: Value,
+    amounts: Value,
+    gate: Value,
+    up: Value,
+    down: Value,
+    ct: Value,
+    *,
+    is_part: bool = False,
 ) -> tuple[Value, ...]:
     """What is between the products is computed again."""
-    order, num_chosen = _sorted(chosen, amounts, gate.shape[0]), chosen.shape[1]
-    rows, cts, sizes = _rows(x, order.tokens), _rows(ct, order.tokens), order.sizes
-    through, beside = (_product("md,efd,e->mf", rows, w, sizes) for w in (gate, up))
+    order, num_chosen = _sorted(chosen, amounts, gate.shape[0], is_part), chosen.shape[1]
+    rows, cts = _rows(x, order.tokens), _rows(ct, order.tokens)
+    through, beside = (_product("md,efd,e->mf", rows, w, order) for w in (gate, up))
     share = e.logistic(through)
     active = _times(through, share)
     hidden = _times(active, beside)
-    to_hidden = _product("md,edf,e->mf", cts, down, sizes)  # but for the amounts
+    to_hidden = _product("md,edf,e->mf", cts, down, order)  # but for the amounts
     to_amounts = reduction.reduce_sum(_times(hidden, to_hidden), (1,))
     to_hidden = _times(to_hidden, _column(order.amounts))
     # The derivative of z s, s the logistic function of z, is s + z s (1 - s).
@@ -127,15 +149,15 @@ def _gradient(
     to_beside = _times(to_hidden, active)
     to_rows = trace.bind1(
         e.add_p,
-        _product("mf,efd,e->md", to_through, gate, sizes),
-        _product("mf,efd,e->md", to_beside, up, sizes),
+        _product("mf,efd,e->md", to_through, gate, order),
+        _product("mf,efd,e->md", to_beside, up, order),
     )
     return (
         reduction.reduce_sum(_of_tokens(to_rows, order.back, num_chosen), (1,)),
         view.reshape(_rows(to_amounts, order.back), chosen.shape),
-        _product("mf,md,e->efd", to_through, rows, sizes),
-        _product("mf,md,e->efd", to_beside, rows, sizes),
-        _product("md,mf,e->edf", _times(cts, _column(order.amounts)), hidden, sizes),
+        _product("mf,md,e->efd", to_through, rows, order),
+        _product("mf,md,e->efd", to_beside, rows, order),
+        _product("md,mf,e->edf", _times(cts, _column(order.amounts)), hidden, order),
     )
 
 
@@ -161,23 +183,23 @@ def _check(name: str, signature: Signature, types: Sequence[ArrayType]) -> dict[
     return sizes
 
 
-def _type(*types: ArrayType) -> tuple[ArrayType]:
+def _type(*types: ArrayType, is_part: bool = False) -> tuple[ArrayType]:
     _check("expert_layer", _FORWARD, types)
     return (types[0],)
 
 
-def _gradient_type(*types: ArrayType) -> tuple[ArrayType, ...]:
+def _gradient_type(*types: ArrayType, is_part: bool = False) -> tuple[ArrayType, ...]:
     _check("expert_layer_gradient", _GRADIENT, types)
     x, _, amounts, gate, up, down, _ = types
     return x, amounts, gate, up, down
 
 
-def _forward(*operands: Value) -> tuple[Sequence[Value], Sequence[Value]]:
-    return trace.bind(expert_layer_p, *operands), operands
+def _forward(*operands: Value, **attrs: Any) -> tuple[Sequence[Value], Sequence[Value]]:
+    return trace.bind(expert_layer_p, *operands, **attrs), operands
 
 
-def _backward(residuals: Sequence[Value], cotangents: Sequence[Value]) -> list[Value | None]:
-    dx, da, dgate, dup, ddown = trace.bind(expert_layer_gradient_p, *residuals, *cotangents)
+def _backward(residuals: Sequence[Value], cotangents: Sequence[Value], **attrs: Any) -> list[Value | None]:
+    dx, da, dgate, dup, ddown = trace.bind(expert_layer_gradient_p, *residuals, *cotangents, **attrs)
     return [dx, None, da, dgate, dup, ddown]
 
 
@@ -187,13 +209,14 @@ def _batch_by(definition: Any) -> Any:  # Any: a BATCH rule
     def rule(ctx: Any, args: Any, batched: Any, attrs: ir.Attrs) -> Any:  # Any: see transforms.batching
         if definition is _layer and not any(batched[3:]):
             moved = families.whole_batches(ctx.size, args[:3], batched[:3])
-            flat = [view.reshape(x, (-1, x.shape[-1])) for x in moved]
-            found = trace.bind1(expert_layer_p, *flat, *args[3:])
+            flat = [view.reshape(x, (ctx.size * x.shape[1], x.shape[2])) for x in moved]
+            found = trace.bind1(expert_layer_p, *flat, *args[3:], **attrs)
             return [view.reshape(found, moved[0].shape)], (True,)
         types = [
-            x.type.update(shape=x.shape[1:]) if flag else x.type for x, flag in zip(args, batched, strict=True)
+            x.type.update(shape=x.shape[1:]) if flag else x.type
+            for x, flag in zip(args, batched, strict=True)
         ]
-        program = trace.stage(definition, types).program
+        program = trace.stage(functools.partial(definition, **attrs), types).program
         body, _ = ctx.batch_program(program, batched, force=True)
         return trace.evaluate(body, args), (True,) * len(body.results)
 
@@ -212,9 +235,10 @@ def _place(op: Primitive, in_types: Types, out_types: Types, attrs: ir.Attrs) ->
 def _partition(part: Part, x: Value, chosen: Value, *rest: Value) -> tuple[Value, ...]:
     """PARTITION: experts by their numbers on this device; others are none of its own."""
     start = part.start("e", chosen.dtype)
-    if start is not None:
-        chosen = trace.bind1(e.sub_p, chosen, start)
-    return tuple(trace.bind(part.op, x, chosen, *rest))
+    if start is None:
+        return tuple(trace.bind(part.op, x, chosen, *rest, **part.attrs))
+    chosen = trace.bind1(e.sub_p, chosen, start)
+    return tuple(trace.bind(part.op, x, chosen, *rest, is_part=True))
 
 
 def _cost(num_products: int) -> Any:  # Any: a COST rule
@@ -229,7 +253,9 @@ def _case(dtype: np.dtype, *rest: Sample) -> list[Case]:
     unit = Span(-1.0, 1.0)
     weights = (Sample((3, 5, 4), span=unit), Sample((3, 5, 4), span=unit), Sample((3, 4, 5), span=unit))
     chosen = Sample((6, 2), dtypes.int32, Span(0, 2))
-    return [Case((Sample((6, 4), span=unit), chosen, Sample((6, 2), span=unit), *weights, *rest), {}, "program")]
+    return [
+        Case((Sample((6, 4), span=unit), chosen, Sample((6, 2), span=unit), *weights, *rest), {}, "program")
+    ]
 
 
 _WIDE: Final = frozenset({dtypes.float32, dtypes.float64})
