@@ -148,3 +148,13 @@ def test_splits_and_what_they_send(
             names = [c.name for c in found.collectives]
             assert {name: names.count(name) for name in names} == counts
             assert_close(inf.jit(f)(*placed), inf.jit(f)(*given))
+
+
+def test_tokens_stay_split_by_the_axes_that_split_no_experts(rng) -> None:
+    given = operands(rng, gate=(E, 64, D), up=(E, 64, D), down=(E, D, 64))
+    rows = P(("b", "a"))
+    specs = [rows, rows, rows, P("a"), P("a"), P("a")]
+    found = partition.partition(
+        inf.make_jaxpr(lax.expert_layer)(*given), AbstractMesh(("a", "b"), (2, 2)), [tuple(s) for s in specs]
+    )
+    assert {c.axes for c in found.collectives if c.name == "all_gather"} == {("a",)}
