@@ -185,6 +185,9 @@ class Mesh:
         0, "what dp splits, too: 1 the optimizer's state, 3 the parameters as well"
     )
     sequence: bool = option(False, "tp splits what lies between layers by tokens")
+    dispatch: Literal["auto", "all_to_all", "all_gather"] = option(
+        "auto", "how tokens come to experts elsewhere; auto: all_to_all with a capacity"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,12 @@ class Configuration:
     run: Run = section(Run, "How long, how much at once, and what is kept.")
     precision: Precision = section(Precision, "Dtypes, and memory against time.")
     mesh: Mesh = section(Mesh, "How several devices share the run: sizes whose product is their number.")
+
+    def _layout(self) -> team.Layout:
+        dispatch = self.mesh.dispatch
+        if dispatch == "auto":
+            dispatch = "all_gather" if self.model.capacity_factor is None else "all_to_all"
+        return team.Layout(**dataclasses.asdict(self.mesh) | {"dispatch": dispatch})
 
     def settings(self) -> settings_.Settings:
         """How to train, as the loop takes it.
@@ -237,7 +246,7 @@ class Configuration:
             num_evaluation_windows=run.evaluation_windows,
             evaluate_every=run.evaluate_every,
             checkpoint_every=run.checkpoint_every,
-            layout=team.Layout(**dataclasses.asdict(self.mesh)),
+            layout=self._layout(),
         )
 
 

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Layout:
         ep: parts of the experts, and of the batch.
         zero: what `dp` splits besides the batch: 0 nothing, 1 the optimizer's state, 3 the parameters, too.
         sequence: whether `tp` splits what lies between layers by tokens.
+        dispatch: how tokens come to experts of other devices; see `recipes.experts`.
     """
 
     dp: int | None = None
@@ -42,6 +43,7 @@ class Layout:
     ep: int = 1
     zero: int = 0
     sequence: bool = False
+    dispatch: Literal["all_to_all", "all_gather"] = "all_gather"
 
     def axes(self, num_devices: int) -> dict[str, int]:
         """Sizes of the axes by name, those of size 1 left out; `dp` is there always.
@@ -66,7 +68,7 @@ class Layout:
         by_zero = {0: recipes.data, 1: recipes.zero1, 3: recipes.zero3}
         found = []
         if "ep" in axes:
-            found.append(recipes.experts("ep"))
+            found.append(recipes.experts("ep", dispatch=self.dispatch))
         if "tp" in axes:
             found.append(recipes.tensor("tp"))
             if self.sequence:

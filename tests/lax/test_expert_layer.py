@@ -32,9 +32,9 @@ def operands(rng: np.random.Generator, **sizes: tuple[int, ...]) -> list[np.ndar
 
 def gradients(layer: Any, given: list[np.ndarray]) -> Any:
     x, chosen, *rest = given
-    return inf.jit(
-        inf.grad(lambda x, *rest: (layer(x, chosen, *rest) ** 2).sum(), argnums=(0, 1, 2, 3, 4))
-    )(x, *rest)
+    return inf.jit(inf.grad(lambda x, *rest: (layer(x, chosen, *rest) ** 2).sum(), argnums=(0, 1, 2, 3, 4)))(
+        x, *rest
+    )
 
 
 def assert_close(found: Any, wanted: Any) -> None:
@@ -133,7 +133,7 @@ def test_splits_and_what_they_send(
 ) -> None:
     given = operands(rng)
     abstract = AbstractMesh(("a", "b")[: len(sizes)], sizes)
-    x, chosen, amounts, *weights = given
+    x, _, amounts, *weights = given
 
     def back(x: Any, chosen: Any, amounts: Any, *weights: Any) -> Any:
         _, pull = inf.vjp(lambda x, a, *w: lax.expert_layer(x, chosen, a, *w), x, amounts, *weights)

@@ -189,8 +189,8 @@ def test_tensor_sends_four_sums_of_activations_per_layer() -> None:
 
 
 def sums_beside(found: Planned) -> int:
-    """Bytes that are summed besides those of experts: other gradients, the loss, and for each expert its share
-    of choices, for the loss that balances.
+    """Bytes that are summed besides those of experts: other gradients, the loss, and for each expert its
+    share of choices, for the loss that balances.
     """
     kept = sum(n for path, n in found.of.items() if "experts/" not in path)
     return kept + 4 * EXPERTS + SCALAR

@@ -48,7 +48,8 @@ LAYOUTS = {
     "sequence": team.Layout(tp=2, sequence=True),
     "zero 1": team.Layout(zero=1),
     "zero 3 x tensor": team.Layout(tp=2, zero=3),
-    "experts x data": team.Layout(ep=2),
+    "experts x data": team.Layout(ep=2, dispatch="all_to_all"),
+    "experts gathered x data": team.Layout(ep=2),
 }
 
 
