@@ -46,7 +46,6 @@ _SAME_NAMES: Final[dict[str, str]] = {
     "jax.experimental.checkify": "infini.experimental.checkify",
     "jax.experimental.layout": "infini.experimental.layout",
     "jax.experimental.multihost_utils": "infini.experimental.multihost_utils",
-    "jax.experimental.shard_map": "infini.experimental.shard_map",
     "jax.export": "infini.export",
     "jax.flatten_util": "infini.flatten_util",
     "jax.image": "infini.image",

@@ -10,31 +10,23 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from infini.backends.spmd import witness
 from infini.cli import output
 from infini.core import errors
+from infini.parallel import processes as processes_
 
-# Set by the launchers of MPICH and its kin, and of Open MPI.
-_JOB_SIZES: Final = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM)
 _FIRST_PAUSE_S: Final = 0.5  # before the first restart; each later one waits twice as long
 _MAX_PAUSE_S: Final = 60.0
 INTERRUPTED: Final = 130  # what shells report of a program that Ctrl-C ended
-
-
-def is_in_job() -> bool:
-    """Whether a launcher has started this process beside others."""
-    return any(int(os.environ.get(name) or 1) > 1 for name in _JOB_SIZES)
 
 
 def check_outside(processes: int, max_restarts: int, arguments: Sequence[str]) -> None:
@@ -48,7 +40,7 @@ def check_outside(processes: int, max_restarts: int, arguments: Sequence[str]) -
     Raises:
         UnsupportedError: this process is part of a job.
     """
-    if is_in_job():
+    if processes_.is_in_job():
         own = ["--processes", str(processes), "--max-restarts", str(max_restarts)]
         raise errors.UnsupportedError(
             "--processes and --max-restarts start a job, and this process is in one already",
@@ -83,7 +75,7 @@ def supervise(
     Raises:
         DeviceError: there is no mpirun.
     """
-    launcher = _mpirun(processes)
+    launcher = processes_.mpirun(processes)
     arguments = start
     for restart in range(max_restarts + 1):
         status, was_asked = _run([*launcher, sys.executable, "-m", "infini", *arguments])
@@ -102,21 +94,6 @@ def supervise(
     if max_restarts:
         output.say(f"the processes ended with {_named(status)}, and all {max_restarts} restarts are used")
     return status
-
-
-def _mpirun(processes: int) -> list[str]:
-    """The beginning of a command that starts so many processes."""
-    if processes == 1:
-        return []
-    beside = Path(sys.executable).parent / "mpirun"
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
-    if found is None:
-        raise errors.DeviceError(
-            "there is no mpirun to start several processes with",
-            got=f"none beside {sys.executable}, and none in PATH",
-            fix="install one with `pip install infini[mpi]`",
-        )
-    return [found, "-n", str(processes)]
 
 
 def _run(command: Sequence[str]) -> tuple[int, bool]:

@@ -11,6 +11,7 @@ import typer
 from infini import parallel
 from infini.cli import launch, output, training
 from infini.core import config as config_, errors
+from infini.parallel import processes as processes_
 from infini.train import configuration as configuration_, options, runs
 from infini.train.configuration import Configuration
 
@@ -64,7 +65,7 @@ def command(  # noqa: PLR0917, PLR0913  # options; typer passes them by name
         config_.config.update("log_ranks", log_ranks)
     if processes > 1 or max_restarts > 0:
         raise typer.Exit(_launch(out, processes, max_restarts, _typed(config, changes, resume, log_ranks)))
-    if launch.is_in_job():
+    if processes_.is_in_job():
         parallel.initialize()
     if resume:
         chosen, notes = runs.resume_configuration(out, config, changes)

@@ -84,7 +84,13 @@ KNOBS: Final[dict[str, Knob]] = {
             _TEXT,
             "Default device, such as `cpu`, `cuda:1` or `reference`; empty picks the best there is.",
         ),
-        Knob("check", 0, _COUNT, "1 checks programs between passes, 2 also re-checks every traced program."),
+        Knob(
+            "check",
+            0,
+            _COUNT,
+            "1 checks programs between passes, and arrays that all processes put on a mesh; 2 also re-checks "
+            "every traced program.",
+        ),
         Knob(
             "dump",
             (),

@@ -433,6 +433,17 @@ def run(
     return Runner(program, options, mesh)(arrays)
 
 
+def mesh_in(program: ir.Program) -> mesh_.AbstractMesh | None:
+    """The mesh that a program names in a constraint or a shard_map, if any."""
+    for equation in program.equations:
+        found: mesh_.AbstractMesh | None = equation.attrs.get("mesh")
+        for inner in equation.programs:
+            found = found or mesh_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
 def mesh_of(
     arrays: Sequence[array_.Array], options: backend.CompileOptions, given: sharding_.Mesh | None
 ) -> sharding_.Mesh:
@@ -480,6 +491,7 @@ def run_equation(
     key = (op, types, attrs)
     found = _equations.get(key)
     if found is None:
-        options = backend.CompileOptions(mesh=attrs.get("mesh"))
-        found = _equations.make(key, lambda: Runner(ir.single_equation(op, types, attrs), options))
+        program = ir.single_equation(op, types, attrs)
+        options = backend.CompileOptions(mesh=mesh_in(program))
+        found = _equations.make(key, lambda: Runner(program, options))
     return found(arrays)

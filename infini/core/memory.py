@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import mmap
 import sys
 import threading
@@ -21,6 +22,7 @@ import numpy as np
 ALIGNMENT: Final = 64
 HUGE_PAGE: Final = 2 << 20
 MAX_FREE_BYTES: Final = 1 << 30
+_LEAST_LENT: Final = 1 << 16  # bytes; smaller ones come from free lists of the system's library
 
 
 Block: TypeAlias = tuple[np.ndarray, int]  # the owner of the memory, and an aligned address in it
@@ -189,6 +191,30 @@ class HostBuffer:
             # The test of `has_views`, with the reference the expression itself holds.
             is_shared = sys.getrefcount(self._block) > _ALONE
             HOST.give(None if is_shared else (self._block, self.address), self._size)
+
+
+class _Lent:
+    """What lends the memory of a buffer to NumPy: arrays over it keep it alive, and it is kept for reuse when
+    the last of them is gone.
+    """
+
+    __slots__ = ("__array_interface__", "_buffer")
+
+    def __init__(self, buffer: HostBuffer) -> None:
+        self._buffer = buffer
+        self.__array_interface__ = {
+            "shape": (buffer.nbytes,), "typestr": "|u1", "data": (buffer.address, False), "version": 3,
+        }  # fmt: skip
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """As `np.empty`, of memory that was used before where there is some: pages that the system has just given
+    cost more to touch than to copy.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes < _LEAST_LENT:
+        return np.empty(shape, dtype)
+    return np.asarray(_Lent(HostBuffer(nbytes))).view(dtype).reshape(shape)
 
 
 def _references_alone() -> int:

@@ -96,6 +96,19 @@ def _linear_jvp(name: str) -> Callable[..., Any]:
     return rule
 
 
+def _without_derivative(name: str) -> Callable[..., Any]:
+    def rule(primals: Any, tangents: Sequence[Value | None], results: Sequence[Value], **attrs: Any) -> Any:
+        if any(tangent is not None for tangent in tangents):
+            raise errors.MissingRuleError(
+                f"{name} has no derivative",
+                expected="a value that is held fixed",
+                fix=f"lax.{name}(lax.stop_gradient(x), axis_name), as in a stable softmax",
+            )
+        return (None,) * len(results)
+
+    return rule
+
+
 def transposed(
     name: str, change: Callable[..., dict[str, Any]] = lambda **attrs: attrs
 ) -> Callable[..., tuple[Value | None, ...]]:
@@ -140,8 +153,8 @@ def _all_reduce(name: str, reducer: str, transpose: Any, jvp: Any = None) -> Pri
 
 
 psum_p: Primitive = _all_reduce("psum", "reduce_sum", transposed("psum"))
-pmax_p: Primitive = _all_reduce("pmax", "reduce_max", None, families.no_jvp)
-pmin_p: Primitive = _all_reduce("pmin", "reduce_min", None, families.no_jvp)
+pmax_p: Primitive = _all_reduce("pmax", "reduce_max", None, _without_derivative("pmax"))
+pmin_p: Primitive = _all_reduce("pmin", "reduce_min", None, _without_derivative("pmin"))
 
 
 def _tree_collective(op: Primitive, x: Any, axis_name: AxisName) -> Any:  # Any: pytrees
@@ -185,12 +198,20 @@ def pmean(x: Any, axis_name: AxisName) -> Any:  # Any: pytrees
 
 
 def pmax(x: Any, axis_name: AxisName) -> Any:  # Any: pytrees
-    """Maximum over the members of a named axis."""
+    """Maximum over the members of a named axis. It has no derivative, as in JAX.
+
+    Raises:
+        MissingRuleError: it is differentiated.
+    """
     return _tree_collective(pmax_p, x, axis_name)
 
 
 def pmin(x: Any, axis_name: AxisName) -> Any:  # Any: pytrees
-    """Minimum over the members of a named axis."""
+    """Minimum over the members of a named axis. It has no derivative, as in JAX.
+
+    Raises:
+        MissingRuleError: it is differentiated.
+    """
     return _tree_collective(pmin_p, x, axis_name)
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import msgpack
@@ -18,6 +20,8 @@ from infini.backends.spmd import control, failures, job as job_, mpi, tcp
 from infini.core import backend, comm, config, errors
 
 _FOR_EVER_S: Final = 1e7
+# Set by the launchers of MPICH and its kin, of Open MPI, and by srun.
+_JOB_SIZES: Final = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def initialize(
@@ -38,7 +42,8 @@ def initialize(
         process_id: number of this one, from 0.
 
     Raises:
-        DeviceError: mpi4py or an MPI library is missing, or process 0 cannot listen at the address.
+        DeviceError: mpi4py or an MPI library is missing, the launcher is that of another MPI, or process 0
+            cannot listen at the address.
         ValueMismatchError: only some of the arguments were given, or one has a wrong value.
         CollectiveError: the other processes did not come within the seconds of the knob
             `collective_timeout_s`, or their numbers do not make a job.
@@ -68,8 +73,21 @@ def initialize(
 
 
 def _wait_for_all_processes_to_start() -> comm.Processes:
-    """The MPI job, when all of its processes are here."""
-    return _job(mpi.MpiLauncher())
+    """The MPI job, when all of its processes are here.
+
+    Raises:
+        DeviceError: the launcher is of another MPI, so that every process is alone.
+    """
+    carrier = mpi.MpiLauncher()
+    if carrier.count == 1 and (told := _told_sizes()):
+        (name, count), *_ = told.items()
+        raise errors.DeviceError(
+            "this process was started beside others, and MPI does not know them",
+            got=f"{name}={count}, and one process in MPI: {mpi.load().Get_library_version().splitlines()[0]}",
+            expected="a launcher of the MPI that mpi4py loads",
+            fix="start with the mpirun of that MPI; the one of `pip install infini[mpi]` is beside python",
+        )
+    return _job(carrier)
 
 
 def _job(carrier: job_.Carrier) -> comm.Processes:
@@ -118,3 +136,36 @@ def process_index() -> int:
 def process_count() -> int:
     """Number of processes of the job."""
     return comm.processes().count
+
+
+def is_in_job() -> bool:
+    """Whether a launcher has started this process beside others."""
+    return bool(_told_sizes())
+
+
+def _told_sizes() -> dict[str, int]:
+    """How many processes the launchers say that there are, by variable, where they are several."""
+    found = {name: os.environ.get(name, "") for name in _JOB_SIZES}
+    return {name: int(text) for name, text in found.items() if text.isdecimal() and int(text) > 1}
+
+
+def mpirun(processes: int) -> list[str]:
+    """The beginning of a command that starts so many processes on this machine; nothing for one.
+
+    Args:
+        processes: how many.
+
+    Raises:
+        DeviceError: there is no mpirun beside this Python, nor in PATH.
+    """
+    if processes == 1:
+        return []
+    beside = Path(sys.executable).parent / "mpirun"
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        raise errors.DeviceError(
+            "there is no mpirun to start several processes with",
+            got=f"none beside {sys.executable}, and none in PATH",
+            fix="install one with `pip install infini[mpi]`",
+        )
+    return [found, "-n", str(processes)]

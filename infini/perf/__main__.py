@@ -15,7 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from infini import parallel
 from infini.core import dtypes
+from infini.parallel import processes as job
 from infini.perf import (
     accuracy as accuracy_suite,
     contestants,
@@ -298,6 +300,47 @@ def kernels(
         typer.echo(f"{name:36}{median:9.3g} {unit}  ({low:.3g} .. {high:.3g}; {summary['count']:.0f})")
     if save:
         path = record.append("kernels", {"options": {"quick": quick}, "measures": found})
+        typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
+
+
+@app.command()
+def comm(
+    *,
+    processes: Annotated[str, typer.Option(help="Numbers of processes, by commas.")] = "1,2,4",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Take this recipe; may be given several times.")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="Few sizes, and a small model.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    save: Annotated[bool, typer.Option(help="Append the run to bench/results/.")] = True,
+) -> None:
+    """Collectives between processes beside mpi4py, and train steps beside the cost model; under mpirun, those
+    of that job.
+    """
+    suite = importlib.import_module("infini.perf.comm")
+    if unknown := sorted(set(only or ()) - set(suite.RECIPES)):
+        raise typer.BadParameter(f"there is no recipe {unknown[0]!r}; there are {', '.join(suite.RECIPES)}")
+    counts = [int(part) if part.strip().isdigit() else 0 for part in processes.split(",")]
+    if min(counts) < 1:
+        raise typer.BadParameter(f"{processes!r} are no numbers of processes, such as 1,2,4")
+    asked = {"size": "quick" if quick else "full", "only": only or []}
+    limits = cpu_suite.measure_limits(1)
+    if job.is_in_job():
+        parallel.initialize()
+        found = [suite.measured(limits, **asked)]
+        if parallel.process_index() > 0:
+            return
+    else:
+        found = [suite.launched(count, limits, **asked) for count in counts]
+    reports = [one.as_json() for one in found]
+    if as_json:
+        typer.echo(json.dumps(reports, indent=1))
+    else:
+        out = Console(highlight=False, width=120)
+        for one in found:
+            out.print(*tables.communication(one), sep="\n")
+    if save:
+        path = record.append("comm", {"options": asked, "jobs": reports})
         typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from infini.perf import comm
 from infini.perf.judge import Line, Spread, Verdict
 from infini.perf.limits import Limits
 from infini.perf.workload import TARGETS, Family, Target
@@ -125,3 +126,59 @@ def _ratio(item: Line, peer: str) -> str:
         return "-"
     marked = " !" if item.misses(peer) else ""
     return f"{item.ratios[peer].median:.2f} ({item.best_ratios[peer]:.2f}){marked}"
+
+
+def communication(found: comm.Report) -> list[Table | str]:
+    """A job's collectives, the links that fit them, and its steps."""
+    count = found.num_processes
+    median, low, high = (1e3 * s for s in found.alone)
+    who = "one process" if count == 1 else f"each of {count} processes at the same time"
+    parts: list[Table | str] = []
+    if found.samples:
+        shown = Table(title=f"collectives of {count} processes", title_justify="left")
+        for head in ("bytes given", *dict.fromkeys(sample.name for sample in found.samples)):
+            shown.add_column(head, justify="right", no_wrap=True)
+        for nbytes in dict.fromkeys(sample.nbytes for sample in found.samples):
+            cells = [_collective(sample) for sample in found.samples if sample.nbytes == nbytes]
+            shown.add_row(f"{nbytes:,}", *cells)
+        link = found.machine.link
+        parts += [
+            shown,
+            "in microseconds; in parentheses how many times that of mpi4py",
+            f"Machine(Link({link.bytes_per_s:.3g}, latency_s={link.latency_s:.3g}), "
+            f"start_s={found.machine.start_s:.3g}, flops_per_s={found.machine.flops_per_s:.3g}, "
+            f"memory_bytes_per_s={found.machine.memory_bytes_per_s:.3g})",
+        ]
+    parts.append(f"train step, whole, in {who}: {median:.0f} ms ({low:.0f} .. {high:.0f})")
+    if found.steps:
+        shown = Table(title=f"train step of {count} processes", title_justify="left")
+        shown.add_column("recipe", no_wrap=True)
+        for head in (
+            "ms",
+            "predicted",
+            "of that sent in",
+            "ratio",
+            "MB sent",
+            "MB at the peak",
+            "loss differs",
+        ):
+            shown.add_column(head, justify="right", no_wrap=True)
+        for step in found.steps:
+            median, low, high = (1e3 * s for s in step.seconds)
+            shown.add_row(
+                step.recipe,
+                f"{median:.0f} ({low:.0f} .. {high:.0f})",
+                f"{1e3 * step.predicted_s:.0f}",
+                f"{1e3 * step.communication_s:.0f}",
+                f"{median / 1e3 / step.predicted_s:.2f}",
+                f"{step.sent / 1e6:.1f}",
+                f"{step.peak_bytes / 1e6:.1f}",
+                f"{step.loss_difference:.0e}",
+            )
+        parts.append(shown)
+    return parts
+
+
+def _collective(sample: comm.Sample) -> str:
+    ratio = "" if sample.mpi_s is None else f" ({sample.seconds / sample.mpi_s:.2f})"
+    return f"{1e6 * sample.seconds:.0f}{ratio}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from infini.core import backend, dtypes, errors, execute, mesh, sharding, trace
+from infini.core import backend, comm, config, dtypes, errors, execute, mesh, sharding, trace
 from infini.core.array import Array
 from infini.core.ir import ArrayType
 from infini.core.mesh import P
@@ -25,12 +26,49 @@ def respread(x: Array, where: NamedSharding) -> Array:
     return moved.with_weak(x.weak)
 
 
+def check_same(x: Array, where: NamedSharding) -> None:
+    """Compare an array that every process has for itself, before it becomes one array of all of them; with
+    the knob `check` only, since all of them wait for each other here.
+
+    Raises:
+        CollectiveError: the processes of the mesh have different ones.
+    """
+    job = comm.processes()
+    owners = tuple(device.process_index for device in where.devices)
+    if job.launcher is None or not where.mesh.local_ranks or len(set(owners)) == 1:
+        return
+    if not config.get("check"):
+        return
+    content = hashlib.sha256(np.ascontiguousarray(x.to_host()).tobytes())
+    told = f"{x.type} {content.hexdigest()}".encode()
+    found = job.launcher.comm(owners).gather_bytes(told)
+    if different := sorted({owners[i] for i, other in enumerate(found) if other != found[0]}):
+        raise errors.CollectiveError(
+            "device_put: the processes of this job put different arrays on one mesh",
+            got=f"{x.type} in process {job.index}; process {', '.join(map(str, different))} has another than "
+            f"process {owners[0]}",
+            expected="the whole array, equal in every process",
+            fix="make it from the same seed, or with make_array_from_process_local_data of the parts",
+        )
+
+
 def between_meshes(x: Array, where: NamedSharding) -> Array:
     """An array of another mesh. Every part is put together from those that overlap it; what other
     processes hold is gathered first, over the mesh that it is on.
+
+    Raises:
+        DeviceError: a process of the new mesh has no device of the one that the array is on.
     """
     source = x.sharding
     assert isinstance(source, NamedSharding)
+    strangers = {d.process_index for d in where.devices} - {d.process_index for d in source.devices}
+    if strangers:
+        raise errors.DeviceError(
+            "an array cannot be moved to processes that have no device of its mesh",
+            got=f"{x.type} on {source.mesh}, to processes {', '.join(map(str, sorted(strangers)))}",
+            expected="a mesh over devices of the same processes",
+            fix="hand it on with experimental.multihost_utils.broadcast_one_to_all",
+        )
     if where.is_equivalent_to(source, x.ndim) and x.layout is None:
         return Array(x.type, x.buffers, where, weak=x.weak, committed=True)
     if source.unreduced:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import array as array_, backend, errors, execute, mesh, sharding, trace, tree
+from infini.core import array as array_, backend, dtypes, errors, execute, mesh, sharding, trace, tree
 from infini.core.array import Array
 from infini.core.formats import Format
 from infini.core.ir import ArrayType
@@ -43,6 +43,7 @@ def device_put(
     Raises:
         TypeMismatchError: `device` is none of these.
         ValueMismatchError: a sharding does not fit its array.
+        CollectiveError: processes put different arrays on a mesh over them; with the knob `check`.
 
     Example:
         >>> import infini as inf, numpy as np
@@ -125,6 +126,7 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
         return parts.between_meshes(array, where)
     if is_on_mesh or where.spec.unreduced:
         return parts.respread(array, where)
+    parts.check_same(array, where)
     return Array(array.type, execute.shards(array, where), where, weak=array.weak, committed=True)
 
 
@@ -191,6 +193,18 @@ def make_array_from_callback(
         hosts.append(
             trace.to_array(trace.as_value(data)).to_host() if dtype is None else np.asarray(data, dtype)
         )
+    kinds = dict.fromkeys(host.dtype for host in hosts)
+    if len(kinds) > 1:
+        raise errors.TypeMismatchError(
+            "the parts of an array have different dtypes", got=", ".join(map(str, kinds)), fix="pass dtype="
+        )
+    if not hosts and dtype is None:
+        raise errors.ValueMismatchError(
+            "a process without a device of the mesh cannot know the dtype of the array",
+            got=f"shape {size} on {mesh_}",
+            fix="pass dtype=",
+        )
+    kind = hosts[0].dtype if hosts else dtypes.canonical(dtype)
     devices = [mesh_.flat_devices[rank] for rank in mesh_.local_ranks]
     expected = sharding_.shard_shape(size)
     for host in hosts:
@@ -199,7 +213,7 @@ def make_array_from_callback(
                 "a part of an array has the wrong shape", got=str(host.shape), expected=str(expected)
             )
     buffers = [d.backend.put(host, d) for d, host in zip(devices, hosts, strict=True)]
-    return array_.Array(ArrayType(size, hosts[0].dtype), buffers, sharding_, committed=True)
+    return array_.Array(ArrayType(size, kind), buffers, sharding_, committed=True)
 
 
 def make_array_from_process_local_data(
@@ -209,8 +223,12 @@ def make_array_from_process_local_data(
 
     Args:
         sharding_: how the global array is split.
-        local_data: the part that lies on the devices of this process, one block.
+        local_data: the part that lies on the devices of this process, one block. Dimensions that are as
+            long as those of the whole are cut.
         global_shape: shape of the whole; found from the parts when absent.
+
+    Raises:
+        ValueMismatchError: a dimension is neither that of the part nor that of the whole.
     """
     local = np.asarray(local_data)
     shape = tuple(global_shape) if global_shape is not None else _global_shape(local.shape, sharding_)
@@ -218,12 +236,22 @@ def make_array_from_process_local_data(
         mesh.shard_index(shape, sharding_.spec, sharding_.mesh.abstract, rank)
         for rank in sharding_.mesh.local_ranks
     ]
-    lowest = [min(index[d].start for index in indices) for d in range(len(shape))]
+    first = []
+    for d, (size, whole) in enumerate(zip(local.shape, shape, strict=True)):
+        low = min((index[d].start for index in indices), default=0)
+        own = max((index[d].stop for index in indices), default=0) - low
+        if indices and size not in (own, whole):
+            raise errors.ValueMismatchError(
+                f"dimension {d} of what this process has is not its part of the array",
+                got=f"{local.shape} of {shape}, split by {sharding_.spec}",
+                expected=f"{own} elements for the devices of this process, or all {whole}",
+            )
+        first.append(low if size == own else 0)
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
-        return local[tuple(slice(s.start - low, s.stop - low) for s, low in zip(index, lowest, strict=True))]
+        return local[tuple(slice(s.start - low, s.stop - low) for s, low in zip(index, first, strict=True))]
 
-    return make_array_from_callback(shape, sharding_, part)
+    return make_array_from_callback(shape, sharding_, part, local.dtype if not indices else None)
 
 
 def _global_shape(local: tuple[int, ...], sharding_: NamedSharding) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from infini.core import backend as backend_, config, errors, events, execute, ir, sharding, trace, tree
+from infini.core import backend as backend_, config, errors, events, execute, sharding, trace, tree
 from infini.core.ir import ArrayType
 from infini.core.machine import Collectives, Machine
 from infini.core.mesh import PartitionSpec
@@ -237,7 +237,7 @@ class Jitted:
         options = backend_.CompileOptions(
             donated=donated,
             donation=self.options.donation,
-            mesh=_mesh_in(staged.program) or self._mesh_of_names(),
+            mesh=execute.mesh_in(staged.program) or self._mesh_of_names(),
             machine=self.options.machine,
             strategies=self.options.strategies,
             collectives=self.options.collectives,
@@ -298,17 +298,6 @@ class Jitted:
 
     def __repr__(self) -> str:
         return f"<jitted {self._name}, {len(self._cache)} specialisations>"
-
-
-def _mesh_in(program: ir.Program) -> sharding.AbstractMesh | None:
-    """The mesh that a program names in a constraint or a shard_map, if any."""
-    for equation in program.equations:
-        found = equation.attrs.get("mesh")
-        for inner in equation.programs:
-            found = found or _mesh_in(inner)
-        if found is not None:
-            return found
-    return None
 
 
 def jit(  # noqa: PLR0913  # JAX's arguments

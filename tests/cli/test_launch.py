@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from infini import cli, io
 from infini.cli import launch
 from infini.core import errors
+from infini.parallel import processes
 from infini.train import trainer
 
 START, RESUME = ["train", "--steps", "9"], ["train", "--resume"]
@@ -104,7 +105,7 @@ def test_without_mpirun_the_error_says_what_to_install(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.DeviceError, match="there is no mpirun") as raised:
-        launch._mpirun(2)
+        processes.mpirun(2)
     assert "pip install infini[mpi]" in str(raised.value)
 
 

@@ -89,6 +89,20 @@ def test_what_two_by_two_devices_saved_any_mesh_loads(tmp_path: Path, axes: dict
 
 
 @pytest.mark.usefixtures("eight")
+def test_terms_of_a_sum_are_stored_as_the_sum(tmp_path: Path) -> None:
+    mesh = make_mesh((4, 2), ("a", "b"))
+    place = NamedSharding(mesh, P("b", unreduced={"a"}))
+    product = inf.shard(lambda x, y: x @ y, mesh=mesh, in_specs=(P("b", "a"), P("a")), out_specs=place.spec)
+    x, y = np.arange(16, dtype=np.float32).reshape(2, 8), np.ones((8, 3), np.float32)
+    made = product(x, y)
+    assert made.sharding.spec == place.spec
+    checkpoints.save(tmp_path, {"sum": made}, 1)
+    types = inf.ShapeDtypeStruct((2, 3), np.float32), inf.ShapeDtypeStruct((2, 3), np.float32, sharding=place)
+    for like in types:
+        np.testing.assert_array_equal(checkpoints.load(tmp_path, {"sum": like})["sum"], x @ y)
+
+
+@pytest.mark.usefixtures("eight")
 def test_without_a_sharding_arrays_come_to_the_default_device(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, _two_by_two(), 1)
     found = checkpoints.load(tmp_path, inf.eval_shape(lambda: {k: inp.asarray(v) for k, v in HOST.items()}))
@@ -307,6 +321,36 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path) -> None:
     assert first.done()
     second.wait()
     assert _names(tmp_path) == ["step-00000001", "step-00000002"]
+
+
+def test_a_relative_folder_stays_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: threading.Event
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pending = checkpoints.save("here", {"w": np.zeros(4)}, 1, asynchronous=True)
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    held.set()
+    assert pending.wait() == tmp_path / "here" / "step-00000001"
+    assert _names(tmp_path / "here") == ["step-00000001"]
+
+
+def test_threads_save_one_after_another(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "other", "third")]
+
+    def work(folder: Path) -> None:
+        for step in range(4):
+            checkpoints.save(folder, {"w": np.full(1000, step)}, step, asynchronous=True)
+
+    threads = [threading.Thread(target=work, args=(folder,)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    checkpoints.save(tmp_path / "last", {"w": np.zeros(1)}, 0)  # waits for the one before
+    for folder in folders:
+        assert _names(folder) == ["step-00000001", "step-00000002", "step-00000003"]
+        assert checkpoints.load(folder, {"w": np.zeros(1000, int)})["w"][0] == 3
 
 
 # --- faults -------------------------------------------------------------------------------------

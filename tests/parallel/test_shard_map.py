@@ -6,6 +6,7 @@ import pytest
 import infini as inf
 import infini.numpy as inp
 from infini import lax
+from infini.core import errors
 from infini.sharding import NamedSharding, P, make_mesh
 
 X = np.arange(16, dtype=np.float32).reshape(8, 2) / 8
@@ -248,3 +249,46 @@ def test_shard_map_inside_shard_map():
 def test_an_argument_on_no_mesh_needs_a_spec(mesh):
     with pytest.raises(TypeError, match="cannot infer in_specs"):
         inf.shard_map(lambda x: x, mesh=mesh, out_specs=P("a"))(X)
+
+
+def test_maxima_have_no_derivative(mesh):
+    biggest = inf.shard_map(lambda x: lax.pmax(x, "a"), mesh=mesh, in_specs=P("a"), out_specs=P())
+    with pytest.raises(errors.MissingRuleError, match="pmax has no derivative"):
+        inf.grad(lambda x: biggest(x).sum())(X)
+    held = inf.shard_map(
+        lambda x: x - lax.pmax(lax.stop_gradient(x), "a"), mesh=mesh, in_specs=P("a"), out_specs=P("a")
+    )
+    np.testing.assert_array_equal(inf.grad(lambda x: held(x).sum())(X), np.ones_like(X))
+
+
+TOTAL = np.arange(4, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        (lambda f: inf.grad(lambda x: f(x).sum())(TOTAL), 2 * TOTAL),
+        (lambda f: inf.jvp(f, (TOTAL,), (TOTAL,))[1], [28]),
+        (lambda f: inf.vmap(f)(np.stack([TOTAL, 2 * TOTAL])), [[14], [56]]),
+        (lambda f: inf.checkpoint(f)(TOTAL), [14]),
+        (lambda f: inf.linearize(f, TOTAL)[1](TOTAL), [28]),
+        (lambda f: lax.scan(lambda c, _: (c + f(TOTAL), None), inp.zeros(1), None, length=2)[0], [28]),
+        (lambda f: lax.cond(True, lambda: f(TOTAL), lambda: inp.zeros(1)), [14]),
+        (lambda f: lax.map(f, np.stack([TOTAL, 2 * TOTAL])), [[14], [56]]),
+    ],
+)
+@pytest.mark.parametrize("is_jitted", [False, True])
+def test_transformed_without_jit_it_runs_on_the_mesh_that_it_names(mesh, transform, expected, is_jitted):
+    mapped = inf.shard_map(lambda x: lax.psum(x * x, "a"), mesh=mesh, in_specs=P("a"), out_specs=P())
+    np.testing.assert_allclose(transform(inf.jit(mapped) if is_jitted else mapped), expected)
+
+
+def test_parts_of_different_dtypes_are_refused(mesh):
+    rows = NamedSharding(mesh, P("a"))
+
+    def part(index):
+        return np.zeros(1, np.int32 if index[0].start else np.float32)
+
+    with pytest.raises(errors.TypeMismatchError, match="different dtypes"):
+        inf.make_array_from_callback((4,), rows, part)
+    assert inf.make_array_from_callback((4,), rows, part, np.float32).dtype == np.float32

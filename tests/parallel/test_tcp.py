@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ml_dtypes
+import msgpack
 import numpy as np
 import pytest
 
 from infini import parallel
+from infini.backends.spmd import tcp
+from infini.backends.spmd.lines import Line
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.backends.spmd.tcp import TcpCarrier, TcpComm
 from infini.core import errors
@@ -283,3 +286,20 @@ def test_a_killed_process_is_named_by_the_other(tmp_path: Path) -> None:
         """,
     )
     assert first == 1 and second < 0 and "process 1 of this job is gone" in err
+
+
+def test_a_message_may_come_in_parts() -> None:
+    near, far = socket.socketpair()
+    content = msgpack.packb(["table", "", [["10.0.0.1", 4000 + i] for i in range(60)], b"x" * 32])
+    message = len(content).to_bytes(4, "big") + content
+    found: list[object] = []
+    with near, far:
+        reader = threading.Thread(
+            target=lambda: found.append(next(tcp._messages(Line(near), time.monotonic() + 20)))
+        )
+        reader.start()
+        for part in (message[:2], message[2:100], message[100:]):
+            far.sendall(part)
+            time.sleep(0.02)
+        reader.join()
+    assert found == [msgpack.unpackb(content)]

@@ -7,6 +7,8 @@
     executable   pieces compiled by a backend; what `Backend.compile` gives for a mesh
     walk         one run of the steps
     donation     whether donated parameters were of use
+    turns        one program after another in a job of several processes
+    some         communication of some devices while others are elsewhere
     thread       exchanges at once, or beside what is computed
     collectives  equations to calls of a comm
     lockstep     the comm of devices in one process

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from infini.core import source
-from infini.core.comm import Comm, Groups, Overlaps, Pending, ReduceOp, Rows
+from infini.core.comm import Comm, Groups, Pending, ReduceOp, Rows
 from infini.core.ir import Equation
 
 
@@ -231,7 +231,7 @@ class WatchedComm:
     @property
     def may_overlap(self) -> bool:
         """As `core.comm.Overlaps`."""
-        return isinstance(self._inner, Overlaps) and self._inner.may_overlap
+        return bool(getattr(self._inner, "may_overlap", False))
 
     @property
     def _everyone(self) -> Groups:

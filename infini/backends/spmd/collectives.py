@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from infini.backends.spmd import activity
+from infini.core import memory
 from infini.core.comm import Comm, Groups, Rows
 from infini.core.ir import Equation
 from infini.core.mesh import AbstractMesh
@@ -99,13 +100,30 @@ def _all_gather(
     groups = mesh.groups(axes)
     stacked = _by_dtype(columns, 0, lambda rows: comm.all_gather(rows, groups))
     return [
-        [np.concatenate(list(parts), axis=dimension) for parts in column]
+        [_joined(parts, dimension) for parts in column]
         for column, dimension in zip(stacked, dimensions, strict=True)
     ]
 
 
 def _blocks(row: np.ndarray, size: int, dimension: int) -> np.ndarray:
-    return np.stack(np.split(row, size, axis=dimension))
+    """Equal parts along a dimension, stacked along a new first one; a view where they lie so."""
+    dimension %= row.ndim
+    before, after = row.shape[:dimension], row.shape[dimension + 1 :]
+    parts = row.reshape(*before, size, row.shape[dimension] // size, *after)
+    return np.moveaxis(parts, dimension, 0)
+
+
+def _joined(parts: np.ndarray, dimension: int) -> np.ndarray:
+    """The opposite of `_blocks`."""
+    size, *block = parts.shape
+    dimension %= len(block)
+    apart = np.moveaxis(parts, 0, dimension)
+    shape = (*block[:dimension], size * block[dimension], *block[dimension + 1 :])
+    if apart.flags.c_contiguous:
+        return apart.reshape(shape)
+    joined = memory.empty(shape, parts.dtype)
+    joined.reshape(apart.shape)[...] = apart
+    return joined
 
 
 def _psum_scatter(
@@ -138,7 +156,7 @@ def _all_to_all(
     (rows,) = columns
     blocks = [_blocks(row, math.prod(sizes), split) for row in rows]
     found = comm.all_to_all(blocks, mesh.groups(axes))
-    return [[np.concatenate(list(stacked), axis=concat) for stacked in found]]
+    return [[_joined(stacked, concat) for stacked in found]]
 
 
 def _ppermute(

@@ -19,6 +19,7 @@ from infini.backends.spmd import (
 )
 from infini.backends.spmd.lockstep import LockstepComm
 from infini.backends.spmd.ordered import OrderedComm
+from infini.backends.spmd.turns import TURNS
 from infini.backends.spmd.walk import Constants, Pieces, Walk
 from infini.compiler import partition
 from infini.core import backend as backend_, comm as comm_, config, errors, events, physical
@@ -147,14 +148,19 @@ class SpmdExecutable:
         job = comm_.processes()
         owners = tuple(device.process_index for device in devices)
         ranks = tuple(rank for rank, device in enumerate(devices) if device.process_index == job.index)
+        own = tuple(devices[rank] for rank in ranks)
         if set(owners) == {job.index}:
-            comm: comm_.Comm = LockstepComm(len(devices))
-        else:
-            assert job.launcher is not None, "devices of other processes exist in a job only"
-            comm = job.launcher.comm(owners)
-        return self._run(
-            inputs, ranks, comm, tuple(devices[rank] for rank in ranks), self._pieces_for(owners, comm)
-        )
+            alone = LockstepComm(len(devices))
+            return self._run(inputs, ranks, alone, own, self._pieces_for(owners, alone))
+        assert job.launcher is not None, "devices of other processes exist in a job only"
+        comm = job.launcher.comm(owners)
+        if not self.partitioned.collectives:
+            return self._run(inputs, ranks, comm, own, self._pieces_for(owners, comm))
+        name = self.partitioned.program.name
+        with TURNS.one(name):
+            pieces = self._pieces_for(owners, comm)
+            with TURNS.to_the_end(name):
+                return self._run(inputs, ranks, comm, own, pieces)
 
     def _run(
         self,
@@ -231,9 +237,10 @@ def _limits(options: CompileOptions) -> s.Limits:
 
 def exchanger_of(comm: comm_.Comm) -> thread.Exchanger:
     """Where the exchanges of a comm are made."""
-    if not isinstance(comm, comm_.Overlaps):
+    may_overlap = getattr(comm, "may_overlap", None)  # of `Overlaps`; asking for a protocol takes longer
+    if may_overlap is None:
         return thread.IMMEDIATE
-    if comm.may_overlap:
+    if may_overlap:
         return thread.shared()
     events.emit("exchanges-alone", "MPI takes calls of one thread only: nothing is computed beside exchanges")
     return thread.IMMEDIATE

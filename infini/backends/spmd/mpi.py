@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from infini.backends.spmd import ordered
-from infini.core import dtypes, errors
+from infini.core import dtypes, errors, memory
 from infini.core.comm import Groups, ReduceOp, Rows
 
 _FIX: Final = (
@@ -149,10 +149,10 @@ class MpiComm:
         """`MPI_Allreduce`; booleans go as bytes."""
         communicator, _ = self._mine(groups)
         (row,) = rows
-        if _is_small_float(row.dtype):
+        if _is_ours(row.dtype, op):
             return ordered.all_reduce(self, rows, op, groups)
         given = np.ascontiguousarray(_as_number(row)).reshape(-1)
-        result = np.empty(row.shape, given.dtype)
+        result = memory.empty(row.shape, given.dtype)
         for part in self._messages(given.size, given.itemsize):
             communicator.Allreduce(given[part], result.reshape(-1)[part], op=self._operation(op))
         return [result.astype(row.dtype, copy=False)]
@@ -161,7 +161,7 @@ class MpiComm:
         """`MPI_Allgather` of bytes."""
         communicator, group = self._mine(groups)
         row = _flat_bytes(rows[0])
-        result = np.empty((len(group), *rows[0].shape), rows[0].dtype)
+        result = memory.empty((len(group), *rows[0].shape), rows[0].dtype)
         for part in self._messages(row.size, len(group)):
             self._exchange(communicator.Allgather, row[part], result, part)
         return [result]
@@ -170,7 +170,7 @@ class MpiComm:
         """`MPI_Alltoall` of bytes."""
         communicator, group = self._mine(groups)
         blocks = _flat_bytes(rows[0]).reshape(len(group), -1)
-        result = np.empty(rows[0].shape, rows[0].dtype)
+        result = memory.empty(rows[0].shape, rows[0].dtype)
         for part in self._messages(blocks.shape[1], len(group)):
             self._exchange(communicator.Alltoall, np.ascontiguousarray(blocks[:, part]), result, part)
         return [result]
@@ -179,10 +179,10 @@ class MpiComm:
         """`MPI_Reduce_scatter_block`; booleans go as bytes."""
         communicator, group = self._mine(groups)
         (row,) = rows
-        if _is_small_float(row.dtype):
+        if _is_ours(row.dtype, op):
             return ordered.reduce_scatter(self, rows, op, groups)
         blocks = np.ascontiguousarray(_as_number(row)).reshape(len(group), -1)
-        result = np.empty(row.shape[1:], blocks.dtype)
+        result = memory.empty(row.shape[1:], blocks.dtype)
         for part in self._messages(blocks.shape[1], len(group) * blocks.itemsize):
             communicator.Reduce_scatter_block(
                 np.ascontiguousarray(blocks[:, part]), result.reshape(-1)[part], op=self._operation(op)
@@ -193,7 +193,9 @@ class MpiComm:
         """Messages between the members of each pair."""
         communicator, group = self._mine(groups)
         row, here = _flat_bytes(rows[0]), group.index(self._rank)
-        result, requests = np.zeros(rows[0].shape, rows[0].dtype), []
+        result, requests = memory.empty(rows[0].shape, rows[0].dtype), []
+        if all(target != here for _, target in pairs):
+            result.reshape(-1).view(np.uint8)[:] = 0
         for origin, target in pairs:
             for part in self._messages(row.size):
                 if target == here:
@@ -223,7 +225,7 @@ class MpiComm:
     ) -> np.ndarray:
         """`MPI_Recv` of bytes."""
         assert destination == self._rank, "a process receives for its own rank"
-        result = np.empty(shape, dtype)
+        result = memory.empty(shape, dtype)
         for part in self._messages(result.nbytes):
             self._everyone().Recv(self._bytes(_flat_bytes(result)[part]), source=source, tag=tag)
         return result
@@ -301,8 +303,11 @@ def _flat_bytes(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _is_small_float(dtype: np.dtype) -> bool:
-    return dtype in dtypes.FLOATS and dtype.itemsize <= 2
+def _is_ours(dtype: np.dtype, op: ReduceOp) -> bool:
+    """Whether MPI would reduce otherwise: it has no small floats, and loses what is not a number in maxima,
+    in some processes and not in others.
+    """
+    return dtype in dtypes.FLOATS and (dtype.itemsize <= 2 or op != "sum")
 
 
 def _as_number(row: np.ndarray) -> np.ndarray:

@@ -463,7 +463,8 @@ def _gathered(
         while len(addresses) < count and not problem:
             missing = set(range(count)) - addresses.keys()
             line = Line(stack.enter_context(contextlib.closing(_accepted(coordinator, end, missing))))
-            match next(_messages(line), None):
+            line.socket.settimeout(max(end - time.monotonic(), _RETRY_S))
+            match next(_messages(line, end), None):
                 case ["join", int(index), int(of), str(host), int(port)]:
                     lines.append(line)
                     if of != count:
@@ -485,7 +486,7 @@ def _told(
     """What `_gathered` has told."""
     line.send("join", index, count, *listener.getsockname()[:2])
     line.socket.settimeout(max(end - time.monotonic(), _RETRY_S))
-    match next(_messages(line), None):
+    match next(_messages(line, end), None):
         case ["table", str(problem), list(table), bytes(token)]:
             if problem:
                 raise _disagreement(problem)
@@ -496,10 +497,12 @@ def _told(
     )
 
 
-def _messages(line: Line) -> Iterator[list[object]]:
-    """Messages until the line ends, or is silent for too long."""
-    while found := line.receive():
+def _messages(line: Line, end: float) -> Iterator[list[object]]:
+    """Messages until the line ends, or the time does; one may come in parts."""
+    while (found := line.receive()) is not None:
         yield from found
+        if time.monotonic() > end:
+            return
 
 
 def _disagreement(problem: str) -> errors.CollectiveError:

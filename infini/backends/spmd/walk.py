@@ -8,11 +8,12 @@ one row and the comm talks, beside what is computed where it may.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
 from infini.backends.spmd import collectives, steps as s
+from infini.backends.spmd.some import SomeRanks
 from infini.backends.spmd.thread import Exchanger, Pending
 from infini.core import comm as comm_
 from infini.core.backend import Backend, Buffer, Executable
@@ -69,6 +70,19 @@ class Walk:
             self.copied(env[v], v.type) if i in schedule.shared else env[v]
             for i, v in enumerate(schedule.program.results)
         ]
+
+    def some(self, numbers: Sequence[int]) -> Walk:
+        """A walk of some of the devices, by their numbers here."""
+        comm = SomeRanks(self.comm, numbers)
+        mesh = collectives.Mesh(self.mesh.abstract, comm.local_ranks)
+        devices = [self.devices[i] for i in numbers]
+        return Walk(
+            self.backend, self.pieces, mesh, comm, exchanger=self.exchanger, devices=devices, constants={}
+        )
+
+    def values(self, column: Column, type_: ArrayType) -> list[int]:
+        """What a scalar is on each device: they differ where a program is manual."""
+        return [int(row) for row in self.get(column, type_)]
 
     def apply(self, step: s.Step, env: Env, given: frozenset[Var]) -> None:
         """Add the outputs of a step."""
@@ -160,12 +174,19 @@ def _scan(walk: Walk, step: s.Structured, env: Env, given: frozenset[Var]) -> li
 
 
 def _cond(walk: Walk, step: s.Structured, env: Env, given: frozenset[Var]) -> list[Column]:
-    (index, *_) = walk.get(env[step.inputs[0]], step.inputs[0].type)
-    chosen = step.bodies[int(np.clip(int(index), 0, len(step.bodies) - 1))]
+    found = walk.values(env[step.inputs[0]], step.inputs[0].type)
+    chosen = [int(np.clip(index, 0, len(step.bodies) - 1)) for index in found]
     arguments = [env[v] for v in step.inputs[1:]]
     for v in given:
         env.pop(v, None)
-    return walk.run(chosen, arguments)
+    if len(set(chosen)) == 1:
+        return walk.run(step.bodies[chosen[0]], arguments)
+    results = [[_NOWHERE] * len(chosen) for _ in step.outputs]
+    for index in sorted(set(chosen)):
+        numbers = [i for i, other in enumerate(chosen) if other == index]
+        made = walk.some(numbers).run(step.bodies[index], _of(arguments, numbers))
+        _put(results, made, numbers)
+    return results
 
 
 def _while(walk: Walk, step: s.Structured, env: Env, given: frozenset[Var]) -> list[Column]:
@@ -178,13 +199,43 @@ def _while(walk: Walk, step: s.Structured, env: Env, given: frozenset[Var]) -> l
     carry = [env[v] if v in given else walk.copied(env[v], v.type) for v in step.inputs[second:]]
     for v in given & set(step.inputs[second:]):
         del env[v]
+    count = len(walk.devices)
+    results: list[Column] = [[_NOWHERE] * count for _ in carry]
+    places = list(range(count))  # of the devices that are still at it
     while True:
         (predicate,) = walk.run(condition, [*condition_consts, *carry])
-        if not bool(walk.get(predicate, condition.program.out_types[0])[0]):
-            return carry
+        found = walk.values(predicate, condition.program.out_types[0])
+        if not all(found):
+            ended = [i for i, value in enumerate(found) if not value]
+            if len(ended) == count:  # all at once
+                return carry
+            _put(results, _of(carry, ended), [places[i] for i in ended])
+            if len(ended) == len(found):
+                return results
+            going = [i for i, value in enumerate(found) if value]
+            walk, places = walk.some(going), [places[i] for i in going]
+            condition_consts, consts, carry = (
+                _of(columns, going) for columns in (condition_consts, consts, carry)
+            )
         arguments = [*consts, *carry]
         carry.clear()
         carry = walk.run(body, arguments)
+
+
+# What stands for a buffer until there is one.
+_NOWHERE: Final = cast(Buffer, None)
+
+
+def _of(columns: Sequence[Column], numbers: Sequence[int]) -> list[Column]:
+    """Columns of some devices."""
+    return [[column[i] for i in numbers] for column in columns]
+
+
+def _put(columns: Sequence[Column], found: Sequence[Column], numbers: Sequence[int]) -> None:
+    """Give some devices what was found for them."""
+    for column, rows in zip(columns, found, strict=True):
+        for number, row in zip(numbers, rows, strict=True):
+            column[number] = row
 
 
 Loop: TypeAlias = Callable[[Walk, s.Structured, Env, frozenset[Var]], list[Column]]

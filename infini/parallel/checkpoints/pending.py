@@ -35,7 +35,7 @@ class Pending:
         self._may_begin = threading.Event()
         self._share_written, self._finished = threading.Event(), threading.Event()
         self._error: BaseException | None = None
-        self._is_settled = False
+        self._is_settled, self._settling = False, threading.Lock()
         self._failure: dict[str, Any] | None = None  # Any: numbers and words
 
     def done(self) -> bool:
@@ -51,9 +51,10 @@ class Pending:
         Raises:
             CheckpointWriteError: it could not be written; raised in every process.
         """
-        if not self._is_settled:
-            self._failure = self._settle()
-            self._is_settled = True
+        with self._settling:
+            if not self._is_settled:
+                self._failure = self._settle()
+                self._is_settled = True
         if self._failure is not None:
             raise self.failed(self._failure["process"], self._failure["text"]) from self._error
         return self.folder

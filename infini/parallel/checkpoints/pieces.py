@@ -24,6 +24,7 @@ from infini.core import (
     tree,
     value,
 )
+from infini.transforms import placement
 
 Slices: TypeAlias = tuple[tuple[int, int], ...]  # (start, stop) in each dimension
 
@@ -158,7 +159,11 @@ def _of_array(name: str, array: array_.Array) -> Leaf:
             fix="save what the step returned, not what it was given",
         )
     if isinstance(array.sharding, sharding_.NamedSharding):
-        return _split(name, array, array.sharding)
+        where = array.sharding
+        if where.unreduced:  # the parts are terms of a sum, and the sum is what is kept
+            where = sharding_.NamedSharding(where.mesh, mesh_.P(*where.spec))
+            array = placement.device_put(array, where)
+        return _split(name, array, where)
     device = array.sharding.device
     if not device.backend.owns(device):
         raise errors.DeviceError(

@@ -16,6 +16,7 @@ import numpy as np
 
 from infini.core import array as array_, dtypes, errors, ir, sharding as sharding_, tree
 from infini.core.formats import Format
+from infini.core.mesh import P
 from infini.io import CorruptFileError, MissingFileError, folders
 from infini.parallel.checkpoints import index as index_, parts, peers, pieces
 from infini.parallel.checkpoints.pieces import Slices
@@ -305,7 +306,10 @@ def _array(reader: _Reader, name: str, leaf: Any) -> array_.Array:  # Any: an ar
         where = None
     weak = bool(getattr(leaf, "weak_type", type(leaf) in {int, float, complex}))
     if isinstance(where, sharding_.NamedSharding):
-        found = _split(reader, name, type_, where)
+        summed = sharding_.NamedSharding(where.mesh, P(*where.spec))
+        found = _split(reader, name, type_, summed)
+        if where.unreduced:  # a sum was stored; its terms are the sum and zeros
+            found = placement.device_put(found, where)
     else:
         host = reader.read(name, pieces.whole(type_.shape))
         device = where.device if isinstance(where, sharding_.SingleDeviceSharding) else None

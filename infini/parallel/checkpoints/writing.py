@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import itertools
 import operator
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,7 @@ from infini.parallel.checkpoints.pending import (
 )
 from infini.parallel.checkpoints.shares import Share
 
+_SAVING: Final = threading.Lock()  # threads save one after another
 _SEEING_S: Final = 10.0  # a network file system shows a folder to other hosts within seconds
 
 
@@ -86,12 +88,24 @@ def save(
         ...     checkpoints.latest(folder).step
         200
     """
+    with _SAVING:
+        return _saved(Path(folder).absolute(), tree, position, keep, asynchronous, texts or {})
+
+
+def _saved(
+    path: Path,
+    tree: Any,
+    position: int | Mapping[str, Any],
+    keep: int | None,
+    asynchronous: bool,
+    texts: Mapping[str, str],
+) -> Pending:  # Any: a pytree of arrays; what msgpack holds
     OUTSTANDING.settle()
-    job, path = peers.find(), Path(folder)
+    job = peers.find()
     share, problem, facts = None, None, {}
     try:
         facts = _position(position)
-        _check(keep, texts or {})
+        _check(keep, texts)
         share = shares.of(tree, job.index, job.count, is_copied=asynchronous)
     except (errors.InfiniError, MemoryError) as error:
         problem = error
@@ -99,7 +113,7 @@ def save(
     assert share is not None
     pending = Pending(path / reading.name_of(facts["step"]), facts["step"], job)
     if job.index == 0:
-        files = dict(texts or {})
+        files = dict(texts)
         pending.start(lambda: _lead(pending, share, facts, files, keep))
     try:
         written = _shown(job, pending)
@@ -236,6 +250,8 @@ def _follow(share: Share, written: Path) -> None:
 
 def _trim(newest: Path, keep: int | None) -> None:
     found = reading.steps(newest.parent)
+    if newest not in found:  # somebody has deleted it already
+        return
     at = found.index(newest)
     old = [] if keep is None else found[: max(at + 1 - keep, 0)]
     for path in [*old, *found[at + 1 :]]:

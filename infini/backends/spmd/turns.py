@@ -1,0 +1,71 @@
+"""Programs over several processes take turns: every process runs the same ones in the same order, or what one
+of them sends is taken for something else by another.
+
+What can be seen from inside one process is refused: two threads that run such programs at once, and a
+program after one that ended in the middle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+from infini.core import errors
+
+
+class Turns:
+    """Whose turn it is in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a callback of a program may run another one
+        self._left = ""
+
+    @contextlib.contextmanager
+    def one(self, name: str) -> Iterator[None]:
+        """A block in which a program communicates.
+
+        Args:
+            name: of the program.
+
+        Raises:
+            CollectiveError: another thread runs one, or one was left in the middle.
+        """
+        if self._left:
+            raise errors.CollectiveError(
+                "the processes of this job are no longer in step",
+                got=self._left,
+                expected="every program over several processes to run to its end, in all of them",
+                fix="end the job, or catch such errors before a program over several processes begins",
+            )
+        if not self._lock.acquire(blocking=False):
+            raise errors.CollectiveError(
+                "two threads run programs over several processes at once",
+                got=f"{name}, in the thread {threading.current_thread().name!r}",
+                expected="programs in one order, the same in every process",
+                fix="run them all in one thread",
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def to_the_end(self, name: str) -> Iterator[None]:
+        """A block in which processes wait for each other: one that leaves it early is out of step from then
+        on.
+
+        Args:
+            name: of the program.
+        """
+        try:
+            yield
+        except errors.CollectiveError:  # all of them have seen it, or the job ends
+            raise
+        except BaseException as error:
+            self._left = f"{name} ended in the middle by {type(error).__name__}: {error}".rstrip(": ")
+            raise
+
+
+TURNS: Final = Turns()
