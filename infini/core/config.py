@@ -45,10 +45,15 @@ def _read_flag(text: str) -> bool:
 
 
 def _read_count(text: str) -> int:
-    number = int(text)
-    if number < 0:
+    if not text.strip().isdecimal():
         raise ValueError("expected a number of at least 0")
-    return number
+    return int(text)
+
+
+def _read_positive(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) == 0:
+        raise ValueError("expected a number of at least 1")
+    return int(text)
 
 
 def _read_ranks(text: str) -> str:
@@ -68,6 +73,7 @@ def _choice(*allowed: str) -> Kind:
 
 _FLAG: Final = Kind("0 or 1", _read_flag)
 _COUNT: Final = Kind("a number from 0", _read_count)
+_POSITIVE: Final = Kind("a number from 1", _read_positive)
 _INTEGER: Final = Kind("an integer", int)
 _TEXT: Final = Kind("any text", str)
 _RANKS: Final = Kind("`all`, or numbers separated by commas", _read_ranks)
@@ -140,7 +146,7 @@ KNOBS: Final[dict[str, Knob]] = {
             "Threads of the CPU pool; 0 means one per physical core. Never changes a result.",
         ),
         Knob("pool", "auto", _choice("auto", "native", "portable"), "CPU thread pool; `native` needs Linux."),
-        Knob("cpu_devices", 1, _COUNT, "Devices that one process simulates on the CPU, run in lockstep."),
+        Knob("cpu_devices", 1, _POSITIVE, "Devices that one process simulates on the CPU, run in lockstep."),
         Knob(
             "collective_timeout_s",
             300,
@@ -265,12 +271,16 @@ def _checked(changes: Mapping[str, Any]) -> dict[str, Any]:  # Any: knobs have d
     for name, value in changes.items():
         if name not in KNOBS:
             raise errors.ValueMismatchError(f"there is no knob named {name!r}", expected=", ".join(KNOBS))
-        if isinstance(value, str):
+        kind = KNOBS[name].kind
+        is_number = isinstance(value, int) and not isinstance(value, bool) and kind in (_COUNT, _POSITIVE)
+        if isinstance(value, str) or is_number:
             try:
-                found[name] = KNOBS[name].kind.read(value)
+                found[name] = kind.read(str(value))
             except ValueError as error:
                 raise errors.ValueMismatchError(
-                    f"the knob {name!r} has a wrong value", got=repr(value), expected=str(error)
+                    f"the knob {name!r} has a wrong value",
+                    got=repr(value),
+                    expected=str(error).removeprefix("expected "),
                 ) from None
     return found
 

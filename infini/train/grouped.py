@@ -1,5 +1,5 @@
-"""The layer of experts without a capacity by names that JAX has: what `lax.expert_layer` means, and what stands
-for it where this folder runs on JAX.
+"""The layer of experts without a capacity by names that JAX has: what `lax.expert_layer` means, and what
+stands for it where this folder runs on JAX.
 """
 
 from __future__ import annotations

@@ -133,8 +133,6 @@ def test_splits_and_what_they_send(
 ) -> None:
     given = operands(rng)
     abstract = AbstractMesh(("a", "b")[: len(sizes)], sizes)
-    x, _, amounts, *_ = given
-    weights = given[3:]
 
     def back(x: Any, chosen: Any, amounts: Any, *weights: Any) -> Any:
         _, pull = inf.vjp(lambda x, a, *w: lax.expert_layer(x, chosen, a, *w), x, amounts, *weights)

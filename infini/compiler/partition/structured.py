@@ -34,8 +34,8 @@ def _constraint(block: Block, equation: Equation) -> list[Local]:
         # Terms over further axes are summed with these, when there are fewer elements on each device.
         further = apart(dims, block.env[var].placement.partial) if block.uses[var] == 1 else ()
         target = Placement(dims, tuple(dict.fromkeys((*further, *target.partial))))
-        wanted = (block.plan[v] for v in _made_of(block.program, equation.output))
-        block.sums.update({equation.output: dims for dims in wanted if dims != target.dims})
+        wanted = [block.plan[v] for v in _made_of(block.program, equation.output)]
+        block.sums[equation.output] = next((then for then in wanted if then != dims), dims)
         return [Local(block.moved(block.env[var], target, "a sharding constraint"), target)]
     return [Local(block.operand(var, dims, (), "a sharding constraint"), target)]
 

@@ -22,8 +22,18 @@ from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, contraction_dtypes, elementwise as e, families, indexing, places, precision
-from infini.lax import reduction, sorting, view
+from infini.lax import (
+    cases,
+    contraction_dtypes,
+    elementwise as e,
+    families,
+    indexing,
+    places,
+    precision,
+    reduction,
+    sorting,
+    view,
+)
 from infini.lax.cases import Case, Sample, Span
 from infini.lax.families import bind_scalars
 from infini.lax.places import Factors, Part, Types
@@ -278,7 +288,8 @@ expert_layer_p: Primitive = primitive.register(
     )
 )
 
-# Cotangents of tokens, amounts and weights, from the operands of `expert_layer` and the cotangent of its result.
+# Cotangents of tokens, amounts and weights, from the operands of `expert_layer` and the cotangent of its
+# result.
 expert_layer_gradient_p: Primitive = primitive.register(
     Primitive(
         "expert_layer_gradient",

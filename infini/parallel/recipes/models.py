@@ -56,9 +56,9 @@ def experts(
     experts were given, and adds up what all made of them; it needs no capacity.
 
     Memory: 1 / n of the experts; with `all_gather` the tokens of all n devices in each layer. Sent per layer
-        and device, twice forwards and twice backwards, for the T tokens of all n devices: (n - 1) / n of T k c / n
-        rows of model width with `all_to_all`, for k experts per token and a capacity factor of c; (n - 1) / n
-        of T with `all_gather`, which is less when k c > n.
+        and device, twice forwards and twice backwards, where n devices have T tokens: (n - 1) / n of
+        T k c / n rows of model width with `all_to_all`, for k experts per token and a capacity factor of c;
+        (n - 1) / n of T with `all_gather`, which is less when k c > n.
 
     Args:
         axis: mesh axis.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from infini.core import errors, mesh as mesh_, tree
+from infini.core import errors, events, mesh as mesh_, tree
 from infini.core.mesh import AbstractMesh, AxisEntry, P
 
 Specs: TypeAlias = Any  # Any: a pytree of P
@@ -34,6 +34,22 @@ class Rule:
     pattern: str = ""
     dimension: int | None = None
     kinds: tuple[Kind, ...] = BOTH
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.axis, str):
+            raise errors.TypeMismatchError(
+                "a recipe splits over an axis of the mesh",
+                got=repr(self.axis),
+                expected="its name, such as 'dp'",
+            )
+        try:
+            re.compile(self.pattern)
+        except (re.error, TypeError) as error:
+            raise errors.ValueMismatchError(
+                f"the pattern of a rule is no regular expression: {error}",
+                got=repr(self.pattern),
+                expected=r"one for paths of weights, such as r'(q|k|v)_proj$'",
+            ) from None
 
     def dimension_of(
         self, path: str, shape: Sequence[int], parts: Sequence[int], count: int, kind: Kind
@@ -81,6 +97,7 @@ class Recipe:
 
         Raises:
             ValueMismatchError: the mesh lacks an axis.
+        TypeMismatchError: a leaf is no array.
         """
         return self._placed(params, mesh, "params")
 
@@ -111,13 +128,48 @@ class Recipe:
         return found
 
     def _placed(self, leaves: Any, mesh: Any, kind: Kind) -> Specs:  # Any: pytrees; a mesh
-        abstract: AbstractMesh = getattr(mesh, "abstract", mesh)
+        abstract = getattr(mesh, "abstract", mesh)
+        if not isinstance(abstract, AbstractMesh):
+            raise errors.TypeMismatchError(
+                "a recipe places arrays on a mesh",
+                got=f"{mesh!r} of type {type(mesh).__name__}",
+                expected="a Mesh",
+                fix="make_mesh((4, 2), ('dp', 'tp'))",
+            )
         self._check(abstract)
+        paths = []
 
         def place(path: tuple[Any, ...], leaf: Any) -> P:
-            return self.place(tree.keystr(path, simple=True, separator="/"), leaf.shape, abstract, kind)
+            paths.append(tree.keystr(path, simple=True, separator="/"))
+            if not hasattr(leaf, "shape"):
+                raise errors.TypeMismatchError(
+                    "a recipe places arrays",
+                    got=f"{type(leaf).__name__} at {paths[-1]!r}" if path else type(leaf).__name__,
+                    expected="a tree of arrays, or of their types as eval_shape gives them",
+                )
+            return self.place(paths[-1], leaf.shape, abstract, kind)
 
-        return tree.map_with_path(place, leaves)
+        found = tree.map_with_path(place, leaves)
+        if kind == "params":
+            self._report_unused(paths, abstract)
+        return found
+
+    def _report_unused(self, paths: Sequence[str], mesh: AbstractMesh) -> None:
+        """Say which axes find nothing to split, since no weight is called what their rules look for."""
+        beside = {axis for axes in (*self.batch, *itertools.chain(*self.named.values())) for axis in axes}
+        for axis in dict.fromkeys(rule.axis for rule in self.rules):
+            patterns = [rule.pattern for rule in self.rules if rule.axis == axis]
+            if mesh.shape[axis] == 1 or axis in beside or not paths:
+                continue
+            if not any(re.search(pattern, path) for pattern in patterns for path in paths):
+                events.emit(
+                    "recipe-unused",
+                    f"nothing is split over {axis!r}: no weight has a name that the recipe knows. It looks "
+                    f"for {' and '.join(map(repr, patterns))}, and the weights are called "
+                    f"{', '.join(map(repr, paths[:4]))}{', ...' * (len(paths) > 4)}. Give it patterns for "
+                    "these, such as tensor(columns=, rows=)",
+                    level="warning",
+                )
 
     def place(self, path: str, shape: Sequence[int], mesh: AbstractMesh, kind: Kind = "params") -> P:
         """The placement of one array.
@@ -162,6 +214,14 @@ def product(*recipes: Recipe) -> Recipe:
         >>> both.place("layers/0/mlp/up_proj", (64, 32), mesh), both.of_batch()
         (P('tp', 'dp'), P('dp'))
     """
+    for recipe in recipes:
+        if not isinstance(recipe, Recipe):
+            raise errors.TypeMismatchError(
+                "product joins recipes",
+                got=f"{recipe!r} of type {type(recipe).__name__}",
+                expected="recipes as arguments, one after the other",
+                fix="product(tensor('tp'), data('dp'))",
+            )
     named: dict[str, tuple[tuple[str, ...], ...]] = {}
     whole: dict[str, tuple[str, ...]] = {}
     unreduced: dict[str, tuple[str, ...]] = {}
