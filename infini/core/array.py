@@ -19,6 +19,7 @@ from infini.core import (
     formats,
     ir,
     layout as layout_,
+    memory as memory_,
     mesh as mesh_,
     representation,
     sharding as sharding_,
@@ -220,7 +221,9 @@ class Array(value.Value):
         """The parts of all processes; those of others have no data here."""
         type_ = self.type.update(shape=self.sharding.shard_shape(self.shape))
         parts = {
-            device: Array(type_, (buffer,), sharding_.on_one(device), weak=self.weak, committed=True)
+            device: Array(
+                type_, (memory_.alias(buffer),), sharding_.on_one(device), weak=self.weak, committed=True
+            )
             for device, buffer in zip(self.addressable_devices, self.block_until_ready().buffers, strict=True)
         }
         return shards.of(self.shape, self.sharding, parts)
@@ -278,6 +281,17 @@ class Array(value.Value):
             self.ready.wait()
             self.ready = None
         return self
+
+    def placed(self, where: sharding_.Sharding) -> Array:
+        """The same contents, which lie there already, as another array that may be donated and deleted by
+        itself.
+        """
+        kept = self.memory
+        buffers = tuple([memory_.alias(buffer) for buffer in kept.buffers])
+        if kept.layout is not None:
+            own = Arranged(kept.layout, buffers)
+            return Array.arranged(self.type, own, where, weak=self.weak, committed=True)
+        return Array(self.type, buffers, where, weak=self.weak, committed=True, ready=self.ready)
 
     def with_weak(self, weak: bool) -> Array:
         """The same buffers with another weak flag."""

@@ -15,7 +15,7 @@ import mmap
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -120,6 +120,11 @@ class HostAllocator:
                 self.free.setdefault(size, []).append(block)
                 self.counts[2] += size
 
+    def lend(self, size: int) -> None:
+        """Count a block once more, which two buffers have."""
+        with self._lock:
+            self.counts[0] += size
+
     def trim(self) -> int:
         """Free every kept block; returns the bytes freed."""
         with self._lock:
@@ -169,6 +174,15 @@ class HostBuffer:
         buffer.view(array.shape, array.dtype)[...] = array
         return buffer
 
+    def alias(self) -> HostBuffer:
+        """The same memory as another buffer: while both are there, neither is overwritten."""
+        buffer = HostBuffer.__new__(HostBuffer)
+        buffer._size, buffer._block = self._size, self._block
+        buffer.nbytes, buffer.address = self.nbytes, self.address
+        if self._size:
+            HOST.lend(self._size)
+        return buffer
+
     def view(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The memory as a writable NumPy array, without a copy."""
         if self._size == 0:
@@ -191,6 +205,14 @@ class HostBuffer:
             # The test of `has_views`, with the reference the expression itself holds.
             is_shared = sys.getrefcount(self._block) > _ALONE
             HOST.give(None if is_shared else (self._block, self.address), self._size)
+
+
+def alias(buffer: Any) -> Any:  # Any: a buffer of some backend
+    """A buffer over the memory of another, for a second array: `HostBuffer.alias` and the like. Backends that
+    overwrite nothing need none.
+    """
+    make = getattr(buffer, "alias", None)
+    return buffer if make is None else make()
 
 
 class _Lent:

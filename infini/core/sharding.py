@@ -4,10 +4,11 @@ devices is in `core.mesh`.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -58,6 +59,7 @@ class Mesh:
 
     Raises:
         ValueMismatchError: the numbers of axes, names and types differ, or a name occurs twice.
+        DeviceError: the devices are of several platforms.
     """
 
     devices: np.ndarray
@@ -68,6 +70,11 @@ class Mesh:
         object.__setattr__(self, "devices", np.asarray(self.devices, dtype=object))
         names = (self.axis_names,) if isinstance(self.axis_names, str) else tuple(self.axis_names)
         object.__setattr__(self, "axis_names", names)
+        platforms = sorted({str(getattr(device, "platform", "")) for device in self.devices.flat})
+        if len(platforms) > 1:
+            raise errors.DeviceError(
+                "the devices of a mesh are of one kind", got=", ".join(platforms), fix="make a mesh of each"
+            )
         if len(names) != self.devices.ndim or len(set(names)) != len(names):
             raise errors.ValueMismatchError(
                 "a mesh needs one distinct name per axis",
@@ -258,6 +265,30 @@ def replace_meshes(entered: Entered) -> Entered:
     before = _entered.get()
     _entered.set(entered)
     return before
+
+
+# Meshes that were named while a function is traced: programs have their axes, and not their devices.
+_named: contextvars.ContextVar[list[Mesh] | None] = contextvars.ContextVar("infini_named", default=None)
+
+
+def name_mesh(mesh: Mesh) -> None:
+    """Remember the devices of a mesh that the function that is being traced names."""
+    named = _named.get()
+    if named is not None:
+        named.append(mesh)
+
+
+@contextlib.contextmanager
+def named_meshes() -> Iterator[list[Mesh]]:
+    """A list of the meshes that are named within a block; outer blocks get them as well."""
+    outer, own = _named.get(), list[Mesh]()
+    token = _named.set(own)
+    try:
+        yield own
+    finally:
+        _named.reset(token)
+        if outer is not None:
+            outer.extend(own)
 
 
 def plain_state() -> list[tuple[object, str | None, object]]:

@@ -4,6 +4,7 @@ every other transform.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,6 +108,7 @@ def abstract_mesh_and_spec(where: Any, what: str) -> tuple[AbstractMesh, Partiti
         TypeMismatchError: it is neither.
     """
     if isinstance(where, sharding.NamedSharding):
+        sharding.name_mesh(where.mesh)
         return where.mesh.abstract, where.spec
     current = sharding.current_abstract_mesh()
     if not isinstance(where, PartitionSpec) or current is None:
@@ -150,7 +152,8 @@ def with_sharding_constraint(x: Any, shardings: Any) -> Any:  # Any: pytrees
 
     def one(where: Any, part: Any) -> Any:
         found, spec = abstract_mesh_and_spec(where, "with_sharding_constraint")
-        return tree.map(lambda leaf: constrain(leaf, found, spec), part)
+        with where.mesh if isinstance(where, sharding.NamedSharding) else contextlib.nullcontext():
+            return tree.map(lambda leaf: constrain(leaf, found, spec), part)
 
     return tree.map(one, shardings, x, is_leaf=is_sharding)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import backend, comm, config, dtypes, errors, execute, mesh, sharding, trace
+from infini.core import backend, comm, config, dtypes, errors, execute, memory, mesh, sharding, trace
 from infini.core.array import Array
 from infini.core.ir import ArrayType
 from infini.core.mesh import P
@@ -70,7 +70,7 @@ def between_meshes(x: Array, where: NamedSharding) -> Array:
             fix="hand it on with experimental.multihost_utils.broadcast_one_to_all",
         )
     if where.is_equivalent_to(source, x.ndim) and x.layout is None:
-        return Array(x.type, x.buffers, where, weak=x.weak, committed=True)
+        return x.placed(where)
     if source.unreduced:
         x = respread(x, source.with_spec(P(*source.spec)))
     if not source.is_fully_addressable:
@@ -172,5 +172,5 @@ def make_array_from_single_device_arrays(
             )
     if isinstance(sharding_, SingleDeviceSharding):
         sharding_ = sharding.on_one(sharding_.device)
-    buffers = [by_device[device].block_until_ready().buffers[0] for device in devices]
+    buffers = [memory.alias(by_device[device].block_until_ready().buffers[0]) for device in devices]
     return Array(ArrayType(size, kind), buffers, sharding_, committed=True)

@@ -90,8 +90,9 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
             return placement.constrain(value, *placement.abstract_mesh_and_spec(where, "device_put"))
         where = NamedSharding(*placement.mesh_and_spec(where, "device_put"))
     if not trace.is_eager():
-        is_split = isinstance(where, NamedSharding)
-        return placement.constrain(value, where.mesh.abstract, where.spec) if is_split else value
+        if not isinstance(where, NamedSharding):
+            return value
+        return placement.constrain(value, *placement.abstract_mesh_and_spec(where, "device_put"))
     if isinstance(where, (Layout, AutoLayout)):
         raise errors.ValueMismatchError(
             "device_put takes no bare layout", got=str(where), fix="wrap it: Format(layout, x.sharding)"
@@ -108,8 +109,8 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
         )
     if isinstance(where, SingleDeviceSharding):
         where = sharding.on_one(where.device)  # the one object for this placement
-    if array.layout is not None and array.sharding == where:
-        return Array.arranged(array.type, array.memory, where, weak=array.weak, committed=True)
+    if array.sharding == where:
+        return array.placed(where)
     if isinstance(where, SingleDeviceSharding):
         buffer = execute.on_device(array, where.device)
         return Array(array.type, (buffer,), where, weak=array.weak, committed=True)

@@ -201,6 +201,8 @@ def shard_map(
     def run(*args: Any) -> Any:
         where = _mesh(mesh, args)
         mapped = _Mapped(f, where, _manual_axes(where, axis_names), check_vma)
+        if isinstance(mesh, sharding.Mesh):
+            sharding.name_mesh(mesh)
         # Outside of jit the devices are those of the mesh.
         with mesh if isinstance(mesh, sharding.Mesh) else contextlib.nullcontext():
             return mapped(in_specs, out_specs, args)

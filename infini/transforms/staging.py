@@ -183,6 +183,8 @@ class Jitted:
             found = self._trace(args, kwargs, in_tree, holes, key.types, static, varying=varying)
             if not found.staged.has_captured_tracers:
                 self._cache.put(key, found)
+        if found.runner.mesh is not None:
+            sharding.name_mesh(found.runner.mesh)
         return values, found
 
     def _note_miss(self, key: Key) -> None:
@@ -227,7 +229,7 @@ class Jitted:
         call.__name__ = self._name
         f = flat.FlatFunction(call, in_tree, holes=holes)
         in_types, weak = [t for t, _ in types], [w for _, w in types]
-        with execute.unswept():
+        with execute.unswept(), sharding.named_meshes() as named:
             staged = trace.stage(f, in_types, weak=weak, name=self._name, transform="jit", varying=varying)
         assert f.out_tree is not None
         called = signature.parameter_names(self.fun, in_tree, [i for i, _ in holes.shapes], list(positions))
@@ -243,7 +245,7 @@ class Jitted:
             collectives=self.options.collectives,
             named=self.options.named,
         )
-        mesh = self.options.mesh or sharding.current_mesh()
+        mesh = self.options.mesh or _devices_of(options.mesh, named) or sharding.current_mesh()
         runner = execute.Runner(staged.program, options, mesh)
         return Specialisation(
             self._name, staged, in_tree, holes, f.out_tree, f.out_holes, runner, self.options.is_inline
@@ -298,6 +300,22 @@ class Jitted:
 
     def __repr__(self) -> str:
         return f"<jitted {self._name}, {len(self._cache)} specialisations>"
+
+
+def _devices_of(mesh: sharding.AbstractMesh | None, named: Sequence[sharding.Mesh]) -> sharding.Mesh | None:
+    """The mesh with devices whose axes a program names.
+
+    Raises:
+        DeviceError: two are named, over different devices.
+    """
+    found = dict.fromkeys(candidate for candidate in named if candidate.abstract == mesh)
+    if len(found) > 1:
+        raise errors.DeviceError(
+            "one program names two meshes with the same axes and different devices",
+            got="; ".join(f"{one} on {', '.join(map(str, one.flat_devices))}" for one in found),
+            fix="use one mesh, or a jitted function for each",
+        )
+    return next(iter(found), None)
 
 
 def jit(  # noqa: PLR0913  # JAX's arguments

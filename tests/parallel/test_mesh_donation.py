@@ -252,3 +252,43 @@ def test_a_repeated_call_makes_no_options(monkeypatch):
     monkeypatch.setattr(dataclasses, "replace", lambda *a, **k: made.append(a) or real(*a, **k))
     f(x)
     assert made == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x: inf.device_put(x, x.sharding),
+        lambda x: inf.device_put(x, NamedSharding(make_mesh((1, 2), ("a", "b")), P("b"))),
+        lambda x: x.addressable_shards[0].data,
+        lambda x: x.addressable_data(1),
+        lambda x: inf.make_array_from_single_device_arrays(
+            x.shape, x.sharding, [shard.data for shard in x.addressable_shards]
+        ),
+    ],
+)
+def test_arrays_in_one_memory_are_donated_one_by_one(other):
+    x = put(np.arange(SIZE, dtype=np.float32), "x")
+    step = inf.jit(lambda a: a * 0 - 1, donate_argnums=0)
+    y = other(x)
+    before, whole = np.array(y), np.array(x)
+    step(x)
+    np.testing.assert_array_equal(y, before)
+    x = put(whole, "x")
+    step(other(x))
+    np.testing.assert_array_equal(x, whole)
+
+
+def test_what_was_seen_once_is_overwritten_later():
+    before = HOST.stats()["bytes_in_use"]
+    x = put(np.zeros(SIZE, np.float32), "x")
+    assert [np.asarray(shard.data)[0] for shard in x.addressable_shards] == [0, 0]
+    gc.collect()
+    step = inf.jit(lambda a: a + 1, donate_argnums=0, donation="require")
+    addresses = [b.address for b in x.buffers]
+    with events.record() as seen:
+        y = step(x)
+    assert [b.address for b in y.buffers] == addresses
+    assert not [e for e in seen if e.code == "donation-copied"]
+    del x, y
+    gc.collect()
+    assert HOST.stats()["bytes_in_use"] == before

@@ -5,6 +5,7 @@ import pytest
 
 import infini as inf
 from infini import lax
+from infini.core import errors
 from infini.sharding import (
     AbstractMesh,
     AxisType,
@@ -130,3 +131,57 @@ def test_arrays_move_between_meshes(mesh, source, target):
     assert moved.sharding == NamedSharding(other, target) and moved.committed
     np.testing.assert_array_equal(moved, X)
     np.testing.assert_array_equal(moved.addressable_shards[1].data, X[moved.addressable_shards[1].index])
+
+
+class TestDevices:
+    """Programs name axes; the devices are those of the mesh that was named while they were traced."""
+
+    @pytest.fixture
+    def last(self):
+        with inf.config(device="reference", cpu_devices=4):
+            yield Mesh(np.array(inf.devices()[2:4]), ("x",))
+
+    @pytest.mark.parametrize(
+        "placed",
+        [
+            lambda mesh: inf.shard_map(lambda b: b * 2, mesh=mesh, in_specs=P("x"), out_specs=P("x")),
+            lambda mesh: lambda x: inf.lax.with_sharding_constraint(x * 2, NamedSharding(mesh, P("x"))),
+            lambda mesh: lambda x: inf.device_put(x * 2, NamedSharding(mesh, P("x"))),
+            lambda mesh: inf.shard(lambda x: x * 2, mesh=mesh, in_specs=P("x")),
+        ],
+    )
+    @pytest.mark.parametrize("around", [lambda f: f, inf.jit, lambda f: inf.jit(inf.jit(f))])
+    def test_are_those_that_are_named(self, last, placed, around):
+        f = around(placed(last))
+        for _ in range(2):
+            y = f(np.arange(4, dtype=np.float32))
+            np.testing.assert_array_equal(y, [0, 2, 4, 6])
+            assert y.sharding.device_set == set(inf.devices()[2:4])
+
+    def test_a_function_in_another_one_keeps_them(self, last):
+        inner = inf.jit(inf.shard_map(lambda b: b * 2, mesh=last, in_specs=P("x"), out_specs=P("x")))
+        x = np.arange(4, dtype=np.float32)
+        inner(x)
+        assert inf.jit(lambda x: inner(x) + 1)(x).sharding.device_set == set(inf.devices()[2:4])
+
+    def test_two_meshes_of_one_name_are_refused(self, last):
+        first = Mesh(np.array(inf.devices()[:2]), ("x",))
+
+        def f(x):
+            x = inf.lax.with_sharding_constraint(x, NamedSharding(first, P("x")))
+            return inf.lax.with_sharding_constraint(x * 2, NamedSharding(last, P("x")))
+
+        with pytest.raises(errors.DeviceError, match="two meshes with the same axes"):
+            inf.jit(f)(np.ones(4, np.float32))
+
+    def test_of_two_kinds_are_refused(self):
+        with pytest.raises(errors.DeviceError, match="cpu, reference"):
+            Mesh(np.array([inf.devices("cpu")[0], inf.devices("reference")[0]]), ("x",))
+
+    def test_alone_there_is_nothing_to_say(self, last):
+        def told(x):
+            inf.debug.print("{}", x.sum())
+            return x
+
+        one = Mesh(np.array(inf.devices()[:1]), ("x",))
+        inf.jit(inf.shard_map(told, mesh=one, in_specs=P("x"), out_specs=P("x")))(np.ones(2, np.float32))

@@ -59,6 +59,8 @@ class Mover:
         return self._indices[axes]
 
     def _new_index(self, axes: Axes) -> Value:
+        if not axes:  # one device
+            return trace.as_value(np.int32(0))
         if len(axes) == 1:
             return trace.bind1(
                 primitive.by_name("axis_index"), axis_name=axes[0], size=self.mesh.shape[axes[0]]
