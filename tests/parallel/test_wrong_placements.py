@@ -107,7 +107,9 @@ def test_what_is_wrong_is_named_with_what_would_be_right(name: str) -> None:
 
 def test_a_recipe_that_knows_none_of_the_weights_says_so() -> None:
     params = {"linear_1": np.ones((8, 8)), "linear_2": np.ones((8, 8))}
-    with pytest.warns(errors.InfiniWarning, match=r"recipe-unused.*over 'tp'.*'linear_1', 'linear_2'"):
+    with pytest.warns(
+        errors.InfiniWarning, match=r"recipe-unused.*no weight is split over 'tp'.*'linear_1', 'linear_2'"
+    ):
         recipes.product(recipes.tensor(), recipes.data()).params(params, mesh())
 
 

@@ -90,6 +90,15 @@ def test_devices_must_divide_the_batch() -> None:
         _losses(2, batch_size=3)
 
 
+@pytest.mark.parametrize(
+    ("num_experts", "got"), [(0, "no experts over ep = 2"), (3, "3 experts over ep = 2")]
+)
+def test_devices_must_divide_the_experts(num_experts: int, got: str) -> None:
+    config = replace(WIDE, num_experts=num_experts)
+    with pytest.raises(errors.ValueMismatchError, match=got):
+        _losses(4, config=config, layout=team.Layout(ep=2))
+
+
 def test_one_device_is_a_team_without_a_mesh() -> None:
     alone = team.find()
     assert alone == team.Team() and alone.is_first and alone.num_parts == 1

@@ -159,16 +159,16 @@ class Recipe:
         beside = {axis for axes in (*self.batch, *itertools.chain(*self.named.values())) for axis in axes}
         for axis in dict.fromkeys(rule.axis for rule in self.rules):
             patterns = [rule.pattern for rule in self.rules if rule.axis == axis]
-            if mesh.shape[axis] == 1 or axis in beside or not paths:
+            if mesh.shape[axis] == 1 or not paths:
                 continue
             if not any(re.search(pattern, path) for pattern in patterns for path in paths):
                 events.emit(
                     "recipe-unused",
-                    f"nothing is split over {axis!r}: no weight has a name that the recipe knows. It looks "
+                    f"no weight is split over {axis!r}: none has a name that the recipe knows. It looks "
                     f"for {' and '.join(map(repr, patterns))}, and the weights are called "
                     f"{', '.join(map(repr, paths[:4]))}{', ...' * (len(paths) > 4)}. Give it patterns for "
                     "these, such as tensor(columns=, rows=)",
-                    level="warning",
+                    level="info" if axis in beside else "warning",
                 )
 
     def place(self, path: str, shape: Sequence[int], mesh: AbstractMesh, kind: Kind = "params") -> P:
