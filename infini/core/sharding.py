@@ -8,7 +8,7 @@ import contextlib
 import contextvars
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -315,7 +315,7 @@ def make_mesh(
         DeviceError: there are too few devices.
         ValueMismatchError: sizes are no positive numbers, names no names, or not as many.
     """
-    _check_axes(axis_shapes, axis_names)
+    axis_shapes, axis_names = _checked_axes(axis_shapes, axis_names)
     pool = list(devices if devices is not None else backend.devices())
     count = math.prod(axis_shapes)
     if count > len(pool):
@@ -327,24 +327,22 @@ def make_mesh(
         )
     array = np.empty(count, dtype=object)
     array[:] = pool[:count]
-    names = (axis_names,) if isinstance(axis_names, str) else tuple(axis_names)
-    types = (AxisType.Explicit,) * len(names) if axis_types is None else tuple(axis_types)
-    return Mesh(array.reshape(tuple(axis_shapes)), names, types)
+    types = (AxisType.Explicit,) * len(axis_names) if axis_types is None else tuple(axis_types)
+    return Mesh(array.reshape(axis_shapes), tuple(axis_names), types)
 
 
-def _check_axes(sizes: Any, names: Any) -> None:  # Any: what a user gave
-    is_sizes = isinstance(sizes, Sequence | np.ndarray) and all(
-        isinstance(n, int | np.integer) for n in sizes
-    )
-    found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Sequence) else None
-    if is_sizes and found is not None and len(found) == len(sizes) and all(n > 0 for n in sizes):
-        return
-    raise errors.ValueMismatchError(
-        "make_mesh needs the sizes of the axes, then as many names",
-        got=f"sizes {sizes!r}, names {names!r}",
-        expected="positive numbers and strings",
-        fix="make_mesh((4, 2), ('dp', 'tp'))",
-    )
+def _checked_axes(sizes: Any, names: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:  # Any: from a user
+    found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else ()
+    counts = tuple(sizes) if isinstance(sizes, Iterable) else ()
+    is_good = all(isinstance(n, int | np.integer) and n > 0 for n in counts) and len(counts) == len(found)
+    if not is_good or not isinstance(sizes, Iterable):
+        raise errors.ValueMismatchError(
+            "make_mesh needs the sizes of the axes, then as many names",
+            got=f"sizes {sizes!r}, names {names!r}",
+            expected="positive numbers and strings",
+            fix="make_mesh((4, 2), ('dp', 'tp'))",
+        )
+    return tuple(int(n) for n in counts), found
 
 
 Index: TypeAlias = tuple[slice, ...]
@@ -509,7 +507,7 @@ class NamedSharding(Placed):
     spec: PartitionSpec
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mesh, Mesh):
+        if not isinstance(self.mesh, Mesh | AbstractMesh):
             raise errors.TypeMismatchError(
                 "NamedSharding needs a mesh of devices first",
                 got=f"{self.mesh!r} of type {type(self.mesh).__name__}",
