@@ -124,5 +124,13 @@ def test_a_recipe_that_splits_something_is_silent(recipe: recipes.Recipe) -> Non
     assert not found
 
 
+def test_a_place_for_a_name_that_no_value_has_is_shown() -> None:
+    ones = np.ones((8, 8), np.float32)
+    run = inf.shard(layer, mesh=mesh(), named={"resdual": P("dp")})
+    shown = inf.parallel.explain_sharding(run, ones, ones, memory=False)
+    assert shown.unused == ("resdual",)
+    assert "no value is named 'resdual'" in shown
+
+
 def test_one_axis_may_be_named_by_a_text() -> None:
     assert make_mesh((8,), "dp").shape == {"dp": 8}
