@@ -1,7 +1,8 @@
 """A GPT trained over a mesh: the same program for one device and for many, split as the axes say.
 
 Run: python examples/train_parallel.py --mesh dp=2,tp=2 for four devices in this process, or
-mpirun -n 4 python examples/train_parallel.py --mesh fsdp=2,tp=2 for a process each."""
+mpirun -n 4 python examples/train_parallel.py --mesh fsdp=2,tp=2 for a process each. Stages of a pipeline
+are programs of their own: see examples/pipeline.py, and infini train --mesh pp=2."""
 
 import argparse
 import math
@@ -49,7 +50,7 @@ def main(axes, steps=20):
         specs = recipe.params(params, mesh), recipe.optimizer(state, mesh)
         params, state = inf.shard(init, mesh=mesh, out_specs=specs)(random.key(0))  # made where they lie
         placed = {"in_specs": (*specs, recipe.of_batch()), "out_specs": (*specs, P())}
-        run = inf.shard(step, mesh=mesh, named=recipe.of_names(), **placed)
+        run = inf.shard(step, mesh=mesh, named=recipe.of_names(), donate_argnums=(0, 1), **placed)
         text = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
         data, losses = inp.asarray(list(text.encode("ascii", "replace"))), []
         for key in random.split(random.key(1), steps):

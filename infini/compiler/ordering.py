@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from infini.compiler import steps as steps_
@@ -74,10 +74,12 @@ class _Order:
     def steps(self) -> tuple[Step, ...]:
         """The steps in the order found."""
         self._dependencies()
-        waiting = self._keep_what_can_be_overwritten()
+        waiting, given = self._keep_what_can_be_overwritten()
         self.before = self._all_before()
-        for memory, given in waiting:
-            self._let_be_overwritten(memory, given)
+        # First what is made in place: else another parameter may take the result that belongs there.
+        waiting = [m for m in waiting if not self._let_be_overwritten(self._made_in_place(m), m, given)]
+        for memory in waiting:
+            self._let_be_overwritten(self._made_elsewhere(memory), memory, given)
         self._let_updates_come_last()
         plain, early = self._sorted(is_early=False), self._sorted(is_early=True)
         chosen = early if self._peak(early) < self._peak(plain) else plain
@@ -139,55 +141,65 @@ class _Order:
 
     # --- parameters that a result may replace -----------------------------------------------------
 
-    def _keep_what_can_be_overwritten(self) -> list[tuple[_Memory, set[_Memory]]]:
-        """Let the maker of a result that replaces a parameter wait for the readers of this, where program
-        order does; the parameters for which it does not, with the results that are taken.
+    def _keep_what_can_be_overwritten(self) -> tuple[list[_Memory], set[_Memory]]:
+        """Let the maker of a result that replaces a parameter in place wait for the other readers of it,
+        where program order does; the parameters for which it does not, and the results that are taken.
         """
         given: set[_Memory] = set()
-        waiting: list[tuple[_Memory, set[_Memory]]] = []
+        waiting: list[_Memory] = []
         for number in sorted(self.ends.writable):
             memory = self.memory[self.block.params[number]]
-            for target in self._replacements(memory):
+            for target in self._made_in_place(memory):
                 last = max((r for r in memory.readers if r != target.maker), default=-1)
                 if target not in given and target.maker is not None and last < target.maker:
                     given.add(target)
                     self.needs[target.maker] |= {r for r in memory.readers if r != target.maker}
                     break
             else:
-                waiting.append((memory, given))
-        return waiting
+                waiting.append(memory)
+        return waiting, given
 
-    def _let_be_overwritten(self, memory: _Memory, given: set[_Memory]) -> None:
-        """Put the readers of a parameter before the maker of a result that may take its memory."""
-        for target in self._replacements(memory):
+    def _let_be_overwritten(self, targets: Sequence[_Memory], memory: _Memory, given: set[_Memory]) -> bool:
+        """Put the readers of a parameter before the maker of a result that may take its memory; of one that
+        they precede already, if there is such. Says whether a result was found.
+        """
+        last = max(memory.readers, default=-1)
+        for target in sorted(targets, key=lambda m: m.maker is not None and m.maker < last):
             assert target.maker is not None, "only what a step makes replaces a parameter"
             readers = [r for r in memory.readers if r != target.maker]
             if target not in given and all(self._can_precede(r, target.maker) for r in readers):
                 given.add(target)
                 for reader in readers:
                     self._put_before(reader, target.maker)
-                return
+                return True
+        return False
 
-    def _replacements(self, memory: _Memory) -> list[_Memory]:
-        """Memories of results that may be left where a parameter is: what is made in place first."""
-        assert memory.parameter is not None, "a parameter is replaced"
-        if memory.results:
-            return []
-        in_place: dict[_Memory, None] = {}
+    def _made_in_place(self, memory: _Memory) -> list[_Memory]:
+        """Memories of results that a step which reads a parameter may leave where that is."""
+        found: dict[_Memory, None] = {}
         for number in memory.readers:
             step = self.block.steps[number]
             reads, writes = steps_.reads_of(step), steps_.writes_of(step)
-            in_place.update(
+            found.update(
                 (self.memory[writes[output]], None)
                 for operand, output in overwrites(step)
                 if self.memory[reads[operand]] is memory
             )
-        others = dict.fromkeys(
-            m for m in (self.memory[v] for v in self.block.results) if m.maker not in memory.readers
-        )
+        return self._replacing(memory, found)
+
+    def _made_elsewhere(self, memory: _Memory) -> list[_Memory]:
+        """Memories of results of other steps that may be left where a parameter is."""
+        found = dict.fromkeys(self.memory[v] for v in self.block.results)
+        return self._replacing(memory, (m for m in found if m.maker not in memory.readers))
+
+    def _replacing(self, memory: _Memory, found: Iterable[_Memory]) -> list[_Memory]:
+        """Those that may and fit."""
+        assert memory.parameter is not None, "a parameter is replaced"
+        if memory.results:
+            return []
         return [
             m
-            for m in {**in_place, **others}
+            for m in found
             if m.maker is not None
             and m.nbytes == memory.nbytes
             and any(self.ends.allows(k, memory.parameter) for k in m.results)

@@ -45,15 +45,17 @@ def _read_flag(text: str) -> bool:
 
 
 def _read_count(text: str) -> int:
-    if not text.strip().isdecimal():
+    number = int(text)
+    if number < 0:
         raise ValueError("expected a number of at least 0")
-    return int(text)
+    return number
 
 
-def _read_positive(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) == 0:
+def _read_number(text: str) -> int:
+    number = int(text)
+    if number < 1:
         raise ValueError("expected a number of at least 1")
-    return int(text)
+    return number
 
 
 def _read_ranks(text: str) -> str:
@@ -73,7 +75,7 @@ def _choice(*allowed: str) -> Kind:
 
 _FLAG: Final = Kind("0 or 1", _read_flag)
 _COUNT: Final = Kind("a number from 0", _read_count)
-_POSITIVE: Final = Kind("a number from 1", _read_positive)
+_NUMBER: Final = Kind("a number from 1", _read_number)
 _INTEGER: Final = Kind("an integer", int)
 _TEXT: Final = Kind("any text", str)
 _RANKS: Final = Kind("`all`, or numbers separated by commas", _read_ranks)
@@ -146,7 +148,7 @@ KNOBS: Final[dict[str, Knob]] = {
             "Threads of the CPU pool; 0 means one per physical core. Never changes a result.",
         ),
         Knob("pool", "auto", _choice("auto", "native", "portable"), "CPU thread pool; `native` needs Linux."),
-        Knob("cpu_devices", 1, _POSITIVE, "Devices that one process simulates on the CPU, run in lockstep."),
+        Knob("cpu_devices", 1, _NUMBER, "Devices that one process simulates on the CPU, run in lockstep."),
         Knob(
             "collective_timeout_s",
             300,
@@ -262,7 +264,7 @@ def cache_key() -> tuple[object, ...]:
 
 
 def _checked(changes: Mapping[str, Any]) -> dict[str, Any]:  # Any: knobs have different types
-    """Changes with texts read.
+    """Changes with texts read, and counts looked at.
 
     Raises:
         ValueMismatchError: there is no such knob, or the value is not one of its values.
@@ -272,15 +274,15 @@ def _checked(changes: Mapping[str, Any]) -> dict[str, Any]:  # Any: knobs have d
         if name not in KNOBS:
             raise errors.ValueMismatchError(f"there is no knob named {name!r}", expected=", ".join(KNOBS))
         kind = KNOBS[name].kind
-        is_number = isinstance(value, int) and not isinstance(value, bool) and kind in (_COUNT, _POSITIVE)
-        if isinstance(value, str) or is_number:
+        if isinstance(value, str) or (kind in (_COUNT, _NUMBER) and isinstance(value, int)):
             try:
-                found[name] = kind.read(str(value))
+                found[name] = kind.read(value if isinstance(value, str) else str(int(value)))
             except ValueError as error:
                 raise errors.ValueMismatchError(
                     f"the knob {name!r} has a wrong value",
                     got=repr(value),
                     expected=str(error).removeprefix("expected "),
+                    fix=KNOBS[name].doc,
                 ) from None
     return found
 
@@ -302,7 +304,7 @@ _JAX_FLAGS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {  # Any: flags
     "jax_enable_compilation_cache": ("no_cache", lambda is_on: not is_on),
     "jax_explain_cache_misses": ("explain", bool),
     "jax_logging_level": ("log", str.lower),
-    "jax_num_cpu_devices": ("cpu_devices", int),
+    "jax_num_cpu_devices": ("cpu_devices", lambda count: 1 if count == -1 else int(count)),  # -1: not set
     "jax_platform_name": ("device", _platform),
     "jax_platforms": ("device", _platform),
 }

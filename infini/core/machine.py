@@ -87,8 +87,10 @@ class Collectives:
         first_bucket_bytes: size up to which the first collectives over the same axes are joined into one. It
             is small, so that communication begins early.
         bucket_bytes: the same for all after the first; 0 joins nothing.
-        window_bytes: size of the gathers of parameters that begin together, before they are needed; and of
-            what a loop does not change that is gathered once, before the loop.
+        window_bytes: size of the gathers of parameters that begin together, before they are needed; of what a
+            loop does not change, or reads row by row, that is gathered once, before the loop; and of all that
+            is gathered and alive where an array is kept that would be gathered again. With 0 every use of a
+            parameter gathers it.
         deterministic: add up in the order of the devices, so that sums have the same bits however they
             travel.
     """

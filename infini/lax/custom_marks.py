@@ -1,6 +1,6 @@
-"""Rules of `custom_vjp` inside `shard_map(check_vma=True)`: they are traced with the flags of the call, so
-that what they hold is marked (`lax.varying`) however late they run, and a cotangent that varies along more
-axes than its primal is refused.
+"""Rules of `custom_jvp` and `custom_vjp` inside `shard_map(check_vma=True)`: they are traced with the flags
+of the call, so that what they hold is marked (`lax.varying`) however late they run, and a cotangent that
+varies along more axes than its primal is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from infini.core import errors, trace
 from infini.core.trace import Manual, Varying
 from infini.core.value import Value
 from infini.lax.calls import Flags, MaybeValues, Values, merge, nonzero
-from infini.lax.custom_rules import Backward, Forward
+from infini.lax.custom_rules import Backward, Forward, Rule
 
 
 def check_cotangents(name: str, cts: MaybeValues, axes: Sequence[Varying]) -> None:
@@ -40,6 +40,27 @@ def checked_backward(name: str, backward: Backward, axes: Sequence[Varying]) -> 
         if trace.current().manual is not None:
             check_cotangents(name, found, axes)
         return found
+
+    return run
+
+
+def marked_rule(rule: Rule, manual: Manual, axes: Sequence[Varying]) -> Rule:
+    """A rule for tangents, of arguments that vary along these axes, with all marks."""
+
+    def run(primals: Values, tangents: MaybeValues) -> tuple[Values, MaybeValues]:
+        given, found = nonzero(tangents), list[tuple[int, Flags]]()
+
+        def flat(*inner: Value) -> Values:
+            outs, moved = rule(inner[: len(primals)], merge(given, inner[len(primals) :]))
+            found.append((len(outs), nonzero(moved)))
+            return [*outs, *(t for t in moved if t is not None)]
+
+        values = [*primals, *(t for t in tangents if t is not None)]
+        of_tangents = [v for v, flag in zip(axes, given, strict=True) if flag]
+        staged = _staged(flat, values, manual, [*axes, *of_tangents])
+        results = trace.evaluate(staged.program, [*staged.captures, *values])
+        count, flags = found[0]
+        return results[:count], merge(flags, results[count:])
 
     return run
 

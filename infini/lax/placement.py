@@ -35,12 +35,19 @@ def check_spec(type_: ArrayType, mesh_: AbstractMesh, spec: Sequence[AxisEntry])
             dimension; or it leaves a sum of booleans or of another type without addition.
     """
     waiting = sorted(mesh.unreduced_axes(spec))
-    for name in (*(name for entry in spec for name in mesh.entry_axes(entry)), *waiting):
+    named = (*(name for entry in spec for name in mesh.entry_axes(entry)), *waiting)
+    for name in named:
         if name not in mesh_.axis_names:
             raise errors.ValueMismatchError(
                 f"there is no mesh axis {name!r}",
                 expected=", ".join(mesh_.axis_names),
                 got=f"P{tuple(spec)}",
+            )
+        if named.count(name) > 1:
+            raise errors.ValueMismatchError(
+                f"a placement names the axis {name!r} twice",
+                expected="each axis for one dimension at most",
+                got=repr(mesh.as_p(spec)),
             )
     if waiting and type_.dtype not in dtypes.NUMERIC:
         raise errors.ValueMismatchError(
@@ -50,7 +57,9 @@ def check_spec(type_: ArrayType, mesh_: AbstractMesh, spec: Sequence[AxisEntry])
 
 
 def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching
-    spec = (ctx.spmd_axis_name, *attrs["spec"]) if batched[0] else attrs["spec"]
+    # Where the axis of a batch is not said, nothing is asked of it, as in JAX.
+    first = mesh.UNCONSTRAINED if ctx.spmd_axis_name is None else ctx.spmd_axis_name
+    spec = (first, *attrs["spec"]) if batched[0] else attrs["spec"]
     return trace.bind(sharding_constraint_p, *args, **attrs.replace(spec=spec)), batched
 
 
@@ -104,16 +113,26 @@ def abstract_mesh_and_spec(where: Any, what: str) -> tuple[AbstractMesh, Partiti
     """As `mesh_and_spec` where devices do not matter: a mesh without devices gives a `P` its meaning, too.
 
     Raises:
-        ValueMismatchError: a `P` has no mesh around it.
+        ValueMismatchError: a `P` has no mesh around it, or names an axis that is manual here.
         TypeMismatchError: it is neither.
     """
+    current = sharding.current_abstract_mesh()
     if isinstance(where, sharding.NamedSharding):
         sharding.name_mesh(where.mesh)
-        return where.mesh.abstract, where.spec
-    current = sharding.current_abstract_mesh()
-    if not isinstance(where, PartitionSpec) or current is None:
+        found, spec = where.mesh.abstract, where.spec
+    elif not isinstance(where, PartitionSpec) or current is None:
         raise _no_mesh(where, what)
-    return current, where
+    else:
+        found, spec = current, where
+    manual = () if current is None else current.manual_axes
+    for name in (axis for entry in spec for axis in mesh.entry_axes(entry)):
+        if name in manual:
+            raise errors.ValueMismatchError(
+                f"{what} names {name!r}, along which shard_map gives each device its own part",
+                got=repr(spec),
+                expected=f"axes among {', '.join(n for n in found.axis_names if n not in manual) or 'none'}",
+            )
+    return found, spec
 
 
 def _no_mesh(where: Any, what: str) -> errors.InfiniError:  # Any: what a user may pass

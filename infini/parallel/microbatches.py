@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,11 @@ class Rows:
         arrays = map(trace.to_array, values)
         found = tuple(a.to_host() if a.is_fully_addressable else a for a in arrays)
         return cls(found, treedef, size // count, spec)
+
+    def where_even(self, mesh: Mesh) -> Rows:
+        """The same rows, whole on each device if the axes that split them do not divide them."""
+        parts = mesh.abstract.size_of(self.spec[0]) if len(self.spec) else 1
+        return self if self.num_rows % parts == 0 else dataclasses.replace(self, spec=P())
 
     @property
     def operands(self) -> tuple[Operand, ...]:

@@ -8,25 +8,25 @@ driver of programs and no operation, so it is called outside of `jit` and `grad`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from infini.core import array as array_, config, errors, execute, mesh as mesh_, primitive, trace, tree
+from infini.core import array as array_, config, errors, execute, mesh as mesh_, trace, tree
 from infini.core.array import Array
 from infini.core.mesh import P, PartitionSpec
 from infini.core.sharding import Mesh
 from infini.core.value import Value
-from infini.lax import elementwise, placement
-from infini.parallel import microbatches, plans, schedules, stages as stages_
+from infini.parallel import arguments, everywhere, microbatches, plans
 from infini.parallel.driver import Record, Run
 from infini.parallel.microbatches import Rows
 from infini.parallel.plans import Plan, Settings, Step
 from infini.parallel.schedules import Durations, Schedule
 from infini.parallel.stages import Batch, Parameters
 from infini.parallel.transport import Transport
-from infini.transforms import flat, staging
+from infini.transforms import flat, shard
 
 Specs: TypeAlias = Any  # Any: a P, or a pytree of P
 
@@ -45,6 +45,7 @@ def pipeline(  # noqa: PLR0913  # options, by name
     shared: Sequence[Sequence[str]] = (),
     reduction: Literal["mean", "sum"] = "mean",
     durations: Durations | None = None,
+    named: Mapping[str, PartitionSpec] = MappingProxyType({}),
 ) -> Pipeline:  # Any: pytrees
     """Value and gradient of a model whose stages are on different devices.
 
@@ -69,6 +70,8 @@ def pipeline(  # noqa: PLR0913  # options, by name
             placements.
         reduction: whether the loss of a step is the mean or the sum over microbatches.
         durations: how long tasks take in the record of a step; measured when absent.
+        named: for names that `checkpoint_name` gave to values inside stages where these lie, over the other
+            axes of the mesh; as for `shard`.
 
     Returns:
         A function `(params, inputs, targets, *, key=None)` to the loss and the gradient of `params`, which is
@@ -109,7 +112,7 @@ def pipeline(  # noqa: PLR0913  # options, by name
             raise errors.TypeMismatchError(f"pipeline: {name} is no function", got=repr(stage))
     if reduction not in ("mean", "sum"):
         raise errors.ValueMismatchError("pipeline: reduction is 'mean' or 'sum'", got=repr(reduction))
-    order = _schedule(schedule, len(stages), mesh.shape[axis], num_microbatches, axis)
+    order = arguments.schedule(schedule, len(stages), mesh.shape[axis], num_microbatches, axis)
     moving = batch_spec if activation_spec is None else activation_spec
     if axis in {name for spec in (batch_spec, moving) for entry in spec for name in mesh_.entry_axes(entry)}:
         raise errors.ValueMismatchError(
@@ -123,57 +126,15 @@ def pipeline(  # noqa: PLR0913  # options, by name
         mesh=mesh,
         axis=axis,
         schedule=order,
-        param_specs=_param_specs(param_specs, len(stages)),
+        param_specs=arguments.per_stage(param_specs, len(stages)),
         batch_spec=batch_spec,
         activation_spec=moving,
         shared=tuple(map(tuple, shared)),
-        scale=1.0 / order.num_microbatches if reduction == "mean" else 1.0,
+        is_mean=reduction == "mean",
         durations=durations,
+        named=shard.places_of_names(named, mesh.at(axis, 0), "pipeline"),
     )
     return Pipeline(settings)
-
-
-def _param_specs(given: Sequence[Specs] | PartitionSpec | None, num_stages: int) -> tuple[Specs, ...]:
-    if given is None or isinstance(given, PartitionSpec):
-        return (given,) * num_stages
-    if len(given) != num_stages:
-        raise errors.ValueMismatchError(
-            "pipeline: param_specs has one entry per stage", got=f"{len(given)}", expected=f"{num_stages}"
-        )
-    return tuple(given)
-
-
-def _schedule(
-    given: str | Schedule, num_stages: int, num_ranks: int, num_microbatches: int | None, axis: str
-) -> Schedule:
-    """The schedule that was asked for.
-
-    Raises:
-        ValueMismatchError: it does not fit the stages and the mesh.
-    """
-    num_virtual, rest = divmod(num_stages, num_ranks)
-    if rest or not num_virtual:
-        raise errors.ValueMismatchError(
-            "pipeline: every rank has the same number of stages",
-            got=f"{num_stages} stages, {num_ranks} places along {axis!r}",
-            expected=f"a multiple of {num_ranks} stages",
-        )
-    if isinstance(given, str):
-        if num_microbatches is None:
-            raise errors.ValueMismatchError(
-                "pipeline: num_microbatches is missing",
-                fix=f"pass num_microbatches={4 * num_ranks}, for example: many keep ranks from waiting",
-            )
-        return schedules.named(given, num_ranks, num_microbatches, num_virtual)
-    found = (given.num_stages, given.num_virtual)
-    if found != (num_ranks, num_virtual) or num_microbatches not in (None, given.num_microbatches):
-        raise errors.ValueMismatchError(
-            "pipeline: the schedule is for something else",
-            got=repr(given),
-            expected=f"num_stages={num_ranks}, num_virtual={num_virtual}"
-            + ("" if num_microbatches is None else f", num_microbatches={num_microbatches}"),
-        )
-    return given
 
 
 class Pipeline:
@@ -254,13 +215,19 @@ class Pipeline:
         run.sums = {c: list(step.plan.runners[c].zeros([])) for c in self._mine}
         run.run()
         plans.share(step.plan, run.sums, self.schedule, self._transport)
-        loss, self._record = run.finish(self._settings.scale)
+        loss, self._record = run.finish(self._settings.scale_of(self.schedule.num_microbatches))
         gradient = [step.gradient(c, run.sums.get(c)) for c in range(self.schedule.num_chunks)]
         return _scalar(loss, step.plan), tuple(gradient) if isinstance(params, tuple) else gradient
 
     def evaluate(
-        self, params: Sequence[Any], inputs: Any, targets: Any, *, key: Any = None
-    ) -> Array:  # Any: pytrees; a key
+        self,
+        params: Sequence[Any],
+        inputs: Any,
+        targets: Any,
+        *,
+        key: Any = None,
+        num_microbatches: int | None = None,
+    ) -> Array:  # Any: pytrees
         """The loss alone, without backward passes.
 
         Args:
@@ -268,12 +235,24 @@ class Pipeline:
             inputs: as in a step.
             targets: as in a step.
             key: as in a step.
+            num_microbatches: into how many parts the batch is cut; as in a step when absent. Where it is
+                given, rows that the axes of the batch do not divide are whole on each device.
+
+        Raises:
+            ValueMismatchError: as in a step.
         """
-        step = self._step(params, inputs, targets, key)
+        if num_microbatches is not None and num_microbatches < 1:
+            raise errors.ValueMismatchError(
+                "evaluate: num_microbatches is a positive integer",
+                got=f"num_microbatches={num_microbatches}",
+                expected="1 or more",
+            )
+        step = self._step(params, inputs, targets, key, num_microbatches)
         transport, rank_of = self._transport, self.schedule.rank_of
         programs = {c: step.programs(c) for c in self._mine}
         total, last = 0.0, self.schedule.num_chunks - 1
-        for i in range(self.schedule.num_microbatches):
+        count = self.schedule.num_microbatches if num_microbatches is None else num_microbatches
+        for i in range(count):
             results: Sequence[Array] = []
             for c in self._mine:
                 rank = rank_of(c)
@@ -290,10 +269,8 @@ class Pipeline:
                 elif rank_of(c + 1) not in transport.ranks:
                     transport.send(results, rank_of(c + 1), c + 1)
         transport.finish()
-        if transport.is_distributed:
-            found = transport.everywhere(_bytes(total))
-            total = float(np.frombuffer(found[rank_of(last)], np.float64)[0])
-        return _scalar(self._settings.scale * total, step.plan)
+        total = everywhere.of_rank(total, rank_of(last), transport)
+        return _scalar(self._settings.scale_of(count) * total, step.plan)
 
     def norm(self, gradient: Sequence[Any]) -> float:  # Any: pytrees
         """The Euclidean norm of all parameters or gradients, those of other processes included, for clipping
@@ -307,12 +284,18 @@ class Pipeline:
         for c in self._mine:
             named = tree.flatten_with_path(gradient[c])[0]
             leaves = [x for path, x in named if plans.name_of(c, path) not in again and not flat.is_float0(x)]
-            total += sum(float(x) for x in _squares(leaves))
-        if self._transport.is_distributed:
-            total = sum(
-                float(np.frombuffer(x, np.float64)[0]) for x in self._transport.everywhere(_bytes(total))
-            )
-        return math.sqrt(total)
+            total += everywhere.sum_of_squares(leaves)
+        return math.sqrt(everywhere.total(total, self._transport))
+
+    def fetch(self, params: Sequence[Any]) -> list[Any]:  # Any: pytrees
+        """The values of the parameters of all stages as NumPy arrays, in every process: to save a trained
+        model, for example. Every process of the pipeline calls it.
+
+        Args:
+            params: one pytree of arrays per stage, where `place` puts them.
+        """
+        given = [tree.unflatten(part.tree, values) for part, values in self._parameters(params)]
+        return everywhere.values(given, self._meshes, self._transport)
 
     def __repr__(self) -> str:
         where = f"{self._settings.axis!r} of {self._settings.mesh!r}"
@@ -334,11 +317,13 @@ class Pipeline:
         for number, (part, mesh) in enumerate(zip(params, self._meshes, strict=True)):
             leaves, treedef = tree.flatten(part)
             values = flat.values(leaves, f"parameters of stage {number}")
-            specs = _specs(None if asked is None else asked[number], part, values, mesh)
+            specs = arguments.specs_of(None if asked is None else asked[number], part, values, mesh)
             found.append((Parameters(tuple((v.type, v.weak) for v in values), treedef, specs), values))
         return found
 
-    def _step(self, params: Sequence[Any], inputs: Any, targets: Any, key: Any) -> Step:  # Any: pytrees
+    def _step(
+        self, params: Sequence[Any], inputs: Any, targets: Any, key: Any, asked: int | None = None
+    ) -> Step:  # Any: pytrees
         if not trace.is_eager():
             raise errors.UnsupportedError(
                 "a pipeline drives programs, and cannot be part of one",
@@ -346,8 +331,10 @@ class Pipeline:
                 fix="call it outside: it compiles its stages, and returns the gradient",
             )
         given = self._parameters(params)
-        count, spec = self.schedule.num_microbatches, self._settings.batch_spec
+        count, spec = asked or self.schedule.num_microbatches, self._settings.batch_spec
         rows, wanted = Rows.of(inputs, "inputs", count, spec), Rows.of(targets, "targets", count, spec)
+        if asked is not None:
+            rows, wanted = rows.where_even(self._meshes[0]), wanted.where_even(self._meshes[-1])
         if rows.leaves and wanted.leaves and rows.num_rows != wanted.num_rows:
             raise errors.ValueMismatchError(
                 "pipeline: inputs and targets have a row for every example",
@@ -372,45 +359,6 @@ class Pipeline:
         mine = {c: microbatches.placed(given[c][1], parts[c].specs, self._meshes[c]) for c in self._mine}
         values = [values for _, values in given]
         return Step(plan, self._meshes, values, [part.tree for part in parts], mine, rows, wanted, keys)
-
-
-def _specs(asked: Specs, part: Any, values: Sequence[Value], mesh: Mesh) -> tuple[PartitionSpec, ...]:
-    """How the parameters of a stage are split: as was asked for, else as they are."""
-
-    if asked is None:
-        wanted: list[Any] = [None] * len(values)
-    else:
-        specs, treedef = tree.flatten(asked, lambda x: x is None or isinstance(x, PartitionSpec))
-        try:
-            parts = treedef.flatten_up_to(part)
-        except ValueError as error:
-            raise errors.ValueMismatchError(
-                "pipeline: an entry of param_specs does not match the parameters of its stage",
-                got=str(asked),
-                expected=f"a P, or a prefix of {tree.structure(part)}",
-            ) from error
-        wanted = [spec for spec, inner in zip(specs, parts, strict=True) for _ in tree.leaves(inner)]
-    found = []
-    for x, spec in zip(values, wanted, strict=True):
-        chosen = spec if spec is not None else microbatches.spec_on(x, mesh) or P()
-        placement.check_spec(x.type, mesh.abstract, chosen)
-        found.append(P(*mesh_.trim(chosen)))
-    return tuple(found)
-
-
-@staging.jit
-def _squares(leaves: Sequence[Array]) -> list[Value]:
-    """The sum of squares of each array, in float32 at least."""
-    found = []
-    for x in leaves:
-        wide = elementwise.convert_element_type(x, stages_.sum_type(x.type).dtype)
-        square = trace.bind1(primitive.by_name("mul"), wide, wide)
-        found.append(trace.bind1(primitive.by_name("reduce_sum"), square, axes=tuple(range(-x.ndim, 0))))
-    return found
-
-
-def _bytes(number: float) -> bytes:
-    return np.float64(number).tobytes()
 
 
 def _scalar(number: float, plan: Plan) -> Array:

@@ -38,8 +38,13 @@ class Settings:
     batch_spec: PartitionSpec
     activation_spec: PartitionSpec
     shared: tuple[tuple[str, ...], ...]
-    scale: float
+    is_mean: bool
     durations: Durations | None
+    named: tuple[tuple[str, PartitionSpec], ...] = ()
+
+    def scale_of(self, count: int) -> float:
+        """What the loss of each of so many microbatches counts."""
+        return 1.0 / count if self.is_mean else 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +101,7 @@ def build(
     model = Model(
         stages=settings.stages,
         loss=settings.loss,
-        scale=settings.scale,
+        scale=settings.scale_of(settings.schedule.num_microbatches),
         num_rows=num_rows,
         rows=settings.activation_spec,
         batch_axes=frozenset(axis for entry in settings.batch_spec for axis in mesh_.entry_axes(entry)),
@@ -110,9 +115,9 @@ def build(
         count = len(chunk.backward.params)
         donated = tuple(range(count - len(chunk.sums), count))
         runners[c] = Runners(
-            _runner(chunk.whole, mesh),
-            _runner(chunk.forward, mesh),
-            _runner(chunk.backward, mesh, donated),
+            _runner(chunk.whole, mesh, named=settings.named),
+            _runner(chunk.forward, mesh, named=settings.named),
+            _runner(chunk.backward, mesh, donated, settings.named),
             _runner(stages.zeros(sums, mesh), mesh),
             _runner(stages.gradients(sums, Message(tuple(types), chunk.specs), mesh), mesh),
         )
@@ -121,8 +126,14 @@ def build(
     return Plan(chunks, runners, captures, shared, chunks[-1].output.types[0].dtype)
 
 
-def _runner(program: Program, mesh: Mesh, donated: tuple[int, ...] = ()) -> execute.Runner:
-    return execute.Runner(program, CompileOptions(mesh=mesh.abstract, donated=donated), mesh)
+def _runner(
+    program: Program,
+    mesh: Mesh,
+    donated: tuple[int, ...] = (),
+    named: tuple[tuple[str, PartitionSpec], ...] = (),
+) -> execute.Runner:
+    places = tuple((name, tuple(spec)) for name, spec in named)
+    return execute.Runner(program, CompileOptions(mesh=mesh.abstract, donated=donated, named=places), mesh)
 
 
 def name_of(chunk: int, path: tree.KeyPath) -> str:

@@ -14,7 +14,7 @@ from infini.core import errors
 from infini.data.batches import Order
 from infini.data.documents import Invalid
 from infini.data.tokens import TOKENIZER_BYTES
-from infini.train import gpt, options, rotary, settings as settings_, step, team
+from infini.train import gpt, layouts, options, rotary, settings as settings_, step
 from infini.train.options import option, section
 
 DEFAULT_SECONDS = 90.0
@@ -188,6 +188,19 @@ class Mesh:
     dispatch: Literal["auto", "all_to_all", "all_gather"] = option(
         "auto", "how tokens come to experts elsewhere; auto: all_to_all with a capacity"
     )
+    pp: int = option(1, "places of a pipeline, each with as many of the layers", least=1)
+    schedule: layouts.ScheduleName = option("1f1b", "order of its passes: gpipe, 1f1b or interleaved")
+    virtual_stages: int | None = option(
+        None, "stages at each place; none: 2 when interleaved, else 1", least=1
+    )
+    microbatches: int | None = option(
+        None, "parts of a batch that go through it; none: run.accumulate, or about 4 times pp", least=1
+    )
+
+    @property
+    def microbatch_options(self) -> tuple[object, ...]:
+        """What decides the number of microbatches, besides the batch."""
+        return self.pp, self.microbatches, self.schedule == "interleaved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +215,11 @@ class Configuration:
     precision: Precision = section(Precision, "Dtypes, and memory against time.")
     mesh: Mesh = section(Mesh, "How several devices share the run: sizes whose product is their number.")
 
-    def _layout(self) -> team.Layout:
+    def _layout(self) -> layouts.Layout:
         dispatch = self.mesh.dispatch
         if dispatch == "auto":
             dispatch = "all_gather" if self.model.capacity_factor is None else "all_to_all"
-        return team.Layout(**dataclasses.asdict(self.mesh) | {"dispatch": dispatch})
+        return layouts.Layout(**dataclasses.asdict(self.mesh) | {"dispatch": dispatch})
 
     def settings(self) -> settings_.Settings:
         """How to train, as the loop takes it.
@@ -263,6 +276,10 @@ FREE_ON_RESUME = (
     "mesh.ep",
     "mesh.zero",
     "mesh.sequence",
+    "mesh.pp",
+    "mesh.schedule",
+    "mesh.virtual_stages",
+    "mesh.microbatches",
 )
 # These may be other too, and make it another run from there on.
 ALTERING_ON_RESUME = ("optimizer.", "schedule.", "run.steps", "run.seconds")
@@ -304,4 +321,8 @@ def check_resume(before: Configuration, after: Configuration) -> list[str]:
                 fix=f"leave {name} as it was, or start another run with another --out",
             )
         notes.append(f"{name} changes from {old!r} to {new!r}")
+    # With run.accumulate the microbatches are its parts, with a pipeline and without.
+    has_other_parts = before.mesh.microbatch_options != after.mesh.microbatch_options
+    if after.model.num_experts and after.run.accumulate == 1 and has_other_parts:
+        notes.append("the loss that balances experts is taken over other parts of a batch")
     return notes

@@ -134,6 +134,11 @@ def balance(routings: list[Routing]) -> Array:
     """
     shares = inp.mean(inp.stack([r.shares for r in routings]), axis=0)
     probabilities = inp.mean(inp.stack([r.probabilities for r in routings]), axis=0)
+    return imbalance(shares, probabilities)
+
+
+def imbalance(shares: Array, probabilities: Array) -> Array:
+    """As `balance`, of the means over layers."""
     return shares.shape[0] * inp.sum(lax.stop_gradient(shares) * probabilities)
 
 

@@ -167,7 +167,31 @@ def _forward(
     params: Params, tokens: Array, config: Config, *, is_checkpointed: bool
 ) -> tuple[Array, list[experts.Routing]]:
     """Logits, and what the routers said."""
-    length = tokens.shape[1]
+    x, routings = blocks(params["layers"], embedded(params, tokens), config, is_checkpointed=is_checkpointed)
+    return logits(params, x, config), routings
+
+
+def embedded(params: Params, tokens: Array) -> Array:
+    """Tokens as the first block takes them, of shape (B, T, M)."""
+    return checkpoint_name(params["embed_tokens"][tokens], "residual")
+
+
+def blocks(
+    layers: list[Params], x: Array, config: Config, *, first: int = 0, is_checkpointed: bool = False
+) -> tuple[Array, list[experts.Routing]]:
+    """Some blocks of the model, one after the other.
+
+    Args:
+        layers: their parameters.
+        x: what the block before gave, of shape (B, T, M).
+        config: sizes.
+        first: number of the first of them.
+        is_checkpointed: as for `forward`.
+
+    Returns:
+        What the next block takes, and what the routers said.
+    """
+    length = x.shape[1]
     positions = inp.arange(length)
     rotation = _rotation(positions, length, config)
     allowed = _Allowed(positions, positions, config)  # (T, T)
@@ -179,13 +203,19 @@ def _forward(
         return _finish(layer, x, _attend(query, key, value, mask), config)
 
     run = checkpoint(block) if is_checkpointed else block
-    x = checkpoint_name(params["embed_tokens"][tokens], "residual")  # (B, T, M)
     routings = []
-    for number, layer in enumerate(params["layers"]):
+    for number, layer in enumerate(layers, first):
         x, routing = run(layer, x, rotation, allowed.of(number))
         if routing is not None:
             routings.append(routing)
-    return _logits(params, x, config), routings
+    return x, routings
+
+
+def logits(params: Params, x: Array, config: Config) -> Array:
+    """Logits, float32 of shape (B, T, vocabulary), of what the last block gave."""
+    x = checkpoint_name(_rms_norm(x, params["norm"], config), "normed")
+    table = params["embed_tokens"] if config.tie_embeddings else params["lm_head"]
+    return lax.dot_general(x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=inp.float32)
 
 
 def loss(params: Params, windows: Array, config: Config, *, is_checkpointed: bool = False) -> Array:
@@ -198,8 +228,8 @@ def loss(params: Params, windows: Array, config: Config, *, is_checkpointed: boo
         config: sizes.
         is_checkpointed: as for `forward`.
     """
-    logits, routings = _forward(params, windows[:, :-1], config, is_checkpointed=is_checkpointed)
-    found = inp.mean(cross_entropy(logits, windows[:, 1:]))
+    scores, routings = _forward(params, windows[:, :-1], config, is_checkpointed=is_checkpointed)
+    found = inp.mean(cross_entropy(scores, windows[:, 1:]))
     return found + config.balance_weight * experts.balance(routings) if routings else found
 
 
@@ -267,7 +297,7 @@ def forward_cached(
         }
         after.append(entry)
         x, _ = _finish(layer, x, _attend(query, entry["key"], entry["value"], allowed.of(number)), config)
-    return _logits(params, x, config), after
+    return logits(params, x, config), after
 
 
 class _Allowed:
@@ -344,12 +374,6 @@ def _of_experts(weights: Params, x: Array, config: Config) -> tuple[Array, exper
         x.shape[1], config.num_experts, config.experts_per_token, config.capacity_factor
     )
     return experts.with_capacity(weights["experts"], x, routing, places), routing
-
-
-def _logits(params: Params, x: Array, config: Config) -> Array:
-    x = checkpoint_name(_rms_norm(x, params["norm"], config), "normed")
-    table = params["embed_tokens"] if config.tie_embeddings else params["lm_head"]
-    return lax.dot_general(x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=inp.float32)
 
 
 def _linear(x: Array, weights: Params, name: str) -> Array:

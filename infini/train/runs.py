@@ -26,7 +26,6 @@ from infini.train import (
     model_files,
     options,
     settings as settings_,
-    team as team_,
     trainer,
 )
 from infini.train.configuration import Configuration
@@ -182,7 +181,7 @@ def run(
         configuration = resolved(configuration)
     settings = configuration.settings()
     _check(configuration, settings, places)
-    team = team_.find()
+    team = trainer.find_team(settings)
     if not team.is_first:
         team.agree(0.0)  # what the first process has tokenised, the others find
     data = _data(configuration, listener)

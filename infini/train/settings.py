@@ -9,7 +9,7 @@ from typing import Literal
 from infini.core import errors
 from infini.data.batches import Order
 from infini.train import gpt, step as step_
-from infini.train.team import Layout
+from infini.train.layouts import Layout
 
 ScheduleKind = Literal["cosine", "linear", "constant"]
 
@@ -97,8 +97,9 @@ def check(config: gpt.Config, settings: Settings) -> None:
     """Refuse a model that cannot be trained so.
 
     Raises:
-        ValueMismatchError: sizes do not go together.
+        ValueMismatchError: sizes do not go together, or a pipeline does not fit them.
     """
+    settings.layout.check(config.num_layers, settings.computation.num_parts, settings.batch_size)
     heads, kv_heads = config.num_heads, config.num_kv_heads
     if settings.length > config.max_length:
         got, expected = f"sequences of {settings.length} tokens", f"at most {config.max_length}"

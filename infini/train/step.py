@@ -57,8 +57,16 @@ class Computation:
 PLAIN = Computation()
 
 
-def optimizer(learning_rate: float | Array, hyper: Hyperparameters) -> optim.GradientTransformation:
-    """Clipping by global norm, then AdamW."""
+def optimizer(
+    learning_rate: float | Array, hyper: Hyperparameters, norm: Array | None = None
+) -> optim.GradientTransformation:
+    """Clipping by global norm, then AdamW.
+
+    Args:
+        learning_rate: the rate.
+        hyper: what it does.
+        norm: the global norm, where gradients are those of a part of the model; found when absent.
+    """
     adamw = optim.adamw(
         learning_rate,
         b1=hyper.b1,
@@ -69,7 +77,8 @@ def optimizer(learning_rate: float | Array, hyper: Hyperparameters) -> optim.Gra
     )
     # An infinite norm multiplies by one; the state has one structure either way.
     max_norm = math.inf if hyper.max_norm is None else hyper.max_norm
-    return optim.chain(optim.clip_by_global_norm(max_norm), adamw)
+    clip = optim.clip_by_global_norm(max_norm)
+    return optim.chain(clip if norm is None else _clip_by(norm, max_norm, clip.init), adamw)
 
 
 def init_state(
@@ -103,22 +112,55 @@ def step(
         The next state, and the loss and the gradients' global norm before clipping.
     """
     loss, gradients = _loss_and_gradients(state["params"], windows, config, computation)
-    updates, optimizer_state = optimizer(learning_rate, hyper).update(
+    state = update(state, gradients, learning_rate, None, hyper)
+    return state, {"loss": loss, "gradient_norm": optim.global_norm(gradients)}
+
+
+def update(
+    state: State,
+    gradients: gpt.Params,
+    learning_rate: Array,
+    norm: Array | None,
+    hyper: Hyperparameters,
+) -> State:
+    """The next state of a model, or of a part of one.
+
+    Args:
+        state: as `init_state` makes it; donate it.
+        gradients: of its parameters.
+        learning_rate: float32 of shape ().
+        norm: the global norm of the gradients of all parts; None when these are all.
+        hyper: what the optimizer does.
+    """
+    updates, optimizer_state = optimizer(learning_rate, hyper, norm).update(
         gradients, state["optimizer"], state["params"]
     )
-    params = optim.apply_updates(state["params"], updates)
-    metrics = {"loss": loss, "gradient_norm": optim.global_norm(gradients)}
-    return {"params": params, "optimizer": optimizer_state}, metrics
+    return {"params": optim.apply_updates(state["params"], updates), "optimizer": optimizer_state}
 
 
 def evaluate(params: gpt.Params, windows: Array, config: gpt.Config, computation: Computation) -> Array:
     """The loss as training computes it, without its gradient."""
-    return gpt.loss(_in(computation.dtype, params), windows, config)
+    return gpt.loss(in_dtype(computation.dtype, params), windows, config)
 
 
 def num_parameters(params: gpt.Params) -> int:
     """Number of elements of all leaves."""
     return sum(leaf.size for leaf in tree.leaves(params))
+
+
+def in_dtype(dtype: ComputeDtype, params: gpt.Params) -> gpt.Params:
+    """Parameters as the forward pass reads them."""
+    return params if dtype == "float32" else tree.map(lambda p: p.astype(dtype), params)
+
+
+def _clip_by(norm: Array, max_norm: float, init: Any) -> optim.GradientTransformation:  # Any: a function
+    """`optim.clip_by_global_norm` where the norm is known."""
+
+    def scaled(updates: gpt.Params, state: Any, params: gpt.Params | None = None) -> tuple[gpt.Params, Any]:
+        factor = inp.minimum(1.0, max_norm / inp.maximum(norm, 1e-16))
+        return tree.map(lambda u: (u * factor).astype(u.dtype), updates), state
+
+    return optim.GradientTransformation(init, scaled)
 
 
 def _loss_and_gradients(
@@ -127,7 +169,7 @@ def _loss_and_gradients(
     """Means over the batch."""
 
     def loss(params: gpt.Params, windows: Array) -> Array:
-        narrow = _in(computation.dtype, params)  # its transpose makes the gradients float32 again
+        narrow = in_dtype(computation.dtype, params)  # its transpose makes the gradients float32 again
         return gpt.loss(narrow, windows, config, is_checkpointed=computation.is_checkpointed)
 
     differentiate = inf.value_and_grad(loss)
@@ -143,10 +185,6 @@ def _loss_and_gradients(
     zeros = (inp.zeros(()), tree.map(inp.zeros_like, params))
     sums, _ = lax.scan(add, zeros, parts)
     return tree.map(lambda total: total / count, sums)
-
-
-def _in(dtype: ComputeDtype, params: gpt.Params) -> gpt.Params:
-    return params if dtype == "float32" else tree.map(lambda p: p.astype(dtype), params)
 
 
 def _is_inner_matrix(params: gpt.Params) -> Any:  # Any: a tree of bools

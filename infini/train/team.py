@@ -9,71 +9,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 import infini as inf
 import infini.numpy as inp
 from infini import parallel, tree
-from infini.core import config, errors
+from infini.core import config
 from infini.parallel import recipes
 from infini.sharding import Mesh, NamedSharding, P, make_mesh
+from infini.train.layouts import Layout as Layout
 
 WHOLE: Final = P()
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the devices of a run are arranged, and what each axis splits.
-
-    Args:
-        dp: parts of the batch; None for what the other axes leave of the devices.
-        tp: parts of the weights of every layer.
-        ep: parts of the experts, and of the batch.
-        zero: what `dp` splits besides the batch: 0 nothing, 1 the optimizer's state, 3 the parameters, too.
-        sequence: whether `tp` splits what lies between layers by tokens.
-        dispatch: how tokens come to experts of other devices; see `recipes.experts`.
-    """
-
-    dp: int | None = None
-    tp: int = 1
-    ep: int = 1
-    zero: int = 0
-    sequence: bool = False
-    dispatch: Literal["all_to_all", "all_gather"] = "all_gather"
-
-    def axes(self, num_devices: int) -> dict[str, int]:
-        """Sizes of the axes by name, those of size 1 left out; `dp` is there always.
-
-        Raises:
-            ValueMismatchError: they do not multiply to the number of devices.
-        """
-        others = self.tp * self.ep
-        dp = max(1, num_devices // others) if self.dp is None else self.dp
-        sizes = {"dp": dp, "ep": self.ep, "tp": self.tp}
-        if math.prod(sizes.values()) != num_devices:
-            raise errors.ValueMismatchError(
-                "the mesh does not have as many devices as there are",
-                got=", ".join(f"{name} = {size}" for name, size in sizes.items()),
-                expected=f"sizes whose product is {num_devices}",
-                fix="change --mesh, or start so many processes: infini train --processes, mpirun -n",
-            )
-        return {name: size for name, size in sizes.items() if size > 1 or name == "dp"}
-
-    def recipe(self, axes: Mapping[str, int]) -> recipes.Recipe:
-        """What each axis splits. Recipes that know the model come first."""
-        by_zero = {0: recipes.data, 1: recipes.zero1, 3: recipes.zero3}
-        found = []
-        if "ep" in axes:
-            found.append(recipes.experts("ep", dispatch=self.dispatch))
-        if "tp" in axes:
-            found.append(recipes.tensor("tp"))
-            if self.sequence:
-                found.append(recipes.sequence("tp"))
-        return recipes.product(*found, by_zero[self.zero]("dp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +53,17 @@ class Team:
         return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in self._batch_axes)
 
     @property
+    def is_pipelined(self) -> bool:
+        """Whether the model is cut into stages."""
+        return self.mesh is not None and "pp" in self.mesh.axis_names
+
+    @property
     def share(self) -> tuple[int, int]:
         """Which of how many equal shares of a batch this process has to give: those of processes that hold
-        other parts of the same rows are equal.
+        other parts of the same rows are equal. Of a pipeline all give all: its microbatches are cut from the
+        whole batch, and the first and the last stage read different things of them.
         """
-        if self.mesh is None:
+        if self.mesh is None or self.is_pipelined:
             return 0, 1
         abstract, axes = self.mesh.abstract, self._batch_axes
         own = set()
@@ -122,12 +78,17 @@ class Team:
     def _batch_axes(self) -> tuple[str, ...]:
         return self.recipe.batch[0] if self.recipe.batch else ()
 
-    def specs(self, state: Any) -> Any:  # Any: {"params": ..., "optimizer": ...} of arrays or their types
-        """Where the state of a run lies."""
-        assert self.mesh is not None
+    def specs(self, state: Any, mesh: Mesh | None = None) -> Any:  # Any: a state, or types of one
+        """Where the state of a run lies.
+
+        Args:
+            state: {"params": ..., "optimizer": ...}
+            mesh: the devices of a stage, where it is that of one.
+        """
+        mesh = self.mesh if mesh is None else mesh
         return {
-            "params": self.recipe.params(state["params"], self.mesh),
-            "optimizer": self.recipe.optimizer(state["optimizer"], self.mesh),
+            "params": self.recipe.params(state["params"], mesh),
+            "optimizer": self.recipe.optimizer(state["optimizer"], mesh),
         }
 
     def jit(self, function: Callable[..., Any], in_specs: Any, out_specs: Any, **options: Any) -> Any:
@@ -186,7 +147,7 @@ class Team:
         return tuple(np.asarray(_largest(self.mesh)(rows)).tolist())
 
 
-def find(layout: Layout = Layout()) -> Team:  # immutable
+def find(layout: Layout = Layout()) -> Team:  # noqa: B008  # immutable
     """The team that this process is in.
 
     Args:

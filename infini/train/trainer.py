@@ -7,7 +7,6 @@ shared out, each process writes its part of checkpoints, and the first one alone
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-import infini as inf
-from infini import random
 from infini.core import errors
 from infini.data import batches, tokens as tokens_
 from infini.data.prefetch import Prefetch
@@ -26,6 +23,7 @@ from infini.train import (
     gpt,
     interrupts,
     measurements,
+    programs as programs_,
     step as step_,
     team as team_,
 )
@@ -35,7 +33,6 @@ from infini.train.settings import Settings as Settings, check as check
 StoppedBy = Literal["budget", "interrupt"]
 # What a line of measurements says about time differs from run to run; all else is decided by the settings.
 TIMES = ("elapsed_s", "tokens_per_s", "wait_s")
-_EVALUATION_BATCH = 4
 
 
 class NonFiniteLossError(errors.InfiniError, ArithmeticError):
@@ -145,7 +142,7 @@ def train(
         CheckpointWriteError: a checkpoint could not be written.
     """
     check(config, settings)
-    team = team_.find(settings.layout)
+    team = find_team(settings)
     run = _Run(config, settings, tokens, held_out, tokens_name, team)
     found = run.start(params, checkpoints if is_resumed else None)
     if not team.is_first:
@@ -178,17 +175,38 @@ def train(
                 if checkpoints and is_saved:
                     with run.clock.paused():
                         position = run.position(file.sync())
-                        pending = checkpoints.save(run.state, position, asynchronous=True)
+                        pending = checkpoints.save(run.stored(), position, asynchronous=True)
                     last, last_step = pending.folder, number
         is_stopped = run.clock.share_done < 1.0
         if checkpoints and last_step != run.clock.num_steps:
-            last = checkpoints.save(run.state, run.position(file.sync())).folder
+            last = checkpoints.save(run.stored(), run.position(file.sync())).folder
         elif pending is not None:
             pending.wait()
         outcome = run.outcome("interrupt" if is_stopped else "budget", last)
         if not (is_stopped and checkpoints):  # a run that can be resumed has not ended
             file.write(_end_line(outcome))
     return outcome
+
+
+def find_team(settings: Settings) -> team_.Team:
+    """The devices that share a run.
+
+    Raises:
+        ValueMismatchError: there are more or fewer than its layout has, or they do not divide the batch.
+    """
+    team = team_.find(settings.layout)
+    num_parts = settings.computation.num_parts
+    if team.is_pipelined:
+        settings.layout.num_microbatches(num_parts, settings.batch_size, team.num_parts)
+    elif settings.batch_size % (team.num_parts * num_parts):
+        raise errors.ValueMismatchError(
+            "the devices do not divide the batch",
+            got=f"{settings.batch_size} sequences in {num_parts} parts for {team.num_parts} groups of "
+            "devices",
+            expected="a multiple of groups times parts",
+            fix="set run.batch_size to one",
+        )
+    return team
 
 
 class _Run:
@@ -204,7 +222,6 @@ class _Run:
         team: team_.Team,
     ) -> None:
         self._config, self._settings, self._held_out, self._team = config, settings, held_out, team
-        _check_team(settings, team)
         self.batches = batches.Batches(
             tokens,
             settings.batch_size,
@@ -217,38 +234,19 @@ class _Run:
             held_out, count=settings.num_evaluation_windows, length=settings.length
         )
         self._tokens_name = tokens_name or tokens_.fingerprint(tokens, held_out)
-        options: dict[str, Any] = {"config": config, "hyper": settings.hyper}  # Any: keyword arguments
-        how = settings.computation
-        self._init = functools.partial(step_.init_state, **options)
-        specs: Any = None  # Any: a tree of placements
-        if team.mesh is not None:
-            specs = team.specs(inf.eval_shape(self._init, random.PRNGKey(settings.seed)))
-        self._step = team.jit(
-            functools.partial(step_.step, **options, computation=how),
-            (specs, team.recipe.of_batch(1), team_.WHOLE),
-            (specs, team_.WHOLE),
-            donate_argnums=0,
-            donation="require",
-        )
-        self._measure = team.jit(
-            functools.partial(step_.evaluate, config=config, computation=how),
-            (specs and specs["params"], team_.WHOLE),
-            team_.WHOLE,
-        )
+        self._programs = programs_.of(config, settings, team)
         self._last_finite: float | None = None
         self.clock = Clock(settings)
-        self.state: step_.State = {}
+        self.state: Any = None  # Any: of the programs
         self.held_out_before = math.nan
 
     def start(
         self, params: Callable[[], gpt.Params] | None, store: checkpoints_.Store | None
     ) -> checkpoints_.Checkpoint | None:
         """Make the first state, or take that of the newest checkpoint and return this."""
-        key = random.PRNGKey(self._settings.seed)
         found = store.latest() if store else None
         if found is None or store is None:
-            given = {} if params is None else {"params": params()}
-            self.state = self._team.placed(inf.jit(self._init)(key, **given))
+            self.state = self._programs.start(None if params is None else params())
             return None
         position = found.position
         for name, own in (("tokens", self._tokens_name), ("seed", self._settings.seed)):
@@ -259,7 +257,7 @@ class _Run:
                     expected=f"{name} {getattr(position, name)}, as in {found.folder}",
                     fix="name the same files, or start another run with another --out",
                 )
-        self.state = store.load(found, self._team.types(inf.eval_shape(self._init, key)))
+        self.state = self._programs.loaded(store.load(found, self._programs.types()))
         self.clock.resume(position.step, position.num_timed_steps, position.train_s)
         self.held_out_before = position.held_out_before
         return found
@@ -280,8 +278,8 @@ class _Run:
         """Take a step."""
         number, share_done = self.clock.num_steps, self.clock.share_done
         rate = self._settings.learning_rate_at(number, share_done)
-        self.state, metrics = self._step(self.state, self._team.rows(batch), np.float32(rate))
-        loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+        self.state, found = self._programs.step(self.state, batch, rate)
+        loss, norm = found.loss, found.gradient_norm
         if not math.isfinite(loss):
             raise _not_finite(loss, number, rate, self._last_finite)
         self._last_finite = loss
@@ -293,7 +291,11 @@ class _Run:
 
     def held_out_loss(self) -> float:
         """Loss on held-out text of the parameters as they are."""
-        return mean_loss(self._measure, self.state["params"], self._windows)
+        return self._programs.mean_loss(self.state, self._windows)
+
+    def stored(self) -> step_.State:
+        """What a checkpoint holds."""
+        return self._programs.stored(self.state)
 
     def position(self, metrics_bytes: int) -> checkpoints_.Position:
         """Where the run stands."""
@@ -322,7 +324,7 @@ class _Run:
         """What the run did until now."""
         clock = self.clock
         return Outcome(
-            params=self._team.whole(self.state["params"]),
+            params=self._programs.params(self.state),
             num_steps=clock.num_steps,
             num_tokens=clock.num_steps * self._settings.batch_size * self._settings.length,
             compile_s=clock.compile_s,
@@ -333,25 +335,6 @@ class _Run:
             stopped_by=stopped_by,
             num_timed_steps=clock.num_timed_steps,
             checkpoint=checkpoint,
-        )
-
-
-def mean_loss(measure: Callable[..., inf.Array], params: gpt.Params, windows: np.ndarray) -> float:
-    """Mean loss over windows, in batches of one shape; those that do not fill the last one go one by one."""
-    whole = len(windows) - len(windows) % _EVALUATION_BATCH
-    parts = [windows[at : at + _EVALUATION_BATCH] for at in range(0, whole, _EVALUATION_BATCH)]
-    parts += [windows[at : at + 1] for at in range(whole, len(windows))]
-    return sum(float(measure(params, part)) * len(part) for part in parts) / len(windows)
-
-
-def _check_team(settings: Settings, team: team_.Team) -> None:
-    if settings.batch_size % (team.num_parts * settings.computation.num_parts):
-        raise errors.ValueMismatchError(
-            "the devices do not divide the batch",
-            got=f"{settings.batch_size} sequences in {settings.computation.num_parts} parts for "
-            f"{team.num_parts} groups of devices",
-            expected="a multiple of groups times parts",
-            fix="set run.batch_size to one",
         )
 
 

@@ -136,7 +136,10 @@ class CustomCall:
         op: primitive.Primitive
         if self.rule is not None:
             op, rule_attr = custom_rules.custom_jvp_call_p, "rule"
-            function: Callable[..., object] = _rule_after_captures(self.rule, count, axes)
+            rule = self.rule
+            if manual is not None and varying is not None:
+                rule = custom_marks.marked_rule(rule, manual, varying)
+            function: Callable[..., object] = _rule_after_captures(rule, count, axes)
         else:
             assert self.forward is not None
             op, rule_attr = custom_rules.custom_vjp_call_p, "forward"

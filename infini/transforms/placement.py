@@ -109,6 +109,13 @@ def _put(leaf: Any, where: Any) -> Value:  # Any: see device_put
         )
     if isinstance(where, SingleDeviceSharding):
         where = sharding.on_one(where.device)  # the one object for this placement
+        if not where.device.backend.owns(where.device):
+            raise errors.DeviceError(
+                "device_put: this device belongs to another process",
+                got=str(where.device),
+                expected=f"one of {', '.join(map(str, backend.local_devices(where.device.platform)))}",
+                fix="put the array on a mesh over devices of all processes",
+            )
     if array.sharding == where:
         return array.placed(where)
     if isinstance(where, SingleDeviceSharding):
@@ -252,7 +259,7 @@ def make_array_from_process_local_data(
     def part(index: tuple[slice, ...]) -> np.ndarray:
         return local[tuple(slice(s.start - low, s.stop - low) for s, low in zip(index, first, strict=True))]
 
-    return make_array_from_callback(shape, sharding_, part, local.dtype if not indices else None)
+    return make_array_from_callback(shape, sharding_, part, None if indices else trace.as_value(local).dtype)
 
 
 def _global_shape(local: tuple[int, ...], sharding_: NamedSharding) -> tuple[int, ...]:

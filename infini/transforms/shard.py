@@ -70,7 +70,7 @@ def shard(
         machine=machine,
         strategies=tuple(sorted(strategies.items())),
         collectives=collectives or jitted.options.collectives,
-        named=tuple(sorted((name, _place_of_name(name, spec, mesh)) for name, spec in named.items())),
+        named=places_of_names(named, mesh),
         mesh=mesh if named else jitted.options.mesh,
     )
     return jitted
@@ -111,21 +111,44 @@ def _check_options(
         )
 
 
-def _place_of_name(name: str, spec: Any, mesh_: sharding.Mesh) -> PartitionSpec:  # Any: what a user gave
-    if not isinstance(spec, PartitionSpec):
-        raise errors.TypeMismatchError(
-            f"shard: named[{name!r}] is no placement", got=repr(spec), expected="a P", fix=f"P({spec!r})"
-        )
-    axes = (*(axis for entry in spec for axis in entry_axes(entry)), *sorted(spec.unreduced))
-    missing = [axis for axis in axes if axis not in mesh_.axis_names]
-    if missing:
-        raise errors.ValueMismatchError(
-            f"shard: named[{name!r}] splits over {missing[0]!r}, which the mesh lacks",
-            got=f"{spec}",
-            expected=f"axes among {', '.join(map(repr, mesh_.axis_names))}",
-            fix="name the axes of the mesh as these, or pass the recipe their names",
-        )
-    return spec
+def places_of_names(
+    named: Mapping[str, Any], mesh_: sharding.Mesh, what: str = "shard"
+) -> tuple[tuple[str, PartitionSpec], ...]:  # Any: what a user gave
+    """Placements of named values, as `CompileOptions` takes them.
+
+    Args:
+        named: a `P` for each name.
+        mesh_: devices.
+        what: whose argument it is, for messages.
+
+    Raises:
+        TypeMismatchError: something is no `P`.
+        ValueMismatchError: one names an axis that the mesh lacks.
+    """
+    for name, spec in named.items():
+        if not isinstance(spec, PartitionSpec):
+            raise errors.TypeMismatchError(
+                f"{what}: named[{name!r}] is no placement",
+                got=repr(spec),
+                expected="a P",
+                fix=f"P({spec!r})",
+            )
+        axes = [*(axis for entry in spec for axis in entry_axes(entry)), *sorted(spec.unreduced)]
+        if len(set(axes)) < len(axes):
+            raise errors.ValueMismatchError(
+                f"{what}: named[{name!r}] names an axis twice",
+                got=repr(spec),
+                expected="each axis for one dimension at most",
+            )
+        missing = [axis for axis in axes if axis not in mesh_.axis_names]
+        if missing:
+            raise errors.ValueMismatchError(
+                f"{what}: named[{name!r}] splits over {missing[0]!r}, which the mesh lacks",
+                got=f"{spec}",
+                expected=f"axes among {', '.join(map(repr, mesh_.axis_names))}",
+                fix="name the axes of the mesh as these, or pass the recipe their names",
+            )
+    return tuple(sorted(named.items()))
 
 
 def _on_mesh(mesh_: sharding.Mesh, specs: Specs) -> Any:  # Any: pytrees of placements

@@ -69,6 +69,22 @@ def test_a_reader_comes_before_the_maker_of_a_result_that_can_take_the_memory():
     assert memory.plan(block, memory.Ends(**DONATED)).donated == {0}
 
 
+def test_a_result_replaces_the_parameter_that_it_updates_before_any_other():
+    # The result of p could take the memory of q: then p finds none.
+    p, q, a, b, r, s = variables(6)
+    between = Var(f32(1))
+    found = [
+        phase("update q", [q], [b, between], (0, 0)),
+        phase("read q", [q], [r]),
+        phase("update p", [p, between], [a], (0, 0)),
+        phase("read p", [p], [s]),
+    ]
+    ends = memory.Ends(writable=frozenset({0, 1}), is_free=True)
+    block = ordered(found, [p, q], [a, b, r, s], writable=frozenset({0, 1}), is_free=True)
+    assert names(block) == ["read q", "update q", "read p", "update p"]
+    assert memory.plan(block, ends).results[:2] == (Parameter(0), Parameter(1))
+
+
 def test_a_reader_that_needs_the_update_stays_behind_it():
     p, q, r = variables(3)
     found = [phase("update", [p], [q], (0, 0)), phase("read", [p, q], [r])]

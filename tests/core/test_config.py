@@ -28,8 +28,15 @@ def test_wrong_values_are_refused():
         pass
 
 
+@pytest.mark.parametrize(("name", "value"), [("cpu_devices", 0), ("cpu_devices", "0"), ("num_threads", -1)])
+def test_counts_that_are_too_small_are_refused(name, value):
+    with pytest.raises(infini.InfiniError, match=f"(?s)knob '{name}' has a wrong value.*at least"):
+        infini.config(**{name: value}).__enter__()
+
+
 @pytest.mark.parametrize(
-    ("name", "text"), [("INFINI_CHECK", "lots"), ("INFINI_COLOUR", "1"), ("INFINI_POOL", "x")]
+    ("name", "text"),
+    [("INFINI_CHECK", "lots"), ("INFINI_COLOUR", "1"), ("INFINI_POOL", "x"), ("INFINI_CPU_DEVICES", "0")],
 )
 def test_broken_environment_raises_at_import(name, text):
     done = subprocess.run(
@@ -78,6 +85,7 @@ def test_a_block_keeps_its_value_and_sees_updates_of_others():
         ("jax_platforms", "cpu", "device", "cpu"),
         ("jax_platform_name", "gpu", "device", "cuda"),
         ("jax_num_cpu_devices", 4, "cpu_devices", 4),
+        ("jax_num_cpu_devices", -1, "cpu_devices", 1),
     ],
 )
 def test_flags_of_jax_set_knobs(flag, value, knob, expected):

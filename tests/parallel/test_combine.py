@@ -127,8 +127,82 @@ def test_gathers_that_are_used_together_are_one():
         q, k, v, o = (lax.all_gather(w[:4], "a", tiled=True) for w in (q, k, v, o))
         return inp.tanh(x @ q + x @ k * (x @ v)) @ o
 
-    assert buckets(combined(f, 5)) == [("all_gather", 1)] * 4
-    assert buckets(combined(g, 5)) == [("all_gather", 3), ("all_gather", 1)]
+    assert buckets(combined(f, 5, window_bytes=0)) == [("all_gather", 1)] * 4
+    assert buckets(combined(g, 5, window_bytes=0)) == [("all_gather", 3), ("all_gather", 1)]
+
+
+def weights_and_activations(x, *weights):
+    """Each weight is gathered, and what it makes of the one before."""
+    for w in weights:
+        x = inp.tanh(lax.all_gather(x, "b", tiled=True)[:8] @ lax.all_gather(w, "a", tiled=True)[:8])
+    return x
+
+
+@pytest.mark.parametrize(("window", "expected"), [(4, [4]), (3, [3, 1]), (2, [2, 2]), (1, [1] * 4)])
+def test_gathers_of_parameters_are_joined_up_to_a_window(window, expected):
+    found = combined(weights_and_activations, 5, window_bytes=2 * window * X.nbytes)
+    assert [len(e.inputs) for e in found.equations if e.attrs.get("axes") == ("a",)] == expected
+
+
+def test_gathers_of_what_is_computed_stay_where_they_are():
+    found = combined(weights_and_activations, 5)
+    assert [len(e.inputs) for e in found.equations if e.attrs.get("axes") == ("b",)] == [1] * 4
+
+
+def test_gathers_that_are_results_are_one():
+    def f(x, y):
+        return [lax.all_gather(inp.sin(a), "a", tiled=True) for a in (lax.psum(x, "b"), lax.psum(y * 2, "b"))]
+
+    assert buckets(combined(f, 2, window_bytes=0)) == [("psum", 2), ("all_gather", 2)]
+
+
+def loss_and_sums(x, y):
+    """A number over both axes beside an array over each."""
+    return lax.psum(inp.sum(x), ("a", "b")), lax.psum(x, "a"), lax.psum(y * 2, "b")
+
+
+def test_a_small_sum_over_two_axes_travels_with_sums_over_each():
+    parts = {}
+    body = program(loss_and_sums, 2)
+    found = combine.combine(body, Collectives(), parts)
+    check.check(found)
+    assert buckets(found) == [("psum", 2), ("psum", 2)]
+    assert list(parts) == [body.results[0]]  # whose note is that of both parts
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, y: (lax.psum(inp.sum(x), ("a", "b")), lax.psum(x, "a")),  # nothing is sent over the other
+        lambda x, y: (
+            lax.psum(inp.concatenate([x, y]), ("a", "b")),
+            lax.psum(x, "a"),
+            lax.psum(y, "b"),
+        ),  # large
+    ],
+)
+def test_other_sums_over_two_axes_are_one(f):
+    assert ("psum", 1) in buckets(combined(f, 2))
+    assert any(e.attrs.get("axes") == ("a", "b") for e in combined(f, 2).equations)
+
+
+def test_terms_are_added_up_in_one_order_where_that_is_asked_for():
+    found = combined(loss_and_sums, 2, deterministic=True)
+    assert buckets(found) == [("psum", 1)] * 3
+
+
+def test_a_sum_in_two_parts_is_the_same():
+    mesh = make_mesh((2, 2), ("a", "b"))
+    given = inp.asarray(np.random.default_rng(0).integers(-9, 9, (8, 8)).astype(np.float32))
+
+    def run(**options):
+        mapped = inf.shard_map(
+            loss_and_sums, mesh=mesh, in_specs=(P("a", "b"),) * 2, out_specs=(P(), P(None, "b"), P("a"))
+        )
+        return inf.shard(mapped, mesh=mesh, collectives=Collectives(**options))(given, given)
+
+    for one, other in zip(run(), run(bucket_bytes=0), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
 def test_bodies_of_loops_are_combined_by_themselves():

@@ -265,7 +265,7 @@ def test_a_sleeping_process_is_named_with_its_line_and_what_the_others_do(
     assert "infini.CollectiveError: process 2 did not arrive at psum at script.py:12\n" in done.err
     report = done.err.split("infini.CollectiveError: ")[1]
     assert "process 0 has been in psum at script.py:12, called at script.py:17, for 2." in report
-    assert report.count("number 2 of processes 0 to 2") == 2
+    assert report.count("number 3 of processes 0 to 2") == 2
     assert "process 2 is at script.py:16" in report
 
 

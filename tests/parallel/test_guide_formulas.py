@@ -18,7 +18,7 @@ import infini as inf
 from infini import optim, parallel, random
 from infini.core import tree
 from infini.parallel import recipes
-from infini.sharding import P, make_mesh
+from infini.sharding import Collectives, P, make_mesh
 from infini.testing import count_collectives, predicted
 from infini.train import gpt
 
@@ -79,7 +79,10 @@ def devices() -> Any:
 
 @functools.cache
 def planned(
-    make: Callable[[], recipes.Recipe], sizes: tuple[tuple[str, int], ...], config: gpt.Config = DENSE
+    make: Callable[[], recipes.Recipe],
+    sizes: tuple[tuple[str, int], ...],
+    config: gpt.Config = DENSE,
+    window_bytes: int = 0,  # as if every weight were larger than a window
 ) -> Planned:
     recipe = make()
     mesh = make_mesh(tuple(size for _, size in sizes), tuple(name for name, _ in sizes))
@@ -93,6 +96,7 @@ def planned(
         in_specs=(*specs, recipe.of_batch()),
         out_specs=(*specs, P()),
         named=recipe.of_names(),
+        collectives=Collectives(window_bytes=window_bytes),
     )
     shown = parallel.explain_sharding(run, params, state, windows)
     nbytes: dict[str, int] = {}
@@ -112,6 +116,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     "zero1": (recipes.zero1, FOUR),
     "zero3": (recipes.zero3, FOUR),
     "tensor": (recipes.tensor, (("tp", 4),)),
+    "sequence": (lambda: recipes.product(recipes.tensor(), recipes.sequence()), (("tp", 4),)),
     "experts": (recipes.experts, (("ep", 4),), SPARSE),
     "experts gathered": (gathered, (("ep", 4),), SPARSE),
     "dropless experts gathered": (gathered, (("ep", 4),), DROPLESS),
@@ -145,7 +150,10 @@ def test_memory_at_rest_of_what_splits_the_batch(name: str, times: float) -> Non
     assert at_rest(planned(*CASES[name])) == times
 
 
-@pytest.mark.parametrize(("name", "part"), [("tensor", "proj|embed|lm_head"), ("experts", "experts/")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("tensor", "proj|embed|lm_head"), ("sequence", "proj|embed|lm_head"), ("experts", "experts/")],
+)
 def test_memory_at_rest_of_what_splits_the_model(name: str, part: str) -> None:
     found = planned(*CASES[name])
     split = sum(n for path, n in found.of.items() if any(word in path for word in part.split("|")))
@@ -177,6 +185,18 @@ def test_zero3_sends_weights_three_times_but_for_the_table() -> None:
     assert found.sent() == SHARE * (3 * found.weights - table + 2 * SCALAR)
 
 
+def test_zero3_keeps_what_fits_a_window_and_sends_weights_twice() -> None:
+    found = planned(*CASES["zero3"], window_bytes=Collectives().window_bytes)
+    assert found.calls() == {"all_gather": len(found.of), "psum_scatter": len(found.of), "psum": 1}
+    assert found.sent() == SHARE * (2 * found.weights + 2 * SCALAR)
+
+
+def test_zero3_keeps_the_layers_that_come_back_first() -> None:
+    table = planned(*CASES["zero3"]).of["lm_head"]
+    found = planned(*CASES["zero3"], window_bytes=table)
+    assert found.calls()["all_gather"] == 2 * len(found.of) - 2
+
+
 def test_tensor_sends_four_sums_of_activations_per_layer() -> None:
     """And one forwards for the embedding and one backwards for the logits; in the loss a maximum and a sum
     over the vocabulary for each token, and the loss.
@@ -186,6 +206,22 @@ def test_tensor_sends_four_sums_of_activations_per_layer() -> None:
     assert found.given("psum") == (4 * LAYERS + 2) * ACTIVATIONS + 4 * TOKENS + SCALAR
     assert found.given("pmax") == 4 * TOKENS
     assert found.sent() == 2 * SHARE * ((4 * LAYERS + 2) * ACTIVATIONS + 2 * 4 * TOKENS + SCALAR)
+
+
+def test_sequences_are_gathered_and_scattered_four_times_each_per_layer() -> None:
+    """And once each for the logits; the table is gathered for the look-up and its gradient is scattered. In
+    the backward pass of attention the output projection is gathered, and rows of heads are exchanged.
+    """
+    found = planned(*CASES["sequence"])
+    projections, table = 4 * WIDTH * 32, found.of["embed_tokens"]
+    heads = 4 * TOKENS * 32 / 4  # of a device
+    norms = sum(n for path, n in found.of.items() if "norm" in path)
+    assert found.given("psum_scatter") == (4 * LAYERS + 1) * ACTIVATIONS + table
+    assert found.given("all_gather") == ((4 * LAYERS + 1) * ACTIVATIONS + table + LAYERS * projections) / 4
+    assert found.given("all_to_all") == LAYERS * heads
+    assert found.given("psum") == 4 * TOKENS + norms + SCALAR
+    halves = (8 * LAYERS + 2) * ACTIVATIONS + 2 * table + LAYERS * (projections + heads)
+    assert found.sent() == SHARE * (halves + 2 * (2 * 4 * TOKENS + norms + SCALAR))
 
 
 def sums_beside(found: Planned) -> int:
@@ -241,6 +277,6 @@ def test_a_product_sends_the_sums_of_its_recipes_for_what_the_others_leave() -> 
     for c in found.shown.collectives:
         over[tuple(sorted(c.axes))] += c.nbytes
     norms = sum(n for path, n in found.of.items() if "norm" in path)
-    assert over["dp",] == (found.weights - norms) / 2 + norms
-    assert over["dp", "tp"] == SCALAR
-    assert over["tp",] == (4 * LAYERS + 2) * ACTIVATIONS / 2 + 2 * 4 * TOKENS / 2
+    assert over["dp",] == (found.weights - norms) / 2 + norms + SCALAR
+    assert over["tp",] == (4 * LAYERS + 2) * ACTIVATIONS / 2 + 2 * 4 * TOKENS / 2 + SCALAR
+    assert over.keys() == {("dp",), ("tp",)}  # the loss travels with both

@@ -55,9 +55,18 @@ found["moved"] = message(lambda: inf.device_put(made, NamedSharding(mesh, P())))
 found["no dtype"] = message(lambda: inf.make_array_from_callback((4,), made.sharding, lambda i: whole))
 
 square = inf.shard(lambda a: (a * a).sum(), mesh=mesh, in_specs=P("x"))
-sine = inf.shard(lambda a: np.pi * a.sum(), mesh=mesh, in_specs=P("x"))
+
+
+def tenfold_sum(a):
+    return 10 * a.sum()
+
+
+tenfold = inf.shard(tenfold_sum, mesh=mesh, in_specs=P("x"))
 y = inf.device_put(np.ones(2 * count, np.float32), rows)
-square(y), sine(y)
+square(y), tenfold(y)
+first, second = (square, tenfold) if me == 0 else (tenfold, square)
+found["order"] = message(lambda: first(y))
+found["afterwards"] = float(square(y))
 inside, go_on = threading.Event(), threading.Event()
 
 
@@ -87,7 +96,7 @@ def broken(value):
 called = inf.shard(lambda a: a.sum() * io_callback(broken, inf.ShapeDtypeStruct((), np.float32), a.sum()),
                    mesh=mesh, in_specs=P("x"))
 called(y)
-tenfold = y * 10
+larger = y * 10
 
 
 def keep():
@@ -98,7 +107,7 @@ def keep():
 if me == 1:  # which waits for the other in vain, from here on
     keep()
 try:
-    called(tenfold)
+    called(larger)
 except Exception as error:
     found["left"] = type(error).__name__
 found["after"] = message(lambda: square(y))
@@ -145,6 +154,12 @@ class TestJob:
                 "DeviceError: an array cannot be moved to processes that have no"
             )
         assert "cannot know the dtype" in job[1]["no dtype"]
+
+    def test_programs_in_another_order_are_told(self, job: list[dict[str, Any]]) -> None:
+        for me, found in enumerate(job):
+            assert "run their programs in different orders" in found["order"]
+            assert f"process {1 - me} runs {['<lambda>', 'tenfold_sum'][1 - me]}" in found["order"]
+            assert found["afterwards"] == 4
 
     def test_two_threads_are_refused(self, job: list[dict[str, Any]]) -> None:
         assert "two threads run programs over several processes at once" in job[0]["two threads"]

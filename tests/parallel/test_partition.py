@@ -94,6 +94,22 @@ def test_a_sum_that_is_wanted_in_parts_is_scattered():
     assert counts(found) == {"psum_scatter": 1}
 
 
+@pytest.mark.parametrize("num_terms", [2, 3])
+def test_sums_that_are_wanted_in_parts_meet_before_they_are_scattered(num_terms):
+    """As the gradients of what several products read."""
+
+    def f(x, scale, *weights):
+        total = sum((x @ w for w in weights[1:]), x @ weights[0])
+        return lax.with_sharding_constraint(total * scale, NamedSharding(mesh, P("model")))
+
+    with inf.config(device="reference", cpu_devices=2):
+        mesh = make_mesh((2,), ("model",))
+    args = random(8, 16), random(8, 6), *[random(16, 6) for _ in range(num_terms)]
+    specs = [P(None, "model"), P("model"), *[P("model")] * num_terms]
+    found = partitioned(f, args, MODEL, specs)
+    assert counts(found) == {"psum_scatter": 1}
+
+
 def test_an_axis_that_changes_its_dimension_is_exchanged():
     def f(x):
         return lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, "model")))

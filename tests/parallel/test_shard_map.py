@@ -6,8 +6,10 @@ import pytest
 import infini as inf
 import infini.numpy as inp
 from infini import lax
+from infini.ad_checkpoint import checkpoint_name
 from infini.core import errors
 from infini.sharding import NamedSharding, P, make_mesh
+from infini.testing import count_collectives
 
 X = np.arange(16, dtype=np.float32).reshape(8, 2) / 8
 
@@ -292,3 +294,67 @@ def test_parts_of_different_dtypes_are_refused(mesh):
     with pytest.raises(errors.TypeMismatchError, match="different dtypes"):
         inf.make_array_from_callback((4,), rows, part)
     assert inf.make_array_from_callback((4,), rows, part, np.float32).dtype == np.float32
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_rules_of_custom_jvp_add_up_once(mesh, check_vma):
+    @inf.custom_jvp
+    def f(v):
+        return lax.psum(inp.sin(v), "a")
+
+    @f.defjvp
+    def _(primals, tangents):
+        return f(*primals), lax.psum(tangents[0] * 2.0, "a")
+
+    mapped = inf.shard_map(
+        lambda b: f(b).sum(), mesh=mesh, in_specs=P("a"), out_specs=P(), check_vma=check_vma
+    )
+    np.testing.assert_allclose(inf.jit(inf.grad(mapped))(TOTAL), [2, 2, 2, 2])
+    np.testing.assert_allclose(inf.grad(mapped)(TOTAL), [2, 2, 2, 2])
+    rows = np.stack([TOTAL, 2 * TOTAL])
+    np.testing.assert_allclose(inf.vmap(inf.grad(mapped))(rows), 2 * np.ones((2, 4)))
+    np.testing.assert_allclose(inf.jvp(mapped, (TOTAL,), (TOTAL,))[1], 12)
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (
+            lambda mesh: inf.shard_map(lambda a: a, mesh=mesh, in_specs=P("a", "a"), out_specs=P("a"))(
+                inp.ones((4, 4))
+            ),
+            "names the axis 'a' twice",
+        ),
+        (
+            lambda mesh: inf.shard(
+                lambda a: checkpoint_name(a, "h") * 2, mesh=mesh, named={"h": P("a", "a")}
+            )(inp.ones((4, 4))),
+            r"named\['h'\] names an axis twice",
+        ),
+        (
+            lambda mesh: inf.shard_map(
+                lambda b: lax.with_sharding_constraint(b, NamedSharding(mesh, P("a"))),
+                mesh=mesh, in_specs=P("a"), out_specs=P("a"),
+            )(inp.ones(8)),
+            "along which shard_map gives each device its own part",
+        ),
+        (
+            lambda mesh: inf.vmap(
+                lambda a: lax.with_sharding_constraint(a, NamedSharding(mesh, P("a"))), spmd_axis_name="a"
+            )(inp.ones((4, 4))),
+            "names the axis 'a' twice",
+        ),
+    ],
+)  # fmt: skip
+def test_an_axis_splits_one_dimension_once(mesh, run, words):
+    with pytest.raises(errors.ValueMismatchError, match=words):
+        run(mesh)
+
+
+def test_a_batch_lies_as_it_likes_where_its_axis_is_not_said(mesh):
+    x = inf.device_put(np.ones((4, 4), np.float32), NamedSharding(mesh, P("a")))
+    whole = NamedSharding(mesh, P(None))
+    double = inf.jit(inf.vmap(lambda row: lax.with_sharding_constraint(row * 2, whole)))
+    with count_collectives() as counts:
+        assert double(x).sharding.spec == P("a")
+    assert counts == {}

@@ -15,7 +15,7 @@ import pytest
 
 from infini.core import errors, events
 from infini.data import batches
-from infini.train import checkpoints, gpt, trainer
+from infini.train import checkpoints, gpt, programs, trainer
 
 CONFIG = gpt.Config(
     vocab_size=32,
@@ -199,7 +199,7 @@ def test_measurements_that_were_lost_are_missed(tmp_path: Path) -> None:
 
 def test_mean_loss_counts_every_window_once() -> None:
     windows = np.arange(6)[:, None]
-    assert trainer.mean_loss(lambda params, part: part.mean(), {}, windows) == 2.5
+    assert programs.mean_loss(lambda params, part: part.mean(), {}, windows) == 2.5
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_steps": 1, "budget_s": 1.0}])

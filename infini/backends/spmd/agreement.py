@@ -65,6 +65,37 @@ def agree(comm: Comm, owners: Owners, subject: Subject, make: Callable[[], Choic
     return table.put(subject.key, choices)
 
 
+def check_turn(comm: Comm, owners: Owners, subject: Subject) -> None:
+    """Raise in every process when they are about to run different programs, though all are known.
+
+    Args:
+        comm: communication among the ranks.
+        owners: process of each rank.
+        subject: the program and its options.
+
+    Raises:
+        CollectiveError: one of them runs another.
+    """
+    if owners not in _comms:
+        _comms[owners] = comm.duplicate()
+    apart = _comms[owners]
+    everyone = (tuple(range(len(owners))),)
+    with activity.doing(*subject.first):
+        (found,) = apart.all_gather([subject.short_key], everyone)
+        if (found == subject.short_key).all():
+            return
+        told = [content.decode() for content in apart.gather_bytes(subject.title.encode())]
+    (rank,) = comm.local_ranks
+    other = next(i for i, key in enumerate(found) if key != subject.short_key)
+    raise errors.CollectiveError(
+        "the processes of this job run their programs in different orders",
+        got=f"process {owners[other]} runs {told[other]}",
+        expected=f"{told[rank]}, as in process {owners[rank]}",
+        fix="call functions over several processes in one order, not as a process sees fit",
+        where=subject.where,
+    )
+
+
 def _compare(comm: Comm, owners: Owners, subject: Subject) -> None:
     """Raise in every process when one has another program than rank 0."""
     keys = comm.gather_bytes(subject.key.encode())

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgpack
+import numpy as np
 
+from infini.compiler.partition import costs
 from infini.core import source, text
 from infini.core.ir import Program
 
@@ -43,10 +45,35 @@ class Subject:
         parts = (self.program.fingerprint, self.facts)
         return hashlib.blake2b(repr(parts).encode(), digest_size=20).hexdigest()
 
+    @functools.cached_property
+    def short_key(self) -> np.ndarray:
+        """The beginning of the digest as a number, which is quick to send."""
+        return np.array(int(self.key[:15], 16), np.int64)
+
+    @functools.cached_property
+    def first(self) -> tuple[str, source.Where | None]:
+        """The first collective and its line, which a process is on its way to when it begins."""
+        return _first(self.program) or (self.program.name, self.where)
+
     @property
+    def title(self) -> str:
+        """The program for people."""
+        return f"{self.program.name} at {self.where}" if self.where else self.program.name
+
+    @functools.cached_property
     def where(self) -> source.Where | None:
         """A line of the user's that the program comes from."""
         return next((equation.where for equation in self.program.equations if equation.where), None)
+
+
+def _first(program: Program) -> tuple[str, source.Where | None] | None:
+    for equation in program.equations:
+        if equation.op.name in costs.COLLECTIVES:
+            return equation.op.name, equation.where
+        for inner in equation.programs:
+            if found := _first(inner):
+                return found
+    return None
 
 
 @dataclass(frozen=True, slots=True)

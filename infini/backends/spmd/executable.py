@@ -159,8 +159,8 @@ class SpmdExecutable:
         name = self.partitioned.program.name
         with TURNS.one(name):
             pieces = self._pieces_for(owners, comm)
-            with TURNS.to_the_end(name):
-                return self._run(inputs, ranks, comm, own, pieces)
+            agreement.check_turn(comm, owners, self.subject)
+            return self._run(inputs, ranks, comm, own, pieces)
 
     def _run(
         self,
@@ -185,7 +185,12 @@ class SpmdExecutable:
         columns = [list(column) for column in zip(*inputs, strict=True)]
         if isinstance(inputs, list):
             inputs.clear()
-        results = walk.run(self.schedule, columns)
+        try:
+            results = walk.run(self.schedule, columns)
+        except BaseException as error:
+            if walk.has_met and comm_.processes().count > 1:
+                TURNS.leave(self.partitioned.program.name, error)
+            raise
         return [tuple(column[i] for column in results) for i in range(len(ranks))]
 
     @property

@@ -1,8 +1,9 @@
 """Programs over several processes take turns: every process runs the same ones in the same order, or what one
 of them sends is taken for something else by another.
 
-What can be seen from inside one process is refused: two threads that run such programs at once, and a
-program after one that ended in the middle.
+Whether it is the same program everywhere is asked before each run, see `agreement`. What can be seen from
+inside one process is refused here: two threads that run such programs at once, and a program after one that
+ended in the middle.
 """
 
 from __future__ import annotations
@@ -51,21 +52,15 @@ class Turns:
         finally:
             self._lock.release()
 
-    @contextlib.contextmanager
-    def to_the_end(self, name: str) -> Iterator[None]:
-        """A block in which processes wait for each other: one that leaves it early is out of step from then
-        on.
+    def leave(self, name: str, error: BaseException) -> None:
+        """A program ended in the middle, when it had met the other processes already: this one is out of step
+        from now on.
 
         Args:
             name: of the program.
+            error: what ended it.
         """
-        try:
-            yield
-        except errors.CollectiveError:  # all of them have seen it, or the job ends
-            raise
-        except BaseException as error:
-            self._left = f"{name} ended in the middle by {type(error).__name__}: {error}".rstrip(": ")
-            raise
+        self._left = f"{name} ended in the middle by {type(error).__name__}: {error}".rstrip(": ")
 
 
 TURNS: Final = Turns()

@@ -51,6 +51,7 @@ class Walk:
     ) -> None:
         self.backend, self.pieces, self.mesh, self.comm = backend, pieces, mesh, comm
         self.exchanger, self.devices, self.constants = exchanger, devices, constants
+        self.has_met = False  # whether other processes have been waited for
         self.pending: dict[int, Pending[list[list[np.ndarray]]]] = {}  # by id of the equation
 
     def run(self, schedule: s.Schedule, arguments: list[Column]) -> list[Column]:
@@ -102,6 +103,7 @@ class Walk:
 
     def exchange(self, equation: Equation, env: Env) -> Callable[[], list[list[np.ndarray]]]:
         """What makes an exchange, once it is called: a row per device for each output."""
+        self.has_met = True
         hosts = [self.get(env[v], v.type) for v in equation.inputs]
 
         def make() -> list[list[np.ndarray]]:

@@ -4,6 +4,7 @@
     propagate  placements that people asked for spread over every variable (`Plan`)
     local      each equation on local parts, with collectives where placements differ (`Block`)
     hoist      collectives of what loops do not change before these
+    share      equal gathers made once
     combine    collectives that can travel together joined into buckets
 
 What an operation allows stands in its PLACE and PARTITION rules, or follows from its signature.
@@ -22,6 +23,7 @@ from infini.compiler.partition import (
     hoist,
     loops as loops,  # it and `structured` fill the table of `local`
     placement as p,
+    share,
     strategies as strategies_,
     structured as structured,
 )
@@ -164,13 +166,14 @@ def for_options(program: Program, options: CompileOptions) -> Partitioned:
     )
     moved: dict[Var, Var] = {}
     once = hoist.leave_loops(found.program, options.collectives.window_bytes, moved)
-    joined = combine.combine(once, options.collectives)
+    once = share.share(once, options.collectives.window_bytes)
+    joined = combine.combine(once, options.collectives, moved)
     if joined is found.program:
         return found
     notes = dict(found.notes)
-    for inside, outside in moved.items():  # from inner loops outwards
-        if inside in notes:
-            notes[outside] = notes[inside]
+    for known, other in moved.items():  # from inner loops outwards, then what sums are made of
+        if known in notes:
+            notes[other] = notes[known]
     made = costs.collectives(joined, options.mesh, notes)
     return dataclasses.replace(found, program=joined, collectives=made, notes=notes)
 

@@ -173,9 +173,11 @@ class Block:
             if self.uses[var] > 1:
                 self.settle(var, f"{equation.op.name}, operand {number}")
         split = self._choose(equation, found)
-        if (waiting := self._waits(equation, split)) is not None:
+        whole = self._without_terms(equation, split)
+        if (waiting := self._waits(equation, whole)) is not None:
             return [waiting]
-        passed = self._passed(equation, found, split)
+        passed = self._passed(equation, found, whole)
+        split = whole if passed else split
         # Parts are of equal size. If the last one may be smaller, its rest is to be masked here, in operands
         # that have a split factor of `found.reduced`.
         operands = [
@@ -209,6 +211,20 @@ class Block:
         if all(split == candidates[0] for split in candidates):
             return candidates[0]
         return min(candidates, key=lambda split: self._seconds(equation, found, split))
+
+    def _without_terms(self, equation: Equation, split: Split) -> Split:
+        """The split of an addition whose operands are both terms of a sum over devices: none over those axes,
+        so that they are scattered together when they have met.
+        """
+        given = {self.env[v].placement.partial for v in equation.inputs}
+        if equation.op.name not in partial.SUMS or len(given) != 1:
+            return split
+        (waiting,) = given
+        kept = {}
+        for factor, axes in split.items():
+            first = next((i for i, axis in enumerate(axes) if axis in waiting), len(axes))
+            kept[factor] = axes[:first]
+        return kept
 
     def _seconds(self, equation: Equation, found: Factors, split: Split) -> float:
         """Time to bring the operands of an equation split so, to compute it, and to bring its results where

@@ -37,6 +37,10 @@ def sequence(axis: str = "tp") -> Recipe:
     residuals take 1 / n of the memory (arXiv:2205.05198). The model names these values "residual", and what
     products read "normed".
 
+    Sent per layer and device: two gathers and two scatters of the activations (B, T, M) forwards and as many
+        backwards, which is as much as the four sums of `tensor`; and what the backward pass of attention
+        fetches, the output projection and 1 / n of the rows of heads.
+
     Args:
         axis: the axis of `tensor`.
     """

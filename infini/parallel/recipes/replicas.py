@@ -37,6 +37,6 @@ def zero3(axis: str = "dp") -> Recipe:
 
     Memory: 16 P / n bytes, and the weights of the layers in use. Sent: 3 (n - 1) / n of the weights, half as
         much again as `data`; 2 (n - 1) / n of a table that is only looked up, which the backward pass does
-        not read.
+        not read. What fits `Collectives.window_bytes` is kept for the backward pass, and sent once less.
     """
     return Recipe((Rule(axis),), batch=((axis,),))
