@@ -140,8 +140,6 @@ class Block:
         self.zeros = prepare.zeros(program)
         # Where sums may go instead of where the plan has them, if that moves less.
         self.sums: dict[Var, Dims] = {}
-        # Values under another placement than their own, for further uses of them there.
-        self.elsewhere: dict[tuple[Var, Dims], Value] = {}
         self.only_users = partial.only_users(program, self.uses)
         # A loop may go on adding to what its body returns.
         self.returned = {v for v in program.results if self.uses[v] == 1} if is_body else set()
@@ -235,8 +233,6 @@ class Block:
         total = costs.compute_seconds(equation, parts, mover.machine)
         for var, dims in zip(equation.inputs, found.inputs, strict=True):
             now, then = self.env[var].placement, p.expand(split, dims)
-            if (var, then) in self.elsewhere:
-                continue
             price = mover.price(var.type, Placement(now.dims), then)
             # What a loop does not change moves once, before it, see `hoist`.
             is_once = (
@@ -323,15 +319,9 @@ class Block:
             return families.zeros(p.local_type(var.type, dims, self.mover.mesh))
         if passed and local.placement.partial == passed:
             return self.mover.reshard(local.value, Placement(local.placement.dims), dims, reason)
-        if self.uses[var] == 1:
-            return self.moved(local, Placement(dims), reason)
-        local = self.settle(var, reason)
-        if (found := self.elsewhere.get((var, dims))) is None:
-            found = self.moved(local, Placement(dims), reason)
-            # What is gathered would be larger for as long as it is kept; that is moved for each use.
-            if found.type.nbytes <= local.value.type.nbytes:
-                self.elsewhere[var, dims] = found
-        return found
+        if self.uses[var] > 1:
+            local = self.settle(var, reason)
+        return self.moved(local, Placement(dims), reason)
 
     def settle(self, var: Var, reason: str) -> Local:
         """A value without partial sums, for every later use too."""
