@@ -203,7 +203,7 @@ class Array(value.Value):
     @property
     def is_fully_replicated(self) -> bool:
         """Whether every device holds the whole array."""
-        return self.sharding.shard_shape(self.shape) == self.shape and not self._waiting
+        return self.sharding.is_whole(self.shape) and not self._waiting
 
     @property
     def _waiting(self) -> frozenset[str]:
@@ -219,14 +219,23 @@ class Array(value.Value):
     @property
     def global_shards(self) -> list[shards.Shard[Array]]:
         """The parts of all processes; those of others have no data here."""
-        type_ = self.type.update(shape=self.sharding.shard_shape(self.shape))
-        parts = {
-            device: Array(
-                type_, (memory_.alias(buffer),), sharding_.on_one(device), weak=self.weak, committed=True
-            )
-            for device, buffer in zip(self.addressable_devices, self.block_until_ready().buffers, strict=True)
-        }
+        buffers = zip(self.addressable_devices, self.block_until_ready().buffers, strict=True)
+        parts = {device: self._part(device, buffer) for device, buffer in buffers}
         return shards.of(self.shape, self.sharding, parts)
+
+    def _part(self, device: backend.Device, buffer: backend.Buffer) -> Array:
+        """The part on a device as an array; a copy where the buffer has a tail."""
+        room = self.type.update(shape=self.sharding.shard_shape(self.shape))
+        index = self.sharding.index_of(self.shape, self.sharding.devices.index(device))
+        part = room.update(
+            shape=tuple(len(range(*s.indices(n))) for s, n in zip(index, self.shape, strict=True))
+        )
+        if part == room:
+            own = memory_.alias(buffer)
+        else:
+            held = shards.trimmed(device.backend.get(buffer, room), index)
+            own = device.backend.put(np.ascontiguousarray(held), device)
+        return Array(part, (own,), sharding_.on_one(device), weak=self.weak, committed=True)
 
     def addressable_data(self, index: int) -> Array:
         """The part on the device number `index` among those of this process."""
@@ -325,7 +334,7 @@ class Array(value.Value):
         sharding = self.sharding
         assert isinstance(sharding, sharding_.NamedSharding)
         local_type = self.type.update(shape=sharding.shard_shape(self.shape))
-        is_replicated = local_type.shape == self.shape and not self._waiting
+        is_replicated = self.is_fully_replicated
         if not devices or (not is_replicated and not self.is_fully_addressable):
             raise errors.DeviceError(
                 "parts of this array live in other processes",
@@ -345,7 +354,7 @@ class Array(value.Value):
                 continue
             seen.add(place)
             index = sharding_.shard_index(self.shape, sharding.spec, sharding.mesh.abstract, rank)
-            part = memory.host(i, local_type, device)
+            part = shards.trimmed(memory.host(i, local_type, device), index)
             host[index] = host[index] + part if self._waiting else part
         return host
 

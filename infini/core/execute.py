@@ -29,6 +29,7 @@ from infini.core import (
     physical,
     primitive,
     sharding as sharding_,
+    shards as shards_,
 )
 
 K = TypeVar("K", bound=Hashable)
@@ -450,7 +451,7 @@ def mesh_of(
     """The mesh of the arguments; else one given or entered; else the first devices there are.
 
     Raises:
-        DeviceError: arguments live on two meshes.
+        DeviceError: arguments live on two meshes, or on other devices than those of the one given.
     """
     found = {a.sharding.mesh for a in arrays if isinstance(a.sharding, sharding_.NamedSharding)}
     if len(found) > 1:
@@ -460,7 +461,15 @@ def mesh_of(
             fix="move them to one mesh with infini.device_put",
         )
     if found:
-        return found.pop()
+        (own,) = found
+        if given is not None and given.abstract == own.abstract and given != own:
+            raise errors.DeviceError(
+                "an argument lies on other devices than the mesh that the function names",
+                got=f"{', '.join(map(str, own.flat_devices))}",
+                expected=f"{', '.join(map(str, given.flat_devices))}",
+                fix="move it with infini.device_put",
+            )
+        return own
     for candidate in (given, sharding_.current_mesh()):
         if candidate is not None and candidate.abstract == options.mesh:
             return candidate
@@ -474,13 +483,13 @@ def shards(array: array_.Array, target: sharding_.NamedSharding) -> list[backend
     """
     if isinstance(array.sharding, sharding_.NamedSharding):
         return list(array.buffers)
-    host, mesh = array.to_host(), target.mesh
-    return [
-        mesh.flat_devices[rank].backend.put(
-            host[mesh_.shard_index(array.shape, target.spec, mesh.abstract, rank)], mesh.flat_devices[rank]
-        )
-        for rank in mesh.local_ranks
-    ]
+    host, mesh, room = array.to_host(), target.mesh, target.shard_shape(array.shape)
+    buffers = []
+    for rank in mesh.local_ranks:
+        part = host[mesh_.shard_index(array.shape, target.spec, mesh.abstract, rank)]
+        device = mesh.flat_devices[rank]
+        buffers.append(device.backend.put(shards_.padded(part, room), device))
+    return buffers
 
 
 def run_equation(

@@ -281,37 +281,78 @@ def _groups(mesh: AbstractMesh, axes: tuple[str, ...]) -> tuple[tuple[int, ...],
     return tuple(tuple(rank for _, rank in sorted(members)) for members in found.values())
 
 
-def shard_shape(shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh) -> ir.Shape:
-    """Shape of one part of an array of `shape` split as `spec` says.
+def part_size(size: int, count: int) -> int:
+    """Elements that each of `count` devices has room for along a dimension. Where `count` does not divide the
+    dimension, the last parts hold fewer, or none.
+    """
+    return -(-size // count)
+
+
+def splits_well(size: int, count: int) -> bool:
+    """Whether so many parts of a dimension leave at most an eighth of their room empty."""
+    return 8 * part_size(size, count) * count <= 9 * size
+
+
+def nests(size: int, count: int, further: int) -> bool:
+    """Whether each of `count` parts of a dimension, cut further, gives the parts of one cut."""
+    return part_size(size, count) == further * part_size(size, count * further)
+
+
+def part_counts(shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh) -> tuple[int, ...]:
+    """Into how many parts each dimension is cut.
 
     Raises:
-        ValueMismatchError: `spec` is longer than the shape, or a dimension does not divide into equal parts.
+        ValueMismatchError: `spec` is longer than the shape.
     """
     if len(spec) > len(shape):
         raise errors.ValueMismatchError(
             f"P{tuple(spec)} has more entries than the array has dimensions", got=f"shape {shape}"
         )
-    parts = [mesh.size_of(entry) for entry in spec] + [1] * (len(shape) - len(spec))
-    for dimension, (size, count) in enumerate(zip(shape, parts, strict=True)):
+    return (*map(mesh.size_of, spec), *[1] * (len(shape) - len(spec)))
+
+
+def shard_shape(shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh) -> ir.Shape:
+    """Shape of what each device has room for of an array of `shape` split as `spec` says. It is equal on all
+    devices; `shard_index` is the part that is there.
+
+    Raises:
+        ValueMismatchError: `spec` is longer than the shape.
+    """
+    counts = part_counts(shape, spec, mesh)
+    return tuple(part_size(size, count) for size, count in zip(shape, counts, strict=True))
+
+
+def check_even(shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh) -> None:
+    """Refuse a split into parts of different sizes, where each device computes with its own.
+
+    Raises:
+        ValueMismatchError: `spec` is longer than the shape, or a dimension does not divide into equal parts.
+    """
+    counts = part_counts(shape, spec, mesh)
+    for dimension, (size, count) in enumerate(zip(shape, counts, strict=True)):
         if size % count:
             raise errors.ValueMismatchError(
                 f"dimension {dimension} of size {size} cannot be split into {count} equal parts",
                 got=f"shape {shape}, P{tuple(spec)}, axes {mesh.shape}",
                 fix="choose a size that the axis divides, or leave the dimension whole",
             )
-    return tuple(size // count for size, count in zip(shape, parts, strict=True))
+
+
+def is_whole(shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh) -> bool:
+    """Whether every device holds the whole array."""
+    counts = part_counts(shape, spec, mesh)
+    return all(count == 1 or size == 0 for size, count in zip(shape, counts, strict=True))
 
 
 def shard_index(
     shape: ir.Shape, spec: Sequence[AxisEntry], mesh: AbstractMesh, rank: int
 ) -> tuple[slice, ...]:
-    """The part of an array of `shape` that device number `rank` (in mesh order) holds."""
+    """The part of an array of `shape` that device number `rank` (in mesh order) holds, which may be empty."""
     coordinates = mesh.coordinates(rank)
-    local = shard_shape(shape, spec, mesh)
-    starts = []
-    for dimension, size in enumerate(local):
+    found = []
+    for dimension, (size, part) in enumerate(zip(shape, shard_shape(shape, spec, mesh), strict=True)):
         index = 0
         for name in entry_axes(spec[dimension] if dimension < len(spec) else None):
             index = index * mesh.shape[name] + coordinates[name]
-        starts.append(index * size)
-    return tuple(slice(start, start + size) for start, size in zip(starts, local, strict=True))
+        found.append(slice(min(index * part, size), min((index + 1) * part, size)))
+    return tuple(found)

@@ -53,6 +53,7 @@ LINEAR: Final = RuleKey(
 )
 PLACE: Final = RuleKey("place", "give the operation a signature, or pass place=")
 PARTITION: Final = RuleKey("partition", "pass partition=; without it operands are gathered first")
+TAIL: Final = RuleKey("tail", "pass tail=; an operation with a PARTITION but without it is split evenly only")
 COST: Final = RuleKey("cost", "give the operation a signature, or pass cost=")
 DECOMPOSE: Final = RuleKey("decompose", "pass decompose=, a definition by other operations")
 CASES: Final = RuleKey("cases", "pass cases=, inputs for the oracle tests")

@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,6 +24,7 @@ from infini.core.mesh import (
     PartitionSpec,
     axis_types_of,
     entry_axes,
+    is_whole,
     shard_index,
     shard_shape,
     unreduced_axes,
@@ -58,7 +60,8 @@ class Mesh:
             nothing else are equal.
 
     Raises:
-        ValueMismatchError: the numbers of axes, names and types differ, or a name occurs twice.
+        ValueMismatchError: the numbers of axes, names and types differ, a name or a device occurs twice, or
+            there are no devices.
         DeviceError: the devices are of several platforms.
     """
 
@@ -80,6 +83,12 @@ class Mesh:
                 "a mesh needs one distinct name per axis",
                 got=f"devices of shape {self.devices.shape}, names {names}",
                 fix="make_mesh((4, 2), ('dp', 'tp')) takes devices and arranges them",
+            )
+        twice = [device for device, count in Counter(self.devices.flat).items() if count > 1]
+        if twice or (names and not self.devices.size):
+            raise errors.ValueMismatchError(
+                "a mesh has each device once, and at least one along each axis",
+                got=f"{twice[0]} several times" if twice else f"devices of shape {self.devices.shape}",
             )
         object.__setattr__(self, "axis_types", axis_types_of(names, self.axis_types))
 
@@ -359,7 +368,11 @@ class Placed:
         raise NotImplementedError("placements have their own")
 
     def shard_shape(self, shape: ir.Shape) -> ir.Shape:
-        """Shape of the part each device holds."""
+        """Shape of what each device has room for; `index_of` is the part that is there."""
+        raise NotImplementedError("placements have their own")
+
+    def is_whole(self, shape: ir.Shape) -> bool:
+        """Whether every device holds all elements of an array of this shape."""
         raise NotImplementedError("placements have their own")
 
     def index_of(self, shape: ir.Shape, rank: int) -> Index:
@@ -427,7 +440,7 @@ class Placed:
         """Refuse a shape that the placement does not fit.
 
         Raises:
-            ValueMismatchError: it has too few dimensions, or one does not divide.
+            ValueMismatchError: it has too few dimensions.
         """
         self.shard_shape(tuple(aval_shape))
 
@@ -468,6 +481,10 @@ class SingleDeviceSharding(Placed):
     def shard_shape(self, shape: ir.Shape) -> ir.Shape:
         """Shape of the part each device holds."""
         return tuple(shape)
+
+    def is_whole(self, shape: ir.Shape) -> bool:
+        """The device holds all elements."""
+        return True
 
     def index_of(self, shape: ir.Shape, rank: int) -> Index:
         """The whole array."""
@@ -562,12 +579,17 @@ class NamedSharding(Placed):
         return frozenset(self.mesh.axis_names) - frozenset(self._used) - self.unreduced
 
     def shard_shape(self, shape: ir.Shape) -> ir.Shape:
-        """Shape of the part each device holds.
+        """Shape of what each device has room for, equal on all; the last parts of a dimension that its axes
+        do not divide are smaller, see `index_of`.
 
         Raises:
-            ValueMismatchError: a dimension does not divide into equal parts.
+            ValueMismatchError: the spec has more entries than the shape.
         """
         return shard_shape(tuple(shape), self.spec, self.mesh.abstract)
+
+    def is_whole(self, shape: ir.Shape) -> bool:
+        """Whether every device holds all elements of an array of this shape; of terms it holds its own."""
+        return is_whole(tuple(shape), self.spec, self.mesh.abstract)
 
     def index_of(self, shape: ir.Shape, rank: int) -> Index:
         """The part that device number `rank` holds; a whole dimension is `slice(None)`."""

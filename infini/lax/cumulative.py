@@ -108,6 +108,7 @@ def _cumulative(
     combine: Combine,
     *,
     jvp: Any,
+    identity: places.Fill,
     transpose: Any = None,
     span: Span = cases.ANYTHING,
     num_examples: int = len(_EXAMPLES),
@@ -120,6 +121,7 @@ def _cumulative(
         accumulate: NumPy function `(x, axis)` that scans.
         combine: the operation on tuples of one array.
         jvp: JVP rule.
+        identity: what it starts from.
         transpose: TRANSPOSE rule of a linear one.
         span: numbers for the oracle tests.
         num_examples: how many examples they try.
@@ -151,6 +153,7 @@ def _cumulative(
         primitive.JVP: jvp,
         primitive.PLACE: places.every_dimension,
         primitive.PARTITION: partition,
+        primitive.TAIL: _tail_of(identity),
         primitive.DECOMPOSE: decompose,
         primitive.COST: families.PerElement(),
         primitive.CASES: cases.always(
@@ -160,6 +163,15 @@ def _cumulative(
     if transpose is not None:
         rules[primitive.TRANSPOSE] = transpose
     return primitive.register(Primitive(name, _signature, rules))
+
+
+def _tail_of(identity: places.Fill) -> Any:  # Any: a TAIL rule
+    """TAIL of a scan: what comes after the end matters to who comes from there."""
+
+    def rule(found: places.Factors, factors: Collection[str], attrs: ir.Attrs) -> places.Tails:
+        return places.tails_along(found, factors, (attrs["axis"],), identity if attrs["reverse"] else None)
+
+    return rule
 
 
 def _over_parts(part: places.Part, combine: Combine, x: Value, *, axis: int, reverse: bool) -> Value:
@@ -235,6 +247,7 @@ cumsum_p: Primitive = _cumulative(
     _ufunc(np.add),
     _join(e.add_p),
     jvp=families.linear_jvp("cumsum"),
+    identity=places.zero,
     transpose=lambda ct, x, *, axis, reverse: (trace.bind1(cumsum_p, ct, axis=axis, reverse=not reverse),),
 )
 cumprod_p: Primitive = _cumulative(
@@ -243,13 +256,24 @@ cumprod_p: Primitive = _cumulative(
     _ufunc(np.multiply),
     _join(e.mul_p),
     jvp=_jvp_of(_dual(e.mul_p)),
+    identity=lambda dtype: 1,
     span=Span(-2.0, 2.0, (1.5, 0.0)),
 )
 cummax_p: Primitive = _cumulative(
-    "cummax", dtypes.NUMERIC, _ufunc(np.maximum), _join(e.max_p), jvp=_jvp_of(_dual(e.max_p))
+    "cummax",
+    dtypes.NUMERIC,
+    _ufunc(np.maximum),
+    _join(e.max_p),
+    jvp=_jvp_of(_dual(e.max_p)),
+    identity=reduction.lowest,
 )
 cummin_p: Primitive = _cumulative(
-    "cummin", dtypes.NUMERIC, _ufunc(np.minimum), _join(e.min_p), jvp=_jvp_of(_dual(e.min_p))
+    "cummin",
+    dtypes.NUMERIC,
+    _ufunc(np.minimum),
+    _join(e.min_p),
+    jvp=_jvp_of(_dual(e.min_p)),
+    identity=reduction.highest,
 )
 
 
@@ -307,6 +331,7 @@ cumlogsumexp_p: Primitive = _cumulative(
     _accumulate_log_add_exp,
     _log_add_exp,
     jvp=_jvp_of(_dual_log_add_exp),
+    identity=lambda dtype: -np.inf,
     span=Span(-8.0, 8.0),
     num_examples=3,  # its derivatives are many equations
 )

@@ -106,6 +106,7 @@ inspect_sharding_p: Primitive = primitive.register(
             primitive.BATCH: _batch,
             primitive.PLACE: _place,
             primitive.PARTITION: _partition,
+            primitive.TAIL: places.tails_through,
             primitive.DECOMPOSE: _definition,
         },
         effect=Effect.IO,

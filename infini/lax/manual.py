@@ -30,6 +30,7 @@ Spec = tuple[AxisEntry, ...]
 
 def local_type(type_: ArrayType, spec: Spec, mesh_: AbstractMesh) -> ArrayType:
     """Type of one device's part."""
+    mesh.check_even(type_.shape, spec, mesh_)
     return type_.update(shape=mesh.shard_shape(type_.shape, spec, mesh_))
 
 

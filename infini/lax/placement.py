@@ -31,8 +31,8 @@ def check_spec(type_: ArrayType, mesh_: AbstractMesh, spec: Sequence[AxisEntry])
     """Refuse a spec that does not fit an array.
 
     Raises:
-        ValueMismatchError: it has too many entries, names an axis the mesh has not, or does not divide a
-            dimension; or it leaves a sum of booleans or of another type without addition.
+        ValueMismatchError: it has too many entries, or names an axis the mesh has not; or it leaves a sum of
+            booleans or of another type without addition.
     """
     waiting = sorted(mesh.unreduced_axes(spec))
     named = (*(name for entry in spec for name in mesh.entry_axes(entry)), *waiting)
@@ -53,7 +53,7 @@ def check_spec(type_: ArrayType, mesh_: AbstractMesh, spec: Sequence[AxisEntry])
         raise errors.ValueMismatchError(
             "only numbers can be left unreduced", got=f"{type_} with {mesh.as_p(spec)!r}"
         )
-    mesh.shard_shape(type_.shape, spec, mesh_)
+    mesh.part_counts(type_.shape, spec, mesh_)
 
 
 def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see transforms.batching

@@ -9,9 +9,11 @@ dimension without factors is never split. The idea of factors is Shardy's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol, TypeAlias
+
+import numpy as np
 
 from infini.core import primitive, trace
 from infini.core.ir import ArrayType, Attrs, Shape
@@ -21,6 +23,8 @@ Dimension: TypeAlias = tuple[str, ...]  # factors of one dimension, most signifi
 Reducer: TypeAlias = Literal["sum", "max", "min"]
 Types: TypeAlias = Sequence[ArrayType]
 Linear: TypeAlias = tuple[frozenset[int], ...]
+Fill: TypeAlias = Callable[[np.dtype], Any]  # Any: a number of the dtype
+Tails: TypeAlias = Mapping[str, tuple[Fill | None, ...]]
 WHOLE: Final[Dimension] = ()
 
 
@@ -37,6 +41,10 @@ class Factors:
             factor that is not here is the same on every device: its PARTITION sees to that.
         linear: sets of operands in which the operation is linear together, the other operands being equal
             everywhere: what it makes of the terms of a sum are terms of its result.
+        tails: the factors that may be split into parts of different sizes. Parts have room for equally many
+            elements; those behind the last of a dimension are its *tail*, which holds anything. For each
+            operand what its tail is filled with first; None when the tail of a result is all that depends on
+            it.
     """
 
     inputs: tuple[tuple[Dimension, ...], ...]
@@ -44,6 +52,7 @@ class Factors:
     sizes: Mapping[str, int]
     reduced: Mapping[str, Reducer] = field(default_factory=dict)
     linear: Linear = ()
+    tails: Tails = field(default_factory=dict)
 
 
 class Part(Protocol):
@@ -67,6 +76,9 @@ class Part(Protocol):
 
     def count(self, factor: str) -> int:
         """Number of parts that a factor is split into; 1 when it is not split."""
+
+    def has_tail(self, factor: str) -> bool:
+        """Whether parts of a factor differ in size."""
 
     def index(self, factor: str) -> Value:
         """Which of the parts of a split factor this device has, as an int32 scalar."""
@@ -125,6 +137,63 @@ def loop_factors(
         own = zip(sizes, names[len(names) - len(sizes) :], loop[len(loop) - len(sizes) :], strict=True)
         found.append([(name,) if size == full else WHOLE for size, name, full in own])
     return found, dict(zip(names, loop, strict=True))
+
+
+# --- tails ----------------------------------------------------------------------------------
+
+
+def zero(dtype: np.dtype) -> int:
+    """What adds nothing to a sum, and is an index that every dimension has."""
+    return 0
+
+
+def whole_factors(found: Factors, in_types: Types, out_types: Types) -> frozenset[str]:
+    """The factors that are whole dimensions wherever they occur, and so may have parts of different sizes."""
+    whole_ = {name for name, size in found.sizes.items() if size > 1}
+    arrays = zip((*found.inputs, *found.outputs), (*in_types, *out_types), strict=True)
+    for dims, type_ in arrays:
+        for names, size in zip(dims, type_.shape, strict=True):
+            if len(names) > 1 or any(found.sizes[name] != size for name in names):
+                whole_.difference_update(names)
+    return frozenset(whole_)
+
+
+def tails_through(found: Factors, factors: Collection[str], attrs: Attrs | None = None) -> Tails:
+    """TAIL of what computes each element of a result from those beside it: tails make tails. Sums are of
+    zeros there, if the operation is linear in one of the operands that have the factor.
+    """
+    linear = frozenset[int]().union(*found.linear)
+    tails: dict[str, tuple[Fill | None, ...]] = {}
+    for name in sorted(factors):
+        own = [any(name in names for names in dims) for dims in found.inputs]
+        if all(any(name in names for names in dims) for dims in found.outputs):
+            tails[name] = (None,) * len(own)
+        elif found.reduced.get(name) == "sum" and any(own[i] for i in linear):
+            tails[name] = tuple(zero if has else None for has in own)
+    return tails
+
+
+def tails_kept(found: Factors, factors: Collection[str], attrs: Attrs | None = None) -> Tails:
+    """As `tails_through`, of the factors that every result has."""
+    tails = tails_through(found, factors)
+    return {name: fills for name, fills in tails.items() if not any(fills)}
+
+
+def tails_of_zeros(found: Factors, factors: Collection[str], attrs: Attrs | None = None) -> Tails:
+    """As `tails_kept`, of an operation that searches for what it computes, as library routines do, and may
+    not come to an end for any numbers.
+    """
+    return {
+        name: tuple(zero if any(name in names for names in dims) else None for dims in found.inputs)
+        for name in tails_kept(found, factors)
+    }
+
+
+def tails_along(found: Factors, factors: Collection[str], axes: Sequence[int], *fills: Fill | None) -> Tails:
+    """Tails of an operation that combines elements of its operands along some axes: there each is filled."""
+    filled = {name for axis in axes for name in found.inputs[0][axis]}
+    nothing = (None,) * len(found.inputs)
+    return {name: fills if name in filled else nothing for name in sorted(factors)}
 
 
 # --- rules that operations name in their blocks ---------------------------------------------

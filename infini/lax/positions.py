@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import numpy as np
 
-from infini.core import dtypes, errors, primitive, trace
+from infini.core import dtypes, errors, ir, primitive, trace
 from infini.core.ir import ArrayType
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
@@ -45,7 +45,16 @@ def _partition(part: places.Part, x: Value) -> tuple[Value]:
     return (trace.bind1(primitive.by_name("reshape"), chosen, shape=shape[:-1], ndim=len(shape)),)
 
 
-def _position(name: str, reference: Callable[..., Any]) -> Primitive:
+def _tail_of(outside: places.Fill) -> Any:  # Any: a TAIL rule
+    """TAIL of these: what is no better than any element before it."""
+
+    def rule(found: places.Factors, factors: Collection[str], attrs: ir.Attrs) -> places.Tails:
+        return places.tails_along(found, factors, (attrs["axis"],), outside)
+
+    return rule
+
+
+def _position(name: str, reference: Callable[..., Any], outside: places.Fill) -> Primitive:
     def type_(x: ArrayType, *, axis: int, index_dtype: np.dtype) -> tuple[ArrayType, ...]:
         families.accept(name, reduction.ORDERED, [x])
         families.core_sizes(name, _signature(axis=axis, index_dtype=index_dtype), [x])
@@ -76,6 +85,7 @@ def _position(name: str, reference: Callable[..., Any]) -> Primitive:
                 primitive.JVP: families.no_jvp,
                 primitive.PLACE: places.every_letter_apart,
                 primitive.PARTITION: _partition,
+                primitive.TAIL: _tail_of(outside),
                 primitive.WEAK: lambda weak, attrs: False,
                 primitive.DECOMPOSE: decompose,
                 primitive.COST: families.PerElement(),
@@ -95,8 +105,8 @@ def _position(name: str, reference: Callable[..., Any]) -> Primitive:
     )
 
 
-argmax_p: Primitive = _position("argmax", np.argmax)
-argmin_p: Primitive = _position("argmin", np.argmin)
+argmax_p: Primitive = _position("argmax", np.argmax, reduction.lowest)
+argmin_p: Primitive = _position("argmin", np.argmin, reduction.highest)
 NAMES: Final = frozenset({"argmax", "argmin"})
 
 

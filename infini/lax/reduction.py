@@ -139,6 +139,7 @@ def reduction(
         primitive.JVP: jvp,
         primitive.PLACE: place or places.every_letter_apart,
         primitive.PARTITION: _partition,
+        primitive.TAIL: _tail_of(_IDENTITIES[name]),
         primitive.DECOMPOSE: decompose,
         primitive.COST: families.PerElement(),
         primitive.CASES: cases.always(allowed, *(_case(shape, axes, span) for shape, axes in _EXAMPLES)),
@@ -163,6 +164,15 @@ def _partition(part: places.Part, x: Value) -> tuple[Value]:
     for name in split:
         rows = part.gather(rows, name, 0)
     return (e.convert_element_type(trace.bind1(part.op, rows, axes=(-rows.ndim,)), x.dtype),)
+
+
+def _tail_of(identity: places.Fill) -> Any:  # Any: a TAIL rule
+    """TAIL of a reduction: what joins without a trace."""
+
+    def rule(found: places.Factors, factors: Collection[str], attrs: Attrs) -> places.Tails:
+        return places.tails_along(found, factors, attrs["axes"], identity)
+
+    return rule
 
 
 def _case(shape: ir.Shape, axes: tuple[int, ...], span: Span) -> Case:

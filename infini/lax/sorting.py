@@ -4,7 +4,7 @@ of them. NaN comes last, zeros of both signs are equal, complex numbers are orde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import cases, families, indexing, neighbours, places
+from infini.lax import cases, families, indexing, neighbours, places, reduction
 from infini.lax.cases import Case, Sample, Span
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -75,6 +75,20 @@ def _batch(ctx: Any, args: Any, batched: Any, attrs: Any) -> Any:  # Any: see tr
     return trace.bind(sort_p, *moved, **attrs), (True,) * len(args)
 
 
+def _last(dtype: np.dtype) -> Any:  # Any: a number of that dtype
+    """What nothing is sorted behind."""
+    if dtype in dtypes.COMPLEX:
+        return complex(np.nan, np.nan)
+    return np.nan if dtype in dtypes.FLOATS else reduction.highest(dtype)
+
+
+def _tail(found: places.Factors, factors: Collection[str], attrs: Attrs) -> places.Tails:
+    """TAIL of a sort: it stays at the end."""
+    num_keys = attrs["num_keys"]
+    fills = [_last] * num_keys + [None] * (len(found.inputs) - num_keys)
+    return places.tails_along(found, factors, (-1,), *fills)
+
+
 def _partition(part: places.Part, *xs: Value) -> tuple[Value, ...]:
     """Whole rows on each device while they are sorted, where there are rows enough; else whole arrays."""
     last = xs[0].ndim - 1
@@ -82,14 +96,16 @@ def _partition(part: places.Part, *xs: Value) -> tuple[Value, ...]:
     count = part.count(factor)
     if count == 1:
         return trace.bind(sort_p, *xs, **part.attrs)
+    # Where the last element of an order occurs, the tail goes behind it.
+    attrs = part.attrs.replace(is_stable=part.attrs["is_stable"] or part.has_tail(factor))
     rows = next((d for d in range(last) if xs[0].shape[d] and xs[0].shape[d] % count == 0), None)
     if rows is None:
         whole = [part.gather(x, factor, last) for x in xs]
         start = neighbours.by_device(part, factor, [i * length for i in range(count)])
-        found = trace.bind(sort_p, *whole, **part.attrs)
+        found = trace.bind(sort_p, *whole, **attrs)
         return tuple(neighbours.cut(x, last, start, length) for x in found)
     moved = [part.exchange(x, factor, rows, last) for x in xs]
-    found = trace.bind(sort_p, *moved, **part.attrs)
+    found = trace.bind(sort_p, *moved, **attrs)
     return tuple(part.exchange(x, factor, rows, last, is_back=True) for x in found)
 
 
@@ -114,6 +130,7 @@ sort_p: Primitive = primitive.register(
             primitive.BATCH: _batch,
             primitive.PLACE: places.every_dimension,
             primitive.PARTITION: _partition,
+            primitive.TAIL: _tail,
             primitive.COST: _cost,
             primitive.CASES: cases.always(
                 dtypes.ALL,

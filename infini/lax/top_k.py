@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -63,6 +63,15 @@ def _place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs
     return dataclasses.replace(found, outputs=outputs)
 
 
+def _tail(found: places.Factors, factors: Collection[str], attrs: Attrs) -> places.Tails:
+    """TAIL of top_k: the last of the total order. Of equal elements the first is taken."""
+    return places.tails_along(found, factors, (-1,), _last)
+
+
+def _last(dtype: np.dtype) -> Any:  # Any: a number of that dtype
+    return -np.nan if dtype in dtypes.FLOATS else reduction.lowest(dtype)
+
+
 def _partition(part: places.Part, x: Value) -> tuple[Value, Value]:
     """The k largest of each part, of which every device takes the k largest. Parts lie in order, so of equal
     elements the first stays the first.
@@ -114,6 +123,7 @@ top_k_p: Primitive = primitive.register(
             primitive.JVP: _jvp,
             primitive.PLACE: _place,
             primitive.PARTITION: _partition,
+            primitive.TAIL: _tail,
             primitive.DECOMPOSE: _decompose,
             primitive.COST: families.PerElement(),
             primitive.WEAK: lambda weak, attrs: (weak[0], False),

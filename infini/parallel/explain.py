@@ -210,11 +210,20 @@ def ends(shown: Explanation) -> Iterator[tuple[str, int, ir.ArrayType, mesh_.Spe
             yield title, number, type_, spec
 
 
+def _room(type_: ir.ArrayType, spec: mesh_.Spec, mesh: mesh_.AbstractMesh) -> str:
+    """What each device has room for, where parts differ in size."""
+    counts = mesh_.part_counts(type_.shape, spec, mesh)
+    if all(size % count == 0 for size, count in zip(type_.shape, counts, strict=True)):
+        return ""
+    return f" in parts of up to {type_.update(shape=mesh_.shard_shape(type_.shape, spec, mesh))}"
+
+
 def describe(shown: Explanation) -> str:
     """The explanation as text."""
     found = shown.found
     lines = [f"@{shown.program.name} {shown.summary()}"]
-    lines += [f"  {title} {number}: {t} {mesh_.as_p(spec)!r}" for title, number, t, spec in ends(shown)]
+    for title, number, type_, spec in ends(shown):
+        lines.append(f"  {title} {number}: {type_} {mesh_.as_p(spec)!r}{_room(type_, spec, found.mesh)}")
     if shown.unused:
         lines.append(f"  no value is named {' or '.join(map(repr, shown.unused))}, which have places")
     if shown.memory:

@@ -197,7 +197,8 @@ def _who_holds(shape: ir.Shape, dims: Sequence[tuple[str, ...]], mesh: AbstractM
     for rank in range(mesh.size):
         index = mesh_.shard_index(shape, spec, mesh, rank)
         part = ", ".join(f"{s.start}:{s.stop}" for s in index)
-        holders.setdefault(f"[{part}]", []).append(rank)
+        is_empty = any(s.start == s.stop for s in index)
+        holders.setdefault("nothing" if is_empty else f"[{part}]", []).append(rank)
     return "\n".join(f"{part} on {', '.join(map(str, ranks))}" for part, ranks in holders.items())
 
 

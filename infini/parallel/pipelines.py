@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from infini.backends.spmd import turns
 from infini.core import array as array_, config, errors, execute, mesh as mesh_, trace, tree
 from infini.core.array import Array
 from infini.core.mesh import P, PartitionSpec
@@ -213,9 +214,10 @@ class Pipeline:
             self._settings.durations,
         )
         run.sums = {c: list(step.plan.runners[c].zeros([])) for c in self._mine}
-        run.run()
-        plans.share(step.plan, run.sums, self.schedule, self._transport)
-        loss, self._record = run.finish(self._settings.scale_of(self.schedule.num_microbatches))
+        with turns.TURNS.meeting("a step of a pipeline"):
+            run.run()
+            plans.share(step.plan, run.sums, self.schedule, self._transport)
+            loss, self._record = run.finish(self._settings.scale_of(self.schedule.num_microbatches))
         gradient = [step.gradient(c, run.sums.get(c)) for c in range(self.schedule.num_chunks)]
         return _scalar(loss, step.plan), tuple(gradient) if isinstance(params, tuple) else gradient
 
@@ -248,10 +250,16 @@ class Pipeline:
                 expected="1 or more",
             )
         step = self._step(params, inputs, targets, key, num_microbatches)
+        count = self.schedule.num_microbatches if num_microbatches is None else num_microbatches
+        with turns.TURNS.meeting("an evaluation by a pipeline"):
+            total = self._evaluated(step, count)
+        return _scalar(self._settings.scale_of(count) * total, step.plan)
+
+    def _evaluated(self, step: Step, count: int) -> float:
+        """Sum of the losses of the microbatches, in every process."""
         transport, rank_of = self._transport, self.schedule.rank_of
         programs = {c: step.programs(c) for c in self._mine}
         total, last = 0.0, self.schedule.num_chunks - 1
-        count = self.schedule.num_microbatches if num_microbatches is None else num_microbatches
         for i in range(count):
             results: Sequence[Array] = []
             for c in self._mine:
@@ -269,8 +277,7 @@ class Pipeline:
                 elif rank_of(c + 1) not in transport.ranks:
                     transport.send(results, rank_of(c + 1), c + 1)
         transport.finish()
-        total = everywhere.of_rank(total, rank_of(last), transport)
-        return _scalar(self._settings.scale_of(count) * total, step.plan)
+        return everywhere.of_rank(total, rank_of(last), transport)
 
     def norm(self, gradient: Sequence[Any]) -> float:  # Any: pytrees
         """The Euclidean norm of all parameters or gradients, those of other processes included, for clipping

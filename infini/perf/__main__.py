@@ -336,7 +336,7 @@ def comm(
     if as_json:
         typer.echo(json.dumps(reports, indent=1))
     else:
-        out = Console(highlight=False, width=120)
+        out = Console(highlight=False, width=140)
         for one in found:
             out.print(*tables.communication(one), sep="\n")
     if save:

@@ -225,7 +225,7 @@ def measured(limits: limits_.Limits, *, size: str = "full", only: Sequence[str] 
     samples = [] if count == 1 else _samples(mesh, chosen_size.collectives)
     machine = _machine(samples, count, limits)
     training = Training(chosen_size)
-    alone, losses = training.timed(inf.jit(training.step), *training.start())
+    alone, losses = training.timed(inf.jit(training.step, donate_argnums=(0, 1)), *training.start())
     chosen = {name: recipe for name, recipe in RECIPES.items() if not only or name in only}
     steps = [
         training.measured(name, recipe, mesh, machine, alone=alone[0], losses=losses)
@@ -413,6 +413,7 @@ class Training:
             in_specs=(*specs, recipe.of_batch()),
             out_specs=(*specs, P()),
             named=recipe.of_names(),
+            donate_argnums=(0, 1),
         )
         shown = parallel.explain_sharding(run, params, state, self.batches[0])
         seconds, found = self.timed(run, params, state)

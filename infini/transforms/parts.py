@@ -8,7 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import backend, comm, config, dtypes, errors, execute, memory, mesh, sharding, trace
+from infini.core import (
+    backend,
+    comm,
+    config,
+    dtypes,
+    errors,
+    execute,
+    memory,
+    mesh,
+    sharding,
+    shards,
+    trace,
+)
 from infini.core.array import Array
 from infini.core.ir import ArrayType
 from infini.core.mesh import P
@@ -82,7 +94,8 @@ def between_meshes(x: Array, where: NamedSharding) -> Array:
     for rank in where.mesh.local_ranks:
         device = where.mesh.flat_devices[rank]
         target = mesh.shard_index(x.shape, where.spec, where.mesh.abstract, rank)
-        buffers.append(device.backend.put(_assembled(held, target, x.dtype), device))
+        part = shards.padded(_assembled(held, target, x.dtype), where.shard_shape(x.shape))
+        buffers.append(device.backend.put(part, device))
     return Array(x.type, buffers, where, weak=x.weak, committed=True)
 
 
@@ -121,7 +134,7 @@ def make_array_from_single_device_arrays(
     dtype: Any = None,
 ) -> Array:  # Any: a dtype
     """An array whose parts are there already, as `jax.make_array_from_single_device_arrays`. Nothing is
-    copied.
+    copied, but for parts that are smaller than others.
 
     Args:
         shape: global shape.
@@ -162,8 +175,9 @@ def make_array_from_single_device_arrays(
             fix="pass dtype=",
         )
     kind = by_device[devices[0]].dtype if dtype is None else dtypes.canonical(dtype)
-    part = ArrayType(sharding_.shard_shape(size), kind)
+    places, room = sharding_.devices_indices_map(size), sharding_.shard_shape(size)
     for device, found in by_device.items():
+        part = ArrayType(tuple(s.stop - s.start for s in _bounds(places[device], size)), kind)
         if found.type != part:
             raise errors.ValueMismatchError(
                 "a part of an array has another type than it should",
@@ -172,5 +186,12 @@ def make_array_from_single_device_arrays(
             )
     if isinstance(sharding_, SingleDeviceSharding):
         sharding_ = sharding.on_one(sharding_.device)
-    buffers = [memory.alias(by_device[device].block_until_ready().buffers[0]) for device in devices]
+    buffers = [_in_room(by_device[device].block_until_ready(), device, room) for device in devices]
     return Array(ArrayType(size, kind), buffers, sharding_, committed=True)
+
+
+def _in_room(part: Array, device: backend.Device, room: tuple[int, ...]) -> backend.Buffer:
+    """The buffer of a part, copied where it is smaller than others."""
+    if part.shape == room:
+        return memory.alias(part.buffers[0])
+    return device.backend.put(shards.padded(part.to_host(), room), device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from infini.core import array as array_, backend, dtypes, errors, execute, mesh, sharding, trace, tree
+from infini.core import array as array_, backend, dtypes, errors, execute, mesh, sharding, shards, trace, tree
 from infini.core.array import Array
 from infini.core.formats import Format
 from infini.core.ir import ArrayType
@@ -190,17 +190,23 @@ def make_array_from_callback(
     Args:
         shape: global shape.
         sharding_: how it is split.
-        data_callback: called with the index (a tuple of slices) of each part that this process holds.
+        data_callback: called with the index (a tuple of slices) of each part that this process holds. Where
+            an axis does not divide a dimension the last parts are smaller, or empty.
         dtype: dtype of the result; that of the data when absent.
     """
     size = tuple(int(n) for n in shape)
     mesh_ = sharding_.mesh
     hosts = []
     for rank in mesh_.local_ranks:
-        data = data_callback(mesh.shard_index(size, sharding_.spec, mesh_.abstract, rank))
-        hosts.append(
-            trace.to_array(trace.as_value(data)).to_host() if dtype is None else np.asarray(data, dtype)
-        )
+        index = mesh.shard_index(size, sharding_.spec, mesh_.abstract, rank)
+        data = data_callback(index)
+        host = trace.to_array(trace.as_value(data)).to_host() if dtype is None else np.asarray(data, dtype)
+        expected = tuple(s.stop - s.start for s in index)
+        if host.shape != expected:
+            raise errors.TypeMismatchError(
+                "a part of an array has the wrong shape", got=str(host.shape), expected=str(expected)
+            )
+        hosts.append(shards.padded(host, sharding_.shard_shape(size)))
     kinds = dict.fromkeys(host.dtype for host in hosts)
     if len(kinds) > 1:
         raise errors.TypeMismatchError(
@@ -214,12 +220,6 @@ def make_array_from_callback(
         )
     kind = hosts[0].dtype if hosts else dtypes.canonical(dtype)
     devices = [mesh_.flat_devices[rank] for rank in mesh_.local_ranks]
-    expected = sharding_.shard_shape(size)
-    for host in hosts:
-        if host.shape != expected:
-            raise errors.TypeMismatchError(
-                "a part of an array has the wrong shape", got=str(host.shape), expected=str(expected)
-            )
     buffers = [d.backend.put(host, d) for d, host in zip(devices, hosts, strict=True)]
     return array_.Array(ArrayType(size, kind), buffers, sharding_, committed=True)
 
@@ -233,7 +233,7 @@ def make_array_from_process_local_data(
         sharding_: how the global array is split.
         local_data: the part that lies on the devices of this process, one block. Dimensions that are as
             long as those of the whole are cut.
-        global_shape: shape of the whole; found from the parts when absent.
+        global_shape: shape of the whole; when absent all processes hold parts of one size.
 
     Raises:
         ValueMismatchError: a dimension is neither that of the part nor that of the whole.

@@ -50,16 +50,16 @@ def shard(
             (as these lie), `contracted` (along what is summed) or `whole`; the cheaper of the first two when
             nothing is said.
         collectives: how collectives are joined into buckets.
-        named: for names that `checkpoint_name` gave to values where these lie. A dimension that its axes do
-            not divide is not split.
+        named: for names that `checkpoint_name` gave to values where these lie. A dimension whose parts would
+            leave more than an eighth of their room empty is not split.
         **options: options of `jit`.
 
     Returns:
         The jitted function. It takes host arrays too and places them.
 
     Raises:
-        ValueMismatchError: a spec names an axis the mesh has not, or does not divide its array; there is no
-            strategy of a name.
+        ValueMismatchError: a spec names an axis the mesh has not, or has more entries than its array has
+            dimensions; there is no strategy of a name.
     """
     _check_options(mesh, machine, strategies, collectives, named)
     jitted = staging.jit(

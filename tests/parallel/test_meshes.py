@@ -174,6 +174,18 @@ class TestDevices:
         with pytest.raises(errors.DeviceError, match="two meshes with the same axes"):
             inf.jit(f)(np.ones(4, np.float32))
 
+    def test_an_argument_on_others_is_refused(self, last):
+        first = Mesh(np.array(inf.devices()[:2]), ("x",))
+        x = inf.device_put(np.ones(4, np.float32), NamedSharding(first, P("x")))
+        with pytest.raises(errors.DeviceError, match="other devices than the mesh"):
+            inf.shard(lambda x: x * 2, mesh=last, in_specs=P("x"))(x)
+
+    def test_each_is_there_once(self, last):
+        with pytest.raises(errors.ValueMismatchError, match="reference:2 several times"):
+            Mesh(np.array([inf.devices()[2]] * 2), ("x",))
+        with pytest.raises(errors.ValueMismatchError, match="at least one along each axis"):
+            Mesh(np.array([]), ("x",))
+
     def test_of_two_kinds_are_refused(self):
         with pytest.raises(errors.DeviceError, match="cpu, reference"):
             Mesh(np.array([inf.devices("cpu")[0], inf.devices("reference")[0]]), ("x",))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from infini import optim, random, tree
 from infini.ad_checkpoint import checkpoint_name
 from infini.core import errors
 from infini.core.mesh import AbstractMesh
-from infini.parallel import recipes
+from infini.parallel import explain_sharding, recipes
 from infini.sharding import P, make_mesh
 from infini.train import gpt
 
@@ -120,6 +122,27 @@ def test_ten_steps_are_those_of_one_device(name: str, model: str) -> None:
                 np.testing.assert_allclose(found, wanted, rtol=0, atol=max(bound, 1e-7))
 
 
+@pytest.mark.parametrize("rows", [8, 7])
+def test_a_vocabulary_that_the_axis_does_not_divide_is_split(rows: int) -> None:
+    recipe, sent = recipes.product(recipes.tensor(), recipes.data()), {}
+    for size in (64, 61):
+        config = dataclasses.replace(MODELS["gpt"], vocab_size=size)
+        with inf.config(device="reference", cpu_devices=8, check=1):
+            params = gpt.init(random.PRNGKey(0), config)
+            windows = np.random.default_rng(0).integers(0, size, (rows, LENGTH + 1)).astype(np.int32)
+            run = inf.value_and_grad(lambda params, windows, config=config: gpt.loss(params, windows, config))
+            mesh = make_mesh((2, 4), ("dp", "tp"))
+            specs = recipe.params(params, mesh)
+            assert specs["embed_tokens"] == P("tp")
+            split = inf.shard(run, mesh=mesh, in_specs=(specs, recipe.of_batch()), out_specs=(P(), specs))
+            found, wanted = split(params, windows), inf.jit(run)(params, windows)
+            shown = explain_sharding(split, params, windows, memory=False)
+        for a, b in zip(tree.leaves(found), tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(np.abs(b).max()))
+        sent[size] = Counter((c.name, c.axes) for c in shown.collectives for _ in range(c.times or 1))
+    assert sent[61] == sent[64]
+
+
 # --- placements -------------------------------------------------------------------------------------
 
 MESH = AbstractMesh(("dp", "tp", "ep"), (2, 4, 2))
@@ -138,7 +161,8 @@ UP, DOWN = (64, 32), (32, 64)
         (recipes.tensor(), "layers/0/self_attn/q_proj_bias", (64,), P("tp")),
         (recipes.tensor(), "layers/0/self_attn/o_proj_bias", (32,), P()),
         (recipes.tensor(), "layers/0/mlp/experts/up_proj", (8, *UP), P(None, "tp")),
-        (recipes.tensor(), "embed_tokens", (66, 32), P()),
+        (recipes.tensor(), "embed_tokens", (66, 32), P("tp")),  # parts of 17 rows, the last of 15
+        (recipes.tensor(), "embed_tokens", (9, 32), P()),
         (recipes.product(recipes.tensor(), recipes.zero3()), "layers/0/mlp/up_proj", UP, P("tp", "dp")),
         (recipes.product(recipes.tensor(), recipes.zero3()), "norm", (32,), P("dp")),
         (recipes.product(recipes.experts(), recipes.tensor(), recipes.zero3()), "mlp/experts/up_proj",

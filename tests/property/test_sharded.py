@@ -18,7 +18,7 @@ from tests.property.running import close
 
 MESHES = ((2,), (4,), (8,), (2, 2), (4, 2), (2, 2, 2))
 # Sums over devices are rounded in another order, so steps of floats are left out as between backends.
-SIZES = (8, 4, 2, 3)
+SIZES = (8, 4, 2, 3, 7)
 split = programs.programs(families=programs.EXACT, sizes=SIZES, min_equations=3, max_equations=10)
 smooth = programs.programs(
     families=programs.SMOOTH, allowed=(dtypes.float32,), sizes=SIZES, min_equations=2, max_equations=8
@@ -28,11 +28,12 @@ few = hypothesis.settings(max_examples=max(40, hypothesis.settings.default.max_e
 
 @st.composite
 def specs(draw: Callable[[st.SearchStrategy[Any]], Any], type_: ArrayType, mesh: tuple[int, ...]) -> P:
-    """A placement of an array: every axis of the mesh on no dimension, or on one that it divides."""
+    """A placement of an array: every axis of the mesh on no dimension, or on one, which it divides or not."""
+    is_even = draw(st.booleans())
     entries: list[tuple[str, ...]] = [()] * type_.ndim
     parts = [1] * type_.ndim
     for axis in draw(st.permutations(range(len(mesh)))):
-        fits = [d for d, n in enumerate(type_.shape) if n % (parts[d] * mesh[axis]) == 0]
+        fits = [d for d, n in enumerate(type_.shape) if not is_even or n % (parts[d] * mesh[axis]) == 0]
         if fits and draw(st.integers(0, 3)) < 3:
             at = draw(st.sampled_from(fits))
             entries[at] += ("abc"[axis],)

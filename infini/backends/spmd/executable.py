@@ -266,7 +266,7 @@ def compile(backend: Backend, program: Program, options: CompileOptions) -> Spmd
 
     Raises:
         LoweringError: an operation has no route, or the program names another mesh.
-        ValueMismatchError: a spec does not divide its array.
+        ValueMismatchError: a spec has more entries than its array has dimensions.
     """
     assert options.mesh is not None
     partitioned = partition.for_options(program, options)

@@ -389,7 +389,7 @@ def _array(content: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.n
 
 def _parsed(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise errors.ValueMismatchError(
             "coordinator_address is no address",
             got=repr(address),

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from infini.core import errors
+from infini.core import comm, errors
 
 
 class Turns:
@@ -33,13 +33,7 @@ class Turns:
         Raises:
             CollectiveError: another thread runs one, or one was left in the middle.
         """
-        if self._left:
-            raise errors.CollectiveError(
-                "the processes of this job are no longer in step",
-                got=self._left,
-                expected="every program over several processes to run to its end, in all of them",
-                fix="end the job, or catch such errors before a program over several processes begins",
-            )
+        self._check()
         if not self._lock.acquire(blocking=False):
             raise errors.CollectiveError(
                 "two threads run programs over several processes at once",
@@ -51,6 +45,33 @@ class Turns:
             yield
         finally:
             self._lock.release()
+
+    @contextlib.contextmanager
+    def meeting(self, name: str) -> Iterator[None]:
+        """A block that sends messages to other processes, or waits for theirs, in an order that all know.
+
+        Args:
+            name: what it does.
+
+        Raises:
+            CollectiveError: one before was left in the middle.
+        """
+        self._check()
+        try:
+            yield
+        except BaseException as error:
+            if comm.processes().count > 1:
+                self.leave(name, error)
+            raise
+
+    def _check(self) -> None:
+        if self._left:
+            raise errors.CollectiveError(
+                "the processes of this job are no longer in step",
+                got=self._left,
+                expected="every program over several processes to run to its end, in all of them",
+                fix="end the job, or catch such errors before a program over several processes begins",
+            )
 
     def leave(self, name: str, error: BaseException) -> None:
         """A program ended in the middle, when it had met the other processes already: this one is out of step

@@ -37,7 +37,7 @@ from infini.core import check, config, errors, trace
 from infini.core.backend import CompileOptions
 from infini.core.ir import ArrayType, Program, Var
 from infini.core.machine import DEFAULT, Collectives, Machine
-from infini.core.mesh import AbstractMesh, AxisEntry, shard_shape
+from infini.core.mesh import AbstractMesh, AxisEntry, part_counts
 from infini.core.primitive import Signature
 
 Spec = tuple[AxisEntry, ...]
@@ -92,7 +92,7 @@ def partition(
         named: pairs (name, spec) that values with a name are asked to be split by.
 
     Raises:
-        ValueMismatchError: a spec does not divide its array into equal parts, or there is no such strategy.
+        ValueMismatchError: a spec is longer than its array, or there is no such strategy.
         LoweringError: the program names another mesh.
     """
     given = tuple(in_specs) or (None,) * len(program.params)
@@ -101,7 +101,7 @@ def partition(
     fixed = fixed_placements(flat, mesh)
     for param, spec in zip(flat.params, given, strict=True):
         if spec is not None:
-            shard_shape(param.type.shape, spec, mesh)
+            part_counts(param.type.shape, spec, mesh)
             fixed[param] = p.asked(spec, param.type.ndim, mesh)
     plan = Plan(mesh, fixed)
     plan.run(flat)
@@ -115,7 +115,7 @@ def partition(
         block.sums.update(_as_parameters(flat, plan))
         found = block.run(
             [
-                Local(x, Placement(plan[v], waiting.get(v, ())))
+                Local(x, Placement(plan[v], waiting.get(v, ())), v.type.shape)
                 for x, v in zip(params, flat.params, strict=True)
             ]
         )

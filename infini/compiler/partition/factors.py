@@ -15,14 +15,21 @@ def factors_of(equation: ir.Equation) -> Factors:
 
     Without a PLACE rule, loop dimensions of the signature may be split, and contracted letters of linear
     operations, whose parts add up. Without a signature nothing may be split. LINEAR and TRANSPOSE rules say
-    in which operands it is linear, so that sums may wait.
+    in which operands it is linear, so that sums may wait; a TAIL rule, which factors may have parts of
+    different sizes. An operation that is applied to parts as it is has that by its factors alone.
     """
     op = equation.op
     in_types = tuple(v.type for v in equation.inputs)
     out_types = tuple(v.type for v in equation.outputs)
     found = _dimensions(op, in_types, out_types, equation.attrs)
     linear = places.linear_of(op, in_types, out_types, equation.attrs)
-    return dataclasses.replace(found, linear=linear) if linear else found
+    found = dataclasses.replace(found, linear=linear) if linear else found
+    has_rule = op.has(primitive.TAIL)
+    if not has_rule and op.has(primitive.PARTITION):
+        return found
+    rule = op.rule(primitive.TAIL) if has_rule else places.tails_through
+    factors = places.whole_factors(found, in_types, out_types)
+    return dataclasses.replace(found, tails=rule(found, factors, equation.attrs)) if factors else found
 
 
 def _dimensions(op: Primitive, in_types: places.Types, out_types: places.Types, attrs: ir.Attrs) -> Factors:

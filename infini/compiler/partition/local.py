@@ -17,6 +17,7 @@ from infini.compiler.partition.placement import Axes, Dims, Placement, Split
 from infini.compiler.partition.propagate import Plan
 from infini.core import ir, primitive, trace
 from infini.core.ir import ArrayType, Equation, Program, Var
+from infini.core.mesh import part_size
 from infini.core.value import Literal, Value
 from infini.lax import families
 from infini.lax.places import Factors
@@ -29,12 +30,14 @@ class Local:
     Args:
         value: the part.
         placement: where the parts are, and over which axes they are terms of a sum.
+        shape: shape of the whole.
         rest: what is added once that sum is taken, split as the parts. Terms that are whole wait here for
             further terms that are partial, so one sum over devices is enough for all of them.
     """
 
     value: Value
     placement: Placement
+    shape: ir.Shape
     rest: Value | None = None
 
 
@@ -58,7 +61,7 @@ class EquationPart:
         axes = self.split.get(factor, ())
         if not axes:
             return None
-        start = self.mover.start(axes, self.sizes[factor] // p.size_of(axes, self.mover.mesh))
+        start = self.mover.start(axes, part_size(self.sizes[factor], p.size_of(axes, self.mover.mesh)))
         if start.dtype == dtype:
             return start
         return trace.bind1(primitive.by_name("convert_element_type"), start, new_dtype=dtype)
@@ -78,24 +81,31 @@ class EquationPart:
         """Number of parts of a factor."""
         return p.size_of(self.split.get(factor, ()), self.mover.mesh)
 
+    def has_tail(self, factor: str) -> bool:
+        """Whether parts of a factor differ in size."""
+        return bool(self.sizes[factor] % self.count(factor))
+
     def index(self, factor: str) -> Value:
         """Which of the parts of a split factor this device has."""
         return self.mover.axis_index(self.split[factor])
 
     def gather(self, x: Value, factor: str, axis: int) -> Value:
         """The parts of an array joined along an axis."""
-        dims = _along(x.ndim, {axis % x.ndim: self.split[factor]})
-        return self.mover.reshard(x, Placement(dims), p.whole(x.ndim), self._reason)
+        axis = axis % x.ndim
+        now = Placement(_along(x.ndim, {axis: self.split[factor]}))
+        shape = _joined(x.shape, axis, self.count(factor))
+        return self.mover.reshard(x, now, p.whole(x.ndim), self._reason, shape)
 
     def exchange(self, x: Value, factor: str, split: int, concat: int, *, is_back: bool = False) -> Value:
         """Move the axes of a factor from one dimension to another, the least significant first."""
         axes = self.split[factor]
+        shape = _joined(x.shape, (split if is_back else concat) % x.ndim, self.count(factor))
         steps = []
         for taken in range(len(axes) + 1):
             kept, moved = axes[: len(axes) - taken], axes[len(axes) - taken :]
             steps.append(_along(x.ndim, {concat % x.ndim: kept, split % x.ndim: tuple(reversed(moved))}))
         for now, then in itertools.pairwise(reversed(steps) if is_back else steps):
-            x = self.mover.reshard(x, Placement(now), then, self._reason)
+            x = self.mover.reshard(x, Placement(now), then, self._reason, shape)
         return x
 
     def permute(self, x: Value, factor: str, pairs: Sequence[tuple[int, int]]) -> Value:
@@ -105,6 +115,11 @@ class EquationPart:
     @property
     def _reason(self) -> str:
         return f"{self.op.name} along a split dimension"
+
+
+def _joined(shape: ir.Shape, axis: int, count: int) -> ir.Shape:
+    """The shape of `count` parts joined along an axis."""
+    return (*shape[:axis], shape[axis] * count, *shape[axis + 1 :])
 
 
 def _along(ndim: int, axes: dict[int, Axes]) -> Dims:
@@ -144,7 +159,8 @@ class Block:
         # A loop may go on adding to what its body returns.
         self.returned = {v for v in program.results if self.uses[v] == 1} if is_body else set()
         for var, constant in program.consts:
-            self.env[var] = Local(Literal(constant.array, weak=False), Placement(p.whole(var.type.ndim)))
+            literal, shape = Literal(constant.array, weak=False), var.type.shape
+            self.env[var] = Local(literal, Placement(p.whole(len(shape))), shape)
 
     def run(self, arguments: Sequence[Local]) -> list[Local]:
         """Results of the program, as they came; the caller moves them to where it wants them."""
@@ -176,13 +192,28 @@ class Block:
             return [waiting]
         passed = self._passed(equation, found, whole)
         split = whole if passed else split
-        # Parts are of equal size. If the last one may be smaller, its rest is to be masked here, in operands
-        # that have a split factor of `found.reduced`.
         operands = [
             self.operand(var, p.expand(split, dims), passed, f"{equation.op.name}, operand {number}")
             for number, (var, dims) in enumerate(zip(equation.inputs, found.inputs, strict=True))
         ]
+        if any(self._has_tail(found, split, name) for name in split):
+            operands = [self._filled(x, found, split, number) for number, x in enumerate(operands)]
         return self._compute(equation, found, split, passed, operands)
+
+    def _has_tail(self, found: Factors, split: Split, factor: str) -> bool:
+        """Whether parts of a factor differ in size; of factors that are no whole dimensions they never do."""
+        count = p.size_of(split.get(factor, ()), self.mover.mesh)
+        return factor in found.tails and bool(found.sizes[factor] % count)
+
+    def _filled(self, x: Value, found: Factors, split: Split, operand: int) -> Value:
+        """The local part of an operand, whose tails do not matter to what is made of it. They hold anything,
+        NaN as well, so they are replaced and not multiplied by zero.
+        """
+        for d, names in enumerate(found.inputs[operand]):
+            for name in names:
+                if self._has_tail(found, split, name) and (fill := found.tails[name][operand]) is not None:
+                    x = self.mover.filled(x, d, found.sizes[name], split[name], fill(x.dtype))
+        return x
 
     def _choose(self, equation: Equation, found: Factors) -> Split:
         """Axes over which each factor is split: what results should be or what operands are first,
@@ -192,15 +223,13 @@ class Block:
         planned = [
             wish
             for v, dims in zip(equation.outputs, found.outputs, strict=True)
-            for wish in p.project(self.plan[v], dims, found.sizes, mesh)
+            for wish in p.project(self.plan[v], dims, found, mesh)
         ]
         operands = sorted(
             zip(equation.inputs, found.inputs, strict=True), key=lambda pair: -pair[0].type.nbytes
         )
         given = [
-            wish
-            for v, dims in operands
-            for wish in p.project(self.env[v].placement.dims, dims, found.sizes, mesh)
+            wish for v, dims in operands for wish in p.project(self.env[v].placement.dims, dims, found, mesh)
         ]
         choice = strategies.Choice(found, planned, given)
         asked = self.mover.strategies.get(equation.op.name)
@@ -282,9 +311,9 @@ class Block:
             local = self.env[var]
             if local.placement.partial:
                 now = Placement(local.placement.dims)
-                values.append(self.mover.reshard(local.value, now, target, reason))
-                rest = None if local.rest is None else self.mover.reshard(local.rest, now, target, reason)
-                rests.append(rest)
+                values.append(self.mover.reshard(local.value, now, target, reason, shape))
+                rest = local.rest
+                rests.append(None if rest is None else self.mover.reshard(rest, now, target, reason, shape))
             else:
                 values.append(None)
                 rests.append(None if var in self.zeros else self.operand(var, target, (), reason))
@@ -294,9 +323,9 @@ class Block:
             whole = families.broadcast_to(whole, value.shape)
         placement = Placement(p.expand(split, found.outputs[0]), passed)
         if whole is None or is_term or not is_worth_it:
-            return Local(value, placement, whole)
+            return Local(value, placement, shape, whole)
         total = trace.bind1(primitive.by_name("add"), value, self._once(whole, passed))
-        return Local(total, placement)
+        return Local(total, placement, shape)
 
     def _use(self, var: Var) -> tuple[bool, bool]:
         """Whether a sum is a term of another one and nothing else, and whether there is less to add later."""
@@ -318,7 +347,8 @@ class Block:
         if var in self.zeros:
             return families.zeros(p.local_type(var.type, dims, self.mover.mesh))
         if passed and local.placement.partial == passed:
-            return self.mover.reshard(local.value, Placement(local.placement.dims), dims, reason)
+            now = Placement(local.placement.dims)
+            return self.mover.reshard(local.value, now, dims, reason, local.shape)
         if self.uses[var] > 1:
             local = self.settle(var, reason)
         return self.moved(local, Placement(dims), reason)
@@ -327,13 +357,12 @@ class Block:
         """A value without partial sums, for every later use too."""
         local = self.env[var]
         if local.placement.partial:
-            value, dims = self.mover.add_up(
-                local.value, local.placement, self.summed(var, local.placement), reason
-            )
+            now, shape = local.placement, local.shape
+            value, dims = self.mover.add_up(local.value, now, self.summed(var, now), reason, shape)
             if local.rest is not None:
-                rest = self.mover.reshard(local.rest, Placement(local.placement.dims), dims, reason)
+                rest = self.mover.reshard(local.rest, Placement(now.dims), dims, reason, shape)
                 value = trace.bind1(primitive.by_name("add"), value, rest)
-            local = self.env[var] = Local(value, Placement(dims))
+            local = self.env[var] = Local(value, Placement(dims), shape)
         return local
 
     def summed(self, var: Var, now: Placement) -> Dims:
@@ -356,11 +385,11 @@ class Block:
             if any(then == (*now, axis) for now, then in zip(dims, wanted, strict=True))
         )
         stays = tuple(axis for axis in waiting if axis not in ends)
-        value, after = self.mover.add_up(local.value, Placement(dims, ends), wanted, reason)
+        value, after = self.mover.add_up(local.value, Placement(dims, ends), wanted, reason, local.shape)
         if local.rest is not None:
-            rest = self.mover.reshard(local.rest, Placement(dims), after, reason)
+            rest = self.mover.reshard(local.rest, Placement(dims), after, reason, local.shape)
             value = trace.bind1(primitive.by_name("add"), value, self._once(rest, stays))
-        return Local(value, Placement(after, stays))
+        return Local(value, Placement(after, stays), local.shape)
 
     def moved(self, local: Local, target: Placement, reason: str) -> Value:
         """The local part of a value under another placement. Over axes along which only the target is
@@ -370,9 +399,9 @@ class Block:
         stays = tuple(axis for axis in waiting if axis in target.partial)
         starts = tuple(axis for axis in target.partial if axis not in waiting)
         ends = tuple(axis for axis in waiting if axis not in target.partial)
-        value = self.mover.reshard(local.value, Placement(dims, ends), target.dims, reason)
+        value = self.mover.reshard(local.value, Placement(dims, ends), target.dims, reason, local.shape)
         if local.rest is not None:
-            rest = self.mover.reshard(local.rest, Placement(dims), target.dims, reason)
+            rest = self.mover.reshard(local.rest, Placement(dims), target.dims, reason, local.shape)
             value = trace.bind1(primitive.by_name("add"), value, self._once(rest, stays))
         return self._once(value, starts)
 
@@ -407,7 +436,7 @@ class Block:
         else:
             results = trace.bind_attrs(op, operands, equation.attrs)
         locals_ = []
-        for result, names, dims in zip(results, found.outputs, out_dims, strict=True):
+        for result, type_, names, dims in zip(results, out_types, found.outputs, out_dims, strict=True):
             waiting = passed
             for name in p.lacking(found, names):
                 reducer, axes = found.reduced[name], split.get(name, ())
@@ -415,7 +444,7 @@ class Block:
                     waiting += axes
                 else:
                     result = self.mover.combine(result, reducer, axes, op.name)
-            locals_.append(Local(result, Placement(dims, waiting)))
+            locals_.append(Local(result, Placement(dims, waiting), type_.shape))
         return locals_
 
     def _on_whole_arrays(self, equation: Equation) -> list[Local]:
@@ -425,7 +454,7 @@ class Block:
             for v in equation.inputs
         ]
         results = trace.bind_attrs(equation.op, operands, equation.attrs)
-        return [Local(r, Placement(p.whole(r.ndim))) for r in results]
+        return [Local(r, Placement(p.whole(r.ndim)), r.shape) for r in results]
 
 
 def _is_free(split: Split, axes: Axes) -> bool:

@@ -153,7 +153,10 @@ def _scan(block: Block, equation: Equation) -> list[Local]:
     (staged,) = chosen.staged
     changed = attrs.replace(body=staged.program, num_consts=len(staged.captures) + num_consts)
     results = trace.bind(equation.op, *staged.captures, *operands, **changed)
-    return [Local(r, placement) for r, placement in zip(results, chosen.leaving, strict=True)]
+    return [
+        Local(r, placement, v.type.shape)
+        for r, placement, v in zip(results, chosen.leaving, equation.outputs, strict=True)
+    ]
 
 
 @structured("while")
@@ -184,4 +187,7 @@ def _while(block: Block, equation: Equation) -> list[Local]:
         cond=decides.program, body=staged.program,
         num_cond_consts=len(decides.captures) + first, num_body_consts=len(staged.captures) + second,
     )  # fmt: skip
-    return [Local(r, placement) for r, placement in zip(results, chosen.leaving, strict=True)]
+    return [
+        Local(r, placement, v.type.shape)
+        for r, placement, v in zip(results, chosen.leaving, equation.outputs, strict=True)
+    ]

@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 from infini.compiler.partition import costs
 from infini.compiler.partition.placement import Axes, Dims, Placement, whole
+from infini.core import mesh as mesh_
 from infini.core.ir import ArrayType, Shape
 from infini.core.machine import DEFAULT, Machine
 from infini.core.mesh import AbstractMesh
@@ -66,9 +67,20 @@ class _Problem:
             count *= self.sizes[axis]
         return count
 
-    def fits(self, dimension: int, axes: Axes) -> bool:
-        """Whether axes split a dimension into equal parts."""
-        return self.shape[dimension] % self.count(axes) == 0
+    def fits(self, dimension: int, before: Axes, after: Axes) -> bool:
+        """Whether a dimension may be split further; see `may_cut`."""
+        return may_cut(self.shape[dimension], before, after, self.target[dimension], self.mesh)
+
+    def joins(self, dimension: int, before: Axes, after: Axes) -> bool:
+        """Whether the parts of a dimension joined along its last axes are those of the axes that are left."""
+        rest = self.count(after)
+        return rest == 1 or mesh_.nests(self.shape[dimension], rest, self.count(before) // rest)
+
+    def nbytes(self, dims: Dims, itemsize: int) -> int:
+        """Bytes of one part."""
+        return itemsize * math.prod(
+            mesh_.part_size(n, count) for n, count in zip(self.shape, self.parts(dims), strict=True)
+        )
 
     def free(self, state: Placement) -> Axes:
         """Axes over which a state holds equal parts."""
@@ -90,6 +102,17 @@ class _Problem:
             for other in found:
                 self._like.setdefault(self.parts(other), []).append(other)
         return self._like.get(self.parts(dims), [])
+
+
+def may_cut(size: int, before: Axes, after: Axes, target: Axes, mesh: AbstractMesh) -> bool:
+    """Whether a dimension that is split over some axes may be split over more: into equal parts, or as far as
+    it is to be split in the end, since parts of parts are other parts where these are no multiples.
+    """
+    sizes = mesh.shape
+    now, then = (math.prod(sizes[axis] for axis in axes) for axes in (before, after))
+    if size % then == 0:
+        return True
+    return after == target and (now == 1 or mesh_.nests(size, now, then // now))
 
 
 def path(
@@ -114,7 +137,6 @@ def _search(
 ) -> tuple[tuple[Step, ...], float]:
     goal = Placement(target)
     problem = _Problem(shape, mesh, source.axes | goal.axes, target)
-    whole_bytes = math.prod(shape) * itemsize
     # Costs are bytes over the usual link: exact numbers, so that ties are ties.
     unit = machine.link.bytes_per_s
     numbers = itertools.count()
@@ -130,7 +152,7 @@ def _search(
         if state in done:
             continue
         done.add(state)
-        nbytes = whole_bytes // math.prod(problem.parts(state.dims))
+        nbytes = problem.nbytes(state.dims, itemsize)
         for move in MOVES:
             for step in move(state, problem):
                 if step.after in done:
@@ -169,15 +191,20 @@ def _cut(state: Placement, problem: _Problem) -> Iterator[Step]:
     """Keep a part of what every device along an axis has."""
     for axis in problem.free(state):
         for d, axes in enumerate(state.dims):
-            if problem.fits(d, (*axes, axis)):
+            if problem.fits(d, axes, (*axes, axis)):
                 yield Step("cut", (axis,), _at(state, d, (*axes, axis)), d)
+    for d, axes in enumerate(problem.target):
+        is_free = len(axes) > 1 and not state.dims[d] and state.axes.isdisjoint(axes)
+        if is_free and problem.shape[d] % problem.count(axes):
+            yield Step("cut", axes, _at(state, d, axes), d)
 
 
 def _gather(state: Placement, problem: _Problem) -> Iterator[Step]:
     """Join the parts of a dimension along its least significant axes."""
     for d, axes in enumerate(state.dims):
         for start in range(len(axes)):
-            yield Step("all_gather", axes[start:], _at(state, d, axes[:start]), d)
+            if problem.joins(d, axes, axes[:start]):
+                yield Step("all_gather", axes[start:], _at(state, d, axes[:start]), d)
 
 
 def _exchange(state: Placement, problem: _Problem) -> Iterator[Step]:
@@ -185,8 +212,10 @@ def _exchange(state: Placement, problem: _Problem) -> Iterator[Step]:
     for source, axes in enumerate(state.dims):
         for start in range(len(axes)):
             moved = axes[start:]
+            if not problem.joins(source, axes, axes[:start]):
+                continue
             for d, others in enumerate(state.dims):
-                if d != source and problem.fits(d, others + moved):
+                if d != source and problem.fits(d, others, others + moved):
                     after = _at(_at(state, source, axes[:start]), d, others + moved)
                     yield Step("all_to_all", moved, after, d, source)
 
@@ -207,7 +236,7 @@ def _scatter(state: Placement, problem: _Problem) -> Iterator[Step]:
     for axes, rest in _chosen(state.partial):
         for order in itertools.permutations(axes):
             for d, own in enumerate(state.dims):
-                if problem.fits(d, own + order):
+                if problem.fits(d, own, own + order):
                     after = Placement(_at(state, d, own + order).dims, rest)
                     yield Step("psum_scatter", order, after, d)
 

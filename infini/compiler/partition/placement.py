@@ -96,13 +96,19 @@ def size_of(axes: Iterable[str], mesh: AbstractMesh) -> int:
 
 
 def project(
-    dims: Dims, factors: Sequence[Dimension], sizes: Mapping[str, int], mesh: AbstractMesh
+    dims: Dims, factors: Sequence[Dimension], found: Factors, mesh: AbstractMesh
 ) -> Iterator[tuple[str, Axes]]:
-    """The axes that split each factor of an array; what does not fit a factor is left out."""
+    """The axes that split each factor of an array, one of some equation; what does not fit a factor is left
+    out.
+    """
     for axes, names in zip(dims, factors, strict=True):
         remaining = axes
         for name in names:
-            room, taken = sizes[name], 0
+            if name in found.tails:  # the whole dimension, in parts of any size
+                if remaining:
+                    yield name, remaining
+                break
+            room, taken = found.sizes[name], 0
             for axis in remaining:
                 if room % mesh.shape[axis]:
                     break

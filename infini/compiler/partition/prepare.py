@@ -53,7 +53,7 @@ def placed_by_name(program: Program, mesh: AbstractMesh, named: Mapping[str, Spe
 
 
 def _fitting(spec: Spec, equation: Equation, mesh: AbstractMesh) -> Spec:
-    """The part of a spec that divides a value into equal parts."""
+    """The part of a spec that divides a value into parts of much the same size."""
     name, type_ = equation.attrs["name"], equation.output.type
     if len(spec) > type_.ndim:
         raise errors.ValueMismatchError(
@@ -64,7 +64,7 @@ def _fitting(spec: Spec, equation: Equation, mesh: AbstractMesh) -> Spec:
         )
     counts = [math.prod(mesh.shape[axis] for axis in mesh_.entry_axes(entry)) for entry in spec]
     return tuple(
-        entry if size % count == 0 else None
+        entry if mesh_.splits_well(size, count) else None
         for entry, count, size in zip(spec, counts, type_.shape, strict=False)
     )
 

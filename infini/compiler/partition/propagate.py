@@ -111,7 +111,7 @@ class Plan:
             if axes[: len(finer[i])] != finer[i] or (asked is not None and i not in asked.open):
                 continue
             for axis in axes[len(finer[i]) :]:
-                if axis in used or var.type.shape[i] % p.size_of((*finer[i], axis), self.mesh):
+                if axis in used:
                     break
                 finer[i] = (*finer[i], axis)
                 used.add(axis)
@@ -242,9 +242,7 @@ class Plan:
         sources, targets = ((inputs,), outputs) if is_forward else ((outputs, inputs), inputs)
         split: p.Split = {}
         for side in sources:
-            wishes = [
-                wish for var, dims in side for wish in p.project(self[var], dims, found.sizes, self.mesh)
-            ]
+            wishes = [wish for var, dims in side for wish in p.project(self[var], dims, found, self.mesh)]
             p.merge(split, p.leading_first(wishes, found))
         if split:
             split = p.contiguous(split, found, self.mesh)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -15,12 +14,12 @@ from infini.compiler.partition import moves
 from infini.compiler.partition.costs import Note
 from infini.compiler.partition.placement import Axes, Dims, Placement, size_of
 from infini.compiler.partition.strategies import Strategy
-from infini.core import events, primitive, trace
-from infini.core.ir import ArrayType, Equation, Var
+from infini.core import dtypes, events, mesh as mesh_, primitive, shards, trace
+from infini.core.ir import ArrayType, Equation, Shape, Var
 from infini.core.machine import DEFAULT, Machine
 from infini.core.mesh import AbstractMesh
 from infini.core.value import Literal, Value
-from infini.lax import families
+from infini.lax import families, neighbours
 
 
 class Mover:
@@ -73,12 +72,13 @@ class Mover:
         """First index of this device's part of a dimension whose parts have `size` elements."""
         return families.bind_scalars(primitive.by_name("mul"), self.axis_index(axes), size)
 
-    def reshard(self, x: Value, source_: Placement, target: Dims, reason: str) -> Value:
-        """The local part of a value under another placement, without partial sums."""
+    def reshard(self, x: Value, source_: Placement, target: Dims, reason: str, shape: Shape) -> Value:
+        """The local part of a value of a global shape under another placement, without partial sums."""
         if source_ == Placement(target):
             return x
-        for step in moves.path(self._whole(x, source_), source_, target, self.mesh, self.machine):
-            x = self._take(x, step, reason)
+        state = source_
+        for step in moves.path(x.type.update(shape=shape), source_, target, self.mesh, self.machine):
+            x, state = self._take(x, step, state, reason, shape), step.after
         return x
 
     def price(self, type_: ArrayType, source_: Placement, target: Dims) -> float:
@@ -87,19 +87,22 @@ class Mover:
             return 0.0
         return moves.seconds(type_, source_, target, self.mesh, self.machine)
 
-    def add_up(self, x: Value, source_: Placement, target: Dims, reason: str) -> tuple[Value, Dims]:
+    def add_up(
+        self, x: Value, source_: Placement, target: Dims, reason: str, shape: Shape
+    ) -> tuple[Value, Dims]:
         """Resolve partial sums; scatters them along dimensions that the target splits over their axes."""
         dims, waiting = list(source_.dims), source_.partial
-        whole_ = self._whole(x, source_)
         for d, axes in enumerate(target):
             added = axes[len(dims[d]) :]
             if axes[: len(dims[d])] != dims[d]:
                 continue
             while added and not (
-                set(added) <= set(waiting) and whole_.shape[d] % size_of(dims[d] + added, self.mesh) == 0
+                set(added) <= set(waiting)
+                and moves.may_cut(shape[d], dims[d], dims[d] + added, axes, self.mesh)
             ):
                 added = added[:-1]
             if added:
+                x = self._with_room(x, d, shape[d], dims[d], dims[d] + added)
                 x = self._emit("psum_scatter", added, reason, x, dimensions=(d - x.ndim,))
                 dims[d] += added
                 waiting = tuple(axis for axis in waiting if axis not in added)
@@ -113,37 +116,67 @@ class Mover:
         """What devices along some axes send each other by (source, destination) pairs; zeros elsewhere."""
         return self._emit("ppermute", axes, reason, x, permutation=tuple(pairs))
 
-    def _whole(self, x: Value, source_: Placement) -> ArrayType:
-        """The global type of a value."""
-        parts = [size_of(axes, self.mesh) for axes in source_.dims]
-        return x.type.update(shape=tuple(n * count for n, count in zip(x.shape, parts, strict=True)))
+    def filled(self, x: Value, d: int, size: int, axes: Axes, fill: Any) -> Value:  # Any: a number
+        """A part with `fill` behind the end of a dimension of `size` elements that is split over axes."""
+        room = x.shape[d]
+        start, iota = self.start(axes, room), primitive.by_name("iota")
+        left = families.bind_scalars(primitive.by_name("sub"), families.like(size, start), start)
+        line = trace.bind1(iota, shape=(room, *[1] * (x.ndim - 1 - d)), dimension=0, dtype=dtypes.int32)
+        is_inside = trace.bind1(primitive.by_name("lt"), line, left)
+        return families.bind_scalars(primitive.by_name("select_n"), is_inside, families.like(fill, x), x)
 
-    def _take(self, x: Value, step: moves.Step, reason: str) -> Value:
-        """One step of a path."""
-        where = {"dimensions": (step.dimension - x.ndim,)}
+    def _take(self, x: Value, step: moves.Step, now: Placement, reason: str, shape: Shape) -> Value:
+        """One step of a path. A dimension that is split gets a tail first, where its parts do not fill it;
+        one that is joined loses it.
+        """
+        d, after = step.dimension, step.after.dims
         if step.name == "cut":
-            return self._cut(x, step.axes, step.after.dims)
-        if step.name in ("all_gather", "psum_scatter"):
-            return self._emit(step.name, step.axes, reason, x, **where)
+            return self._cut(x, now.dims, after, shape)
+        if step.name == "all_gather":
+            return self._without_tail(
+                self._emit(step.name, step.axes, reason, x, dimensions=(d - x.ndim,)), d, shape
+            )
+        if step.name == "psum_scatter":
+            x = self._with_room(x, d, shape[d], now.dims[d], after[d])
+            return self._emit(step.name, step.axes, reason, x, dimensions=(d - x.ndim,))
         if step.name == "all_to_all":
-            split, concat = step.dimension - x.ndim, step.source - x.ndim
-            return self._emit(step.name, step.axes, reason, x, split=split, concat=concat)
+            x = self._with_room(x, d, shape[d], now.dims[d], after[d])
+            split, concat = d - x.ndim, step.source - x.ndim
+            x = self._emit(step.name, step.axes, reason, x, split=split, concat=concat)
+            return self._without_tail(x, step.source, shape)
         if step.name == "ppermute":
             return self._emit(step.name, step.axes, reason, x, permutation=step.pairs)
         return self._emit(step.name, step.axes, reason, x)
 
-    def _cut(self, x: Value, added: Axes, dims: Dims) -> Value:
-        """This device's part of the dimensions that end in some of the `added` axes."""
+    def _cut(self, x: Value, before: Dims, after: Dims, shape: Shape) -> Value:
+        """This device's part of the dimensions that are split further."""
         starts: list[Value] = [Literal(np.zeros((), np.int32), weak=False)] * x.ndim
-        sizes = list(x.shape)
-        for d, axes in enumerate(dims):
-            own = tuple(axis for axis in axes if axis in added)
+        for d, (axes, longer) in enumerate(zip(before, after, strict=True)):
+            own = longer[len(axes) :]
             if size_of(own, self.mesh) > 1:
-                sizes[d] //= size_of(own, self.mesh)
-                starts[d] = self.start(own, sizes[d])
-        if tuple(sizes) == x.shape:
+                x = self._with_room(x, d, shape[d], axes, longer)
+                starts[d] = self.start(own, x.shape[d] // size_of(own, self.mesh))
+        sizes = tuple(
+            n // size_of(longer[len(axes) :], self.mesh)
+            for n, axes, longer in zip(x.shape, before, after, strict=True)
+        )
+        if sizes == x.shape:
             return x
-        return trace.bind1(primitive.by_name("dynamic_slice"), x, *starts, slice_sizes=tuple(sizes))
+        return trace.bind1(primitive.by_name("dynamic_slice"), x, *starts, slice_sizes=sizes)
+
+    def _with_room(self, x: Value, d: int, size: int, before: Axes, after: Axes) -> Value:
+        """A part with as many elements along a dimension as its own parts have room for, when it is split
+        further.
+        """
+        count = size_of(after, self.mesh)
+        room = mesh_.part_size(size, count) * (count // size_of(before, self.mesh))
+        return neighbours.pad(x, d, 0, room - x.shape[d], families.like(shards.filler(x.dtype), x))
+
+    def _without_tail(self, x: Value, d: int, shape: Shape) -> Value:
+        """A dimension that was joined, without what is behind its end. Parts of a part need no more room than
+        it has, so what is too long is whole.
+        """
+        return x if x.shape[d] <= shape[d] else neighbours.cut(x, d, 0, shape[d])
 
     def _emit(
         self, name: str, axes: Axes, reason: str, x: Value, **attrs: Any
@@ -170,7 +203,4 @@ def local_shapes(
     types: Sequence[ArrayType], all_dims: Sequence[Dims], mesh: AbstractMesh
 ) -> tuple[tuple[int, ...], ...]:
     """Shapes of the parts of some arrays."""
-    return tuple(
-        tuple(n // math.prod(mesh.shape[a] for a in axes) for n, axes in zip(t.shape, dims, strict=True))
-        for t, dims in zip(types, all_dims, strict=True)
-    )
+    return tuple(mesh_.shard_shape(t.shape, dims, mesh) for t, dims in zip(types, all_dims, strict=True))

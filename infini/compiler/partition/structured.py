@@ -36,8 +36,8 @@ def _constraint(block: Block, equation: Equation) -> list[Local]:
         target = Placement(dims, tuple(dict.fromkeys((*further, *target.partial))))
         wanted = [block.plan[v] for v in _made_of(block.program, equation.output)]
         block.sums[equation.output] = next((then for then in wanted if then != dims), dims)
-        return [Local(block.moved(block.env[var], target, "a sharding constraint"), target)]
-    return [Local(block.operand(var, dims, (), "a sharding constraint"), target)]
+        return [Local(block.moved(block.env[var], target, "a sharding constraint"), target, var.type.shape)]
+    return [Local(block.operand(var, dims, (), "a sharding constraint"), target, var.type.shape)]
 
 
 def _made_of(program: Program, var: Var) -> Iterator[Var]:
@@ -58,14 +58,14 @@ def _barrier(block: Block, equation: Equation) -> list[Local]:
         for v in equation.inputs
     ]
     values = trace.bind_attrs(equation.op, [local.value for local in locals_], equation.attrs)
-    return [Local(value, local.placement) for value, local in zip(values, locals_, strict=True)]
+    return [Local(value, local.placement, local.shape) for value, local in zip(values, locals_, strict=True)]
 
 
 def _folded(block: Block, local: Local) -> Local:
     """A value without whole terms beside its partial ones."""
     if local.rest is None:
         return local
-    return Local(block.moved(local, local.placement, "a term of a sum"), local.placement)
+    return Local(block.moved(local, local.placement, "a term of a sum"), local.placement, local.shape)
 
 
 @structured("shard_map")
@@ -78,7 +78,10 @@ def _shard_map(block: Block, equation: Equation) -> list[Local]:
         block.operand(v, dims, (), "shard_map") for v, dims in zip(equation.inputs, specs, strict=True)
     ]
     results = trace.evaluate(attrs["body"], operands)
-    return [Local(r, Placement(block.plan[v])) for r, v in zip(results, equation.outputs, strict=True)]
+    return [
+        Local(r, Placement(block.plan[v]), v.type.shape)
+        for r, v in zip(results, equation.outputs, strict=True)
+    ]
 
 
 def _partly_manual(block: Block, equation: Equation) -> list[Local]:
@@ -100,7 +103,7 @@ def _partly_manual(block: Block, equation: Equation) -> list[Local]:
             )
         )
         both = tuple(mine + others for mine, others in zip(given, rest, strict=True))
-        operands.append(Local(block.operand(var, both, (), "shard_map"), Placement(rest)))
+        operands.append(Local(block.operand(var, both, (), "shard_map"), Placement(rest), param.type.shape))
         fixed[param] = Asked(rest)
     plan = Plan(mesh, fixed)
     plan.run(body)
@@ -110,10 +113,15 @@ def _partly_manual(block: Block, equation: Equation) -> list[Local]:
     inner = Block(body, plan, mover)
     results = []
     for local, var, spec in zip(inner.run(operands), equation.outputs, attrs["out_specs"], strict=True):
-        dims = local.placement.dims
-        value = inner.moved(local, Placement(dims), "a result of shard_map")
         given = p.from_spec(spec, var.type.ndim)
-        results.append(Local(value, Placement(tuple(a + b for a, b in zip(given, dims, strict=True)))))
+        # Parts of a part are parts of the whole where they are equal.
+        dims = tuple(
+            axes if size % p.size_of(axes, mesh) == 0 or not mine else ()
+            for axes, mine, size in zip(local.placement.dims, given, local.shape, strict=True)
+        )
+        value = inner.moved(local, Placement(dims), "a result of shard_map")
+        both = tuple(mine + others for mine, others in zip(given, dims, strict=True))
+        results.append(Local(value, Placement(both), var.type.shape))
     return results
 
 
@@ -138,8 +146,9 @@ def _host_call(block: Block, equation: Equation) -> list[Local]:
     results = []
     for value, var in zip(found, equation.outputs, strict=True):
         dims = p.whole(var.type.ndim)
-        total = block.mover.reshard(value, Placement(dims, mesh.axis_names), dims, equation.op.name)
-        results.append(Local(_converted(total, var.type.dtype), Placement(dims)))
+        now, shape = Placement(dims, mesh.axis_names), var.type.shape
+        total = block.mover.reshard(value, now, dims, equation.op.name, shape)
+        results.append(Local(_converted(total, var.type.dtype), Placement(dims), shape))
     return results
 
 
@@ -211,7 +220,8 @@ def stage_body(
     with trace.running(staging):
         inner = Block(body, block.plan, block.mover, is_body=True, constants=constants, turns=turns)
         inner.sums = block.sums
-        found = inner.run([Local(x, placement) for x, placement in zip(params, placements, strict=True)])
+        given = zip(params, placements, body.params, strict=True)
+        found = inner.run([Local(x, placement, v.type.shape) for x, placement, v in given])
         results = [staging.var(trace.as_value(v)) for v in finish(inner, found)]
     staging.is_closed = True
     captured = list(staging.captures.values())
@@ -356,4 +366,7 @@ def _cond(block: Block, equation: Equation) -> list[Local]:
     ]
     programs, captures = unify_captures(list(chosen.staged))
     results = trace.bind(equation.op, index, *captures, *operands, branches=tuple(programs))
-    return [Local(r, placement) for r, placement in zip(results, chosen.leaving, strict=True)]
+    return [
+        Local(r, placement, v.type.shape)
+        for r, placement, v in zip(results, chosen.leaving, equation.outputs, strict=True)
+    ]

@@ -26,6 +26,9 @@ def place(op: Primitive, in_types: Types, out_types: Types, attrs: ir.Attrs) -> 
     return dataclasses.replace(found, reduced=dict.fromkeys(lacking, "sum"))
 
 
+tails = places.tails_kept  # TAIL: what is lost along a split dimension is summed over equal parts
+
+
 def partition(part: Part, *operands: Value) -> tuple[Value, ...]:
     """PARTITION of the same: rows that do not begin at 0 look at other keys than their numbers say, so what
     they look at becomes a mask.

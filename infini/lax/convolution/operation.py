@@ -21,7 +21,7 @@ from infini.lax import cases, contraction, families, places, view
 from infini.lax.cases import Case, Sample
 from infini.lax.convolution import lowering, places as places_, spec as spec_
 from infini.lax.families import is_linear
-from infini.lax.windows import reference
+from infini.lax.windows import halos, reference
 from infini.lax.windows.padding import Pads
 
 # Any: attributes are of many types; they are those of `spec.analyse`.
@@ -122,6 +122,7 @@ conv_p: Primitive = primitive.register(
             primitive.LINEAR: places.alone(0, 1),
             primitive.PLACE: places_.place,
             primitive.PARTITION: places_.partition,
+            primitive.TAIL: halos.tails,
             primitive.COST: _cost,
             primitive.DECOMPOSE: lowering.decompose,
             primitive.CASES: cases.Cases(dtypes.NUMERIC, _cases),

@@ -108,6 +108,7 @@ dynamic_slice_p: Primitive = primitive.register(
             primitive.LINEAR: places.alone(0),
             primitive.PLACE: places.place_dynamic_slice,
             primitive.PARTITION: places.partition_dynamic_slice,
+            primitive.TAIL: places.tails_through,
             primitive.WEAK: lambda weak, attrs: weak[0],
             primitive.CASES: cases.always(
                 dtypes.ALL,

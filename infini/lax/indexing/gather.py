@@ -153,6 +153,7 @@ gather_p: Primitive = primitive.register(
             primitive.LINEAR: places.linear_gather,
             primitive.PLACE: places.place_gather,
             primitive.PARTITION: places.partition_gather,
+            primitive.TAIL: places.tail_gather,
             primitive.WEAK: lambda weak, attrs: weak[0],
             primitive.CASES: cases.always(
                 dtypes.ALL,

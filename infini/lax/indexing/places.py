@@ -7,15 +7,15 @@ that it has; parts of a gather add up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from infini.core import dtypes, primitive, trace
 from infini.core.ir import Attrs, Shape
 from infini.core.value import Value
-from infini.lax import families
+from infini.lax import families, reduction
 from infini.lax.families import bind_scalars
-from infini.lax.places import WHOLE, Dimension, Factors, Linear, Part, Reducer, Types, alone
+from infini.lax.places import WHOLE, Dimension, Factors, Linear, Part, Reducer, Tails, Types, alone, zero
 
 Numbers = Any  # Any: the dimension numbers of a gather, or of a scatter seen as one
 
@@ -62,6 +62,15 @@ def place_gather(op: primitive.Primitive, in_types: Types, out_types: Types, att
     )
 
 
+def tail_gather(found: Factors, factors: Collection[str], attrs: Attrs) -> Tails:
+    """TAIL of gather: rows behind the last one are never read. Indices have to be ones that there are."""
+    return {
+        name: (None, zero if (name,) in found.inputs[1] else None)
+        for name in sorted(factors)
+        if name.startswith("v") or all((name,) in dims for dims in found.outputs)
+    }
+
+
 def linear_gather(in_types: Types, out_types: Types, attrs: Attrs) -> Linear:
     """LINEAR of gather: what is filled in is no sum of terms, but for zero."""
     return alone(0) if attrs["mode"] != "fill" or attrs["fill_value"] == 0 else ()
@@ -76,9 +85,11 @@ def partition_gather(part: Part, operand: Value, indices: Value) -> tuple[Value]
         for size, n, local in zip(attrs["slice_sizes"], whole, operand.shape, strict=True)
     )
     starts = _starts(part, numbers.start_index_map)
+    tails = [d for d in starts if part.has_tail(f"v{d}")]
     if not starts:
         return (trace.bind1(part.op, operand, indices, **attrs.replace(slice_sizes=slice_sizes)),)
-    shifted, inside = _shifted(indices, numbers.start_index_map, starts, whole, attrs["mode"] != "fill")
+    clips = attrs["mode"] != "fill"
+    shifted, inside = _shifted(indices, numbers.start_index_map, starts, whole, clips, tails)
     local = attrs.replace(slice_sizes=slice_sizes, mode="fill", fill_value=0)
     found = trace.bind1(part.op, operand, shifted, **local)
     if attrs["mode"] != "fill" or attrs["fill_value"] == 0:
@@ -101,9 +112,12 @@ def _starts(part: Part, indexed: Sequence[int]) -> dict[int, Value]:
 
 
 def _shifted(
-    indices: Value, indexed: Sequence[int], starts: dict[int, Value], shape: Shape, clips: bool
-) -> tuple[Value, Value]:
-    """Indices relative to the rows of this device, and which lay inside the whole array."""
+    indices: Value, indexed: Sequence[int], starts: dict[int, Value], shape: Shape, clips: bool,
+    tails: Collection[int] = (),
+) -> tuple[Value, Value]:  # fmt: skip
+    """Indices relative to the rows of this device, and which lay inside the whole array. Where parts have
+    tails, the others point out of each of them.
+    """
     columns, inside = [], None
     convert, reshape = primitive.by_name("convert_element_type"), primitive.by_name("reshape")
     rank = indices.ndim
@@ -127,6 +141,10 @@ def _shifted(
             if clips:
                 column = bind_scalars(primitive.by_name("max"), column, 0)
                 column = bind_scalars(primitive.by_name("min"), column, shape[d] - 1)
+            elif d in tails:
+                column = bind_scalars(
+                    primitive.by_name("select_n"), within, families.like(-1, column), column
+                )
             start = starts[d] if wide == dtypes.int32 else trace.bind1(convert, starts[d], new_dtype=wide)
             column = trace.bind1(primitive.by_name("sub"), column, start)
         columns.append(column)
@@ -158,6 +176,15 @@ def place_scatter(reducer: Reducer | None) -> Any:  # Any: a PLACE rule
     return rule
 
 
+def tail_scatter(found: Factors, factors: Collection[str], attrs: Attrs) -> Tails:
+    """TAIL of every scatter: what is behind the last window writes nothing new to the first row."""
+    fills = {None: None, "sum": zero, "max": reduction.lowest, "min": reduction.highest}
+    return {
+        name: (None, zero if (name,) in found.inputs[1] else None, fills[found.reduced.get(name)])
+        for name in sorted(factors)
+    }
+
+
 def partition_scatter(part: Part, operand: Value, indices: Value, updates: Value) -> tuple[Value]:
     """PARTITION of every scatter: write the rows this device has. What was there counts once in a sum."""
     attrs, numbers = part.attrs, part.attrs["dimension_numbers"]
@@ -166,6 +193,8 @@ def partition_scatter(part: Part, operand: Value, indices: Value, updates: Value
     if starts:
         indices, _ = _shifted(indices, indexed, starts, part.in_types[0].shape, attrs["mode"] == "clip")
         attrs = attrs.replace(mode="fill")
+    if any(part.has_tail(f"b{i}") for i in range(indices.ndim - 1)):
+        attrs = attrs.replace(unique_indices=False)  # those of tails are equal
     counts_once = part.is_first(*part.reduced) if part.op.name == "scatter_add" else None
     if counts_once is not None and not part.is_zero(0):
         operand = bind_scalars(primitive.by_name("select_n"), counts_once, families.like(0, operand), operand)

@@ -194,6 +194,7 @@ def _scatter(name: str, jvp: Any, transpose: Any = None, *, repeats: bool = True
         primitive.BATCH: _batch(name),
         primitive.PLACE: places.place_scatter(kind.reducer),
         primitive.PARTITION: places.partition_scatter,
+        primitive.TAIL: places.tail_scatter,
         primitive.WEAK: lambda weak, attrs: weak[0],
         primitive.COST: lambda types, attrs: float(types[2].size) if kind.combine is not None else 0.0,
         primitive.CASES: _cases(kind.allowed, repeats=repeats),

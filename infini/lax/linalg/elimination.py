@@ -15,7 +15,7 @@ from infini.core import dtypes, primitive, trace
 from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, elementwise as e, families, loops, sorting
+from infini.lax import cases, elementwise as e, families, loops, places, sorting
 from infini.lax.cases import Case, Sample
 from infini.lax.linalg import matrices as m, triangular
 
@@ -114,6 +114,7 @@ lu_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
             primitive.COST: _cost,
+            primitive.TAIL: places.tails_of_zeros,
             primitive.CASES: cases.always(
                 m.SUPPORTED,
                 Case((Sample((4, 4)),), kind="program"),

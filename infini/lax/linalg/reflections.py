@@ -12,7 +12,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, elementwise as e, families
+from infini.lax import cases, elementwise as e, families, places
 from infini.lax.cases import Case, Sample
 from infini.lax.linalg import matrices as m, triangular
 
@@ -112,6 +112,7 @@ qr_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
             primitive.COST: _cost,
+            primitive.TAIL: places.tails_of_zeros,
             primitive.CASES: cases.always(
                 m.SUPPORTED,
                 _case(3, 5, is_full=False),

@@ -12,7 +12,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, elementwise as e, families
+from infini.lax import cases, elementwise as e, families, places
 from infini.lax.cases import Case, Sample
 from infini.lax.linalg import matrices as m
 
@@ -113,6 +113,7 @@ triangular_solve_p: Primitive = primitive.register(
             primitive.TRANSPOSE: _transpose,
             primitive.BATCH: _batch,
             primitive.COST: _cost,
+            primitive.TAIL: places.tails_of_zeros,
             primitive.CASES: cases.always(
                 m.SUPPORTED,
                 _case(4, 3, True, True, False, False),

@@ -117,7 +117,7 @@ def partition_pad(part: Part, x: Value, fill: Value) -> tuple[Value]:
         count = part.count(name)
         if count == 1 or d not in changed:
             continue
-        step, size = ends["interior"][number] + 1, part.out_types[0].shape[d] // count
+        step, size = ends["interior"][number] + 1, part.local_shapes[0][d]
         # Places of the result, counted from the first element: this device's begin there.
         origins = [i * size - ends["low"][number] for i in range(count)]
         starts, offsets = [n // step for n in origins], [n % step for n in origins]
@@ -143,7 +143,8 @@ def partition_rev(part: Part, x: Value) -> tuple[Value]:
         d = x.ndim + axis
         count, length = part.count(f"d{d}"), x.shape[d]
         if count > 1:
-            starts = [(count - 1 - i) * length for i in range(count)]
+            size = part.in_types[0].shape[d]
+            starts = [size - (i + 1) * length for i in range(count)]
             x = neighbours.window(part, f"d{d}", x, d, starts, length, neighbours.zero(x))
     return (trace.bind1(part.op, x, **part.attrs),)
 

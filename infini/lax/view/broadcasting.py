@@ -220,6 +220,7 @@ iota_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference_iota,
             primitive.PLACE: places.place_iota,
             primitive.PARTITION: places.partition_iota,
+            primitive.TAIL: places.tails_through,
             primitive.JVP: families.no_jvp,
             primitive.CASES: cases.Cases(
                 dtypes.NUMERIC, lambda dtype: [moves(shape=(3, 4), dimension=d, dtype=dtype) for d in (0, 1)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from infini.core import dtypes, errors, ir, primitive
 from infini.core.primitive import Primitive
-from infini.lax import cases
+from infini.lax import cases, places
 from infini.lax.cases import Case, Sample
 from infini.lax.families import linear_jvp
 
@@ -29,7 +29,9 @@ def view(
     partition: Any = None,
 ) -> Primitive:  # Any: rules by kind
     """Declare an operation that moves the elements of one array."""
-    splitting = {primitive.PLACE: place} | ({primitive.PARTITION: partition} if partition else {})
+    splitting = {primitive.PLACE: place}
+    if partition:  # which moves tails as it moves elements
+        splitting |= {primitive.PARTITION: partition, primitive.TAIL: places.tails_through}
     return primitive.register(
         Primitive(
             name,

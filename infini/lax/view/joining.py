@@ -76,6 +76,7 @@ concatenate_p: Primitive = primitive.register(
             primitive.LINEAR: lambda types, *_: places.together(*range(len(types))),
             primitive.PLACE: borders.place_concatenate,
             primitive.PARTITION: borders.partition_concatenate,
+            primitive.TAIL: places.tails_through,
             primitive.CASES: cases.always(
                 dtypes.ALL,
                 moves(Sample((2, 3)), Sample((2, 1)), Sample((2, 4)), axis=-1),

@@ -114,6 +114,7 @@ pad_p: Primitive = primitive.register(
             primitive.LINEAR: places.together(0, 1),
             primitive.PLACE: borders.place_pad,
             primitive.PARTITION: borders.partition_pad,
+            primitive.TAIL: places.tails_through,
             primitive.CASES: cases.always(
                 dtypes.ALL,
                 moves(Sample((3, 4)), Sample(()), low=(1, -1), high=(2, 0), interior=(0, 2)),

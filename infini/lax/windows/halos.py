@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from infini.core.ir import Attrs
 from infini.core.primitive import Signature
 from infini.core.value import Value
 from infini.lax import neighbours, places
-from infini.lax.places import Factors, Part, Types
+from infini.lax.places import Factors, Part, Tails, Types
 from infini.lax.windows import padding as padding_
 from infini.lax.windows.padding import Line
 
@@ -139,6 +139,11 @@ def shared(
     return dataclasses.replace(found, sizes={**found.sizes, **sizes})
 
 
+def tails(found: Factors, factors: Collection[str], attrs: Attrs) -> Tails:
+    """TAIL of operations over windows, convolutions too: of dimensions that windows do not slide over."""
+    return places.tails_through(found, [n for n in factors if n[0] not in "yz" or not n[1:].isdigit()])
+
+
 def _lines(shape: Sequence[int], attrs: Mapping[str, Any]) -> list[Line]:  # Any: attributes by name
     rank = len(attrs["window_dimensions"])
     names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
@@ -215,6 +220,12 @@ def place_unfold(op: primitive.Primitive, in_types: Types, out_types: Types, att
     for d in windowed:
         sizes[f"d{d}"] = math.gcd(in_types[0].shape[d], out_types[0].shape[d])
     return Factors((dims,), ((*dims, *(places.WHOLE for _ in windowed)),), sizes)
+
+
+def tails_unfold(found: Factors, factors: Collection[str], attrs: Attrs) -> Tails:
+    """TAIL of unfold."""
+    windowed = {name for axis in attrs["axes"] for name in found.inputs[0][axis]}
+    return places.tails_through(found, [name for name in factors if name not in windowed])
 
 
 def partition_unfold(part: Part, x: Value) -> tuple[Value, ...]:

@@ -129,6 +129,7 @@ def windowed(
         primitive.JVP: jvp,
         primitive.PLACE: halos.place,
         primitive.PARTITION: halos.partition(fills),
+        primitive.TAIL: halos.tails,
         primitive.DECOMPOSE: decompose,
         primitive.COST: cost,
         primitive.CASES: cases.Cases(frozenset(allowed), _cases),

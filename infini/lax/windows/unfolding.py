@@ -82,6 +82,7 @@ unfold_p: Primitive = primitive.register(
             primitive.TRANSPOSE: _transpose,
             primitive.PLACE: halos.place_unfold,
             primitive.PARTITION: halos.partition_unfold,
+            primitive.TAIL: halos.tails_unfold,
             primitive.CASES: cases.always(dtypes.ALL, _case((7, 6, 3), (-3, -2), (2, 3), (2, 1), (2, 1))),
         },
     )

@@ -99,7 +99,7 @@ def load(source: Checkpoint | Path | str, like: Any) -> Any:  # Any: pytrees of 
     Raises:
         MissingFileError: there is no checkpoint.
         CorruptFileError: it is damaged; the error names the file.
-        ValueMismatchError: its arrays have other names, or a sharding does not divide an array.
+        ValueMismatchError: its arrays have other names, or a sharding does not fit an array.
         TypeMismatchError: an array has another shape or dtype.
         CollectiveError: another process could not read it.
 
@@ -321,7 +321,6 @@ def _array(reader: _Reader, name: str, leaf: Any) -> array_.Array:  # Any: an ar
 
 
 def _split(reader: _Reader, name: str, type_: ir.ArrayType, where: sharding_.NamedSharding) -> array_.Array:
-    local = where.shard_shape(type_.shape)
     if not where.mesh.local_ranks:  # a mesh of other processes
         return array_.Array(type_, (), where, committed=True)
     read: dict[Slices, np.ndarray] = {}  # devices that hold the same read it once
@@ -329,7 +328,8 @@ def _split(reader: _Reader, name: str, type_: ir.ArrayType, where: sharding_.Nam
     def part(index: tuple[slice, ...]) -> np.ndarray:
         slices = tuple((entry.start, entry.stop) for entry in index)
         if slices not in read:
-            read[slices] = reader.read(name, slices) if all(local) else np.empty(local, type_.dtype)
+            shape = pieces.shape_of(slices)
+            read[slices] = reader.read(name, slices) if all(shape) else np.empty(shape, type_.dtype)
         return read[slices]
 
     return placement.make_array_from_callback(type_.shape, where, part, type_.dtype)

@@ -167,7 +167,7 @@ def _check(keep: int | None, texts: Mapping[str, str]) -> None:
 
 def _agree(job: peers.Peers, lines: list[str], problem: BaseException | None) -> None:
     """Raise in every process when one of them cannot begin, or when they save different things."""
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(lines).encode(errors="backslashreplace")).hexdigest()
     words = job.gather([None if problem is None else f"{type(problem).__name__}: {problem}", digest])
     if problem is not None:
         raise problem

@@ -26,7 +26,8 @@ class Rule:
         axis: mesh axis.
         pattern: regular expression, searched in the path of a leaf, such as `layers/0/mlp/up_proj`.
         dimension: dimension that is split, counted from the end when negative; None for the first that the
-            axis divides and nothing else splits.
+            axis divides and nothing else splits. One that is given is split into parts of different sizes
+            too, a vocabulary of 50257 for example, as long as little room stays empty.
         kinds: whether it holds for parameters, for what the optimizer keeps, or for both.
     """
 
@@ -59,16 +60,16 @@ class Rule:
             return None
         if self.dimension is not None:
             found = self.dimension + len(shape) if self.dimension < 0 else self.dimension
-            choices = [found] if 0 <= found < len(shape) else []
-        else:
-            choices = [d for d in range(len(shape)) if parts[d] == 1]
-        return next((d for d in choices if shape[d] and shape[d] % (parts[d] * count) == 0), None)
+            is_there = 0 <= found < len(shape)
+            return found if is_there and mesh_.splits_well(shape[found], parts[found] * count) else None
+        choices = [d for d in range(len(shape)) if parts[d] == 1]
+        return next((d for d in choices if shape[d] and shape[d] % count == 0), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Placements of everything a training step holds. An array that an axis does not divide stays whole
-    there.
+    """Placements of everything a training step holds. An array of which an axis would make parts that differ
+    much stays whole there.
 
     Args:
         rules: for parameters and what the optimizer keeps, in order: a later rule splits what earlier ones
