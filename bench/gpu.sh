@@ -2,7 +2,8 @@
 # What there is to know on a machine with an NVIDIA GPU, a driver and Python 3.11 or later, in two halves of under ten
 # minutes each.
 #
-#   bench/gpu.sh 1 [FOLDER OF WHEELS]   is it right: the smoke test, then the tests of all operations on the GPU
+#   bench/gpu.sh 1 [FOLDER OF WHEELS]   is it right: the smoke test, which also calls NCCL and starts two processes
+#                                       where these are installed, then the tests of all operations on the GPU
 #   bench/gpu.sh 2 [FOLDER OF WHEELS]   is it fast: kernels and models beside JAX, PyTorch and Triton by hand
 #   bench/gpu.sh   [FOLDER OF WHEELS]   both
 #

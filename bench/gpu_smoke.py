@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
+import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -68,6 +70,10 @@ class Outcome:
         return {"check": self.name, "status": self.status, "seconds": round(self.seconds, 3), **self.figures}
 
 
+class NotRun(Exception):  # noqa: N818  # nothing has failed
+    """This machine lacks what a check needs."""
+
+
 def missing_packages() -> dict[str, str]:
     """Packages without which nothing works, and what each is for."""
     return {name: use for name, use in NEEDED.items() if importlib.util.find_spec(name) is None}
@@ -115,6 +121,8 @@ def run(name: str, check: Callable[[], dict[str, float | str]]) -> Outcome:
     start = time.perf_counter()
     try:
         figures, status = check(), "ok"
+    except NotRun as reason:
+        figures, status = {"reason": str(reason)}, "not run"
     except Exception as error:  # noqa: BLE001  # one broken check must not hide the others
         traceback.print_exc()
         message = (str(error).splitlines() or [""])[0][:160]
@@ -177,6 +185,11 @@ class Checks:
             "training steps of an MLP": self.training,
             "every elementwise op float32": functools.partial(self.every_operation, f32, 1e-5),
             "every elementwise op bfloat16": functools.partial(self.every_operation, bf16, 2e-2),
+            "NCCL with one rank": self.nccl_alone,
+            "NCCL with two ranks on one GPU": self.nccl_twice,
+            "exchanges beside kernels": self.beside,
+            "training over all GPUs": self.mesh,
+            "two processes": self.job,
         }
 
     # --- parts ----------------------------------------------------------------------------------
@@ -438,6 +451,116 @@ class Checks:
         if failed:
             raise AssertionError(f"{len(failed)} of {count}: {'; '.join(failed)}")
         return {"operations": float(count), "error": worst}
+
+    # --- several devices -----------------------------------------------------------------------
+
+    def nccl(self) -> Any:  # Any: the library
+        """NCCL through CuPy."""
+        library, reason = self.backend.load_collectives()
+        if library is None:
+            raise NotRun(reason)
+        return library
+
+    def nccl_alone(self) -> dict[str, float | str]:
+        """The calls of a group of one, in every dtype: each gives back what it is given."""
+        library = self.nccl()
+        comm = library.join(library.new_id(), 1, 0, 0)
+        driver, n = self.driver.beside(), 1000
+        calls: dict[str, Callable[..., None]] = {
+            "all_reduce": lambda x, y, dtype: comm.all_reduce(x, y, n, dtype, "max", driver.stream_address),
+            "all_gather": lambda x, y, dtype: comm.all_gather(x, y, n, dtype, driver.stream_address),
+            "reduce_scatter": lambda x, y, dtype: comm.reduce_scatter(
+                x, y, n, dtype, "sum", driver.stream_address
+            ),
+            "broadcast": lambda x, y, dtype: comm.broadcast(x, y, n, dtype, 0, driver.stream_address),
+        }
+        count = 0
+        for dtype in library.dtypes:
+            host = self.rng.integers(0, 100, n).astype(dtype)
+            for name, call in calls.items():
+                given, taken = driver.upload(host), driver.allocate(host.nbytes)
+                with comm.group():
+                    call(given.address, taken.address, dtype)
+                found = driver.download(taken, self.ArrayType((n,), dtype))
+                if not (found == host).all():
+                    raise AssertionError(f"{name} of {dtype} gives other numbers")
+                count += 1
+        comm.check()
+        comm.destroy()
+        return {"version": str(library.version), "calls": float(count)}
+
+    def nccl_twice(self) -> dict[str, float | str]:
+        """Whether one GPU can be two ranks; NCCL says no, as far as is known."""
+        from infini.core import errors
+
+        try:
+            first, second = self.nccl().join_all([0, 0])
+        except errors.CollectiveError as error:
+            return {"refused": str(error.got).splitlines()[0]}
+        streams = [self.driver.beside() for _ in range(2)]
+        given = [stream.upload(self.np.full(8, i + 1, self.np.float32)) for i, stream in enumerate(streams)]
+        taken = [stream.allocate(32) for stream in streams]
+        with first.group():
+            for comm, x, y, stream in zip((first, second), given, taken, streams, strict=True):
+                comm.all_reduce(x.address, y.address, 8, self.dtypes.float32, "sum", stream.stream_address)
+        sums = [
+            s.download(y, self.ArrayType((8,), self.dtypes.float32))
+            for s, y in zip(streams, taken, strict=True)
+        ]
+        return {"error": max(self.error(found, self.np.full(8, 3.0), 0.0) for found in sums)}
+
+    def beside(self) -> dict[str, float | str]:
+        """Work of two streams in the order of events: each step of one reads what the other made."""
+        first, second = self.driver, self.driver.beside()
+        host = self.normal(self.sizes.elements)
+        x = first.upload(host)
+        y, z = first.allocate(x.nbytes), first.allocate(x.nbytes)
+        for _ in range(self.sizes.repeats):
+            first.move(x.address, y.address, x.nbytes)
+            second.wait(first.record())
+            second.move(y.address, z.address, x.nbytes)
+            first.wait(second.record())
+            first.move(z.address, x.address, x.nbytes)
+        event = first.record()
+        found = first.download(x, self.ArrayType(host.shape, host.dtype))
+        if not first.has_happened(event):
+            raise AssertionError("an event has not happened after its stream was awaited")
+        return {"error": self.error(found, host, 0.0)}
+
+    def mesh(self) -> dict[str, float | str]:
+        """Training steps over all GPUs of this process, against one."""
+        from bench import gpu_job
+
+        if self.backend.num_devices < 2:
+            raise NotRun("there is one GPU")
+        return {"error": gpu_job.check(), "GPUs": float(self.backend.num_devices)}
+
+    def job(self) -> dict[str, float | str]:
+        """The same by two processes, which share the GPU where there is one, and then go through the host."""
+        beside = Path(sys.executable).parent / "mpirun"
+        mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
+        if mpirun is None or importlib.util.find_spec("mpi4py") is None:
+            raise NotRun("mpi4py or mpirun is missing")
+        done = start_job([mpirun, "-n", "2", sys.executable, "-m", "bench.gpu_job"])
+        if done.returncode != 0:
+            raise AssertionError(done.stderr.strip()[-2000:])
+        found: dict[str, float | str] = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
+
+
+def start_job(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the processes of a job to their end."""
+    root = Path(__file__).resolve().parents[1]
+    settings = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        timeout=120,
+        env={**os.environ, **settings},
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from infini.train import gpt
 
 # What the name of an axis stands for. Recipes that know the model come before those that take what is left.
 AXES = {
+    "cp": recipes.context,
     "ep": recipes.experts,
     "tp": recipes.tensor,
     "dp": recipes.data,
@@ -50,7 +51,8 @@ def main(axes, steps=20):
         specs = recipe.params(params, mesh), recipe.optimizer(state, mesh)
         params, state = inf.shard(init, mesh=mesh, out_specs=specs)(random.key(0))  # made where they lie
         placed = {"in_specs": (*specs, recipe.of_batch()), "out_specs": (*specs, P())}
-        run = inf.shard(step, mesh=mesh, named=recipe.of_names(), donate_argnums=(0, 1), **placed)
+        placed |= {"named": recipe.of_names(), "strategies": recipe.strategies}
+        run = inf.shard(step, mesh=mesh, donate_argnums=(0, 1), **placed)
         text = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
         data, losses = inp.asarray(list(text.encode("ascii", "replace"))), []
         for key in random.split(random.key(1), steps):

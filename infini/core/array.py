@@ -436,7 +436,7 @@ class Array(value.Value):
         if isinstance(self.sharding, sharding_.SingleDeviceSharding):
             sharing = dlpack.sharing_backend(self.sharding.device.platform)
             if sharing is not None:
-                return sharing.dlpack_kind, self.sharding.device.id
+                return sharing.dlpack_kind, sharing.dlpack_number(self.sharding.device)
         return dlpack.CPU, 0
 
     def item(self, *index: int) -> Any:  # Any: a Python number

@@ -154,6 +154,7 @@ class Processes:
     count: int = 1
     launcher: Launcher | None = None
     num_sharing: int = 1  # processes of the job, this one included, that share its processor cores
+    host_index: int = 0  # number of this process among those of its machine, which decides its accelerator
 
 
 _processes = [Processes()]

@@ -31,6 +31,12 @@ class SharesMemory(Protocol):
 
     dlpack_kind: int
 
+    def dlpack_number(self, device: backend.Device) -> int:
+        """Number by which other libraries of this process know a device."""
+
+    def dlpack_device(self, number: int) -> backend.Device:
+        """The device of this process with such a number."""
+
     def address(self, buffer: backend.Buffer) -> int:
         """Address of a buffer in device memory, once the work that fills it is done."""
 

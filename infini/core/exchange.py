@@ -33,7 +33,10 @@ def from_dlpack(
     type_ = ir.ArrayType(imported.shape, imported.dtype)
     platform = dlpack.platform_of(imported.kind)
     if platform is not None:
-        return _from_device_memory(imported, type_, backend.Device(platform, imported.number), device, copy)
+        sharing = dlpack.sharing_backend(platform)
+        number = imported.number
+        there = backend.Device(platform, number) if sharing is None else sharing.dlpack_device(number)
+        return _from_device_memory(imported, type_, there, device, copy)
     target = device if device is not None else backend.default_device()
     host = imported.host()
     if copy is not False:

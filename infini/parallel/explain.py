@@ -74,6 +74,10 @@ class Explanation:
         known = self.found.placements
         return ", ".join(str(known[v]) for v in equation.outputs if v in known)
 
+    def form(self, equation: ir.Equation) -> str:
+        """In which form an equation is computed, and why, where there are several; else nothing."""
+        return next((self.found.forms[v] for v in equation.outputs if v in self.found.forms), "")
+
     def summary(self) -> str:
         """The mesh and the sums, in one line."""
         sizes = ", ".join(f"{name}={size}" for name, size in self.found.mesh.shape.items())
@@ -248,5 +252,6 @@ def describe(shown: Explanation) -> str:
             equation = section.program.equations[index]
             where = f"  # {equation.where}" if equation.where is not None else ""
             lines.append(f"  {line.ljust(min(width, 70))}  {shown.placement(equation)}{where}")
+            lines += [f"      {form}" for form in (shown.form(equation),) if form]
             lines += [f"      {message}" for message in shown.messages(equation)]
     return "\n".join([*lines, "", "what each device runs", text.print_program(found.program)])

@@ -82,7 +82,8 @@ def _beside(shown: Explanation, equation: ir.Equation) -> str:
         for v in equation.outputs
         if v in known
     ]
-    tip = html.escape("\n".join(tips))
+    form = shown.form(equation)
+    tip = html.escape("\n".join([*tips, *([form] if form else [])]))
     return f'<span class="placement" data-tip="{tip}">{placement}</span><span class="sends">{messages}</span>'
 
 

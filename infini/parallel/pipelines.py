@@ -47,6 +47,7 @@ def pipeline(  # noqa: PLR0913  # options, by name
     reduction: Literal["mean", "sum"] = "mean",
     durations: Durations | None = None,
     named: Mapping[str, PartitionSpec] = MappingProxyType({}),
+    strategies: Mapping[str, str] = MappingProxyType({}),
 ) -> Pipeline:  # Any: pytrees
     """Value and gradient of a model whose stages are on different devices.
 
@@ -73,6 +74,7 @@ def pipeline(  # noqa: PLR0913  # options, by name
         durations: how long tasks take in the record of a step; measured when absent.
         named: for names that `checkpoint_name` gave to values inside stages where these lie, over the other
             axes of the mesh; as for `shard`.
+        strategies: for operations how they are split; as for `shard`.
 
     Returns:
         A function `(params, inputs, targets, *, key=None)` to the loss and the gradient of `params`, which is
@@ -134,6 +136,7 @@ def pipeline(  # noqa: PLR0913  # options, by name
         is_mean=reduction == "mean",
         durations=durations,
         named=shard.places_of_names(named, mesh.at(axis, 0), "pipeline"),
+        strategies=tuple(sorted(strategies.items())),
     )
     return Pipeline(settings)
 

@@ -41,6 +41,7 @@ class Settings:
     is_mean: bool
     durations: Durations | None
     named: tuple[tuple[str, PartitionSpec], ...] = ()
+    strategies: tuple[tuple[str, str], ...] = ()
 
     def scale_of(self, count: int) -> float:
         """What the loss of each of so many microbatches counts."""
@@ -115,9 +116,9 @@ def build(
         count = len(chunk.backward.params)
         donated = tuple(range(count - len(chunk.sums), count))
         runners[c] = Runners(
-            _runner(chunk.whole, mesh, named=settings.named),
-            _runner(chunk.forward, mesh, named=settings.named),
-            _runner(chunk.backward, mesh, donated, settings.named),
+            _runner(chunk.whole, mesh, settings),
+            _runner(chunk.forward, mesh, settings),
+            _runner(chunk.backward, mesh, settings, donated),
             _runner(stages.zeros(sums, mesh), mesh),
             _runner(stages.gradients(sums, Message(tuple(types), chunk.specs), mesh), mesh),
         )
@@ -127,13 +128,17 @@ def build(
 
 
 def _runner(
-    program: Program,
-    mesh: Mesh,
-    donated: tuple[int, ...] = (),
-    named: tuple[tuple[str, PartitionSpec], ...] = (),
+    program: Program, mesh: Mesh, settings: Settings | None = None, donated: tuple[int, ...] = ()
 ) -> execute.Runner:
-    places = tuple((name, tuple(spec)) for name, spec in named)
-    return execute.Runner(program, CompileOptions(mesh=mesh.abstract, donated=donated, named=places), mesh)
+    """What runs a program, as the pipeline was asked for where it has code of the stages in it."""
+    named = () if settings is None else tuple((name, tuple(spec)) for name, spec in settings.named)
+    options = CompileOptions(
+        mesh=mesh.abstract,
+        donated=donated,
+        named=named,
+        strategies=() if settings is None else settings.strategies,
+    )
+    return execute.Runner(program, options, mesh)
 
 
 def name_of(chunk: int, path: tree.KeyPath) -> str:

@@ -99,7 +99,7 @@ def _job(carrier: job_.Carrier) -> comm.Processes:
     hooks.install()
     world = carrier.comm(tuple(range(job.count))).duplicate()
     control.open_channel(job, world, hooks)
-    return comm.Processes(job.index, job.count, job, _num_sharing(world, job.index))
+    return comm.Processes(job.index, job.count, job, *_neighbours(world, job.index))
 
 
 @contextlib.contextmanager
@@ -118,14 +118,17 @@ def _in_time() -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _num_sharing(world: comm.Comm, index: int) -> int:
-    """How many processes may use a core that this one may use; they find out together."""
+def _neighbours(world: comm.Comm, index: int) -> tuple[int, int]:
+    """How many processes may use a core that this one may use, and its number among those of its machine;
+    they find out together.
+    """
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     told = [
         msgpack.unpackb(found) for found in world.gather_bytes(msgpack.packb([socket.gethostname(), cpus]))
     ]
     host, own = told[index]
-    return sum(other == host and (not own or bool(set(own) & set(theirs))) for other, theirs in told)
+    num_sharing = sum(other == host and (not own or bool(set(own) & set(theirs))) for other, theirs in told)
+    return num_sharing, sum(other == host for other, _ in told[:index])
 
 
 def process_index() -> int:

@@ -113,7 +113,8 @@ def report(*, is_quick: bool = False) -> dict[str, dict[str, float]]:
 
 def _compiled(function: Callable[..., list[Any]], types: Sequence[ArrayType]) -> AcceleratorExecutable:
     backend = cuda.CudaBackend()
-    return backend.compile(trace.stage(function, types).program, CompileOptions(deterministic=True))
+    program = trace.stage(function, types).program
+    return backend.compiled_for(backend, program, CompileOptions(deterministic=True))
 
 
 def _summary(seconds: Sequence[float]) -> dict[str, float]:

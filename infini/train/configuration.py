@@ -14,6 +14,7 @@ from infini.core import errors
 from infini.data.batches import Order
 from infini.data.documents import Invalid
 from infini.data.tokens import TOKENIZER_BYTES
+from infini.parallel import recipes
 from infini.train import gpt, layouts, options, rotary, settings as settings_, step
 from infini.train.options import option, section
 
@@ -188,6 +189,10 @@ class Mesh:
     dispatch: Literal["auto", "all_to_all", "all_gather"] = option(
         "auto", "how tokens come to experts elsewhere; auto: all_to_all with a capacity"
     )
+    cp: int = option(1, "parts of every sequence", least=1)
+    attention: recipes.Form | None = option(
+        None, "how parts read other keys: ring, gather or all_to_all; none: the cheapest way"
+    )
     pp: int = option(1, "places of a pipeline, each with as many of the layers", least=1)
     schedule: layouts.ScheduleName = option("1f1b", "order of its passes: gpipe, 1f1b or interleaved")
     virtual_stages: int | None = option(
@@ -276,6 +281,8 @@ FREE_ON_RESUME = (
     "mesh.ep",
     "mesh.zero",
     "mesh.sequence",
+    "mesh.cp",
+    "mesh.attention",
     "mesh.pp",
     "mesh.schedule",
     "mesh.virtual_stages",

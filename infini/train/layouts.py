@@ -26,6 +26,8 @@ class Layout:
         ep: parts of the experts, and of the batch.
         zero: what `dp` splits besides the batch: 0 nothing, 1 the optimizer's state, 3 the parameters, too.
         sequence: whether `tp` splits what lies between layers by tokens.
+        cp: parts of every sequence.
+        attention: how attention reads the keys of other parts; None for the cheapest way.
         pp: places of a pipeline along the layers.
         schedule: order of its passes.
         virtual_stages: stages at each place; None for two where they are interleaved, and one elsewhere.
@@ -39,6 +41,8 @@ class Layout:
     ep: int = 1
     zero: int = 0
     sequence: bool = False
+    cp: int = 1
+    attention: recipes.Form | None = None
     pp: int = 1
     schedule: ScheduleName = "1f1b"
     virtual_stages: int | None = None
@@ -125,10 +129,10 @@ class Layout:
         Raises:
             ValueMismatchError: they do not multiply to the number of devices.
         """
-        others = self.pp * self.tp * self.ep
+        others = self.pp * self.tp * self.ep * self.cp
         dp = max(1, num_devices // others) if self.dp is None else self.dp
         # Devices of a process lie side by side: in one stage, and those that say most to each other closest.
-        sizes = {"pp": self.pp, "dp": dp, "ep": self.ep, "tp": self.tp}
+        sizes = {"pp": self.pp, "dp": dp, "ep": self.ep, "cp": self.cp, "tp": self.tp}
         if math.prod(sizes.values()) != num_devices:
             raise errors.ValueMismatchError(
                 "the mesh does not have as many devices as there are",
@@ -142,6 +146,8 @@ class Layout:
         """What each axis splits. Recipes that know the model come first."""
         by_zero = {0: recipes.data, 1: recipes.zero1, 3: recipes.zero3}
         found = []
+        if "cp" in axes:  # before `sequence`, which splits its tokens further
+            found.append(recipes.context("cp", self.attention))
         if "ep" in axes:
             found.append(recipes.experts("ep", dispatch=self.dispatch))
         if "tp" in axes:

@@ -181,7 +181,9 @@ def _checked(
     field: dataclasses.Field[Any], hint: Any, value: Any, name: str, source: str
 ) -> Any:  # Any: TOML
     """A value as the type its option has."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    # A choice or none is no `types.UnionType` before Python 3.14.
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    options = typing.get_args(hint) if is_union else (hint,)
     if types.NoneType in options and value in (None, "none"):  # TOML has no word for it
         return None
     [kind] = [option for option in options if option is not types.NoneType]

@@ -193,6 +193,7 @@ class Pipelined:
             activation_spec=named.get("residual"),
             shared=self._stages.shared,
             named=named,
+            strategies=recipe.strategies,
         )
         update = functools.partial(step_.update, hyper=settings.hyper)
         self._updates = [

@@ -102,9 +102,14 @@ class Team:
         """
         if self.mesh is None:
             return inf.jit(function, **options)
-        named = self.recipe.of_names()
         return inf.shard(
-            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, named=named, **options
+            function,
+            mesh=self.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            named=self.recipe.of_names(),
+            strategies=self.recipe.strategies,
+            **options,
         )
 
     def placed(self, state: Any) -> Any:  # Any: a state, which each process has

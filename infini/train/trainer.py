@@ -192,9 +192,17 @@ def find_team(settings: Settings) -> team_.Team:
     """The devices that share a run.
 
     Raises:
-        ValueMismatchError: there are more or fewer than its layout has, or they do not divide the batch.
+        ValueMismatchError: there are more or fewer than its layout has, or they do not divide the batch or
+            its sequences.
     """
-    team = team_.find(settings.layout)
+    team, num_token_parts = team_.find(settings.layout), settings.layout.cp
+    if settings.length % num_token_parts:
+        raise errors.ValueMismatchError(
+            "the devices do not divide the sequences",
+            got=f"{settings.length} tokens in {num_token_parts} parts",
+            expected="equal parts",
+            fix=f"set run.length to a multiple of {num_token_parts}, or change mesh.cp",
+        )
     num_parts = settings.computation.num_parts
     if team.is_pipelined:
         settings.layout.num_microbatches(num_parts, settings.batch_size, team.num_parts)

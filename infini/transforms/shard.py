@@ -48,7 +48,7 @@ def shard(
             decide. `explain_sharding` shows what it found.
         strategies: for operations how they are split: `results` (as the plan wants their results), `operands`
             (as these lie), `contracted` (along what is summed) or `whole`; the cheaper of the first two when
-            nothing is said.
+            nothing is said. `attention` of a split sequence also by `gather`, `ring` or `all_to_all`.
         collectives: how collectives are joined into buckets.
         named: for names that `checkpoint_name` gave to values where these lie. A dimension whose parts would
             leave more than an eighth of their room empty is not split.

@@ -6,15 +6,22 @@ is allocated, and poisoned when its last reference goes, so that reading what no
 use after free. A machine that `compiles` makes cubins of what it is given and holds launches against their
 own tables of parameters. Inside a capture, work is recorded and runs when the
 graph is launched.
+
+A machine that is lazy does nothing before somebody waits for it, and then no more than that needs: work of a
+stream that nobody was told to wait for has not been done, and shows. Memory that is given back is poisoned
+where a pool may give it out again: in the order of its stream, when memory is next allocated for that.
 """
 
 from __future__ import annotations
 
+import bisect
 import collections
 import ctypes
 import dataclasses
+import functools
 import importlib.machinery
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable, Sequence
@@ -50,15 +57,24 @@ class OutOfMemoryError(MemoryError):
 
 
 class Memory:
-    """Memory of the device, at an address such as CuPy's pool gives."""
+    """Memory of a device, at an address such as CuPy's pool gives."""
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, device: int) -> None:
+        self.nbytes, self.device = nbytes, device
         self.block = np.full(nbytes + 256, _JUNK, np.uint8)
         self.ptr = -(-self.block.__array_interface__["data"][0] // 256) * 256
 
 
+class Item:
+    """Work in the queue of a stream."""
+
+    def __init__(self, work: Callable[[], None], stream: int) -> None:
+        self.work, self.stream = work, stream
+        self.has_begun = self.is_done = False
+
+
 class Machine:
-    """What the fake device has been asked to do."""
+    """What the fake devices have been asked to do."""
 
     def __init__(self) -> None:
         self.sources: dict[bytes, TritonSource] = {}
@@ -82,6 +98,15 @@ class Machine:
         self.now_ms = 0.0  # the device's clock, which events read
         # Milliseconds that a product (kind "gemm") or a kernel ("launch", with its grid) takes.
         self.cost_ms: Callable[[str, tuple[int, ...]], float] = lambda kind, size: 1.0
+        self.is_lazy = False
+        self.device_of_stream: dict[int, int] = {}
+        self.nccl: Any = None  # Any: a module, see `fake_nccl`
+        self.bus_ids: dict[int, str] = {}  # of devices that are said to be at another place than they are
+        self._queues: dict[int, collections.deque[Item]] = {}
+        self._given_back: dict[int, list[np.ndarray]] = {}  # by the stream that may use it again
+        self._here = threading.local()  # devices and streams that a thread has made current
+        self._addresses: list[int] = []  # of memory in use, in order
+        self._in_use: dict[int, tuple[int, int]] = {}  # bytes and device by address
 
     def count(self, kind: str) -> int:
         """How many events of a kind there were."""
@@ -97,22 +122,96 @@ class Machine:
         if stream in self.recordings:
             self.recordings[stream].append(run)
         else:
-            run()
+            self.push(run, stream)
+
+    # --- streams --------------------------------------------------------------------------------
+
+    def push(self, work: Callable[[], None], stream: int) -> Item:
+        """Give a stream work; done at once by a machine that is not lazy."""
+        item = Item(work, stream)
+        self.push_item(item)
+        return item
+
+    def push_item(self, item: Item) -> None:
+        """As `push`."""
+        if self.is_lazy:
+            self._queues.setdefault(item.stream, collections.deque()).append(item)
+        else:
+            self._perform(item)
+
+    def _perform(self, item: Item) -> None:
+        item.has_begun = True
+        item.work()
+        item.is_done = True
+
+    def reach(self, item: Item) -> None:
+        """Do what stands before an item in its stream."""
+        queue = self._queues.get(item.stream)
+        while not item.has_begun and queue and queue[0] is not item:
+            self._perform(queue.popleft())
+
+    def finish(self, item: Item) -> None:
+        """Do an item, and what stands before it."""
+        self.reach(item)
+        if not item.has_begun:
+            assert self._queues[item.stream].popleft() is item
+            self._perform(item)
+        assert item.is_done, "a stream waits for itself"
+
+    def drain(self, stream: int) -> None:
+        """Do all work of a stream."""
+        queue = self._queues.get(stream)
+        while queue:
+            self._perform(queue.popleft())
+
+    @property
+    def here(self) -> list[int]:
+        """Numbers of the devices that this thread has entered, the current one last."""
+        return self._here.__dict__.setdefault("devices", [0])
+
+    @property
+    def streams(self) -> list[int]:
+        """Streams that this thread has entered, the current one last."""
+        return self._here.__dict__.setdefault("streams", [0])
+
+    # --- memory ---------------------------------------------------------------------------------
+
+    def check(self, address: int, nbytes: int, device: int) -> None:
+        """Refuse memory that is not in use, or another device's."""
+        place = bisect.bisect_right(self._addresses, address) - 1
+        assert place >= 0, f"{address:#x} is no memory of a device"
+        start = self._addresses[place]
+        size, owner = self._in_use[start]
+        assert address + nbytes <= start + size, f"{nbytes} bytes at {address:#x} are not all in use"
+        assert owner == device, f"device {device} is given memory of device {owner}"
 
     def alloc(self, nbytes: int) -> Memory:
         """Memory full of junk, which counts until its last reference goes."""
         if self.bytes_in_use + nbytes > self.limit_bytes:
             raise OutOfMemoryError(nbytes, self.bytes_in_use, self.limit_bytes)
-        found = Memory(nbytes)
+        stream = self.streams[-1]
+        for block in self._given_back.pop(stream, ()):  # a pool might give it out now
+            self.push(functools.partial(self._poison, block), stream)
+        found = Memory(nbytes, self.here[-1])
         self.bytes_in_use += nbytes
-        weakref.finalize(found, self._free, found.block, nbytes).atexit = False
+        bisect.insort(self._addresses, found.ptr)
+        self._in_use[found.ptr] = (nbytes, found.device)
+        weakref.finalize(found, self._free, found.block, found.ptr, nbytes, stream).atexit = False
         return found
 
-    def _free(self, block: np.ndarray, nbytes: int) -> None:
+    def _free(self, block: np.ndarray, address: int, nbytes: int, stream: int) -> None:
+        self.bytes_in_use -= nbytes
+        self._addresses.remove(address)
+        del self._in_use[address]
+        if self.is_lazy:
+            self._given_back.setdefault(stream, []).append(block)
+        else:
+            self._poison(block)
+
+    def _poison(self, block: np.ndarray) -> None:
         """Poison what nobody holds any more, and keep it for a while, so that who still reads it finds that
         and not what the host put there next.
         """
-        self.bytes_in_use -= nbytes
         block[...] = _POISON
         self._freed.append(block)
         self._freed_bytes += block.nbytes
@@ -149,6 +248,10 @@ class Machine:
         monkeypatch.setattr(compile_, "compile_source", self.compile_source)
         return self
 
+    def drop(self) -> None:
+        """Forget what nobody has waited for: a test has ended."""
+        self._queues.clear()
+
     def modules(self) -> dict[str, types.ModuleType]:
         """The modules to put into `sys.modules`."""
         cupy = _module("cupy")
@@ -162,7 +265,7 @@ class Machine:
         cublas.getVersion = lambda handle: 130100
         cublas.gemmStridedBatchedEx = self._gemm
         driver.funcSetAttribute = self._set_attribute
-        found = {"cupy": cupy, "cupy_backends.cuda.api.driver": driver}
+        found = {"cupy": cupy, "cupy.cuda": cupy.cuda, "cupy_backends.cuda.api.driver": driver}
         for name in (
             "cupy_backends",
             "cupy_backends.cuda",
@@ -215,13 +318,14 @@ class _Cuda:
     def __init__(self, machine: Machine) -> None:
         self.is_available = lambda: True
         self.runtime = _Runtime(machine)
-        self.Device = lambda number: _Device(machine.capabilities[number])
+        self.Device = lambda number: _Device(machine, number)
         self.Stream = lambda non_blocking: _Stream(machine, non_blocking)
         self.alloc = machine.alloc
         self.memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
         self.function = types.SimpleNamespace(Module=lambda: _Module(machine))
         self.device = types.SimpleNamespace(get_cublas_handle=lambda: 1)
-        self.Event = lambda: _Event(machine)
+        self.Event = lambda disable_timing=False: _Event(machine)
+        self.nccl = machine.nccl or types.SimpleNamespace(available=False)
         self.get_elapsed_time = lambda start, end: end.now_ms - start.now_ms
 
 
@@ -241,6 +345,9 @@ class _Runtime:
     def getDeviceProperties(self, number: int) -> dict[str, Any]:
         return {"name": b"A stand-in"}
 
+    def deviceGetPCIBusId(self, number: int) -> str:
+        return self.machine.bus_ids.get(number, f"0000:{number:02x}:00.0")
+
     def driverGetVersion(self) -> int:
         return 13000
 
@@ -251,14 +358,16 @@ class _Runtime:
 
 
 class _Device:
-    def __init__(self, compute_capability: str) -> None:
-        self.compute_capability = compute_capability
+    def __init__(self, machine: Machine, number: int) -> None:
+        self.machine, self.number = machine, number
+        self.compute_capability = machine.capabilities[number]
 
     def __enter__(self) -> _Device:
+        self.machine.here.append(self.number)
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.machine.here.pop()
 
 
 class _Stream:
@@ -266,16 +375,26 @@ class _Stream:
         assert non_blocking
         self.machine = machine
         self.ptr = _FIRST_STREAM + machine.num_streams
+        machine.device_of_stream[self.ptr] = machine.here[-1]
         machine.num_streams += 1
 
     def __enter__(self) -> _Stream:
+        self.machine.streams.append(self.ptr)
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.machine.streams.pop()
 
     def synchronize(self) -> None:
         assert self.ptr not in self.machine.recordings, "a capture cannot wait"
+        self.machine.drain(self.ptr)
+
+    def wait_event(self, event: _Event) -> None:
+        assert self.ptr not in self.machine.recordings, "a capture is of one stream"
+        assert event.item is not None, "the event was recorded"
+        item = event.item
+        self.machine.events.append(("wait", self.ptr, item.stream))
+        self.machine.push(lambda: self.machine.finish(item), self.ptr)
 
     def begin_capture(self) -> None:
         self.machine.recordings[self.ptr] = []
@@ -287,7 +406,7 @@ class _Stream:
         def launch(stream: _Stream) -> None:
             self.machine.events.append(("replay",))
             for each in work:
-                each()
+                self.machine.push(each, stream.ptr)
 
         return types.SimpleNamespace(launch=launch)
 
@@ -295,13 +414,25 @@ class _Stream:
 class _Event:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.item: Item | None = None
 
     def record(self, stream: _Stream) -> None:
         assert stream.ptr >= _FIRST_STREAM
-        self.now_ms = self.machine.now_ms
+        assert self.machine.device_of_stream[stream.ptr] == self.machine.here[-1]
+
+        def happen() -> None:
+            self.now_ms = self.machine.now_ms
+
+        self.machine.events.append(("record", stream.ptr))
+        self.item = self.machine.push(happen, stream.ptr)
+
+    @property
+    def done(self) -> bool:
+        return self.item is None or self.item.is_done
 
     def synchronize(self) -> None:
-        pass
+        if self.item is not None:
+            self.machine.finish(self.item)
 
 
 class _Module:
@@ -362,6 +493,11 @@ class _Function:
         assert (int(arguments[-2]) != 0) == (scratch_bytes > 0)
         self.machine.events.append(("launch", self.source.function_name, tuple(grid)))
         addresses = [int(a) for a in arguments[: len(kinds)]]
+        device = self.machine.here[-1]
+        assert self.machine.device_of_stream[stream.ptr] == device
+        for kind, address in zip(kinds, addresses, strict=True):
+            if kind.startswith("*") and address:
+                self.machine.check(address, 1, device)
         took_ms = self.machine.cost_ms("launch", tuple(grid))
         self.machine.do(lambda: interpret.launch(launched, addresses), stream.ptr, took_ms)
 

@@ -36,7 +36,6 @@ from infini.core import (
 )
 from infini.core.backend import CompileOptions, Device
 from infini.core.ir import ArrayType
-from infini.core.mesh import AbstractMesh
 from tests.backends.fake_cupy import Machine
 from tests.tile import kernels
 
@@ -659,12 +658,6 @@ def test_without_a_gpu_the_reason_is_given(machine: Machine, monkeypatch: Any) -
 def test_without_cupy_the_installation_is_named(monkeypatch: Any) -> None:
     monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
     assert "infini[cuda12]" in str(cuda.CudaBackend().why_unavailable())
-
-
-def test_programs_over_several_gpus_are_refused(backend: Any) -> None:
-    x = np.zeros(4, np.float32)
-    with pytest.raises(errors.LoweringError, match="several devices of cuda"):
-        compiled(backend, lambda x: lax.exp(x), [x], mesh=AbstractMesh(("data",), (2,)))
 
 
 def test_an_operation_without_a_route_is_refused_when_compiled(backend: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import gc
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -145,6 +146,9 @@ class FakeCompiler:
 
     def launched(self, image: bytes, grid: Any, threads: int, arguments: int, size: int) -> int:
         """What the stand-in calls when a launch's turn comes; 0 when it could be computed."""
+        # It holds its lock meanwhile: collected memory would be given back to it, and wait for that.
+        was_enabled = gc.isenabled()
+        gc.disable()
         try:
             source = self.sources[image.decode().split("\n")[1]]
             sizes = tuple(grid[i] for i in range(3))
@@ -155,6 +159,9 @@ class FakeCompiler:
         except Exception as error:  # noqa: BLE001  # it must not pass through C
             self.faults.append(f"{type(error).__name__}: {error}")
             return 1
+        finally:
+            if was_enabled:
+                gc.enable()
         return 0
 
     def _slots(self, source: TritonSource, content: bytes) -> list[int]:

@@ -36,6 +36,8 @@ SPARSE = gpt.Config(
     num_kv_heads=8, head_dim=4, num_experts=EXPERTS, experts_per_token=CHOSEN, capacity_factor=1.0,
 )  # fmt: skip
 DROPLESS = dataclasses.replace(SPARSE, capacity_factor=None)
+SHARED = dataclasses.replace(DENSE, num_kv_heads=4)  # two heads of queries read one of keys
+QUERIES, KEYS, ROWS = 4 * TOKENS * 8 * 4, 4 * TOKENS * 4 * 4, 4 * TOKENS * 8  # bytes of a layer
 OPTIMIZER = optim.adam(1e-2)
 
 
@@ -96,6 +98,7 @@ def planned(
         in_specs=(*specs, recipe.of_batch()),
         out_specs=(*specs, P()),
         named=recipe.of_names(),
+        strategies=recipe.strategies,
         collectives=Collectives(window_bytes=window_bytes),
     )
     shown = parallel.explain_sharding(run, params, state, windows)
@@ -121,6 +124,9 @@ CASES: dict[str, tuple[Any, ...]] = {
     "experts gathered": (gathered, (("ep", 4),), SPARSE),
     "dropless experts gathered": (gathered, (("ep", 4),), DROPLESS),
     "dropless data": (recipes.data, FOUR, DROPLESS),
+    "context by gather": (lambda: recipes.context(form="gather"), (("cp", 4),), SHARED),
+    "context by ring": (lambda: recipes.context(form="ring"), (("cp", 4),), SHARED),
+    "context by all_to_all": (lambda: recipes.context(form="all_to_all"), (("cp", 4),), SHARED),
 }
 
 
@@ -268,6 +274,45 @@ def test_experts_without_a_capacity_are_split_with_the_batch() -> None:
     """Each device sorts its own tokens: gradients are all that is sent."""
     found = planned(*CASES["dropless data"])
     assert found.sent() == 2 * SHARE * (found.weights + 4 * EXPERTS + SCALAR)
+
+
+def sent_for_attention(name: str) -> float:
+    """What a context sends beside the sums of gradients and of the loss."""
+    found = planned(*CASES[name])
+    assert found.given("psum") == found.weights + SCALAR
+    return found.sent() - 2 * SHARE * (found.weights + SCALAR)
+
+
+def test_a_context_that_gathers_sends_keys_and_values_three_times() -> None:
+    """Forwards, backwards, and their gradients."""
+    found = planned(*CASES["context by gather"])
+    calls = found.calls()
+    assert (calls["all_gather"], calls["psum_scatter"]) == (4 * LAYERS, 2 * LAYERS)
+    assert sent_for_attention("context by gather") == SHARE * 6 * LAYERS * KEYS
+
+
+def test_keys_that_have_room_are_gathered_once() -> None:
+    found = planned(*CASES["context by gather"], window_bytes=Collectives().window_bytes)
+    assert found.calls()["all_gather"] == 2 * LAYERS
+    assert found.sent() == 2 * SHARE * (found.weights + SCALAR) + SHARE * 4 * LAYERS * KEYS
+
+
+def test_a_ring_sends_as_much_in_steps() -> None:
+    """(n - 1) steps of keys and values forwards, and backwards of these and of their gradients."""
+    assert planned(*CASES["context by ring"]).calls()["ppermute"] == 3 * (2 + 4) * LAYERS
+    assert sent_for_attention("context by ring") == SHARE * 6 * LAYERS * KEYS
+
+
+def test_a_context_by_exchanges_sends_queries_keys_and_results_twice() -> None:
+    """Queries, keys, values and results, and their gradients; and a number per row and head."""
+    assert planned(*CASES["context by all_to_all"]).calls()["all_to_all"] == (4 + 5) * LAYERS
+    exchanged = 4 * QUERIES + 4 * KEYS + ROWS
+    assert sent_for_attention("context by all_to_all") == SHARE * LAYERS * exchanged / 4
+
+
+@pytest.mark.parametrize("form", ["gather", "ring", "all_to_all"])
+def test_a_context_keeps_all_weights(form: str) -> None:
+    assert at_rest(planned(*CASES[f"context by {form}"])) == 3
 
 
 def test_a_product_sends_the_sums_of_its_recipes_for_what_the_others_leave() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import infini as inf
-from infini import optim, random, tree
+from infini import optim, parallel, random, tree
 from infini.ad_checkpoint import checkpoint_name
 from infini.core import errors
 from infini.core.mesh import AbstractMesh
@@ -50,6 +50,14 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
     "experts gathered x data": ({"ep": 4, "dp": 2}, recipes.product(GATHERED, recipes.data())),
     "experts gathered x tensor": ({"ep": 4, "tp": 2}, recipes.product(GATHERED, recipes.tensor())),
     "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
+    "context by ring": ({"cp": 8}, recipes.context(form="ring")),
+    "context by gather": ({"cp": 8}, recipes.context(form="gather")),
+    "context by all_to_all": ({"cp": 8}, recipes.context(form="all_to_all")),
+    "context x tensor": ({"cp": 4, "tp": 2}, recipes.product(recipes.context(form="ring"), recipes.tensor())),
+    "context x tensor and sequence x data": (
+        {"dp": 2, "cp": 2, "tp": 2},
+        recipes.product(recipes.context(), recipes.tensor(), recipes.sequence(), recipes.data()),
+    ),
 }
 
 
@@ -112,6 +120,7 @@ def test_ten_steps_are_those_of_one_device(name: str, model: str) -> None:
             in_specs=(*specs, recipe.of_batch()),
             out_specs=(*specs, P(), specs[0]),
             named=recipe.of_names(),
+            strategies=recipe.strategies,
             donate_argnums=(0, 1),
         )
         for number, windows in enumerate(batches()):
@@ -264,6 +273,40 @@ def test_a_name_splits_a_program_that_nothing_else_splits() -> None:
             place(P(None, None, "x"))
         with pytest.raises(errors.TypeMismatchError, match=r"named\['twice'\] is no placement"):
             place("x")
+
+
+@pytest.mark.parametrize("sizes", [{"cp": 4}, {"ep": 2, "cp": 4}], ids=["context", "context x experts"])
+def test_places_of_experts_are_split_with_the_tokens(sizes: dict[str, int]) -> None:
+    """Eight places of every expert in a sequence; every device computes those of its part."""
+    config = gpt.Config(**SIZES | {"num_layers": 1}, num_experts=8, capacity_factor=1.0)
+    recipe = recipes.product(recipes.context(), *([recipes.experts()] if "ep" in sizes else []))
+    params = gpt.init(random.PRNGKey(0), config)
+    windows = np.random.default_rng(0).integers(0, 64, (2, 33)).astype(np.int32)
+    f = inf.value_and_grad(functools.partial(gpt.loss, config=config))
+    with inf.config(device="reference", cpu_devices=8):
+        mesh = make_mesh(tuple(sizes.values()), tuple(sizes))
+        specs = recipe.params(params, mesh)
+        run = inf.shard(
+            f, mesh=mesh, in_specs=(specs, recipe.of_batch()), out_specs=(P(), specs), named=recipe.of_names()
+        )
+        for found, wanted in zip(
+            tree.leaves(run(params, windows)), tree.leaves(inf.jit(f)(params, windows)), strict=True
+        ):
+            bound = 1e-5 * float(np.abs(wanted).max())
+            np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), rtol=0, atol=bound)
+        source = parallel.explain_sharding(run, params, windows, memory=False).found
+    rows = [e for e in source.source.equations if e.op.name == "logistic"]  # in the experts
+    assert [source.placements[e.output].dims[2] for e in rows] == [("cp",)]
+
+
+def test_strategies_of_a_product_are_those_of_its_recipes() -> None:
+    by_ring = recipes.product(recipes.context(form="ring"), recipes.sequence(), recipes.data())
+    assert by_ring.strategies == {"attention": "ring"}
+    placed = by_ring.of_names()
+    assert placed["residual"] == P("dp", ("cp", "tp")) and placed["normed"] == P("dp", "cp")
+    assert recipes.context().strategies == {}
+    with pytest.raises(errors.ValueMismatchError, match=r"different strategies for attention[^$]*'gather'"):
+        recipes.product(by_ring, recipes.context("ep", "gather"))
 
 
 def test_an_axis_that_the_mesh_lacks_is_named() -> None:

@@ -53,8 +53,8 @@ SHORT = {
 }  # fmt: skip
 REASONS = {
     "a": "Ours is a message less, and larger by a part. To begin one counts like thousands of bytes\n"
-    "(`sharding.Machine`), so that is the cheaper way. XLA splits the axis of four into two of two; on a mesh\n"
-    "with two such axes, for a machine that begins messages at no cost, ours are smaller than XLA's.",
+    "(`sharding.Machine`), so that is the cheaper way. XLA splits the axis of four into two of two; on\n"
+    "a mesh with two such axes, for a machine that begins messages at no cost, ours are smaller.",
 }
 # Rows in which ours is larger: the reason, our number of collectives, and our bytes.
 LARGER = {"product, blocks, turned": ("a", 4, 3840)}

@@ -74,6 +74,7 @@ CASES = {
     "interleaved x zero 1, tied": (4, DEEP, team.Layout(pp=2, schedule="interleaved", zero=1), 1),
     "data x tensor, experts": (8, EXPERTS, team.Layout(pp=2, tp=2, microbatches=2), 2),
     "split experts": (4, EXPERTS, team.Layout(pp=2, ep=2), 4),
+    "context": (4, CONFIG, team.Layout(pp=2, cp=2, attention="ring", microbatches=4), 1),
 }
 
 

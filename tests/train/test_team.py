@@ -50,6 +50,8 @@ LAYOUTS = {
     "zero 3 x tensor": team.Layout(tp=2, zero=3),
     "experts x data": team.Layout(ep=2, dispatch="all_to_all"),
     "experts gathered x data": team.Layout(ep=2),
+    "context x data": team.Layout(cp=2, attention="ring"),
+    "context x tensor": team.Layout(cp=2, tp=2, attention="all_to_all"),
 }
 
 
@@ -60,7 +62,7 @@ def test_losses_under_every_layout_are_those_of_one_device(name: str) -> None:
 
 
 def test_a_layout_has_as_many_devices_as_there_are() -> None:
-    with pytest.raises(errors.ValueMismatchError, match=r"dp = 1, ep = 1, tp = 3[^$]*product is 4"):
+    with pytest.raises(errors.ValueMismatchError, match=r"dp = 1, ep = 1, cp = 1, tp = 3[^$]*product is 4"):
         _losses(4, layout=team.Layout(tp=3))
     with pytest.raises(errors.ValueMismatchError, match=r"mpirun -n"):
         _losses(1, layout=team.Layout(dp=2))
@@ -97,6 +99,11 @@ def test_devices_must_divide_the_experts(num_experts: int, got: str) -> None:
     config = replace(WIDE, num_experts=num_experts)
     with pytest.raises(errors.ValueMismatchError, match=got):
         _losses(4, config=config, layout=team.Layout(ep=2))
+
+
+def test_devices_must_divide_the_sequences() -> None:
+    with pytest.raises(errors.ValueMismatchError, match="16 tokens in 3 parts"):
+        _losses(3, layout=team.Layout(cp=3))
 
 
 def test_one_device_is_a_team_without_a_mesh() -> None:

@@ -2,7 +2,7 @@
 vendor's runtime, which knows calls.
 
 All work of a driver goes to one stream of its own, in order; memory that was given back may therefore be used
-again by what is started later.
+again by what is started later. Streams of two drivers are ordered by events.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class Driver(Protocol):
         """What decides how fast the device computes, besides the program: its name, and versions."""
 
     @property
+    def stream_address(self) -> int:
+        """The stream as other libraries of the vendor take it."""
+
+    @property
     def has_graphs(self) -> bool:
         """Whether launches can be recorded and replayed: `capturing` and `replay` are there."""
 
@@ -84,6 +88,20 @@ class Driver(Protocol):
 
     def synchronize(self) -> None:
         """Wait for everything that was started."""
+
+    # --- order between streams ----------------------------------------------------------------
+
+    def record(self) -> Any:  # Any: an event of the runtime
+        """An event that happens when everything has ended that was started."""
+
+    def wait(self, event: Any) -> None:  # Any: what `record` of a driver gave
+        """Let what is started from now on wait for an event of another stream. The host does not wait."""
+
+    def has_happened(self, event: Any) -> bool:  # Any: as above
+        """Whether an event has happened. The host does not wait."""
+
+    def discard(self, event: Any) -> None:  # Any: as above
+        """Give back an event that no stream was told to wait for."""
 
     def memory_stats(self) -> dict[str, int]:
         """Bytes in use and kept for reuse."""

@@ -77,6 +77,12 @@ class Owner(Protocol):
     def driver(self, number: int) -> Driver:
         """What drives a device."""
 
+    def number(self, device: backend_.Device) -> int:
+        """Number of a device in this process."""
+
+    def owns(self, device: backend_.Device) -> bool:
+        """Whether this process holds a device."""
+
     def default_device(self) -> int:
         """Number of the device of programs without inputs."""
 
@@ -130,7 +136,13 @@ class AcceleratorExecutable:
 
     def __call__(self, inputs: Sequence[DeviceBuffer]) -> tuple[DeviceBuffer, ...]:
         """Run on the device of the inputs; the results are ready in the order of its stream."""
-        number = inputs[0].device if inputs else self.owner.default_device()
+        return self._run(inputs, inputs[0].device if inputs else self.owner.default_device())
+
+    def run_on(self, inputs: Sequence[DeviceBuffer], device: backend_.Device) -> tuple[DeviceBuffer, ...]:
+        """Run on a device, which has the inputs."""
+        return self._run(inputs, self.owner.number(device))
+
+    def _run(self, inputs: Sequence[DeviceBuffer], number: int) -> tuple[DeviceBuffer, ...]:
         driver = self.driver(number)
         if self.can_capture and driver.has_graphs and self._lock.acquire(blocking=self._may_wait):
             try:
@@ -149,15 +161,9 @@ class AcceleratorExecutable:
     def run_spmd(
         self, inputs: Sequence[Sequence[DeviceBuffer]], devices: Sequence[backend_.Device]
     ) -> list[tuple[DeviceBuffer, ...]]:
-        """Programs for a mesh are refused when they are compiled.
-
-        Raises:
-            LoweringError: always.
-        """
-        raise errors.LoweringError(
-            f"programs over several devices of {self.owner.name} are not built yet",
-            got=f"{len(devices)} devices",
-        )
+        """Run on several devices: a program that was not compiled for a mesh talks to nobody."""
+        here = [device for device in devices if self.owner.owns(device)]
+        return [self.run_on(row, device) for row, device in zip(inputs, here, strict=True)]
 
     def text(self, stage: str) -> str:
         """Text of a stage: `program`, `kernels`, `choices` (what was measured, and taken) or `triton`.

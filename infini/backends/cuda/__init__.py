@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from infini.backends.accelerator.backend import AcceleratorBackend
 from infini.backends.accelerator.driver import DeviceBuffer
 from infini.backends.cuda.driver import Driver, Runtime, load_runtime, target_of
+from infini.backends.cuda.nccl import Nccl
 from infini.compiler.triton.target import GENERIC, MIN_CAPABILITY, Target
 from infini.core import backend as backend_, errors
 from infini.core.backend import Device
@@ -76,7 +77,26 @@ class CudaBackend(AcceleratorBackend):
             raise errors.DeviceError(f"there is no device cuda:{number}", got=reason)
         return Driver(runtime, number)
 
+    def load_collectives(self) -> tuple[Nccl | None, str | None]:
+        """NCCL, through CuPy."""
+        runtime, reason = self._probe
+        return (None, reason) if runtime is None else Nccl.load(runtime.cupy)
+
+    def identity(self, number: int) -> str:
+        """Where the GPU is on the bus of its machine."""
+        runtime, _ = self._probe
+        return "" if runtime is None else str(runtime.cupy.cuda.runtime.deviceGetPCIBusId(number))
+
     dlpack_kind = 2  # kDLCUDA
+
+    def dlpack_number(self, device: Device) -> int:
+        """CUDA's number of a GPU in this process."""
+        return self.number(device)
+
+    def dlpack_device(self, number: int) -> Device:
+        """The GPU with a number of CUDA in this process."""
+        mine = (device for device in self.devices() if self.owns(device) and self.number(device) == number)
+        return next(mine, Device(self.name, number))
 
     def address(self, buffer: DeviceBuffer) -> int:
         """Address of a buffer in device memory, once the work that fills it is done."""
@@ -85,8 +105,8 @@ class CudaBackend(AcceleratorBackend):
 
     def adopt_address(self, address: int, nbytes: int, device: Device, owner: object) -> DeviceBuffer:
         """A buffer over memory of another library, which its stream has filled."""
-        self.driver(device.id).synchronize()
-        return DeviceBuffer(device.id, address, nbytes, owner)
+        self.driver(self.number(device)).synchronize()
+        return DeviceBuffer(self.number(device), address, nbytes, owner)
 
 
 @functools.cache

@@ -154,6 +154,11 @@ class Driver:
     has_graphs = True
 
     @property
+    def stream_address(self) -> int:
+        """Address of the stream."""
+        return int(self.stream.ptr)
+
+    @property
     def gemm_library(self) -> str | None:
         """cuBLAS, when it is installed."""
         return "cublas" if self.cublas() is not None else None
@@ -224,6 +229,26 @@ class Driver:
     def synchronize(self) -> None:
         """Wait for the stream."""
         self.stream.synchronize()
+
+    def record(self) -> Any:  # Any: an event of CuPy
+        """An event of the stream, without a time."""
+        with self.device:
+            event = self.cupy.cuda.Event(disable_timing=True)
+            event.record(self.stream)
+        return event
+
+    def wait(self, event: Any) -> None:  # Any: an event of CuPy
+        """Let the stream wait for an event."""
+        with self.device:
+            self.stream.wait_event(event)
+
+    def has_happened(self, event: Any) -> bool:  # Any: an event of CuPy
+        """Whether an event has happened."""
+        with self.device:
+            return bool(event.done)
+
+    def discard(self, event: Any) -> None:  # Any: an event of CuPy
+        """Nothing: it is given back with its last reference."""
 
     def memory_stats(self) -> dict[str, int]:
         """Bytes in use and kept by the pool."""

@@ -10,6 +10,8 @@
     turns        one program after another in a job of several processes
     some         communication of some devices while others are elsewhere
     thread       exchanges at once, or beside what is computed
+    direct       exchanges between the memories of devices, and what else a backend may offer
+    stacks       rows of the arrays of loops
     collectives  equations to calls of a comm
     lockstep     the comm of devices in one process
     mpi          the comm of a job under mpirun
@@ -17,7 +19,7 @@
     agreement    one process chooses between ways to compute, the others are told
 
 A backend calls `executable.compile(self, program, options)` when `options.mesh` is set, and offers
-`host_devices(name)`.
+`host_devices(name)`, or `devices.accelerators(name, count)`.
 """
 
 from infini.backends.spmd.devices import host_devices as host_devices, owns as owns

@@ -165,27 +165,27 @@ class WatchedComm:
 
     def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
         """As `Comm.all_reduce`."""
-        with self._noted(groups, f"all_reduce of {op}"):
+        with self.noted(groups, f"all_reduce of {op}"):
             return self._inner.all_reduce(rows, op, groups)
 
     def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
         """As `Comm.all_gather`."""
-        with self._noted(groups, "all_gather"):
+        with self.noted(groups, "all_gather"):
             return self._inner.all_gather(rows, groups)
 
     def all_to_all(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
         """As `Comm.all_to_all`."""
-        with self._noted(groups, "all_to_all"):
+        with self.noted(groups, "all_to_all"):
             return self._inner.all_to_all(rows, groups)
 
     def reduce_scatter(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
         """As `Comm.reduce_scatter`."""
-        with self._noted(groups, f"reduce_scatter of {op}"):
+        with self.noted(groups, f"reduce_scatter of {op}"):
             return self._inner.reduce_scatter(rows, op, groups)
 
     def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
         """As `Comm.permute`."""
-        with self._noted(groups, "permute"):
+        with self.noted(groups, "permute"):
             return self._inner.permute(rows, pairs, groups)
 
     def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
@@ -209,17 +209,17 @@ class WatchedComm:
 
     def broadcast(self, content: bytes) -> bytes:
         """As `Comm.broadcast`."""
-        with self._noted(self._everyone, "broadcast"):
+        with self.noted(self._everyone, "broadcast"):
             return self._inner.broadcast(content)
 
     def gather_bytes(self, content: bytes) -> list[bytes]:
         """As `Comm.gather_bytes`."""
-        with self._noted(self._everyone, "gather_bytes"):
+        with self.noted(self._everyone, "gather_bytes"):
             return self._inner.gather_bytes(content)
 
     def barrier(self) -> None:
         """As `Comm.barrier`."""
-        with self._noted(self._everyone, "barrier"):
+        with self.noted(self._everyone, "barrier"):
             self._inner.barrier()
 
     def duplicate(self) -> WatchedComm:
@@ -237,12 +237,21 @@ class WatchedComm:
     def _everyone(self) -> Groups:
         return (tuple(range(len(self._owners))),)
 
-    def _noted(self, groups: Groups, method: str) -> contextlib.AbstractContextManager[None]:
+    def noted(
+        self, groups: Groups, method: str, channel: str = ""
+    ) -> contextlib.AbstractContextManager[None]:
+        """A block that waits for the other members of the group of this process.
+
+        Args:
+            groups: groups of ranks.
+            method: what is called.
+            channel: of what does not go through this comm; it is numbered apart.
+        """
         (rank, *_) = self.local_ranks
         ranks = next(group for group in groups if rank in group)
         if len(ranks) == 1:
             return contextlib.nullcontext()
-        group = Group(tuple(self._owners[rank] for rank in ranks), self._channel)
+        group = Group(tuple(self._owners[rank] for rank in ranks), self._channel + channel)
         return self._activity.inside(group, method)
 
     def _between(

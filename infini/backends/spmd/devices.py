@@ -1,5 +1,5 @@
-"""Devices and memory of backends that compute on the host: as many devices per process as the knob
-`cpu_devices` says, numbered over the job.
+"""Devices of a job. Backends that compute on the host have as many per process as the knob `cpu_devices`
+says, numbered over the job; of accelerators a process alone has all, and each process of a job one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,31 @@ def host_devices(platform: str) -> tuple[Device, ...]:
 def owns(device: Device) -> bool:
     """Whether this process holds a device."""
     return device.process_index == comm.processes().index
+
+
+def accelerators(platform: str, num_here: int) -> tuple[Device, ...]:
+    """The accelerators of all processes of the job: one of each, so that it has one order of work.
+
+    Args:
+        platform: name of the backend.
+        num_here: how many this process sees.
+    """
+    count = comm.processes().count
+    if count == 1 or num_here == 0:
+        return tuple(Device(platform, number) for number in range(num_here))
+    return tuple(Device(platform, process, process) for process in range(count))
+
+
+def number_here(device: Device, num_here: int) -> int:
+    """The number by which this process knows its accelerator: that of the process among those of its machine.
+    Where a launcher shows each process one device, which has the number 0 then, that one is taken.
+
+    Args:
+        device: one that this process holds.
+        num_here: how many it sees.
+    """
+    job = comm.processes()
+    return device.id if job.count == 1 else job.host_index % num_here
 
 
 class HostMemory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections import Counter
@@ -12,6 +13,7 @@ from infini.backends.spmd import (
     agreement,
     collectives,
     differences,
+    direct,
     donation,
     footprint,
     schedule as s,
@@ -46,6 +48,7 @@ class SpmdExecutable:
         self.out_specs: tuple[tuple[AxisEntry, ...], ...] = partitioned.out_specs
         self.schedule = s.cut(partitioned.program, options.donated, _limits(options))
         self._backend = backend
+        self._connects = backend if isinstance(backend, direct.Connects) else None
         self._options = options
         self._knobs = {knob.name: config.get(knob.name) for knob in config.KNOBS.values() if knob.in_key}
         # In a job of several processes nothing is measured before it is known which of them take part.
@@ -139,7 +142,8 @@ class SpmdExecutable:
             raise errors.DeviceError(
                 "a program for a mesh cannot run on one device", got=str(self.partitioned.mesh.shape)
             )
-        return self._run([inputs], (0,), LockstepComm(1), (None,), self._pieces)[0]
+        mine = [device for device in self._backend.devices() if self._backend.owns(device)]
+        return self._run([inputs], (0,), LockstepComm(1), tuple(mine[:1]) or (None,), self._pieces, ())[0]
 
     def run_spmd(self, inputs: Sequence[Sequence[Buffer]], devices: Sequence[Device]) -> list[Row]:
         """Results on every device of this process, in mesh order. A list of inputs is emptied, so that they
@@ -151,16 +155,16 @@ class SpmdExecutable:
         own = tuple(devices[rank] for rank in ranks)
         if set(owners) == {job.index}:
             alone = LockstepComm(len(devices))
-            return self._run(inputs, ranks, alone, own, self._pieces_for(owners, alone))
+            return self._run(inputs, ranks, alone, own, self._pieces_for(owners, alone), devices)
         assert job.launcher is not None, "devices of other processes exist in a job only"
         comm = job.launcher.comm(owners)
         if not self.partitioned.collectives:
-            return self._run(inputs, ranks, comm, own, self._pieces_for(owners, comm))
+            return self._run(inputs, ranks, comm, own, self._pieces_for(owners, comm), devices)
         name = self.partitioned.program.name
         with TURNS.one(name):
             pieces = self._pieces_for(owners, comm)
             agreement.check_turn(comm, owners, self.subject)
-            return self._run(inputs, ranks, comm, own, pieces)
+            return self._run(inputs, ranks, comm, own, pieces, devices)
 
     def _run(
         self,
@@ -169,24 +173,31 @@ class SpmdExecutable:
         comm: comm_.Comm,
         devices: tuple[Any, ...],  # Any: a Device, or None for one that nothing is moved to
         pieces: Pieces,
+        every: Sequence[Device],
     ) -> list[Row]:
         # Devices of one process always add up in one order.
-        is_ordered = self._options.deterministic or self._options.collectives.deterministic
-        is_ordered = is_ordered and len(ranks) < self.partitioned.mesh.size
+        is_asked = self._options.deterministic or self._options.collectives.deterministic
+        is_ordered = is_asked and len(ranks) < self.partitioned.mesh.size
+        mesh = collectives.Mesh(self.partitioned.mesh, ranks)
+        between = None
+        if every and self._connects is not None:
+            between = self._connects.direct(mesh, every, comm, is_ordered=is_asked)
         walk = Walk(
             self._backend,
             pieces,
-            collectives.Mesh(self.partitioned.mesh, ranks),
+            mesh,
             comm_.observed(OrderedComm(comm) if is_ordered else comm, self.partitioned.mesh),
             exchanger=exchanger_of(comm),
             devices=devices,
             constants=self._constants.setdefault(devices, {}),
+            between=between,
         )
         columns = [list(column) for column in zip(*inputs, strict=True)]
         if isinstance(inputs, list):
             inputs.clear()
         try:
-            results = walk.run(self.schedule, columns)
+            with contextlib.nullcontext() if between is None else between.turn():
+                results = walk.run(self.schedule, columns)
         except BaseException as error:
             if walk.has_met and comm_.processes().count > 1:
                 TURNS.leave(self.partitioned.program.name, error)

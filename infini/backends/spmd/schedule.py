@@ -244,6 +244,10 @@ class _Scheduler:
         last = max(self.group_of[number] for number in asked)
         self._wait(sum(self.group_of[id(e)] <= last for e in self.flying))
         self._begin(ahead)
+        # The piece is empty: what has become ready with that travels beside what is computed next, as the
+        # next block of a ring does.
+        if self.pending_bytes >= self.limits.first_bucket_bytes:
+            self._cut()
 
     def _are_ahead(self, gathers: set[int]) -> bool:
         """Whether gathers that begin after these were begun already."""

@@ -78,18 +78,31 @@ class SomeRanks:
         self, call: Callable[[Rows], list[np.ndarray]], rows: Rows, groups: Groups
     ) -> list[np.ndarray]:
         """Results of these ranks; the others, of groups of their own, give zeros that nobody reads."""
-        here = set(self.local_ranks)
-        for group in groups:
-            present = here.intersection(group)
-            if present and len(present) < len(group):
-                raise errors.CollectiveError(
-                    "devices that take different branches meet in a collective",
-                    got=f"of the group {list(group)} only {sorted(present)} are there",
-                    expected="a condition that is the same for all devices of a group",
-                    fix="reduce the condition over the axes of the collective first, such as with lax.pmax",
-                )
+        check_present(self.local_ranks, groups)
         full = [np.zeros_like(rows[0])] * len(self._inner.local_ranks)
         for number, row in zip(self._numbers, rows, strict=True):
             full[number] = row
         found = call(full)
         return [found[number] for number in self._numbers]
+
+
+def check_present(ranks: Sequence[int], groups: Groups) -> None:
+    """Refuse a collective for which only some of a group are there.
+
+    Args:
+        ranks: those that are.
+        groups: who takes part.
+
+    Raises:
+        CollectiveError: a group has others, too.
+    """
+    here = set(ranks)
+    for group in groups:
+        present = here.intersection(group)
+        if present and len(present) < len(group):
+            raise errors.CollectiveError(
+                "devices that take different branches meet in a collective",
+                got=f"of the group {list(group)} only {sorted(present)} are there",
+                expected="a condition that is the same for all devices of a group",
+                fix="reduce the condition over the axes of the collective first, such as with lax.pmax",
+            )

@@ -12,14 +12,14 @@ from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
-from infini.backends.spmd import collectives, steps as s
+from infini.backends.spmd import collectives, direct, stacks, steps as s
+from infini.backends.spmd.direct import Column
 from infini.backends.spmd.some import SomeRanks
 from infini.backends.spmd.thread import Exchanger, Pending
 from infini.core import comm as comm_
 from infini.core.backend import Backend, Buffer, Executable
 from infini.core.ir import ArrayType, Constant, Equation, Var
 
-Column: TypeAlias = list[Buffer]  # one buffer per device of this process
 Env: TypeAlias = dict[Var, Column]
 Pieces: TypeAlias = dict[int, Executable]  # by id of the piece
 Constants: TypeAlias = dict[Var, Column]
@@ -36,6 +36,7 @@ class Walk:
         exchanger: where exchanges are made.
         devices: devices of this process, in mesh order.
         constants: those that were put on these devices before.
+        between: makes exchanges between the memories of devices, where they can be made there.
     """
 
     def __init__(
@@ -48,9 +49,12 @@ class Walk:
         exchanger: Exchanger,
         devices: Sequence[Any],  # Any: a Device, or None for one that nothing is moved to
         constants: Constants,
+        between: direct.Direct | None = None,
     ) -> None:
         self.backend, self.pieces, self.mesh, self.comm = backend, pieces, mesh, comm
         self.exchanger, self.devices, self.constants = exchanger, devices, constants
+        self.between = between
+        self.begun: dict[int, Pending[list[Column]]] = {}  # between devices, by id of the equation
         self.has_met = False  # whether other processes have been waited for
         self.pending: dict[int, Pending[list[list[np.ndarray]]]] = {}  # by id of the equation
 
@@ -77,8 +81,16 @@ class Walk:
         comm = SomeRanks(self.comm, numbers)
         mesh = collectives.Mesh(self.mesh.abstract, comm.local_ranks)
         devices = [self.devices[i] for i in numbers]
+        between = None if self.between is None else self.between.some(numbers)
         return Walk(
-            self.backend, self.pieces, mesh, comm, exchanger=self.exchanger, devices=devices, constants={}
+            self.backend,
+            self.pieces,
+            mesh,
+            comm,
+            exchanger=self.exchanger,
+            devices=devices,
+            constants={},
+            between=between,
         )
 
     def values(self, column: Column, type_: ArrayType) -> list[int]:
@@ -89,17 +101,39 @@ class Walk:
         """Add the outputs of a step."""
         if isinstance(step, s.Piece):
             execute = self.pieces[id(step)]
-            rows = [execute([env[v][i] for v in step.inputs]) for i in range(len(self.devices))]
+            rows = [
+                execute([env[v][i] for v in step.inputs]) if step.inputs else _run_on(execute, device)
+                for i, device in enumerate(self.devices)
+            ]
             env.update(zip(step.outputs, map(list, zip(*rows, strict=True)), strict=False))
         elif isinstance(step, s.Exchange):
-            self.receive(step.equation, self.exchanger.run(self.exchange(step.equation, env)), env)
+            equation, begun = step.equation, self.directly(step.equation, env)
+            if begun is None:
+                self.receive(equation, self.exchanger.run(self.exchange(equation, env)), env)
+            else:
+                env.update(zip(step.outputs, begun.wait(), strict=True))
         elif isinstance(step, s.Start):
-            self.pending[id(step.equation)] = self.exchanger.start(self.exchange(step.equation, env))
+            equation, begun = step.equation, self.directly(step.equation, env)
+            if begun is None:
+                self.pending[id(equation)] = self.exchanger.start(self.exchange(equation, env))
+            else:
+                self.begun[id(equation)] = begun
         elif isinstance(step, s.Wait):
-            self.receive(step.equation, self.pending.pop(id(step.equation)).wait(), env)
+            begun = self.begun.pop(id(step.equation), None)
+            if begun is None:
+                self.receive(step.equation, self.pending.pop(id(step.equation)).wait(), env)
+            else:
+                env.update(zip(step.outputs, begun.wait(), strict=True))
         else:
             found = STRUCTURED[step.equation.op.name](self, step, env, given)
             env.update(zip(step.outputs, found, strict=True))
+
+    def directly(self, equation: Equation, env: Env) -> Pending[list[Column]] | None:
+        """An exchange begun between the memories of devices; None for one that goes through the host."""
+        if self.between is None:
+            return None
+        self.has_met = True
+        return self.between.start(equation, [env[v] for v in equation.inputs])
 
     def exchange(self, equation: Equation, env: Env) -> Callable[[], list[list[np.ndarray]]]:
         """What makes an exchange, once it is called: a row per device for each output."""
@@ -141,6 +175,13 @@ class Walk:
         return found
 
 
+def _run_on(execute: Executable, device: Any) -> Sequence[Buffer]:  # Any: a Device, or None for no matter
+    """Run a program that reads nothing."""
+    if device is not None and isinstance(execute, direct.Placeable):
+        return execute.run_on((), device)
+    return execute(())
+
+
 def _apart(row: np.ndarray, known: Sequence[np.ndarray]) -> np.ndarray:
     """A result in C order, copied where it lies in the memory of an operand, which may be overwritten."""
     is_known = any(np.may_share_memory(row, other) for other in known)
@@ -160,19 +201,18 @@ def _scan(walk: Walk, step: s.Structured, env: Env, given: frozenset[Var]) -> li
     ]
     for v in given & set(step.inputs[first:second]):
         del env[v]  # it is freed, or overwritten, in the first turn
-    xs = [walk.get(env[v], v.type) for v in step.inputs[second:]]
+    backend, devices = walk.backend, walk.devices
+    xs = [stacks.rows(backend, env[v], v.type, devices) for v in step.inputs[second:]]
     y_types = body.program.out_types[attrs["num_carry"] :]
-    ys = [[np.empty((length, *t.shape), t.dtype) for _ in walk.devices] for t in y_types]
+    ys = [stacks.stack(backend, type_, length, devices) for type_ in y_types]
     for i in reversed(range(length)) if attrs["reverse"] else range(length):
-        slices = [walk.adopt([row[i, ...] for row in rows]) for rows in xs]
-        arguments = [*consts, *carry, *slices]
+        arguments = [*consts, *carry, *(row(i) for row in xs)]
         carry.clear()
         results = walk.run(body, arguments)
         carry = results[: attrs["num_carry"]]
-        for stacked, column, type_ in zip(ys, results[len(carry) :], y_types, strict=True):
-            for row, host in zip(stacked, walk.get(column, type_), strict=True):
-                row[i] = host
-    return [*carry, *map(walk.adopt, ys)]
+        for stacked, column in zip(ys, results[len(carry) :], strict=True):
+            stacked.put(i, column)
+    return [*carry, *(stacked.made() for stacked in ys)]
 
 
 def _cond(walk: Walk, step: s.Structured, env: Env, given: frozenset[Var]) -> list[Column]:

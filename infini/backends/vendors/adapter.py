@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from infini.backends.spmd import devices
 from infini.backends.vendors.places import Places
 from infini.core import backend as backend_, errors, ir, primitive
 from infini.core.backend import Buffer, CompileOptions, Device
@@ -181,6 +182,10 @@ class AdapterBackend:
 
         return Collectives.load(self.runtime, table, self.adapter.places)
 
+    def find_collectives(self) -> tuple[Collectives | None, str | None]:
+        """The vendor's library of collectives, or why there is none."""
+        return self._collectives
+
     def collectives(self) -> Collectives:
         """The vendor's library of collectives.
 
@@ -213,12 +218,12 @@ class AdapterBackend:
         return self._reason
 
     def devices(self) -> tuple[Device, ...]:
-        """The devices; none when they cannot run programs."""
-        return tuple(Device(self.name, i) for i in range(0 if self._reason else self.num_devices))
+        """The devices; none when they cannot run programs. In a job of several processes one of each."""
+        return devices.accelerators(self.name, 0 if self._reason else self.num_devices)
 
     def owns(self, device: Device) -> bool:
         """Whether this process holds the device."""
-        return device.platform == self.name and device.process_index == 0
+        return device.platform == self.name and devices.owns(device)
 
     def driver(self, number: int) -> VendorDriver:
         """What drives a device."""

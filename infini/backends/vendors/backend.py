@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from infini.backends.accelerator.backend import AcceleratorBackend
 from infini.backends.vendors.adapter import AdapterBackend
+from infini.backends.vendors.comm import Collectives
 from infini.backends.vendors.driver import VendorDriver
 
 
@@ -26,6 +27,10 @@ class VendorBackend(AcceleratorBackend):
     def num_devices(self) -> int:
         """How many devices the runtime sees."""
         return self.card.num_devices
+
+    def load_collectives(self) -> tuple[Collectives | None, str | None]:
+        """His library of collectives."""
+        return self.card.find_collectives()
 
     def make_driver(self, number: int) -> VendorDriver:
         """A driver by the runtime's table."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,30 @@ class Collectives:
         (comm,) = self.call("init_rank", id=shared, num_ranks=num_ranks, rank=rank, device=device)
         return Communicator(self, int(comm), num_ranks, rank, device)
 
+    def join_all(self, devices: Sequence[int]) -> list[Communicator]:
+        """A group of devices of this process, each of which joins in a thread: joining waits for the others.
+
+        Args:
+            devices: their numbers.
+
+        Raises:
+            CollectiveError: the library refuses.
+        """
+        id_, count = self.new_id(), len(devices)
+        with futures.ThreadPoolExecutor(count, "infini-joins") as pool:
+            made = [pool.submit(self.join, id_, count, rank, device) for rank, device in enumerate(devices)]
+        return [each.result() for each in made]
+
+    @property
+    def dtypes(self) -> Collection[np.dtype]:
+        """Those that the library takes."""
+        return self.table.dtypes.keys()
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether it sends and receives."""
+        return {"send", "recv"} <= self.library.functions.keys()
+
     def dtype_number(self, dtype: np.dtype) -> int:
         """The library's number of a dtype.
 
@@ -188,6 +213,13 @@ class Communicator:
         """Whether `group` puts calls together."""
         functions = self.library.library.functions
         return "group_start" in functions and "group_end" in functions
+
+    def check(self) -> None:
+        """Nothing: these libraries are not asked what became of calls that have returned."""
+
+    def abort(self) -> None:
+        """Leave the group."""
+        self.destroy()
 
     def destroy(self) -> None:
         """Leave the group."""

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from infini.backends.vendors.tables import Kernel
 from infini.compiler.triton.source import TritonSource, pack
 from infini.core import errors
 from infini.core.ir import ArrayType
+
+_MOST_EVENTS: Final = 4096  # that wait to be given back
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,6 +59,12 @@ class VendorDriver:
         self.pool = Pool(self.runtime, number)
         self._functions = {} if functions is None else functions
         self._loading = threading.Lock()
+        self._waited: list[int] = []  # events that the stream waits for, given back when it has done so
+
+    @property
+    def stream_address(self) -> int:
+        """The stream."""
+        return self.stream
 
     @property
     def facts(self) -> tuple[str, ...]:
@@ -101,7 +109,7 @@ class VendorDriver:
         source = host.__array_interface__["data"][0]
         self.runtime.copy_async(address, source, host.nbytes, "h2d", self.stream)
         if host.nbytes:
-            self.runtime.stream_synchronize(self.stream)
+            self._finish()
 
     def download(self, buffer: DeviceBuffer, type_: ArrayType) -> np.ndarray:
         """The contents as a host array; waits for them."""
@@ -110,7 +118,7 @@ class VendorDriver:
             self.runtime.use(self.number)
             target = host.__array_interface__["data"][0]
             self.runtime.copy_async(target, buffer.address, host.nbytes, "d2h", self.stream)
-            self.runtime.stream_synchronize(self.stream)
+            self._finish()
         return host
 
     def read(self, address: int, dtype: np.dtype) -> np.ndarray:
@@ -140,7 +148,39 @@ class VendorDriver:
     def synchronize(self) -> None:
         """Wait for the stream."""
         self.runtime.use(self.number)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Wait for the stream, then give back the events that it has waited for."""
+        waited, self._waited = self._waited, []
         self.runtime.stream_synchronize(self.stream)
+        for event in waited:
+            self.runtime.event_destroy(event)
+
+    def record(self) -> int:
+        """An event of the stream."""
+        self.runtime.use(self.number)
+        event = self.runtime.event_create()
+        self.runtime.event_record(event, self.stream)
+        return event
+
+    def wait(self, event: int) -> None:
+        """Let the stream wait for an event; each is waited for once."""
+        self.runtime.use(self.number)
+        self.runtime.stream_wait_event(self.stream, event)
+        self._waited.append(event)
+        if len(self._waited) > _MOST_EVENTS:
+            self._finish()
+
+    def has_happened(self, event: int) -> bool:
+        """Whether an event has happened."""
+        self.runtime.use(self.number)
+        return self.runtime.event_query(event)
+
+    def discard(self, event: int) -> None:
+        """Destroy an event."""
+        self.runtime.use(self.number)
+        self.runtime.event_destroy(event)
 
     def memory_stats(self) -> dict[str, int]:
         """Bytes of the pool, and of the device where the runtime says so."""

@@ -3,6 +3,7 @@
     prepare    calls inlined, bodies their own
     propagate  placements that people asked for spread over every variable (`Plan`)
     local      each equation on local parts, with collectives where placements differ (`Block`)
+    sequences  attention of which queries and keys are split alike: by ring, gather or all_to_all
     hoist      collectives of what loops do not change before these
     share      equal gathers made once
     combine    collectives that can travel together joined into buckets
@@ -23,6 +24,7 @@ from infini.compiler.partition import (
     hoist,
     loops as loops,  # it and `structured` fill the table of `local`
     placement as p,
+    sequences,
     share,
     strategies as strategies_,
     structured as structured,
@@ -57,6 +59,7 @@ class Partitioned:
         placements: where the parts of its variables are, those of bodies included.
         notes: why results of collectives in `program` are there.
         machine: the machine that it was planned for.
+        forms: of equations that can be computed in several forms, by their first results, the form and why.
     """
 
     program: Program
@@ -68,6 +71,7 @@ class Partitioned:
     placements: Mapping[Var, Placement]
     notes: Mapping[Var, Note]
     machine: Machine
+    forms: Mapping[Var, str]
 
 
 def partition(
@@ -98,13 +102,13 @@ def partition(
     given = tuple(in_specs) or (None,) * len(program.params)
     flat = prepare(placed_by_name(program, mesh, dict(named)))
     _check_meshes(flat, mesh)
-    fixed = fixed_placements(flat, mesh)
-    for param, spec in zip(flat.params, given, strict=True):
-        if spec is not None:
-            part_counts(param.type.shape, spec, mesh)
-            fixed[param] = p.asked(spec, param.type.ndim, mesh)
-    plan = Plan(mesh, fixed)
-    plan.run(flat)
+    plan = _plan(flat, mesh, given)
+    attention = sequences.recognised(flat, plan)
+    if attention is not None and sequences.is_sequence_split(
+        attention, again := _plan(attention, mesh, given)
+    ):
+        flat, plan = attention, again
+    fixed = plan.fixed
     waiting = {v: asked.partial for v, asked in fixed.items()}
     staging = trace.Staging(None)
     planned_for = machine or DEFAULT
@@ -143,7 +147,20 @@ def partition(
         mover.placements,
         notes,
         planned_for,
+        mover.forms,
     )
+
+
+def _plan(program: Program, mesh: AbstractMesh, given: Sequence[Spec | None]) -> Plan:
+    """Where the variables of a program are, whose parameters are placed so."""
+    fixed = fixed_placements(program, mesh)
+    for param, spec in zip(program.params, given, strict=True):
+        if spec is not None:
+            part_counts(param.type.shape, spec, mesh)
+            fixed[param] = p.asked(spec, param.type.ndim, mesh)
+    plan = Plan(mesh, fixed)
+    plan.run(program)
+    return plan
 
 
 def for_options(program: Program, options: CompileOptions) -> Partitioned:

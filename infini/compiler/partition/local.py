@@ -153,6 +153,8 @@ class Block:
         self.env: dict[Var, Local] = {}
         self.uses = prepare.uses(program)
         self.zeros = prepare.zeros(program)
+        # Operands that were brought elsewhere and are kept there for later uses.
+        self.kept: dict[tuple[Var, Dims], Value] = {}
         # Where sums may go instead of where the plan has them, if that moves less.
         self.sums: dict[Var, Dims] = {}
         self.only_users = partial.only_users(program, self.uses)
@@ -187,6 +189,10 @@ class Block:
             if self.uses[var] > 1:
                 self.settle(var, f"{equation.op.name}, operand {number}")
         split = self._choose(equation, found)
+        form = strategies.chosen_form(self, equation, split)
+        written: list[Local] | None = None if form is None else form.emit(self, equation, split)
+        if written is not None:
+            return written
         whole = self._without_terms(equation, split)
         if (waiting := self._waits(equation, whole)) is not None:
             return [waiting]
@@ -232,12 +238,12 @@ class Block:
             wish for v, dims in operands for wish in p.project(self.env[v].placement.dims, dims, found, mesh)
         ]
         choice = strategies.Choice(found, planned, given)
-        asked = self.mover.strategies.get(equation.op.name)
+        asked = strategies.BY_NAME.get(strategies.asked(equation.op.name, self.mover.strategies) or "")
         ways = strategies.COMPARED if asked is None else (asked,)
         candidates = [way.split(choice, mesh) for way in ways]
         if all(split == candidates[0] for split in candidates):
             return candidates[0]
-        return min(candidates, key=lambda split: self._seconds(equation, found, split))
+        return min(candidates, key=lambda split: self.seconds(equation, found, split))
 
     def _without_terms(self, equation: Equation, split: Split) -> Split:
         """The split of an addition whose operands are both terms of a sum over devices: none over those axes,
@@ -253,7 +259,7 @@ class Block:
             kept[factor] = axes[:first]
         return kept
 
-    def _seconds(self, equation: Equation, found: Factors, split: Split) -> float:
+    def seconds(self, equation: Equation, found: Factors, split: Split) -> float:
         """Time to bring the operands of an equation split so, to compute it, and to bring its results where
         the plan wants them.
         """

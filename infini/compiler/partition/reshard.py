@@ -13,7 +13,6 @@ import numpy as np
 from infini.compiler.partition import moves
 from infini.compiler.partition.costs import Note
 from infini.compiler.partition.placement import Axes, Dims, Placement, size_of
-from infini.compiler.partition.strategies import Strategy
 from infini.core import dtypes, events, mesh as mesh_, primitive, shards, trace
 from infini.core.ir import ArrayType, Equation, Shape, Var
 from infini.core.machine import DEFAULT, Machine
@@ -30,7 +29,7 @@ class Mover:
         outermost: the interpreter that stages the program itself; device indices are computed there,
             outside of loops.
         machine: what links cost.
-        strategies: how operations are split that people decided about.
+        strategies: how operations are split that people decided about, by the names in `strategies`.
         window_bytes: size up to which what a loop does not change is moved before it, see `hoist`.
     """
 
@@ -39,7 +38,7 @@ class Mover:
         mesh: AbstractMesh,
         outermost: trace.Interpreter,
         machine: Machine = DEFAULT,
-        strategies: Mapping[str, Strategy] = MappingProxyType({}),
+        strategies: Mapping[str, str] = MappingProxyType({}),
         window_bytes: int = 0,
     ) -> None:
         self.mesh = mesh
@@ -48,6 +47,7 @@ class Mover:
         self.collectives: list[Note] = []  # one for each that was inserted
         self.equation: Equation | None = None  # of the global program, the one that is being split
         self.placements: dict[Var, Placement] = {}  # of the global program, bodies included
+        self.forms: dict[Var, str] = {}  # in which form an equation is computed and why, by its first result
         self._indices: dict[Axes, Value] = {}
 
     def axis_index(self, axes: Axes) -> Value:

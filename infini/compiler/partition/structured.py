@@ -109,7 +109,7 @@ def _partly_manual(block: Block, equation: Equation) -> list[Local]:
     plan.run(body)
     over = block.mover
     mover = Mover(mesh, over.outermost, over.machine, over.strategies, over.window_bytes)
-    mover.collectives, mover.placements = over.collectives, over.placements
+    mover.collectives, mover.placements, mover.forms = over.collectives, over.placements, over.forms
     inner = Block(body, plan, mover)
     results = []
     for local, var, spec in zip(inner.run(operands), equation.outputs, attrs["out_specs"], strict=True):

@@ -46,9 +46,14 @@ class Table:
         self.constants = dict(program.consts)
 
     def definition(self, var: Var) -> Equation | None:
-        """The equation that makes a variable."""
+        """The equation that makes a variable; a mask that a recomputed block is given is known through the
+        barrier before it.
+        """
         i = self.index.get(var)
-        return None if i is None else self.program.equations[i]
+        found = None if i is None else self.program.equations[i]
+        if found is None or found.op.name != "optimization_barrier" or var.type.dtype in dtypes.INEXACT:
+            return found
+        return self.definition(found.inputs[found.outputs.index(var)])
 
     def number(self, var: Var) -> float | None:
         """The one number that all elements of a variable are."""

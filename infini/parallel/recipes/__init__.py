@@ -8,6 +8,10 @@ batches, and values that the model has given a name. It holds no arrays and no d
 the collectives.
 """
 
+from infini.parallel.recipes.context import (
+    Form as Form,
+    context as context,
+)
 from infini.parallel.recipes.models import (
     COLUMNS as COLUMNS,
     ROWS as ROWS,

@@ -79,6 +79,7 @@ class Recipe:
             the sequences of a batch.
         whole: axes of the batch that split no sequences of a named value: it is gathered over them.
         unreduced: axes over which a named value stays terms of a sum.
+        strategies: how operations are split, for `shard`.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -86,6 +87,7 @@ class Recipe:
     named: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     whole: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unreduced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    strategies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -205,7 +207,11 @@ class Recipe:
 
 def product(*recipes: Recipe) -> Recipe:
     """Several recipes on one mesh. Rules hold in order: put those that know the model (`tensor`, `experts`)
-    before those that take what is left (`zero3`).
+    before those that take what is left (`zero3`), and `context` before `sequence`, which splits its tokens
+    further.
+
+    Raises:
+        ValueMismatchError: two recipes ask for different strategies for one operation.
 
     Example:
         >>> from infini.core.mesh import AbstractMesh
@@ -226,18 +232,26 @@ def product(*recipes: Recipe) -> Recipe:
     named: dict[str, tuple[tuple[str, ...], ...]] = {}
     whole: dict[str, tuple[str, ...]] = {}
     unreduced: dict[str, tuple[str, ...]] = {}
+    strategies: dict[str, str] = {}
     for recipe in recipes:
         for name, placed in recipe.named.items():
             named[name] = _joined(named.get(name, ()), placed)
         for found, given in ((whole, recipe.whole), (unreduced, recipe.unreduced)):
             for name, axes in given.items():
                 found[name] = tuple(dict.fromkeys(found.get(name, ()) + axes))
+        for op, strategy in recipe.strategies.items():
+            if strategies.setdefault(op, strategy) != strategy:
+                raise errors.ValueMismatchError(
+                    f"two recipes ask for different strategies for {op}",
+                    got=f"{strategies[op]!r} and {strategy!r}",
+                    fix="ask for one of them, or for none, which takes the cheapest",
+                )
     batch: tuple[tuple[str, ...], ...] = ()
     for recipe in reversed(recipes):
         # The axes of experts vary fastest: rows then go to them by one exchange over neighbours.
         batch = _joined(batch, recipe.batch)
     rules = tuple(rule for recipe in recipes for rule in recipe.rules)
-    return Recipe(rules, batch, named, whole, unreduced)
+    return Recipe(rules, batch, named, whole, unreduced, strategies)
 
 
 def _joined(

@@ -157,9 +157,13 @@ static void perform(struct item *item) {
     }
 }
 
-/* One thing of a stream; the lock is held, and given up while ranks wait for each other. */
+/* One thing of a stream, or a wait for whoever does one: then what the caller waits for may have happened. The lock
+   is held, and given up while ranks wait for each other. */
 static void run(shim_stream *stream) {
-    while (stream->is_busy) pthread_cond_wait(&changed, &lock);
+    if (stream->is_busy) {
+        pthread_cond_wait(&changed, &lock);
+        return;
+    }
     struct item *item = stream->first;
     if (!item) return;
     stream->first = item->next;
@@ -315,13 +319,12 @@ struct meeting {
     struct meeting *next;
 };
 struct shim_comm { struct meeting *meeting; int rank, device; struct shim_comm *next; };
-struct call { shim_comm *comm; int what; const void *send; void *recv; size_t n; int kind, op, root; struct call *more; };
+struct call { shim_comm *comm; int what; const void *send; void *recv; size_t n; int kind, op, root; struct call *more; shim_stream *stream; };
 enum { SEND = 100, RECV, GROUP };
 static struct meeting *meetings;
 static shim_comm *comms;
 static __thread int group_depth;
 static __thread struct call *grouped;
-static __thread shim_stream *group_stream;
 
 size_t shim_kind_bytes(enum shim_kind kind) {
     static const size_t bytes[] = {1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8};
@@ -389,6 +392,20 @@ static void everybody(struct meeting *m, const struct call *c) {
     }
     for (int r = 0; r < m->num_ranks; r++) { memcpy(m->recv[r], out[r], size); free(out[r]); }
 }
+static void *progress(void *stream) {
+    pthread_mutex_lock(&lock);
+    drain(stream);
+    pthread_mutex_unlock(&lock);
+    return NULL;
+}
+/* Devices go on while one of them waits for others, whoever waits for which on the host. */
+static void others(void) {
+    for (shim_stream *s = streams; s; s = s->next)
+        if (s->first && !s->is_busy) {
+            pthread_t thread;
+            if (!pthread_create(&thread, NULL, progress, s)) pthread_detach(thread);
+        }
+}
 static void meet(struct call *c) {
     struct meeting *m = c->comm->meeting;
     m->send[c->comm->rank] = c->send;
@@ -399,10 +416,14 @@ static void meet(struct call *c) {
         m->arrived = 0;
         m->generation++;
         pthread_cond_broadcast(&changed);
-    } else while (m->generation == generation) pthread_cond_wait(&changed, &lock);
+    } else {
+        others();
+        while (m->generation == generation) pthread_cond_wait(&changed, &lock);
+    }
 }
 static void post(struct call *c) {
     struct meeting *m = c->comm->meeting;
+    others();
     while (m->box[c->comm->rank][c->root].from) pthread_cond_wait(&changed, &lock);
     m->box[c->comm->rank][c->root].from = c->send;
     m->box[c->comm->rank][c->root].n = c->n * shim_kind_bytes(c->kind);
@@ -413,6 +434,7 @@ static void posted(struct call *c) {
 }
 static void take(struct call *c) {
     struct meeting *m = c->comm->meeting;
+    others();
     while (!m->box[c->root][c->comm->rank].from) pthread_cond_wait(&changed, &lock);
     memcpy(c->recv, m->box[c->root][c->comm->rank].from, c->n * shim_kind_bytes(c->kind));
     m->box[c->root][c->comm->rank].from = NULL;
@@ -438,8 +460,8 @@ static int enqueue(struct call call, shim_stream *stream) {
     *kept = call;
     if (group_depth) {
         kept->more = grouped;
+        kept->stream = stream;
         grouped = kept;
-        group_stream = stream;
         return 0;
     }
     return push(stream, (struct item){.what = CALL, .work = perform_call, .argument = kept});
@@ -489,7 +511,7 @@ static int collective(shim_comm *comm, enum shim_collective what, const void *se
     const void *from = untagged(send, what == SHIM_REDUCE_SCATTER ? all : one);
     void *to = untagged(recv, what == SHIM_ALL_GATHER ? all : one);
     if (!from || !to) return -1;
-    return enqueue((struct call){comm, what, from, to, n, kind, op, root, NULL}, stream);
+    return enqueue((struct call){comm, what, from, to, n, kind, op, root, NULL, NULL}, stream);
 }
 int shim_collective(shim_comm *comm, enum shim_collective what, const void *send, void *recv, size_t n,
                     enum shim_kind kind, enum shim_reduction op, int root, shim_stream *stream) {
@@ -499,7 +521,7 @@ static int message(int what, shim_comm *comm, const void *memory, size_t n, enum
                    shim_stream *stream) {
     void *at = untagged(memory, n * shim_kind_bytes(kind));
     if (!at || !is_comm(comm) || peer < 0 || peer >= comm->meeting->num_ranks) return -1;
-    return enqueue((struct call){comm, what, at, at, n, kind, 0, peer, NULL}, stream);
+    return enqueue((struct call){comm, what, at, at, n, kind, 0, peer, NULL, NULL}, stream);
 }
 int shim_send(shim_comm *comm, const void *send, size_t n, enum shim_kind kind, int peer, shim_stream *stream) {
     LOCKED(int, message(SEND, comm, send, n, kind, peer, stream));
@@ -510,8 +532,21 @@ int shim_recv(shim_comm *comm, void *recv, size_t n, enum shim_kind kind, int pe
 int shim_group_start(void) { group_depth++; return 0; }
 int shim_group_end(void) {
     if (!group_depth) return -1;
-    if (--group_depth || !grouped) return 0;
-    struct call *calls = grouped;
-    grouped = NULL;
-    LOCKED(int, push(group_stream, (struct item){.what = CALL, .work = perform_call, .argument = calls}));
+    if (--group_depth) return 0;
+    int failed = 0;
+    while (grouped) { /* what goes to one stream is one item */
+        shim_stream *stream = grouped->stream;
+        struct call *calls = NULL, **last = &calls;
+        for (struct call **c = &grouped; *c;) {
+            if ((*c)->stream != stream) { c = &(*c)->more; continue; }
+            *last = *c;
+            last = &(*last)->more;
+            *c = *last;
+            *last = NULL;
+        }
+        pthread_mutex_lock(&lock);
+        failed |= push(stream, (struct item){.what = CALL, .work = perform_call, .argument = calls});
+        pthread_mutex_unlock(&lock);
+    }
+    return failed;
 }
