@@ -264,6 +264,22 @@ def test_a_donated_parameter_is_updated_in_place(backend: Any, rng: Any) -> None
     np.testing.assert_array_equal(backend.get(result, found.program.out_types[0]), x + 1)
 
 
+def test_a_donated_parameter_in_the_memory_of_another_array_is_copied(backend: Any, rng: Any) -> None:
+    x = normal(rng, 40)
+    found = compiled(backend, lambda x: lax.add(x, 1.0), [x], donated=(0,))
+    buffer = backend.put(x, DEVICE)
+    other = buffer.alias()
+    (result,) = found([buffer])
+    type_ = found.program.out_types[0]
+    np.testing.assert_array_equal(backend.get(other, type_), x)
+    np.testing.assert_array_equal(backend.get(result, type_), x + 1)
+    del buffer
+    assert not other.has_aliases
+    (result,) = found([other])
+    assert result is other
+    np.testing.assert_array_equal(backend.get(result, type_), x + 1)
+
+
 def test_a_result_does_not_overwrite_what_a_later_pass_reads(
     backend: Any, rng: Any, monkeypatch: Any
 ) -> None:

@@ -8,8 +8,9 @@ again by what is started later. Streams of two drivers are ordered by events.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,20 @@ class DeviceBuffer:
     address: int
     nbytes: int
     memory: Any  # Any: what owns the memory, such as CuPy's pointer
+    _sharers: list[weakref.ref[DeviceBuffer]] = field(default_factory=list, repr=False, compare=False)
+
+    def alias(self) -> DeviceBuffer:
+        """The same memory as another buffer: while both are there, neither is overwritten."""
+        other = DeviceBuffer(self.device, self.address, self.nbytes, self.memory, self._sharers)
+        self._sharers += (
+            [weakref.ref(self), weakref.ref(other)] if not self._sharers else [weakref.ref(other)]
+        )
+        return other
+
+    @property
+    def has_aliases(self) -> bool:
+        """Whether another buffer has this memory."""
+        return sum(ref() is not None for ref in self._sharers) > 1
 
 
 @dataclass(frozen=True, slots=True)

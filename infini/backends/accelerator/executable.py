@@ -142,8 +142,20 @@ class AcceleratorExecutable:
         """Run on a device, which has the inputs."""
         return self._run(inputs, self.owner.number(device))
 
+    def _owned(self, driver: Driver, inputs: Sequence[DeviceBuffer]) -> list[DeviceBuffer]:
+        """Inputs of which the donated ones may be overwritten: those in whose memory another array is are
+        copied.
+        """
+        owned = list(inputs)
+        for i in self.options.donated:
+            if inputs[i].has_aliases:
+                owned[i] = driver.duplicate(inputs[i])
+        return owned
+
     def _run(self, inputs: Sequence[DeviceBuffer], number: int) -> tuple[DeviceBuffer, ...]:
         driver = self.driver(number)
+        if self.options.donated:
+            inputs = self._owned(driver, inputs)
         if self.can_capture and driver.has_graphs and self._lock.acquire(blocking=self._may_wait):
             try:
                 recorded = self._recorded(driver, inputs)
