@@ -2,12 +2,12 @@
 
 Run: python examples/train_parallel.py --mesh dp=2,tp=2 for four devices in this process, or
 mpirun -n 4 python examples/train_parallel.py --mesh fsdp=2,tp=2 for a process each. Stages of a pipeline
-are programs of their own: see examples/pipeline.py, and infini train --mesh pp=2.
-"""
+are programs of their own: see examples/pipeline.py, and infini train --mesh pp=2."""
 
 import argparse
 import math
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -72,9 +72,9 @@ if __name__ == "__main__":
     parser.add_argument("--mesh", default="dp=2,tp=2", help=f"axes and sizes; axes: {', '.join(AXES)}")
     parser.add_argument("--steps", type=int, default=20)
     given = parser.parse_args()
-    axes = {name: int(size or 1) for name, _, size in (part.partition("=") for part in given.mesh.split(","))}
-    if unknown := set(axes) - set(AXES):
-        parser.error(f"no axis is called {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
+    if not re.fullmatch(rf"(({'|'.join(AXES)})=[1-9]\d*(,(?!$)|$))+", given.mesh):
+        parser.error(f"--mesh takes axes with their sizes, such as dp=2,tp=2; there are {', '.join(AXES)}")
+    axes = {name: int(size) for name, size in (part.split("=") for part in given.mesh.split(","))}
     if "PMI_SIZE" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ:  # under mpirun
         parallel.initialize()
     if math.prod(axes.values()) % parallel.process_count():

@@ -45,6 +45,7 @@ class PartitionSpec(tuple):  # type: ignore[type-arg]  # entries are AxisEntry
 
     Raises:
         ValueMismatchError: an axis splits a dimension and is unreduced.
+        TypeMismatchError: an entry is none of these.
 
     Example:
         >>> from infini.sharding import P
@@ -57,6 +58,15 @@ class PartitionSpec(tuple):  # type: ignore[type-arg]  # entries are AxisEntry
 
     def __new__(cls, *entries: AxisEntry, unreduced: Collection[str] = ()) -> PartitionSpec:
         spec = super().__new__(cls, tuple(tuple(e) if isinstance(e, list) else e for e in entries))
+        for entry in spec:
+            names = entry if isinstance(entry, tuple) else () if entry is None else (entry,)
+            if not isinstance(entry, Unconstrained) and not all(isinstance(name, str) for name in names):
+                raise errors.TypeMismatchError(
+                    f"an entry of P names no axis: {entry!r}",
+                    got=f"P({', '.join(map(repr, entries))})",
+                    expected="for each dimension the name of an axis, several in a tuple, None, or "
+                    "P.UNCONSTRAINED",
+                )
         spec.unreduced = frozenset((unreduced,) if isinstance(unreduced, str) else unreduced)
         both = sorted(spec.unreduced.intersection([a for e in spec for a in entry_axes(e)]))
         if both:

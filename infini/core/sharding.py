@@ -9,7 +9,7 @@ import contextvars
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -82,6 +82,7 @@ class Mesh:
             raise errors.ValueMismatchError(
                 "a mesh needs one distinct name per axis",
                 got=f"devices of shape {self.devices.shape}, names {names}",
+                fix="make_mesh((4, 2), ('dp', 'tp')) takes devices and arranges them",
             )
         twice = [device for device, count in Counter(self.devices.flat).items() if count > 1]
         if twice or (names and not self.devices.size):
@@ -321,7 +322,9 @@ def make_mesh(
 
     Raises:
         DeviceError: there are too few devices.
+        ValueMismatchError: sizes are no positive numbers, names no names, or not as many.
     """
+    axis_shapes, axis_names = _checked_axes(axis_shapes, axis_names)
     pool = list(devices if devices is not None else backend.devices())
     count = math.prod(axis_shapes)
     if count > len(pool):
@@ -333,9 +336,22 @@ def make_mesh(
         )
     array = np.empty(count, dtype=object)
     array[:] = pool[:count]
-    names = tuple(axis_names)
-    types = (AxisType.Explicit,) * len(names) if axis_types is None else tuple(axis_types)
-    return Mesh(array.reshape(tuple(axis_shapes)), names, types)
+    types = (AxisType.Explicit,) * len(axis_names) if axis_types is None else tuple(axis_types)
+    return Mesh(array.reshape(axis_shapes), tuple(axis_names), types)
+
+
+def _checked_axes(sizes: Any, names: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:  # Any: from a user
+    found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else ()
+    counts = tuple(sizes) if isinstance(sizes, Iterable) else ()
+    is_good = all(isinstance(n, int | np.integer) and n > 0 for n in counts) and len(counts) == len(found)
+    if not is_good or not isinstance(sizes, Iterable):
+        raise errors.ValueMismatchError(
+            "make_mesh needs the sizes of the axes, then as many names",
+            got=f"sizes {sizes!r}, names {names!r}",
+            expected="positive numbers and strings",
+            fix="make_mesh((4, 2), ('dp', 'tp'))",
+        )
+    return tuple(int(n) for n in counts), found
 
 
 Index: TypeAlias = tuple[slice, ...]
@@ -508,14 +524,31 @@ class NamedSharding(Placed):
     spec: PartitionSpec
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mesh, Mesh | AbstractMesh):
+            raise errors.TypeMismatchError(
+                "NamedSharding needs a mesh of devices first",
+                got=f"{self.mesh!r} of type {type(self.mesh).__name__}",
+                expected="a Mesh",
+                fix="make one: make_mesh((4, 2), ('dp', 'tp'))",
+            )
+        if not isinstance(self.spec, tuple):
+            raise errors.TypeMismatchError(
+                f"{self.spec!r} is no placement", got=type(self.spec).__name__, expected="a P",
+                fix=f"P({self.spec!r})",
+            )  # fmt: skip
         used = self._used
         named = (*used, *sorted(unreduced_axes(self.spec)))
         unknown = [name for name in named if name not in self.mesh.axis_names]
-        if unknown or len(set(used)) != len(used):
+        twice = [name for name in dict.fromkeys(used) if used.count(name) > 1]
+        if unknown or twice:
+            what = (
+                f"the mesh has no axis {unknown[0]!r}" if unknown else f"axis {twice[0]!r} stands there twice"
+            )
             raise errors.ValueMismatchError(
-                f"{self.spec!r} does not fit the mesh",
+                f"{self.spec!r} does not fit the mesh: {what}",
                 got=f"{self.mesh}",
-                expected="axis names of the mesh, each at most once",
+                expected=f"axes among {', '.join(map(repr, self.mesh.axis_names))}, each at most once",
+                fix="change the placement, or the names of the axes in make_mesh",
             )
 
     def __repr__(self) -> str:

@@ -29,6 +29,11 @@ from infini.lax.composites.attention import (
     attention_p as attention_p,
     attention_sums_p as attention_sums_p,
 )
+from infini.lax.composites.expert_layer import (
+    expert_layer as expert_layer,
+    expert_layer_gradient_p as expert_layer_gradient_p,
+    expert_layer_p as expert_layer_p,
+)
 from infini.lax.composites.rms_norm import (
     rms_norm as rms_norm,
     rms_norm_p as rms_norm_p,

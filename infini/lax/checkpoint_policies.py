@@ -22,11 +22,19 @@ Policy: TypeAlias = Callable[..., bool]
 
 # --- names of values ----------------------------------------------------------------------------
 
+# Before the name of a value: the name of its tangent, and of its cotangent.
+GRADIENT_OF: Final = "gradient of "
+
 
 def _jvp_name(
     primals: Sequence[Value], tangents: Sequence[Value | None], results: Sequence[Value], *, name: str
 ) -> tuple[Value | None, ...]:
-    return tuple(tangents)
+    """Tangents have a name of their own, and so have the cotangents that they become."""
+    return tuple(None if t is None else trace.bind1(name_p, t, name=GRADIENT_OF + name) for t in tangents)
+
+
+def _transpose_name(ct: Value, x: Any, *, name: str) -> tuple[Value]:  # Any: a linear operand
+    return (trace.bind1(name_p, ct, name=name),)
 
 
 name_p: Final = primitive.register(
@@ -37,6 +45,7 @@ name_p: Final = primitive.register(
             primitive.TYPE: lambda x, *, name: (x,),
             primitive.REFERENCE: lambda x, *, name: x,
             primitive.JVP: _jvp_name,
+            primitive.TRANSPOSE: _transpose_name,
             primitive.DECOMPOSE: lambda x, *, name: (x,),
         },
     )
@@ -45,7 +54,7 @@ name_p: Final = primitive.register(
 
 def checkpoint_name(x: Any, name: str) -> Any:  # Any: pytrees
     """The same values, with a name by which policies such as `save_only_these_names` know them, and
-    `shard(..., named=)` knows where they lie.
+    `shard(..., named=)` knows where they lie. The cotangent of a value named "x" is named "gradient of x".
 
     Args:
         x: pytree of arrays.

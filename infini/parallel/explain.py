@@ -50,6 +50,7 @@ class Explanation:
         found: its partition, collectives joined as they run.
         seconds: time that one device communicates in a run, on the machine that it was planned for.
         memory: bytes that each device needs, by what for; empty when that was not asked.
+        unused: names that were given a place and that no value has.
     """
 
     program: ir.Program
@@ -57,6 +58,7 @@ class Explanation:
     seconds: float
     memory: Mapping[str, int]
     _messages: dict[int, list[Message]] = field(repr=False)
+    unused: tuple[str, ...] = ()
 
     @property
     def collectives(self) -> tuple[Collective, ...]:
@@ -180,7 +182,18 @@ def explain(program: ir.Program, options: CompileOptions, *, memory: bool = True
             "results": compiled["output bytes"],
             "peak": compiled["peak bytes"],
         }
-    return Explanation(program, found, seconds, needed, messages)
+    names = set(_names(program))
+    unused = tuple(name for name, _ in options.named if name not in names)
+    return Explanation(program, found, seconds, needed, messages, unused)
+
+
+def _names(program: ir.Program) -> Iterator[str]:
+    """The names that values of a program have."""
+    for equation in program.equations:
+        if equation.op.name == "name":
+            yield equation.attrs["name"]
+        for body in equation.programs:
+            yield from _names(body)
 
 
 def trips(made: Collective) -> str:
@@ -215,6 +228,8 @@ def describe(shown: Explanation) -> str:
     lines = [f"@{shown.program.name} {shown.summary()}"]
     for title, number, type_, spec in ends(shown):
         lines.append(f"  {title} {number}: {type_} {mesh_.as_p(spec)!r}{_room(type_, spec, found.mesh)}")
+    if shown.unused:
+        lines.append(f"  no value is named {' or '.join(map(repr, shown.unused))}, which have places")
     if shown.memory:
         parts = ", ".join(f"{name} {amount(nbytes)}" for name, nbytes in shown.memory.items())
         lines.append(f"  memory of each device: {parts}")

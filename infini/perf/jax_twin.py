@@ -2,7 +2,7 @@
 
 `load("train.gpt")` gives `infini/train/gpt.py` with `infini` replaced by `jax` in its import lines, as the
 module `infini_on_jax.train.gpt`. The parity tests and the benchmarks compare the two. Such a module may
-import only names that JAX has, and other modules of the folders in `PORTABLE`.
+import only names that JAX has, other modules of the folders in `PORTABLE`, and what `STAND_INS` has.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Final
 PACKAGE: Final = "infini_on_jax"
 # Folders whose modules are written against names that JAX has.
 PORTABLE: Final = ("optim", "train")
+# Names of ours that JAX lacks, and the portable modules that write them out.
+STAND_INS: Final = {"expert_layer": "train.grouped"}
 _ROOT: Final = Path(__file__).resolve().parents[1]
 
 
@@ -40,6 +42,9 @@ def load(name: str) -> ModuleType:
 
 def rewritten(source: str) -> str:
     """Source text with the imports of infini turned into those of JAX; lines keep their numbers."""
+    for name, module in STAND_INS.items():
+        ours, theirs = f"from infini.lax import {name}", f"from {PACKAGE}.{module} import {name}"
+        source = re.sub(rf"^{re.escape(ours)}$", theirs, source, flags=re.MULTILINE)
     portable = "|".join(PORTABLE)
     source = re.sub(
         rf"^(from|import) infini\.({portable})\b", rf"\1 {PACKAGE}.\2", source, flags=re.MULTILINE

@@ -186,6 +186,9 @@ class Mesh:
         0, "dp splits, too: 1 the optimizer's state, 2 sums of gradients, 3 the parameters"
     )
     sequence: bool = option(False, "tp splits what lies between layers by tokens")
+    dispatch: Literal["auto", "all_to_all", "all_gather"] = option(
+        "auto", "how tokens come to experts elsewhere; auto: all_to_all with a capacity"
+    )
     cp: int = option(1, "parts of every sequence", least=1)
     attention: recipes.Form | None = option(
         None, "how parts read other keys: ring, gather or all_to_all; none: the cheapest way"
@@ -216,6 +219,12 @@ class Configuration:
     run: Run = section(Run, "How long, how much at once, and what is kept.")
     precision: Precision = section(Precision, "Dtypes, and memory against time.")
     mesh: Mesh = section(Mesh, "How several devices share the run: sizes whose product is their number.")
+
+    def _layout(self) -> layouts.Layout:
+        dispatch = self.mesh.dispatch
+        if dispatch == "auto":
+            dispatch = "all_gather" if self.model.capacity_factor is None else "all_to_all"
+        return layouts.Layout(**dataclasses.asdict(self.mesh) | {"dispatch": dispatch})
 
     def settings(self) -> settings_.Settings:
         """How to train, as the loop takes it.
@@ -255,7 +264,7 @@ class Configuration:
             num_evaluation_windows=run.evaluation_windows,
             evaluate_every=run.evaluate_every,
             checkpoint_every=run.checkpoint_every,
-            layout=layouts.Layout(**dataclasses.asdict(self.mesh)),
+            layout=self._layout(),
         )
 
 

@@ -1,11 +1,12 @@
 """A feed-forward layer of several experts, of which a router gives every token a few (a mixture of experts).
 
-Every name used is one JAX has too; weights have the layout (expert, out, in).
+Every name used is one JAX has too, but for `expert_layer`, which `grouped` writes out in such names; weights
+have the layout (expert, out, in).
 
 Two forms compute the same layer. Without a capacity no token is dropped: tokens are sorted by expert and
 multiplied in groups. With one, an expert takes so many tokens of each sequence and no more, so every shape is
-fixed: this is the form that is split over devices, since between an array split by sequences and one split by
-experts lies a single exchange.
+fixed, and between an array split by sequences and one split by experts lies a single exchange. Both can be
+split by experts where all devices have all tokens: names say where tokens, choices and results lie.
 
 Shapes: B sequences, T tokens, M model width, E experts, k experts of a token, C places of an expert in a
 sequence, F width of an expert.
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 import infini.numpy as inp
 from infini import Array, lax, vmap
 from infini.ad_checkpoint import checkpoint_name
+from infini.lax import expert_layer
 
 Params: TypeAlias = dict[str, Any]  # Any: arrays, and dictionaries of them
 
@@ -69,19 +71,18 @@ def dropless(weights: Params, x: Array, routing: Routing) -> Array:
         x: tokens (B, T, M).
         routing: the choices.
     """
-    batch, length, width = x.shape
-    num_chosen, num_experts = routing.experts.shape[-1], weights["gate_proj"].shape[0]
-    experts = routing.experts.reshape(-1)  # choice i is one of token i // k
-    order = inp.argsort(experts)
-    sizes = inp.sum(experts[:, None] == inp.arange(num_experts), axis=0).astype(inp.int32)
-    rows = x.reshape(-1, width)[order // num_chosen]
-    gate = lax.ragged_dot(rows, inp.swapaxes(weights["gate_proj"], 1, 2), sizes)
-    up = lax.ragged_dot(rows, inp.swapaxes(weights["up_proj"], 1, 2), sizes)
-    hidden = gate * lax.logistic(gate) * up
-    rows = lax.ragged_dot(hidden, inp.swapaxes(weights["down_proj"], 1, 2), sizes)
-    back = inp.argsort(order)  # where each choice went
-    mixed = rows[back].reshape(batch, length, num_chosen, width)
-    return inp.sum(mixed * routing.weights[..., None].astype(x.dtype), axis=2)
+    x = checkpoint_name(x, "tokens")
+    chosen, amounts = checkpoint_name((routing.experts, routing.weights.astype(x.dtype)), "choices")
+    num_chosen = chosen.shape[-1]
+    found = expert_layer(
+        x.reshape(-1, x.shape[-1]),
+        chosen.reshape(-1, num_chosen),
+        amounts.reshape(-1, num_chosen),
+        weights["gate_proj"],
+        weights["up_proj"],
+        weights["down_proj"],
+    )
+    return checkpoint_name(found.reshape(x.shape), "mixed")
 
 
 def with_capacity(weights: Params, x: Array, routing: Routing, num_places: int) -> Array:
@@ -96,29 +97,35 @@ def with_capacity(weights: Params, x: Array, routing: Routing, num_places: int) 
     """
     batch, length, width = x.shape
     num_experts = weights["gate_proj"].shape[0]
+    x = checkpoint_name(x, "tokens")
     places = _places(routing.experts, num_experts)  # (B, T, k)
     has_place = places < num_places
     # A place in a sequence has the number expert * C + place; what has none is behind all of them.
     slots = inp.where(has_place, routing.experts * num_places + places, num_experts * num_places)
 
-    def taken(rows: Array, slots: Array) -> Array:
-        """The token in every place of a sequence, zeros in empty ones."""
-        token = inp.arange(slots.size) // slots.shape[-1]
-        of_slot = inp.full(num_experts * num_places, length).at[slots.reshape(-1)].set(token, mode="drop")
+    def by_place(slots: Array, amounts: Array) -> tuple[Array, Array]:
+        """For every place of a sequence its token and what that counts; none and nothing in empty ones."""
+        slots, token = slots.reshape(-1), inp.arange(slots.size) // slots.shape[-1]
+        empty = num_experts * num_places
+        of_slot = inp.full(empty, length).at[slots].set(token, mode="drop")
+        return of_slot, inp.zeros(empty, x.dtype).at[slots].set(amounts.reshape(-1), mode="drop")
+
+    def taken(rows: Array, of_slot: Array) -> Array:
         return inp.take(rows, of_slot, axis=0, mode="fill", fill_value=0)
 
-    rows = vmap(taken)(x, slots).reshape(batch, num_experts, num_places, width)
+    def mixed(rows: Array, of_slot: Array, amounts: Array) -> Array:
+        """The sum that each token gets from the places that it has."""
+        return inp.zeros((length, width), rows.dtype).at[of_slot].add(rows * amounts[:, None], mode="drop")
+
+    choices = checkpoint_name((slots, routing.weights.astype(x.dtype)), "choices")
+    of_slot, amounts = vmap(by_place)(*choices)  # (B, E * C)
+    rows = vmap(taken)(x, of_slot).reshape(batch, num_experts, num_places, width)
     rows = checkpoint_name(inp.swapaxes(rows, 0, 1), "experts")  # (E, B, C, M)
     gate = inp.einsum("ebcm,efm->ebcf", rows, weights["gate_proj"])
     hidden = gate * lax.logistic(gate) * inp.einsum("ebcm,efm->ebcf", rows, weights["up_proj"])
     rows = checkpoint_name(inp.einsum("ebcf,emf->ebcm", hidden, weights["down_proj"]), "experts")
     rows = checkpoint_name(inp.swapaxes(rows, 0, 1), "sequences").reshape(batch, -1, width)
-
-    def mixed(rows: Array, slots: Array, amounts: Array) -> Array:
-        found = inp.take(rows, slots, axis=0, mode="fill", fill_value=0)  # (T, k, M)
-        return inp.sum(found * amounts[..., None], axis=1)
-
-    return vmap(mixed)(rows, slots, routing.weights.astype(x.dtype))
+    return checkpoint_name(vmap(mixed)(rows, of_slot, amounts), "mixed")
 
 
 def balance(routings: list[Routing]) -> Array:

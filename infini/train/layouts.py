@@ -34,6 +34,7 @@ class Layout:
         virtual_stages: stages at each place; None for two where they are interleaved, and one elsewhere.
         microbatches: parts of a batch that go through it one after the other; None for the parts of a
             step, or if there is one only for a number that keeps places from waiting.
+        dispatch: how tokens come to experts of other devices; see `recipes.experts`.
     """
 
     dp: int | None = None
@@ -47,6 +48,7 @@ class Layout:
     schedule: ScheduleName = "1f1b"
     virtual_stages: int | None = None
     microbatches: int | None = None
+    dispatch: Literal["all_to_all", "all_gather"] = "all_gather"
 
     @property
     def num_stages(self) -> int:
@@ -148,7 +150,7 @@ class Layout:
         if "cp" in axes:  # before `sequence`, which splits its tokens further
             found.append(recipes.context("cp", self.attention))
         if "ep" in axes:
-            found.append(recipes.experts("ep"))
+            found.append(recipes.experts("ep", dispatch=self.dispatch))
         if "tp" in axes:
             found.append(recipes.tensor("tp"))
             if self.sequence:

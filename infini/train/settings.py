@@ -118,6 +118,9 @@ def check(config: gpt.Config, settings: Settings) -> None:
         expected, fix = f"at most {config.num_experts}", "change model.num_experts or model.experts_per_token"
     elif config.num_experts and config.mlp_bias:
         got, expected, fix = "experts and mlp_bias", "experts without biases", "leave one of them out"
+    elif settings.layout.ep > 1 and (not config.num_experts or config.num_experts % settings.layout.ep):
+        got = f"{config.num_experts or 'no'} experts over ep = {settings.layout.ep} devices"
+        expected, fix = "a multiple", "change mesh.ep or model.num_experts; mesh.dp splits the batch alone"
     else:
         return
     raise errors.ValueMismatchError(

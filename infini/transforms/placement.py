@@ -269,6 +269,12 @@ def _global_shape(local: tuple[int, ...], sharding_: NamedSharding) -> tuple[int
     for size, entry in zip(local, spec, strict=True):
         axes = mesh.entry_axes(entry)
         held = {tuple(mesh_.abstract.coordinates(rank)[axis] for axis in axes) for rank in mesh_.local_ranks}
+        if held and size % len(held):
+            raise errors.ValueMismatchError(
+                f"what this process has cannot be cut into {len(held)} equal parts for its devices",
+                got=f"shape {local}, split by {sharding_.spec}",
+                fix=f"give {size + -size % len(held)} elements where there are {size}, or pass global_shape",
+            )
         shape.append(size // len(held) * mesh_.abstract.size_of(entry))
     return tuple(shape)
 
@@ -322,10 +328,20 @@ def _constrain_tree(x: Any, where: Any, what: str) -> Any:  # Any: pytrees
     try:
         parts = treedef.flatten_up_to(x)
     except ValueError as error:
+        given = tree.map(_spec_of, where, is_leaf=lambda s: s is None or placement.is_sharding(s))
+        names = {"in_shardings": ("in_specs", "arguments"), "out_shardings": ("out_specs", "results")}
+        other, of_what = names[what]
         raise errors.ValueMismatchError(
-            f"{what} does not match the function", got=str(where), expected=f"a prefix of {tree.structure(x)}"
+            f"{what} (of jit; {other} of shard) does not match the {of_what} of the function",
+            got=str(given),
+            expected=f"a tree that begins as {of_what} do: {tree.structure(x)}",
+            fix="one placement for everything, or one for each of them, each with a tree of its own",
         ) from error
     return tree.unflatten(treedef, [one(s, part) for s, part in zip(leaves, parts, strict=True)])
+
+
+def _spec_of(where: Any) -> Any:  # Any: a placement or None
+    return getattr(where, "spec", where)
 
 
 def _constrain_leaf(leaf: Any, where: Any) -> Any:  # Any: an operand; a placement

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from infini.core import errors, mesh_context, sharding, trace, tree
+from infini.core import errors, mesh_context, primitive, sharding, trace, tree
 from infini.core.machine import Collectives, Machine
 from infini.core.mesh import UNCONSTRAINED, AxisEntry, AxisType, PartitionSpec, entry_axes
 from infini.core.value import Value
@@ -62,6 +62,7 @@ def shard(
         ValueMismatchError: a spec names an axis the mesh has not, or has more entries than its array has
             dimensions; there is no strategy of a name.
     """
+    _check_options(mesh, machine, strategies, collectives, named)
     jitted = staging.jit(
         fun, in_shardings=_on_mesh(mesh, in_specs), out_shardings=_on_mesh(mesh, out_specs), **options
     )
@@ -74,6 +75,41 @@ def shard(
         mesh=mesh if named else jitted.options.mesh,
     )
     return jitted
+
+
+def _check_options(
+    mesh_: Any, machine: Any, strategies: Any, collectives: Any, named: Any
+) -> None:  # Any: what a user gave
+    kinds = (
+        ("mesh", mesh_, sharding.Mesh, "a Mesh, which has devices: make_mesh((4, 2), ('dp', 'tp'))"),
+        ("machine", machine, Machine | None, "a Machine"),
+        ("strategies", strategies, Mapping, "names of strategies by operation, such as {'dot': 'results'}"),
+        ("collectives", collectives, Collectives | None, "a Collectives"),
+        ("named", named, Mapping, "a P by name, such as recipe.of_names() gives"),
+    )
+    for name, given, kind, expected in kinds:
+        if not isinstance(given, kind):
+            raise errors.TypeMismatchError(
+                f"shard: {name} is of another kind",
+                got=f"{given!r} of type {type(given).__name__}",
+                expected=expected,
+            )
+    for name in strategies:
+        try:
+            primitive.by_name(name)
+        except errors.ParseError:
+            raise errors.ValueMismatchError(
+                f"shard: strategies names {name!r}, which is no operation",
+                got=repr(dict(strategies)),
+                expected="names as explain_sharding prints them",
+            ) from None
+    unknown = [axis for axis in dict(machine.links) if axis not in mesh_.axis_names] if machine else []
+    if unknown:
+        raise errors.ValueMismatchError(
+            f"shard: machine has a link for the axis {unknown[0]!r}, which the mesh lacks",
+            got=repr(machine),
+            expected=f"axes among {', '.join(map(repr, mesh_.axis_names))}",
+        )
 
 
 def places_of_names(
@@ -98,7 +134,7 @@ def places_of_names(
                 expected="a P",
                 fix=f"P({spec!r})",
             )
-        axes = [axis for entry in spec for axis in entry_axes(entry)] + sorted(spec.unreduced)
+        axes = [*(axis for entry in spec for axis in entry_axes(entry)), *sorted(spec.unreduced)]
         if len(set(axes)) < len(axes):
             raise errors.ValueMismatchError(
                 f"{what}: named[{name!r}] names an axis twice",
@@ -111,6 +147,7 @@ def places_of_names(
                 f"{what}: named[{name!r}] splits over {missing[0]!r}, which the mesh lacks",
                 got=f"{spec}",
                 expected=f"axes among {', '.join(map(repr, mesh_.axis_names))}",
+                fix="name the axes of the mesh as these, or pass the recipe their names",
             )
     return tuple(sorted(named.items()))
 

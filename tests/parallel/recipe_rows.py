@@ -31,7 +31,9 @@ SIZES = {
 MODELS = {
     "gpt": gpt.Config(**SIZES),
     "experts": gpt.Config(**SIZES | {"intermediate_size": 16}, num_experts=8, capacity_factor=1.25),
+    "dropless": gpt.Config(**SIZES | {"intermediate_size": 16}, num_experts=8),
 }
+GATHERED = recipes.experts(dispatch="all_gather")
 BATCH, LENGTH, STEPS = 8, 8, 10
 
 RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
@@ -51,6 +53,9 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
         recipes.product(recipes.tensor(), recipes.sequence(), recipes.data()),
     ),
     "experts": ({"ep": 8}, recipes.experts()),
+    "experts gathered": ({"ep": 8}, GATHERED),
+    "experts gathered x data": ({"ep": 4, "dp": 2}, recipes.product(GATHERED, recipes.data())),
+    "experts gathered x tensor": ({"ep": 4, "tp": 2}, recipes.product(GATHERED, recipes.tensor())),
     "experts x data": ({"ep": 4, "dp": 2}, recipes.product(recipes.experts(), recipes.data())),
     "experts x tensor": ({"ep": 4, "tp": 2}, recipes.product(recipes.experts(), recipes.tensor())),
     "context by ring": ({"cp": 8}, recipes.context(form="ring")),
@@ -62,6 +67,12 @@ RECIPES: dict[str, tuple[dict[str, int], recipes.Recipe]] = {
         recipes.product(recipes.context(), recipes.tensor(), recipes.sequence(), recipes.data()),
     ),
 }
+# Without a capacity only the layer of experts differs: what splits tokens, experts, and their width.
+OF_DROPLESS = {
+    "data", "zero3", "tensor", "experts", "experts gathered", "experts gathered x data",
+    "experts gathered x tensor",
+}  # fmt: skip
+ROWS = [(name, model) for name in RECIPES for model in MODELS if model != "dropless" or name in OF_DROPLESS]
 # Rows whose steps add up the gradients of several parts of their batch.
 NUM_PARTS = {"zero1 in parts x tensor": 2, "zero2 in parts x tensor": 2}
 

@@ -35,6 +35,7 @@ SPARSE = gpt.Config(
     vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=32, num_layers=LAYERS, num_heads=8,
     num_kv_heads=8, head_dim=4, num_experts=EXPERTS, experts_per_token=CHOSEN, capacity_factor=1.0,
 )  # fmt: skip
+DROPLESS = dataclasses.replace(SPARSE, capacity_factor=None)
 SHARED = dataclasses.replace(DENSE, num_kv_heads=4)  # two heads of queries read one of keys
 QUERIES, KEYS, ROWS = 4 * TOKENS * 8 * 4, 4 * TOKENS * 4 * 4, 4 * TOKENS * 8  # bytes of a layer
 OPTIMIZER = optim.adam(1e-2)
@@ -112,6 +113,7 @@ def planned(
     return Planned(shown, lambda: run(params, state, windows), sum(nbytes.values()), nbytes, windows.nbytes)
 
 
+gathered = functools.partial(recipes.experts, dispatch="all_gather")
 FOUR = (("dp", 4),)
 SHARE = 3 / 4  # (n - 1) / n
 PARTS = 2
@@ -124,6 +126,9 @@ CASES: dict[str, tuple[Any, ...]] = {
     "tensor": (recipes.tensor, (("tp", 4),)),
     "sequence": (lambda: recipes.product(recipes.tensor(), recipes.sequence()), (("tp", 4),)),
     "experts": (recipes.experts, (("ep", 4),), SPARSE),
+    "experts gathered": (gathered, (("ep", 4),), SPARSE),
+    "dropless experts gathered": (gathered, (("ep", 4),), DROPLESS),
+    "dropless data": (recipes.data, FOUR, DROPLESS),
     "context by gather": (lambda: recipes.context(form="gather"), (("cp", 4),), SHARED),
     "context by ring": (lambda: recipes.context(form="ring"), (("cp", 4),), SHARED),
     "context by all_to_all": (lambda: recipes.context(form="all_to_all"), (("cp", 4),), SHARED),
@@ -240,16 +245,50 @@ def test_sequences_are_gathered_and_scattered_four_times_each_per_layer() -> Non
     assert found.sent() == SHARE * (halves + 2 * (2 * 4 * TOKENS + norms + SCALAR))
 
 
+def sums_beside(found: Planned) -> int:
+    """Bytes that are summed besides those of experts: other gradients, the loss, and for each expert its
+    share of choices, for the loss that balances.
+    """
+    kept = sum(n for path, n in found.of.items() if "experts/" not in path)
+    return kept + 4 * EXPERTS + SCALAR
+
+
 def test_experts_send_their_rows_twice_forwards_and_twice_backwards() -> None:
     found = planned(*CASES["experts"])
     rows = 4 * TOKENS * CHOSEN * WIDTH  # at capacity_factor 1, all sequences
     assert found.calls()["all_to_all"] == 4 * LAYERS
     assert found.given("all_to_all") == 4 * LAYERS * rows / 4
-    kept = sum(n for path, n in found.of.items() if "experts/" not in path)
-    shares = 4 * EXPERTS  # of choices, for the loss that balances
-    sums = kept + shares + SCALAR
-    assert found.given("psum") == sums
-    assert found.sent() == SHARE * (4 * LAYERS * rows / 4 + 2 * sums)
+    assert found.given("psum") == sums_beside(found)
+    assert found.sent() == SHARE * (4 * LAYERS * rows / 4 + 2 * sums_beside(found))
+
+
+@pytest.mark.parametrize("name", ["experts gathered", "dropless experts gathered"])
+def test_gathered_experts_send_tokens_instead_of_rows(name: str) -> None:
+    """Tokens, with the number and weight of each choice, go to all; results and the gradients of tokens and
+    weights are scattered. With or without a capacity.
+    """
+    found = planned(*CASES[name])
+    of_choices = 4 * TOKENS * CHOSEN
+    calls = found.calls()
+    assert (calls["all_gather"], calls["psum_scatter"]) == (4 * LAYERS, 3 * LAYERS)
+    assert "all_to_all" not in calls
+    assert found.given("all_gather") == LAYERS * (2 * ACTIVATIONS + 2 * of_choices) / 4
+    assert found.given("psum_scatter") == LAYERS * (2 * ACTIVATIONS + of_choices)
+    assert found.given("psum") == sums_beside(found)
+    assert found.sent() == SHARE * (4 * LAYERS * (ACTIVATIONS + 3 * TOKENS * CHOSEN) + 2 * sums_beside(found))
+
+
+def test_gathering_sends_less_when_choices_are_more_than_devices() -> None:
+    many = dataclasses.replace(SPARSE, experts_per_token=4)
+    for devices, is_less in ((2, True), (8, False)):
+        one, other = (planned(make, (("ep", devices),), many).sent() for make in (gathered, recipes.experts))
+        assert (one < other) == is_less
+
+
+def test_experts_without_a_capacity_are_split_with_the_batch() -> None:
+    """Each device sorts its own tokens: gradients are all that is sent."""
+    found = planned(*CASES["dropless data"])
+    assert found.sent() == 2 * SHARE * (found.weights + 4 * EXPERTS + SCALAR)
 
 
 def sent_for_attention(name: str) -> float:

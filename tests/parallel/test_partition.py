@@ -120,6 +120,28 @@ def test_an_axis_that_changes_its_dimension_is_exchanged():
     assert counts(found) == {"all_to_all": 1}
 
 
+def test_what_two_operations_want_in_one_place_is_moved_once():
+    def f(x, u, v):
+        return x @ u, x @ v
+
+    x, u, v = random(64, 64), random(64, 8), random(64, 8)
+    with inf.config(device="reference", cpu_devices=2):
+        constrained = NamedSharding(make_mesh((2,), ("data",)), P(None, "data"))
+
+        def g(x, u, v):
+            y = lax.with_sharding_constraint(inp.tanh(x), constrained)
+            return f(y, u, v)
+
+        run = inf.shard(
+            g, mesh=constrained.mesh, in_specs=(P(), P(), P()), out_specs=P("data"),
+            strategies={"dot": "results"},
+        )  # fmt: skip
+        shown = parallel.explain_sharding(run, x, u, v)
+        assert [c.name for c in shown.collectives] == ["all_to_all"]
+        for found, expected in zip(run(x, u, v), inf.jit(f)(np.tanh(x), u, v), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_gradients_that_a_loop_sums_are_added_up_after_it():
     def step(w, batches):
         def add(total, x):

@@ -18,11 +18,10 @@ from infini.core.mesh import AbstractMesh
 from infini.parallel import explain_sharding, recipes
 from infini.sharding import P, make_mesh
 from infini.train import gpt
-from tests.parallel.recipe_rows import LENGTH, MODELS, RECIPES, SIZES, optimizer, run
+from tests.parallel.recipe_rows import GATHERED, LENGTH, MODELS, ROWS, SIZES, optimizer, run
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("name", "model"), ROWS)
 def test_ten_steps_are_those_of_one_device(name: str, model: str) -> None:
     with inf.config(cpu_devices=8):
         found = run(name, MODELS[model])
@@ -112,6 +111,51 @@ def test_named_values_have_the_axes_of_the_batch_that_split_nothing_else_of_them
         "residual": P(("dp", "ep"), "tp"),
         "normed": P(("dp", "ep"), None),
     }
+
+
+def test_gathered_experts_have_tokens_whole_along_their_axis_and_results_not_summed() -> None:
+    recipe = recipes.product(GATHERED, recipes.data())
+    whole, terms = P("dp"), P("dp", unreduced={"ep"})
+    assert recipe.of_batch() == P(("dp", "ep"))
+    assert recipe.of_names() == {
+        "experts": P("ep", "dp"),
+        **dict.fromkeys(("tokens", "choices", "gradient of mixed"), whole),
+        **dict.fromkeys(("mixed", "gradient of tokens", "gradient of choices"), terms),
+    }
+
+
+def test_a_dispatch_that_does_not_exist_is_named() -> None:
+    with pytest.raises(errors.ValueMismatchError, match="no dispatch called 'broadcast'"):
+        recipes.experts(dispatch="broadcast")
+
+
+def test_a_gradient_is_placed_by_the_name_of_its_value() -> None:
+    with inf.config(device="reference", cpu_devices=4):
+        mesh = make_mesh((4,), ("x",))
+        f = inf.grad(lambda x: (checkpoint_name(x * 2, "twice") ** 2).sum())
+        x = np.arange(24, dtype=np.float32).reshape(8, 3)
+        found = inf.shard(f, mesh=mesh, named={"gradient of twice": P("x")})(x)
+        np.testing.assert_array_equal(found, 8 * x)
+        assert found.addressable_shards[1].data.shape == (2, 3)
+
+
+def test_a_name_may_stay_terms_of_a_sum() -> None:
+    """What nobody asked to be whole is scattered then."""
+    with inf.config(device="reference", cpu_devices=4):
+        mesh = make_mesh((4,), ("x",))
+        a, b = np.ones((8, 4), np.float32), np.ones((4, 8), np.float32)
+
+        def sent(**options: Any) -> dict[str, int]:
+            run = inf.shard(
+                lambda a, b: inf.numpy.tanh(checkpoint_name(a @ b, "product")),
+                mesh=mesh, in_specs=(P(None, "x"), P("x")), out_specs=P("x"), **options
+            )  # fmt: skip
+            np.testing.assert_allclose(run(a, b), np.tanh(a @ b), rtol=1e-6)
+            return {c.name: c.nbytes for c in inf.parallel.explain_sharding(run, a, b).collectives}
+
+        assert sent(named={"product": P(None, unreduced={"x"})}) == {"psum_scatter": 256}
+        with pytest.raises(errors.ValueMismatchError, match=r"named\['product'\] splits over 'y'"):
+            sent(named={"product": P(None, unreduced={"y"})})
 
 
 def test_a_name_splits_a_program_that_nothing_else_splits() -> None:

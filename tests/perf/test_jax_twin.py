@@ -16,6 +16,7 @@ from infini.perf import jax_twin
         ("from infini import optim", "from infini_on_jax import optim"),
         ("from infini import Array, optim", "from jax import Array; from infini_on_jax import optim"),
         ("from infini.train import gpt", "from infini_on_jax.train import gpt"),
+        ("from infini.lax import expert_layer", "from infini_on_jax.train.grouped import expert_layer"),
         ("from infini.core import errors", "from infini.core import errors"),
         ("    infini = 1  # import infini", "    infini = 1  # import infini"),
     ],

@@ -203,3 +203,16 @@ def test_a_resumed_run_keeps_what_it_is() -> None:
     ):
         with pytest.raises(errors.ValueMismatchError, match="cannot change when a run is resumed"):
             configuration.check_resume(DEFAULT, options.override(DEFAULT, [fixed]))
+
+
+def test_experts_get_rows_with_a_capacity_and_tokens_without() -> None:
+    dispatches = {
+        options.override(DEFAULT, changes).settings().layout.dispatch: changes
+        for changes in (
+            [],
+            ["model.capacity_factor=1.25"],
+            ["mesh.dispatch=all_gather", "model.capacity_factor=2"],
+        )
+    }
+    assert dispatches["all_to_all"] == ["model.capacity_factor=1.25"]
+    assert options.override(DEFAULT, ["mesh.dispatch=all_to_all"]).settings().layout.dispatch == "all_to_all"

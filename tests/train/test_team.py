@@ -55,7 +55,8 @@ LAYOUTS = {
     "sequence": team.Layout(tp=2, sequence=True),
     "zero 1": team.Layout(zero=1),
     "zero 3 x tensor": team.Layout(tp=2, zero=3),
-    "experts x data": team.Layout(ep=2),
+    "experts x data": team.Layout(ep=2, dispatch="all_to_all"),
+    "experts gathered x data": team.Layout(ep=2),
     "context x data": team.Layout(cp=2, attention="ring"),
     "context x tensor": team.Layout(cp=2, tp=2, attention="all_to_all"),
 }
@@ -96,6 +97,15 @@ def test_a_run_goes_on_under_another_layout(tmp_path: Path) -> None:
 def test_devices_must_divide_the_batch() -> None:
     with pytest.raises(errors.ValueMismatchError, match="devices do not divide the batch"):
         _losses(2, batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "got"), [(0, "no experts over ep = 2"), (3, "3 experts over ep = 2")]
+)
+def test_devices_must_divide_the_experts(num_experts: int, got: str) -> None:
+    config = replace(WIDE, num_experts=num_experts)
+    with pytest.raises(errors.ValueMismatchError, match=got):
+        _losses(4, config=config, layout=team.Layout(ep=2))
 
 
 def test_devices_must_divide_the_sequences() -> None:

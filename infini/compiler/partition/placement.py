@@ -7,6 +7,7 @@ which axes split each factor, `expand` says what a split of the factors means fo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,15 +132,15 @@ def lacking(factors: Factors, result: Sequence[Dimension]) -> list[str]:
 
 
 def merge(split: Split, found: Iterable[tuple[str, Axes]]) -> None:
-    """Add splits of factors over axes that no factor uses yet; a factor that is split already may be split
-    further.
+    """Add splits of factors over axes that no factor uses yet, as far as that goes; a factor that is split
+    already may be split further.
     """
     used = {axis for axes in split.values() for axis in axes}
     for name, axes in found:
         now = split.get(name, ())
-        added = axes[len(now) :]
-        if added and axes[: len(now)] == now and used.isdisjoint(added):
-            split[name] = axes
+        added = tuple(itertools.takewhile(lambda axis: axis not in used, axes[len(now) :]))
+        if added and axes[: len(now)] == now:
+            split[name] = now + added
             used.update(added)
 
 

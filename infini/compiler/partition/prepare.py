@@ -38,10 +38,11 @@ def placed_by_name(program: Program, mesh: AbstractMesh, named: Mapping[str, Spe
 
     def changed(equation: Equation) -> Equation:
         if equation.op.name == "name" and equation.attrs["name"] in named:
-            spec = _fitting(named[equation.attrs["name"]], equation, mesh)
-            waiting = tuple(sorted(mesh_.unreduced_axes(named[equation.attrs["name"]])))
-            given = {"mesh": mesh, "spec": spec, **({"unreduced": waiting} if waiting else {})}
-            op, attrs = primitive.by_name("sharding_constraint"), Attrs(given)
+            place = named[equation.attrs["name"]]
+            found: dict[str, object] = {"mesh": mesh, "spec": _fitting(place, equation, mesh)}
+            if waiting := mesh_.unreduced_axes(place):
+                found["unreduced"] = tuple(sorted(waiting))
+            op, attrs = primitive.by_name("sharding_constraint"), Attrs(found)
             return Equation(op, equation.inputs, attrs, equation.outputs, equation.where, equation.via)
         if not equation.programs:
             return equation

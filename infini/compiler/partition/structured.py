@@ -7,7 +7,7 @@ terms and leave it as terms; a body is staged once without such, and again where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +31,22 @@ def _constraint(block: Block, equation: Equation) -> list[Local]:
     var, dims = equation.inputs[0], block.plan[equation.output]
     target = Placement(dims, block.plan.fixed[equation.output].partial)
     if target.partial:
+        # Terms over further axes are summed with these, when there are fewer elements on each device.
+        further = apart(dims, block.env[var].placement.partial) if block.uses[var] == 1 else ()
+        target = Placement(dims, tuple(dict.fromkeys((*further, *target.partial))))
+        wanted = [block.plan[v] for v in _made_of(block.program, equation.output)]
+        block.sums[equation.output] = next((then for then in wanted if then != dims), dims)
         return [Local(block.moved(block.env[var], target, "a sharding constraint"), target, var.type.shape)]
     return [Local(block.operand(var, dims, (), "a sharding constraint"), target, var.type.shape)]
+
+
+def _made_of(program: Program, var: Var) -> Iterator[Var]:
+    """What is made of a value element by element, in which a sum that was not taken may go where it goes."""
+    for equation in program.equations:
+        if var in equation.inputs:
+            signature = equation.op.signature
+            if isinstance(signature, primitive.Signature) and not signature.letters:
+                yield from (v for v in equation.outputs if v.type.shape == var.type.shape)
 
 
 @structured("optimization_barrier")

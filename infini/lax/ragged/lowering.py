@@ -4,7 +4,8 @@ belongs to another group.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -28,16 +29,19 @@ from infini.lax.ragged.spec import Spec, parse
 BLOCK: Final = 128  # rows that are multiplied by the matrix of one group at a time
 
 
-def decompose(x: Value, y: Value, sizes: Value, *, spec: str, ragged: str, dtype: np.dtype) -> tuple[Value]:
+def decompose(
+    x: Value, y: Value, sizes: Value, *, spec: str, ragged: str, dtype: np.dtype, has_others: bool = False
+) -> tuple[Value]:
     """DECOMPOSE of `ragged_dot`."""
     s = parse(spec)
     ends = cumulative.cumsum(sizes, sizes.ndim - 1)
     rows, groups = x.shape[s.x.index(ragged) - len(s.x)], sizes.shape[-1]
     has_loops = x.ndim > len(s.x) or y.ndim > len(s.y) or sizes.ndim > 1
     num_segments = -(-rows // BLOCK) + groups
-    if has_loops or groups == 0 or 2 * num_segments * BLOCK > rows * groups:
+    is_short = 2 * num_segments * BLOCK > rows * groups and (not has_others or rows < 8 * BLOCK)
+    if has_loops or groups == 0 or is_short:
         return (_masked(x, y, sizes, ends, s, ragged, dtype),)
-    return (_by_segments(x, y, ends, s, ragged, dtype),)
+    return (_by_segments(x, y, ends, s, ragged, dtype, has_others),)
 
 
 def _masked(x: Value, y: Value, sizes: Value, ends: Value, s: Spec, ragged: str, dtype: np.dtype) -> Value:
@@ -71,8 +75,12 @@ def _together(mask: Value, zero: Value, x: Value) -> tuple[Value, Value, Value]:
     return mask, zero, x
 
 
-def _by_segments(x: Value, y: Value, ends: Value, s: Spec, ragged: str, dtype: np.dtype) -> Value:
-    """Rows are cut where a group or a block begins, so each segment has one matrix; a loop over these."""
+def _by_segments(
+    x: Value, y: Value, ends: Value, s: Spec, ragged: str, dtype: np.dtype, has_others: bool
+) -> Value:
+    """Rows are cut where a group or a block begins, so each segment has one matrix; a loop over these, or
+    over those that are of a group if rows of others are many.
+    """
     rows, groups = x.shape[s.x.index(ragged)], ends.shape[0]
     num_blocks = -(-rows // BLOCK)
     ends = e.convert_element_type(ends, dtypes.int32)
@@ -87,7 +95,38 @@ def _by_segments(x: Value, y: Value, ends: Value, s: Spec, ragged: str, dtype: n
     stops = trace.bind1(e.select_n_p, is_owned, cuts, stops)
     owners = bind_scalars(e.min_p, owners, groups - 1)
     body = _segment_sum if s.is_summed else _segment_product
-    return body(x, y, (cuts, stops, owners), s, ragged, dtype, groups)
+    used = reduction.reduce_sum(e.convert_element_type(is_owned, dtypes.int32), (0,)) if has_others else None
+    return body(x, y, _Segments(cuts, stops, owners, used), s, ragged, dtype, groups)
+
+
+class _Segments(NamedTuple):
+    """Rows that one matrix multiplies.
+
+    Args:
+        cuts: where each begins.
+        stops: where it ends.
+        owners: its group.
+        used: how many are of a group, those in front; None to take all.
+    """
+
+    cuts: Value
+    stops: Value
+    owners: Value
+    used: Value | None
+
+    def fold(self, step: Callable[[Value, tuple[Value, ...]], Value], start: Value) -> Value:
+        """`step(total, (cut, stop, owner))` over the segments."""
+        lists = (self.cuts, self.stops, self.owners)
+
+        def turn(i: Value, total: Value) -> Value:
+            return step(total, tuple(indexing.dynamic_index_in_dim(x, i, keepdims=False) for x in lists))
+
+        found: Value
+        if self.used is None:
+            found, _ = loops.scan(lambda total, segment: (step(total, segment), None), start, lists)
+        else:
+            found = loops.fori_loop(0, self.used, turn, start)
+        return found
 
 
 def _rows_of(x: Value, letters: str, ragged: str) -> Value:
@@ -111,7 +150,7 @@ def _block(rows: Value, cut: Value, stop: Value) -> tuple[Value, Value]:
 
 
 def _segment_product(
-    x: Value, y: Value, segments: tuple[Value, ...], s: Spec, ragged: str, dtype: np.dtype, groups: int
+    x: Value, y: Value, segments: _Segments, s: Spec, ragged: str, dtype: np.dtype, groups: int
 ) -> Value:
     rows = _rows_of(x, s.x, ragged)
     at = s.y.index(s.group)
@@ -120,22 +159,22 @@ def _segment_product(
     out = ragged + s.out.replace(ragged, "")
     sizes = dict(zip(left, rows.shape, strict=True)) | dict(zip(right, y.shape[1:], strict=True))
 
-    def step(total: Value, segment: tuple[Value, ...]) -> tuple[Value, None]:
+    def step(total: Value, segment: tuple[Value, ...]) -> Value:
         cut, stop, owner = segment
         block, first = _block(rows, cut, stop)
         matrix = indexing.dynamic_index_in_dim(y, owner, keepdims=False)
         product = trace.bind1(contraction.dot_p, block, matrix, spec=f"{left},{right}->{out}", dtype=dtype)
         before = indexing.dynamic_slice_in_dim(total, first, BLOCK)
-        return indexing.dynamic_update_slice_in_dim(total, e.add(before, product), first, 0), None
+        return indexing.dynamic_update_slice_in_dim(total, e.add(before, product), first, 0)
 
     zero = families.zeros(ArrayType(tuple(sizes[c] for c in out), dtype))
-    found, _ = loops.scan(step, zero, segments)
+    found = segments.fold(step, zero)
     found = view.slice_in_dim(found, 0, x.shape[s.x.index(ragged)])
     return view.transpose(found, [out.index(c) for c in s.out])
 
 
 def _segment_sum(
-    x: Value, y: Value, segments: tuple[Value, ...], s: Spec, ragged: str, dtype: np.dtype, groups: int
+    x: Value, y: Value, segments: _Segments, s: Spec, ragged: str, dtype: np.dtype, groups: int
 ) -> Value:
     x_rows, y_rows = _rows_of(x, s.x, ragged), _rows_of(y, s.y, ragged)
     left, right = ragged + s.x.replace(ragged, ""), ragged + s.y.replace(ragged, "")
@@ -144,16 +183,16 @@ def _segment_sum(
     is_small = dtype in dtypes.FLOATS and dtype.itemsize <= 2
     wide = dtypes.float32 if is_small else dtype
 
-    def step(total: Value, segment: tuple[Value, ...]) -> tuple[Value, None]:
+    def step(total: Value, segment: tuple[Value, ...]) -> Value:
         cut, stop, owner = segment
         block, first = _block(x_rows, cut, stop)
         other = indexing.dynamic_slice_in_dim(y_rows, first, BLOCK)
         product = trace.bind1(contraction.dot_p, block, other, spec=f"{left},{right}->{out}", dtype=wide)
         before = indexing.dynamic_slice_in_dim(total, owner, 1)
         added = e.add(before, view.expand_dims(product, (0,)))
-        return indexing.dynamic_update_slice_in_dim(total, added, owner, 0), None
+        return indexing.dynamic_update_slice_in_dim(total, added, owner, 0)
 
     zero = families.zeros(ArrayType((groups, *(sizes[c] for c in out)), wide))
-    found, _ = loops.scan(step, zero, segments)
+    found = segments.fold(step, zero)
     have = s.group + out
     return e.convert_element_type(view.transpose(found, [have.index(c) for c in s.out]), dtype)

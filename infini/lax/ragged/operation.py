@@ -3,7 +3,8 @@
 The spec has the letters of both operands, of the sizes, and of the result; the last letter of the sizes
 numbers groups, and `ragged` is the letter whose elements are grouped. `mk,gkn,g->mn` multiplies each row by
 the matrix of its group, `mk,mn,g->gkn` sums over the rows of each group. The derivative of each is the other,
-so they are one operation.
+so they are one operation. `has_others` says that many rows may belong to no group, which changes how it is
+computed and not what.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ from infini.lax.ragged import lowering
 from infini.lax.ragged.spec import parse
 
 
-def _signature(*, spec: str, ragged: str, dtype: np.dtype) -> Signature:
+def _signature(*, spec: str, **_: object) -> Signature:
     found = parse(spec)
     return Signature((tuple(found.x), tuple(found.y), tuple(found.sizes)), (tuple(found.out),))
 
 
 def _type(
-    x: ArrayType, y: ArrayType, sizes: ArrayType, *, spec: str, ragged: str, dtype: np.dtype
+    x: ArrayType, y: ArrayType, sizes: ArrayType, *, spec: str, dtype: np.dtype, **_: object
 ) -> tuple[ArrayType]:
     families.accept("ragged_dot", dtypes.NUMERIC, [x, y])
     families.accept("ragged_dot", dtypes.INTEGERS, [sizes])
-    found = _signature(spec=spec, ragged=ragged, dtype=dtype)
+    found = _signature(spec=spec)
     letters = families.core_sizes("ragged_dot", found, [x, y, sizes])
     loop = families.loop_shape("ragged_dot", [x, y, sizes], [len(group) for group in found.inputs])
     return (ArrayType((*loop, *(letters[c] for c in found.outputs[0])), dtype),)
 
 
 def _reference(
-    x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, spec: str, ragged: str, dtype: np.dtype
+    x: np.ndarray, y: np.ndarray, sizes: np.ndarray, *, spec: str, ragged: str, dtype: np.dtype, **_: object
 ) -> np.ndarray:
     found = parse(spec)
     wide = np.float32 if dtype in dtypes.FLOATS and dtype.itemsize <= 2 else dtype
@@ -55,12 +56,12 @@ def _reference(
 
 
 def _transpose(
-    ct: Value, x: Any, y: Any, sizes: Value, *, spec: str, ragged: str, dtype: np.dtype
+    ct: Value, x: Any, y: Any, sizes: Value, *, spec: str, dtype: np.dtype, **attrs: Any
 ) -> tuple[Value | None, Value | None, None]:
     s = parse(spec)
 
     def back(left: Value, right: Value, letters: str, target: Any) -> Value:
-        return trace.bind1(ragged_dot_p, left, right, sizes, spec=letters, ragged=ragged, dtype=target.dtype)
+        return trace.bind1(ragged_dot_p, left, right, sizes, spec=letters, dtype=target.dtype, **attrs)
 
     if is_linear(x):
         # Rows stand in the first operand, matrices of groups in the second.

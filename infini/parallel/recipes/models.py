@@ -3,8 +3,10 @@ Face."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
+from infini.core import errors
+from infini.lax.checkpoint_policies import GRADIENT_OF
 from infini.parallel.recipes.placing import OF_BATCH, Recipe, Rule
 
 # Ends of the paths of weights whose outputs, and of those whose inputs are split.
@@ -45,16 +47,44 @@ def sequence(axis: str = "tp") -> Recipe:
     return Recipe(named={"residual": (OF_BATCH, (axis,)), "normed": (OF_BATCH, ())})
 
 
-def experts(axis: str = "ep", *, pattern: str = r"experts/") -> Recipe:
-    """Expert parallelism: each device has some experts, and sequences are split as well; before and after the
-    experts all_to_all hands rows over (GShard, arXiv:2006.16668).
+def experts(
+    axis: str = "ep",
+    *,
+    dispatch: Literal["all_to_all", "all_gather"] = "all_to_all",
+    pattern: str = r"experts/",
+) -> Recipe:
+    """Expert parallelism: each device has some experts, and sequences are split as well.
 
-    Memory: 1 / n of the experts. Sent per layer and device: (n - 1) / n of its rows of experts, twice
-        forwards and twice backwards.
+    `all_to_all` hands rows over before and after the experts (GShard, arXiv:2006.16668); it is for layers
+    with a capacity. `all_gather` gives every device all tokens of its group, of which it computes what its
+    experts were given, and adds up what all made of them; it needs no capacity.
+
+    Memory: 1 / n of the experts; with `all_gather` the tokens of all n devices in each layer. Sent per layer
+        and device, twice forwards and twice backwards, where n devices have T tokens: (n - 1) / n of
+        T k c / n rows of model width with `all_to_all`, for k experts per token and a capacity factor of c;
+        (n - 1) / n of T with `all_gather`, which is less when k c > n.
 
     Args:
         axis: mesh axis.
+        dispatch: how tokens come to their experts and back.
         pattern: paths of weights (expert, out, in).
+
+    Raises:
+        ValueMismatchError: there is no such dispatch.
     """
-    named = {"experts": ((axis,), OF_BATCH), "sequences": (OF_BATCH,)}
-    return Recipe((Rule(axis, pattern, -3),), batch=((axis,),), named=named)
+    rules, batch = (Rule(axis, pattern, -3),), ((axis,),)
+    rows = {"experts": ((axis,), OF_BATCH)}
+    if dispatch == "all_to_all":
+        return Recipe(rules, batch, {**rows, "sequences": (OF_BATCH,)})
+    if dispatch == "all_gather":
+        read = ("tokens", "choices", GRADIENT_OF + "mixed")
+        added = ("mixed", GRADIENT_OF + "tokens", GRADIENT_OF + "choices")
+        named = rows | dict.fromkeys((*read, *added), (OF_BATCH,))
+        over = (axis,)
+        return Recipe(rules, batch, named, dict.fromkeys(read, over), dict.fromkeys(added, over))
+    raise errors.ValueMismatchError(
+        f"experts: there is no dispatch called {dispatch!r}",
+        got=f"dispatch={dispatch!r}",
+        expected="'all_to_all' or 'all_gather'",
+        fix="leave it out for all_to_all",
+    )

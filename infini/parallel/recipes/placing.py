@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from infini.core import errors, mesh as mesh_, tree
+from infini.core import errors, events, mesh as mesh_, tree
 from infini.core.mesh import AbstractMesh, AxisEntry, P
 
 Specs: TypeAlias = Any  # Any: a pytree of P
@@ -39,6 +39,22 @@ class Rule:
     dimension: int | None = None
     kinds: tuple[Kind, ...] = ALL
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.axis, str):
+            raise errors.TypeMismatchError(
+                "a recipe splits over an axis of the mesh",
+                got=repr(self.axis),
+                expected="its name, such as 'dp'",
+            )
+        try:
+            re.compile(self.pattern)
+        except (re.error, TypeError) as error:
+            raise errors.ValueMismatchError(
+                f"the pattern of a rule is no regular expression: {error}",
+                got=repr(self.pattern),
+                expected=r"one for paths of weights, such as r'(q|k|v)_proj$'",
+            ) from None
+
     def dimension_of(
         self, path: str, shape: Sequence[int], parts: Sequence[int], count: int, kind: Kind
     ) -> int | None:
@@ -64,12 +80,16 @@ class Recipe:
         batch: axes of each dimension of a batch, such as `(("dp",), ("cp",))`.
         named: axes of each dimension of the values that `checkpoint_name` gave a name; `OF_BATCH` for that of
             the sequences of a batch.
+        whole: axes of the batch that split no sequences of a named value: it is gathered over them.
+        unreduced: axes over which a named value stays terms of a sum.
         strategies: how operations are split, for `shard`.
     """
 
     rules: tuple[Rule, ...] = ()
     batch: tuple[tuple[str, ...], ...] = ()
     named: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    whole: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unreduced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     strategies: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -83,6 +103,7 @@ class Recipe:
 
         Raises:
             ValueMismatchError: the mesh lacks an axis.
+        TypeMismatchError: a leaf is no array.
         """
         return self._placed(params, mesh, "params")
 
@@ -135,24 +156,61 @@ class Recipe:
 
     def of_names(self) -> dict[str, P]:
         """Placements of named values. Where one has the sequences of the batch it has its axes, but for those
-        that split another dimension of it.
+        that split another dimension of it, `whole` and `unreduced`.
         """
         rows = self.batch[0] if self.batch else ()
         found = {}
         for name, placed in self.named.items():
-            taken = {axis for axes in placed for axis in axes}
+            waiting = self.unreduced.get(name, ())
+            taken = {*itertools.chain(*placed), *waiting, *self.whole.get(name, ())}
             free = tuple(axis for axis in rows if axis not in taken)
-            found[name] = P(*(_entry(free if axes == OF_BATCH else axes) for axes in placed))
+            entries = (_entry(free if axes == OF_BATCH else axes) for axes in placed)
+            found[name] = P(*entries, unreduced=waiting)
         return found
 
     def _placed(self, leaves: Any, mesh: Any, kind: Kind) -> Specs:  # Any: pytrees; a mesh
-        abstract: AbstractMesh = getattr(mesh, "abstract", mesh)
+        abstract = getattr(mesh, "abstract", mesh)
+        if not isinstance(abstract, AbstractMesh):
+            raise errors.TypeMismatchError(
+                "a recipe places arrays on a mesh",
+                got=f"{mesh!r} of type {type(mesh).__name__}",
+                expected="a Mesh",
+                fix="make_mesh((4, 2), ('dp', 'tp'))",
+            )
         self._check(abstract)
+        paths = []
 
         def place(path: tuple[Any, ...], leaf: Any) -> P:
-            return self.place(tree.keystr(path, simple=True, separator="/"), leaf.shape, abstract, kind)
+            paths.append(tree.keystr(path, simple=True, separator="/"))
+            if not hasattr(leaf, "shape"):
+                raise errors.TypeMismatchError(
+                    "a recipe places arrays",
+                    got=f"{type(leaf).__name__} at {paths[-1]!r}" if path else type(leaf).__name__,
+                    expected="a tree of arrays, or of their types as eval_shape gives them",
+                )
+            return self.place(paths[-1], leaf.shape, abstract, kind)
 
-        return tree.map_with_path(place, leaves)
+        found = tree.map_with_path(place, leaves)
+        if kind == "params":
+            self._report_unused(paths, abstract)
+        return found
+
+    def _report_unused(self, paths: Sequence[str], mesh: AbstractMesh) -> None:
+        """Say which axes find nothing to split, since no weight is called what their rules look for."""
+        beside = {axis for axes in (*self.batch, *itertools.chain(*self.named.values())) for axis in axes}
+        for axis in dict.fromkeys(rule.axis for rule in self.rules):
+            patterns = [rule.pattern for rule in self.rules if rule.axis == axis]
+            if mesh.shape[axis] == 1 or not paths:
+                continue
+            if not any(re.search(pattern, path) for pattern in patterns for path in paths):
+                events.emit(
+                    "recipe-unused",
+                    f"no weight is split over {axis!r}: none has a name that the recipe knows. It looks "
+                    f"for {' and '.join(map(repr, patterns))}, and the weights are called "
+                    f"{', '.join(map(repr, paths[:4]))}{', ...' * (len(paths) > 4)}. Give it patterns for "
+                    "these, such as tensor(columns=, rows=)",
+                    level="info" if axis in beside else "warning",
+                )
 
     def place(self, path: str, shape: Sequence[int], mesh: AbstractMesh, kind: Kind = "params") -> P:
         """The placement of one array.
@@ -201,11 +259,24 @@ def product(*recipes: Recipe) -> Recipe:
         >>> both.place("layers/0/mlp/up_proj", (64, 32), mesh), both.of_batch()
         (P('tp', 'dp'), P('dp'))
     """
+    for recipe in recipes:
+        if not isinstance(recipe, Recipe):
+            raise errors.TypeMismatchError(
+                "product joins recipes",
+                got=f"{recipe!r} of type {type(recipe).__name__}",
+                expected="recipes as arguments, one after the other",
+                fix="product(tensor('tp'), data('dp'))",
+            )
     named: dict[str, tuple[tuple[str, ...], ...]] = {}
+    whole: dict[str, tuple[str, ...]] = {}
+    unreduced: dict[str, tuple[str, ...]] = {}
     strategies: dict[str, str] = {}
     for recipe in recipes:
         for name, placed in recipe.named.items():
             named[name] = _joined(named.get(name, ()), placed)
+        for found, given in ((whole, recipe.whole), (unreduced, recipe.unreduced)):
+            for name, axes in given.items():
+                found[name] = tuple(dict.fromkeys(found.get(name, ()) + axes))
         for op, strategy in recipe.strategies.items():
             if strategies.setdefault(op, strategy) != strategy:
                 raise errors.ValueMismatchError(
@@ -218,7 +289,7 @@ def product(*recipes: Recipe) -> Recipe:
         # The axes of experts vary fastest: rows then go to them by one exchange over neighbours.
         batch = _joined(batch, recipe.batch)
     rules = tuple(rule for recipe in recipes for rule in recipe.rules)
-    return Recipe(rules, batch, named, strategies=strategies)
+    return Recipe(rules, batch, named, whole, unreduced, strategies)
 
 
 def _joined(
