@@ -319,6 +319,9 @@ class Runner:
         if over is None:
             layouts = arranged if any(item is not None for item in arranged) else ()
             over = self._over_meshes[key] = _over_mesh(self.program, self.options, mesh, specs, layouts)
+            # Arguments that lie as the partitioner has placed these need no other program.
+            chosen = tuple([mesh_.trim(target.spec) for target in over.inputs])
+            self._over_meshes.setdefault((mesh, chosen, *key[2:]), over)
         if not mesh.local_ranks:
             # It happens in other processes. This one only knows of what kind the results are.
             pairs = zip(self._types, over.outputs, strict=True)

@@ -44,6 +44,7 @@ def test_every_check_passes_and_is_recorded(monkeypatch: Any, tmp_path: Path, ca
         gpu_job.main()  # a job of one process, on both devices
         return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")
 
+    monkeypatch.setattr(gpu_job.parallel, "initialize", lambda: None)  # which would last for all tests
     monkeypatch.setattr(gpu_smoke, "start_job", start_job)
     assert gpu_smoke.main(["--small", "--results", str(tmp_path)]) == 0, capsys.readouterr().out
     (path,) = tmp_path.iterdir()

@@ -11,7 +11,7 @@ import infini as inf
 import infini.numpy as inp
 from infini import lax, optim, random, tree
 from infini.backends.spmd import walk
-from infini.core import errors, events
+from infini.core import errors, events, execute
 from infini.core.memory import HOST, HostBuffer
 from infini.parallel import recipes
 from infini.sharding import NamedSharding, P, make_mesh
@@ -345,3 +345,22 @@ def test_what_was_seen_once_is_overwritten_later():
     del x, y
     gc.collect()
     assert HOST.stats()["bytes_in_use"] == before
+
+
+def test_a_step_that_begins_with_host_arrays_is_compiled_once(monkeypatch):
+    made, real = [], execute._over_mesh
+    monkeypatch.setattr(execute, "_over_mesh", lambda *a: made.append(a) or real(*a))
+    mesh = make_mesh((2,), ("x",))
+
+    def step(w, x):
+        return w - x.sum(0), (w * x).sum()
+
+    run = inf.shard(step, mesh=mesh, in_specs=(P("x"), P(None, "x")), out_specs=(P("x"), P()))
+    w, x = np.ones(4, np.float32), np.ones((3, 4), np.float32)
+    for _ in range(3):
+        w, _ = run(w, x)
+    np.testing.assert_array_equal(w, [-8] * 4)
+    assert len(made) <= 2  # everything on the host, then the first argument on the mesh
+    for _ in range(2):
+        w, _ = run(w, inf.device_put(x, NamedSharding(mesh, P(None, "x"))))
+    assert len(made) <= 2

@@ -109,7 +109,7 @@ def _in_parts(
         e
         for number, e in enumerate(program.equations)
         if number in alone and e.op.name == "psum" and len(e.attrs["axes"]) > 1
-        if e.output.type.size <= partial.SMALL
+        if len(e.outputs) == 1 and e.output.type.size <= partial.SMALL
     ]
     for equation in small:
         for tried in _halves(equation):
