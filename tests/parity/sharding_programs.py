@@ -208,8 +208,6 @@ PROGRAMS: dict[str, Program] = {
     "single arrays: count": lambda lib: singles(lib, count=3),
     "single arrays: no list": lambda lib: lib.make_array_from_single_device_arrays((8, 8), placed(lib), X),
     "an unknown axis": lambda lib: placed(lib, "z"),
-    "indivisible": lambda lib: placed(lib, "y").shard_shape((6, 8)),
-    "put indivisible": lambda lib: lib.device_put(X[:6], placed(lib, "y")),
     "too many names": lambda lib: lib.sharding.Mesh(np.array(lib.devices()), ("a", "b")),
     "constraint without a mesh": lambda lib: lib.device_put(X, lib.P("x")),
     "set_mesh of no mesh": lambda lib: lib.set_mesh("x"),
