@@ -14,6 +14,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from infini.backends.spmd import turns
 from infini.core import comm, errors, tree
 from infini.core.array import Array
 from infini.core.comm import Comm
@@ -221,7 +222,7 @@ def _told(
     name: str, structure: Any, leaves: Sequence[Any] | None
 ) -> list[list[np.ndarray] | None]:  # Any: of optree; arrays
     """What each process tells, None where that is nothing."""
-    arrays = None if leaves is None else [np.asarray(leaf) for leaf in leaves]
+    arrays = None if leaves is None else [_plain(name, leaf) for leaf in leaves]
     packed = (
         None
         if arrays is None
@@ -239,6 +240,20 @@ def _told(
         else [np.frombuffer(data, kind).reshape(shape).copy() for kind, shape, data in row[1]]
         for row in found
     ]
+
+
+def _plain(name: str, leaf: Any) -> np.ndarray:  # Any: what a tree holds
+    """A leaf as an array of numbers in the order of bytes of this machine.
+
+    Raises:
+        TypeMismatchError: it is none.
+    """
+    found = np.asarray(leaf)
+    if found.dtype.kind in "OSUMm" or found.dtype.fields is not None:
+        raise errors.TypeMismatchError(
+            f"{name} takes arrays of numbers", got=f"{found.dtype}", fix="encode text as numpy.uint8"
+        )
+    return found.astype(found.dtype.newbyteorder("="), copy=False)
 
 
 def _joined(column: Sequence[np.ndarray], *, tiled: bool) -> np.ndarray:
@@ -264,7 +279,10 @@ def _listed(numbers: Sequence[int]) -> str:
 def _exchanged(content: bytes) -> list[bytes]:
     """What each process gives."""
     world = _world()
-    return [content] if world is None else world.gather_bytes(content)
+    if world is None:
+        return [content]
+    with turns.TURNS.meeting("an exchange of multihost_utils"):
+        return world.gather_bytes(content)
 
 
 @functools.cache

@@ -295,7 +295,8 @@ class Pipeline:
             named = tree.flatten_with_path(gradient[c])[0]
             leaves = [x for path, x in named if plans.name_of(c, path) not in again and not flat.is_float0(x)]
             total += everywhere.sum_of_squares(leaves)
-        return math.sqrt(everywhere.total(total, self._transport))
+        with turns.TURNS.meeting("the norm of a pipeline"):
+            return math.sqrt(everywhere.total(total, self._transport))
 
     def fetch(self, params: Sequence[Any]) -> list[Any]:  # Any: pytrees
         """The values of the parameters of all stages as NumPy arrays, in every process: to save a trained
@@ -305,7 +306,8 @@ class Pipeline:
             params: one pytree of arrays per stage, where `place` puts them.
         """
         given = [tree.unflatten(part.tree, values) for part, values in self._parameters(params)]
-        return everywhere.values(given, self._meshes, self._transport)
+        with turns.TURNS.meeting("fetching from a pipeline"):
+            return everywhere.values(given, self._meshes, self._transport)
 
     def __repr__(self) -> str:
         where = f"{self._settings.axis!r} of {self._settings.mesh!r}"

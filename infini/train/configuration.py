@@ -287,6 +287,7 @@ FREE_ON_RESUME = (
     "mesh.schedule",
     "mesh.virtual_stages",
     "mesh.microbatches",
+    "mesh.dispatch",
 )
 # These may be other too, and make it another run from there on.
 ALTERING_ON_RESUME = ("optimizer.", "schedule.", "run.steps", "run.seconds")

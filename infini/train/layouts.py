@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from infini.core import errors
+from infini.core import errors, events
 from infini.parallel import recipes
 from infini.train import stages
 
@@ -68,6 +68,7 @@ class Layout:
             ValueMismatchError: stages do not divide the blocks, microbatches not the batch, or options do not
                 go together.
         """
+        self._say_unused()
         if self.pp == 1:
             given = {"virtual_stages": self.virtual_stages, "microbatches": self.microbatches}
             for name, value in given.items():
@@ -93,6 +94,17 @@ class Layout:
                 fix="leave one of them out",
             )
         self.num_microbatches(num_parts, batch_size, (self.dp or 1) * self.ep)
+
+    def _say_unused(self) -> None:
+        """Say which options do nothing on this mesh. They may be those of a run that went on from another."""
+        plain = Layout()
+        for name, axis in {"sequence": "tp", "attention": "cp", "schedule": "pp"}.items():
+            value = getattr(self, name)
+            if value != getattr(plain, name) and getattr(self, axis) == 1:
+                events.emit(
+                    "mesh-option-unused",
+                    f"mesh.{name} = {value} does nothing: it is about mesh.{axis}, which is 1",
+                )
 
     def num_microbatches(self, num_parts: int, batch_size: int, num_groups: int) -> int:
         """Parts of a batch that go through the pipeline.

@@ -7,6 +7,7 @@ import pytest
 
 import infini as inf
 from infini import random
+from infini.core import errors
 from infini.experimental import multihost_utils as utils
 from infini.sharding import P, make_mesh
 from tests.parallel import jobs
@@ -76,6 +77,14 @@ def test_one_process_is_alone() -> None:
     assert utils.process_allgather(np.ones((2, 3))).shape == (1, 2, 3)
     assert utils.process_allgather(np.ones((2, 3)), tiled=True).shape == (2, 3)
     assert utils.process_allgather(3.0, tiled=True).shape == ()
+
+
+def test_bytes_in_another_order_are_numbers_all_the_same() -> None:
+    swapped = np.arange(3).astype(">f4")
+    np.testing.assert_array_equal(utils.process_allgather(swapped), [[0, 1, 2]])
+    np.testing.assert_array_equal(utils.broadcast_one_to_all(swapped), [0, 1, 2])
+    with pytest.raises(errors.TypeMismatchError, match="arrays of numbers"):
+        utils.process_allgather(np.array(["text"]))
 
 
 def test_devices_of_one_process_are_one_block() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import infini as inf
-from infini.core import errors
+from infini.core import errors, events
 from infini.testing import count_collectives
 from infini.train import checkpoints, gpt, team, trainer
 from infini.train.step import Computation
@@ -153,3 +153,19 @@ def test_processes_of_mpirun_share_a_run_and_resume_it(tmp_path: Path, mpirun_pa
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("step") for line in lines] == [None, 0, 1, 2, 3, 4, None]
     assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (team.Layout(sequence=True), "mesh.sequence = True does nothing: it is about mesh.tp"),
+        (team.Layout(attention="ring", dp=2), "mesh.attention = ring does nothing: it is about mesh.cp"),
+        (team.Layout(schedule="gpipe"), "mesh.schedule = gpipe does nothing: it is about mesh.pp"),
+        (team.Layout(tp=2, sequence=True), ""),
+    ],
+)
+def test_options_that_do_nothing_are_said(layout: team.Layout, words: str) -> None:
+    with events.record() as seen:
+        layout.check(2, 1, 8)
+    found = [event.message for event in seen if event.code == "mesh-option-unused"]
+    assert len(found) == bool(words) and all(words in message for message in found)

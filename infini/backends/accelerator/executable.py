@@ -293,7 +293,7 @@ class AcceleratorExecutable:
         return self._addresses[driver.number]
 
     def _record(self, driver: Driver, inputs: Sequence[DeviceBuffer], results: _Results) -> _Recorded:
-        own = {i: driver.allocate(inputs[i].nbytes) for i in sorted(self._moving)}
+        own = {i: driver.allocate(self.program.in_types[i].nbytes) for i in sorted(self._moving)}
         if driver.number not in self._arenas:
             self._arenas[driver.number] = driver.allocate(self.plan.nbytes)
         arena, consts = self._arenas[driver.number], self._constants(driver)
@@ -311,7 +311,7 @@ class AcceleratorExecutable:
         self, driver: Driver, recorded: _Recorded, inputs: Sequence[DeviceBuffer]
     ) -> tuple[DeviceBuffer, ...]:
         for i, buffer in recorded.inputs.items():
-            driver.move(inputs[i].address, buffer.address, buffer.nbytes)
+            driver.move(inputs[i].address, buffer.address, self.program.in_types[i].nbytes)
         recording.run(recorded.parts, driver)
         self.num_replays += 1
         found = []

@@ -162,8 +162,14 @@ class SpmdExecutable:
             return self._run(inputs, ranks, comm, own, self._pieces_for(owners, comm), devices)
         name = self.partitioned.program.name
         with TURNS.one(name):
-            pieces = self._pieces_for(owners, comm)
-            agreement.check_turn(comm, owners, self.subject)
+            try:
+                pieces = self._pieces_for(owners, comm)
+                agreement.check_turn(comm, owners, self.subject)
+            except errors.InfiniError:  # raised in all processes
+                raise
+            except BaseException as error:
+                TURNS.leave(name, error)
+                raise
             return self._run(inputs, ranks, comm, own, pieces, devices)
 
     def _run(
