@@ -265,3 +265,15 @@ def test_a_result_of_another_operation_that_a_kernel_cannot_read_takes_the_kerne
     x = np.random.default_rng(0).normal(size=(1, 2, 2)).astype(np.float32)
     found = infini.grad(infini.checkpoint(f))(x)  # which reads x behind a barrier
     np.testing.assert_allclose(found, infini.grad(f)(x), rtol=1e-5)
+
+
+def test_sizes_of_one_that_are_added_are_no_array_of_their_own() -> None:
+    def f(x):
+        total = lax.broadcast_in_dim(x.sum(-1), (x.shape[0], 1), (0,))
+        return x + total, total
+
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    with infini.config(device="cpu"):
+        added, total = infini.jit(f)(x)
+    np.testing.assert_array_equal(total, x.sum(-1, keepdims=True))
+    np.testing.assert_array_equal(added, x + x.sum(-1, keepdims=True))

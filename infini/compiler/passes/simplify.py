@@ -188,6 +188,8 @@ def _broadcast(match: Match) -> Var | None:
         dims = index_maps.kept(match.equation)
         both = tuple(dims[d] - match.out.ndim for d in index_maps.kept(inner))
         return match.emit("broadcast_in_dim", inner.inputs[0], shape=match.out.shape, dims=both)
+    if 0 < match.x.type.size == match.out.size:
+        return match.emit("reshape", match.x, shape=match.out.shape, ndim=match.x.type.ndim)
     return None
 
 
@@ -349,7 +351,12 @@ RULES: Final = (
     ),
     Rule("transpose_filled", "transpose", _view_of_filled, "a transpose of one repeated number repeats it"),
     Rule("slice_filled", "slice", _view_of_filled, "a slice of one repeated number repeats it"),
-    Rule("broadcast_broadcast", "broadcast_in_dim", _broadcast, "repetitions compose"),
+    Rule(
+        "broadcast_broadcast",
+        "broadcast_in_dim",
+        _broadcast,
+        "repetitions compose; one that only adds sizes of 1 is a reshape",
+    ),
     Rule("slice_slice", "slice", _slice, "slices compose; a slice of everything is the array"),
     Rule("slice_concatenate", "slice", _slice_of_concatenate, "the part that was joined"),
     Rule("pad_nothing", "pad", _pad_nothing, "padding by nothing is the array"),
