@@ -110,6 +110,69 @@ class Comm(Protocol):
         """
 
 
+class PassingComm:
+    """A `Comm` that passes every call on to another one. Those that change some calls are made of it; their
+    duplicates are of a kind of their own.
+
+    Args:
+        inner: the other one.
+    """
+
+    def __init__(self, inner: Comm) -> None:
+        self.inner = inner
+        self.local_ranks = inner.local_ranks
+
+    def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
+        """As `Comm.all_reduce`."""
+        return self.inner.all_reduce(rows, op, groups)
+
+    def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
+        """As `Comm.all_gather`."""
+        return self.inner.all_gather(rows, groups)
+
+    def all_to_all(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
+        """As `Comm.all_to_all`."""
+        return self.inner.all_to_all(rows, groups)
+
+    def reduce_scatter(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
+        """As `Comm.reduce_scatter`."""
+        return self.inner.reduce_scatter(rows, op, groups)
+
+    def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
+        """As `Comm.permute`."""
+        return self.inner.permute(rows, pairs, groups)
+
+    def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
+        """As `Comm.send`."""
+        self.inner.send(row, source, destination, tag)
+
+    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Pending:
+        """As `Comm.start_send`."""
+        return self.inner.start_send(row, source, destination, tag)
+
+    def recv(
+        self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
+    ) -> np.ndarray:
+        """As `Comm.recv`."""
+        return self.inner.recv(shape, dtype, source, destination, tag)
+
+    def broadcast(self, content: bytes) -> bytes:
+        """As `Comm.broadcast`."""
+        return self.inner.broadcast(content)
+
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        """As `Comm.gather_bytes`."""
+        return self.inner.gather_bytes(content)
+
+    def barrier(self) -> None:
+        """As `Comm.barrier`."""
+        self.inner.barrier()
+
+    def duplicate(self) -> Comm:
+        """As `Comm.duplicate`."""
+        return self.inner.duplicate()
+
+
 @runtime_checkable
 class Overlaps(Protocol):
     """What a comm over several processes may offer besides."""

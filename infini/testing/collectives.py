@@ -17,7 +17,7 @@ import numpy as np
 
 from infini.compiler import partition
 from infini.core import comm as comm_
-from infini.core.comm import Comm, Groups, Pending, ReduceOp, Rows
+from infini.core.comm import Comm, Groups, PassingComm, ReduceOp, Rows
 from infini.core.mesh import AbstractMesh
 
 _REDUCTIONS: Final[dict[str, str]] = {"sum": "psum", "max": "pmax", "min": "pmin"}
@@ -34,7 +34,7 @@ class Count:
 Counts: TypeAlias = dict[tuple[str, tuple[str, ...]], Count]  # by the name of a collective, and its axes
 
 
-class CountingComm:
+class CountingComm(PassingComm):
     """A `Comm` that counts the collectives that go through it, under JAX's names.
 
     Args:
@@ -44,9 +44,9 @@ class CountingComm:
     """
 
     def __init__(self, inner: Comm, mesh: AbstractMesh, counts: Counts | None = None) -> None:
-        self.inner, self.mesh = inner, mesh
+        super().__init__(inner)
+        self.mesh = mesh
         self.counts: Counts = {} if counts is None else counts
-        self.local_ranks = inner.local_ranks
         self._axes = _axes_of_groups(mesh)
 
     def _note(self, name: str, rows: Rows, groups: Groups) -> None:
@@ -78,32 +78,6 @@ class CountingComm:
         """Counts as `ppermute`."""
         self._note("ppermute", rows, groups)
         return self.inner.permute(rows, pairs, groups)
-
-    def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
-        """Passed on: messages between two ranks are no collectives."""
-        self.inner.send(row, source, destination, tag)
-
-    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Pending:
-        """Passed on."""
-        return self.inner.start_send(row, source, destination, tag)
-
-    def recv(
-        self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
-    ) -> np.ndarray:
-        """Passed on."""
-        return self.inner.recv(shape, dtype, source, destination, tag)
-
-    def broadcast(self, content: bytes) -> bytes:
-        """Passed on: no program sends bytes."""
-        return self.inner.broadcast(content)
-
-    def gather_bytes(self, content: bytes) -> list[bytes]:
-        """Passed on."""
-        return self.inner.gather_bytes(content)
-
-    def barrier(self) -> None:
-        """Passed on."""
-        self.inner.barrier()
 
     def duplicate(self) -> Comm:
         """Another one that counts into the same table."""

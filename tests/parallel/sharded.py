@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 import infini as inf
+import infini.numpy as inp
+from infini import lax
 from infini.compiler import partition
 from infini.core import check, tree
 from infini.core.mesh import AbstractMesh
@@ -73,3 +75,19 @@ def gradient_of(f: Callable[..., Any], num_args: int) -> Callable[..., Any]:
         return sum((inf.numpy.sin(leaf) * leaf).sum() for leaf in leaves)
 
     return inf.grad(loss, argnums=tuple(range(num_args)))
+
+
+def scanned(x: Any, w: Any) -> Any:  # Any: arrays
+    """A scan of products, to try on parts."""
+
+    def step(carry, row):
+        carry = inp.tanh(carry @ w + row)
+        return carry, carry.sum()
+
+    return lax.scan(step, x[0], x)
+
+
+def looped(x: Any, w: Any) -> Any:  # Any: arrays
+    """A loop that ends when a sum says so, to try on parts."""
+
+    return lax.while_loop(lambda c: (c[0] < 3) & (c[1].sum() < 1e6), lambda c: (c[0] + 1, c[1] @ w), (0, x))

@@ -12,6 +12,7 @@ import infini.numpy as inp
 from infini import lax, random
 from infini.core import tree
 from infini.sharding import NamedSharding, P, SingleDeviceSharding, make_mesh
+from tests.parallel.sharded import looped, scanned
 
 X = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
 W = np.cos(np.arange(64, dtype=np.float32)).reshape(8, 8)
@@ -21,18 +22,6 @@ W = np.cos(np.arange(64, dtype=np.float32)).reshape(8, 8)
 def devices():
     with inf.config(device="reference", cpu_devices=4, check=1):
         yield
-
-
-def scanned(x, w):
-    def step(carry, row):
-        carry = inp.tanh(carry @ w + row)
-        return carry, carry.sum()
-
-    return lax.scan(step, x[0], x)
-
-
-def looped(x, w):
-    return lax.while_loop(lambda c: (c[0] < 3) & (c[1].sum() < 1e6), lambda c: (c[0] + 1, c[1] @ w), (0, x))
 
 
 def branched(x, w):

@@ -13,7 +13,7 @@ from infini import lax, nn, random
 from infini.parallel import checkpoints, explain_sharding
 from infini.sharding import NamedSharding, P, make_mesh
 from infini.testing import count_collectives, predicted
-from tests.parallel.sharded import assert_same, counts, gradient_of
+from tests.parallel.sharded import assert_same, counts, gradient_of, looped, scanned
 
 
 @pytest.fixture(autouse=True)
@@ -24,18 +24,6 @@ def devices():
 
 def array(*shape):
     return np.sin(np.arange(np.prod(shape), dtype=np.float32) * 1.3).reshape(shape)
-
-
-def scanned(x, w):
-    def step(carry, row):
-        carry = inp.tanh(carry @ w + row)
-        return carry, carry.sum()
-
-    return lax.scan(step, x[0], x)
-
-
-def looped(x, w):
-    return lax.while_loop(lambda c: (c[0] < 3) & (c[1].sum() < 1e6), lambda c: (c[0] + 1, c[1] @ w), (0, x))
 
 
 def accumulated(x, w):

@@ -5,12 +5,10 @@ the way, and the result has the same bits on every comm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from infini.backends.spmd.lockstep import reduce_rows
-from infini.core.comm import Comm, Groups, Pending, ReduceOp, Rows
+from infini.core.comm import Comm, Groups, PassingComm, ReduceOp, Rows
 
 
 def all_reduce(comm: Comm, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
@@ -34,63 +32,21 @@ def _blocks(row: np.ndarray, size: int) -> np.ndarray:
     return padded.reshape(size, -1)
 
 
-class OrderedComm:
+class OrderedComm(PassingComm):
     """A comm whose reductions have one order; everything else is that of another comm.
 
     Args:
         inner: the other comm.
     """
 
-    def __init__(self, inner: Comm) -> None:
-        self._inner = inner
-        self.local_ranks = inner.local_ranks
-
     def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
         """In the order of the members."""
-        return all_reduce(self._inner, rows, op, groups)
+        return all_reduce(self.inner, rows, op, groups)
 
     def reduce_scatter(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
         """In the order of the members."""
-        return reduce_scatter(self._inner, rows, op, groups)
-
-    def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
-        """As the other comm."""
-        return self._inner.all_gather(rows, groups)
-
-    def all_to_all(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
-        """As the other comm."""
-        return self._inner.all_to_all(rows, groups)
-
-    def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
-        """As the other comm."""
-        return self._inner.permute(rows, pairs, groups)
-
-    def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
-        """As the other comm."""
-        self._inner.send(row, source, destination, tag)
-
-    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Pending:
-        """As the other comm."""
-        return self._inner.start_send(row, source, destination, tag)
-
-    def recv(
-        self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
-    ) -> np.ndarray:
-        """As the other comm."""
-        return self._inner.recv(shape, dtype, source, destination, tag)
-
-    def broadcast(self, content: bytes) -> bytes:
-        """As the other comm."""
-        return self._inner.broadcast(content)
-
-    def gather_bytes(self, content: bytes) -> list[bytes]:
-        """As the other comm."""
-        return self._inner.gather_bytes(content)
-
-    def barrier(self) -> None:
-        """As the other comm."""
-        self._inner.barrier()
+        return reduce_scatter(self.inner, rows, op, groups)
 
     def duplicate(self) -> OrderedComm:
         """An ordered one of a duplicate of the other comm."""
-        return OrderedComm(self._inner.duplicate())
+        return OrderedComm(self.inner.duplicate())

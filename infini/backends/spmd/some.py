@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from infini.core import errors
-from infini.core.comm import Comm, Groups, Pending, ReduceOp, Rows
+from infini.core.comm import Comm, Groups, PassingComm, ReduceOp, Rows
 
 
-class SomeRanks:
+class SomeRanks(PassingComm):
     """A `Comm` of some ranks of another. Groups are those that have no other ranks in them.
 
     Args:
@@ -21,65 +21,40 @@ class SomeRanks:
     """
 
     def __init__(self, inner: Comm, numbers: Sequence[int]) -> None:
-        self._inner, self._numbers = inner, tuple(numbers)
+        super().__init__(inner)
+        self._numbers = tuple(numbers)
         self.local_ranks = tuple(inner.local_ranks[i] for i in numbers)
 
     def all_reduce(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
         """As `Comm.all_reduce`."""
-        return self._through(lambda full: self._inner.all_reduce(full, op, groups), rows, groups)
+        return self._through(lambda full: self.inner.all_reduce(full, op, groups), rows, groups)
 
     def all_gather(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
         """As `Comm.all_gather`."""
-        return self._through(lambda full: self._inner.all_gather(full, groups), rows, groups)
+        return self._through(lambda full: self.inner.all_gather(full, groups), rows, groups)
 
     def all_to_all(self, rows: Rows, groups: Groups) -> list[np.ndarray]:
         """As `Comm.all_to_all`."""
-        return self._through(lambda full: self._inner.all_to_all(full, groups), rows, groups)
+        return self._through(lambda full: self.inner.all_to_all(full, groups), rows, groups)
 
     def reduce_scatter(self, rows: Rows, op: ReduceOp, groups: Groups) -> list[np.ndarray]:
         """As `Comm.reduce_scatter`."""
-        return self._through(lambda full: self._inner.reduce_scatter(full, op, groups), rows, groups)
+        return self._through(lambda full: self.inner.reduce_scatter(full, op, groups), rows, groups)
 
     def permute(self, rows: Rows, pairs: Sequence[tuple[int, int]], groups: Groups) -> list[np.ndarray]:
         """As `Comm.permute`."""
-        return self._through(lambda full: self._inner.permute(full, pairs, groups), rows, groups)
-
-    def send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> None:
-        """As `Comm.send`."""
-        self._inner.send(row, source, destination, tag)
-
-    def start_send(self, row: np.ndarray, source: int, destination: int, tag: int = 0) -> Pending:
-        """As `Comm.start_send`."""
-        return self._inner.start_send(row, source, destination, tag)
-
-    def recv(
-        self, shape: tuple[int, ...], dtype: np.dtype, source: int, destination: int, tag: int = 0
-    ) -> np.ndarray:
-        """As `Comm.recv`."""
-        return self._inner.recv(shape, dtype, source, destination, tag)
-
-    def broadcast(self, content: bytes) -> bytes:
-        """As `Comm.broadcast`."""
-        return self._inner.broadcast(content)
-
-    def gather_bytes(self, content: bytes) -> list[bytes]:
-        """As `Comm.gather_bytes`."""
-        return self._inner.gather_bytes(content)
-
-    def barrier(self) -> None:
-        """As `Comm.barrier`."""
-        self._inner.barrier()
+        return self._through(lambda full: self.inner.permute(full, pairs, groups), rows, groups)
 
     def duplicate(self) -> SomeRanks:
         """As `Comm.duplicate`."""
-        return SomeRanks(self._inner.duplicate(), self._numbers)
+        return SomeRanks(self.inner.duplicate(), self._numbers)
 
     def _through(
         self, call: Callable[[Rows], list[np.ndarray]], rows: Rows, groups: Groups
     ) -> list[np.ndarray]:
         """Results of these ranks; the others, of groups of their own, give zeros that nobody reads."""
         check_present(self.local_ranks, groups)
-        full = [np.zeros_like(rows[0])] * len(self._inner.local_ranks)
+        full = [np.zeros_like(rows[0])] * len(self.inner.local_ranks)
         for number, row in zip(self._numbers, rows, strict=True):
             full[number] = row
         found = call(full)
