@@ -332,6 +332,7 @@ def test_arrays_in_one_memory_are_donated_one_by_one(other):
 
 
 def test_what_was_seen_once_is_overwritten_later():
+    gc.collect()  # what tests before have left
     before = HOST.stats()["bytes_in_use"]
     x = put(np.zeros(SIZE, np.float32), "x")
     assert [np.asarray(shard.data)[0] for shard in x.addressable_shards] == [0, 0]
