@@ -56,7 +56,9 @@ class AsyncLLM:
 
     config: EngineConfig
 
-    def __init__(self, model: Any, *, tokenizer: str | Path | None = None, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, model: Any, *, tokenizer: str | Path | None = None, **options: Unpack[Options]
+    ) -> None:
         raise NotImplementedError
 
     def generate(

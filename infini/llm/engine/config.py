@@ -135,7 +135,12 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "tensor_parallel_size"):
             _check_least(name, getattr(self, name), 1)
-        for name in ("max_model_len", "num_gpu_blocks_override", "kv_cache_memory_bytes", "max_num_queued_reqs"):
+        for name in (
+            "max_model_len",
+            "num_gpu_blocks_override",
+            "kv_cache_memory_bytes",
+            "max_num_queued_reqs",
+        ):
             if getattr(self, name) is not None:
                 _check_least(name, getattr(self, name), 1)
         for name in ("long_prefill_token_threshold", "max_logprobs"):
