@@ -34,9 +34,7 @@ def init(config: Config, num_blocks: int, block_size: int, dtype: Any = inp.floa
     """
     dtype = dtypes.canonical(dtype)
     sizes = _sizes(config)
-    entry = {
-        name: ((num_blocks, heads, block_size, width), dtype) for name, (heads, width) in sizes.items()
-    }
+    entry = {name: ((num_blocks, heads, block_size, width), dtype) for name, (heads, width) in sizes.items()}
     if dtype in _LARGEST:
         entry |= {
             f"{name}_scale": ((num_blocks, heads, block_size), SCALE_DTYPE)

@@ -29,6 +29,11 @@ def product(x: Array, weight: Any, dtype: Any = None) -> Array:  # Any: an array
     )
 
 
+def quantized_product(x: Array, weight: QuantizedArray, *, transpose: bool) -> Array:
+    """`x` (..., rows, in) times matrices stored in few bits, in the dtype of `x`."""
+    return lax.quantized_matmul(x, weight, transpose=transpose)
+
+
 def embedding(table: Any, tokens: Array, dtype: Any) -> Array:  # Any: an array, quantised or not; a dtype
     """Rows of a table (vocabulary, M), as (T, M)."""
     rows = table[tokens]
