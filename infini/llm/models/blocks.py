@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infini import Array
-from infini.llm.models import cache as cache_, experts, layers, paged, rope
+from infini import Array, lax
+from infini.llm.models import cache as cache_, experts, layers, rope
 from infini.llm.models.batch import Batch
 from infini.llm.models.config import Config
 from infini.llm.models.family import Entry, Params
@@ -77,7 +77,7 @@ def attend(
     scales = {
         f"{name}_scales": entry[f"{name}_scale"] for name in ("key", "value") if f"{name}_scale" in entry
     }
-    return paged.paged_attention(
+    return lax.paged_attention(
         query,
         entry["key"],
         entry.get("value"),
