@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from infini.cli import cache, demo, generate, machine, output, train
+from infini.cli import bench, cache, demo, evaluate, generate, machine, output, train
 from infini.core import comm, errors
 
 
@@ -61,6 +61,8 @@ app = typer.Typer(
 app.command("train")(train.command)
 app.command("generate")(generate.command)
 app.command("demo")(demo.command)
+app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="eval")
 app.command("devices")(machine.devices)
 app.command("doctor")(machine.doctor)
 app.add_typer(cache.app, name="cache")

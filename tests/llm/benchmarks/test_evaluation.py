@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -17,7 +18,7 @@ def bigram(table):
     """A model whose next token depends on the last one alone."""
 
     def score(rows):
-        return [[None, *(table[a, b] for a, b in zip(r, r[1:], strict=False))] for r in rows]
+        return [[None, *(table[a, b] for a, b in itertools.pairwise(r))] for r in rows]
 
     return score
 
@@ -39,7 +40,7 @@ def test_every_token_but_the_first_is_predicted_once(num_tokens, context, data):
 def test_perplexity_is_the_exponential_of_the_mean(rng):
     probabilities = rng.dirichlet(np.ones(8), 8)
     ids = rng.integers(0, 8, 100).tolist()
-    logs = [math.log(probabilities[a, b]) for a, b in zip(ids, ids[1:], strict=False)]
+    logs = [math.log(probabilities[a, b]) for a, b in itertools.pairwise(ids)]
     found = evaluation.perplexity(bigram(np.log(probabilities)), ids, context=16, stride=8)
     assert found.num_tokens == 99
     assert found.value == pytest.approx(math.exp(-np.mean(logs)))

@@ -1,4 +1,4 @@
-"""The client of `infini bench serve` against a server whose delays are known, and its numbers against NumPy's."""
+"""The client of `infini bench serve` against a server of known delays, and its numbers against NumPy's."""
 
 from __future__ import annotations
 
@@ -70,7 +70,12 @@ def test_the_report_has_the_lines_of_vllm(measured):
     assert "---------------Time to First Token----------------" in lines
     assert "-----Time per Output Token (excl. 1st token)------" in lines
     assert "---------------Inter-token Latency----------------" in lines
-    for label in ("Mean TTFT (ms):", "Median TPOT (ms):", "P99 ITL (ms):", "Output token throughput (tok/s):"):
+    for label in (
+        "Mean TTFT (ms):",
+        "Median TPOT (ms):",
+        "P99 ITL (ms):",
+        "Output token throughput (tok/s):",
+    ):
         assert re.search("^" + re.escape(f"{label:<40} ") + r"\d+\.\d\d$", text, re.MULTILINE), label
     # What the counters of the server grew by during the run: six requests, the one before left out.
     assert "Acceptance rate (%):                     50.00" in lines
@@ -82,8 +87,23 @@ def test_the_report_has_the_lines_of_vllm(measured):
 def test_the_json_has_the_keys_of_vllm(measured):
     _, target, run = measured
     found = report.as_json(serving.summarize(run), run, serving.Load(), target, is_detailed=True)
-    keys = {"date", "backend", "model_id", "num_prompts", "request_rate", "burstiness", "max_concurrency", "duration"}
-    keys |= {"completed", "total_input_tokens", "total_output_tokens", "request_throughput", "output_throughput"}
+    keys = {
+        "date",
+        "backend",
+        "model_id",
+        "num_prompts",
+        "request_rate",
+        "burstiness",
+        "max_concurrency",
+        "duration",
+    }
+    keys |= {
+        "completed",
+        "total_input_tokens",
+        "total_output_tokens",
+        "request_throughput",
+        "output_throughput",
+    }
     keys |= {"total_token_throughput", "mean_ttft_ms", "median_tpot_ms", "std_itl_ms", "p99_ttft_ms"}
     keys |= {"input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors"}
     assert keys <= found.keys()
