@@ -13,7 +13,8 @@ from typing import Final
 
 from infini.compiler.llvm import registers
 from infini.compiler.llvm.builder import Function, Int, Value
-from infini.compiler.llvm.paged_problem import FEW_TOKENS, Parts, Piece, Problem, Request
+from infini.compiler.llvm.paged_parts import Parts
+from infini.compiler.llvm.paged_problem import FEW_TOKENS, Piece, Problem, Request, Row
 from infini.compiler.llvm.paged_rows import Rows
 from infini.compiler.llvm.paged_tiles import Tiles
 from infini.compiler.llvm.target import Target
@@ -43,6 +44,12 @@ def emit(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[Ta
     return emitter.phases()
 
 
+def stack_bytes(problem: Problem) -> int:
+    """Stack memory of the task function that computes pieces."""
+    emitter = _Emitter(problem)
+    return emitter.computed()[0].stack_bytes
+
+
 class _Emitter(Parts):
     def phases(self) -> tuple[TaskFunction, ...]:
         """The list of pieces, the pieces, and the joining of partial results where there may be any."""
@@ -60,6 +67,11 @@ class _Emitter(Parts):
         return self.finish("paged_list", f, 1, 5.0 * self.p.requests, self.p.scratch_bytes)
 
     def _compute(self) -> TaskFunction:
+        f, num_tasks = self.computed()
+        return self.finish("paged_attention", f, num_tasks, self.p.flops * NS_PER_FLOP)
+
+    def computed(self) -> tuple[Function, int]:
+        """The function that computes pieces, and its tasks."""
         p = self.p
         f, at = self.start()
         rows = Rows(self) if p.streams else None
@@ -84,7 +96,7 @@ class _Emitter(Parts):
                 else:
                     self._tile(f, at, tiles, request, number)
         self._clear(f, at)
-        return self.finish("paged_attention", f, p.num_tasks, p.flops * NS_PER_FLOP)
+        return f, p.num_tasks
 
     def _owner(self, f: Function, at: Mapping[str, Value], piece: Int) -> Int:
         """The request that a piece is of."""
@@ -104,7 +116,9 @@ class _Emitter(Parts):
         piece = Piece(request, head, chunk, self.keys_of_piece(f, request, chunk))
         rows.write(f, at, piece, f.add(request.first, token))
 
-    def _tile(self, f: Function, at: Mapping[str, Value], tiles: Tiles, request: Request, number: Int) -> None:
+    def _tile(
+        self, f: Function, at: Mapping[str, Value], tiles: Tiles, request: Request, number: Int
+    ) -> None:
         rest, tile = _divide(f, number, self.num_tiles(f, request))
         head, chunk = _divide(f, rest, request.chunks)
         piece = Piece(request, head, chunk, self.keys_of_piece(f, request, chunk))
@@ -191,7 +205,7 @@ class _Emitter(Parts):
                 f.store(x, into)
             amount = f.load(self.moved(f, here, last + 1), F32)
             loop.next = [f.fma(amount, f.extract(share, 0), loop.carried[0])]
-        self.write(f, at, token, head, sums, top, loop.results[0])
+        self.write(f, at, Row(token, head, sums, top, loop.results[0]))
 
 
 def _divide(f: Function, number: Int, by: Int) -> tuple[Int, Int]:

@@ -9,15 +9,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from infini.compiler.llvm import registers
 from infini.compiler.llvm.builder import Function, Int, Value
-from infini.compiler.llvm.paged_problem import Parts, Piece, lanes_of
+from infini.compiler.llvm.paged_parts import Parts, lanes_of
+from infini.compiler.llvm.paged_problem import Piece, Row
 from infini.compiler.llvm.types import F32, I32
 
 UNROLLED = 8  # registers along the width of a key that are one piece of code
 AHEAD_BLOCKS = 1  # of the cache that are asked for before they are read
 LINE_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Values of one block of the cache, weights beside them, and the sums they are added to.
+
+    Args:
+        row: row of the cache of the first value of the block.
+        key: its key.
+        keys: first key that is seen, and the end.
+        first: key of the first weight.
+        weights: address of the weights.
+        sums: address of the sums.
+    """
+
+    row: Int
+    key: Int
+    keys: tuple[Int, Int]
+    first: Int
+    weights: Value
+    sums: Value
 
 
 class Rows:
@@ -57,7 +80,7 @@ class Rows:
         sums = f.allocate(4 * p.group * self.width_row)
         scores = f.allocate(4 * (p.chunk // self.keys) * self.lanes)
         head = f.mul(piece.head, p.group)
-        parts.copy_query(f, at, token, head, query, self.depth_row, p.group)
+        parts.copy_query(f, at, (token, head), query, self.depth_row, p.group)
         parts.fill(f, sums, p.group * self.width_row, 0.0)
         groups = (
             f.divide(f.maximum(f.sub(low, first), 0), self.keys)[0],
@@ -80,12 +103,16 @@ class Rows:
                 weight = f.binary("fmul", weight, self._scales(f, at, piece, key, parts.value_scales, high))
             f.store(weight, here)
         total = self._over_keys(f, loop.results[0], largest=False)
-        self._mix(f, at, piece, (low, high), scores, sums)
+        self._mix(f, at, piece, (low, high), (scores, sums))
         for g in range(p.group):
-            parts.deliver(
-                f, at, piece, token, f.add(head, g), parts.moved(f, sums, g * self.width_row),
-                f.extract(top, g * self.keys), f.extract(total, g * self.keys),
-            )  # fmt: skip
+            found = Row(
+                token,
+                f.add(head, g),
+                parts.moved(f, sums, g * self.width_row),
+                f.extract(top, g * self.keys),
+                f.extract(total, g * self.keys),
+            )
+            parts.deliver(f, at, piece, found)
 
     # --- scores -----------------------------------------------------------------------------------
 
@@ -95,9 +122,7 @@ class Rows:
             row = self.parts.row_of_key(f, at, piece, key)
             return [f.add(row, i) for i in range(self.keys)]
         last = f.sub(end, 1)
-        return [
-            self.parts.row_of_key(f, at, piece, f.minimum(f.add(key, i), last)) for i in range(self.keys)
-        ]
+        return [self.parts.row_of_key(f, at, piece, f.minimum(f.add(key, i), last)) for i in range(self.keys)]
 
     def _scores(
         self, f: Function, at: Mapping[str, Value], piece: Piece, key: Int, query: Value,
@@ -172,47 +197,41 @@ class Rows:
     # --- values -----------------------------------------------------------------------------------
 
     def _mix(
-        self, f: Function, at: Mapping[str, Value], piece: Piece, seen: tuple[Int, Int], scores: Value,
-        sums: Value,
+        self, f: Function, at: Mapping[str, Value], piece: Piece, seen: tuple[Int, Int],
+        kept: tuple[Value, Value],
     ) -> None:  # fmt: skip
-        """Weights times values, a block of the cache at a time. Only values of keys that are seen are read:
-        others may be anything, and nothing times that is not nothing.
+        """Weights times values, a block of the cache at a time; `kept` are the addresses of weights and sums.
+        Only values of keys that are seen are read: others may be anything, and nothing times that is not
+        nothing.
         """
         p = self.p
         low, high = seen
         blocks = f.divide(low, p.size)[0], f.divide(f.maximum(f.add(high, p.size - 1), 0), p.size)[0]
-        first = piece.keys[0]
         with f.when(f.compare("slt", f.integer(low), f.integer(high))), f.loop(*blocks, runs=True) as block:
             start = f.mul(block.index, p.size)
-            from_, to = f.maximum(low, start), f.minimum(high, f.add(start, p.size))
+            keys = f.maximum(low, start), f.minimum(high, f.add(start, p.size))
             row = self.parts.row_of_key(f, at, piece, start)
+            run = Run(row, start, keys, piece.keys[0], *kept)
             width = self.columns * self.lanes
             whole = p.width // width * width
             with f.loop(0, whole, width) as column:
-                self._columns(f, at, (row, start, first), (from_, to), scores, sums, column.index, width)
+                self._columns(f, at, run, column.index, width)
             if whole < p.width:
-                rest = p.width - whole
-                self._columns(f, at, (row, start, first), (from_, to), scores, sums, whole, rest)
+                self._columns(f, at, run, whole, p.width - whole)
 
-    def _columns(
-        self, f: Function, at: Mapping[str, Value], places: tuple[Int, Int, Int], keys: tuple[Int, Int],
-        scores: Value, sums: Value, column: Int, width: int,
-    ) -> None:  # fmt: skip
-        """Some columns of the sums; `places` are the row of the cache of a key, that key, and the first key of
-        the scores.
-        """
+    def _columns(self, f: Function, at: Mapping[str, Value], run: Run, column: Int, width: int) -> None:
+        """Some columns of the sums."""
         parts, p = self.parts, self.p
-        row, start, first = places
         count = -(-width // self.lanes)
         into = [
-            parts.moved(f, parts.moved(f, sums, column), g * self.width_row + j * self.lanes)
+            parts.moved(f, parts.moved(f, run.sums, column), g * self.width_row + j * self.lanes)
             for g in range(p.group)
             for j in range(count)
         ]
 
         def step(acc: Sequence[Value], key: Int, weights: Value, lane: int) -> list[Value]:
             found = list(acc)
-            here = f.add(row, f.sub(key, start))
+            here = f.add(run.row, f.sub(key, run.key))
             values = [
                 parts.load_row(
                     f, at, parts.values, here, f.add(column, j * self.lanes), width - j * self.lanes
@@ -229,26 +248,28 @@ class Rows:
 
         def one_by_one(acc: list[Value], begin: Int, end: Int) -> list[Value]:
             with f.loop(begin, end, 1, acc) as loop:
-                group, lane = f.divide(f.sub(loop.index, first), self.keys)
-                weights = parts.moved(f, scores, f.add(f.mul(group, self.lanes), lane))
+                group, lane = f.divide(f.sub(loop.index, run.first), self.keys)
+                weights = parts.moved(f, run.weights, f.add(f.mul(group, self.lanes), lane))
                 loop.next = step(loop.carried, loop.index, weights, 0)
             return loop.results
 
         acc = [parts.vector(f, place) for place in into]
-        begin, end = keys
+        begin, end = run.keys
         if self.keys == 1:
             acc = one_by_one(acc, begin, end)
         else:
             if p.options.window is not None or p.size % self.keys:
-                ahead = f.mul(f.divide(f.add(f.sub(begin, first), self.keys - 1), self.keys)[0], self.keys)
-                whole = f.minimum(f.add(first, ahead), end)
+                ahead = f.mul(
+                    f.divide(f.add(f.sub(begin, run.first), self.keys - 1), self.keys)[0], self.keys
+                )
+                whole = f.minimum(f.add(run.first, ahead), end)
                 acc = one_by_one(acc, begin, whole)
                 begin = whole
             behind, _ = f.divide(f.sub(end, begin), self.keys)
             stop = f.add(begin, f.mul(behind, self.keys))
             with f.loop(begin, stop, self.keys, acc) as loop:
-                group, _ = f.divide(f.sub(loop.index, first), self.keys)
-                weights = parts.moved(f, scores, f.mul(group, self.lanes))
+                group, _ = f.divide(f.sub(loop.index, run.first), self.keys)
+                weights = parts.moved(f, run.weights, f.mul(group, self.lanes))
                 found = loop.carried
                 for i in range(self.keys):
                     found = step(found, f.add(loop.index, i), weights, i)
@@ -259,7 +280,7 @@ class Rows:
 
 
 def _sums(f: Function, vectors: Sequence[Value], lanes: int) -> Value:
-    """The sum of all lanes of each of some vectors, one per lane, by exchanging halves at distances 1, 2, 4."""
+    """The sum of all lanes of each of some vectors, one per lane, by exchanging halves."""
     rows = list(vectors)
     zero = f.constant(0.0, rows[0].type)
     while len(rows) & (len(rows) - 1):
@@ -276,7 +297,7 @@ def _sums(f: Function, vectors: Sequence[Value], lanes: int) -> Value:
 
 
 def _halves(f: Function, a: Value, b: Value, distance: int) -> Value:
-    """Sums of lanes at a distance: those of `a` where the lane lacks the bit, those of `b` where it has it."""
+    """Sums of lanes at a distance: those of `a` where a lane lacks the bit, those of `b` where it has it."""
     lanes = a.type.lanes
     low = [lane if not lane & distance else lanes + lane - distance for lane in range(lanes)]
     high = [lane + distance if not lane & distance else lanes + lane for lane in range(lanes)]

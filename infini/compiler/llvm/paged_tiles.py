@@ -1,5 +1,5 @@
-"""Attention of some tokens of a request over a run of keys in blocks, as products of tiles: a block of keys is
-copied transposed, the values beside it as rows, both in float32, and register blocks do the rest.
+"""Attention of some tokens of a request over a run of keys in blocks, as products of tiles: a block of keys
+is copied transposed, the values beside it as rows, both in float32, and register blocks do the rest.
 
 The sums of earlier keys are scaled when a larger score turns up (M. Milakov and N. Gimelshein,
 https://arxiv.org/abs/1805.02867). Rows of a tile are tokens, and for each the query heads that share the key
@@ -9,14 +9,15 @@ head. Blocks of keys begin at multiples of their size, so what a token gets does
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from infini.compiler.llvm import microkernel
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.microkernel import Block
 from infini.compiler.llvm.packing import transpose
-from infini.compiler.llvm.paged_problem import Parts, Piece, lanes_of
+from infini.compiler.llvm.paged_parts import Parts, lanes_of
+from infini.compiler.llvm.paged_problem import Piece, Row
 from infini.compiler.llvm.types import F32, I32
 from infini.core import dtypes
 
@@ -55,7 +56,9 @@ class Tiles:
         self.parts, self.p, self.lanes = parts, parts.p, parts.lanes
         p = parts.p
         self.heads, self.tokens = p.tile_heads, p.tile_tokens
-        self.rows, self.vectors, _ = microkernel.block_size(p.target, self.heads * self.tokens, dtypes.float32)
+        self.rows, self.vectors, _ = microkernel.block_size(
+            p.target, self.heads * self.tokens, dtypes.float32
+        )
         self.most = -(-self.heads * self.tokens // self.rows) * self.rows
         self.panel = self.vectors * self.lanes
         self.key_block = p.key_block
@@ -76,9 +79,9 @@ class Tiles:
         head = f.add(f.mul(piece.head, p.group), f.mul(part, self.heads))
         buffers = self._buffers(f)
         active = f.mul(count, self.heads)
-        with f.loop(0, count, runs=True) as token:
-            into = parts.moved(f, buffers.query, f.mul(token.index, self.heads * self.depth_row))
-            parts.copy_query(f, at, f.add(first, token.index), head, into, self.depth_row, self.heads)
+        with f.loop(0, count, runs=True) as loop:
+            into = parts.moved(f, buffers.query, f.mul(loop.index, self.heads * self.depth_row))
+            parts.copy_query(f, at, (f.add(first, loop.index), head), into, self.depth_row, self.heads)
         with f.loop(active, self.most) as row:
             here = parts.moved(f, buffers.query, f.mul(row.index, self.depth_row))
             parts.fill(f, here, -(-p.depth // self.lanes) * self.lanes, 0.0)
@@ -96,18 +99,20 @@ class Tiles:
             self._copy_values(f, at, piece, buffers.values, loop.index, columns)
             self._products(f, buffers, active, columns)
             with f.loop(0, active, runs=True) as row:
-                token, _ = f.divide(row.index, self.heads)
-                seen = parts.keys_of_token(f, piece.request, f.add(first, token))
+                place, _ = f.divide(row.index, self.heads)
+                seen = parts.keys_of_token(f, piece.request, f.add(first, place))
                 self._weigh(f, buffers, row.index, seen, loop.index, columns)
             self._mix(f, buffers, active, columns)
         with f.loop(0, active, runs=True) as row:
-            token, own = f.divide(row.index, self.heads)
-            parts.deliver(
-                f, at, piece, f.add(first, token), f.add(head, own),
+            place, own = f.divide(row.index, self.heads)
+            found = Row(
+                f.add(first, place),
+                f.add(head, own),
                 parts.moved(f, buffers.sums, f.mul(row.index, self.width_row)),
                 f.load(parts.moved(f, buffers.tops, row.index), F32),
                 f.load(parts.moved(f, buffers.totals, row.index), F32),
-            )  # fmt: skip
+            )
+            parts.deliver(f, at, piece, found)
 
     def _buffers(self, f: Function) -> Buffers:
         sizes = (
@@ -141,19 +146,25 @@ class Tiles:
             panel, half = f.divide(group.index, self.vectors)
             place = f.add(f.mul(panel, p.depth * self.panel), f.mul(half, self.lanes))
             into = parts.moved(f, target, place)
-
-            def square(column: Int, width: int, rows=rows, factors=factors, into=into) -> None:  # noqa: ANN001
-                found = [parts.load_row(f, at, "keys", row, column, width) for row in rows]
-                if factors is not None:
-                    found = [f.binary("fmul", x, y) for x, y in zip(found, factors, strict=True)]
-                for i, x in enumerate(transpose(f, found)[:width]):
-                    f.store(x, parts.moved(f, into, f.add(f.mul(column, self.panel), i * self.panel)))
-
             whole = p.depth // self.lanes * self.lanes
             with f.loop(0, whole, self.lanes) as column:
-                square(column.index, self.lanes)
+                self._square(f, at, (rows, factors), into, column.index, self.lanes)
             if whole < p.depth:
-                square(whole, p.depth - whole)
+                self._square(f, at, (rows, factors), into, whole, p.depth - whole)
+
+    def _square(
+        self, f: Function, at: Mapping[str, Value], keys: tuple[Sequence[Int], Sequence[Value] | None],
+        into: Value, column: Int, width: int,
+    ) -> None:  # fmt: skip
+        """Some columns of as many keys as a register has lanes, transposed; `keys` are their rows in the
+        cache and their factors.
+        """
+        rows, factors = keys
+        found = [self.parts.load_row(f, at, "keys", row, column, width) for row in rows]
+        if factors is not None:
+            found = [f.binary("fmul", x, y) for x, y in zip(found, factors, strict=True)]
+        for i, x in enumerate(transpose(f, found)[:width]):
+            f.store(x, self.parts.moved(f, into, f.add(f.mul(column, self.panel), i * self.panel)))
 
     def _copy_values(
         self, f: Function, at: Mapping[str, Value], piece: Piece, target: Value, key: Int, count: Int

@@ -1,5 +1,5 @@
-"""Writing rows of tokens into a cache of blocks, in place: a task has some heads and goes through all tokens in
-order, so of equal slots the last one stays whatever the threads.
+"""Writing rows of tokens into a cache of blocks, in place: a task has some heads and goes through all tokens
+in order, so of equal slots the last one stays whatever the threads.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import math
 from typing import Final
 
 from infini.compiler.llvm import movement
-from infini.compiler.llvm.builder import Function, I32, I64, Value
+from infini.compiler.llvm.builder import I32, I64, Function, Value
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.core.ir import ArrayType, Attrs
@@ -17,7 +17,7 @@ SMALL_BYTES: Final = 64 << 10  # of all rows, up to which they are one task
 
 
 def emit(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
-    """Native code of `paged_update`; `args` are cache, rows, slots and the result, which begins as the cache."""
+    """Native code of `paged_update`: the result, behind the operands, begins as the cache."""
     cache, new, slots = types
     blocks, heads, size = cache.shape[:3]
     row = math.prod(cache.shape[3:]) * cache.dtype.itemsize
