@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infini.compiler.llvm.quantized import activations, forms, rows
+from infini.compiler.llvm.quantized import activations, forms, matrix, rows
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.passes import quantized
@@ -10,7 +10,7 @@ from infini.core.ir import ArrayType, Attrs, Equation
 from infini.lax.quantized import scheme as scheme_
 from infini.lax.quantized.scheme import Scheme
 
-MAX_FEW = 8  # rows of activations up to which the matrix is not packed
+MAX_FEW = 4  # rows of activations up to which the matrix is not packed
 
 
 def form_of(equation: Equation, target: Target) -> quantized.Form | None:
@@ -20,7 +20,10 @@ def form_of(equation: Equation, target: Target) -> quantized.Form | None:
     k = x.shape[-1]
     if not forms.has_code(scheme, k, target):
         return None
-    return "few"
+    num_rows = quantized.logical_rows(x).shape[0]
+    if num_rows <= MAX_FEW:
+        return "few"
+    return "many" if matrix.is_possible(target) else None
 
 
 def emit_bytes(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
@@ -33,7 +36,8 @@ def emit_dot(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tupl
     """The operation `bytes_dot`."""
     codes, _, _, *planes = types
     scheme = _known(scheme_.parse(attrs["scheme"]), planes[0])
-    return rows.emit(codes.shape[0], planes, scheme=scheme, dtype=attrs["dtype"], target=target)
+    emit = matrix.emit if attrs["form"] == "many" else rows.emit
+    return emit(codes.shape[0], planes, scheme=scheme, dtype=attrs["dtype"], target=target)
 
 
 def _known(scheme: Scheme, blocks: ArrayType) -> Scheme:
