@@ -51,8 +51,8 @@ class Rope:
 
 
 def read(data: Json, head_dim: int, *, is_interleaved: bool = False) -> Rope:
-    """The rotary embeddings of a config.json, in either spelling: `rope_theta` and `rope_scaling`, with `type`
-    or `rope_type`, or `rope_parameters`.
+    """The rotary embeddings of a config.json, in either spelling: `rope_theta` and `rope_scaling`, or
+    `rope_parameters`; with `type` or `rope_type`.
 
     Args:
         data: the contents of config.json, with the defaults of its family.

@@ -6,6 +6,7 @@ writing a file is the same table read backwards.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -52,7 +53,7 @@ class Weight:
 def put(params: dict[str, Any], path: Path, value: Any) -> None:  # Any: arrays, and trees of them
     """Give a place in a tree of dictionaries and lists a value; what leads to it is made on the way."""
     node: Any = params
-    for key, after in zip(path, path[1:], strict=False):
+    for key, after in itertools.pairwise(path):
         if isinstance(key, int):
             while len(node) <= key:
                 node.append({})
