@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,32 +135,48 @@ def _write(kind: str, options: dict[str, Any], folder: Path) -> Any:
     return model
 
 
-@pytest.fixture(scope="module", params=list(CASES))
-def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    kind, options = CASES[request.param]
-    folder = tmp_path_factory.mktemp("model")
-    model = _write(kind, options, folder)
-    tokens = torch.arange(1, PROMPT + 1)[None] * 5 % 128
-    with torch.no_grad():
-        tokens = model.generate(tokens, max_new_tokens=STEPS, do_sample=False, pad_token_id=0)
-        yield Peer(model, folder, tokens[0].tolist(), model(tokens).logits[0].float().numpy())
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Peer]:
+    @functools.cache
+    def of(name: str) -> Peer:
+        folder = tmp_path_factory.mktemp("model")
+        model = _write(*CASES[name], folder)
+        tokens = torch.arange(1, PROMPT + 1)[None] * 5 % 128
+        with torch.no_grad():
+            tokens = model.generate(tokens, max_new_tokens=STEPS, do_sample=False, pad_token_id=0)
+            return Peer(model, folder, tokens[0].tolist(), model(tokens).logits[0].float().numpy())
+
+    return of
 
 
 @pytest.fixture(scope="module")
-def engine(peer: Peer) -> Engine:
-    loaded = checkpoints.load(peer.folder)
-    return Engine(loaded.params, loaded.config.served(PROMPT + STEPS))
+def engines(peers: Callable[[str], Peer]) -> Callable[[str], Engine]:
+    @functools.cache
+    def of(name: str) -> Engine:
+        loaded = checkpoints.load(peers(name).folder)
+        return Engine(loaded.params, loaded.config.served(PROMPT + STEPS))
+
+    return of
 
 
-def test_logits_of_prefill_and_of_single_steps_are_those_of_transformers(peer: Peer, engine: Engine) -> None:
-    blocks = [3, 0, 5, 1]
+@pytest.mark.parametrize("name", CASES)
+def test_logits_of_prefill_and_of_single_steps_are_those_of_transformers(
+    name: str, peers: Callable[[str], Peer], engines: Callable[[str], Engine]
+) -> None:
+    peer, engine, blocks = peers(name), engines(name), [3, 0, 5, 1]
     found = [engine.run(models.Rows(peer.tokens[:PROMPT], 0, blocks))]
-    for place in range(PROMPT, PROMPT + STEPS):
-        found.append(engine.run(models.Rows([peer.tokens[place]], place, blocks)))
+    found += [
+        engine.run(models.Rows([peer.tokens[place]], place, blocks))
+        for place in range(PROMPT, PROMPT + STEPS)
+    ]
     np.testing.assert_allclose(np.concatenate(found), peer.logits, rtol=0, atol=TOLERANCE)
 
 
-def test_pieces_and_neighbours_change_nothing(peer: Peer, engine: Engine) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_pieces_and_neighbours_change_nothing(
+    name: str, peers: Callable[[str], Peer], engines: Callable[[str], Engine]
+) -> None:
+    peer, engine = peers(name), engines(name)
     tokens, other = peer.tokens, [7, 3, 11, 90, 4, 8]
     first = engine.run(models.Rows(tokens[:9], 0, [2, 7]), models.Rows(other, 0, [6]))
     second = engine.run(models.Rows([5], 6, [6]), models.Rows(tokens[9:28], 9, [2, 7]))
@@ -171,13 +188,15 @@ def test_pieces_and_neighbours_change_nothing(peer: Peer, engine: Engine) -> Non
     np.testing.assert_allclose(third[:6], first[9:], rtol=0, atol=TOLERANCE)
 
 
-def test_bfloat16_is_as_near_as_that_of_transformers(peer: Peer) -> None:
-    tokens = torch.tensor(peer.tokens[:TOKENS])[None]
+@pytest.mark.parametrize("name", {kind: name for name, (kind, _) in reversed(CASES.items())}.values())
+def test_bfloat16_is_as_near_as_that_of_transformers(name: str, peers: Callable[[str], Peer]) -> None:
+    peer = peers(name)
+    tokens = torch.tensor(peer.tokens[:PROMPT])[None]
     with torch.no_grad():
-        rounded = peer.model.to(torch.bfloat16)
+        rounded = copy.deepcopy(peer.model).to(torch.bfloat16)
         theirs = rounded(tokens).logits[0].float().numpy()
         exact = rounded.float()(tokens).logits[0].numpy()
     loaded = checkpoints.load(peer.folder, dtype="bfloat16")
-    own = Engine(loaded.params, loaded.config.served(TOKENS), "bfloat16")
-    found = own.run(models.Rows(peer.tokens[:TOKENS], 0, [0, 1]))
+    own = Engine(loaded.params, loaded.config.served(PROMPT), "bfloat16")
+    found = own.run(models.Rows(peer.tokens[:PROMPT], 0, [0, 1]))
     assert np.sqrt(np.mean((found - exact) ** 2)) < 1.5 * np.sqrt(np.mean((theirs - exact) ** 2)) + 1e-3
