@@ -11,7 +11,7 @@ from typing import Any, Final
 from infini.core import errors
 from infini.io import tensors as tensors_
 from infini.llm.models import rope, weights
-from infini.llm.models.config import Config
+from infini.llm.models.config import Activation, Config
 from infini.llm.models.family import Family, Json
 from infini.llm.models.weights import Weight
 
@@ -19,7 +19,7 @@ from infini.llm.models.weights import Weight
 _OF_EXPERTS: Final = {"gate_proj": "gate_proj", "up_proj": "up_proj", "down_proj": "down_proj"}
 _LARGEST: Final = 1 << 31
 _MOST_LAYERS: Final = 1 << 12
-_ACTIVATIONS: Final = {
+_ACTIVATIONS: Final[dict[str, Activation]] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
@@ -104,7 +104,7 @@ def size(data: Json, name: str) -> int:
     return value
 
 
-def activation(name: str) -> str:
+def activation(name: str) -> Activation:
     """The activation that a config.json calls so.
 
     Raises:

@@ -64,7 +64,13 @@ def put(params: dict[str, Any], path: Path, value: Any) -> None:  # Any: arrays,
 
 
 def linear(
-    path: Path, name: str, rows: int, columns: int, *, has_bias: bool = False, **how: Any
+    path: Path,
+    name: str,
+    rows: int,
+    columns: int,
+    *,
+    has_bias: bool = False,
+    **how: Any,  # Any: fields of several kinds
 ) -> list[Weight]:
     """A matrix (rows, columns) with the name that files give it, and its bias where it has one.
 
@@ -79,7 +85,7 @@ def linear(
     found = [Weight(path, (f"{name}.weight",), (rows, columns), kind="matrix", **how)]
     if has_bias:
         stored = how.get("stored_shape")
-        beside = {"part": how.get("part")}
+        beside: dict[str, Any] = {"part": how.get("part")}  # Any: fields of two kinds
         if stored is not None:
             beside["stored_shape"] = (stored[1] if how.get("is_transposed") else stored[0],)
         key = f"{path[-1]}_bias"
