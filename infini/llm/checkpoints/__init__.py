@@ -1,0 +1,1 @@
+"""Checkpoints: folders in Hugging Face's layout and GGUF files."""
