@@ -4,8 +4,8 @@
 the package `gguf` is used; the tests compare with it.
 """
 
-from infini.io.gguf.dequantize import dequantize
-from infini.io.gguf.quantize import quantize
+from infini.io.gguf.dequantizers import dequantize
+from infini.io.gguf.quantizers import quantize
 from infini.io.gguf.reader import GGUFFile, GGUFTensor, read, shards
 from infini.io.gguf.types import TYPES, GGUFError, TensorType, ValueType, type_of
 from infini.io.gguf.values import Metadata, Value, value_of

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from infini.io.gguf import dequantize as dequantize_, header as header_
+from infini.io.gguf import dequantizers, header as header_
 from infini.io.gguf.header import Header, TensorInfo
 from infini.io.gguf.types import GGUFError, TensorType
 from infini.io.gguf.values import Metadata
@@ -63,7 +63,7 @@ class GGUFTensor:
         """
         if self.type.dtype is not None:
             return self.data.view(self.type.dtype)
-        return dequantize_.dequantize(self.data, self.type)
+        return dequantizers.dequantize(self.data, self.type)
 
     def __repr__(self) -> str:
         return f"GGUFTensor({self.name!r}, {self.type}, {self.shape})"

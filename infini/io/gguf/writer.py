@@ -17,7 +17,7 @@ import numpy as np
 
 from infini.core import errors
 from infini.io import folders
-from infini.io.gguf import quantize as quantize_
+from infini.io.gguf import quantizers
 from infini.io.gguf.header import (
     ALIGNMENT,
     DEFAULT_ALIGNMENT,
@@ -72,7 +72,7 @@ def tensor(
 
     def load() -> np.ndarray:
         numbers = array() if callable(array) else array
-        return quantize_.quantize(numbers, found).reshape(-1)
+        return quantizers.quantize(numbers, found).reshape(-1)
 
     return GGUFTensor(name, found, sizes, load)
 

@@ -1,4 +1,4 @@
-"""Blocks of ggml's types with codebooks (IQ*) to numbers in float32, as `dequantize` has it for the others.
+"""Blocks of ggml's types with codebooks (IQ*) to numbers in float32, as `dequantizers` has it for the others.
 
 A code of these types names a row of 4 or 8 magnitudes; signs are stored beside them.
 """

@@ -3,7 +3,7 @@
 One function per type: it takes whole blocks, uint8 (n, bytes of a block), and gives their numbers, float32
 (n, numbers of a block). Products and sums are made in ggml's order, so that results are the same bit by bit. The
 layouts of blocks are facts of https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h; types of
-codebooks are in `dequantize_codebooks`.
+codebooks are in `dequantizers_codebooks`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from infini.core import errors
-from infini.io.gguf import dequantize_codebooks as codebooks, parallel
+from infini.io.gguf import dequantizers_codebooks as codebooks, parallel
 from infini.io.gguf.blocks import bits, half, k_scales, nibbles, part
 from infini.io.gguf.types import TensorType, type_of
 
