@@ -1,7 +1,7 @@
 """Numbers to blocks of ggml's types, by several threads.
 
 Q4_0 to Q8_0, TQ1_0, TQ2_0 and MXFP4 are defined by what the package `gguf` makes, and are the same bytes. Types
-whose scales are searched for are in `quantize_k`.
+whose scales are searched for are in `quantizers_k`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from infini.core import errors
-from infini.io.gguf import parallel
+from infini.io.gguf import parallel, quantizers_k
 from infini.io.gguf.blocks import pack
 from infini.io.gguf.types import TensorType, type_of
 
@@ -164,4 +164,5 @@ QUANTIZERS: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
     "Q8_0": _q8_0,
     "TQ1_0": _tq1_0,
     "TQ2_0": _tq2_0,
+    **quantizers_k.QUANTIZERS,
 }
