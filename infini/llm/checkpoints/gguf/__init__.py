@@ -5,6 +5,7 @@ GGUF file of them. The format itself is `infini.io.gguf`.
 """
 
 from infini.llm.checkpoints.gguf.reading import GGUFModel, read
+from infini.llm.checkpoints.gguf.sources import Blocks, planes, source
 from infini.llm.checkpoints.gguf.writing import file_type, write_model
 
-__all__ = ["GGUFModel", "file_type", "read", "write_model"]
+__all__ = ["Blocks", "GGUFModel", "file_type", "planes", "read", "source", "write_model"]

@@ -304,6 +304,7 @@ def _write_phi3(data: Json, keys: dict[str, Any]) -> None:  # Any: values of met
 
 
 def _write_mixture(data: Json, keys: dict[str, Any]) -> None:  # Any: values of metadata
+    _write_plain(data, keys)
     if data.get("norm_topk_prob") is False or data.get("mlp_only_layers") or data.get("decoder_sparse_step", 1) != 1:
         raise errors.UnsupportedError(
             "GGUF files of Qwen 3 have experts in every layer, whose weights sum to 1",
@@ -312,7 +313,18 @@ def _write_mixture(data: Json, keys: dict[str, Any]) -> None:  # Any: values of 
         )
 
 
+def _write_plain(data: Json, keys: dict[str, Any]) -> None:  # Any: values of metadata
+    if data.get("use_sliding_window") and data.get("sliding_window"):
+        raise errors.UnsupportedError(
+            "GGUF files of Qwen have no sliding window",
+            got=f"use_sliding_window with sliding_window {data['sliding_window']}",
+            fix="set use_sliding_window to false in config.json: texts up to the window are computed alike",
+        )
+
+
 def _write_deepseek(data: Json, keys: dict[str, Any]) -> None:  # Any: values of metadata
+    if data.get("rope_interleave", True) is False:
+        raise errors.UnsupportedError("GGUF files of DeepSeek have interleaved rotary embeddings", got="rope_interleave false")
     rank, rope_dim = int(data["kv_lora_rank"]), int(data["qk_rope_head_dim"])
     keys |= {
         "attention.head_count_kv": 1,
@@ -334,6 +346,8 @@ _WRITERS: Final[dict[str, Callable[[Json, dict[str, Any]], None]]] = {
     "minicpm": _write_minicpm,
     "gemma2": _write_gemma2,
     "phi3": _write_phi3,
+    "qwen2": _write_plain,
+    "qwen3": _write_plain,
     "qwen3_moe": _write_mixture,
     "deepseek_v2": _write_deepseek,
     "deepseek_v3": _write_deepseek,

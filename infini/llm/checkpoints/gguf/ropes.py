@@ -169,6 +169,12 @@ def _write_yarn(config: Json, stated: Json) -> Json:
         if stated.get(name) is not None:
             found[f"rope.scaling.{key}"] = float(stated[name])
     if stated.get("mscale_all_dim") is not None:
+        if stated.get("mscale", 1.0) != stated["mscale_all_dim"]:
+            raise errors.UnsupportedError(
+                "GGUF files have one number for what YaRN multiplies queries and keys by, and what scores",
+                got=f"mscale {stated.get('mscale', 1.0)}, mscale_all_dim {stated['mscale_all_dim']}",
+                expected="two equal numbers",
+            )
         found["rope.scaling.yarn_log_multiplier"] = _DEEPSEEK_MSCALE * float(stated["mscale_all_dim"])
     return found
 
@@ -198,7 +204,7 @@ def _read_llama3(factors: np.ndarray, config: Json, rope_dim: int) -> Json:
     factor = float(factors.max())
     turns = _frequencies(theta, rope_dim) / (2 * math.pi)
     between = (factors > 1.0) & (factors < factor)
-    candidates = [(float(2**power), 4.0) for power in (13, *range(6, 21))]  # as Llama 3 has it, 8192, first
+    candidates = [(float(2**power), 4.0) for power in (13, *range(3, 21))]  # as Llama 3 has it, 8192, first
     if between.sum() >= 2:
         # share = (original * turns - 1) / (high - 1) is a line in turns.
         share = (1.0 / factors[between].astype(np.float64) - 1.0 / factor) / (1.0 - 1.0 / factor)
