@@ -19,7 +19,7 @@ import infini as inf
 from infini import io
 from infini.core import array as array_, dtypes, errors, tree
 from infini.llm import models
-from infini.llm.checkpoints import hugging_face, quantizing
+from infini.llm.checkpoints import gguf, hugging_face, quantizing
 from infini.llm.checkpoints.source import Json, Source, Tensors
 from infini.llm.models import weights as weights_
 from infini.llm.models.weights import Weight
@@ -127,7 +127,7 @@ def read(path: Path | str) -> Source:
         MissingFileError: it, or one of its files, is not there.
         CorruptFileError: a file is damaged.
     """
-    return hugging_face.read(path)
+    return gguf.source(path) if Path(path).is_file() else hugging_face.read(path)
 
 
 def _float(dtype: Any) -> np.dtype:  # Any: what names a dtype
