@@ -59,7 +59,7 @@ def sample(logits: Array, state: State, features: Features) -> Sampled:
     """
     edited = edit(logits, state, features)
     if features.is_random:
-        tokens = choice.draw(edited, state.scales, state.numbers, uniforms(state.numbers), features)
+        tokens = choice.draw(edited, state.scales, state.numbers, uniforms(state.numbers, 1)[:, 0], features)
     else:
         tokens = inp.argmax(edited, axis=-1).astype(inp.int32)
     if features.num_logprobs is None:
@@ -89,14 +89,14 @@ def probabilities(logits: Array, state: State, features: Features) -> Array:
     return choice.probabilities(edited, state.scales, state.numbers, features)
 
 
-def uniforms(numbers: Array, count: int = 2) -> Array:
-    """Random numbers float32 (R, count) in [0, 1) of the tokens that `State.numbers` (R, 4) tells of."""
+def uniforms(numbers: Array, count: int) -> Array:
+    """Random numbers float64 (R, count) in [0, 1) of the tokens that `State.numbers` (R, 4) tells of."""
     return inf.vmap(functools.partial(_uniforms_of_row, count=count))(numbers)
 
 
 def _uniforms_of_row(numbers: Array, count: int) -> Array:
     key = random.fold_in(numbers[: state_.INDEX], numbers[state_.INDEX])
-    return random.uniform(key, (count,))
+    return random.uniform(key, (count,), inp.float64)
 
 
 def describe(logits: Array, tokens: Array, num_top: int) -> Sampled:
@@ -139,7 +139,10 @@ def _penalised(logits: Array, state: State) -> Array:
 
 
 def _masked(logits: Array, mask: Array) -> Array:
-    """Words of 32 tokens become rows of 32 columns, so that a bit is a shift by the column."""
+    """A word of the mask has a row of 32 tokens, so that a bit is a shift by the column."""
     num_rows, vocab_size = logits.shape
-    bits = (mask[:, :, None] >> inp.arange(32, dtype=inp.uint32)) & np.uint32(1)
-    return inp.where(bits.reshape(num_rows, -1)[:, :vocab_size] == 1, logits, -np.inf)
+    is_allowed = (mask[:, :, None] >> inp.arange(32, dtype=inp.uint32)) & np.uint32(1) == 1
+    if vocab_size % 32:
+        return inp.where(is_allowed.reshape(num_rows, -1)[:, :vocab_size], logits, -np.inf)
+    words = logits.reshape(num_rows, -1, 32)
+    return inp.where(is_allowed, words, -np.inf).reshape(num_rows, vocab_size)

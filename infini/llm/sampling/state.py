@@ -158,7 +158,8 @@ class Row:
         if params.repetition_penalty != 1.0:
             self._add_prompt(prompt_token_ids)
         for token, bias in biases.items():
-            self._biases[self._place_of(token)] = bias
+            place = self._place_of(token)
+            self._biases[place] = bias
         self._ends = np.array(sorted({*eos_ids, *(params.stop_token_ids or ())}), np.int32)
         self._forbidden = np.array(sorted({word[0] for word in bad_words if len(word) == 1}), np.int32)
         self._words: dict[int, list[tuple[int, ...]]] = {}
@@ -195,7 +196,8 @@ class Row:
         """
         self.output.append(token)
         if self._counts_output:
-            self._occurrences[self._place_of(token)] += 2
+            place = self._place_of(token)  # may replace the arrays
+            self._occurrences[place] += 2
         return self.grammar is None or self.grammar.accept(token)
 
     def pop(self, count: int = 1) -> None:
