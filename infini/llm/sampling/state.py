@@ -8,13 +8,13 @@ V tokens in the vocabulary, N edits, M forbidden tokens, W = ceil(V / 32) words 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from infini.core import errors, tree
+from infini.core import tree
 from infini.llm.sampling.params import SamplingParams
 
 # Columns of State.scales.
@@ -23,8 +23,9 @@ NUM_SCALES: Final = 8
 # Columns of State.numbers.
 KEY_HIGH, KEY_LOW, INDEX, TOP_K = range(4)
 NUM_NUMBERS: Final = 4
-# Sizes of the lists of edits and of forbidden tokens: a step takes the first that is large enough.
-LIST_SIZES: Final = (256, 4096, 65536, 1048576)
+# Lengths of the lists of edits and of forbidden tokens: a step takes the first that is large enough for both.
+LIST_SIZES: Final = (4096, 65536)
+_LIST_GROWTH: Final = 16  # beyond them; such programs are compiled when they are first needed
 NUM_LOGPROBS: Final = (0, 20)  # numbers of alternatives that programs are compiled for
 
 
@@ -297,6 +298,7 @@ def build(
     *,
     drafts: Sequence[Sequence[int]] | None = None,
     stride: int | None = None,
+    vocab_size: int | None = None,
 ) -> State:
     """Lay the rows of a step side by side.
 
@@ -307,11 +309,12 @@ def build(
         drafts: guesses of each record (`Row.possible`), whose logits are wanted, too: the record has a row
             before the first guess and one after each.
         stride: rows of logits that each record has, when they are not one after the other.
+        vocab_size: V, asked for only when there are no records.
 
     Returns:
-        NumPy arrays; lists of edits and forbidden tokens have one of the lengths `LIST_SIZES`.
+        NumPy arrays; lists of edits and forbidden tokens have one of few lengths, the same for both.
     """
-    lines = _Lines(size, features, rows[0].vocab_size if rows else 1)
+    lines = _Lines(size, features, rows[0].vocab_size if rows else vocab_size or 1)
     start = 0
     for at, row in enumerate(rows):
         guesses = drafts[at] if drafts is not None else ()
@@ -360,11 +363,16 @@ class _Lines:
     def finish(self) -> State:
         if not self.features.is_edited:
             return State(self.scales, self.numbers, mask=self.mask)
-        edits, biases = self._edits()
-        return State(self.scales, self.numbers, edits, biases, self._forbidden(), self.mask)
+        length = _list_size(
+            max(
+                sum(tokens.size for _, tokens, _, _ in self.edits),
+                sum(tokens.size for _, tokens in self.forbidden),
+            )
+        )
+        edits, biases = self._edits(length)
+        return State(self.scales, self.numbers, edits, biases, self._forbidden(length), self.mask)
 
-    def _edits(self) -> tuple[np.ndarray, np.ndarray]:
-        length = _list_size(sum(tokens.size for _, tokens, _, _ in self.edits))
+    def _edits(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         edits, biases = np.zeros((3, length), np.int32), np.zeros(length, np.float32)
         start = 0
         for at, tokens, occurrences, added in self.edits:
@@ -377,8 +385,7 @@ class _Lines:
         edits[0, start:] = self.size
         return edits, biases
 
-    def _forbidden(self) -> np.ndarray:
-        length = _list_size(sum(tokens.size for _, tokens in self.forbidden))
+    def _forbidden(self, length: int) -> np.ndarray:
         forbidden = np.zeros((2, length), np.int32)
         start = 0
         for at, tokens in self.forbidden:
@@ -390,16 +397,23 @@ class _Lines:
         return forbidden
 
 
+def programs(size: int, vocab_size: int, presets: Sequence[Features] = PRESETS) -> Iterator[tuple[Features, State]]:
+    """What has to be compiled so that no step of `size` rows waits for it: features, and arrays of padding."""
+    for features in presets:
+        state = build([], size, features, vocab_size=vocab_size)
+        yield features, state
+        if features.is_edited:
+            for length in LIST_SIZES[1:]:
+                edits = np.full((3, length), size, np.int32)
+                biases = np.zeros(length, np.float32)
+                yield features, dataclasses.replace(state, edits=edits, biases=biases, forbidden=edits[:2])
+
+
 def _list_size(count: int) -> int:
-    for size in LIST_SIZES:
-        if count <= size:
-            return size
-    raise errors.ValueMismatchError(
-        "the requests of one step change too many logits",
-        got=f"{count} tokens",
-        expected=f"at most {LIST_SIZES[-1]}",
-        fix="run fewer requests with penalties at a time",
-    )
+    size = next((size for size in LIST_SIZES if count <= size), LIST_SIZES[-1])
+    while size < count:
+        size *= _LIST_GROWTH
+    return size
 
 
 def _scales(params: SamplingParams) -> np.ndarray:
