@@ -43,7 +43,9 @@ def token_ids(
         spellings = [tuple(encode(text)) for text in ((bare, " " + bare) if bare else (word,))]
         if not any(spellings):
             raise errors.ValueMismatchError("bad_words has a word without tokens", got=repr(word))
-        wrong = [token for each in spellings for token in each if vocab_size is not None and token >= vocab_size]
+        wrong = [
+            token for each in spellings for token in each if vocab_size is not None and token >= vocab_size
+        ]
         if wrong:
             raise errors.ValueMismatchError(
                 "bad_words has a word whose tokens the model does not know",

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 import infini.numpy as inp
 from infini import Array, lax
-from infini.llm.sampling import state as state_
-from infini.llm.sampling.state import Features
+from infini.llm.sampling import rows as rows_
+from infini.llm.sampling.features import Features
 
 NUM_CANDIDATES = 256  # K: limits beyond the so many likeliest tokens are searched for
 _BLOCKS = (256, 128, 64)  # tokens that are summed together before blocks are, the first that divides V
@@ -44,11 +45,10 @@ class _Settings(NamedTuple):
 
 def _settings(scales: Array, numbers: Array) -> _Settings:
     temperature, top_p, min_p, typical_p = (
-        scales[:, column, None]
-        for column in (state_.TEMPERATURE, state_.TOP_P, state_.MIN_P, state_.TYPICAL_P)
+        scales[:, column, None] for column in (rows_.TEMPERATURE, rows_.TOP_P, rows_.MIN_P, rows_.TYPICAL_P)
     )
     is_greedy = temperature == 0.0
-    top_k = numbers[:, state_.TOP_K, None].astype(inp.int32)
+    top_k = numbers[:, rows_.TOP_K, None].astype(inp.int32)
     return _Settings(inp.where(is_greedy, 1.0, temperature), is_greedy, top_k, top_p, min_p, typical_p)
 
 
@@ -174,9 +174,7 @@ def _draw_filtered(logits: Array, settings: _Settings, uniforms: Array) -> Array
     return inp.where(is_near, from_near, from_all).astype(inp.int32)
 
 
-def _draw_far(
-    logits: Array, largest: Array, settings: _Settings, limit: Array, uniforms: Array
-) -> Array:
+def _draw_far(logits: Array, largest: Array, settings: _Settings, limit: Array, uniforms: Array) -> Array:
     """As `draw_by_weight`, without an array of all weights: those of one block are computed again."""
     num_rows, length = logits.shape
     block = _block_size(length)
@@ -237,11 +235,9 @@ def _limit(logits: Array, largest: Array, near: Array, settings: _Settings) -> A
     return inp.where(has_top_p, inp.minimum(limit, by_mass), limit)
 
 
-def _if_any(is_wanted: Array, compute, otherwise: Array) -> Array:
+def _if_any(is_wanted: Array, compute: Callable[[], Array], otherwise: Array) -> Array:
     """What `compute` gives in the rows (R, 1) that want it; it is not computed when none does."""
-    return lax.cond(
-        inp.any(is_wanted), lambda: inp.where(is_wanted, compute(), otherwise), lambda: otherwise
-    )
+    return lax.cond(inp.any(is_wanted), lambda: inp.where(is_wanted, compute(), otherwise), lambda: otherwise)
 
 
 def _search(
@@ -287,7 +283,7 @@ def _halved(order: Array, weights: Array, wanted: Array, is_wanted: Array) -> Ar
 
 
 def _typical(weights: Array, distances: Array, typical_p: Array) -> Array:
-    """Weights (R, V) of the tokens whose information is nearest to the entropy, up to a share of the whole."""
+    """Weights (R, V) of the tokens whose information is nearest to the entropy, up to a share of all."""
     total = inp.sum(weights, axis=-1, keepdims=True)
     # Information is distance + log(total): both sides of the difference have that constant. A product of a
     # weight and its distance is below 1, so its sums are exact, too.

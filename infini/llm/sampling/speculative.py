@@ -24,9 +24,10 @@ import infini as inf
 import infini.numpy as inp
 from infini import Array
 from infini.core import errors, tree
-from infini.llm.sampling import choice, kernels, state as state_
+from infini.llm.sampling import choice, kernels, rows as rows_
+from infini.llm.sampling.features import Features
 from infini.llm.sampling.kernels import Sampled
-from infini.llm.sampling.state import Features, State
+from infini.llm.sampling.state import State
 
 _DRAFT_STREAM: Final = np.uint32(0x9E3779B9)  # draws of a draft model are independent of the model's
 
@@ -212,7 +213,7 @@ def _is_kept(probs: Array, draft_probs: Array, drafts: Array, uniforms: Array) -
 def draft_state(state: State) -> State:
     """Settings with which a draft model draws: the same, by random numbers of their own."""
     numbers = state.numbers.copy()
-    numbers[:, state_.KEY_HIGH] ^= _DRAFT_STREAM
+    numbers[:, rows_.KEY_HIGH] ^= _DRAFT_STREAM
     return dataclasses.replace(state, numbers=numbers)
 
 

@@ -69,7 +69,7 @@ def _renormalised(chances: np.ndarray, stays: np.ndarray) -> np.ndarray:
 
 
 def _smallest_set(chances: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
-    """The first tokens by `order` that together have at least a share, with all that are equal to the last."""
+    """The first tokens by `order` that together have at least a share, and all equal to the last."""
     places = np.argsort(order, kind="stable")
     count = int(np.searchsorted(np.cumsum(chances[places]), share - 1e-12)) + 1
     return order <= order[places[min(count, places.size) - 1]]

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tests.llm.sampling import oracle
 import pytest
 
 import infini as inf
 from infini.llm.sampling import kernels, state
 from infini.llm.sampling.params import SamplingParams
 from infini.llm.sampling.state import Features, Row
+from tests.llm.sampling import oracle
 
 V = 1024
 EOS = (3, 900)
@@ -78,9 +78,7 @@ def test_tokens_taken_back_leave_no_trace() -> None:
     row.pop(4)
     logits = _logits(1)
     found = edit(logits, state.build([row], 1, FULL), features=FULL)
-    fresh = edit(
-        logits, state.build([_row(params, OUTPUT, prompt_token_ids=PROMPT)], 1, FULL), features=FULL
-    )
+    fresh = edit(logits, state.build([_row(params, OUTPUT, prompt_token_ids=PROMPT)], 1, FULL), features=FULL)
     np.testing.assert_array_equal(found, fresh)
     assert row.num_output == len(OUTPUT)
 
@@ -147,7 +145,9 @@ def test_candidates_are_those_of_the_definitions(scale: float) -> None:
 
 @pytest.mark.parametrize("scale", [0.05, 1.0, 6.0])
 def test_typical_candidates_are_those_of_the_definition(scale: float) -> None:
-    fields = [{"typical_p": p, **more} for p in (0.1, 0.5, 0.95) for more in ({}, {"top_k": 60}, {"top_p": 0.8})]
+    fields = [
+        {"typical_p": p, **more} for p in (0.1, 0.5, 0.95) for more in ({}, {"top_k": 60}, {"top_p": 0.8})
+    ]
     logits = _logits(len(fields), seed=3, scale=scale)
     all_params = [SamplingParams(**each) for each in fields]  # type: ignore[arg-type]
     made = state.build([_row(params) for params in all_params], len(fields), FULL)
@@ -183,10 +183,16 @@ def _chi_square(counts: np.ndarray, chances: np.ndarray) -> tuple[float, int]:
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"temperature": 0.7, "top_k": 30}, {"top_p": 0.9}, {"top_p": 0.98, "temperature": 2.0}, {"min_p": 0.02}],
+    [
+        {},
+        {"temperature": 0.7, "top_k": 30},
+        {"top_p": 0.9},
+        {"top_p": 0.98, "temperature": 2.0},
+        {"min_p": 0.02},
+    ],
 )
 def test_frequencies_are_the_probabilities(fields: dict[str, Any]) -> None:
-    """Chi-square within four standard deviations of its mean: 64 rows of 60 draws each, of one distribution."""
+    """Chi-square within four standard deviations of its mean: 60 draws of 64 rows, of one distribution."""
     params = SamplingParams(**fields)
     logits = np.repeat(_logits(1, seed=11, scale=1.5), 64, axis=0)
     rows = [_row(SamplingParams(**fields, seed=seed)) for seed in range(64)]
@@ -297,7 +303,10 @@ def test_greedy_programs_have_nothing_random() -> None:
 def test_logprobs_are_the_models_before_any_setting() -> None:
     features = state.PRESETS[-1]
     logits = _logits(4)
-    rows = [_row(SamplingParams(seed=i, logprobs=5, temperature=0.5, presence_penalty=2.0), [1, 2]) for i in range(4)]
+    rows = [
+        _row(SamplingParams(seed=i, logprobs=5, temperature=0.5, presence_penalty=2.0), [1, 2])
+        for i in range(4)
+    ]
     sampled = kernels.sample_step(logits, state.build(rows, 4, features), features=features)
     wide = logits.astype(np.float64)
     expected = wide - np.log(np.exp(wide).sum(-1, keepdims=True))

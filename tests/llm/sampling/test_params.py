@@ -51,7 +51,9 @@ def test_defaults_are_those_of_vllm() -> None:
 )
 def test_a_value_out_of_range_is_an_error_that_names_the_field(field: str, values: list[Any]) -> None:
     for value in values:
-        with pytest.raises(errors.ValueMismatchError, match=rf"(?s)^{field} has a value.*expected: +{field} is"):
+        with pytest.raises(
+            errors.ValueMismatchError, match=rf"(?s)^{field} has a value.*expected: +{field} is"
+        ):
             SamplingParams(**{field: value})
 
 
@@ -69,7 +71,9 @@ def test_fields_that_exclude_each_other(fields: dict[str, Any]) -> None:
 
 
 def test_bounds_themselves_are_allowed() -> None:
-    SamplingParams(temperature=2.0, top_p=1.0, top_k=-1, min_p=1.0, presence_penalty=-2.0, frequency_penalty=2)
+    SamplingParams(
+        temperature=2.0, top_p=1.0, top_k=-1, min_p=1.0, presence_penalty=-2.0, frequency_penalty=2
+    )
     SamplingParams(seed=-(2**63), max_tokens=None, logprobs=20, prompt_logprobs=0, min_tokens=16)
 
 
@@ -89,7 +93,9 @@ def test_a_server_allows_less_than_a_program() -> None:
         SamplingParams(stop="a" * 257).check(limits.SERVER)
 
 
-@pytest.mark.parametrize("fields", [{"logit_bias": {9: 1.0}}, {"stop_token_ids": [9]}, {"allowed_token_ids": [9]}])
+@pytest.mark.parametrize(
+    "fields", [{"logit_bias": {9: 1.0}}, {"stop_token_ids": [9]}, {"allowed_token_ids": [9]}]
+)
 def test_tokens_have_to_be_in_the_vocabulary(fields: dict[str, Any]) -> None:
     SamplingParams(**fields).check_vocabulary(10)
     with pytest.raises(errors.ValueMismatchError, match="token ids below 9"):

@@ -33,7 +33,9 @@ def _proposed_by_definition(tokens: list[int], count: int, shortest: int, longes
     st.integers(1, 3),
     st.integers(0, 3),
 )
-def test_guesses_follow_the_first_earlier_run(tokens: list[int], count: int, shortest: int, more: int) -> None:
+def test_guesses_follow_the_first_earlier_run(
+    tokens: list[int], count: int, shortest: int, more: int
+) -> None:
     """The tokens have bytes that look alike when they are read at the wrong place."""
     proposer = NgramProposer(count, prompt_lookup_max=shortest + more, prompt_lookup_min=shortest)
     expected = _proposed_by_definition(tokens, count, shortest, shortest + more)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from infini.core import errors
-from infini.llm.sampling import bad_words, state
+from infini.llm.sampling import bad_words, rows as rows_, state
 from infini.llm.sampling.params import SamplingParams
 from infini.llm.sampling.state import Features, Row
 
@@ -108,7 +107,7 @@ def test_guesses_have_rows_of_their_own() -> None:
     row, other = _row(frequency_penalty=1.0), _row(seed=8)
     row.push(3)
     made = state.build([row, other], 6, EDITED, drafts=[[3, 4], []])
-    assert made.numbers[:, state.INDEX].tolist() == [1, 2, 3, 0, 0, 0]
+    assert made.numbers[:, rows_.INDEX].tolist() == [1, 2, 3, 0, 0, 0]
     places = made.edits[:, made.edits[0] < 6].T.tolist()
     assert places == [[0, 3, 2], [1, 3, 4], [2, 3, 4], [2, 4, 2]]
     assert row.num_output == 1
@@ -117,8 +116,8 @@ def test_guesses_have_rows_of_their_own() -> None:
 def test_rows_of_requests_may_stand_at_equal_distances() -> None:
     rows = [_row(seed=1), _row(seed=2)]
     made = state.build(rows, 8, Features(is_random=True), drafts=[[1], [2, 3, 4]], stride=4)
-    assert made.numbers[:, state.KEY_LOW].tolist() == [1, 1, 0, 0, 2, 2, 2, 2]
-    assert made.scales[:, state.TEMPERATURE].tolist() == [1, 1, 0, 0, 1, 1, 1, 1]
+    assert made.numbers[:, rows_.KEY_LOW].tolist() == [1, 1, 0, 0, 2, 2, 2, 2]
+    assert made.scales[:, rows_.TEMPERATURE].tolist() == [1, 1, 0, 0, 1, 1, 1, 1]
 
 
 def test_bad_words_are_spelled_alone_and_after_a_space() -> None:
