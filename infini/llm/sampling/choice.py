@@ -22,7 +22,7 @@ from infini.llm.sampling import rows as rows_
 from infini.llm.sampling.features import Features
 
 NUM_CANDIDATES = 256  # K: limits beyond the so many likeliest tokens are searched for
-_BLOCKS = (256, 128, 64)  # tokens that are summed together before blocks are, the first that divides V
+_BLOCK = 256  # tokens that are summed together before blocks are
 _INFINITY = 0x7F800000  # bit pattern
 _BITS = 52  # of a sum that is exact in float64
 
@@ -99,21 +99,34 @@ def draw_by_weight(weights: Array, uniforms: Array) -> Array:
     Returns:
         int32 (R,); a token of weight 0 only in a row that has no other.
     """
-    num_rows, length = weights.shape
-    block = _block_size(length)
-    blocks = weights.reshape(num_rows, length // block, block)
-    at, rest = _place(inp.sum(blocks, axis=-1), uniforms[:, None])
-    inner = inp.take_along_axis(blocks, at[:, None, None], axis=1)[:, 0]
-    return at * block + _place_of(inner, rest)
+    return _drawn(lambda part, _: part, weights, weights.shape[-1], uniforms)
+
+
+def _drawn(weigh: Callable[[Array, int], Array], rows: Array, length: int, uniforms: Array) -> Array:
+    """A place of each row in proportion to its weight, without an array of all weights.
+
+    Args:
+        weigh: whole weights of a part of `rows`, which has so many dimensions more than they.
+        rows: (R, V).
+        length: V.
+        uniforms: float64 (R,).
+    """
+    num_blocks = length // _BLOCK
+    sums = []
+    if num_blocks:
+        blocks = rows[:, : num_blocks * _BLOCK].reshape(-1, num_blocks, _BLOCK)
+        sums.append(inp.sum(weigh(blocks, 1), axis=-1))
+    if length % _BLOCK:
+        sums.append(inp.sum(weigh(rows[:, num_blocks * _BLOCK :], 0), axis=-1, keepdims=True))
+    at, rest = _place(inp.concatenate(sums, axis=-1) if len(sums) > 1 else sums[0], uniforms[:, None])
+    places = at[:, None] * _BLOCK + inp.arange(_BLOCK, dtype=inp.int32)
+    inner = weigh(inp.take_along_axis(rows, inp.minimum(places, length - 1), axis=-1), 0)
+    found = at * _BLOCK + _place_of(inp.where(places < length, inner, 0.0), rest)
+    return inp.minimum(found, length - 1)
 
 
 def _likeliest(logits: Array) -> Array:
     return inp.argmax(logits, axis=-1).astype(inp.int32)
-
-
-def _block_size(length: int) -> int:
-    """Vocabularies are rarely odd; then a row is one block."""
-    return next((size for size in _BLOCKS if length % size == 0), length)
 
 
 def _place(weights: Array, uniforms: Array) -> tuple[Array, Array]:
@@ -175,15 +188,15 @@ def _draw_filtered(logits: Array, settings: _Settings, uniforms: Array) -> Array
 
 
 def _draw_far(logits: Array, largest: Array, settings: _Settings, limit: Array, uniforms: Array) -> Array:
-    """As `draw_by_weight`, without an array of all weights: those of one block are computed again."""
-    num_rows, length = logits.shape
-    block = _block_size(length)
-    blocks = logits.reshape(num_rows, length // block, block)
-    spread = _Settings(*(column[:, None] for column in settings))
-    weights = _weigh(blocks, largest[:, None], spread, limit[:, None], length)
-    at, rest = _place(inp.sum(weights, axis=-1), uniforms[:, None])
-    inner = inp.take_along_axis(blocks, at[:, None, None], axis=1)[:, 0]
-    return at * block + _place_of(_weigh(inner, largest, settings, limit, length), rest)
+    """A token of each row up to its limit."""
+    length = logits.shape[-1]
+
+    def weigh(part: Array, num_more: int) -> Array:
+        wide = (..., *[None] * num_more)
+        spread = _Settings(*(column[wide] for column in settings))
+        return _weigh(part, largest[wide], spread, limit[wide], length)
+
+    return _drawn(weigh, logits, length, uniforms)
 
 
 def _weights(logits: Array, settings: _Settings, features: Features) -> Array:
