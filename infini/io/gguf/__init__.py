@@ -9,7 +9,7 @@ from infini.io.gguf.quantizers import quantize
 from infini.io.gguf.reader import GGUFFile, GGUFTensor, read, shards
 from infini.io.gguf.types import FLOATS, TYPES, GGUFError, TensorType, ValueType, type_of
 from infini.io.gguf.values import Metadata, Value, value_of
-from infini.io.gguf.writer import Shards, tensor, write
+from infini.io.gguf.writer import Listener, Shards, tensor, write
 
 __all__ = [
     "FLOATS",
@@ -17,6 +17,7 @@ __all__ = [
     "GGUFError",
     "GGUFFile",
     "GGUFTensor",
+    "Listener",
     "Metadata",
     "Shards",
     "TensorType",
