@@ -275,7 +275,7 @@ class Scheduler:
             self.running.append(request)
             counts[request] = count
             budget -= count
-            # Requests admitted in the same step find these blocks: a layer writes all keys before any is read.
+            # Requests admitted in the same step find these blocks: a layer writes all keys before it reads any.
             self._make_known(request, request.num_computed_tokens + count)
 
     def _cached(self, request: Request) -> list[Block]:
@@ -295,7 +295,7 @@ class Scheduler:
             self.prefix_cache_hits += request.num_computed_tokens
 
     def _make_known(self, request: Request, num_computed: int) -> None:
-        """Tell the prefix cache of the blocks that are full after this step; proposals are not known tokens."""
+        """Tell the prefix cache of the blocks that are full after this step, proposals not counted."""
         if not request.is_cached:
             return
         size = self.pool.block_size
