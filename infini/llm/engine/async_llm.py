@@ -73,7 +73,7 @@ class AsyncLLM:
         """A request; iterate over the result (`async for output in engine.generate(...)`).
 
         Args:
-            prompt: text, `{"prompt": ...}`, `{"prompt_token_ids": [...]}` or ids; a dict may hold a "cache_salt".
+            prompt: text, `{"prompt": ...}`, `{"prompt_token_ids": [...]}` or ids.
             sampling_params: None is `get_default_sampling_params()`.
             request_id: unique among those running; None makes one.
             priority: lower goes first under the policy "priority".

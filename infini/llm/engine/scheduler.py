@@ -275,7 +275,7 @@ class Scheduler:
             self.running.append(request)
             counts[request] = count
             budget -= count
-            # Requests admitted in the same step find these blocks: a layer writes all keys before it reads any.
+            # Others admitted in this step find these blocks: a layer writes all keys before it reads any.
             self._make_known(request, request.num_computed_tokens + count)
 
     def _cached(self, request: Request) -> list[Block]:
