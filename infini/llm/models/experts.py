@@ -29,7 +29,7 @@ def feed_forward(x: Array, weights: dict[str, Any], config: Config) -> Array:  #
 
 def route(x: Array, weights: dict[str, Any], experts: Experts) -> tuple[Array, Array]:  # Any: arrays
     """Numbers of the experts of each token, and what each counts, both (T, k)."""
-    products = layers.product(x.astype(inp.float32), weights["gate"])
+    products = layers.product(x.astype(inp.float32), weights["gate"].astype(inp.float32))
     if experts.scoring == "sigmoid":
         scores = lax.logistic(products)
     else:

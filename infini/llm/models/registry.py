@@ -5,11 +5,25 @@ from __future__ import annotations
 from typing import Final
 
 from infini.core import errors
-from infini.llm.models import llama
+from infini.llm.models import deepseek, gemma2, gpt2, llama, minicpm, mistral, phi3, qwen
 from infini.llm.models.config import Config
 from infini.llm.models.family import Family, Json
 
-_FAMILIES: Final[list[Family]] = [llama.FAMILY]
+_FAMILIES: Final[list[Family]] = [
+    llama.FAMILY,
+    mistral.FAMILY,
+    mistral.MIXTRAL,
+    qwen.QWEN2,
+    qwen.QWEN3,
+    qwen.QWEN3_MOE,
+    gemma2.FAMILY,
+    phi3.FAMILY,
+    gpt2.FAMILY,
+    deepseek.V2,
+    deepseek.V3,
+    minicpm.FAMILY,
+    minicpm.JIUGE,
+]
 
 
 def register(family: Family) -> None:
@@ -72,4 +86,7 @@ def config_from_json(config_json: Json) -> Config:
         >>> tiny.head_dim, tiny.num_kv_heads
         (8, 4)
     """
-    return family_of(config_json).config(config_json)
+    family = family_of(config_json)
+    # A file that names its architecture alone is of the family's first name.
+    name = config_json.get("model_type")
+    return family.config({**config_json, "model_type": name if name in family.names else family.names[0]})

@@ -62,7 +62,9 @@ def put(params: dict[str, Any], path: Path, value: Any) -> None:  # Any: arrays,
     node[path[-1]] = value
 
 
-def linear(path: Path, name: str, rows: int, columns: int, *, has_bias: bool = False, **how: Any) -> list[Weight]:
+def linear(
+    path: Path, name: str, rows: int, columns: int, *, has_bias: bool = False, **how: Any
+) -> list[Weight]:
     """A matrix (rows, columns) with the name that files give it, and its bias where it has one.
 
     Args:
