@@ -200,6 +200,12 @@ class Scheduler:
         self._give_back(request)
         request.status, request.finish_reason = Status.FINISHED, reason
 
+    def lose_all_blocks(self) -> None:
+        """The content of the cache is gone: what runs is computed again, and no beginning is known."""
+        for request in reversed(self.running.copy()):
+            self._preempt(request)
+        self.pool.forget_all()
+
     def _num_tokens(self, request: Request, budget: int) -> int:
         """How many tokens of a request the step takes."""
         count = min(request.num_tokens_with_spec - request.num_computed_tokens, budget)
