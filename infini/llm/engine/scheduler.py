@@ -200,6 +200,12 @@ class Scheduler:
         self._give_back(request)
         request.status, request.finish_reason = Status.FINISHED, reason
 
+    def lose_all_blocks(self) -> None:
+        """The content of the cache is gone: what runs is computed again, and no beginning is known."""
+        for request in reversed(self.running.copy()):
+            self._preempt(request)
+        self.pool.forget_all()
+
     def _num_tokens(self, request: Request, budget: int) -> int:
         """How many tokens of a request the step takes."""
         count = min(request.num_tokens_with_spec - request.num_computed_tokens, budget)
@@ -275,7 +281,7 @@ class Scheduler:
             self.running.append(request)
             counts[request] = count
             budget -= count
-            # Requests admitted in the same step find these blocks: a layer writes all keys before any is read.
+            # Others admitted in this step find these blocks: a layer writes all keys before it reads any.
             self._make_known(request, request.num_computed_tokens + count)
 
     def _cached(self, request: Request) -> list[Block]:
@@ -295,7 +301,7 @@ class Scheduler:
             self.prefix_cache_hits += request.num_computed_tokens
 
     def _make_known(self, request: Request, num_computed: int) -> None:
-        """Tell the prefix cache of the blocks that are full after this step; proposals are not known tokens."""
+        """Tell the prefix cache of the blocks that are full after this step, proposals not counted."""
         if not request.is_cached:
             return
         size = self.pool.block_size

@@ -58,8 +58,11 @@ class Simulation:
 
     def step(self) -> scheduler.Step:
         """Schedule, compute, take over; every invariant is looked at in between."""
+        ran_before = list(self.scheduler.running)
         plan = self.scheduler.schedule()
         self.check(plan)
+        if plan.preempted:
+            assert all(item.request in ran_before for item in plan.scheduled)
         size = self.block_size
         for item in plan.scheduled:
             request = item.request
