@@ -122,7 +122,10 @@ def throughput(  # noqa: PLR0913, PLR0917  # typer passes them by name
         range_ratio=range_ratio,
         seed=seed,
     )
-    samples = dataset.samples(vocab_size=_vocab_size(engine), encode=engine.tokenizer.encode)
+    tokenizer = engine.tokenizer
+    samples = dataset.samples(
+        vocab_size=_vocab_size(engine), encode=None if tokenizer is None else tokenizer.encode
+    )
     found = offline.throughput(engine, _params, samples)
     _show(found.as_text(), found.as_json() | _circumstances(model), as_json, output_json)
 
@@ -238,7 +241,7 @@ def _params(num_tokens: int) -> SamplingParams:
 def _engine(model: str, threads: int | None, **options: Any) -> LLM:  # Any: fields of EngineConfig
     if threads is not None:
         config.config.update("num_threads", threads)
-    return LLM(model, **options)
+    return LLM(model, verbose=True, **options)
 
 
 def _bandwidth(threads: int | None) -> float:
@@ -248,7 +251,7 @@ def _bandwidth(threads: int | None) -> float:
 
 
 def _vocab_size(engine: LLM) -> int:
-    return engine.checkpoint.config.vocab_size
+    return engine.engine.checkpoint.config.vocab_size
 
 
 class _bar:  # noqa: N801  # used as a function
@@ -304,7 +307,7 @@ def _pair(text: str) -> tuple[int, int]:
 
 def _row(engine: LLM, model: str, speed: offline.Speed, bandwidth: float) -> dict[str, Any]:  # Any: JSON
     """One measurement with llama-bench's names, and what is ours behind them."""
-    facts = ModelFacts.of(engine.checkpoint)
+    facts = ModelFacts.of(engine.engine.checkpoint)
     machine = record.machine()
     rates = speed.tokens_per_s
     ns = [int(s * 1e9) for s in speed.seconds]

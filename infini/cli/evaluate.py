@@ -17,6 +17,7 @@ from infini.io import folders
 from infini.llm.benchmarks import evaluation
 from infini.llm.engine.llm import LLM
 from infini.llm.sampling.params import SamplingParams
+from infini.llm.text.tokenizer import Tokenizer
 
 app = typer.Typer(help="Measure what a language model knows.", no_args_is_help=True)
 
@@ -44,7 +45,7 @@ def ppl(  # noqa: PLR0917  # typer passes them by name
     """Perplexity of a text: how surprised the model is by each token, on average."""
     text = _read(file)
     engine = LLM(model, dtype=dtype, quantization=quantization, max_model_len=context + 1)
-    ids = engine.tokenizer.encode(text)[:max_tokens]
+    ids = _tokenizer(engine).encode(text)[:max_tokens]
     with _bar("windows") as bar:
 
         def on_window(found: evaluation.Perplexity, num_windows: int) -> None:
@@ -101,7 +102,7 @@ def choices(  # noqa: PLR0913, PLR0917  # typer passes them by name
 
         answered = evaluation.choose(
             lambda rows: _log_likelihood(engine, rows),
-            engine.tokenizer.encode,
+            _tokenizer(engine).encode,
             asked,
             scoring=scoring,
             examples=shots,
@@ -120,6 +121,14 @@ def choices(  # noqa: PLR0913, PLR0917  # typer passes them by name
         (name, f"{right / count:.1%}", f"{right} of {count}") for name, (right, count) in subjects.items()
     ]
     output.show_table("accuracy", rows, header=("subject", "right", ""))
+
+
+def _tokenizer(engine: LLM) -> Tokenizer:
+    if engine.tokenizer is None:
+        raise errors.ValueMismatchError(
+            "the model has no tokenizer", fix="copy tokenizer.json into its folder"
+        )
+    return engine.tokenizer
 
 
 def _log_likelihood(engine: LLM, rows: Sequence[Sequence[int]]) -> list[list[float | None]]:
