@@ -25,6 +25,9 @@ from infini.compiler.llvm import (
     linear_algebra,
     movement,
     operations,
+    paged,
+    paged_problem,
+    paged_update,
     picks,
     products,
     registers,
@@ -42,6 +45,7 @@ from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, S
 from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
 from infini.lax import indexing
+from infini.lax.composites import paged_attention, paged_definition
 from infini.tile.program import Kernel
 
 Route = Callable[[Equation, Target], list[Step]]
@@ -63,6 +67,10 @@ def has_route(equation: Equation) -> bool:
         return True  # made of what has a route
     if op.name in _ATTENTION:
         return attention_parts.is_suited([v.type for v in equation.inputs], equation.attrs)
+    if op is paged_attention.paged_attention_p:
+        options = paged_definition.Options(**equation.attrs)
+        types = [v.type for v in equation.inputs]
+        return paged_problem.is_suited(paged_definition.operands_of(types, options), options)
     if op.name in _COMPUTING and equation.inputs[0].type.dtype not in registers.SUPPORTED:
         return False
     if op.name in ROUTES or (equation.outputs and not any(v.type.size for v in equation.outputs)):
@@ -326,6 +334,8 @@ ROUTES: Final[dict[str, Route]] = {
     "packed_dot": _packed_dot,
     "windowed_dot": _moved(emission.emit),
     **dict.fromkeys((*_ATTENTION, attention_views.attention_of_views_p.name), _attention),
+    "paged_attention": _moved(paged.emit),
+    "paged_update": _moved(paged_update.emit, updates=True),
     "reshape": _aliases,
     "optimization_barrier": _aliases,
     "view_as_real": _aliases,
