@@ -38,9 +38,10 @@ from infini.compiler.llvm import (
     windows,
 )
 from infini.compiler.llvm.convolution import emission
+from infini.compiler.llvm.quantized import products as quantized_products
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.passes import attention_views, convolutions, kernel_bodies, panels
+from infini.compiler.passes import attention_views, convolutions, kernel_bodies, panels, quantized
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step, reads_of, writes_of
 from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
@@ -65,6 +66,8 @@ def has_route(equation: Equation) -> bool:
         return True  # made where `takes_windows` holds
     if op is attention_views.attention_of_views_p:
         return True  # made of what has a route
+    if op in (quantized.activation_bytes_p, quantized.bytes_dot_p):
+        return True  # made where `takes_bytes` says how
     if op.name in _ATTENTION:
         return attention_parts.is_suited([v.type for v in equation.inputs], equation.attrs)
     if op is paged_attention.paged_attention_p:
@@ -92,6 +95,11 @@ def reads_panels(equation: Equation, target: Target) -> bool:
 def takes_windows(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> bool:
     """Whether a `windowed_dot` is a product of this processor's."""
     return emission.plans(x, w, attrs, target) is not None
+
+
+def takes_bytes(equation: Equation, target: Target) -> quantized.Form | None:
+    """How this processor computes a product with a matrix in few bits, if it reads its bytes."""
+    return quantized_products.form_of(equation, target)
 
 
 def _panels(equation: Equation) -> gemm.Panels:
@@ -333,6 +341,8 @@ ROUTES: Final[dict[str, Route]] = {
     "dot": _dot,
     "packed_dot": _packed_dot,
     "windowed_dot": _moved(emission.emit),
+    "activation_bytes": _moved(quantized_products.emit_bytes),
+    "bytes_dot": _moved(quantized_products.emit_dot),
     **dict.fromkeys((*_ATTENTION, attention_views.attention_of_views_p.name), _attention),
     "paged_attention": _moved(paged.emit),
     "paged_update": _moved(paged_update.emit, updates=True),
