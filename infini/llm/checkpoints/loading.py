@@ -7,6 +7,7 @@ by weight, so that memory holds the model once.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -127,7 +128,18 @@ def read(path: Path | str) -> Source:
         MissingFileError: it, or one of its files, is not there.
         CorruptFileError: a file is damaged.
     """
-    return gguf.source(path) if Path(path).is_file() else hugging_face.read(path)
+    place = Path(path).expanduser()
+    if place.is_dir() and not (place / "config.json").is_file():
+        files = sorted(place.glob("*.gguf"))
+        stems = {re.sub(r"-\d{5}-of-\d{5}$", "", file.stem) for file in files}
+        if len(stems) > 1:
+            raise io.MissingFileError(
+                f"{place} has several models",
+                got=", ".join(sorted(stems)[:_SHOWN]),
+                fix="give the path of one of the .gguf files",
+            )
+        place = files[0] if files else place
+    return gguf.source(place) if place.is_file() else hugging_face.read(place)
 
 
 def _float(dtype: Any) -> np.dtype:  # Any: what names a dtype
