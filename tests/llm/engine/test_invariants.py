@@ -1,4 +1,4 @@
-"""Invariants 5, 6 and 9 on a model: whatever happens to a request, its tokens are the model's own.
+"""Invariants 5, 6 and 9 on a model: whatever happens to a request, its tokens are the model's.
 
 Every token of a continuation is held against the model computing the whole text at once, so nothing depends on
 where two runs part.
