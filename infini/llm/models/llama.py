@@ -11,13 +11,15 @@ from typing import Any, Final
 from infini.core import errors
 from infini.io import tensors as tensors_
 from infini.llm.models import rope, weights
-from infini.llm.models.config import Config
+from infini.llm.models.config import Activation, Config
 from infini.llm.models.family import Family, Json
 from infini.llm.models.weights import Weight
 
 # What most families call the three matrices of an expert.
 _OF_EXPERTS: Final = {"gate_proj": "gate_proj", "up_proj": "up_proj", "down_proj": "down_proj"}
-_ACTIVATIONS: Final = {
+_LARGEST: Final = 1 << 31
+_MOST_LAYERS: Final = 1 << 12
+_ACTIVATIONS: Final[dict[str, Activation]] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
@@ -65,6 +67,12 @@ def config(
         "tie_embeddings": bool(data.get("tie_word_embeddings", False)),
     }
     model = Config(**found | fields)
+    if model.num_layers > _MOST_LAYERS or (model.experts is not None and model.experts.count > _MOST_LAYERS):
+        raise tensors_.CorruptFileError(
+            "config.json states more layers or experts than any model has",
+            got=f"num_hidden_layers = {model.num_layers}, experts: {model.experts}",
+            expected=f"at most {_MOST_LAYERS} of each",
+        )
     if model.num_heads % model.num_kv_heads:
         raise tensors_.CorruptFileError(
             "config.json: num_key_value_heads does not divide num_attention_heads",
@@ -86,17 +94,17 @@ def size(data: Json, name: str) -> int:
         CorruptFileError: it is missing, or something else.
     """
     value = data.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < _LARGEST:
         raise tensors_.CorruptFileError(
             f"config.json does not state {name}" if value is None else f"config.json: {name} is no size",
             got=None if value is None else repr(value),
-            expected="a positive integer",
+            expected=f"a positive integer below {_LARGEST}",
             fix="copy the whole model folder again",
         )
     return value
 
 
-def activation(name: str) -> str:
+def activation(name: str) -> Activation:
     """The activation that a config.json calls so.
 
     Raises:

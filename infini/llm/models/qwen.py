@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from infini.core import errors
-from infini.llm.models import llama, weights
+from infini.llm.models import llama
 from infini.llm.models.config import Config, Experts
 from infini.llm.models.family import Family, Json
 from infini.llm.models.weights import Weight

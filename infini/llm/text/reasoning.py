@@ -1,8 +1,8 @@
 """What a model thinks before it answers, split from the answer: `<think> ... </think>` and its relatives.
 
-Only the beginning of an answer is looked at, so a model may write about the marks later. Where the chat template
-opens the thought itself (the prompt ends with the mark), the answer begins inside. Space at the ends of the thought
-and line breaks before the answer vanish. Every way of cutting the text gives the same parts.
+Only the beginning of an answer is looked at, so a model may write about the marks later. Where the chat
+template opens the thought itself (the prompt ends with the mark), the answer begins inside. Space at the ends
+of the thought and line breaks before the answer vanish. Every way of cutting the text gives the same parts.
 """
 
 from __future__ import annotations

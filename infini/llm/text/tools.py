@@ -1,9 +1,10 @@
 """Tool calls that models write into their answers, each family in a form of its own.
 
-A form is a grammar that reads letter by letter, so every way of cutting an answer gives the same calls, and the
-work grows with its length. Arguments are passed on while they arrive, as the model wrote them. What only looks
-like a call stays text: it is held back until a name and the beginning of arguments are there. Arguments that
-break off later cannot be taken back from a stream; `parse`, which sees all, gives such a call back as text.
+A form is a grammar that reads letter by letter, so every way of cutting an answer gives the same calls, and
+the work grows with its length. Arguments are passed on while they arrive, as the model wrote them. What only
+looks like a call stays text: it is held back until a name and the beginning of arguments are there. Arguments
+that break off later cannot be taken back from a stream; `parse`, which sees all, gives such a call back as
+text.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ class ToolParser:
         """Text and calls of a whole answer.
 
         Example:
-            >>> PARSERS["hermes"].parse('<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>').calls[0].name
-            'f'
+            >>> answer = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
+            >>> [(call.name, call.arguments) for call in PARSERS["hermes"].parse(answer).calls]
+            [('f', '{"x": 1}')]
         """
         output = tool_grammars.Output()
         tool_grammars.run(self.grammar, output, text)
@@ -149,7 +151,9 @@ PARSERS: Final[Mapping[str, ToolParser]] = {
             "llama3_json", tool_grammars.llama3_json, (("<|python_tag|>",), ('"parameters"', "<|eot_id|>")),
             is_special=True,
         ),
-        ToolParser("pythonic", tool_grammars.pythonic, (("func_name1(", "params_name1="), ("<|python_start|>",))),
+        ToolParser(
+            "pythonic", tool_grammars.pythonic, (("func_name1(", "params_name1="), ("<|python_start|>",))
+        ),
     )
 }  # fmt: skip
 # Names that other servers use for the same forms.
