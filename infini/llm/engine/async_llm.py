@@ -32,6 +32,52 @@ from infini.llm.text.tokenizer import Tokenizer
 _JOIN_S: Final = 30.0
 
 
+class Mailbox:
+    """Where the engine puts the outputs of a request. The engine holds it, and not the stream, whose end it
+    would else not see. Everything but `__init__` runs in the event loop.
+
+    Args:
+        request_id: name of the request.
+        loop: the event loop that reads.
+    """
+
+    def __init__(self, request_id: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.request_id, self.loop = request_id, loop
+        self.kind: OutputKind = "cumulative"
+        self._pending: deque[RequestOutput] = deque()
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, output: RequestOutput) -> None:
+        """Take an output over; with one that was not read yet it becomes one."""
+        if self._pending:
+            before = self._pending.pop()
+            output = _merged(before, output) if self.kind == "delta" else output
+        self._pending.append(output)
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """What the reader gets when there is nothing more to read."""
+        self._error = error
+        self._wake()
+
+    async def get(self) -> RequestOutput:
+        """The next output."""
+        while not self._pending:
+            if self._error is not None:
+                raise self._error
+            self._waiter = self.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._pending.popleft()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
 class RequestStream(AsyncIterator[RequestOutput]):
     """Outputs of one request as they come. Iterate over it once.
 
@@ -39,17 +85,14 @@ class RequestStream(AsyncIterator[RequestOutput]):
     output, or the end of the object. One who reads slowly gets fewer and larger outputs.
 
     Attributes:
-        request_id: its name; known after `start`.
+        request_id: its name.
     """
 
     def __init__(self, engine: AsyncLLM, make: Callable[[], Job], request_id: str) -> None:
         self._engine, self._make = engine, make
         self.request_id = request_id
-        self._pending: deque[RequestOutput] = deque()
-        self._error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._is_started = self._is_ended = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._mailbox: Mailbox | None = None
+        self._is_ended = False
 
     async def start(self) -> None:
         """Check the request and put it in the queue; iteration does so by itself if this was not called.
@@ -61,68 +104,42 @@ class RequestStream(AsyncIterator[RequestOutput]):
             QueueFullError: as many requests wait as may.
             EngineDeadError: the loop has ended.
         """
-        if self._is_started:
+        if self._mailbox is not None:
             return
-        self._is_started = True
-        self._loop = asyncio.get_running_loop()
-        taken: asyncio.Future[None] = self._loop.create_future()
+        mailbox = self._mailbox = Mailbox(self.request_id, asyncio.get_running_loop())
         try:
             self._engine.check_taking()
             job = await asyncio.to_thread(self._make)
-            self._engine.submit(job, self, taken)
-            await taken
+            mailbox.kind = job.kind
+            await self._engine.submit(job, mailbox)
         except BaseException:
             await self.aclose()
             raise
 
     async def __anext__(self) -> RequestOutput:
         await self.start()
-        while not self._pending:
-            if self._error is not None:
-                error, self._error = self._error, None
-                self._is_ended = True
-                raise error
-            if self._is_ended:
-                raise StopAsyncIteration
-            assert self._loop is not None
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            except asyncio.CancelledError:
-                await self.aclose()
-                raise
-            finally:
-                self._waiter = None
-        output = self._pending.popleft()
+        if self._is_ended:
+            raise StopAsyncIteration
+        assert self._mailbox is not None
+        try:
+            output = await self._mailbox.get()
+        except BaseException:
+            await self.aclose()
+            raise
         self._is_ended |= output.finished
         return output
 
     async def aclose(self) -> None:
         """Abort the request if it still runs. May be called any number of times."""
-        if self._is_started and not self._is_ended:
-            self._is_ended = True
-            self._engine.drop(self.request_id)
+        self._leave()
 
     def __del__(self) -> None:
-        if self._is_started and not self._is_ended:
-            self._engine.drop(self.request_id)
+        self._leave()
 
-    def put(self, output: RequestOutput | BaseException, kind: OutputKind) -> None:
-        """Take an output over; called in the event loop."""
-        if isinstance(output, BaseException):
-            self._error = output
-        elif not self._pending:
-            self._pending.append(output)
-        else:  # what came before was not read yet
-            before = self._pending.pop()
-            self._pending.append(_merged(before, output) if kind == "delta" else output)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that reads it."""
-        return self._loop
+    def _leave(self) -> None:
+        if not self._is_ended and self._mailbox is not None:
+            self._engine.drop(self._mailbox)
+        self._is_ended = True
 
 
 class AsyncLLM:
@@ -157,10 +174,11 @@ class AsyncLLM:
             )
         self._core = self._engine.core
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._streams: dict[str, tuple[RequestStream, OutputKind]] = {}
+        self._mailboxes: dict[str, Mailbox] = {}
         self._stats = self._core.stats()
         self._death: BaseException | None = None
-        self._is_taking, self._stop_at = True, None  # type: bool, float | None
+        self._is_taking, self._has_ended = True, False
+        self._stop_at: float | None = None
         self._ids = 0
         self._thread = threading.Thread(target=self._run, name="infini-engine", daemon=True)
         self._thread.start()
@@ -272,30 +290,22 @@ class AsyncLLM:
         """Counts since the engine began; may be called from any thread."""
         return dataclasses.replace(self._stats, is_healthy=self._thread.is_alive())
 
-    def submit(self, job: Job, stream: RequestStream, taken: asyncio.Future[None]) -> None:
-        """Hand a job to the loop; `taken` is done when it is in the queue."""
-        loop = stream.loop
-        assert loop is not None
+    async def submit(self, job: Job, mailbox: Mailbox) -> None:
+        """Hand a job to the loop, and wait until it is in the queue."""
 
         def add() -> None:
-            try:
-                self._core.add(job)
-                self._streams[job.request_id] = (stream, job.kind)
-                error = None
-            except errors.InfiniError as found:
-                error = found
-            _tell(loop, lambda: _set(taken, error))
+            self._core.add(job)
+            self._mailboxes[job.request_id] = mailbox
 
-        self._commands.put(add)
-        if not self._thread.is_alive():
-            _set(taken, EngineDeadError("the engine's loop has ended"))
+        await self._call(add)
 
-    def drop(self, request_id: str) -> None:
+    def drop(self, mailbox: Mailbox) -> None:
         """End a request that nobody reads any more; may be called from any thread, and while objects end."""
 
         def end() -> None:
-            if self._streams.pop(request_id, None) is not None:
-                self._core.abort(request_id)
+            if self._mailboxes.get(mailbox.request_id) is mailbox:
+                del self._mailboxes[mailbox.request_id]
+                self._core.abort(mailbox.request_id)
 
         self._commands.put(end)
 
@@ -336,50 +346,60 @@ class AsyncLLM:
             if output is not None and self._death is None:
                 self._deliver([output])
         dead = EngineDeadError("the engine's loop has ended", fix="start the engine again")
-        for stream, kind in list(self._streams.values()):
-            _tell(stream.loop, functools.partial(stream.put, dead, kind))
-        self._streams.clear()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._commands.get_nowait()()
+        for mailbox in list(self._mailboxes.values()):
+            _tell(mailbox.loop, functools.partial(mailbox.fail, dead))
+        self._mailboxes.clear()
+        self._has_ended = True
+        self._obey_rest()
         self._stats = self._core.stats()
 
     def _deliver(self, outputs: list[RequestOutput]) -> None:
-        """Outputs to their streams: one call into each event loop for a whole step."""
-        by_loop: dict[
-            asyncio.AbstractEventLoop | None, list[tuple[RequestStream, RequestOutput, OutputKind]]
-        ] = {}
+        """Outputs to their readers: one call into each event loop for a whole step."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Mailbox, RequestOutput]]] = {}
         for output in outputs:
-            found = self._streams.get(output.request_id)
-            if found is None:
+            mailbox = self._mailboxes.get(output.request_id)
+            if mailbox is None:
                 continue
-            stream, kind = found
             if output.finished:
-                del self._streams[output.request_id]
-            by_loop.setdefault(stream.loop, []).append((stream, output, kind))
+                del self._mailboxes[output.request_id]
+            by_loop.setdefault(mailbox.loop, []).append((mailbox, output))
         for loop, items in by_loop.items():
-            if not _tell(loop, functools.partial(_put_all, items)):
-                for _, output, _ in items:
-                    self.drop(output.request_id)
+            if not _tell(loop, functools.partial(_put_all, items)):  # its event loop has ended
+                for mailbox, _ in items:
+                    self.drop(mailbox)
 
     async def _call(self, function: Callable[[], Any]) -> Any:  # Any: what the function gives
-        """Run something in the engine's thread."""
-        self.check_health()
+        """Run something in the engine's thread.
+
+        Raises:
+            EngineDeadError: the loop has ended.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
 
         def run() -> None:
-            found = function()
-            _tell(loop, functools.partial(_set, done, None, found))
+            error, found = None, None
+            try:
+                if self._has_ended:
+                    raise EngineDeadError("the engine's loop has ended", fix="start the engine again")
+                found = function()
+            except errors.InfiniError as refused:
+                error = refused
+            _tell(loop, functools.partial(_set, done, error, found))
 
         self._commands.put(run)
+        if self._has_ended:  # perhaps before it saw the command
+            self._obey_rest()
         return await done
 
+    def _obey_rest(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._commands.get_nowait()()
 
-def _tell(loop: asyncio.AbstractEventLoop | None, function: Callable[[], object]) -> bool:
+
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> bool:
     """Run something in an event loop; False if that loop is closed."""
-    if loop is None:
-        return False
     try:
         loop.call_soon_threadsafe(function)
     except RuntimeError:
@@ -387,9 +407,9 @@ def _tell(loop: asyncio.AbstractEventLoop | None, function: Callable[[], object]
     return True
 
 
-def _put_all(items: list[tuple[RequestStream, RequestOutput, OutputKind]]) -> None:
-    for stream, output, kind in items:
-        stream.put(output, kind)
+def _put_all(items: list[tuple[Mailbox, RequestOutput]]) -> None:
+    for mailbox, output in items:
+        mailbox.put(output)
 
 
 def _set(future: asyncio.Future[Any], error: BaseException | None, result: Any = None) -> None:

@@ -209,7 +209,10 @@ class InputProcessor:
         if form is None or self.tokenizer is None:
             return lambda: None
         if self._compiler is None:
-            self._compiler = guided.Compiler(self.tokenizer, vocab_size=self.vocab_size)
+            self._compiler = guided.Compiler(
+                self.tokenizer,  # type: ignore[arg-type]  # its attributes are read, and tuples are sequences
+                vocab_size=self.vocab_size,
+            )
         compiler = self._compiler
         return lambda: compiler.compile(form)
 

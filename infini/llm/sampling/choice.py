@@ -66,11 +66,17 @@ def draw(logits: Array, scales: Array, numbers: Array, uniforms: Array, features
         int32 (R,).
     """
     settings = _settings(scales, numbers)
-    if features.is_typical:
-        weights = _weights(logits, settings, features)
-        drawn = draw_by_weight(weights, uniforms)
-        return inp.where(settings.is_greedy[:, 0], _likeliest(logits), drawn)
-    return lax.cond(inp.any(settings.is_filtered), _draw_filtered, _draw_plain, logits, settings, uniforms)
+    drawn = lax.cond(inp.any(settings.is_filtered), _draw_filtered, _draw_plain, logits, settings, uniforms)
+    if not features.is_typical:
+        return drawn
+    # Rows that do not ask for it are drawn as in programs that do not offer it.
+    is_typical = ~settings.is_greedy[:, 0] & (settings.typical_p[:, 0] < 1.0)
+    typical = lax.cond(
+        inp.any(is_typical),
+        lambda: draw_by_weight(_weights(logits, settings, features), uniforms),
+        lambda: drawn,
+    )
+    return inp.where(is_typical, typical, drawn)
 
 
 def probabilities(logits: Array, scales: Array, numbers: Array, features: Features) -> Array:

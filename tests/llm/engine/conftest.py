@@ -12,6 +12,7 @@ from infini.llm.checkpoints import Checkpoint
 from infini.llm.engine.llm import LLM
 from infini.llm.models import weights
 from infini.llm.text import tokenizer as tokenizer_
+from tests.llm.engine.oracle import Oracle
 
 TEXT = [
     "the quick brown fox jumps over the lazy dog",
@@ -40,8 +41,10 @@ def make_tokenizer() -> tokenizer_.Tokenizer:
     return tokenizer_.from_json(trained.to_json(), config)
 
 
-def make_checkpoint(seed: int = 0, **fields) -> Checkpoint:
-    """A model with random weights, large enough that its tokens differ."""
+def make_checkpoint(seed: int = 0, scale: float = 1.0, **fields) -> Checkpoint:
+    """A model with random weights, large enough that its tokens differ. With a small scale of its layers and
+    tied embeddings it repeats the last token.
+    """
     config_json = CONFIG | fields
     config = models.config_from_json(config_json)
     random = np.random.default_rng(seed)
@@ -51,6 +54,7 @@ def make_checkpoint(seed: int = 0, **fields) -> Checkpoint:
         values = 1.0 + 0.1 * random.standard_normal(shape)
         if len(shape) > 1:
             values = random.standard_normal(shape) * (2.0 / shape[-1]) ** 0.5
+            values *= scale if "layers" in weight.path else 1.0
         weights.put(params, weight.path, inp.asarray(values.astype(np.float32)))
     return Checkpoint(
         config_json=config_json,
@@ -77,3 +81,19 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture(scope="session")
 def llm(checkpoint, tokenizer) -> LLM:
     return LLM(checkpoint, tokenizer=tokenizer, **OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def oracle(checkpoint) -> Oracle:
+    return Oracle(checkpoint)
+
+
+def prompts(count: int, seed: int = 0, longest: int = 60) -> list[list[int]]:
+    """Prompts of random lengths, some with a common beginning."""
+    random = np.random.default_rng(seed)
+    shared = random.integers(0, 300, 32).tolist()
+    found = []
+    for number in range(count):
+        own = random.integers(0, 300, int(random.integers(1, longest - 32))).tolist()
+        found.append(own if number % 2 else shared + own)
+    return found

@@ -237,10 +237,11 @@ def test_a_row_gives_the_same_token_alone_and_in_any_batch(features: Features) -
     assert together == turned == alone == beside
 
 
-def test_a_program_that_can_do_more_gives_the_same_tokens() -> None:
+@pytest.mark.parametrize("wide", [state.PRESETS[2], FULL, state.PRESETS[-1]])
+def test_a_program_that_can_do_more_gives_the_same_tokens(wide: Features) -> None:
+    """What a neighbour asks for decides which program runs."""
     logits = _logits(16, seed=6)
-    rows = [_row(SamplingParams(seed=i, top_p=0.9)) for i in range(16)]
-    wide = state.PRESETS[2]
+    rows = [_row(SamplingParams(seed=i, **FILTERS[i])) for i in range(16)]  # type: ignore[arg-type]
     assert _tokens(logits, rows, PLAIN) == _tokens(logits, rows, wide)
 
 
