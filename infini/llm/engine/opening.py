@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infini.core import backend, dtypes, errors
+from infini.core import backend, comm, dtypes, errors
 from infini.llm import checkpoints, models
 from infini.llm.checkpoints.loading import Checkpoint
-from infini.llm.engine import buckets as buckets_, memory
+from infini.llm.engine import buckets as buckets_, memory, sharing
 from infini.llm.engine.blocks import BlockPool
 from infini.llm.engine.config import EngineConfig
 from infini.llm.engine.core import EngineCore, NgramProposals, Proposer
@@ -20,8 +21,11 @@ from infini.llm.engine.inputs import InputProcessor
 from infini.llm.engine.memory import CacheSize
 from infini.llm.engine.runner import ModelRunner
 from infini.llm.engine.scheduler import Limits, Scheduler
+from infini.llm.engine.sharing import Channel
+from infini.llm.models import placement
 from infini.llm.text import tokenizer as tokenizer_
 from infini.llm.text.tokenizer import Tokenizer
+from infini.sharding import Mesh
 
 # What is going on, how much of it is done, and how much there is; and lines to be shown.
 OnProgress = Callable[[str, int, int], None]
@@ -51,6 +55,10 @@ class Engine:
         """The model's tokenizer; None where there is none."""
         return self.inputs.tokenizer
 
+    def close(self) -> None:
+        """Let other processes that share the model go."""
+        self.core.runner.close()
+
 
 def open_engine(
     model: str | Path | Checkpoint,
@@ -74,13 +82,10 @@ def open_engine(
     """
     say = on_line or (lambda line: None)
     begin = time.perf_counter()
-    if config.tensor_parallel_size > 1:
-        raise errors.ValueMismatchError(
-            "this engine runs in one process",
-            got=f"tensor_parallel_size={config.tensor_parallel_size}",
-            expected="tensor_parallel_size=1",
-        )
-    checkpoint = _checkpoint(model, config, on_progress, say)
+    mesh, channel = _devices(config)
+    if channel is not None and not channel.is_leader:
+        on_progress, say = None, _silent
+    checkpoint = _checkpoint(model, config, mesh, on_progress, say)
     words = _tokenizer(model, checkpoint, tokenizer)
     params, model_config = checkpoint.params, checkpoint.config
     model_len = config.max_model_len or model_config.max_length
@@ -101,6 +106,8 @@ def open_engine(
         model_len=model_len,
         device=backend.default_device(),
     )
+    if channel is not None:
+        size = dataclasses.replace(size, num_blocks=channel.agreed(size.num_blocks))
     for line in size.lines():
         say(line)
     scheduler = Scheduler(_limits(config, size), BlockPool(size.num_blocks, block_size))
@@ -117,7 +124,12 @@ def open_engine(
         num_blocks=size.num_blocks,
         block_size=block_size,
         cache_dtype=dtype,
+        mesh=mesh,
+        channel=channel,
     )
+    if channel is not None and not channel.is_leader:
+        runner.follow()
+        raise SystemExit(0)
     if not config.enforce_eager:
         runner.warm_up(on_progress)
         say(f"init engine (create kv cache, warmup model) took {time.perf_counter() - begin:.1f} s")
@@ -159,18 +171,53 @@ def _limits(config: EngineConfig, size: CacheSize) -> Limits:
     )
 
 
+def _devices(config: EngineConfig) -> tuple[Mesh | None, Channel | None]:
+    """What shares the model, and the line between its processes."""
+    if config.tensor_parallel_size == 1:
+        if comm.processes().count > 1:
+            raise errors.ValueMismatchError(
+                "this job has several processes, and the engine should run in one",
+                got=f"tensor_parallel_size=1 in a job of {comm.processes().count} processes",
+                fix=f"set tensor_parallel_size={comm.processes().count}, or start it without mpirun",
+            )
+        return None, None
+    return sharing.mesh_of(config.tensor_parallel_size), sharing.channel()
+
+
+def _silent(line: str) -> None:
+    """Lines are told by process 0."""
+
+
 def _checkpoint(
-    model: str | Path | Checkpoint, config: EngineConfig, on_progress: OnProgress | None, say: OnLine
+    model: str | Path | Checkpoint,
+    config: EngineConfig,
+    mesh: Mesh | None,
+    on_progress: OnProgress | None,
+    say: OnLine,
 ) -> Checkpoint:
     if isinstance(model, Checkpoint):
+        if mesh is not None:
+            raise errors.ValueMismatchError(
+                "a loaded model lies on its devices already",
+                got=f"a Checkpoint, and tensor_parallel_size={config.tensor_parallel_size}",
+                fix="give the path of the model",
+            )
         return model
+    place = None
+    if mesh is not None:
+        source = checkpoints.read(model)
+        place = placement.weights(models.config_from_json(source.config_json), mesh)
 
     def on_bytes(done: int, total: int) -> None:
         if on_progress is not None:
             on_progress("Loading weights", done, total)
 
     found = checkpoints.load(
-        model, dtype=config.dtype, quantization=config.quantization, on_progress=on_bytes
+        model,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        sharding=place,
+        on_progress=on_bytes,
     )
     say(f"Model loading took {memory.size_text(found.nbytes)} memory and {found.seconds:.1f} seconds")
     return found

@@ -137,7 +137,6 @@ def word_rules() -> dict[str, tuple[tuple[str, ...], bool]]:
     return {name: (words.patterns, words.takes_whole) for name, words in _WORDS.items()}
 
 
-
 # --- reading ----------------------------------------------------------------------------------
 
 

@@ -22,9 +22,7 @@ Json = dict[str, Any]  # Any: whatever JSON holds
 #   transposed   Hugging Face has (inputs, outputs)
 #   experts      files have those of all experts in one tensor
 #   latent keys, latent values    the two halves of DeepSeek's kv_b_proj, the first one transposed
-Kind = Literal[
-    "same", "queries", "keys", "plus one", "transposed", "experts", "latent keys", "latent values"
-]
+Kind = Literal["same", "queries", "keys", "plus one", "transposed", "experts", "latent keys", "latent values"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,9 @@ _ROTATED_ATTENTION: Final = _block(
     ("attn_v.{s}", "self_attn.v_proj.{s}"),
     ("attn_output.{s}", "self_attn.o_proj.{s}"),
 )
-_QK_NORMS: Final = _block(("attn_q_norm.{s}", "self_attn.q_norm.{s}"), ("attn_k_norm.{s}", "self_attn.k_norm.{s}"))
+_QK_NORMS: Final = _block(
+    ("attn_q_norm.{s}", "self_attn.q_norm.{s}"), ("attn_k_norm.{s}", "self_attn.k_norm.{s}")
+)
 _MLP_NORM: Final = _block(("ffn_norm.{s}", "post_attention_layernorm.{s}"))
 _MLP: Final = _block(
     ("ffn_gate.{s}", "mlp.gate_proj.{s}"),

@@ -56,7 +56,8 @@ def to_file(
     source = folders.recover(folder)
     if not source.is_dir():
         raise tensors_.MissingFileError(
-            f"there is no model folder {Path(folder)}", expected="a folder with config.json and safetensors files"
+            f"there is no model folder {Path(folder)}",
+            expected="a folder with config.json and safetensors files",
         )
     config = hugging_face.read_json(source / hugging_face.CONFIG)
     mixture = None if type == "auto" or type.upper() in _NATIVE else quantizing.mixture_of(type)

@@ -132,7 +132,9 @@ def _read_long(
         "original_max_position_embeddings": original,
     }
     sharper = get("rope.scaling.attn_factor", None)
-    if sharper is not None and not math.isclose(sharper, _long_attention_factor(length, original), rel_tol=1e-6):
+    if sharper is not None and not math.isclose(
+        sharper, _long_attention_factor(length, original), rel_tol=1e-6
+    ):
         found["attention_factor"] = sharper
     return found
 

@@ -35,7 +35,16 @@ _BYTE: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 # Added tokens that are no text of a user, whether their files call them special or not.
 _LOOKS_SPECIAL: Final = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<pad>|<mask>|<2mass>|\[@BOS@\]", re.DOTALL)
 # Where rules are equal: the first of these names.
-_PREFERRED: Final = ("gpt-2", "llama-bpe", "qwen2", "deepseek-v3", "deepseek-llm", "tekken", "gpt-4o", "smollm")
+_PREFERRED: Final = (
+    "gpt-2",
+    "llama-bpe",
+    "qwen2",
+    "deepseek-v3",
+    "deepseek-llm",
+    "tekken",
+    "gpt-4o",
+    "smollm",
+)
 _PROBE: Final = (
     "I'll say HE'LL we'Ve don'T  3 33 333 3333 1234567 a1b2 3.14 x==y;  \n\n \n\t\t tab\r\n\r\n end   \n"
     "naïve Ünïcode е́ нещо 東京へ行く。ภาษาไทย한국어 العربية 🚀 😶‍🌫️ !!!?? #include <a/b.h> $5 <=> a|b ^_^ `x` /* c */\n"
@@ -160,9 +169,7 @@ def _is_spaced(data: Json) -> bool:
     """Whether pieces have a sign for the space, as SentencePiece's have, instead of bytes."""
     normalizers = _parts(data.get("normalizer"), "normalizers")
     cutters = _parts(data.get("pre_tokenizer"), "pretokenizers")
-    is_replaced = any(
-        step.get("type") == "Replace" and step.get("content") == "▁" for step in normalizers
-    )
+    is_replaced = any(step.get("type") == "Replace" and step.get("content") == "▁" for step in normalizers)
     return is_replaced or any(step.get("type") == "Metaspace" for step in cutters)
 
 
@@ -193,7 +200,9 @@ def _scores(model: Json, tokens: list[str]) -> np.ndarray:
 def _ends(tokenizer: Tokenizer) -> tuple[bool, bool]:
     """Whether tokens are put before and after a text."""
     ids = tokenizer.encode("a")
-    return bool(ids) and ids[0] == tokenizer.bos_id, bool(ids) and ids[-1] == tokenizer.special_id("eos_token")
+    return bool(ids) and ids[0] == tokenizer.bos_id, bool(ids) and ids[-1] == tokenizer.special_id(
+        "eos_token"
+    )
 
 
 def _templates(templates: Mapping[str, str]) -> dict[str, gguf.Value]:

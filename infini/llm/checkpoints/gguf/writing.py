@@ -16,7 +16,9 @@ from infini.llm.checkpoints.gguf.reading import pattern
 
 _OWN_TYPES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F32"}
 # Buffers that some folders hold beside the weights.
-_IGNORED: Final = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attn\.(masked_)?bias|.*\.attention\.(masked_)?bias")
+_IGNORED: Final = re.compile(
+    r".*\.rotary_emb\.inv_freq|.*\.attn\.(masked_)?bias|.*\.attention\.(masked_)?bias"
+)
 # What llama.cpp computes with in float32 only.
 _ALWAYS_F32: Final = re.compile(r".*(_norm\.weight|ffn_gate_inp\.weight|position_embd\.weight|\.bias)")
 _FILE_TYPES: Final = {
@@ -126,7 +128,9 @@ class _Source:
         said = next((self.config[key] for key in configs.EXPERT_COUNTS if self.config.get(key)), None)
         if said != len(names):
             raise tensors_.CorruptFileError(
-                f"not all experts of {own} are there", got=f"{len(names)}", expected=f"{said}",
+                f"not all experts of {own} are there",
+                got=f"{len(names)}",
+                expected=f"{said}",
                 fix="copy the whole model folder again",
             )
 
@@ -177,5 +181,3 @@ def _ordered(tensors: list[gguf.GGUFTensor]) -> list[gguf.GGUFTensor]:
         return (2 if x.name.startswith("output") else 0), 0
 
     return sorted(tensors, key=place)
-
-
