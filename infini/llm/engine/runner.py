@@ -26,7 +26,7 @@ from infini.llm.engine.batches import BatchBuilder, Prepared
 from infini.llm.engine.buckets import Buckets
 from infini.llm.engine.requests import Request
 from infini.llm.engine.scheduler import Scheduled
-from infini.llm.engine.sharing import Channel
+from infini.llm.engine.sharing import Call, Channel
 from infini.llm.models import placement
 from infini.llm.sampling import kernels, state as state_
 from infini.llm.sampling.kernels import Sampled
@@ -82,7 +82,7 @@ class ModelRunner:
         self.builder = BatchBuilder(buckets, num_blocks, block_size)
         self.prepare_s = self.run_s = 0.0
         self._cache: Any = None  # Any: a pytree
-        self.reset_cache()
+        self._reset_cache()
 
         def forward(cache: Any, batch: models.Batch) -> tuple[Array, Array, Any]:  # Any: a pytree
             hidden, cache = models.forward(params, cache, batch, config)
@@ -93,28 +93,32 @@ class ModelRunner:
             logits = self._everywhere(models.logits(params, hidden, config))
             return kernels.describe(logits, tokens, num_top)
 
-        self._forward = inf.jit(forward, donate_argnums=0, donation="require")
+        self.forward = inf.jit(forward, donate_argnums=0, donation="require")
         self.sample = kernels.sample_step
-        self.describe = functools.partial(inf.jit, static_argnames="num_top")(describe)
+        self._describe = functools.partial(inf.jit, static_argnames="num_top")(describe)
+        self.compute = self._led("compute", self._compute)
+        self.describe = self._led("describe", self._describe)
+        self.reset_cache = self._led("reset_cache", self._reset_cache)
         if channel is not None:
-            self.compute = channel.announced("compute", self.compute)
-            self.describe = channel.announced("describe", self.describe)
-            self.reset_cache = channel.announced("reset_cache", self.reset_cache)
             weakref.finalize(self, channel.close)  # at the end of the process at the latest
 
-    def compute(self, *arrays: np.ndarray) -> tuple[Array, Array]:
+    def _led(self, name: str, program: Call) -> Call:
+        """A program that other processes run too when this one, process 0, does."""
+        return program if self._channel is None else self._channel.announced(name, program)
+
+    def _compute(self, *arrays: np.ndarray) -> tuple[Array, Array]:
         """Run the model on a batch: logits of the rows wanted, and hidden states of all tokens.
 
         Args:
             arrays: the leaves of a `Batch`.
         """
-        logits, hidden, self._cache = self._forward(self._cache, models.Batch(*arrays))
+        logits, hidden, self._cache = self.forward(self._cache, models.Batch(*arrays))
         return _local(logits), _local(hidden)
 
     def follow(self) -> None:
         """In a process other than 0: compute what process 0 computes, until it closes the engine."""
         assert self._channel is not None, "only processes of a job follow another"
-        programs = {"compute": self.compute, "describe": self.describe, "reset_cache": self.reset_cache}
+        programs = {"compute": self._compute, "describe": self._describe, "reset_cache": self._reset_cache}
         self._channel.follow(programs)
 
     def close(self) -> None:
@@ -122,7 +126,7 @@ class ModelRunner:
         if self._channel is not None:
             self._channel.close()
 
-    def reset_cache(self) -> None:
+    def _reset_cache(self) -> None:
         """An empty cache; whatever blocks held is gone."""
         self._cache = None  # both at once might not fit
 
@@ -236,6 +240,6 @@ class ModelRunner:
         self.builder.forget(request)
 
 
-def _local(x: Array) -> Array:
+def _local(x: Any) -> Any:  # Any: an array, which has parts
     """An array that all devices have whole, as one of this process's device."""
     return x if len(x.sharding.device_set) == 1 else x.addressable_shards[0].data

@@ -1,9 +1,9 @@
 """Where the weights and the cache of a model go when several devices share it.
 
 Tensor parallelism (Megatron, arXiv:1909.08053): queries, keys, values and the first products of a
-feed-forward layer are split by their outputs, the products behind them by their inputs, so a layer adds up its
-terms twice. Heads and their part of the cache go together. Nothing else knows of it: programs are written for
-whole arrays.
+feed-forward layer are split by their outputs, the products behind them by their inputs, so a layer adds up
+its terms twice. Heads and their part of the cache go together. Nothing else knows of it: programs are
+written for whole arrays.
 """
 
 from __future__ import annotations
