@@ -1,4 +1,4 @@
-"""Structured output with both great kinds of tokenizers: bytes that merge, and pieces with a space in front."""
+"""Structured output with the two great kinds of tokenizers: bytes that merge, and pieces with spaces."""
 
 from __future__ import annotations
 
