@@ -68,9 +68,9 @@ class ModelRunner:
         block_size: int,
         cache_dtype: Any,  # Any: a dtype
     ) -> None:
-        self.config, self.buckets = config, buckets
+        self.config = config
         self.num_blocks, self.block_size, self.cache_dtype = num_blocks, block_size, cache_dtype
-        self.builder = BatchBuilder(buckets, num_blocks, block_size)
+        self.use(buckets)
         self.prepare_s = self.run_s = 0.0
         self._cache: Any = None  # Any: a pytree
         self.reset_cache()
@@ -85,6 +85,11 @@ class ModelRunner:
         self.forward = inf.jit(forward, donate_argnums=0, donation="require")
         self.sample = kernels.sample_step
         self.describe = functools.partial(inf.jit, static_argnames="num_top")(describe)
+
+    def use(self, buckets: Buckets) -> None:
+        """Take other sizes; nothing may run."""
+        self.buckets = buckets
+        self.builder = BatchBuilder(buckets, self.num_blocks, self.block_size)
 
     def reset_cache(self) -> None:
         """An empty cache; whatever blocks held is gone."""
@@ -165,6 +170,11 @@ class ModelRunner:
         self.prepare_s += middle - start
         self.run_s += time.perf_counter() - middle
         return StepTokens(sampled, kept)
+
+    def compute(self, batch: models.Batch) -> np.ndarray:
+        """Logits (L, V) of a batch, whose keys are written to the cache."""
+        logits, _, self._cache = self.forward(self._cache, batch)
+        return np.asarray(logits)
 
     def describe_prompt(self, hidden: np.ndarray, tokens: Sequence[int]) -> Sampled:
         """Logprobs of tokens, given the hidden states (N, M) before each, and of the likeliest."""
