@@ -2,9 +2,9 @@
 
 Within one program a row's result does not depend on the other rows. Two things make it depend on more than
 itself. Programs of different sizes take other kernels for few rows of a matrix product than for many; and
-attention computes a request with many tokens in a step in another way than one with few: it matters where
-a prompt is cut. An engine that is to give a request the same tokens whatever else is in the batch uses
-only sizes and cuts that agree. It finds them by running one text through all of them: the logits must be equal
+attention computes a request with many tokens in a step in another way than one with few: it matters where a
+prompt is cut. An engine that is to give a request the same tokens whatever else is in the batch uses only
+sizes and cuts that agree. It finds them by running one text through all of them: the logits must be equal
 bit for bit.
 
 What it costs: steps are padded to the smallest size that agrees, and prompts are computed in pieces of so few
