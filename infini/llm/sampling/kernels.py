@@ -89,13 +89,14 @@ def probabilities(logits: Array, state: State, features: Features) -> Array:
     return choice.probabilities(edited, state.scales, state.numbers, features)
 
 
-def uniforms(numbers: Array) -> Array:
-    """Random numbers float32 (R, 2) in [0, 1) of the tokens that `State.numbers` (R, 4) tells of."""
-    return inf.vmap(_uniforms_of_row)(numbers)
+def uniforms(numbers: Array, count: int = 2) -> Array:
+    """Random numbers float32 (R, count) in [0, 1) of the tokens that `State.numbers` (R, 4) tells of."""
+    return inf.vmap(functools.partial(_uniforms_of_row, count=count))(numbers)
 
 
-def _uniforms_of_row(numbers: Array) -> Array:
-    return random.uniform(random.fold_in(numbers[: state_.INDEX], numbers[state_.INDEX]), (2,))
+def _uniforms_of_row(numbers: Array, count: int) -> Array:
+    key = random.fold_in(numbers[: state_.INDEX], numbers[state_.INDEX])
+    return random.uniform(key, (count,))
 
 
 def describe(logits: Array, tokens: Array, num_top: int) -> Sampled:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -40,6 +40,9 @@ class Mask(Protocol):
     def rollback(self, count: int) -> None:
         """Take the last tokens back."""
 
+    def count_allowed(self, tokens: Sequence[int]) -> int:
+        """How many of some tokens may come one after the other."""
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -55,12 +58,12 @@ class State:
         mask: uint32 (R, W), bit `token % 32` of word `token // 32` says whether it may be chosen.
     """
 
-    scales: np.ndarray
-    numbers: np.ndarray
-    edits: np.ndarray | None = None
-    biases: np.ndarray | None = None
-    forbidden: np.ndarray | None = None
-    mask: np.ndarray | None = None
+    scales: Any  # Any: NumPy's array on the host, a traced one in a program; so are all
+    numbers: Any
+    edits: Any = None
+    biases: Any = None
+    forbidden: Any = None
+    mask: Any = None
 
 
 tree.register_dataclass(State, [field.name for field in dataclasses.fields(State)], [])
@@ -206,6 +209,12 @@ class Row:
         if self.grammar is not None:
             self.grammar.rollback(count)
 
+    def possible(self, guesses: Sequence[int]) -> list[int]:
+        """The first of some guesses that the grammar allows; all of them without one."""
+        if self.grammar is None:
+            return list(guesses)
+        return list(guesses[: self.grammar.count_allowed(guesses)])
+
     def forbidden(self) -> np.ndarray:
         """int32 tokens that may not come next."""
         found = [self._forbidden]
@@ -279,70 +288,104 @@ def preset_of(features: Features, presets: Sequence[Features] = PRESETS) -> Feat
     return next((preset for preset in presets if preset.covers(features)), features)
 
 
-def build(rows: Sequence[Row], size: int, features: Features) -> State:
+def build(
+    rows: Sequence[Row],
+    size: int,
+    features: Features,
+    *,
+    drafts: Sequence[Sequence[int]] | None = None,
+    stride: int | None = None,
+) -> State:
     """Lay the rows of a step side by side.
 
     Args:
         rows: records in the order of the logits.
         size: rows of the logits, at least as many; the rest is padding that takes the likeliest token.
         features: what the program can do, at least what the rows ask for.
+        drafts: guesses of each record (`Row.possible`), whose logits are wanted, too: the record has a row
+            before the first guess and one after each.
+        stride: rows of logits that each record has, when they are not one after the other.
 
     Returns:
         NumPy arrays; lists of edits and forbidden tokens have one of the lengths `LIST_SIZES`.
     """
-    scales = np.empty((size, NUM_SCALES), np.float32)
-    numbers = np.zeros((size, NUM_NUMBERS), np.uint32)
-    scales[len(rows) :] = _PADDING
-    for at, row in enumerate(rows):
-        scales[at] = row.scales
-        numbers[at] = row.numbers
-        numbers[at, INDEX] = len(row.output)
-    state = State(scales, numbers)
-    if features.is_edited:
-        edits, biases = _edits(rows, size)
-        state = dataclasses.replace(state, edits=edits, biases=biases, forbidden=_all_forbidden(rows, size))
-    if features.is_masked:
-        state = dataclasses.replace(state, mask=_mask(rows, size))
-    return state
-
-
-def _edits(rows: Sequence[Row], size: int) -> tuple[np.ndarray, np.ndarray]:
-    edited = [(at, row) for at, row in enumerate(rows) if row.is_edited]
-    length = _list_size(sum(row.num_edits for _, row in edited))
-    edits, biases = np.empty((3, length), np.int32), np.zeros(length, np.float32)
+    lines = _Lines(size, features, rows[0].vocab_size if rows else 1)
     start = 0
-    for at, row in edited:
-        tokens, occurrences, added = row.edits()
-        end = start + tokens.size
-        edits[0, start:end] = at
-        edits[1, start:end] = tokens
-        edits[2, start:end] = occurrences
-        biases[start:end] = added
-        start = end
-    edits[0, start:] = size
-    edits[1:, start:] = 0
-    return edits, biases
-
-
-def _all_forbidden(rows: Sequence[Row], size: int) -> np.ndarray:
-    found = [(at, tokens) for at, row in enumerate(rows) if (tokens := row.forbidden()).size]
-    forbidden = np.zeros((2, _list_size(sum(tokens.size for _, tokens in found))), np.int32)
-    start = 0
-    for at, tokens in found:
-        end = start + tokens.size
-        forbidden[0, start:end] = at
-        forbidden[1, start:end] = tokens
-        start = end
-    forbidden[0, start:] = size
-    return forbidden
-
-
-def _mask(rows: Sequence[Row], size: int) -> np.ndarray:
-    mask = np.empty((size, -(-rows[0].vocab_size // 32)), np.uint32)
-    mask[len(rows) :] = _ALL
     for at, row in enumerate(rows):
-        row.fill_mask(mask[at])
-    return mask
+        guesses = drafts[at] if drafts is not None else ()
+        if stride is not None:
+            start = at * stride
+        lines.add(start, row, is_passing=bool(guesses))
+        start += 1
+        for guess in guesses:
+            row.push(guess)
+            lines.add(start, row, is_passing=True)
+            start += 1
+        row.pop(len(guesses))
+    return lines.finish()
+
+
+class _Lines:
+    """Arrays of a step while they are filled."""
+
+    def __init__(self, size: int, features: Features, vocab_size: int) -> None:
+        self.size, self.features = size, features
+        self.scales = np.empty((size, NUM_SCALES), np.float32)
+        self.scales[:] = _PADDING
+        self.numbers = np.zeros((size, NUM_NUMBERS), np.uint32)
+        self.edits: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+        self.forbidden: list[tuple[int, np.ndarray]] = []
+        self.mask: np.ndarray | None = None
+        if features.is_masked:
+            self.mask = np.full((size, -(-vocab_size // 32)), _ALL)
+
+    def add(self, at: int, row: Row, is_passing: bool = False) -> None:
+        """Write line `at`; what is passing changes before `finish`, so it is copied."""
+        self.scales[at] = row.scales
+        numbers = self.numbers[at]
+        numbers[:] = row.numbers
+        numbers[INDEX] = len(row.output)
+        if self.features.is_edited and row.features.is_edited:
+            if row.is_edited:
+                tokens, occurrences, biases = row.edits()
+                self.edits.append((at, tokens, occurrences.copy() if is_passing else occurrences, biases))
+            forbidden = row.forbidden()
+            if forbidden.size:
+                self.forbidden.append((at, forbidden))
+        if self.mask is not None and row.features.is_masked:
+            row.fill_mask(self.mask[at])
+
+    def finish(self) -> State:
+        if not self.features.is_edited:
+            return State(self.scales, self.numbers, mask=self.mask)
+        edits, biases = self._edits()
+        return State(self.scales, self.numbers, edits, biases, self._forbidden(), self.mask)
+
+    def _edits(self) -> tuple[np.ndarray, np.ndarray]:
+        length = _list_size(sum(tokens.size for _, tokens, _, _ in self.edits))
+        edits, biases = np.zeros((3, length), np.int32), np.zeros(length, np.float32)
+        start = 0
+        for at, tokens, occurrences, added in self.edits:
+            end = start + tokens.size
+            edits[0, start:end] = at
+            edits[1, start:end] = tokens
+            edits[2, start:end] = occurrences
+            biases[start:end] = added
+            start = end
+        edits[0, start:] = self.size
+        return edits, biases
+
+    def _forbidden(self) -> np.ndarray:
+        length = _list_size(sum(tokens.size for _, tokens in self.forbidden))
+        forbidden = np.zeros((2, length), np.int32)
+        start = 0
+        for at, tokens in self.forbidden:
+            end = start + tokens.size
+            forbidden[0, start:end] = at
+            forbidden[1, start:end] = tokens
+            start = end
+        forbidden[0, start:] = self.size
+        return forbidden
 
 
 def _list_size(count: int) -> int:
