@@ -56,7 +56,9 @@ class AsyncLLM:
 
     config: EngineConfig
 
-    def __init__(self, model: Any, *, tokenizer: str | Path | None = None, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, model: Any, *, tokenizer: str | Path | None = None, **options: Unpack[Options]
+    ) -> None:
         raise NotImplementedError
 
     def generate(
@@ -71,7 +73,7 @@ class AsyncLLM:
         """A request; iterate over the result (`async for output in engine.generate(...)`).
 
         Args:
-            prompt: text, `{"prompt": ...}`, `{"prompt_token_ids": [...]}` or ids; dicts may hold "cache_salt".
+            prompt: text, `{"prompt": ...}`, `{"prompt_token_ids": [...]}` or ids.
             sampling_params: None is `get_default_sampling_params()`.
             request_id: unique among those running; None makes one.
             priority: lower goes first under the policy "priority".
@@ -80,7 +82,7 @@ class AsyncLLM:
         raise NotImplementedError
 
     async def abort(self, request_id: str) -> None:
-        """End a request; its stream gets a last output with finish reason "abort". Unknown ids are ignored."""
+        """End a request: its stream gets a last output, finish reason "abort". Unknown ids are ignored."""
         raise NotImplementedError
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -115,5 +117,5 @@ class AsyncLLM:
         raise NotImplementedError
 
     async def shutdown(self, *, drain_s: float = 0.0) -> None:
-        """End the engine: nothing new is taken, what runs has `drain_s` seconds to finish, the rest is aborted."""
+        """End the engine: nothing new is taken, what runs has `drain_s` seconds, the rest is aborted."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What an engine is asked to be: one frozen dataclass whose fields are the keywords of `LLM` and `AsyncLLM`."""
+"""What an engine is asked to be: a frozen dataclass whose fields are the keywords of `LLM` and `AsyncLLM`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class EngineConfig:
         kv_cache_dtype: of the cache; "auto" is that of the activations.
         cache_mode: "paged", or "static": one block of `max_model_len` tokens for each request.
         enable_prefix_caching: blocks of equal beginnings are computed once.
-        enable_chunked_prefill: prompts may be computed in pieces; without it a step must hold the whole prompt.
+        enable_chunked_prefill: prompts may be computed in pieces; without it a step has to hold them whole.
         long_prefill_token_threshold: most tokens of one prompt in a step; 0 is no limit.
         scheduling_policy: "fcfs", or "priority": lower numbers first, then by arrival.
         max_num_queued_reqs: requests that may wait; more are refused. None is no limit.
@@ -135,7 +135,12 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "tensor_parallel_size"):
             _check_least(name, getattr(self, name), 1)
-        for name in ("max_model_len", "num_gpu_blocks_override", "kv_cache_memory_bytes", "max_num_queued_reqs"):
+        for name in (
+            "max_model_len",
+            "num_gpu_blocks_override",
+            "kv_cache_memory_bytes",
+            "max_num_queued_reqs",
+        ):
             if getattr(self, name) is not None:
                 _check_least(name, getattr(self, name), 1)
         for name in ("long_prefill_token_threshold", "max_logprobs"):

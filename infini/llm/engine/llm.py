@@ -26,7 +26,9 @@ class LLM:
         options: fields of `EngineConfig`.
     """
 
-    def __init__(self, model: Any, *, tokenizer: str | Path | None = None, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, model: Any, *, tokenizer: str | Path | None = None, **options: Unpack[Options]
+    ) -> None:
         self.config = EngineConfig(**options)
         raise NotImplementedError
 

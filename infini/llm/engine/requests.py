@@ -11,7 +11,7 @@ from infini.core import errors
 from infini.llm.engine.outputs import FinishReason
 
 if TYPE_CHECKING:
-    from infini.llm.engine.blocks import Block
+    from infini.llm.engine.blocks import Block, BlockHash
 
 
 class TextPrompt(TypedDict, total=False):
@@ -61,7 +61,7 @@ class Request:
         arrival: a growing number; equal priorities go in this order.
         cache_salt: only requests with an equal salt share blocks.
         is_cached: whether its blocks are looked up in the prefix cache and put there.
-        wants_prompt_logprobs: its prompt has to be computed in full, so nothing of it is taken from the cache.
+        wants_prompt_logprobs: its prompt is computed in full: nothing of it is taken from the cache.
     """
 
     request_id: str
@@ -77,10 +77,11 @@ class Request:
     token_ids: list[int] = field(default_factory=list)  # prompt and what was made
     spec_token_ids: list[int] = field(default_factory=list)  # proposed, not yet verified
     num_computed_tokens: int = 0  # tokens whose keys are in the cache, or will be after the scheduled step
-    num_cached_tokens: int = -1  # of the prompt, found in the prefix cache when first scheduled; -1: never was
+    num_cached_tokens: int = -1  # of the prompt, found in the prefix cache when first scheduled; -1 before
     num_preemptions: int = 0
     blocks: list[Block] = field(default_factory=list)
-    num_hashed_blocks: int = 0  # of `blocks`, those that the prefix cache knows
+    block_hashes: list[BlockHash] = field(default_factory=list)  # of the full blocks of `token_ids`
+    num_known_blocks: int = 0  # of `blocks`, those that the prefix cache was told of
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
