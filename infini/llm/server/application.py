@@ -36,11 +36,10 @@ def build(engine: Engine, settings: Settings) -> Starlette:
     """
     service = service_.Service(engine, settings)
     keys = Keys(settings.api_keys)
-    document = openapi.document(ROUTES, has_keys=bool(keys))
 
     async def describe(request: Request) -> Response:
         """The OpenAPI document."""
-        return JSONResponse(document)
+        return JSONResponse(openapi.document(ROUTES, has_keys=bool(keys)))
 
     routes = [_starlette(route) for route in ROUTES]
     routes.append(_starlette(Route("GET", "/openapi.json", describe, "This document.", is_published=False)))

@@ -15,6 +15,8 @@ from infini.llm.text import chat
 
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text", "refusal"})
 _ROLES_OF_SYSTEM: Final = "developer"
+# What rendering itself decides: a call that set these would render something else than it was checked for.
+_RESERVED: Final = chat.RESERVED | {"is_trusted"}
 
 
 async def prompt_of(call: requests.Templated | requests.TokenizeRequest, service: Service) -> str:
@@ -40,6 +42,9 @@ async def prompt_of(call: requests.Templated | requests.TokenizeRequest, service
     tools = tools_of(call.tools, service)
     messages = messages_of(call.messages or [], chat.template_of(service.engine.tokenizer, template))
     values = dict(call.chat_template_kwargs or {})
+    reserved = sorted(_RESERVED & values.keys())
+    if reserved:
+        raise failures.invalid(f"chat_template_kwargs may not set {reserved[0]}", "chat_template_kwargs")
     if call.reasoning_effort is not None:
         values.setdefault("reasoning_effort", call.reasoning_effort)
 

@@ -14,7 +14,7 @@ from infini.core import errors
 
 INVALID: Final = "invalid_request_error"
 SERVER: Final = "server_error"
-_MAX_CHARACTERS: Final = 2000
+_MAX_CHARACTERS: Final = 4000
 _MAX_FAULTS: Final = 10
 _MAX_INPUT: Final = 200
 # Absolute paths of two parts or more (`org/model` has no leading slash), and `0x7f...`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from typing import Any, Final
 
 import pydantic
@@ -30,7 +30,8 @@ _ERROR: Final = {
 }
 
 
-def document(routes: Sequence[Route], *, has_keys: bool) -> dict[str, Any]:  # Any: JSON
+@functools.cache
+def document(routes: tuple[Route, ...], *, has_keys: bool) -> dict[str, Any]:  # Any: JSON
     """The document.
 
     Args:

@@ -37,8 +37,10 @@ async def models(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """One name of the model. A name is only compared, never a path of anything."""
-    service = service_.of(request)
-    return JSONResponse(_model(service.model_name(request.path_params["model"]), service))
+    service, name = service_.of(request), request.path_params["model"]
+    if name not in service.settings.names:
+        raise failures.unknown_model(name)
+    return JSONResponse(_model(name, service))
 
 
 async def health(request: Request) -> Response:

@@ -6,6 +6,7 @@ It has the shape of `infini.llm.server.protocol.Engine`. Every byte is a token, 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from collections import Counter
@@ -36,6 +37,7 @@ from infini.llm.text.tokenizer import Tokenizer
 BEGIN, END, MARK, TURN = "<s>", "</s>", "<|im_start|>", "<|im_end|>"
 
 
+@functools.cache
 def make_tokenizer(chat_template: str | None = None) -> Tokenizer:
     """Bytes and four special tokens."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
@@ -235,7 +237,7 @@ class ScriptedStream(AsyncIterator[RequestOutput]):
         others = [other for other in range(40, 40 + count + 1) if other != id][:count]
         found = {id: Logprob(-1.0, 2, decode([id], skip_special_tokens=False))}
         for place, other in enumerate(others):
-            logprob = -0.5 if place == 0 else float("-inf") if place == count - 1 else -2.0 - place
+            logprob = (-0.5, -3.0)[place] if place < 2 else float("-inf")
             found[other] = Logprob(logprob, place + 1 + (place > 0), decode([other]))
         return found
 
