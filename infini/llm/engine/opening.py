@@ -13,7 +13,7 @@ from typing import Any
 from infini.core import backend, comm, dtypes, errors
 from infini.llm import checkpoints, models
 from infini.llm.checkpoints.loading import Checkpoint
-from infini.llm.engine import buckets as buckets_, memory, sharing
+from infini.llm.engine import buckets as buckets_, determinism, memory, sharing
 from infini.llm.engine.blocks import BlockPool
 from infini.llm.engine.config import EngineConfig
 from infini.llm.engine.core import EngineCore, NgramProposals, Proposer
@@ -110,8 +110,9 @@ def open_engine(
         size = dataclasses.replace(size, num_blocks=channel.agreed(size.num_blocks))
     for line in size.lines():
         say(line)
-    scheduler = Scheduler(_limits(config, size), BlockPool(size.num_blocks, block_size))
     spec = config.speculation
+    num_spec = 0 if spec is None else spec.num_speculative_tokens
+    limits = _limits(config, size)
     runner = ModelRunner(
         params,
         model_config.served(size.max_model_len),
@@ -119,7 +120,7 @@ def open_engine(
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_num_seqs=config.max_num_seqs,
             blocks_per_request=-(-size.max_model_len // block_size),
-            num_spec=0 if spec is None else spec.num_speculative_tokens,
+            num_spec=num_spec,
         ),
         num_blocks=size.num_blocks,
         block_size=block_size,
@@ -130,6 +131,16 @@ def open_engine(
     if channel is not None and not channel.is_leader:
         runner.follow()
         raise SystemExit(0)
+    if config.deterministic:
+        found = determinism.find(runner, config.max_num_seqs * (1 + num_spec))
+        runner.use(found.buckets)
+        limits = _deterministic(limits, found)
+        sizes = ", ".join(map(str, found.buckets.tokens))
+        say(
+            f"Deterministic mode: steps of {sizes} tokens, and at most {found.most_tokens} of one request, "
+            "give the same bits; no others are used"
+        )
+    scheduler = Scheduler(limits, BlockPool(size.num_blocks, block_size))
     if not config.enforce_eager:
         runner.warm_up(on_progress)
         say(f"init engine (create kv cache, warmup model) took {time.perf_counter() - begin:.1f} s")
@@ -150,6 +161,19 @@ def cache_dtype(config: EngineConfig, dtype: Any) -> Any:  # Any: dtypes
     if config.kv_cache_dtype == "auto":
         return dtype
     return dtypes.canonical(_CACHE_DTYPES.get(config.kv_cache_dtype, config.kv_cache_dtype))
+
+
+def _deterministic(limits: Limits, found: determinism.Agreement) -> Limits:
+    if not limits.enable_chunked_prefill:
+        raise errors.ValueMismatchError(
+            "deterministic mode computes prompts in pieces",
+            got="enable_chunked_prefill=False",
+            fix="leave enable_chunked_prefill on",
+        )
+    most = min(limits.long_prefill_token_threshold or found.most_tokens, found.most_tokens)
+    return dataclasses.replace(
+        limits, max_num_batched_tokens=found.buckets.tokens[-1], long_prefill_token_threshold=most
+    )
 
 
 def _limits(config: EngineConfig, size: CacheSize) -> Limits:

@@ -77,9 +77,9 @@ class ModelRunner:
         channel: Channel | None = None,
     ) -> None:
         self._mesh, self._channel = mesh, channel
-        self.config, self.buckets = config, buckets
+        self.config = config
         self.num_blocks, self.block_size, self.cache_dtype = num_blocks, block_size, cache_dtype
-        self.builder = BatchBuilder(buckets, num_blocks, block_size)
+        self.use(buckets)
         self.prepare_s = self.run_s = 0.0
         self._cache: Any = None  # Any: a pytree
         self._reset_cache()
@@ -96,17 +96,22 @@ class ModelRunner:
         self.forward = inf.jit(forward, donate_argnums=0, donation="require")
         self.sample = kernels.sample_step
         self._describe = functools.partial(inf.jit, static_argnames="num_top")(describe)
-        self.compute = self._led("compute", self._compute)
+        self.advance = self._led("advance", self._advance)
         self.describe = self._led("describe", self._describe)
         self.reset_cache = self._led("reset_cache", self._reset_cache)
         if channel is not None:
             weakref.finalize(self, channel.close)  # at the end of the process at the latest
 
+    def use(self, buckets: Buckets) -> None:
+        """Take other sizes; nothing may run."""
+        self.buckets = buckets
+        self.builder = BatchBuilder(buckets, self.num_blocks, self.block_size)
+
     def _led(self, name: str, program: Call) -> Call:
         """A program that other processes run too when this one, process 0, does."""
         return program if self._channel is None else self._channel.announced(name, program)
 
-    def _compute(self, *arrays: np.ndarray) -> tuple[Array, Array]:
+    def _advance(self, *arrays: np.ndarray) -> tuple[Array, Array]:
         """Run the model on a batch: logits of the rows wanted, and hidden states of all tokens.
 
         Args:
@@ -118,7 +123,7 @@ class ModelRunner:
     def follow(self) -> None:
         """In a process other than 0: compute what process 0 computes, until it closes the engine."""
         assert self._channel is not None, "only processes of a job follow another"
-        programs = {"compute": self._compute, "describe": self._describe, "reset_cache": self._reset_cache}
+        programs = {"advance": self._advance, "describe": self._describe, "reset_cache": self._reset_cache}
         self._channel.follow(programs)
 
     def close(self) -> None:
@@ -171,7 +176,7 @@ class ModelRunner:
         logits: dict[int, Array] = {}
         hidden = None
         for size in self.buckets.tokens:
-            found, hidden = self.compute(*tree.leaves(self.builder.empty(size)))
+            found, hidden = self.advance(*tree.leaves(self.builder.empty(size)))
             logits[found.shape[0]] = found
             report(f"{size} tokens")
         row = state_.Row(state_.SamplingParams(), vocab_size=vocab_size or self.config.vocab_size)
@@ -213,13 +218,18 @@ class ModelRunner:
             size = self.buckets.num_wanted(prepared.batch.tokens.shape[0])
             state = state_.build(rows, size, preset, drafts=drafts)
         middle = time.perf_counter()
-        logits, hidden = self.compute(*tree.leaves(prepared.batch))
+        logits, hidden = self.advance(*tree.leaves(prepared.batch))
         if state is not None:
             sampled = tree.map(np.asarray, self.sample(logits, state, features=preset))
         kept = np.asarray(hidden) if wants_hidden else None
         self.prepare_s += middle - start
         self.run_s += time.perf_counter() - middle
         return StepTokens(sampled, kept)
+
+    def compute(self, batch: models.Batch) -> np.ndarray:
+        """Logits (L, V) of a batch, whose keys are written to the cache."""
+        logits, _ = self.advance(*tree.leaves(batch))
+        return np.asarray(logits)
 
     def describe_prompt(self, hidden: np.ndarray, tokens: Sequence[int]) -> Sampled:
         """Logprobs of tokens, given the hidden states (N, M) before each, and of the likeliest."""

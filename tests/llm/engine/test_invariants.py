@@ -1,7 +1,7 @@
-"""Invariants 5, 6 and 9 on a model: whatever happens to a request, its tokens are the model's.
+"""Invariants 5, 6 and 9 on a model: whatever happens to a request, its tokens are its model's.
 
-Every token of a continuation is held against the model computing the whole text at once, so nothing depends on
-where two runs part.
+Every token of a continuation is held against the model computing the whole text at once, so nothing depends
+on where two runs part.
 """
 
 from __future__ import annotations
