@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
 from infini.core import errors
+
+if TYPE_CHECKING:
+    from infini.llm.checkpoints.loading import Checkpoint
 
 KVCacheDType = Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8", "fp8_e4m3"]
 SpeculativeMethod = Literal["ngram", "draft_model"]
@@ -54,14 +58,16 @@ class SpeculativeConfig:
         num_speculative_tokens: tokens proposed at most in a step.
         prompt_lookup_max: longest run of tokens to look for ("ngram").
         prompt_lookup_min: shortest.
-        model: the smaller model, a folder or a GGUF file ("draft_model").
+        model: the smaller model, a folder, a GGUF file or a loaded `Checkpoint` ("draft_model").
+        quantization: its weights are quantised on load to this scheme; None leaves them.
     """
 
     method: SpeculativeMethod = "ngram"
     num_speculative_tokens: int = 4
     prompt_lookup_max: int = 4
     prompt_lookup_min: int = 2
-    model: str | None = None
+    model: str | Path | Checkpoint | None = None
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, get_args(SpeculativeMethod))
@@ -73,6 +79,12 @@ class SpeculativeConfig:
                 "a draft model is asked for and none is named",
                 got="method='draft_model' without model",
                 fix="add 'model': the folder or file of the smaller model",
+            )
+        if self.method != "draft_model" and self.model:
+            raise errors.ValueMismatchError(
+                "a draft model is named and not asked for",
+                got=f"method={self.method!r} with a model",
+                fix="set 'method' to 'draft_model', or leave 'model' out",
             )
 
 

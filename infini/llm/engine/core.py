@@ -11,11 +11,9 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from infini.core import errors
 from infini.llm.engine.batches import Prepared
-from infini.llm.engine.config import SpeculativeConfig
 from infini.llm.engine.jobs import Completion, Job, logprobs_of, prompt_logprobs_of
 from infini.llm.engine.outputs import (
     ITERATION_TOKEN_BUCKETS,
@@ -23,48 +21,13 @@ from infini.llm.engine.outputs import (
     FinishReason,
     RequestOutput,
 )
+from infini.llm.engine.proposals import Proposer
 from infini.llm.engine.requests import Request
 from infini.llm.engine.runner import ModelRunner, StepTokens
 from infini.llm.engine.scheduler import Scheduled, Scheduler, Step
 from infini.llm.sampling import speculative
 from infini.llm.sampling.state import Row
 from infini.llm.text.tokenizer import Tokenizer
-
-
-class Proposer(Protocol):
-    """Proposes tokens ahead of the model."""
-
-    def propose(self, completions: Sequence[Completion], counts: Sequence[int]) -> list[list[int]]:
-        """Proposals for completions that go on, at most so many for each."""
-
-    def forget(self, completion: Completion) -> None:
-        """Give back what is kept of a completion that has ended."""
-
-
-class NgramProposals:
-    """Proposals from what a text already says.
-
-    Args:
-        config: lengths to look for.
-    """
-
-    def __init__(self, config: SpeculativeConfig) -> None:
-        self._inner = speculative.NgramProposer(
-            config.num_speculative_tokens, config.prompt_lookup_max, config.prompt_lookup_min
-        )
-
-    def propose(self, completions: Sequence[Completion], counts: Sequence[int]) -> list[list[int]]:
-        """As `Proposer.propose`."""
-        found = []
-        for completion, count in zip(completions, counts, strict=True):
-            history = completion.history
-            assert history is not None
-            history.extend(completion.request.token_ids[len(history) :])
-            found.append(self._inner.propose(history, count) if count > 0 else [])
-        return found
-
-    def forget(self, completion: Completion) -> None:
-        """Nothing is kept."""
 
 
 class EngineCore:
@@ -151,12 +114,12 @@ class EngineCore:
         owners = [self._owners[item.request] for item in step.scheduled]
         self._mark_scheduled(owners)
         try:
-            prepared, found = self._run(step, owners)
+            scheduled, prepared, found = self._run(step.scheduled, owners)
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the loop
             return self._fail(owners, error)
         begin = time.perf_counter()
         going_on: list[Completion] = []
-        places = zip(step.scheduled, owners, prepared.starts, prepared.wanted, strict=True)
+        places = zip(scheduled, owners, prepared.starts, prepared.wanted, strict=True)
         for item, (job, completion), start, row in places:
             try:
                 self._take_over(item, job, completion, found, start, row)
@@ -207,26 +170,40 @@ class EngineCore:
             schedule_s=self._schedule_s,
             prepare_s=self.runner.prepare_s,
             run_s=self.runner.run_s,
+            propose_s=0.0 if self.proposer is None else self.proposer.run_s,
             emit_s=self._emit_s,
         )
 
     # --- a step --------------------------------------------------------------------------------------------
 
-    def _run(self, step: Step, owners: Sequence[tuple[Job, Completion]]) -> tuple[Prepared, StepTokens]:
-        prepared = self.runner.prepare(step.scheduled)
+    def _run(
+        self, scheduled: Sequence[Scheduled], owners: Sequence[tuple[Job, Completion]]
+    ) -> tuple[Sequence[Scheduled], Prepared, StepTokens]:
+        choose = None
+        if self.proposer is not None:
+            counts, choose = self.proposer.complete(scheduled, [completion for _, completion in owners])
+            scheduled = [
+                self.scheduler.withdraw(item, count) for item, count in zip(scheduled, counts, strict=True)
+            ]
+        prepared = self.runner.prepare(scheduled)
         rows: list[Row] = []
         drafts: list[list[int]] = []
         wants_hidden = False
-        for item, (_, completion) in zip(step.scheduled, owners, strict=True):
+        for item, (_, completion) in zip(scheduled, owners, strict=True):
             if item.makes_token:
                 rows.append(completion.row)
                 drafts.append(item.request.spec_token_ids)
             request = item.request
             wants_hidden |= request.wants_prompt_logprobs and item.start < request.num_prompt_tokens - 1
+        has_drafts = any(drafts)
         found = self.runner.run(
-            prepared, rows, drafts=drafts if any(drafts) else None, wants_hidden=wants_hidden
+            prepared,
+            rows,
+            drafts=drafts if has_drafts else None,
+            wants_hidden=wants_hidden,
+            choose=choose if has_drafts else None,
         )
-        return prepared, found
+        return scheduled, prepared, found
 
     def _mark_scheduled(self, owners: Iterable[tuple[Job, Completion]]) -> None:
         now = time.monotonic()
@@ -288,11 +265,12 @@ class EngineCore:
         job.prompt_logprobs += prompt_logprobs_of(sampled, count, self._tokenizer)
 
     def _propose(self, completions: list[Completion]) -> None:
-        if self.proposer is None or not completions:
+        if self.proposer is None:
             return
-        counts = [c.request.max_tokens - c.request.num_output_tokens - 1 for c in completions]
-        for completion, guesses in zip(completions, self.proposer.propose(completions, counts), strict=True):
-            completion.request.spec_token_ids = completion.row.possible(guesses) if guesses else []
+        for completion in completions:
+            request = completion.request
+            count = request.max_tokens - request.num_output_tokens - 1
+            request.spec_token_ids = self.proposer.reserve(completion, count)
 
     def _outputs(self, jobs: Iterable[Job]) -> list[RequestOutput]:
         found = []
@@ -333,6 +311,8 @@ class EngineCore:
             self._fail_one(job, completion, error)
         self.scheduler.lose_all_blocks()
         self.runner.reset_cache()
+        if self.proposer is not None:
+            self.proposer.reset()
         return self._outputs(job for job, _ in owners)
 
     def _count(self, step: Step) -> None:

@@ -77,7 +77,8 @@ class Completion:
         elif self.detokenizer is not None and self.detokenizer.stopped is not None:
             self.end("stop", self.detokenizer.stopped)
         elif not is_allowed:
-            self.error = "the form of the answer does not allow the token that was chosen"
+            stated = None if grammar is None else grammar.error
+            self.error = stated or "the form of the answer does not allow the token that was chosen"
             self.end("error")
         elif grammar is not None and getattr(grammar, "is_finished", False):
             self.end("stop")

@@ -13,12 +13,14 @@ from typing import Any
 from infini.core import backend, comm, dtypes, errors
 from infini.llm import checkpoints, models
 from infini.llm.checkpoints.loading import Checkpoint
-from infini.llm.engine import buckets as buckets_, determinism, memory, sharing
+from infini.llm.engine import buckets as buckets_, determinism, drafting, memory, sharing
 from infini.llm.engine.blocks import BlockPool
 from infini.llm.engine.config import EngineConfig
-from infini.llm.engine.core import EngineCore, NgramProposals, Proposer
+from infini.llm.engine.core import EngineCore
+from infini.llm.engine.drafts import DraftModel
 from infini.llm.engine.inputs import InputProcessor
 from infini.llm.engine.memory import CacheSize
+from infini.llm.engine.proposals import NgramProposals, Proposer
 from infini.llm.engine.runner import ModelRunner
 from infini.llm.engine.scheduler import Limits, Scheduler
 from infini.llm.engine.sharing import Channel
@@ -99,9 +101,15 @@ def open_engine(
     if config.cache_mode == "static":
         block_size = -(-model_len // _BLOCK_STEP) * _BLOCK_STEP
     dtype = cache_dtype(config, params["norm"].dtype)
+    spec, draft, draft_dtype = config.speculation, None, None
+    if spec is not None and spec.model is not None and (channel is None or channel.is_leader):
+        draft = drafting.load(spec, config, on_progress)
+        drafting.check(checkpoint, words, draft, _tokenizer(spec.model, draft, None))
+        draft_dtype = cache_dtype(config, draft.params["norm"].dtype)
     size = memory.decide(
         config,
-        bytes_per_token=models.cache_bytes_per_token(model_config, dtype),
+        bytes_per_token=models.cache_bytes_per_token(model_config, dtype)
+        + drafting.bytes_per_token(draft, draft_dtype),
         block_size=block_size,
         model_len=model_len,
         device=backend.default_device(),
@@ -110,7 +118,6 @@ def open_engine(
         size = dataclasses.replace(size, num_blocks=channel.agreed(size.num_blocks))
     for line in size.lines():
         say(line)
-    spec = config.speculation
     num_spec = 0 if spec is None else spec.num_speculative_tokens
     limits = _limits(config, size)
     runner = ModelRunner(
@@ -141,10 +148,14 @@ def open_engine(
             "give the same bits; no others are used"
         )
     scheduler = Scheduler(limits, BlockPool(size.num_blocks, block_size))
+    proposer: Proposer | None = None if spec is None else NgramProposals(spec)
+    if spec is not None and draft is not None:
+        proposer = drafting.make(draft, spec, config, size, draft_dtype)
     if not config.enforce_eager:
         runner.warm_up(on_progress)
+        if isinstance(proposer, DraftModel):
+            proposer.warm_up(runner.buckets.wanted, on_progress)
         say(f"init engine (create kv cache, warmup model) took {time.perf_counter() - begin:.1f} s")
-    proposer: Proposer | None = None if spec is None else NgramProposals(spec)
     inputs = InputProcessor(
         config,
         tokenizer=words,

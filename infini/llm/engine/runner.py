@@ -33,6 +33,8 @@ from infini.llm.sampling.kernels import Sampled
 from infini.sharding import Mesh, NamedSharding, P
 
 Progress = Callable[[str, int, int], None]
+# Chooses the tokens of a step from its logits, instead of drawing them.
+Choose = Callable[[Array, state_.State, state_.Features], Sampled]
 # Rows of a prompt whose logprobs are computed at a time.
 _PROMPT_ROWS: Final = 32
 
@@ -163,8 +165,7 @@ class ModelRunner:
             on_progress: called with what is compiled, the number of programs done and of all.
             vocab_size: tokens that requests may name; the model's when absent.
         """
-        features = state_.PRESETS
-        sizes = [(size, preset) for size in self.buckets.wanted for preset in features]
+        sizes = [(size, preset) for size in self.buckets.wanted for preset in state_.PRESETS]
         total, done = len(self.buckets.tokens) + len(sizes) + 1, 0
 
         def report(what: str) -> None:
@@ -179,9 +180,9 @@ class ModelRunner:
             found, hidden = self.advance(*tree.leaves(self.builder.empty(size)))
             logits[found.shape[0]] = found
             report(f"{size} tokens")
-        row = state_.Row(state_.SamplingParams(), vocab_size=vocab_size or self.config.vocab_size)
         for size, preset in sizes:
-            np.asarray(self.sample(logits[size], state_.build([row], size, preset), features=preset).tokens)
+            for features, state in state_.programs(size, vocab_size or self.config.vocab_size, [preset]):
+                np.asarray(self.sample(logits[size], state, features=features).tokens)
             report(f"sampling of {size}")
         assert hidden is not None
         rows = np.zeros((_PROMPT_ROWS, hidden.shape[1]), hidden.dtype)
@@ -202,6 +203,7 @@ class ModelRunner:
         *,
         drafts: Sequence[Sequence[int]] | None = None,
         wants_hidden: bool = False,
+        choose: Choose | None = None,
     ) -> StepTokens:
         """Compute a step.
 
@@ -210,6 +212,7 @@ class ModelRunner:
             rows: records of sampling of the requests that make a token, in order.
             drafts: for each of them what is proposed; None without any.
             wants_hidden: whether hidden states are needed on the host.
+            choose: (logits, state, features) -> tokens; None for drawing them.
         """
         start = time.perf_counter()
         state = preset = sampled = None
@@ -220,7 +223,13 @@ class ModelRunner:
         middle = time.perf_counter()
         logits, hidden = self.advance(*tree.leaves(prepared.batch))
         if state is not None:
-            sampled = tree.map(np.asarray, self.sample(logits, state, features=preset))
+            assert preset is not None
+            chosen = (
+                self.sample(logits, state, features=preset)
+                if choose is None
+                else choose(logits, state, preset)
+            )
+            sampled = tree.map(np.asarray, chosen)
         kept = np.asarray(hidden) if wants_hidden else None
         self.prepare_s += middle - start
         self.run_s += time.perf_counter() - middle
