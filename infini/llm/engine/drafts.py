@@ -111,7 +111,7 @@ class DraftModel:
                 each.row for item, each in zip(scheduled, completions, strict=True) if item.makes_token
             ]
             # One program for all places, and for what the model served will choose by.
-            preset = state_.preset_of(state_.features_of(rows))
+            preset = state_.preset_of(state_.features_of(rows), speculative.PRESETS)
             self._guess(list(guessers.values()), logits, dataclasses.replace(preset, num_logprobs=None))
         counts = []
         for item in scheduled:
@@ -143,8 +143,9 @@ class DraftModel:
             on_progress: called with what is compiled, the number of programs done and of all.
         """
         runner, vocab_size = self.runner, self.runner.config.vocab_size
-        presets = [dataclasses.replace(preset, num_logprobs=None) for preset in state_.PRESETS]
-        random = [preset for preset in state_.PRESETS if preset.is_random and not self.is_matched]
+        presets = [dataclasses.replace(preset, num_logprobs=None) for preset in speculative.PRESETS]
+        random = [preset for preset in speculative.PRESETS if preset.is_random and not self.is_matched]
+        wanted = [size for size in wanted if size > 1]  # a proposal has a row before and one after it
         sizes, own = runner.buckets.tokens, runner.buckets.wanted
         total, done = len(sizes) + len(own) * len(presets) + len(wanted) * len(random), 0
 

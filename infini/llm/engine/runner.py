@@ -28,7 +28,7 @@ from infini.llm.engine.requests import Request
 from infini.llm.engine.scheduler import Scheduled
 from infini.llm.engine.sharing import Call, Channel
 from infini.llm.models import placement
-from infini.llm.sampling import kernels, state as state_
+from infini.llm.sampling import kernels, speculative, state as state_
 from infini.llm.sampling.kernels import Sampled
 from infini.sharding import Mesh, NamedSharding, P
 
@@ -217,7 +217,8 @@ class ModelRunner:
         start = time.perf_counter()
         state = preset = sampled = None
         if rows:
-            preset = state_.preset_of(state_.features_of(rows))
+            presets = state_.PRESETS if choose is None else speculative.PRESETS
+            preset = state_.preset_of(state_.features_of(rows), presets)
             size = self.buckets.num_wanted(prepared.batch.tokens.shape[0])
             state = state_.build(rows, size, preset, drafts=drafts)
         middle = time.perf_counter()

@@ -24,10 +24,12 @@ import infini.numpy as inp
 from infini import Array
 from infini.core import errors
 from infini.llm.sampling import choice, kernels, rows as rows_
-from infini.llm.sampling.features import Features
+from infini.llm.sampling.features import PRESETS as _PRESETS, Features
 from infini.llm.sampling.kernels import Sampled
 from infini.llm.sampling.state import State
 
+# Of the features that programs are compiled for, those with guesses of a draft model: sizes are many then.
+PRESETS: Final = (*_PRESETS[:2], _PRESETS[-1])
 _DRAFT_STREAM: Final = np.uint32(0x9E3779B9)  # draws of a draft model are independent of the model's
 
 
