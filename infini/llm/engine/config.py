@@ -42,6 +42,7 @@ class Options(TypedDict, total=False):
     seed: int
     speculative_config: Mapping[str, Any] | None
     tensor_parallel_size: int
+    enable_expert_parallel: bool
     deterministic: bool
     enforce_eager: bool
     max_logprobs: int
@@ -113,6 +114,7 @@ class EngineConfig:
         seed: of requests that bring none.
         speculative_config: fields of `SpeculativeConfig`; None proposes nothing.
         tensor_parallel_size: processes that share the model.
+        enable_expert_parallel: each of them has some of the experts whole, instead of a part of every expert.
         deterministic: a request's tokens do not depend on what else is in the batch.
         enforce_eager: programs are compiled when first needed instead of all before the first request.
         max_logprobs: most logprobs a request may ask for.
@@ -139,6 +141,7 @@ class EngineConfig:
     seed: int = 0
     speculative_config: Mapping[str, Any] | None = None
     tensor_parallel_size: int = 1
+    enable_expert_parallel: bool = False
     deterministic: bool = False
     enforce_eager: bool = False
     max_logprobs: int = 20

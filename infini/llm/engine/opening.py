@@ -89,7 +89,7 @@ def open_engine(
         on_progress, say = None, _silent
     checkpoint = _checkpoint(model, config, mesh, on_progress, say)
     words = _tokenizer(model, checkpoint, tokenizer)
-    params, model_config = checkpoint.params, checkpoint.config
+    params, model_config = checkpoint.params, _apart(checkpoint.config, config)
     model_len = config.max_model_len or model_config.max_length
     if config.max_model_len is not None and config.max_model_len > model_config.max_length:
         raise errors.ValueMismatchError(
@@ -219,6 +219,13 @@ def _devices(config: EngineConfig) -> tuple[Mesh | None, Channel | None]:
     return sharing.mesh_of(config.tensor_parallel_size), sharing.channel()
 
 
+def _apart(model: models.Config, config: EngineConfig) -> models.Config:
+    """The model with its experts divided as the engine is asked to."""
+    if not config.enable_expert_parallel or config.tensor_parallel_size == 1:
+        return model
+    return placement.apart(model, config.tensor_parallel_size)
+
+
 def _silent(line: str) -> None:
     """Lines are told by process 0."""
 
@@ -241,7 +248,7 @@ def _checkpoint(
     place = None
     if mesh is not None:
         source = checkpoints.read(model)
-        place = placement.weights(models.config_from_json(source.config_json), mesh)
+        place = placement.weights(_apart(models.config_from_json(source.config_json), config), mesh)
 
     def on_bytes(done: int, total: int) -> None:
         if on_progress is not None:

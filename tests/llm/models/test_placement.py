@@ -1,0 +1,152 @@
+"""Models that several devices share give the logits of one, whatever their weights are stored in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import infini as inf
+from infini.core import errors, tree
+from infini.llm import models
+from infini.llm.models import Rows, placement, weights
+from infini.quantization import QuantizedArray
+from infini.sharding import make_mesh
+from infini.testing import count_collectives
+from tests.llm.models.test_decoder import BLOCK, BLOCKS, KINDS, LATENT, PROMPT, SIZES, batch_of, made, run, step_of
+
+REQUESTS = (Rows(PROMPT[:5], 0, [1]), Rows(PROMPT[2:5], 0, [2]))
+MOE = SIZES | {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+FAMILIES: dict[str, dict[str, Any]] = KINDS | {
+    "mistral": SIZES | {"sliding_window": 4},
+    "qwen2": SIZES,
+    "qwen3": SIZES | {"head_dim": 32},
+    "qwen3_moe": MOE,
+    "minicpm": SIZES | {"tie_word_embeddings": True, "scale_depth": 1.4, "dim_model_base": 32},
+    "fm9g7b": SIZES,
+    "deepseek_v2": SIZES | LATENT | {"topk_method": "greedy", "q_lora_rank": None},
+}
+# Groups of 256 want wide matrices.
+WIDE = SIZES | {"hidden_size": 512, "intermediate_size": 768, "num_attention_heads": 8}
+
+
+@pytest.fixture(autouse=True)
+def devices():
+    with inf.config(cpu_devices=2):
+        yield
+
+
+def place(config: models.Config, data: dict[str, Any], params: Any) -> tuple[Any, Any]:
+    """Weights and an empty cache as placement wants them on two devices."""
+    mesh = make_mesh((2,), (placement.AXIS,))
+    of_weight, of_cache = placement.weights(config, mesh), placement.cache(config, mesh)
+    found: dict[str, Any] = {}
+    for weight in models.family_of(data).weights(config):
+        value, name = params, ".".join(map(str, weight.path))
+        for key in weight.path:
+            value = value[key]
+        placed = tree.map(lambda leaf, name=name: inf.device_put(leaf, of_weight(name, leaf)), value)
+        weights.put(found, weight.path, placed)
+    cache = [
+        {name: inf.device_put(array, of_cache(name)) for name, array in entry.items()}
+        for entry in models.init_cache(config, BLOCKS, BLOCK, "float32")
+    ]
+    return found, cache
+
+
+def shared(config: models.Config, data: dict[str, Any], params: Any) -> np.ndarray:
+    """Logits of `REQUESTS` computed by two devices; no cache may be copied."""
+    placed, cache = place(config, data, params)
+    found, _ = step_of()(placed, cache, batch_of(*REQUESTS), config=config)
+    return np.asarray(found)[: len(REQUESTS)]
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    assert np.abs(found - expected).max() < 1e-5 * max(1.0, np.abs(expected).max())
+
+
+def bytes_per_device(params: Any) -> list[int]:
+    found = [0, 0]
+    for leaf in tree.leaves(params):
+        for number, part in enumerate(leaf.addressable_shards):
+            found[number] += part.data.nbytes
+    return found
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_two_devices_give_the_logits_of_one(kind: str) -> None:
+    data = {"model_type": kind} | FAMILIES[kind]
+    config, params = made(kind, **FAMILIES[kind])
+    assert_close(shared(config, data, params), run(config, params, *REQUESTS))
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "deepseek_v3"])
+@pytest.mark.parametrize("scheme", [None, "Q4_0"])
+def test_experts_apart_give_the_logits_of_one_device(kind: str, scheme: str | None) -> None:
+    data = {"model_type": kind} | FAMILIES[kind]
+    config, params = made(kind, scheme, **FAMILIES[kind])
+    expected = run(config, params, *REQUESTS)
+    assert_close(shared(placement.apart(config, 2), data, params), expected)
+
+
+def test_each_device_has_some_experts_whole_and_sends_none() -> None:
+    data = {"model_type": "mixtral"} | FAMILIES["mixtral"]
+    config, params = made("mixtral", **FAMILIES["mixtral"])
+    config = placement.apart(config, 2)
+    placed, cache = place(config, data, params)
+    part = placed["layers"][0]["mlp"]["experts"]["down_proj"].addressable_shards[1].data
+    np.testing.assert_array_equal(part, np.asarray(params["layers"][0]["mlp"]["experts"]["down_proj"])[2:])
+    with count_collectives() as counts:
+        step_of()(placed, cache, batch_of(*REQUESTS), config=config)
+    sent = sum(count.nbytes for count in counts.values())
+    assert 0 < sent < part.nbytes
+
+
+@pytest.mark.parametrize("scheme", ["Q4_0", "Q8_0", "int8", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("is_arranged", [False, True])
+def test_weights_in_few_bits_are_shared(scheme: str, is_arranged: bool) -> None:
+    data = {"model_type": "llama"} | WIDE
+    config, params = made("llama", scheme, **WIDE)
+    expected = run(config, params, *REQUESTS)
+    if is_arranged:
+        params = tree.map(arranged, params, is_leaf=lambda node: isinstance(node, QuantizedArray))
+    assert_close(shared(config, data, params), expected)
+    placed, _ = place(config, data, params)
+    first, second = bytes_per_device(placed["layers"])
+    whole = sum(leaf.nbytes for leaf in tree.leaves(params["layers"]))
+    # Groups of 256 are shared as 2 and 1; rows in one group stay whole where inputs would be split.
+    assert max(first, second) < whole * (0.85 if scheme == "int8" else 0.65)
+
+
+def arranged(node: Any) -> Any:
+    return node.arranged() if isinstance(node, QuantizedArray) else node
+
+
+def test_no_group_of_columns_is_cut() -> None:
+    """Three groups on two devices are two and one; one group is whole on both."""
+    config, params = made("llama", "Q4_K", **WIDE)
+    mesh = make_mesh((2,), (placement.AXIS,))
+    of_weight = placement.weights(config, mesh)
+    name = "layers.0.mlp.down_proj"
+    blocks = params["layers"][0]["mlp"]["down_proj"].blocks
+    assert blocks.shape[1] == 3
+    placed = inf.device_put(blocks, of_weight(name, blocks))
+    assert [part.data.shape[1] for part in placed.addressable_shards] == [2, 1]
+    assert of_weight(name, blocks[:, :1]).spec == inf.P()
+
+
+def test_experts_that_cannot_be_divided_are_refused() -> None:
+    with pytest.raises(errors.ValueMismatchError, match="divided by their number") as caught:
+        placement.apart(made("mixtral", **FAMILIES["mixtral"])[0], 3)
+    assert "4 experts, 3 devices" in str(caught.value)
+    with pytest.raises(errors.ValueMismatchError, match="divided by their number"):
+        placement.apart(made("llama", **SIZES)[0], 2)
+
+
+def test_the_latent_cache_stays_whole_and_heads_are_shared() -> None:
+    mesh = make_mesh((2,), (placement.AXIS,))
+    latent, _ = made("deepseek_v3", **FAMILIES["deepseek_v3"])
+    heads, _ = made("llama", **SIZES)
+    assert placement.cache(latent, mesh)("key").spec == inf.P()
+    assert placement.cache(heads, mesh)("key").spec == inf.P(None, "tp")
