@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from infini.cli import cache, demo, generate, machine, output, serve, serve_values, train
+from infini.cli import batch, cache, demo, generate, machine, output, serve, serve_values, train
 from infini.core import comm, errors
 
 
@@ -60,6 +60,7 @@ app = typer.Typer(
 )
 app.command("train")(train.command)
 app.command("generate")(generate.command)
+app.command("batch")(batch.command)
 app.command(
     "serve", cls=serve_values.Command, context_settings={"auto_envvar_prefix": serve_values.ENVIRONMENT}
 )(serve.command)
