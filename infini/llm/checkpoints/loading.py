@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -62,6 +62,7 @@ def load(
     dtype: Any = "auto",  # Any: what names a dtype
     quantization: str | None = None,
     keep: Collection[str] = (),
+    quantized_activations: Literal["exact", "int8"] = "int8",
     sharding: Placing | None = None,
     on_progress: Progress | None = None,
     allow_unexpected: bool = False,
@@ -77,6 +78,8 @@ def load(
         quantization: how to store matrices in memory: "int8", "q8_0", "q6_k", "q4_k" or "q4_0"; None as they
             are in the files. What the files have in few bits stays so.
         keep: parts of names of weights that are not quantised, such as "lm_head".
+        quantized_activations: "int8" rounds what is multiplied with a matrix in few bits to bytes, with a
+            scale for every 32 of them; "exact" takes it as it is, which is several times slower.
         sharding: (name of a weight such as "layers.0.self_attn.q_proj", its array) -> where it goes, or None
             for the default device. Of a quantised weight each plane is asked for.
         on_progress: called with the bytes read so far and those there are.
@@ -94,6 +97,7 @@ def load(
     family = models.family_of(source.config_json)
     names = _names(source, family, models.config_from_json(source.config_json))
     config = _fitted(source, family, names)
+    config = dataclasses.replace(config, quantized_activations=quantized_activations)
     table = family.weights(config)
     _check(table, names, source, allow_unexpected=allow_unexpected)
     target = _Target(
@@ -239,7 +243,7 @@ class _Target:
 
     def floats(self, weight: Weight, array: np.ndarray) -> np.ndarray:
         """A weight in the dtype that it is to have."""
-        is_free = weight.kind != "vector" and not self.is_asked and array.dtype in dtypes.FLOATS
+        is_free = weight.kind != "plain" and not self.is_asked and array.dtype in dtypes.FLOATS
         dtype = array.dtype if is_free and array.dtype.itemsize <= 4 else self.dtype
         return array.astype(dtype, copy=False)
 
@@ -277,7 +281,7 @@ class _Reader:
         return tree.map(lambda *leaves: np.stack(leaves), *_alike(parts))
 
     def _one(self, weight: Weight, stored: np.ndarray | QuantizedArray, scheme: Any) -> Any:  # Any: as `read`
-        if isinstance(stored, QuantizedArray) and (weight.kind == "vector" or weight.is_transposed):
+        if isinstance(stored, QuantizedArray) and (weight.kind == "plain" or weight.is_transposed):
             stored = np.asarray(stored.dequantize())
         own = _part(weight, stored)
         if isinstance(own, QuantizedArray):

@@ -45,7 +45,7 @@ def made(kind: str, scheme: str | None = None, **more: Any) -> tuple[models.Conf
     params: dict[str, Any] = {}
     for weight in models.family_of(data).weights(config):
         array = inp.asarray(random.normal(size=weight.shape) * 0.15, dtype="float32")
-        is_stored = scheme is not None and weight.kind != "vector"
+        is_stored = scheme is not None and weight.kind != "plain"
         weights.put(params, weight.path, quantization.quantize(array, scheme) if is_stored else array)
     return config, params
 
