@@ -407,10 +407,13 @@ def _number(f: Function, pointer: Value, type_: ArrayType) -> Value:
 
 
 def field(f: Function, x: Value, shift: int, mask: int) -> Value:
-    """Bits of every byte."""
+    """Every byte moved to the right, or to the left by less than 0, and what the mask keeps of it then: bits
+    that do not come from a neighbour.
+    """
     if shift:
         words = f.convert("bitcast", x, vector("i16", x.type.lanes // 2))
-        words = f.binary("lshr", words, f.constant(shift, words.type))
+        op = "lshr" if shift > 0 else "shl"
+        words = f.binary(op, words, f.constant(abs(shift), words.type))
         x = f.convert("bitcast", words, x.type)
     return f.binary("and", x, f.constant(mask, x.type))
 

@@ -122,6 +122,11 @@ class PanelReader:
         """Elements of a plane from lane to lane."""
         return 1 if type_.shape[-1] == ROWS else 4
 
+    def parts(self) -> list[int]:
+        """The parts of a span, those beside each other that share words."""
+        count = self.span // self.part
+        return sorted(range(count), key=lambda i: (self._place(i * self.part)[0] % 32, self._place(i * self.part)))
+
     # --- numbers --------------------------------------------------------------------------------
 
     def codes(self, f: Function, span: Span, number: int) -> Value:
@@ -138,10 +143,9 @@ class PanelReader:
             high, shift, mask = 128 + number // 128 * 32 + number % 32, number % 128 // 32 * 2, 3
         else:
             high, shift, mask = number % 32, number // 32, 1
-        top = forms.field(f, self._word(f, span.planes[0], high), shift, mask)
-        words = f.convert("bitcast", top, vector("i16", 2 * self.lanes))
-        words = f.binary("shl", words, f.constant({3: 2, 5: 4, 6: 4}[bits], words.type))
-        return f.binary("or", found, f.convert("bitcast", words, found.type))
+        low_bits = 2 if bits == 3 else 4
+        top = forms.field(f, self._word(f, span.planes[0], high), shift - low_bits, mask << low_bits)
+        return f.binary("or", found, top)
 
     def _place(self, number: int) -> tuple[int, int, int]:
         """Byte of a row in the span, and bits in it, where a number is."""

@@ -89,11 +89,12 @@ class _Emission:
         zero = f.constant(0.0, vector("float", reader.lanes))
         with f.loop(0, reader.k // reader.span, 1, [zero] * rows) as loop:
             span = reader.at(f, self.planes, panel, loop.index, half)
-            if start == half == 0:
-                for line in range(0, reader.span * reader.scheme.bits // 8 * ROWS, 64):
-                    f.prefetch(f.at(span.planes[0], AHEAD_BYTES + line, "i8"))
-            totals = list(loop.carried)
-            for part in range(reader.span // reader.part):
+            totals, parts = list(loop.carried), reader.parts()
+            nbytes = reader.span * reader.scheme.bits // 8 * ROWS // len(parts)
+            for number, part in enumerate(parts):
+                if start == half == 0:
+                    for line in range(number * nbytes, number * nbytes + nbytes, 64):
+                        f.prefetch(f.at(span.planes[0], AHEAD_BYTES + line, "i8"))
                 totals = self._part(span, loop.index, part, start, totals)
             loop.next = totals
         element = registers.memory_element(self.dtype)
