@@ -52,8 +52,8 @@ def norm(x: Array, weights: dict[str, Any], name: str, config: Config) -> Array:
         wide = wide - inp.mean(wide, axis=-1, keepdims=True)
     scale = lax.rsqrt(inp.mean(inp.square(wide), axis=-1, keepdims=True) + config.norm_epsilon)
     if config.norm == "layer":
-        found = wide * scale * weight.astype(inp.float32) + weights[f"{name}_bias"].astype(inp.float32)
-        return found.astype(x.dtype)
+        found, bias = wide * scale * weight.astype(inp.float32), weights.get(f"{name}_bias")
+        return (found if bias is None else found + bias.astype(inp.float32)).astype(x.dtype)
     if config.is_norm_offset:
         return (wide * scale * (1.0 + weight.astype(inp.float32))).astype(x.dtype)
     return (wide * scale).astype(x.dtype) * weight.astype(x.dtype)

@@ -125,8 +125,8 @@ def test_a_placement_is_asked_for_by_name(tmp_path: Path) -> None:
     split = inf.NamedSharding(mesh, inf.P("tp"))
     asked: dict[str, tuple[int, ...]] = {}
 
-    def place(name: str, array: np.ndarray) -> Any:
-        asked[name] = array.shape
+    def place(name: str, shape: tuple[int, ...]) -> Any:
+        asked[name] = shape
         return split if name.endswith("q_proj") else None
 
     found = checkpoints.load(write(tmp_path, CONFIG, tensors_of(CONFIG)), sharding=place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import transformers
 
 import infini as inf
 from infini.llm import checkpoints, models
+from infini.llm.models import registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PROMPT, STEPS = 20, 32
@@ -200,3 +202,22 @@ def test_bfloat16_is_as_near_as_that_of_transformers(name: str, peers: Callable[
     own = Engine(loaded.params, loaded.config.served(PROMPT), "bfloat16")
     found = own.run(models.Rows(peer.tokens[:PROMPT], 0, [0, 1]))
     assert np.sqrt(np.mean((found - exact) ** 2)) < 1.5 * np.sqrt(np.mean((theirs - exact) ** 2)) + 1e-3
+
+
+def test_the_example_of_a_new_model_is_that_of_transformers(tmp_path: Path) -> None:
+    path = Path(__file__).resolve().parents[3] / "examples" / "add_model.py"
+    spec = importlib.util.spec_from_file_location("add_model", path)
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    before = list(registry._FAMILIES)
+    try:
+        models.register(example.COHERE)
+        model = _write("Cohere", {"logit_scale": 0.3}, tmp_path)
+        loaded = checkpoints.load(tmp_path)
+        tokens = list(range(5, 5 + PROMPT))
+        found = Engine(loaded.params, loaded.config).run(models.Rows(tokens, 0, [2, 1]))
+        with torch.no_grad():
+            np.testing.assert_allclose(found, model(torch.tensor([tokens])).logits[0].numpy(), atol=TOLERANCE)
+    finally:
+        registry._FAMILIES[:] = before
