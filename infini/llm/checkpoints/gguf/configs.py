@@ -21,7 +21,10 @@ from infini.llm.checkpoints.gguf.architectures import (
 )
 
 ARCHITECTURE: Final = "general.architecture"
-_SPECIAL: Final = (("tokenizer.ggml.bos_token_id", "bos_token_id"), ("tokenizer.ggml.eos_token_id", "eos_token_id"))
+_SPECIAL: Final = (
+    ("tokenizer.ggml.bos_token_id", "bos_token_id"),
+    ("tokenizer.ggml.eos_token_id", "eos_token_id"),
+)
 _SIGMOID: Final = 2  # `expert_gating_func`; 1 is softmax
 # Layers of the one Gemma 2 for which llama.cpp scales by the width of the model over its heads.
 _GEMMA_27B_LAYERS: Final = 46
@@ -71,7 +74,9 @@ def read(metadata: gguf.Metadata, tensors: Mapping[str, gguf.GGUFTensor]) -> tup
     return found, config
 
 
-def write(config: Json) -> tuple[Architecture, dict[str, Any], dict[str, np.ndarray]]:  # Any: values of metadata
+def write(
+    config: Json,
+) -> tuple[Architecture, dict[str, Any], dict[str, np.ndarray]]:  # Any: values of metadata
     """Metadata of a GGUF file, and tensors that stand for numbers of it.
 
     Raises:
@@ -91,7 +96,9 @@ def write(config: Json) -> tuple[Architecture, dict[str, Any], dict[str, np.ndar
     for field in found.fields:
         value = data.get(field.name)
         if value is None and field.is_required:
-            raise gguf.GGUFError(f"config.json does not state {field.name}", fix="copy the whole model folder again")
+            raise gguf.GGUFError(
+                f"config.json does not state {field.name}", fix="copy the whole model folder again"
+            )
         if value is not None:
             keys[field.key] = _typed(value, field)
     keys["vocab_size"] = int(data["vocab_size"])
@@ -108,7 +115,7 @@ def write(config: Json) -> tuple[Architecture, dict[str, Any], dict[str, np.ndar
 
 def heads(config: Json) -> tuple[int, int]:
     """Heads of queries, and of keys and values."""
-    count = config.get("num_attention_heads") or config.get("n_head")
+    count = config.get("num_attention_heads") or config["n_head"]
     return int(count), int(config.get("num_key_value_heads") or count)
 
 
@@ -146,7 +153,9 @@ def _architecture(name: str, get: Get) -> Architecture:
 def _sizes(config: Json, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
     embeddings = tensors.get("token_embd.weight")
     if embeddings is None or len(embeddings.shape) != 2:
-        raise gguf.GGUFError("a GGUF file has no table of embeddings", expected="the tensor token_embd.weight")
+        raise gguf.GGUFError(
+            "a GGUF file has no table of embeddings", expected="the tensor token_embd.weight"
+        )
     config["vocab_size"] = embeddings.shape[0]
     types = {x.type.name for x in tensors.values() if len(x.shape) > 1}
     dtypes = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -258,7 +267,9 @@ def _complete(config: Json, found: Architecture) -> Json:
     data["rope_theta"] = ropes.theta_of(data)
     data["num_key_value_heads"] = data.get("num_key_value_heads") or data["num_attention_heads"]
     if any(field.name == "head_dim" for field in found.fields):
-        data["head_dim"] = data.get("head_dim") or int(data["hidden_size"]) // int(data["num_attention_heads"])
+        data["head_dim"] = data.get("head_dim") or int(data["hidden_size"]) // int(
+            data["num_attention_heads"]
+        )
     return data
 
 
@@ -305,10 +316,15 @@ def _write_phi3(data: Json, keys: dict[str, Any]) -> None:  # Any: values of met
 
 def _write_mixture(data: Json, keys: dict[str, Any]) -> None:  # Any: values of metadata
     _write_plain(data, keys)
-    if data.get("norm_topk_prob") is False or data.get("mlp_only_layers") or data.get("decoder_sparse_step", 1) != 1:
+    if (
+        data.get("norm_topk_prob") is False
+        or data.get("mlp_only_layers")
+        or data.get("decoder_sparse_step", 1) != 1
+    ):
         raise errors.UnsupportedError(
             "GGUF files of Qwen 3 have experts in every layer, whose weights sum to 1",
-            got=f"norm_topk_prob {data.get('norm_topk_prob')}, mlp_only_layers {data.get('mlp_only_layers')}, "
+            got=f"norm_topk_prob {data.get('norm_topk_prob')}, "
+            f"mlp_only_layers {data.get('mlp_only_layers')}, "
             f"decoder_sparse_step {data.get('decoder_sparse_step')}",
         )
 
@@ -324,7 +340,9 @@ def _write_plain(data: Json, keys: dict[str, Any]) -> None:  # Any: values of me
 
 def _write_deepseek(data: Json, keys: dict[str, Any]) -> None:  # Any: values of metadata
     if data.get("rope_interleave", True) is False:
-        raise errors.UnsupportedError("GGUF files of DeepSeek have interleaved rotary embeddings", got="rope_interleave false")
+        raise errors.UnsupportedError(
+            "GGUF files of DeepSeek have interleaved rotary embeddings", got="rope_interleave false"
+        )
     rank, rope_dim = int(data["kv_lora_rank"]), int(data["qk_rope_head_dim"])
     keys |= {
         "attention.head_count_kv": 1,

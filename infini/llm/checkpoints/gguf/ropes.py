@@ -1,8 +1,8 @@
 """Rotary embeddings in GGUF metadata and in config.json: what stretches them for long texts.
 
-GGUF keeps some kinds as numbers and others as tensors: `rope_freqs.weight` has what each frequency of Llama 3 is
-divided by, `rope_factors_long.weight` and `rope_factors_short.weight` those of LongRoPE. References: YaRN
-(arXiv:2309.00071), LongRoPE (arXiv:2402.13753), Llama 3 (arXiv:2407.21783).
+GGUF keeps some kinds as numbers and others as tensors: `rope_freqs.weight` has what each frequency of Llama
+3 is divided by, `rope_factors_long.weight` and `rope_factors_short.weight` those of LongRoPE. References:
+YaRN (arXiv:2309.00071), LongRoPE (arXiv:2402.13753), Llama 3 (arXiv:2407.21783).
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def read(
 
 
 def write(config: Json, rope_dim: int) -> tuple[Json, dict[str, np.ndarray]]:
-    """Metadata after the architecture's name, and tensors, for what a config.json says of rotary embeddings."""
+    """Metadata after the architecture's name, and tensors, for what a config.json says of rotary
+    embeddings.
+    """
     stated = scaling_of(config)
     kind = stated.get("rope_type") or stated.get("type") or "default"
     if kind == "default":
@@ -132,7 +134,9 @@ def _read_long(
         "original_max_position_embeddings": original,
     }
     sharper = get("rope.scaling.attn_factor", None)
-    if sharper is not None and not math.isclose(sharper, _long_attention_factor(length, original), rel_tol=1e-6):
+    if sharper is not None and not math.isclose(
+        sharper, _long_attention_factor(length, original), rel_tol=1e-6
+    ):
         found["attention_factor"] = sharper
     return found
 
@@ -197,8 +201,8 @@ def _llama3_factors(stated: Json, theta: float, rope_dim: int) -> np.ndarray:
 def _read_llama3(factors: np.ndarray, config: Json, rope_dim: int) -> Json:
     """The numbers of config.json that give these factors.
 
-    Only ratios matter of the three that bound the line between fast and slow, so the lower bound is 1. Factors
-    that no such numbers give are written as those of LongRoPE, which has one for each frequency.
+    Only ratios matter of the three that bound the line between fast and slow, so the lower bound is 1.
+    Factors that no such numbers give are written as those of LongRoPE, which has one for each frequency.
     """
     theta = theta_of(config)
     factor = float(factors.max())

@@ -1,8 +1,10 @@
-"""The tokenizer and the chat templates of a model as metadata of a GGUF file, as llama.cpp's converter writes them.
+"""The tokenizer and the chat templates of a model as metadata of a GGUF file, as llama.cpp's converter
+writes them.
 
-Two families have a form there: byte-level BPE (`gpt2`) with merges and the name of the rule by which texts are cut
-into words, and SentencePiece's BPE (`llama`) with a score for each piece. The rule is found by what it does: a text
-of all that such rules treat differently is cut by the tokenizer and by every rule that is known.
+Two families have a form there: byte-level BPE (`gpt2`) with merges and the name of the rule by which texts
+are cut into words, and SentencePiece's BPE (`llama`) with a score for each piece. The rule is found by what
+it does: a text of all that such rules treat differently is cut by the tokenizer and by every rule that is
+known.
 Reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, the keys `tokenizer.*`.
 """
 
@@ -35,11 +37,22 @@ _BYTE: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 # Added tokens that are no text of a user, whether their files call them special or not.
 _LOOKS_SPECIAL: Final = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<pad>|<mask>|<2mass>|\[@BOS@\]", re.DOTALL)
 # Where rules are equal: the first of these names.
-_PREFERRED: Final = ("gpt-2", "llama-bpe", "qwen2", "deepseek-v3", "deepseek-llm", "tekken", "gpt-4o", "smollm")
+_PREFERRED: Final = (
+    "gpt-2",
+    "llama-bpe",
+    "qwen2",
+    "deepseek-v3",
+    "deepseek-llm",
+    "tekken",
+    "gpt-4o",
+    "smollm",
+)
 _PROBE: Final = (
     "I'll say HE'LL we'Ve don'T  3 33 333 3333 1234567 a1b2 3.14 x==y;  \n\n \n\t\t tab\r\n\r\n end   \n"
-    "naïve Ünïcode е́ нещо 東京へ行く。ภาษาไทย한국어 العربية 🚀 😶‍🌫️ !!!?? #include <a/b.h> $5 <=> a|b ^_^ `x` /* c */\n"
-    "CamelCaseWord ALLCAPS mixedCASE don't 'tis _under_score_ e\u0301 ½ Ⅷ ٣٤ 　 wide\u00a0space ...!)\n\n\n  x"
+    "naïve Ünïcode е́ нещо 東京へ行く。ภาษาไทย한국어 العربية 🚀 😶‍🌫️\n"
+    "!!!?? #include <a/b.h> $5 <=> a|b ^_^ `x` /* c */\n"
+    "CamelCaseWord ALLCAPS mixedCASE don't 'tis _under_score_\n"
+    "e\u0301 ½ Ⅷ ٣٤ 　 wide\u00a0space ...!)\n\n\n  x"
 )
 
 
@@ -51,8 +64,8 @@ def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, gguf.Value]:
         vocab_size: rows of the table of embeddings; ids without a token get a name that no text has.
 
     Raises:
-        UnsupportedError: GGUF has no form for a tokenizer of this kind, or none that llama.cpp knows for how it
-            cuts words.
+        UnsupportedError: GGUF has no form for a tokenizer of this kind, or none that llama.cpp knows for
+            how it cuts words.
         ValueMismatchError: it has more tokens than the table has rows.
     """
     data = json.loads(tokenizer.to_json())
@@ -160,9 +173,7 @@ def _is_spaced(data: Json) -> bool:
     """Whether pieces have a sign for the space, as SentencePiece's have, instead of bytes."""
     normalizers = _parts(data.get("normalizer"), "normalizers")
     cutters = _parts(data.get("pre_tokenizer"), "pretokenizers")
-    is_replaced = any(
-        step.get("type") == "Replace" and step.get("content") == "▁" for step in normalizers
-    )
+    is_replaced = any(step.get("type") == "Replace" and step.get("content") == "▁" for step in normalizers)
     return is_replaced or any(step.get("type") == "Metaspace" for step in cutters)
 
 
@@ -181,7 +192,9 @@ def _pair(merge: str | list[str]) -> list[str]:
 
 
 def _scores(model: Json, tokens: list[str]) -> np.ndarray:
-    """A score per token: the earlier a piece is merged the larger, and pieces that no merge makes come last."""
+    """A score per token: the earlier a piece is merged the larger, and pieces that no merge makes come
+    last.
+    """
     merges = model["merges"]
     rank: dict[str, int] = {}
     for merge in merges:
@@ -193,7 +206,9 @@ def _scores(model: Json, tokens: list[str]) -> np.ndarray:
 def _ends(tokenizer: Tokenizer) -> tuple[bool, bool]:
     """Whether tokens are put before and after a text."""
     ids = tokenizer.encode("a")
-    return bool(ids) and ids[0] == tokenizer.bos_id, bool(ids) and ids[-1] == tokenizer.special_id("eos_token")
+    return bool(ids) and ids[0] == tokenizer.bos_id, bool(ids) and ids[-1] == tokenizer.special_id(
+        "eos_token"
+    )
 
 
 def _templates(templates: Mapping[str, str]) -> dict[str, gguf.Value]:
