@@ -4,6 +4,7 @@
 Nothing of the package `gguf` is used; the tests compare with it.
 """
 
+from infini.io.gguf.comparing import Difference, Fault, differences, faults
 from infini.io.gguf.dequantizers import dequantize
 from infini.io.gguf.quantizers import quantize
 from infini.io.gguf.reader import SPLIT_KEYS, GGUFFile, GGUFTensor, read, shards, stem_of
@@ -15,6 +16,8 @@ __all__ = [
     "FLOATS",
     "SPLIT_KEYS",
     "TYPES",
+    "Difference",
+    "Fault",
     "GGUFError",
     "GGUFFile",
     "GGUFTensor",
@@ -25,6 +28,8 @@ __all__ = [
     "Value",
     "ValueType",
     "dequantize",
+    "differences",
+    "faults",
     "quantize",
     "read",
     "shards",

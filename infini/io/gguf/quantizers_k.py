@@ -25,7 +25,8 @@ from infini.io.gguf.blocks import pack, pack_k_scales
 _NEIGHBOURS: Final = (-1, 1)
 _TOP_SCALE: Final = 63  # of 6 bits
 _SYMMETRIC_TRIALS: Final = np.linspace(-0.9, 0.9, 13, dtype=np.float32)
-_MINIMUM_TRIALS: Final = np.linspace(-1.0, 0.8, 13, dtype=np.float32)
+_MINIMUM_TRIALS: Final = np.linspace(-1.2, 1.2, 13, dtype=np.float32)
+_REPEATS: Final = 2  # codes for the best scale so far, and the scale that goes with these
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -125,8 +126,9 @@ def _scale_and_minimum(x: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]
     total = x.sum(axis=0)
     best_error = np.full_like(low, np.inf)
     best_scale, best_minimum = np.zeros_like(low), -low
-    for trial in _MINIMUM_TRIALS:
-        codes = _minimum_codes(x, span / (np.float32(top) + trial), -low, top)
+
+    def try_codes_of(scale: np.ndarray, minimum: np.ndarray) -> None:
+        codes = _minimum_codes(x, scale, minimum, top)
         ones, squares, product = codes.sum(axis=0), _dot(codes, codes), _dot(codes, x)
         determinant = size * squares - ones * ones
         scale = _divide(size * product - total * ones, determinant)
@@ -135,13 +137,17 @@ def _scale_and_minimum(x: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]
         scale = np.where(is_positive, _divide(product, squares), scale)
         minimum = np.where(is_positive, 0, minimum)
         # Without the sum of squares of x, which is the same for all trials.
-        error = scale * (scale * squares - 2 * (minimum * ones + product)) + minimum * (
-            size * minimum + 2 * total
-        )
+        error = scale * (scale * squares - 2 * (minimum * ones + product))
+        error += minimum * (size * minimum + 2 * total)
         is_better = (error < best_error) & (scale > 0)
         np.copyto(best_error, error, where=is_better)
         np.copyto(best_scale, scale, where=is_better)
         np.copyto(best_minimum, minimum, where=is_better)
+
+    for trial in _MINIMUM_TRIALS:
+        try_codes_of(span / (np.float32(top) + trial), -low)
+    for _ in range(_REPEATS):
+        try_codes_of(best_scale, best_minimum)
     return best_scale, best_minimum
 
 

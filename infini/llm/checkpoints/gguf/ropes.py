@@ -48,6 +48,8 @@ def read(
         return _read_llama3(_factors(tensors, FREQUENCIES, rope_dim), config, rope_dim)
     kind = get("rope.scaling.type", "none")
     factor = get("rope.scaling.factor", get("rope.scale_linear", 1.0))
+    if not factor > 0:
+        raise gguf.GGUFError("a GGUF file stretches texts by nothing", got=f"rope.scaling.factor {factor}")
     if kind == "none" and not get("rope.scale_linear", 0):
         return None
     if kind in ("none", "linear"):
@@ -59,7 +61,7 @@ def read(
             expected="none, linear, yarn, or longrope with its factors",
         )
     found: Json = {"rope_type": "yarn", "factor": factor}
-    original = get("rope.scaling.original_context_length", None)
+    original = _original(get, None)
     if original is not None:
         found["original_max_position_embeddings"] = original
     for key, name in _YARN:
@@ -117,6 +119,16 @@ def _factors(tensors: Mapping[str, gguf.GGUFTensor], name: str, rope_dim: int) -
     return found
 
 
+def _original(get: Any, default: int | None) -> int | None:  # Any: as `read`
+    """Longest text of the first training."""
+    found = get("rope.scaling.original_context_length", default)
+    if found is not None and (not isinstance(found, int) or found < 2):
+        raise gguf.GGUFError(
+            "a GGUF file was made for texts of no length", got=f"original_context_length {found}"
+        )
+    return found
+
+
 def _shortest(numbers: np.ndarray) -> list[float]:
     """Floats of 32 bits as the shortest decimal numbers that mean them."""
     return [float(str(x)) for x in numbers]
@@ -126,7 +138,7 @@ def _read_long(
     get: Any, tensors: Mapping[str, gguf.GGUFTensor], config: Json, rope_dim: int
 ) -> Json:  # Any: as `read`
     length = config["max_position_embeddings"]
-    original = get("rope.scaling.original_context_length", length)
+    original = _original(get, length)
     found: Json = {
         "rope_type": "longrope",
         "long_factor": _shortest(_factors(tensors, LONG, rope_dim)),
