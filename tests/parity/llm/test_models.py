@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,19 @@ DEEPSEEK = {
 }  # fmt: skip
 V3 = {**DEEPSEEK, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True}
 MSCALE = {**YARN, "mscale": 0.7, "mscale_all_dim": 1.2}
+GRANITE = {
+    "embedding_multiplier": 12.0, "residual_multiplier": 1.4 / 2**0.5, "logits_scaling": 4.0,
+    "attention_multiplier": 0.25, "tie_word_embeddings": True,
+}  # fmt: skip
+# What config.json says where transformers has no such model, or says it in another way.
+STATED: dict[str, dict[str, Any]] = {
+    "minicpm": {"model_type": "minicpm", "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16},
+    "9g": {"model_type": "fm9g7b"},
+    "older files": {
+        "rope_parameters": None, "rope_theta": LLAMA3["rope_theta"],
+        "rope_scaling": {("type" if key == "rope_type" else key): value for key, value in LLAMA3.items()},
+    },
+}  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama, tied, biases": ("Llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
@@ -78,6 +92,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "topk_group": 2, "routed_scaling_factor": 1.7},
     ),
     "deepseek v3": ("DeepseekV3", {**V3, "rope_parameters": MSCALE}),
+    "minicpm": ("Granite", GRANITE),
+    "9g": ("Qwen2", {}),
+    "older files": ("Llama", {"rope_parameters": LLAMA3}),
     "deepseek v3, halves": ("DeepseekV3", {**V3, "rope_interleave": False, "attention_bias": True}),
 }  # fmt: skip
 
@@ -143,6 +160,8 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Peer]:
     def of(name: str) -> Peer:
         folder = tmp_path_factory.mktemp("model")
         model = _write(*CASES[name], folder)
+        stated = json.loads((folder / "config.json").read_text()) | STATED.get(name, {})
+        (folder / "config.json").write_text(json.dumps(stated))
         tokens = torch.arange(1, PROMPT + 1)[None] * 5 % 128
         with torch.no_grad():
             tokens = model.generate(tokens, max_new_tokens=STEPS, do_sample=False, pad_token_id=0)
