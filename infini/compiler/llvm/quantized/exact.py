@@ -27,6 +27,7 @@ from infini.lax.quantized.scheme import ROWS, Scheme
 MAX_ROWS: Final = 8  # of activations whose sums are in registers together
 TASK_BYTES: Final = 96 << 10  # of the matrix
 AHEAD_BYTES: Final = 2 << 10  # that are asked for before they are read
+CHAINS: Final = 4  # sums that are added to in turn
 NS_PER_NUMBER: Final = 0.03
 
 
@@ -133,20 +134,25 @@ class _Panels(_Emission):
         f, reader = self.f, self.reader
         lanes, size = reader.lanes, reader.part
         first = f.add(f.mul(number, reader.span), part * size)
-        sums = [f.constant(0.0, totals[0].type)] * len(totals)
-        plain = list(sums)
+        # Several sums at once where there are few rows: each waits for the one before.
+        chains, count = max(1, CHAINS // len(totals)), len(totals)
+        sums = [f.constant(0.0, totals[0].type)] * (count * chains)
+        plain = sums[:count]
         for k in range(0, size, 4):
             words = f.convert("bitcast", reader.codes(f, span, part * size + k), vector("i32", lanes))
             for byte in range(4):
                 codes = self._floats(self._byte(words, byte))
-                for i in range(len(totals)):
+                for i in range(count):
                     place = f.add(first, (start + i) * reader.k + k + byte)
                     x = panel_forms.number_at(f, self.x, place, lanes)
-                    sums[i] = f.fma(x, codes, sums[i])
+                    at = byte % chains * count + i
+                    sums[at] = f.fma(x, codes, sums[at])
                     if reader.has_offsets:
                         plain[i] = f.binary("fadd", x, plain[i])
         scale = reader.scales(f, span, part)
-        found = [f.fma(total, scale, before) for total, before in zip(sums, totals, strict=True)]
+        found = [
+            f.fma(_added(f, sums[i::count]), scale, before) for i, before in enumerate(totals)
+        ]
         if reader.has_offsets:
             offset = reader.offsets(f, span, part)
             found = [f.fma(total, offset, before) for total, before in zip(plain, found, strict=True)]
@@ -190,7 +196,8 @@ class _Rows(_Emission):
         f, reader = self.f, self.reader
         zero = f.constant(0.0, vector("float", reader.lanes))
         whole = reader.num_chunks - bool(reader.tail)
-        with f.loop(0, whole, 1, [zero] * rows) as loop:
+        chains = max(1, CHAINS // rows)
+        with f.loop(0, whole, 1, [zero] * (rows * chains)) as loop:
             places = reader.places(f, self.planes, unit, loop.index)
             for line in range(0, CHUNK * reader.scheme.bits // 8, 64):
                 f.prefetch(f.at(places.planes[0], AHEAD_BYTES + line, "i8"))
@@ -204,7 +211,8 @@ class _Rows(_Emission):
             places = reader.tail_places(f, self.planes, unit, self.memory)
             sums = self._chunk(places, self.tail_x[start : start + rows], list(sums))
         element = registers.memory_element(self.dtype)
-        for i, total in enumerate(sums):
+        for i in range(rows):
+            total = _added(f, sums[i::rows])
             place = f.at(self.out, f.add(unit, (start + i) * reader.num_rows), element)
             value = registers.rounded(f, forms.total(f, total), self.dtype)
             registers.store(f, value, place, self.dtype)
@@ -232,6 +240,13 @@ class _Rows(_Emission):
                         floats = f.fma(floats, scale, offset)
                     for i, x in enumerate(xs):
                         given = f.load(f.at(x, number, "float"), vector("float", lanes), is_invariant=True)
-                        sums[i] = f.fma(given, floats, sums[i])
+                        at = first // lanes * len(xs) % len(sums) + i
+                        sums[at] = f.fma(given, floats, sums[at])
         return sums
 
+
+def _added(f: Function, values: Sequence[Value]) -> Value:
+    found = values[0]
+    for value in values[1:]:
+        found = f.binary("fadd", found, value)
+    return found
