@@ -215,7 +215,7 @@ class Reader:
             if type_ is not self.types[0] and self._group >= CHUNK:
                 found.append(pointer)
                 continue
-            _copy(f, pointer, copy, nbytes)
+            copy_bytes(f, pointer, copy, nbytes)
             found.append(f.here(f"getelementptr i8, ptr {copy}, i64 0", copy.type))
         return Places(tuple(found))
 
@@ -383,6 +383,7 @@ def dot(f: Function, total: Value, codes: Value, x: Value, target: Target, *, si
         a, b = (f.convert("bitcast", v, total.type) for v in (codes, x))
         text = f"call {total.type} {symbol}({total.type} {total}, {total.type} {a}, {total.type} {b})"
         return f.pure(text, total.type, total, a, b)
+    codes, x = (f.convert("bitcast", v, vector("i8", 4 * lanes)) for v in (codes, x))
     if signed:  # the sign moves to the other factor, so that sums of two products have room
         is_low = f.compare("slt", codes, f.constant(0, codes.type))
         minus = f.binary("sub", f.constant(0, x.type), x)
@@ -395,6 +396,14 @@ def dot(f: Function, total: Value, codes: Value, x: Value, target: Target, *, si
     one = f.constant(1, pairs)
     four = f.pure(f"call {total.type} @llvm.x86.avx2.pmadd.wd({pairs} {two}, {pairs} {one})", total.type, two)
     return f.binary("add", total, four)
+
+
+def total(f: Function, x: Value) -> Value:
+    """The sum of the lanes, by halves."""
+    symbol = f"@llvm.vector.reduce.fadd.v{x.type.lanes}f32"
+    f.declare(f"declare float {symbol}(float, {x.type})")
+    nothing = f.constant(-0.0, F32)
+    return f.pure(f"call reassoc float {symbol}(float {nothing}, {x.type} {x})", F32, x)
 
 
 def _load(f: Function, pointer: Value, start: int, count: int) -> Value:
@@ -418,7 +427,8 @@ def field(f: Function, x: Value, shift: int, mask: int) -> Value:
     return f.binary("and", x, f.constant(mask, x.type))
 
 
-def _copy(f: Function, source: Value, target: Value, nbytes: int) -> None:
+def copy_bytes(f: Function, source: Value, target: Value, nbytes: int) -> None:
+    """A copy of so many bytes."""
     f.declare("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
     f.do(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {nbytes}, i1 false)")
 
