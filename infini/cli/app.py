@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from infini.cli import batch, cache, demo, generate, machine, output, serve, serve_values, train
+from infini.cli import batch, cache, demo, generate, gguf, machine, output, serve, serve_values, train
 from infini.core import comm, errors
 
 
@@ -68,6 +68,7 @@ app.command("demo")(demo.command)
 app.command("devices")(machine.devices)
 app.command("doctor")(machine.doctor)
 app.add_typer(cache.app, name="cache")
+app.add_typer(gguf.app, name="gguf")
 app.command("version")(machine.version)
 
 
