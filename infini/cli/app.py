@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from infini.cli import cache, demo, generate, machine, output, train
+from infini.cli import cache, demo, generate, machine, output, serve, serve_values, train
 from infini.core import comm, errors
 
 
@@ -60,6 +60,9 @@ app = typer.Typer(
 )
 app.command("train")(train.command)
 app.command("generate")(generate.command)
+app.command(
+    "serve", cls=serve_values.Command, context_settings={"auto_envvar_prefix": serve_values.ENVIRONMENT}
+)(serve.command)
 app.command("demo")(demo.command)
 app.command("devices")(machine.devices)
 app.command("doctor")(machine.doctor)
