@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from infini.core import backend, dtypes, errors
-from infini.llm import checkpoints, models
+from infini.llm import checkpoints, hub, models
 from infini.llm.checkpoints.loading import Checkpoint
 from infini.llm.engine import buckets as buckets_, determinism, memory
 from infini.llm.engine.blocks import BlockPool
@@ -81,6 +81,7 @@ def open_engine(
             got=f"tensor_parallel_size={config.tensor_parallel_size}",
             expected="tensor_parallel_size=1",
         )
+    model = model if isinstance(model, Checkpoint) else hub.place_of(model)
     checkpoint = _checkpoint(model, config, on_progress, say)
     words = _tokenizer(model, checkpoint, tokenizer)
     params, model_config = checkpoint.params, checkpoint.config
@@ -207,9 +208,9 @@ def _tokenizer(
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if tokenizer is not None:
-        return tokenizer_.from_folder(tokenizer)
-    if not isinstance(model, Checkpoint) and Path(model).expanduser().is_dir():
-        return tokenizer_.from_folder(model)
+        return tokenizer_.load(tokenizer)
+    if not isinstance(model, Checkpoint):
+        return tokenizer_.load(model)
     text = checkpoint.tokenizer_files.get("tokenizer.json")
     if text is None:
         return None
