@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from infini.core import backend, dtypes, errors
-from infini.io import gguf
-from infini.llm import checkpoints, models
+from infini.io import tensors
+from infini.llm import checkpoints, hub, models
 from infini.llm.checkpoints.loading import Checkpoint
 from infini.llm.engine import buckets as buckets_, determinism, memory
 from infini.llm.engine.blocks import BlockPool
@@ -31,7 +31,6 @@ OnProgress = Callable[[str, int, int], None]
 OnLine = Callable[[str], None]
 _CACHE_DTYPES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
 _BLOCK_STEP = 16
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,7 @@ def open_engine(
             got=f"tensor_parallel_size={config.tensor_parallel_size}",
             expected="tensor_parallel_size=1",
         )
+    model = model if isinstance(model, Checkpoint) else hub.place_of(model)
     checkpoint = _checkpoint(model, config, on_progress, say)
     words = _tokenizer(model, checkpoint, tokenizer)
     params, model_config = checkpoint.params, checkpoint.config
@@ -217,7 +217,8 @@ def _draft_runner(
 ) -> ModelRunner:
     """The smaller model, ready to run, with a static cache: a block for each request of a step."""
     assert spec.model is not None
-    checkpoint = _checkpoint(spec.model, dataclasses.replace(config, quantization=None), on_progress, say)
+    place = spec.model if isinstance(spec.model, Checkpoint) else hub.place_of(spec.model)
+    checkpoint = _checkpoint(place, dataclasses.replace(config, quantization=None), on_progress, say)
     if checkpoint.config.vocab_size != model.vocab_size:
         raise errors.ValueMismatchError(
             "the smaller model has another vocabulary",
@@ -273,15 +274,12 @@ def _tokenizer(
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if tokenizer is not None:
-        return tokenizer_.from_folder(tokenizer)
+        return tokenizer_.load(tokenizer)
     if not isinstance(model, Checkpoint):
-        folder = Path(model).expanduser()
-        if any((folder / name).is_file() for name in _TOKENIZERS):
-            return tokenizer_.from_folder(folder)
-        files = [folder] if folder.is_file() else sorted(folder.glob("*.gguf"))
-        metadata = gguf.read(files[0]).metadata if files else {}
-        if "tokenizer.ggml.model" in metadata:
-            return tokenizer_.from_gguf(metadata)
+        try:
+            return tokenizer_.load(model)
+        except tensors.MissingFileError:  # prompts may be ids
+            return None
     text = checkpoint.tokenizer_files.get("tokenizer.json")
     if text is None:
         return None
