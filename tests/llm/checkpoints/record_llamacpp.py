@@ -1,7 +1,8 @@
-"""Records what llama.cpp computes with the files that we write: `python -m tests.llm.checkpoints.record_llamacpp`.
+"""Records what llama.cpp computes with the files that we write: `python -m
+tests.llm.checkpoints.record_llamacpp`.
 
-It needs llama-cpp-python, which brings llama.cpp. `llamacpp_logits.npz` holds for each case the logits of a few
-tokens, with a cache of float32 and without flash attention, and a checksum of the file that gave them.
+It needs llama-cpp-python, which brings llama.cpp. `llamacpp_logits.npz` holds for each case the logits of a
+few tokens, with a cache of float32 and without flash attention, and a checksum of the file that gave them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ CASES = {
 def write(case: str, path: Path) -> Path:
     """The file of a case."""
     kind, type = CASES[case]
-    metadata, tensors = checkpoints.write_model(gguf_models.config(kind), gguf_models.tensors(kind), type=type)
+    metadata, tensors = checkpoints.write_model(
+        gguf_models.config(kind), gguf_models.tensors(kind), type=type
+    )
     gguf.write(path, {**metadata, "tokenizer.ggml.model": "no_vocab"}, tensors)
     return path
 
