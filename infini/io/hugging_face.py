@@ -87,7 +87,7 @@ def read_model(path: Path | str) -> ModelFiles:
         )
     return ModelFiles(
         config=read_json(folder / CONFIG),
-        tensors=_open_tensors(folder),
+        tensors=open_tensors(folder),
         tokenizer=_read_tokenizer(folder),
         tokenizer_config=read_optional_json(folder / TOKENIZER_CONFIG),
         generation_config=read_optional_json(folder / GENERATION_CONFIG),
@@ -116,7 +116,13 @@ def _write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_by
     _write_json(folder / WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def _open_tensors(folder: Path) -> Mapping[str, np.ndarray]:
+def open_tensors(folder: Path) -> tensors_.TensorFiles:
+    """The weights of a model folder, in one file or in several with an index.
+
+    Raises:
+        MissingFileError: a file is not there.
+        CorruptFileError: a file is damaged, or lacks what the index says.
+    """
     if not (folder / WEIGHTS_INDEX).is_file():
         if not (folder / WEIGHTS).is_file() and any(folder.glob("pytorch_model*.bin")):
             raise MissingFileError(
@@ -126,7 +132,7 @@ def _open_tensors(folder: Path) -> Mapping[str, np.ndarray]:
             )
         return tensors_.read_tensors(folder / WEIGHTS)
     places = read_json(folder / WEIGHTS_INDEX).get("weight_map")
-    if not isinstance(places, dict):
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise CorruptFileError(f"{WEIGHTS_INDEX} has no weight_map", got=str(folder / WEIGHTS_INDEX))
     found = tensors_.TensorFiles(*(folder / Path(name).name for name in sorted(set(places.values()))))
     lost = sorted(places.keys() - found.keys())
@@ -146,10 +152,16 @@ def _read_tokenizer(folder: Path) -> str:
             got=f"{folder} has only tokenizer.model, SentencePiece's format",
             fix="convert it: load it with transformers' AutoTokenizer and call save_pretrained",
         )
-    return _read_text(folder / TOKENIZER)
+    return read_text(folder / TOKENIZER)
 
 
-def _read_text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        MissingFileError: it is not there.
+        CorruptFileError: it is no text.
+    """
     _require(file)
     try:
         return file.read_text(encoding="utf-8")
@@ -164,7 +176,7 @@ def read_json(file: Path) -> Json:
         MissingFileError: the file is not there.
         CorruptFileError: it is not JSON, or no object.
     """
-    text = _read_text(file)
+    text = read_text(file)
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:

@@ -9,7 +9,8 @@ Planes of an array (..., N, K) in groups of R numbers, with G = K / R:
 A byte of 4-bit codes holds number i of its group in the low half and number i + R/2 in the high half. A group
 of 5-bit codes has 4 bytes with the fifth bits, number i at bit i, and then the low four bits like that.
 These are ggml's bytes without the scale in front, which has a plane of its own: it is aligned there, keeps
-its dtype, and is split over devices like any array.
+its dtype, and is split over devices like any array. Groups that are cut into parts have one plane more, for
+their sub-scales; see `parts`.
 """
 
 from __future__ import annotations
@@ -24,13 +25,19 @@ from infini.core.ir import ArrayType
 from infini.core.value import Value
 from infini.lax import elementwise as e, families, positions, reduction, view
 from infini.lax.families import bind_scalars
+from infini.lax.quantized import arrangement, parts
 from infini.lax.quantized.scheme import Scheme
 
+ACTIVATION_GROUP = 32  # activations that are rounded together
 _HIGH_BYTES = 4  # bytes of a group that hold the fifth bits of its 32 codes
 
 
 def dequantize(planes: Sequence[Value], scheme: Scheme, dtype: np.dtype) -> Value:
     """The numbers (..., N, K): computed in float32 and rounded once to `dtype`."""
+    if scheme.rows > 1:
+        planes = arrangement.plain(planes, scheme)
+    if scheme.part:
+        return parts.dequantize(planes, scheme, dtype)
     blocks, scales, *beside = planes
     numbers = _codes(blocks, scheme)
     if scheme.center:
@@ -49,11 +56,31 @@ def quantize(x: Value, scheme: Scheme) -> tuple[Value, ...]:
     assert scheme.group is not None
     wide = e.convert_element_type(x, dtypes.float32)
     groups = view.reshape(wide, (*x.shape[:-1], x.shape[-1] // scheme.group, scheme.group))
+    if scheme.part:
+        return parts.quantize(groups, scheme)
     if scheme.beside == "minimum":
         return _with_minima(groups, scheme)
     if scheme.beside == "zero_point":
         return _with_zero_points(groups, scheme)
     return _signed(groups, scheme) if scheme.bits == 8 else _symmetric(groups, scheme)
+
+
+def rounded(x: Value) -> Value:
+    """Activations (..., K) as bytes see them, in float32: each 32 neighbours as whole numbers up to 127 times
+    a scale.
+    """
+    wide, k = e.convert_element_type(x, dtypes.float32), x.shape[-1]
+    missing = -k % ACTIVATION_GROUP
+    if missing:
+        zeros = families.zeros(ArrayType((*x.shape[:-1], missing), dtypes.float32))
+        wide = view.concatenate([wide, zeros], x.ndim - 1)
+    size = (k + missing) // ACTIVATION_GROUP
+    groups = view.reshape(wide, (*x.shape[:-1], size, ACTIVATION_GROUP))
+    largest = _reduced(reduction.reduce_max_p, e.abs(groups))
+    whole = e.round(_scaled(groups, bind_scalars(e.div_p, largest, 127.0)), e.RoundingMethod.TO_NEAREST_EVEN)
+    found = bind_scalars(e.mul_p, whole, _per_number(bind_scalars(e.div_p, largest, 127.0)))
+    found = view.reshape(found, (*x.shape[:-1], k + missing))
+    return view.slice_in_dim(found, 0, k, axis=x.ndim - 1) if missing else found
 
 
 # --- codes ------------------------------------------------------------------------------------

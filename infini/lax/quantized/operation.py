@@ -5,7 +5,9 @@ the transpose of the other in `x`, so one operation, linear in `x`, has derivati
 modes. There are none by the matrix: its codes are whole numbers.
 
 The definition is the matrix in the dtype of `x`, then a contraction; a backend may lower the operation by a
-kernel that reads the bytes.
+kernel that reads the bytes. With `activations="int8"` the definition rounds `x` to bytes with a scale per 32
+neighbours first, and goes on in float32; that is linear no more, and its derivative is that of the exact
+operation.
 """
 
 from __future__ import annotations
@@ -22,26 +24,32 @@ from infini.core.value import Value
 from infini.lax import cases, contraction, families, places
 from infini.lax.cases import Case, Sample, Span
 from infini.lax.families import is_linear
-from infini.lax.quantized import codes, reference, scheme as scheme_
+from infini.lax.quantized import arrangement, codes, reference, scheme as scheme_
 from infini.lax.quantized.scheme import Scheme
 
 FLOATS = frozenset({dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.float64})
+ACTIVATIONS = ("exact", "int8")
 
 
-def _signature(*, scheme: str, transpose: bool, dtype: np.dtype) -> Signature:
-    planes: tuple[tuple[str, ...], ...] = (("n", "g", "b"), ("n", "g"))
-    if scheme_.parse(scheme).beside:
-        planes += (("n", "g"),)
+def _signature(*, scheme: str, transpose: bool, dtype: np.dtype, activations: str) -> Signature:
+    found = scheme_.parse(scheme)
+    if found.rows > 1:  # panels of rows, and the rows of a panel
+        wide, narrow, parts = ("p", "g", "b"), ("p", "g", "r"), ("p", "g", "s")
+    else:
+        wide, narrow, parts = ("n", "g", "b"), ("n", "g"), ("n", "g", "s")
+    planes = (wide, narrow, *([narrow] if found.beside else []), *([parts] if found.part else []))
     given, out = (("m", "k"), ("m", "n")) if transpose else (("m", "n"), ("m", "k"))
     return Signature((given, *planes), (out,))
 
 
 def _type(
-    x: ArrayType, *planes: ArrayType, scheme: str, transpose: bool, dtype: np.dtype
+    x: ArrayType, *planes: ArrayType, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> tuple[ArrayType]:
+    assert activations in ACTIVATIONS
     found = scheme_.parse(scheme)
     families.accept("quantized_matmul", FLOATS, [x])
     check_planes(found, planes)
+    planes = tuple(arrangement.plain_types(planes, found))
     n, groups, nbytes = planes[0].shape[-3:]
     k = groups * nbytes * 8 // found.bits
     wanted, other = (k, n) if transpose else (n, k)
@@ -55,7 +63,8 @@ def _type(
             if is_turned
             else None,
         )
-    loop = families.loop_shape("quantized_matmul", [x, *planes], [2, 3, *[2] * (len(planes) - 1)])
+    ranks = [3, *[2] * (1 + bool(found.beside)), *([3] if found.part else [])]
+    loop = families.loop_shape("quantized_matmul", [x, *planes], [2, *ranks])
     return (ArrayType((*loop, x.shape[-2], n if transpose else k), dtype),)
 
 
@@ -70,7 +79,8 @@ def check_planes(scheme: Scheme, planes: Sequence[ArrayType], *, ndim: int = 3) 
     Raises:
         TypeMismatchError: number, dtypes or shapes are others.
     """
-    wanted = [dtypes.uint8, scheme.scale_dtype, *([scheme.beside_dtype] if scheme.beside else [])]
+    beside = [scheme.beside_dtype] if scheme.beside else []
+    wanted = [dtypes.uint8, scheme.scale_dtype, *beside, *([dtypes.uint8] if scheme.part else [])]
     if [p.dtype for p in planes] != wanted:
         raise errors.TypeMismatchError(
             f"a matrix of {scheme} has other planes",
@@ -79,9 +89,11 @@ def check_planes(scheme: Scheme, planes: Sequence[ArrayType], *, ndim: int = 3) 
             + (f" with a {scheme.beside}" if scheme.beside else ""),
             fix="make it with quantization.quantize(x, scheme)",
         )
-    blocks, *others = planes
+    blocks, *others = arrangement.plain_types(planes, scheme)
     rows = blocks.shape[-ndim:-1]
+    wide = [others.pop()] if scheme.part else []
     has_shapes = blocks.ndim >= ndim and all(p.shape[1 - ndim :] == rows for p in others)
+    has_shapes &= all(p.shape[-ndim:] == (*rows, scheme.sub_scales) for p in wide)
     if not has_shapes or (scheme.group is not None and blocks.shape[-1] != scheme.nbytes_of_group):
         raise errors.TypeMismatchError(
             f"the planes of a matrix of {scheme} do not go together",
@@ -94,15 +106,21 @@ def check_planes(scheme: Scheme, planes: Sequence[ArrayType], *, ndim: int = 3) 
 
 
 def _reference(
-    x: np.ndarray, *planes: np.ndarray, scheme: str, transpose: bool, dtype: np.dtype
+    x: np.ndarray, *planes: np.ndarray, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> np.ndarray:
+    if activations == "int8":
+        x = reference.rounded(x)
     matrix = reference.dequantize(planes, scheme_.parse(scheme)).astype(x.dtype)
     wide = np.float64 if x.dtype == np.float64 else np.float32
     matrix = matrix.astype(wide)
     return np.matmul(x.astype(wide), np.swapaxes(matrix, -1, -2) if transpose else matrix).astype(dtype)
 
 
-def _decompose(x: Value, *planes: Value, scheme: str, transpose: bool, dtype: np.dtype) -> tuple[Value]:
+def _decompose(
+    x: Value, *planes: Value, scheme: str, transpose: bool, dtype: np.dtype, activations: str
+) -> tuple[Value]:
+    if activations == "int8":
+        x = codes.rounded(x)
     matrix = codes.dequantize(planes, scheme_.parse(scheme), x.dtype)
     spec = "mk,nk->mn" if transpose else "mn,nk->mk"
     return (trace.bind1(contraction.dot_p, x, matrix, spec=spec, dtype=dtype),)
@@ -128,17 +146,19 @@ def _jvp(
         raise _no_derivative()
     if tangents[0] is None:
         return (None,)
+    attrs["activations"] = "exact"  # rounding counts as the identity
     return (trace.bind1(quantized_matmul_p, tangents[0], *primals[1:], **attrs),)
 
 
 def _transpose(
-    ct: Value, x: Any, *planes: Any, scheme: str, transpose: bool, dtype: np.dtype
+    ct: Value, x: Any, *planes: Any, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> tuple[Value | None, ...]:
     if not is_linear(x) or any(map(is_linear, planes)):
         raise _no_derivative()
     found = trace.bind1(
-        quantized_matmul_p, ct, *planes, scheme=scheme, transpose=not transpose, dtype=x.dtype
-    )
+        quantized_matmul_p, ct, *planes,
+        scheme=scheme, transpose=not transpose, dtype=x.dtype, activations=activations,
+    )  # fmt: skip
     return (families.sum_to(found, x.shape), *(None,) * len(planes))
 
 
@@ -148,14 +168,17 @@ def _place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs
     """
     signature = op.signature_for(attrs)
     assert signature is not None
-    found = places.by_signature(signature, in_types, out_types, frozenset("mng"), "sum")
-    groups: places.Dimension = ("g",)
-    inputs, outputs = found.inputs, found.outputs
-    if attrs["transpose"]:
-        inputs = ((*inputs[0][:-1], groups), *inputs[1:])
-    else:
-        outputs = ((*outputs[0][:-1], groups),)
-    return places.Factors(inputs, outputs, found.sizes, {"g" if attrs["transpose"] else "n": "sum"})
+    rows = "p" if scheme_.parse(attrs["scheme"]).rows > 1 else "n"
+    found = places.by_signature(signature, in_types, out_types, frozenset({"m", rows, "g"}), "sum")
+    x, *planes = found.inputs
+    (out,) = found.outputs
+    contracted, other = ("g", rows) if attrs["transpose"] else (rows, "g")
+    inputs = ((*x[:-1], (contracted,)), *planes)
+    return places.Factors(inputs, ((*out[:-1], (other,)),), found.sizes, {contracted: "sum"})
+
+
+def _linear(in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Linear:
+    return places.alone(0) if attrs["activations"] == "exact" else ()
 
 
 def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
@@ -165,18 +188,24 @@ def _cost(types: Sequence[ArrayType], attrs: Attrs) -> float:
 
 
 def _cases(dtype: np.dtype) -> list[Case]:
-    def case(name: str, *, transpose: bool = True, groups: int = 1) -> Case:
+    def case(name: str, *, transpose: bool = True, groups: int = 1, activations: str = "exact") -> Case:
         scheme = scheme_.parse(name)
-        rows = 64 // (groups * scheme.nbytes_of_group)  # at most 64 bytes: larger arrays are no constants
+        # At most 64 bytes, as larger arrays are no constants; but a group may need more.
+        rows = max(1, 64 // (groups * scheme.nbytes_of_group))
         planes = [
             Sample((rows, groups, scheme.nbytes_of_group), dtypes.uint8, Span(0, 255)),
             Sample((rows, groups), scheme.scale_dtype, Span(0.01, 0.05)),
         ]
         if scheme.beside:
             planes.append(Sample((rows, groups), scheme.beside_dtype, Span(0, 15)))
-        x = Sample((3, groups * 32 if transpose else rows))
-        attrs = {"scheme": name, "transpose": transpose, "dtype": dtype}
-        return Case((x, *planes), attrs, "contraction", moving=(0,))
+        if scheme.part:
+            planes.append(Sample((rows, groups, scheme.sub_scales), dtypes.uint8, Span(0, 255)))
+        k = groups * scheme.nbytes_of_group * 8 // scheme.bits
+        x = Sample((3, k if transpose else rows))
+        attrs = {"scheme": name, "transpose": transpose, "dtype": dtype, "activations": activations}
+        # What is rounded has no derivative that differences would find.
+        moving = (0,) if activations == "exact" else ()
+        return Case((x, *planes), attrs, "contraction", moving=moving)
 
     return [
         case("Q5_1"),
@@ -186,6 +215,7 @@ def _cases(dtype: np.dtype) -> list[Case]:
         case("Q8_0"),
         case("int8:32:bf16", transpose=False),
         case("int4:32:f32:zero_point", groups=2),
+        case("Q4_0", activations="int8"),
     ]
 
 
@@ -198,7 +228,7 @@ quantized_matmul_p: Primitive = primitive.register(
             primitive.REFERENCE: _reference,
             primitive.JVP: _jvp,
             primitive.TRANSPOSE: _transpose,
-            primitive.LINEAR: places.alone(0),
+            primitive.LINEAR: _linear,
             primitive.PLACE: _place,
             primitive.DECOMPOSE: _decompose,
             primitive.COST: _cost,

@@ -7,6 +7,12 @@ more number:
     minimum         code * scale + minimum         Q4_1, Q5_1
     zero point      (code - zero point) * scale    int4 with zero points
 
+Some groups are cut once more: each part of 16 or 32 numbers has whole numbers of few bits (*sub-scales*) by
+which the scale of the group, and its minimum, are multiplied:
+
+    symmetric       code * (scale * sub-scale)                              Q3_K, Q6_K
+    minimum         code * (scale * sub-scale) - minimum * sub-minimum      Q2_K, Q4_K, Q5_K
+
 The names with an underscore are ggml's, https://github.com/ggml-org/ggml, and agree with it bit by bit.
 """
 
@@ -20,6 +26,7 @@ import numpy as np
 
 from infini.core import dtypes, errors
 
+ROWS: Final = 16  # that lie together in arranged arrays: lanes of the widest registers
 SCALE_DTYPES: Final = (dtypes.float16, dtypes.bfloat16, dtypes.float32)
 
 
@@ -29,10 +36,13 @@ class Scheme:
 
     Args:
         name: the name of the scheme, without its parameters.
-        bits: bits of one code: 4, 5 or 8.
+        bits: bits of one code: 2 to 6, or 8.
         group: how many numbers of a row share a scale; None for the whole row.
         scale_dtype: dtype of the scales, and of the minima.
         beside: what each group has beside its scale: "", "minimum" or "zero_point".
+        sub_scales: bytes of the sub-scales of a group; 0 in schemes without.
+        part: how many numbers of a group share a sub-scale; 0 in schemes without.
+        rows: how many rows lie together: 1, or `ROWS` in arrays that are arranged for kernels.
     """
 
     name: str
@@ -40,6 +50,9 @@ class Scheme:
     group: int | None
     scale_dtype: np.dtype
     beside: Literal["", "minimum", "zero_point"] = ""
+    sub_scales: int = 0
+    part: int = 0
+    rows: int = 1
 
     @property
     def is_ggml(self) -> bool:
@@ -70,7 +83,7 @@ class Scheme:
         """Bits that one number takes, with its share of the scales."""
         group = self._known_group()
         beside = self.beside_dtype.itemsize if self.beside else 0
-        return self.bits + 8 * (self.scale_dtype.itemsize + beside) / group
+        return self.bits + 8 * (self.scale_dtype.itemsize + beside + self.sub_scales) / group
 
     def for_row(self, size: int) -> Scheme:
         """This scheme with the group that rows of `size` numbers have.
@@ -90,10 +103,11 @@ class Scheme:
         return self if self.group == group else replace(self, group=group)
 
     def __str__(self) -> str:
+        rows = [f"x{self.rows}"] if self.rows > 1 else []
         if self.is_ggml:
-            return self.name
+            return ":".join([self.name, *rows])
         parts = [self.name, "row" if self.group is None else str(self.group), dtypes.short(self.scale_dtype)]
-        return ":".join(parts + ([self.beside] if self.beside else []))
+        return ":".join(parts + ([self.beside] if self.beside else []) + rows)
 
     def _known_group(self) -> int:
         if self.group is None:
@@ -143,8 +157,15 @@ Q4_0: Final = Scheme("Q4_0", 4, 32, dtypes.float16)
 Q4_1: Final = Scheme("Q4_1", 4, 32, dtypes.float16, "minimum")
 Q5_0: Final = Scheme("Q5_0", 5, 32, dtypes.float16)
 Q5_1: Final = Scheme("Q5_1", 5, 32, dtypes.float16, "minimum")
+Q2_K: Final = Scheme("Q2_K", 2, 256, dtypes.float16, "minimum", 16, 16)
+Q3_K: Final = Scheme("Q3_K", 3, 256, dtypes.float16, "", 12, 16)
+Q4_K: Final = Scheme("Q4_K", 4, 256, dtypes.float16, "minimum", 12, 32)
+Q5_K: Final = Scheme("Q5_K", 5, 256, dtypes.float16, "minimum", 12, 32)
+Q6_K: Final = Scheme("Q6_K", 6, 256, dtypes.float16, "", 16, 16)
 
-GGML: Final = {scheme.name: scheme for scheme in (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0)}
+GGML: Final = {
+    scheme.name: scheme for scheme in (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K)
+}
 _NAMES: Final = "int8, int4, " + ", ".join(GGML)
 
 
@@ -170,6 +191,8 @@ def parse(text: str) -> Scheme:
     Raises:
         ValueMismatchError: the text is none.
     """
+    if text.endswith(f":x{ROWS}"):
+        return replace(parse(text.removesuffix(f":x{ROWS}")), rows=ROWS)
     name, *parts = text.split(":")
     if name in GGML and not parts:
         return GGML[name]

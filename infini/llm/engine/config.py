@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict, get_args
@@ -157,12 +158,19 @@ class EngineConfig:
             raise errors.ValueMismatchError(
                 "gpu_memory_utilization must lie in (0, 1]", got=repr(self.gpu_memory_utilization)
             )
+        _ = self.speculation  # says what is wrong with it
 
     @property
     def speculation(self) -> SpeculativeConfig | None:
         """The fields of `speculative_config`, checked."""
         if self.speculative_config is None:
             return None
+        known = {field.name for field in dataclasses.fields(SpeculativeConfig)}
+        unknown = sorted(set(self.speculative_config) - known)
+        if unknown:
+            raise errors.ValueMismatchError(
+                "speculative_config has an unknown field", got=unknown[0], expected=", ".join(sorted(known))
+            )
         return SpeculativeConfig(**self.speculative_config)
 
 

@@ -53,17 +53,14 @@ class Scheduled:
         start: its first token of the step: the tokens before it are computed.
         num_tokens: its tokens in the step, proposed ones included.
         num_spec: how many of them are proposed.
+        makes_token: whether they reach the end of what is known, so that a token follows.
     """
 
     request: Request
     start: int
     num_tokens: int
     num_spec: int
-
-    @property
-    def makes_token(self) -> bool:
-        """Whether the step reaches the end of what is known, so that a token follows."""
-        return self.start + self.num_tokens - self.num_spec == self.request.num_tokens
+    makes_token: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +197,12 @@ class Scheduler:
         self._give_back(request)
         request.status, request.finish_reason = Status.FINISHED, reason
 
+    def lose_all_blocks(self) -> None:
+        """The content of the cache is gone: what runs is computed again, and no beginning is known."""
+        for request in reversed(self.running.copy()):
+            self._preempt(request)
+        self.pool.forget_all()
+
     def _num_tokens(self, request: Request, budget: int) -> int:
         """How many tokens of a request the step takes."""
         count = min(request.num_tokens_with_spec - request.num_computed_tokens, budget)
@@ -313,7 +316,8 @@ class Scheduler:
         request.num_computed_tokens += count
         num_spec = max(request.num_computed_tokens - request.num_tokens, 0)
         request.spec_token_ids = request.spec_token_ids[:num_spec]
-        return Scheduled(request, start, count, num_spec)
+        makes_token = request.num_computed_tokens >= request.num_tokens
+        return Scheduled(request, start, count, num_spec, makes_token)
 
 
 def _arrival(request: Request) -> int:

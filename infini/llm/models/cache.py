@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-
 import infini.numpy as inp
-from infini import Array
+from infini import Array, lax
 from infini.core import dtypes
-from infini.llm.models import paged
 from infini.llm.models.config import Config
 from infini.llm.models.family import Cache, Entry
 
 SCALE_DTYPE: Final = dtypes.float32
-# The largest number of each dtype that is stored with scales.
-_LARGEST: Final = {dtypes.int8: 127.0, dtypes.float8_e4m3fn: 448.0}
+_SCALED: Final = frozenset({dtypes.int8, dtypes.float8_e4m3fn, dtypes.float8_e5m2})
 
 
 def init(config: Config, num_blocks: int, block_size: int, dtype: Any = inp.float32) -> Cache:  # Any: a dtype
@@ -30,14 +26,14 @@ def init(config: Config, num_blocks: int, block_size: int, dtype: Any = inp.floa
         config: sizes of the model.
         num_blocks: blocks N.
         block_size: tokens S of a block.
-        dtype: of keys and values: a float, int8 or float8_e4m3fn.
+        dtype: of keys and values: a float, int8, float8_e4m3fn or float8_e5m2.
     """
     dtype = dtypes.canonical(dtype)
     sizes = _sizes(config)
-    entry = {
+    entry: dict[str, tuple[tuple[int, ...], Any]] = {  # Any: a dtype
         name: ((num_blocks, heads, block_size, width), dtype) for name, (heads, width) in sizes.items()
     }
-    if dtype in _LARGEST:
+    if dtype in _SCALED:
         entry |= {
             f"{name}_scale": ((num_blocks, heads, block_size), SCALE_DTYPE)
             for name, (heads, _) in sizes.items()
@@ -59,7 +55,7 @@ def bytes_per_token(config: Config, dtype: Any = inp.float32) -> int:  # Any: a 
         256
     """
     dtype = dtypes.canonical(dtype)
-    scale = SCALE_DTYPE.itemsize if dtype in _LARGEST else 0
+    scale = SCALE_DTYPE.itemsize if dtype in _SCALED else 0
     return config.num_layers * sum(
         heads * (width * dtype.itemsize + scale) for heads, width in _sizes(config).values()
     )
@@ -75,17 +71,10 @@ def write(entry: Entry, slots: Array, **new: Array) -> Entry:
     """
     found = dict(entry)
     for name, tokens in new.items():
-        largest = _LARGEST.get(np.dtype(entry[name].dtype))
-        if largest is not None:
-            wide = tokens.astype(inp.float32)
-            scale = inp.max(inp.abs(wide), axis=-1) / largest  # (T, K)
-            wide = wide / inp.where(scale == 0, 1.0, scale)[..., None]
-            tokens = inp.round(wide) if entry[name].dtype == dtypes.int8 else wide
-            scales = entry[f"{name}_scale"]
-            found[f"{name}_scale"] = paged.paged_update(
-                scales[..., None], scale[..., None].astype(scales.dtype), slots
-            )[..., 0]
-        found[name] = paged.paged_update(entry[name], tokens.astype(entry[name].dtype), slots)
+        if f"{name}_scale" in entry:
+            tokens, scales = lax.paged_quantize(tokens, entry[name].dtype)
+            found[f"{name}_scale"] = lax.paged_update(entry[f"{name}_scale"], scales, slots)
+        found[name] = lax.paged_update(entry[name], tokens, slots)
     return found
 
 

@@ -5,7 +5,7 @@ A file in this folder makes one `Family` for each; `registry` finds it by the na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,8 +30,10 @@ class Family:
         weights: every weight of a model, with its names in files.
         block: one block: (layer's params, its part of the cache, x (T, M), step, number, config) -> x and
             that part of the cache. None for the decoder's own.
-        stored_name: the name in `weights` of what a file has under another; names that nothing reads become
-            None. None where files have no other names.
+        stored_name: (name in a file, config) -> the name in `weights`; None for what nothing reads. None
+            where files have no other names.
+        fitted: (config, names in the files) -> config, where a model's files say what its config.json does
+            not.
     """
 
     names: tuple[str, ...]
@@ -39,4 +41,5 @@ class Family:
     config: Callable[[Json], Config]
     weights: Callable[[Config], list[Weight]]
     block: Callable[..., tuple[Array, Entry]] | None = None
-    stored_name: Callable[[str], str | None] | None = None
+    stored_name: Callable[[str, Config], str | None] | None = None
+    fitted: Callable[[Config, Collection[str]], Config] | None = None

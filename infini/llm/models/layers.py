@@ -24,9 +24,18 @@ def product(x: Array, weight: Any, dtype: Any = None) -> Array:  # Any: an array
     """`x` (..., in) times a matrix (out, in)."""
     if isinstance(weight, QuantizedArray):
         return lax.quantized_matmul(x, weight, preferred_element_type=dtype)
+    # Where activations are wider than the matrix, sums and results stay so.
     return lax.dot_general(
-        x, weight.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=dtype
+        x.astype(weight.dtype),
+        weight,
+        (((x.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=x.dtype if dtype is None else dtype,
     )
+
+
+def quantized_product(x: Array, weight: QuantizedArray, *, transpose: bool) -> Array:
+    """`x` (..., rows, in) times matrices stored in few bits, in the dtype of `x`."""
+    return lax.quantized_matmul(x, weight, transpose=transpose)
 
 
 def embedding(table: Any, tokens: Array, dtype: Any) -> Array:  # Any: an array, quantised or not; a dtype

@@ -5,16 +5,21 @@ Reference: LLaMA (arXiv:2302.13971), Llama 3 (arXiv:2407.21783).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from infini.core import errors
 from infini.io import tensors as tensors_
 from infini.llm.models import rope, weights
-from infini.llm.models.config import Config
+from infini.llm.models.config import Activation, Config
 from infini.llm.models.family import Family, Json
 from infini.llm.models.weights import Weight
 
-_ACTIVATIONS = {
+# What most families call the three matrices of an expert.
+_OF_EXPERTS: Final = {"gate_proj": "gate_proj", "up_proj": "up_proj", "down_proj": "down_proj"}
+_LARGEST: Final = 1 << 31
+_MOST_LAYERS: Final = 1 << 12
+_ACTIVATIONS: Final[dict[str, Activation]] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
@@ -25,7 +30,9 @@ _ACTIVATIONS = {
 }
 
 
-def config(data: Json, *, defaults: Json | None = None, **fields: Any) -> Config:  # Any: fields of several kinds
+def config(
+    data: Json, *, defaults: Json | None = None, **fields: Any
+) -> Config:  # Any: fields of several kinds
     """The sizes that all families of this shape state.
 
     Args:
@@ -60,6 +67,12 @@ def config(data: Json, *, defaults: Json | None = None, **fields: Any) -> Config
         "tie_embeddings": bool(data.get("tie_word_embeddings", False)),
     }
     model = Config(**found | fields)
+    if model.num_layers > _MOST_LAYERS or (model.experts is not None and model.experts.count > _MOST_LAYERS):
+        raise tensors_.CorruptFileError(
+            "config.json states more layers or experts than any model has",
+            got=f"num_hidden_layers = {model.num_layers}, experts: {model.experts}",
+            expected=f"at most {_MOST_LAYERS} of each",
+        )
     if model.num_heads % model.num_kv_heads:
         raise tensors_.CorruptFileError(
             "config.json: num_key_value_heads does not divide num_attention_heads",
@@ -81,17 +94,17 @@ def size(data: Json, name: str) -> int:
         CorruptFileError: it is missing, or something else.
     """
     value = data.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < _LARGEST:
         raise tensors_.CorruptFileError(
             f"config.json does not state {name}" if value is None else f"config.json: {name} is no size",
             got=None if value is None else repr(value),
-            expected="a positive integer",
+            expected=f"a positive integer below {_LARGEST}",
             fix="copy the whole model folder again",
         )
     return value
 
 
-def activation(name: str) -> str:
+def activation(name: str) -> Activation:
     """The activation that a config.json calls so.
 
     Raises:
@@ -126,12 +139,20 @@ def ends(model: Config) -> list[Weight]:
 
 def layer(model: Config, number: int) -> list[Weight]:
     """What is in a block."""
+    path, name = ("layers", number, "mlp"), f"model.layers.{number}.mlp"
+    return [
+        *norms(model, number),
+        *attention(model, number),
+        *feed_forward(path, name, model, model.intermediate_size),
+    ]
+
+
+def norms(model: Config, number: int) -> list[Weight]:
+    """The norms of a block before its layers."""
     path, name = ("layers", number), f"model.layers.{number}"
     return [
         *weights.norm((*path, "attention_norm"), f"{name}.input_layernorm", model.hidden_size),
-        *attention(model, number),
         *weights.norm((*path, "mlp_norm"), f"{name}.post_attention_layernorm", model.hidden_size),
-        *feed_forward((*path, "mlp"), f"{name}.mlp", model, model.intermediate_size),
     ]
 
 
@@ -143,9 +164,7 @@ def attention(model: Config, number: int) -> list[Weight]:
     found = []
     for key, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
         found += weights.linear((*path, key), f"{name}.{key}", rows, width, has_bias=model.qkv_bias)
-    found += weights.linear(
-        (*path, "o_proj"), f"{name}.o_proj", width, queries, has_bias=model.output_bias
-    )
+    found += weights.linear((*path, "o_proj"), f"{name}.o_proj", width, queries, has_bias=model.output_bias)
     if model.qk_norm:
         found += weights.norm((*path, "q_norm"), f"{name}.q_norm", model.head_dim)
         found += weights.norm((*path, "k_norm"), f"{name}.k_norm", model.head_dim)
@@ -162,6 +181,30 @@ def feed_forward(path: weights.Path, name: str, model: Config, hidden: int) -> l
     return found + weights.linear(
         (*path, "down_proj"), f"{name}.down_proj", model.hidden_size, hidden, has_bias=model.mlp_bias
     )
+
+
+def router(path: weights.Path, name: str, model: Config) -> list[Weight]:
+    """The matrix that chooses experts; it is never quantised."""
+    assert model.experts is not None
+    return [Weight((*path, "gate"), (f"{name}.weight",), (model.experts.count, model.hidden_size))]
+
+
+def experts(
+    path: weights.Path, name: str, model: Config, names: Mapping[str, str] = _OF_EXPERTS
+) -> list[Weight]:
+    """The matrices of all experts of a block, of which files have one for each."""
+    assert model.experts is not None
+    count, width, hidden = model.experts.count, model.hidden_size, model.experts.width
+    shapes = {"gate_proj": (hidden, width), "up_proj": (hidden, width), "down_proj": (width, hidden)}
+    return [
+        Weight(
+            (*path, "experts", key),
+            tuple(f"{name}.experts.{expert}.{names[key]}.weight" for expert in range(count)),
+            (count, *shape),
+            kind="experts",
+        )
+        for key, shape in shapes.items()
+    ]
 
 
 FAMILY = Family(

@@ -5,11 +5,26 @@ from __future__ import annotations
 from typing import Final
 
 from infini.core import errors
-from infini.llm.models import llama
+from infini.io import tensors as tensors_
+from infini.llm.models import deepseek, gemma2, gpt2, llama, minicpm, mistral, phi3, qwen
 from infini.llm.models.config import Config
 from infini.llm.models.family import Family, Json
 
-_FAMILIES: Final[list[Family]] = [llama.FAMILY]
+_FAMILIES: Final[list[Family]] = [
+    llama.FAMILY,
+    mistral.FAMILY,
+    mistral.MIXTRAL,
+    qwen.QWEN2,
+    qwen.QWEN3,
+    qwen.QWEN3_MOE,
+    gemma2.FAMILY,
+    phi3.FAMILY,
+    gpt2.FAMILY,
+    deepseek.V2,
+    deepseek.V3,
+    minicpm.FAMILY,
+    minicpm.JIUGE,
+]
 
 
 def register(family: Family) -> None:
@@ -72,4 +87,19 @@ def config_from_json(config_json: Json) -> Config:
         >>> tiny.head_dim, tiny.num_kv_heads
         (8, 4)
     """
-    return family_of(config_json).config(config_json)
+    family = family_of(config_json)
+    # A file that names its architecture alone is of the family's first name.
+    name = config_json.get("model_type")
+    stated = {**config_json, "model_type": name if name in family.names else family.names[0]}
+    try:
+        return family.config(stated)
+    except errors.InfiniError:
+        raise
+    except KeyError as error:
+        raise _broken(f"config.json does not state {error.args[0]}") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise _broken("config.json has a value of a wrong kind", str(error)) from None
+
+
+def _broken(what: str, got: str | None = None) -> tensors_.CorruptFileError:
+    return tensors_.CorruptFileError(what, got=got, fix="copy the whole model folder again")

@@ -6,6 +6,7 @@ writing a file is the same table read backwards.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -52,7 +53,7 @@ class Weight:
 def put(params: dict[str, Any], path: Path, value: Any) -> None:  # Any: arrays, and trees of them
     """Give a place in a tree of dictionaries and lists a value; what leads to it is made on the way."""
     node: Any = params
-    for key, after in zip(path, path[1:], strict=False):
+    for key, after in itertools.pairwise(path):
         if isinstance(key, int):
             while len(node) <= key:
                 node.append({})
@@ -62,7 +63,15 @@ def put(params: dict[str, Any], path: Path, value: Any) -> None:  # Any: arrays,
     node[path[-1]] = value
 
 
-def linear(path: Path, name: str, rows: int, columns: int, *, has_bias: bool = False, **how: Any) -> list[Weight]:
+def linear(
+    path: Path,
+    name: str,
+    rows: int,
+    columns: int,
+    *,
+    has_bias: bool = False,
+    **how: Any,  # Any: fields of several kinds
+) -> list[Weight]:
     """A matrix (rows, columns) with the name that files give it, and its bias where it has one.
 
     Args:
@@ -76,7 +85,7 @@ def linear(path: Path, name: str, rows: int, columns: int, *, has_bias: bool = F
     found = [Weight(path, (f"{name}.weight",), (rows, columns), kind="matrix", **how)]
     if has_bias:
         stored = how.get("stored_shape")
-        beside = {"part": how.get("part")}
+        beside: dict[str, Any] = {"part": how.get("part")}  # Any: fields of two kinds
         if stored is not None:
             beside["stored_shape"] = (stored[1] if how.get("is_transposed") else stored[0],)
         key = f"{path[-1]}_bias"

@@ -1,9 +1,9 @@
 """Structured output: grammars that say, token by token, what may come next.
 
 A `Compiler` belongs to a tokenizer. It turns what a request asks for (a JSON schema, a regular expression,
-choices, a grammar) into a `Grammar` of that request; compiled forms are kept, up to a bound, and copied. What
-a stranger may ask for is limited in size, depth and time, and whatever goes wrong is an error of that request.
-The work is done by the library llguidance, which is loaded with the first compiler.
+choices, a grammar) into a `Grammar` of that request; compiled forms are kept, up to a bound, and copied.
+What a stranger may ask for is limited in size, depth and time, and whatever goes wrong is an error of that
+request. The library llguidance does the work; it is loaded with the first compiler.
 
 References: https://github.com/guidance-ai/llguidance; grammars in Lark's notation or llama.cpp's GBNF.
 """
@@ -16,20 +16,18 @@ import json
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from infini.core import errors
-from infini.llm.sampling import limits as limits_
+from infini.llm.sampling import forms, limits as limits_
 from infini.llm.sampling.limits import Limits
-from infini.llm.sampling.params import STRUCTURES, StructuredOutputsParams
+from infini.llm.sampling.params import StructuredOutputsParams
 
 CACHE_SIZE: Final = 128  # compiled forms that a compiler keeps
 _NUM_COMPILING: Final = 2  # threads that compile; one that is too slow occupies its thread until it ends
-
-Json = Any  # Any: what `json.loads` gives
 
 
 class Vocabulary(Protocol):
@@ -126,7 +124,7 @@ class Grammar:
 
     def _usable(self) -> bool:
         if self.error is None and self._matcher.is_error():
-            self.error = _first_line(self._matcher.get_error())
+            self.error = forms.first_line(self._matcher.get_error())
         return self.error is None
 
 
@@ -180,7 +178,7 @@ class Compiler:
             ValueMismatchError: the form is larger than it may be, is not valid, uses what is not
                 supported, or took too long.
         """
-        key = self._definition(form)
+        key = forms.definition(form, self._limits)
         with self._lock:
             matcher = self._compiled.get(key)
             if matcher is not None:
@@ -197,27 +195,6 @@ class Compiler:
     def num_cached(self) -> int:
         """Compiled forms that are kept."""
         return len(self._compiled)
-
-    def _definition(self, form: StructuredOutputsParams) -> tuple[str, str]:
-        """Which form is asked for, and its text; equal ones compile to the same."""
-        limits = self._limits
-        name = next(name for name in STRUCTURES if getattr(form, name) not in (None, False))
-        given = getattr(form, name)
-        if name in ("json", "json_object"):
-            schema = {"type": "object"} if name == "json_object" else _schema(given)
-            _check_schema(schema, limits)
-            text = json.dumps(schema)
-            name = "json without white space" if form.disable_any_whitespace else "json"
-        elif name == "regex":
-            _check_size("regex", len(given), limits.regex_chars, "characters")
-            text = _unanchored(given)
-        elif name == "choice":
-            _check_size("choice", len(given), limits.num_choices, "strings")
-            text = json.dumps(list(given))
-        else:
-            text = given
-        _check_size(name, len(text.encode("utf-8", "surrogatepass")), limits.schema_nbytes, "bytes")
-        return name, text
 
     def _built(self, name: str, text: str) -> Any:  # Any: LLMatcher
         matcher = self._library.LLMatcher(
@@ -240,7 +217,7 @@ class Compiler:
         make = self._library.LLMatcher
         if name == "json":
             return str(make.grammar_from_json_schema(text))
-        if name == "json without white space":
+        if name == forms.WITHOUT_SPACE:
             return str(make.grammar_from_json_schema(text, overrides={"whitespace_flexible": False}))
         if name == "regex":
             return str(make.grammar_from_regex(text))
@@ -255,7 +232,7 @@ class Compiler:
         """Free text, in which a trigger begins a part that follows a schema."""
         tags = [
             self._library.StructTag(trigger=trigger, begin=begin, grammar=schema, end=end)
-            for trigger, begin, schema, end in _parts(text, self._limits)
+            for trigger, begin, schema, end in forms.parts(text, self._limits)
         ]
         special = {tag.trigger for tag in tags if self._is_special(tag.trigger)}
         if special and len(special) != len({tag.trigger for tag in tags}):
@@ -356,88 +333,7 @@ def _executor() -> Any:  # Any: LLExecutor
     return _executors[0]
 
 
-def _schema(given: str | Mapping[str, Json] | bool) -> Json:
-    if not isinstance(given, str):
-        return given
-    try:
-        schema = json.loads(given)
-    except (ValueError, RecursionError) as error:
-        raise errors.ValueMismatchError(
-            "structured_outputs.json is no JSON", got=_first_line(str(error))
-        ) from None
-    if not isinstance(schema, (dict, bool)):
-        raise errors.ValueMismatchError(
-            "structured_outputs.json is no JSON schema", got=type(schema).__name__, expected="an object"
-        )
-    return schema
-
-
-def _check_schema(schema: Json, limits: Limits) -> None:
-    """Depth and expressions, without recursion: the schema may be nested very deeply."""
-    open_: list[tuple[Json, int]] = [(schema, 1)]
-    while open_:
-        part, depth = open_.pop()
-        _check_size("json", depth, limits.schema_depth, "levels of nesting")
-        inner: Iterable[Json] = ()
-        if isinstance(part, Mapping):
-            inner = part.values()
-            pattern = part.get("pattern")
-            if isinstance(pattern, str):
-                _check_size("json", len(pattern), limits.regex_chars, "characters in each pattern")
-        elif isinstance(part, (list, tuple)):
-            inner = part
-        open_ += [(each, depth + 1) for each in inner if isinstance(each, (Mapping, list, tuple))]
-
-
-def _check_size(name: str, count: int, limit: int, unit: str) -> None:
-    if count > limit:
-        raise errors.ValueMismatchError(
-            f"structured_outputs.{name} is too large", got=f"{count} {unit}", expected=f"at most {limit}"
-        )
-
-
-def _unanchored(regex: str) -> str:
-    """The whole answer has to match, so anchors at the ends say nothing; the library does not know them."""
-    start = 1 if regex.startswith("^") else 0
-    body = regex[start:]
-    if body.endswith("$"):
-        num_escapes = len(body) - 1 - len(body[:-1].rstrip("\\"))
-        if num_escapes % 2 == 0:
-            return body[:-1]
-    return body
-
-
-def _parts(text: str, limits: Limits) -> list[tuple[str, str, Json, str]]:
-    """Trigger, beginning, schema and end of each part of a structural tag."""
-    try:
-        tag = json.loads(text)
-        triggers, structures = tag["triggers"], tag["structures"]
-        parts = [(part["begin"], part["schema"], part["end"]) for part in structures]
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise errors.ValueMismatchError(
-            "structured_outputs.structural_tag has another form",
-            expected='JSON: {"triggers": [text], "structures": [{"begin": text, "schema": {}, "end": text}]}',
-        ) from None
-    found = []
-    for begin, schema, end in parts:
-        _check_schema(schema, limits)
-        trigger = next((trigger for trigger in triggers if trigger and str(begin).startswith(trigger)), None)
-        if trigger is None:
-            raise errors.ValueMismatchError(
-                "a structure has to begin with one of the triggers", got=repr(begin), expected=repr(triggers)
-            )
-        found.append((str(trigger), str(begin), schema, str(end)))
-    if not found:
-        raise errors.ValueMismatchError("structured_outputs.structural_tag has no structures")
-    return found
-
-
 def _invalid(name: str, message: str) -> errors.ValueMismatchError:
     return errors.ValueMismatchError(
-        f"structured_outputs.{name} cannot be compiled", got=_first_line(message)
+        f"structured_outputs.{name} cannot be compiled", got=forms.first_line(message)
     )
-
-
-def _first_line(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return " ".join(lines)[:300] if lines else "no reason given"

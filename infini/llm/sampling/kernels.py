@@ -4,8 +4,8 @@ The order is vLLM's: mask and forbidden tokens, biases, penalties, temperature, 
 typical sampling. A row's result depends on its logits and its own settings only, not on its place or on the
 number of rows. Equal logits stay or go together. Letters: R rows, V tokens in the vocabulary.
 
-References: nucleus sampling (arXiv:1904.09751), min-p (arXiv:2407.01082), typical sampling (arXiv:2202.00666),
-repetition penalty (arXiv:1909.05858).
+References: nucleus sampling (arXiv:1904.09751), min-p (arXiv:2407.01082), typical sampling
+(arXiv:2202.00666), repetition penalty (arXiv:1909.05858).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import infini as inf
 import infini.numpy as inp
 from infini import Array, lax, random
 from infini.core import tree
-from infini.llm.sampling import choice, state as state_
-from infini.llm.sampling.state import Features, State
+from infini.llm.sampling import choice, rows as rows_
+from infini.llm.sampling.features import Features
+from infini.llm.sampling.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def sample(logits: Array, state: State, features: Features) -> Sampled:
     """
     edited = edit(logits, state, features)
     if features.is_random:
-        tokens = choice.draw(edited, state.scales, state.numbers, uniforms(state.numbers), features)
+        tokens = choice.draw(edited, state.scales, state.numbers, uniforms(state.numbers, 1)[:, 0], features)
     else:
         tokens = inp.argmax(edited, axis=-1).astype(inp.int32)
     if features.num_logprobs is None:
@@ -68,7 +69,7 @@ def sample(logits: Array, state: State, features: Features) -> Sampled:
 
 
 def edit(logits: Array, state: State, features: Features) -> Array:
-    """Logits (R, V) after masks, forbidden tokens, biases and penalties; -inf for tokens that may not come."""
+    """Logits (R, V) after masks, forbidden tokens, biases and penalties; -inf for what may not come."""
     edited = logits
     if features.is_edited:
         edited = _penalised(edited, state)
@@ -78,7 +79,7 @@ def edit(logits: Array, state: State, features: Features) -> Array:
 
 
 def probabilities(logits: Array, state: State, features: Features) -> Array:
-    """Probabilities float32 (R, V) with which `sample` chooses; all on one token where it takes the likeliest.
+    """Probabilities float32 (R, V) with which `sample` chooses; 1 for the token that greedy rows take.
 
     Args:
         logits: float32 (R, V).
@@ -89,14 +90,14 @@ def probabilities(logits: Array, state: State, features: Features) -> Array:
     return choice.probabilities(edited, state.scales, state.numbers, features)
 
 
-def uniforms(numbers: Array, count: int = 2) -> Array:
-    """Random numbers float32 (R, count) in [0, 1) of the tokens that `State.numbers` (R, 4) tells of."""
+def uniforms(numbers: Array, count: int) -> Array:
+    """Random numbers float64 (R, count) in [0, 1) of the tokens that `State.numbers` (R, 4) tells of."""
     return inf.vmap(functools.partial(_uniforms_of_row, count=count))(numbers)
 
 
 def _uniforms_of_row(numbers: Array, count: int) -> Array:
-    key = random.fold_in(numbers[: state_.INDEX], numbers[state_.INDEX])
-    return random.uniform(key, (count,))
+    key = random.fold_in(numbers[: rows_.INDEX], numbers[rows_.INDEX])
+    return random.uniform(key, (count,), inp.float64)
 
 
 def describe(logits: Array, tokens: Array, num_top: int) -> Sampled:
@@ -128,18 +129,21 @@ def _penalised(logits: Array, state: State) -> Array:
     inside = inp.minimum(rows, logits.shape[0] - 1)
     old = logits[inside, tokens] + state.biases
     of_row = state.scales[inside]
-    repetition = of_row[:, state_.REPETITION]
+    repetition = of_row[:, rows_.REPETITION]
     repeated = inp.where(old > 0, old / repetition, old * repetition)
     count = (occurrences >> 1).astype(inp.float32)
     new = inp.where(occurrences > 0, repeated, old)
-    new = new - of_row[:, state_.FREQUENCY] * count
-    new = new - inp.where(count > 0, of_row[:, state_.PRESENCE], 0.0)
+    new = new - of_row[:, rows_.FREQUENCY] * count
+    new = new - inp.where(count > 0, of_row[:, rows_.PRESENCE], 0.0)
     changed = logits.at[rows, tokens].set(new, mode="drop")
     return changed.at[state.forbidden[0], state.forbidden[1]].set(-np.inf, mode="drop")
 
 
 def _masked(logits: Array, mask: Array) -> Array:
-    """Words of 32 tokens become rows of 32 columns, so that a bit is a shift by the column."""
+    """A word of the mask has a row of 32 tokens, so that a bit is a shift by the column."""
     num_rows, vocab_size = logits.shape
-    bits = (mask[:, :, None] >> inp.arange(32, dtype=inp.uint32)) & np.uint32(1)
-    return inp.where(bits.reshape(num_rows, -1)[:, :vocab_size] == 1, logits, -np.inf)
+    is_allowed = (mask[:, :, None] >> inp.arange(32, dtype=inp.uint32)) & np.uint32(1) == 1
+    if vocab_size % 32:
+        return inp.where(is_allowed.reshape(num_rows, -1)[:, :vocab_size], logits, -np.inf)
+    words = logits.reshape(num_rows, -1, 32)
+    return inp.where(is_allowed, words, -np.inf).reshape(num_rows, vocab_size)

@@ -24,9 +24,10 @@ import infini as inf
 import infini.numpy as inp
 from infini import Array
 from infini.core import errors, tree
-from infini.llm.sampling import choice, kernels, state as state_
+from infini.llm.sampling import choice, kernels, rows as rows_
+from infini.llm.sampling.features import Features
 from infini.llm.sampling.kernels import Sampled
-from infini.llm.sampling.state import Features, State
+from infini.llm.sampling.state import State
 
 _DRAFT_STREAM: Final = np.uint32(0x9E3779B9)  # draws of a draft model are independent of the model's
 
@@ -176,8 +177,8 @@ def verify(
     edited = kernels.edit(logits, state, features)
     probs = choice.probabilities(edited, state.scales, state.numbers, features)
     probs = probs.reshape(num_requests, num_guesses + 1, -1)
-    uniforms = kernels.uniforms(state.numbers, 3).reshape(num_requests, num_guesses + 1, 3)
-    kept = _is_kept(probs[:, :-1], draft_probs, drafts, uniforms[:, :-1, 2])
+    uniforms = kernels.uniforms(state.numbers, 2).reshape(num_requests, num_guesses + 1, 2)
+    kept = _is_kept(probs[:, :-1], draft_probs, drafts, uniforms[:, :-1, 1])
     kept = kept & (inp.arange(num_guesses) < num_drafts[:, None])
     num_accepted = inp.sum(inp.cumprod(kept.astype(inp.int32), axis=1), axis=1, dtype=inp.int32)
 
@@ -188,9 +189,8 @@ def verify(
     rest = inp.maximum(chosen - guessed, 0.0)
     # Without a rejected guess, or where rounding left nothing of the difference, p itself is meant.
     has_rest = (num_accepted < num_drafts)[:, None] & (inp.sum(rest, axis=1, keepdims=True) > 0)
-    last = choice.draw_by_weight(
-        inp.where(has_rest, rest, chosen), inp.take_along_axis(uniforms, at, axis=1)[:, 0, :2]
-    )
+    weights = choice.whole(inp.where(has_rest, rest, chosen), chosen.shape[-1])
+    last = choice.draw_by_weight(weights, inp.take_along_axis(uniforms, at, axis=1)[:, 0, 0])
     padded = inp.concatenate([drafts, drafts[:, -1:]], axis=1)
     is_guess = inp.arange(num_guesses + 1) < num_accepted[:, None]
     tokens = inp.where(is_guess, padded, last[:, None]).reshape(-1)
@@ -213,7 +213,7 @@ def _is_kept(probs: Array, draft_probs: Array, drafts: Array, uniforms: Array) -
 def draft_state(state: State) -> State:
     """Settings with which a draft model draws: the same, by random numbers of their own."""
     numbers = state.numbers.copy()
-    numbers[:, state_.KEY_HIGH] ^= _DRAFT_STREAM
+    numbers[:, rows_.KEY_HIGH] ^= _DRAFT_STREAM
     return dataclasses.replace(state, numbers=numbers)
 
 

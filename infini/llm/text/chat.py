@@ -1,7 +1,7 @@
 """Messages to a prompt, by the template of the model.
 
-Templates come from files that anybody may have written, so they run in a sandbox with limits (`templates`). One
-that a request brings runs in a process of its own, which is killed when it takes too long.
+Templates come from files that anybody may have written, so they run in a sandbox with limits (`templates`).
+One that a request brings runs in a process of its own, which is killed when it takes too long.
 """
 
 from __future__ import annotations
@@ -35,13 +35,17 @@ PLAIN: Final = (
 
 # What a caller may not set by a keyword: `render` sets it, or it would change what is rendered.
 RESERVED: Final = frozenset(
-    "messages tools documents add_generation_prompt continue_final_message chat_template conversation tokenize "
-    "tokenizer return_tensors return_dict bos_token eos_token unk_token pad_token raise_exception strftime_now "
-    "namespace range dict loop self caller varargs kwargs".split()
-)
+    ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message",
+     "chat_template", "conversation", "tokenize", "tokenizer", "return_tensors", "return_dict",
+     "bos_token", "eos_token", "unk_token", "pad_token", "raise_exception", "strftime_now", "namespace",
+     "range", "dict", "loop", "self", "caller", "varargs", "kwargs")
+)  # fmt: skip
 _ASKS_NONE: Final = re.compile(r"content\W{0,3}\s+(?:is(?:\s+not)?|==|!=)\s+[nN]one\b")
-_PARTS: Final = re.compile(r"\bcontent\b[^%}]*\bis\s+(?:not\s+)?(?:string|iterable|sequence)|for\s+\w+\s+in\s+\w*\.?content|"
-                           r"for\s+\w+\s+in\s+\w+\[['\"]content['\"]\]")  # fmt: skip
+_PARTS: Final = re.compile(
+    r"\bcontent\b[^%}]*\bis\s+(?:not\s+)?(?:string|iterable|sequence)"
+    r"|for\s+\w+\s+in\s+\w*\.?content"
+    r"|for\s+\w+\s+in\s+\w+\[['\"]content['\"]\]"
+)
 
 
 def render(
@@ -59,17 +63,18 @@ def render(
     """The prompt of a conversation. It has its special tokens: encode it with `add_special_tokens=False`.
 
     Args:
-        messages: each has a `role` and a `content`: a text, parts `{"type": "text", "text": ...}`, or None beside
-            `tool_calls`.
+        messages: each has a `role` and a `content`: a text, parts `{"type": "text", "text": ...}`, or None
+            beside `tool_calls`.
         tokenizer: whose template and special tokens are used.
         tools: what the model may call, in OpenAI's form.
         documents: what it may quote.
         add_generation_prompt: whether the prompt ends with the beginning of an answer.
         continue_final_message: whether the last message goes on, in place of a new one.
         chat_template: text of a template, or the name of one of the tokenizer's, in place of its default.
-        is_trusted: whether the template is the operator's; one of a request is rendered in a process of its own.
-        template_kwargs: values for variables of the template, such as `enable_thinking`. Those that it does not
-            use are ignored.
+        is_trusted: whether the template is the operator's; one of a request is rendered in a process of its
+            own.
+        template_kwargs: values for variables of the template, such as `enable_thinking`. Those that it does
+            not use are ignored.
 
     Raises:
         ChatTemplateError: the template is wrong, refuses the messages, or exceeds a limit.
@@ -116,8 +121,9 @@ def render(
 def template_of(
     tokenizer: Tokenizer | None, chat_template: str | None = None, *, has_tools: bool = False
 ) -> str:
-    """The template that is used: the given one, the tokenizer's of that name, its template for tools when there
-    are tools, its default, or else ChatML where the vocabulary has its marks, and plain lines where not.
+    """The template that is used: the given one, the tokenizer's of that name, its template for tools when
+    there are tools, its default, or else ChatML where the vocabulary has its marks, and plain lines where
+    not.
     """
     named = {} if tokenizer is None else tokenizer.chat_templates
     if chat_template is not None:
@@ -137,8 +143,8 @@ def template_of(
 
 
 def normalized(messages: Sequence[Message], template: str = "") -> list[dict[str, Any]]:  # Any: JSON
-    """Messages as templates expect them: parts of text become one text unless the template reads parts, and the
-    arguments of earlier tool calls are objects.
+    """Messages as templates expect them: parts of text become one text unless the template reads parts, and
+    the arguments of earlier tool calls are objects.
 
     Raises:
         ValueMismatchError: a message has no role, or content that is no text.

@@ -1,7 +1,7 @@
 """Text of an answer while its tokens arrive: never half a character, never part of a stop string.
 
-For every way of cutting the tokens into pushes, what comes out is the text of all of them. Each token costs the
-length of its text.
+For every way of cutting the tokens into pushes, what comes out is the text of all of them. Each token costs
+the length of its text.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Incremental:
     Args:
         tokenizer: whose ids they are.
         skip_special_tokens: whether special tokens vanish.
-        stop: strings that end the answer, none of them empty. The first is the one that is complete first, as if
-            the text came letter by letter; of those that end together, the longest.
+        stop: strings that end the answer, none of them empty. The first is the one that is complete first, as
+            if the text came letter by letter; of those that end together, the longest.
         include_stop_str_in_output: whether the text ends with the stop string, or before it.
         prompt: ids before the answer; they are context and are not part of the text.
         min_tokens: number of tokens in whose text no stop string is looked for.
@@ -109,8 +109,8 @@ class Incremental:
 
 
 class _Whole:
-    """A decoder that the stream has no steps for: the library decodes the last few tokens again, and what they
-    add is new. It takes ids, written out.
+    """A decoder that the stream has no steps for: the library decodes the last few tokens again, and what
+    they add is new. It takes ids, written out.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
@@ -138,8 +138,8 @@ class _Whole:
 
 
 class _Stops:
-    """Looks for strings in a text that comes in pieces, one letter after the other: for each string, how many of
-    its letters the text ends with (Knuth, Morris and Pratt).
+    """Looks for strings in a text that comes in pieces, one letter after the other: for each string, how many
+    of its letters the text ends with (Knuth, Morris and Pratt).
     """
 
     def __init__(self, stops: Sequence[str], is_included: bool) -> None:

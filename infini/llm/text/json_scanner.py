@@ -20,8 +20,8 @@ class Scanner:
     """Reads one value. `push` says whether a letter can stand there; after a letter that cannot, it is over.
 
     Attributes:
-        is_done: whether the value has ended. A number has ended only with the letter after it, so a number alone
-            is never done.
+        is_done: whether the value has ended. A number has ended only with the letter after it, so a number
+            alone is never done.
         depth: number of objects and arrays that are open.
     """
 

@@ -1,9 +1,9 @@
 """From tokens to text: what the decoder of a `tokenizer.json` does, said as steps that can run on a stream.
 
-A decoder there is a list of steps over all tokens. The ones of language models work from left to right, so each
-is a small state machine here: `push` takes one token, and `finish` gives what was waiting. Bytes become text by
-the rule of the family: byte-level vocabularies replace what is not UTF-8 as one piece (Unicode's recommendation),
-SentencePiece replaces each such byte, and keeps whole characters beside it.
+A decoder there is a list of steps over all tokens. The ones of language models work from left to right, so
+each is a small state machine here: `push` takes one token, and `finish` gives what was waiting. Bytes become
+text by the rule of the family: byte-level vocabularies replace what is not UTF-8 as one piece (Unicode's
+recommendation), SentencePiece replaces each such byte, and keeps whole characters beside it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The letter of each byte in byte-level vocabularies: itself where it can be printed, else the next free one
-    from 256 on.
+    """The letter of each byte in byte-level vocabularies: itself where it can be printed, else the next free
+    one from 256 on.
     """
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printed]

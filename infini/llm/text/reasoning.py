@@ -1,8 +1,8 @@
 """What a model thinks before it answers, split from the answer: `<think> ... </think>` and its relatives.
 
-Only the beginning of an answer is looked at, so a model may write about the marks later. Where the chat template
-opens the thought itself (the prompt ends with the mark), the answer begins inside. Space at the ends of the thought
-and line breaks before the answer vanish. Every way of cutting the text gives the same parts.
+Only the beginning of an answer is looked at, so a model may write about the marks later. Where the chat
+template opens the thought itself (the prompt ends with the mark), the answer begins inside. Space at the ends
+of the thought and line breaks before the answer vanish. Every way of cutting the text gives the same parts.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ReasoningStream:
         reasoning, content = [], []
         self._held += text
         while self._held:
-            state = self._state
+            state, held = self._state, self._held
             if state == "start":
                 self._begin()
             elif state == "opened":  # space after the mark vanishes, and so does a mark that is written twice
@@ -94,7 +94,7 @@ class ReasoningStream:
             else:
                 content.append(self._held)
                 self._held = ""
-            if self._state == state and state != "content":
+            if self._state == state and (self._held == held or state == "thought"):
                 break
         return Parts("".join(reasoning), "".join(content))
 

@@ -1,7 +1,8 @@
 """Rendering a template that a request brought, in a process that is killed when it takes too long.
 
-The sandbox and its budgets (`templates`) hold there as they do here. The process is a second wall: it has a limit
-of memory and of processor time from the system, reads nothing but what it is sent, and one rendering is all it does.
+The sandbox and its budgets (`templates`) hold there as they do here. The process is a second wall: it has a
+limit of memory and of processor time from the system, reads nothing but what it is sent, and one rendering is
+all it does.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def serve() -> None:
     _limit()
     asked = json.load(sys.stdin.buffer)
     try:
-        answer = {"text": templates.render(asked["template"], asked["values"])}
+        answer: dict[str, str | None] = {"text": templates.render(asked["template"], asked["values"])}
     except templates.ChatTemplateError as error:
         answer = {"what": error.what, "got": error.got, "fix": error.fix}
     sys.stdout.buffer.write(json.dumps(answer).encode())

@@ -1,10 +1,11 @@
 """Jinja templates in a sandbox with limits: what a template may reach, how long it runs, how much it makes.
 
-Chat templates come with models, and models from anywhere. Jinja's ImmutableSandboxedEnvironment keeps a template
-from Python's inside; it does not keep it from running for ever or filling memory. Here every turn of a loop and
-every call is counted, and everything that grows (strings, lists, products, the output) is measured before it is
-made, against budgets of one rendering. The sum of what containers hold is remembered, so that lists of the same
-list, which are small in memory and endless when written out, are refused where they are made.
+Chat templates come with models, and models from anywhere. Jinja's ImmutableSandboxedEnvironment keeps a
+template from Python's inside; it does not keep it from running for ever or filling memory. Here every turn of
+a loop and every call is counted, and everything that grows (strings, lists, products, the output) is measured
+before it is made, against budgets of one rendering. The sum of what containers hold is remembered, so that
+lists of the same list, which are small in memory and endless when written out, are refused where they are
+made.
 
 References: https://jinja.palletsprojects.com/en/stable/sandbox/, chat templates as transformers renders them.
 """
@@ -30,19 +31,21 @@ if TYPE_CHECKING:
 MAX_TEMPLATE_BYTES: Final = 64 << 10
 MAX_OUTPUT_BYTES: Final = 1 << 20
 MAX_SECONDS: Final = 5.0
-MAX_STEPS: Final = 2_000_000  # turns of loops and calls
+MAX_STEPS: Final = 1_000_000  # turns of loops and calls
 MAX_SIZE: Final = 16 << 20  # letters and items of one value
 MAX_MADE: Final = 256 << 20  # letters and items of all values that one rendering makes
 MAX_NUMBER: Final = 1 << 20  # numbers that say how long something gets
 MAX_BITS: Final = 4096  # of an integer
 
-# Of Jinja's filters, those that do something with text or data; the others reach attributes, are random, or are
-# made for web pages.
+# Of Jinja's filters, those that do something with text or data; the others reach attributes, are random, or
+# are made for web pages.
 _FILTERS: Final = frozenset(
-    "abs batch capitalize count d default dictsort e escape first float forceescape format groupby indent int items "
-    "join last length list lower map max min reject rejectattr replace reverse round safe select selectattr slice "
-    "sort string striptags sum title trim truncate unique upper urlencode wordcount center".split()
-)
+    ("abs", "batch", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float",
+     "forceescape", "format", "groupby", "indent", "int", "items", "join", "last", "length", "list",
+     "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "safe",
+     "select", "selectattr", "slice", "sort", "string", "striptags", "sum", "title", "trim", "truncate",
+     "unique", "upper", "urlencode", "wordcount", "center")
+)  # fmt: skip
 
 
 class ChatTemplateError(errors.InfiniError, ValueError):
@@ -208,8 +211,8 @@ def compiled(template: str) -> jinja2.Template:
 
 
 def plain(value: Any) -> Any:  # Any: JSON
-    """Data without methods of its own: exact strings, numbers, lists and dictionaries. What is nothing of that
-    becomes its type's name, so a template sees no object that does something.
+    """Data without methods of its own: exact strings, numbers, lists and dictionaries. What is nothing of
+    that becomes its type's name, so a template sees no object that does something.
     """
     if value is None or type(value) in (str, int, float, bool):
         return value
@@ -248,10 +251,21 @@ def _environment() -> Any:  # Any: an environment, whose class exists when jinja
             _check_operator(operator, left, right)
             return _measured(super().call_binop(context, operator, left, right))
 
-        def call(self, context: runtime.Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        def call(self, context: runtime.Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
             _budget.get().step()
             _check_call(obj, args, kwargs)
             return _measured(super().call(context, obj, *args, **kwargs))
+
+        def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # Any: a method
+            wrapped = super().wrap_str_format(value)
+            if wrapped is None:
+                return None
+
+            def formatted(*args: Any, **kwargs: Any) -> str:  # Any: data
+                _check_text("format", value.__self__, args, kwargs)
+                return wrapped(*args, **kwargs)
+
+            return formatted
 
     class Generation(Extension):
         """`{% generation %}`: marks what a model wrote, for training; it renders its body."""
@@ -266,7 +280,7 @@ def _environment() -> Any:  # Any: an environment, whose class exists when jinja
     class Namespace(utils.Namespace):
         """Refuses names that begin with an underscore, and shows nothing of what it holds."""
 
-        def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805  # `self` may be one of the names
+        def __init__(*args: Any, **kwargs: Any) -> None:  # `self` may be one of the names
             self, rest = args[0], args[1:]
             values = dict(*rest, **kwargs)
             for name in values:
@@ -320,8 +334,11 @@ def _instrument(tree: Any) -> None:  # Any: a node
         return (
             nodes.Filter(node, name, [], [], None, None)
             .set_lineno(node.lineno)
-            .set_environment(node.environment)
+            .set_environment(_environment_of(node))
         )
+
+    def _environment_of(node: Any) -> Any:  # Any: a node, and its environment
+        return node.environment
 
     def changed(node: Any) -> Any:  # Any: nodes
         for name, child in list(node.iter_fields()):
@@ -335,7 +352,8 @@ def _instrument(tree: Any) -> None:  # Any: a node
             node.iter = through("counted", node.iter)
         elif isinstance(node, nodes.Concat):
             return through(
-                "concat", nodes.List(node.nodes).set_lineno(node.lineno).set_environment(node.environment)
+                "concat",
+                nodes.List(node.nodes).set_lineno(node.lineno).set_environment(_environment_of(node)),
             )
         elif isinstance(node, nodes.List | nodes.Dict) or (
             isinstance(node, nodes.Tuple) and getattr(node, "ctx", "load") == "load"
@@ -445,7 +463,8 @@ def _check_lengths(args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:  # A
             raise _Exceeded(f"a number in a call is larger than {MAX_NUMBER:,}")
 
 
-_WIDTH: Final = re.compile(r"\d{6,}|\*|\{\}?[^{}]*\{")
+# A width of a placeholder, `%100000d` or `{:100000}`, or one that an argument gives.
+_WIDTH: Final = re.compile(r"%[^%a-zA-Z]*(?:\d{5}|\*)|\{[^{}]*:[^{}]*(?:\d{5}|\{)")
 
 
 def _check_text(name: str, text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:  # Any: data
@@ -464,7 +483,7 @@ def _check_text(name: str, text: Any, args: tuple[Any, ...], kwargs: Mapping[str
     elif name in ("format", "format_map"):
         if _WIDTH.search(text):
             raise _Exceeded("a format asks for a width")
-        budget.make(len(text) + len(text) * sum(sizes))
+        budget.make(len(text) + (text.count("%") + text.count("{")) * max(sizes, default=0))
     elif name == "expandtabs":
         budget.make(len(text) + text.count("\t") * max((v for v in values if isinstance(v, int)), default=8))
     elif name == "translate":
@@ -535,7 +554,7 @@ def _raise_exception(message: object) -> str:
 def _strftime_now(format: str) -> str:
     if len(format) > 100 or re.search(r"\d{3,}", format):
         raise _Exceeded("a format of a date is too long")
-    return datetime.datetime.now().strftime(format)  # noqa: DTZ005  # templates mean the local day
+    return datetime.datetime.now().strftime(format)  # templates mean the local day
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """The tokenizer of a model: from a folder in Hugging Face's layout, from a GGUF file, or from its JSON.
 
-It is the library `tokenizers` with what stands beside it: the tokens with a meaning, the ids that end an answer,
-and the chat templates. Encoding is the library's; decoding is, too, but for bytes that are no UTF-8 in
-vocabularies of SentencePiece, where the library gives up the whole run of bytes and SentencePiece only those.
+It is the library `tokenizers` with what stands beside it: the tokens with a meaning, the ids that end an
+answer, and the chat templates. Encoding is the library's; decoding is, too, but for bytes that are no UTF-8
+in vocabularies of SentencePiece, where the library gives up the whole run of bytes and SentencePiece only
+those.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from infini.core import errors
 from infini.io import hugging_face, tensors
-from infini.llm.text import pieces
+from infini.llm.text import gguf_vocabulary, pieces, sentencepiece
 
 if TYPE_CHECKING:
     import tokenizers
@@ -193,11 +194,12 @@ def from_folder(path: Path | str) -> Tokenizer:
             expected="tokenizer.json, or tokenizer.model of SentencePiece",
             fix="copy the whole model folder, or save one with transformers' AutoTokenizer.save_pretrained",
         )
-    from infini.llm.text import sentencepiece
-
-    return sentencepiece.from_bytes(
-        model.read_bytes(), config, eos_ids=_stated_ids(stated, "eos_token_id"), templates=templates
-    )
+    pieces_ = sentencepiece.read(model.read_bytes())
+    config = {**pieces_.special_tokens, "add_bos_token": pieces_.has_bos, **config}
+    # A tokenizer.json says itself what stands around a text; this file does not, and the flags do.
+    special = {name: _content(config[name]) for name in ("bos_token", "eos_token") if config.get(name)}
+    _set_ends(pieces_.inner, special, bool(config["add_bos_token"]), bool(config.get("add_eos_token")))
+    return finished(pieces_.inner, config, eos_ids=_stated_ids(stated, "eos_token_id"), templates=templates)
 
 
 def from_json(
@@ -222,7 +224,7 @@ def from_json(
 
     try:
         inner = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001  # the library raises nothing more specific
+    except Exception as error:  # the library raises nothing more specific
         raise errors.ValueMismatchError(
             "tokenizer.json is not a tokenizer",
             got=str(error),
@@ -242,9 +244,15 @@ def from_gguf(metadata: Json) -> Tokenizer:
         CorruptFileError: something is missing or has the wrong type.
         ValueMismatchError: a kind of tokenizer that is not supported.
     """
-    from infini.llm.text import gguf_vocabulary
-
-    return gguf_vocabulary.tokenizer_of(metadata)
+    found = gguf_vocabulary.read(metadata)
+    _set_ends(found.inner, found.special_tokens, *found.adds)
+    return Tokenizer(
+        found.inner,
+        special_tokens=found.special_tokens,
+        eos_ids=found.eos_ids,
+        chat_templates=found.templates,
+        bos_id=found.bos_id,
+    )
 
 
 def finished(
@@ -257,9 +265,6 @@ def finished(
     """A tokenizer with what tokenizer_config.json says of it, as transformers reads it."""
     special = {name: _content(config[name]) for name in NAMES if config.get(name) is not None}
     _add_tokens(inner, config, special)
-    flags = [config[name] for name in ("add_bos_token", "add_eos_token") if name in config]
-    if flags or inner.post_processor is None:
-        _set_ends(inner, special, bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
     own = inner.token_to_id(special["eos_token"]) if "eos_token" in special else None
     longest = config.get("model_max_length")
     return Tokenizer(
@@ -292,9 +297,7 @@ def _add_tokens(inner: tokenizers.Tokenizer, config: Json, special: Mapping[str,
     table = config.get("added_tokens_decoder") or {}
     for _, entry in sorted(table.items(), key=lambda item: int(item[0])):
         wanted.append(token_of(entry, _content(entry) in named))
-    for name in NAMES:
-        if config.get(name) is not None:
-            wanted.append(token_of(config[name], True))
+    wanted += [token_of(config[name], True) for name in NAMES if config.get(name) is not None]
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     wanted += [token_of(entry, True) for entry in (extra.values() if isinstance(extra, dict) else extra)]
     missing: dict[str, tokenizers.AddedToken] = {}

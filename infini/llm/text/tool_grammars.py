@@ -1,7 +1,8 @@
 """The forms in which families write tool calls, as grammars that read one letter at a time.
 
-A grammar is a generator: it asks for a letter by `yield` (None is the end) and tells an `Output` what it found. The
-small readers below, a text up to a mark, a JSON object with a name and arguments, are shared by the forms.
+A grammar is a generator: it asks for a letter by `yield` (None is the end) and tells an `Output` what it
+found. The small readers below, a text up to a mark, a JSON object with a name and arguments, are shared by
+the forms.
 """
 
 from __future__ import annotations
@@ -185,8 +186,8 @@ def mistral(output: Output) -> Machine:
 
 
 def deepseek(output: Output) -> Machine:
-    """`<｜tool▁call▁begin｜>function<｜tool▁sep｜>name`, a block of JSON, `<｜tool▁call▁end｜>`; in newer models the
-    name stands before the separator and the object follows bare.
+    """`<｜tool▁call▁begin｜>function<｜tool▁sep｜>name`, a block of JSON, and an end; in newer models
+    the name stands before the separator and the object follows bare.
     """
     begin, separator = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"
     first, last = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -199,7 +200,7 @@ def deepseek(output: Output) -> Machine:
             continue
         if name == "function":
             letter = yield from _letter_of(output, raw)
-            found = []
+            found: list[str | None] = []
             while letter not in (None, "\n", "{", "`") and len(found) < MAX_NAME:
                 found.append(letter)
                 letter = yield from _letter_of(output, raw)
@@ -219,7 +220,9 @@ def deepseek(output: Output) -> Machine:
 
 
 def pythonic(output: Output) -> Machine:
-    """`[name(key=value, ...), ...]` as the whole answer. Values are literals; a call is passed on when it ends."""
+    """`[name(key=value, ...), ...]` as the whole answer. Values are literals; a call is passed on when it
+    ends.
+    """
     raw = [(yield from _optional(output, "<|python_start|>"))]
     letter = yield from _space(output, raw)
     if letter != "[":
@@ -233,8 +236,8 @@ def pythonic(output: Output) -> Machine:
 
 
 def qwen_xml(output: Output) -> Machine:
-    """`<tool_call><function=name><parameter=key>value</parameter></function></tool_call>`; a model of this form
-    may write the JSON of `hermes` as well.
+    """`<tool_call><function=name><parameter=key>value</parameter></function></tool_call>`; a model of this
+    form may write the JSON of `hermes` as well.
     """
     while (yield from _text_until(output, "<tool_call>")):
         raw = ["<tool_call>"]
@@ -434,7 +437,9 @@ class _ObjectReader:
 
 
 def _call_object(output: Output, before: str) -> Reader[bool]:
-    """An object `{"name": ..., "arguments": {...}}`. One that is none becomes text, with what stood before it."""
+    """An object `{"name": ..., "arguments": {...}}`. One that is none becomes text, with what stood before
+    it.
+    """
     raw = [before]
     reader = _ObjectReader()
     call: Call | None = None
@@ -499,10 +504,10 @@ def _xml_call(output: Output, raw: list[str]) -> Reader[bool]:
         if found == "</function>":
             break
         key = value = None
-        if found is None and raw[before:] and "".join(raw[before:]).strip() == "<":
-            if (yield from _optional_in(output, raw, "parameter=")) == "parameter=":
-                key = yield from _element_text(output, raw, ">")
-                value = None if key is None else (yield from _element_text(output, raw, "</parameter>"))
+        is_open = found is None and "".join(raw[before:]).strip() == "<"
+        if is_open and (yield from _optional_in(output, raw, "parameter=")) == "parameter=":
+            key = yield from _element_text(output, raw, ">")
+            value = None if key is None else (yield from _element_text(output, raw, "</parameter>"))
         if key is None or value is None:
             if call is None:
                 output.text("".join(raw))
@@ -589,7 +594,7 @@ def _was_escaped(source: list[str]) -> bool:
 
 
 def _python_call(source: str) -> tuple[str, str] | None:
-    """Name and arguments of a call in Python's syntax, as JSON; None when it is none. Nothing is evaluated."""
+    """Name and arguments, as JSON, of a call in Python's syntax; None without one. Nothing is evaluated."""
     try:
         with warnings.catch_warnings():  # a model's odd escapes are no business of the program's author
             warnings.simplefilter("ignore")

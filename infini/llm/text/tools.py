@@ -1,9 +1,10 @@
 """Tool calls that models write into their answers, each family in a form of its own.
 
-A form is a grammar that reads letter by letter, so every way of cutting an answer gives the same calls, and the
-work grows with its length. Arguments are passed on while they arrive, as the model wrote them. What only looks
-like a call stays text: it is held back until a name and the beginning of arguments are there. Arguments that
-break off later cannot be taken back from a stream; `parse`, which sees all, gives such a call back as text.
+A form is a grammar that reads letter by letter, so every way of cutting an answer gives the same calls, and
+the work grows with its length. Arguments are passed on while they arrive, as the model wrote them. What only
+looks like a call stays text: it is held back until a name and the beginning of arguments are there. Arguments
+that break off later cannot be taken back from a stream; `parse`, which sees all, gives such a call back as
+text.
 """
 
 from __future__ import annotations
@@ -73,21 +74,24 @@ class ToolParser:
     Args:
         name: name of the form.
         grammar: reads letters and says what they are.
-        marks: what a chat template of this form has in it.
+        marks: what a chat template of this form has in it; a group that is there as a whole is enough.
+        foreign: what a template of another form with the same marks has in it.
         is_special: whether its marks are special tokens, which decoding must then keep.
     """
 
     name: str
     grammar: Callable[[tool_grammars.Output], tool_grammars.Machine]
     marks: tuple[tuple[str, ...], ...]
+    foreign: tuple[str, ...] = ()
     is_special: bool = False
 
     def parse(self, text: str) -> Parsed:
         """Text and calls of a whole answer.
 
         Example:
-            >>> PARSERS["hermes"].parse('<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>').calls[0].name
-            'f'
+            >>> answer = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
+            >>> [(call.name, call.arguments) for call in PARSERS["hermes"].parse(answer).calls]
+            [('f', '{"x": 1}')]
         """
         output = tool_grammars.Output()
         tool_grammars.run(self.grammar, output, text)
@@ -142,14 +146,16 @@ PARSERS: Final[Mapping[str, ToolParser]] = {
     parser.name: parser
     for parser in (
         ToolParser("qwen3_xml", tool_grammars.qwen_xml, (("<tool_call>", "<function="),)),
-        ToolParser("hermes", tool_grammars.hermes, (("<tool_call>",),)),
+        ToolParser("hermes", tool_grammars.hermes, (("<tool_call>",),), foreign=("<arg_key>",)),
         ToolParser("mistral", tool_grammars.mistral, (("[TOOL_CALLS]",),), is_special=True),
         ToolParser("deepseek", tool_grammars.deepseek, (("<｜tool▁call▁begin｜>",),), is_special=True),
         ToolParser(
             "llama3_json", tool_grammars.llama3_json, (("<|python_tag|>",), ('"parameters"', "<|eot_id|>")),
             is_special=True,
         ),
-        ToolParser("pythonic", tool_grammars.pythonic, (("func_name1(", "params_name1="), ("<|python_start|>",))),
+        ToolParser(
+            "pythonic", tool_grammars.pythonic, (("func_name1(", "params_name1="), ("<|python_start|>",))
+        ),
     )
 }  # fmt: skip
 # Names that other servers use for the same forms.
@@ -186,10 +192,11 @@ def parser_of(source: Tokenizer | str | None, *, name: str | None = None) -> Too
         return found
     templates = list(source.chat_templates.values()) if isinstance(source, Tokenizer) else [source or ""]
     for parser in PARSERS.values():
-        if any(_has(text, parser.marks) for text in templates):
+        if any(_fits(parser, text) for text in templates):
             return parser
     return None
 
 
-def _has(template: str, marks: tuple[tuple[str, ...], ...]) -> bool:
-    return any(all(mark in template for mark in group) for group in marks)
+def _fits(parser: ToolParser, template: str) -> bool:
+    has_marks = any(all(mark in template for mark in group) for group in parser.marks)
+    return has_marks and not any(mark in template for mark in parser.foreign)
