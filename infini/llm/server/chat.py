@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from infini.core import errors
 from infini.llm.engine.outputs import CompletionOutput, TokenLogprobs
+from infini.llm.sampling import tool_schemas
 from infini.llm.sampling.params import StructuredOutputsParams
 from infini.llm.server import (
     answers,
@@ -110,10 +111,8 @@ def _form(
             "a tool_choice that forces a call is a form of the answer; give no other one", "tool_choice"
         )
     forced = "" if choice == "required" else choice[1:-1]
-    structure = answers.forced_structure(
-        [(tool.function.name, tool.function.parameters) for tool in call.tools or ()],
-        forced or "required", is_single=is_single,
-    )  # fmt: skip
+    functions = [(tool.function.name, tool.function.parameters) for tool in call.tools or ()]
+    structure = tool_schemas.forced_calls(functions, forced or "required", is_single=is_single)
     return answers.Form(None, None, forced, is_single, prompt), structure
 
 

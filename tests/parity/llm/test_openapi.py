@@ -42,7 +42,9 @@ def test_no_call_is_a_fault_of_the_server(case: Any, client: TestClient) -> None
         sent["content"] = raw
     answer = client.request(**sent)
     is_missing = case.path == "/v1/embeddings"
-    assert answer.status_code in ((200, 400, 404, 405, 501) if is_missing else (200, 400, 404, 405)), answer.text
+    assert answer.status_code in ((200, 400, 404, 405, 501) if is_missing else (200, 400, 404, 405)), (
+        answer.text
+    )
     if answer.status_code != 200:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     elif answer.headers["content-type"].startswith("text/event-stream"):
