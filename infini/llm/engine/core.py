@@ -117,6 +117,9 @@ class EngineCore:
             scheduled, prepared, found = self._run(step.scheduled, owners)
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the loop
             return self._fail(owners, error)
+        except BaseException:  # interrupted: blocks count as computed that are not
+            self._lose_cache()
+            raise
         begin = time.perf_counter()
         going_on: list[Completion] = []
         places = zip(scheduled, owners, prepared.starts, prepared.wanted, strict=True)
@@ -127,9 +130,11 @@ class EngineCore:
                 self._fail_one(job, completion, error)
             if item.makes_token and completion.finish_reason is None:
                 going_on.append(completion)
+        before = time.perf_counter()
         self._propose(going_on)
+        proposing_s = time.perf_counter() - before
         outputs = self._outputs(job for job, _ in owners)
-        self._emit_s += time.perf_counter() - begin
+        self._emit_s += time.perf_counter() - begin - proposing_s
         return outputs
 
     def reject(self, reason: str) -> None:
@@ -309,11 +314,14 @@ class EngineCore:
         """A step failed: its requests end. The cache may be lost, so the others compute theirs again."""
         for job, completion in owners:
             self._fail_one(job, completion, error)
+        self._lose_cache()
+        return self._outputs(job for job, _ in owners)
+
+    def _lose_cache(self) -> None:
         self.scheduler.lose_all_blocks()
         self.runner.reset_cache()
         if self.proposer is not None:
             self.proposer.reset()
-        return self._outputs(job for job, _ in owners)
 
     def _count(self, step: Step) -> None:
         self._num_steps += 1

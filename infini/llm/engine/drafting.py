@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infini.core import errors
-from infini.llm import checkpoints, models
+from infini.llm import checkpoints, hub, models
 from infini.llm.checkpoints.loading import Checkpoint
 from infini.llm.engine import buckets as buckets_
 from infini.llm.engine.config import EngineConfig, SpeculativeConfig
@@ -19,24 +19,32 @@ from infini.llm.engine.runner import ModelRunner, Progress
 from infini.llm.text.tokenizer import Tokenizer
 
 
-def load(spec: SpeculativeConfig, config: EngineConfig, on_progress: Progress | None) -> Checkpoint:
+def place_of(spec: SpeculativeConfig) -> Path | Checkpoint:
+    """Where the smaller model is."""
+    assert spec.model is not None
+    return spec.model if isinstance(spec.model, Checkpoint) else hub.place_of(spec.model)
+
+
+def load(
+    place: Path | Checkpoint, spec: SpeculativeConfig, config: EngineConfig, on_progress: Progress | None
+) -> Checkpoint:
     """Read the smaller model.
 
     Args:
-        spec: names it.
+        place: where it is.
+        spec: how it is stored in memory.
         config: of the engine, whose dtype it takes.
         on_progress: told of bytes read.
     """
-    if isinstance(spec.model, Checkpoint):
-        return spec.model
-    assert isinstance(spec.model, str | Path)
+    if isinstance(place, Checkpoint):
+        return place
 
     def on_bytes(done: int, total: int) -> None:
         if on_progress is not None:
             on_progress("Loading draft model", done, total)
 
     return checkpoints.load(
-        spec.model, dtype=config.dtype, quantization=spec.quantization, on_progress=on_bytes
+        place, dtype=config.dtype, quantization=spec.quantization, on_progress=on_bytes
     )
 
 

@@ -5,8 +5,9 @@ beginning that is found in one cache is in the other. Before a step runs, the sm
 requests of the step bring (pieces of prompts, and the newest token of those that decode) and then makes its
 proposals, one token of every request at a time. It draws by the settings of the request, so that
 `speculative.verify` can keep the proposals with exactly the chance that leaves the distribution of the model
-served as it is. In deterministic mode it draws with the very random numbers of the model served, which keeps
-what it would have drawn itself: a request's tokens are then the same with and without proposals.
+served as it is. For a request with a seed of its own it draws with the very random numbers of the model
+served, which keeps what it would have drawn itself: its tokens are the same with and without proposals. In
+deterministic mode that is so for all.
 
 References: arXiv:2211.17192, arXiv:2302.01318.
 """
@@ -52,6 +53,11 @@ class _Guesser:
     guesses: list[int] = field(default_factory=list)
     is_done: bool = False
 
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the same tokens are to come as without proposals."""
+        return _is_seeded(self.completion)
+
     def take(self, token: int) -> None:
         """One more proposal, unless the form of the answer does not allow it."""
         row = self.completion.row
@@ -71,7 +77,8 @@ class DraftModel:
         runner: its programs and cache, with the blocks of the model served.
         num_speculative_tokens: K, tokens proposed at most.
         max_length: most tokens of a text that it was made for.
-        is_matched: whether it draws with the numbers of the model served, instead of its own.
+        is_matched: whether it draws with the numbers of the model served for all requests, not only for those
+            with seeds of their own.
     """
 
     def __init__(
@@ -122,7 +129,7 @@ class DraftModel:
         self.run_s += time.perf_counter() - start
         if not guessers or self.is_matched:
             return counts, None
-        return counts, functools.partial(self._choose, scheduled, guessers)
+        return counts, functools.partial(self._choose, scheduled, completions, guessers)
 
     def forget(self, completion: Completion) -> None:
         """As `Proposer.forget`."""
@@ -163,13 +170,15 @@ class DraftModel:
         for size in own:
             for preset in presets:
                 for features, state in state_.programs(size, vocab_size, [preset]):
-                    self._drawn(logits[size], state, features, np.full(size, self._no_place, np.int32))
+                    places, is_seeded = np.full(size, self._no_place, np.int32), np.zeros(size, np.bool_)
+                    self._drawn(logits[size], state, features, places, is_seeded)
                 report(f"drafts of {size}")
         for size in wanted:
             rows = np.zeros((size, vocab_size), np.float32)
             for preset in random:
                 for features, state in state_.programs(size, vocab_size, [preset]):
-                    self.verify(rows, state, *_no_guesses(size), self._probs, features=features)
+                    guesses, places, is_seeded = _no_guesses(size)
+                    self.verify(rows, state, guesses, places, self._probs, is_seeded, features=features)
                 report(f"verification of {size}")
 
     # --- a step --------------------------------------------------------------------------------------------
@@ -219,21 +228,26 @@ class DraftModel:
         made = state_.build([each.completion.row for each in guessers], size, features)
         places = np.full(size, self._no_place, np.int32)
         places[: len(guessers)] = [each.first_place + len(each.guesses) for each in guessers]
-        tokens = np.asarray(self._drawn(logits, made, features, places))
+        is_seeded = np.zeros(size, np.bool_)
+        is_seeded[: len(guessers)] = [each.is_seeded for each in guessers]
+        tokens = np.asarray(self._drawn(logits, made, features, places, is_seeded))
         for guesser, token in zip(guessers, tokens[: len(guessers)].tolist(), strict=True):
             guesser.take(token)
 
-    def _drawn(self, logits: Array, made: State, features: Features, places: np.ndarray) -> Array:
+    def _drawn(
+        self, logits: Array, made: State, features: Features, places: np.ndarray, is_seeded: np.ndarray
+    ) -> Array:
         """Tokens of rows; their probabilities are kept where they will be asked for."""
         if self.is_matched or not features.is_random:
             return kernels.sample_step(logits, made, features=features).tokens
-        made = speculative.draft_state(made)
+        made = speculative.draft_state(made, is_seeded)
         tokens, self._probs = self.draw(logits, made, self._probs, places, features=features)
         return tokens
 
     def _choose(
         self,
         scheduled: Sequence[Scheduled],
+        completions: Sequence[Completion],
         guessers: dict[Request, _Guesser],
         logits: Array,
         made: State,
@@ -242,21 +256,25 @@ class DraftModel:
         """Tokens of the rows of a step whose proposals these are."""
         if not features.is_random:
             return kernels.sample_step(logits, made, features=features)
-        guesses, places = _no_guesses(logits.shape[0])
+        guesses, places, is_seeded = _no_guesses(logits.shape[0])
         at = 0
-        for item in scheduled:
-            guesser = guessers.get(item.request)
+        for item, completion in zip(scheduled, completions, strict=True):
+            guesser, start = guessers.get(item.request), at
             if guesser is not None:
-                end = at + len(guesser.guesses)
-                guesses[at:end] = guesser.guesses
-                places[at:end] = np.arange(guesser.first_place, guesser.first_place + end - at)
-                at = end
+                at += len(guesser.guesses)
+                guesses[start:at] = guesser.guesses
+                places[start:at] = np.arange(guesser.first_place, guesser.first_place + at - start)
             at += item.makes_token
-        return self.verify(logits, made, guesses, places, self._probs, features=features)
+            is_seeded[start:at] = _is_seeded(completion)
+        return self.verify(logits, made, guesses, places, self._probs, is_seeded, features=features)
 
 
-def _no_guesses(size: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.full(size, -1, np.int32), np.zeros(size, np.int32)
+def _is_seeded(completion: Completion) -> bool:
+    return completion.row.params.seed is not None
+
+
+def _no_guesses(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.full(size, -1, np.int32), np.zeros(size, np.int32), np.zeros(size, np.bool_)
 
 
 def _draw(
@@ -268,6 +286,12 @@ def _draw(
 
 
 def _verify(
-    logits: Array, state: State, guesses: Array, places: Array, probs: Array, features: Features
+    logits: Array,
+    state: State,
+    guesses: Array,
+    places: Array,
+    probs: Array,
+    is_seeded: Array,
+    features: Features,
 ) -> Sampled:
-    return speculative.verify(logits, state, guesses, probs[places], features)
+    return speculative.verify(logits, state, guesses, probs[places], features, is_seeded)

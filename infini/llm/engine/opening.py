@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from infini.core import backend, comm, dtypes, errors
-from infini.llm import checkpoints, models
+from infini.io import tensors
+from infini.llm import checkpoints, hub, models
 from infini.llm.checkpoints.loading import Checkpoint
 from infini.llm.engine import buckets as buckets_, determinism, drafting, memory, sharing
 from infini.llm.engine.blocks import BlockPool
@@ -87,24 +88,20 @@ def open_engine(
     mesh, channel = _devices(config)
     if channel is not None and not channel.is_leader:
         on_progress, say = None, _silent
+    model = model if isinstance(model, Checkpoint) else hub.place_of(model)
     checkpoint = _checkpoint(model, config, mesh, on_progress, say)
     words = _tokenizer(model, checkpoint, tokenizer)
     params, model_config = checkpoint.params, _apart(checkpoint.config, config)
-    model_len = config.max_model_len or model_config.max_length
-    if config.max_model_len is not None and config.max_model_len > model_config.max_length:
-        raise errors.ValueMismatchError(
-            "max_model_len is more than the model was made for",
-            got=str(config.max_model_len),
-            expected=f"at most {model_config.max_length}",
-        )
+    model_len = _model_len(config, model_config)
     block_size = config.block_size
     if config.cache_mode == "static":
         block_size = -(-model_len // _BLOCK_STEP) * _BLOCK_STEP
     dtype = cache_dtype(config, params["norm"].dtype)
     spec, draft, draft_dtype = config.speculation, None, None
     if spec is not None and spec.model is not None and (channel is None or channel.is_leader):
-        draft = drafting.load(spec, config, on_progress)
-        drafting.check(checkpoint, words, draft, _tokenizer(spec.model, draft, None))
+        place = drafting.place_of(spec)
+        draft = drafting.load(place, spec, config, on_progress)
+        drafting.check(checkpoint, words, draft, _tokenizer(place, draft, None))
         draft_dtype = cache_dtype(config, draft.params["norm"].dtype)
     size = memory.decide(
         config,
@@ -172,6 +169,27 @@ def cache_dtype(config: EngineConfig, dtype: Any) -> Any:  # Any: dtypes
     if config.kv_cache_dtype == "auto":
         return dtype
     return dtypes.canonical(_CACHE_DTYPES.get(config.kv_cache_dtype, config.kv_cache_dtype))
+
+
+def _model_len(config: EngineConfig, model: models.Config) -> int:
+    """Most tokens of a request: what was asked for, or what the model was made for.
+
+    Scaled rotary embeddings of the kinds that say so reach further. Dynamic ones change with the length that
+    is served, so they do it only where it is asked for.
+    """
+    scaling = None if model.rope is None else model.rope.scaling
+    longest = model.max_length
+    if scaling is not None and scaling.kind in ("linear", "dynamic"):
+        longest = int(longest * scaling.factor)
+    if config.max_model_len is None:
+        return longest if scaling is not None and scaling.kind == "linear" else model.max_length
+    if config.max_model_len > longest:
+        raise errors.ValueMismatchError(
+            "max_model_len is more than the model was made for",
+            got=str(config.max_model_len),
+            expected=f"at most {longest}",
+        )
+    return config.max_model_len
 
 
 def _deterministic(limits: Limits, found: determinism.Agreement) -> Limits:
@@ -271,9 +289,12 @@ def _tokenizer(
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if tokenizer is not None:
-        return tokenizer_.from_folder(tokenizer)
-    if not isinstance(model, Checkpoint) and Path(model).expanduser().is_dir():
-        return tokenizer_.from_folder(model)
+        return tokenizer_.load(tokenizer)
+    if not isinstance(model, Checkpoint):
+        try:
+            return tokenizer_.load(model)
+        except tensors.MissingFileError:  # prompts may be ids
+            return None
     text = checkpoint.tokenizer_files.get("tokenizer.json")
     if text is None:
         return None

@@ -12,13 +12,11 @@ import infini.numpy as inp
 from infini import Array, lax, shard_map
 from infini.core import tree
 from infini.llm.models import layers
-from infini.llm.models.config import Activation, Config, Experts
+from infini.llm.models.config import Config, Experts
 from infini.sharding import AbstractMesh, P
 
-# Name of the mesh axis along which devices share a model.
-AXIS: Final = "tp"
-_LEAST: Final = 8
-_MOST: Final = 64
+AXIS: Final = "tp"  # name of the mesh axis along which devices share a model
+_MOST: Final = 64  # rows of a tile
 
 
 def feed_forward(x: Array, weights: dict[str, Any], config: Config) -> Array:  # Any: arrays
@@ -29,7 +27,7 @@ def feed_forward(x: Array, weights: dict[str, Any], config: Config) -> Array:  #
     assert experts is not None
     chosen, amounts = route(x, weights, experts)
     compute = _mixed if experts.num_places == 1 else _mixed_apart
-    found = compute(x, chosen, amounts.astype(x.dtype), weights["experts"], experts, config.activation)
+    found = compute(x, chosen, amounts.astype(x.dtype), weights["experts"], config)
     if experts.shared_width:
         found = found + layers.feed_forward(x, weights["shared_experts"], config)
     return found
@@ -37,7 +35,7 @@ def feed_forward(x: Array, weights: dict[str, Any], config: Config) -> Array:  #
 
 def route(x: Array, weights: dict[str, Any], experts: Experts) -> tuple[Array, Array]:  # Any: arrays
     """Numbers of the experts of each token, and what each counts, both (T, k)."""
-    products = layers.product(x.astype(inp.float32), weights["gate"].astype(inp.float32))
+    products = inp.matmul(x.astype(inp.float32), weights["gate"].astype(inp.float32).T)
     if experts.scoring == "sigmoid":
         scores = lax.logistic(products)
     else:
@@ -64,23 +62,20 @@ def _allowed(ranked: Array, experts: Experts) -> Array:
 
 
 def _mixed_apart(
-    x: Array,
-    chosen: Array,
-    amounts: Array,
-    weights: dict[str, Any],  # Any: arrays
-    experts: Experts,
-    activation: Activation,
-) -> Array:
+    x: Array, chosen: Array, amounts: Array, weights: dict[str, Any], config: Config
+) -> Array:  # Any: arrays
     """`_mixed` where each device has some of the experts: it goes over the choices of these, and what all
     devices found is added up.
     """
+    experts = config.experts
+    assert experts is not None
     num_own = experts.count // experts.num_places
 
     def own(x: Array, chosen: Array, amounts: Array, weights: dict[str, Any]) -> Array:  # Any: arrays
         number = chosen - lax.axis_index(AXIS) * num_own
         is_own = (number >= 0) & (number < num_own)
         # Choices of others come behind all experts, where no tile is.
-        found = _mixed(x, inp.where(is_own, number, num_own), amounts, weights, experts, activation)
+        found = _mixed(x, inp.where(is_own, number, num_own), amounts, weights, config)
         return lax.psum(found, AXIS)
 
     mesh = AbstractMesh((AXIS,), (experts.num_places,))
@@ -91,13 +86,8 @@ def _mixed_apart(
 
 
 def _mixed(
-    x: Array,
-    chosen: Array,
-    amounts: Array,
-    weights: dict[str, Any],  # Any: arrays
-    experts: Experts,
-    activation: Activation,
-) -> Array:
+    x: Array, chosen: Array, amounts: Array, weights: dict[str, Any], config: Config
+) -> Array:  # Any: arrays
     """For each token (T, M) the sum of what its experts (T, k) make of it, each times its amount.
 
     Choices are sorted by expert and cut into tiles of rows that one expert computes, and a loop goes over the
@@ -105,7 +95,8 @@ def _mixed(
     """
     count, num_chosen = weights["gate_proj"].shape[0], chosen.shape[1]
     num_rows = chosen.size
-    height = _tile_rows(x.shape[0], num_rows, experts.count)
+    assert config.experts is not None
+    height = _tile_rows(x.shape[0], num_rows, config.experts.count)
     owners = chosen.reshape(-1)
     order = inp.argsort(owners)  # choice `order[i]` is at place i
     sizes = inp.sum(owners[:, None] == inp.arange(count), axis=0).astype(inp.int32)
@@ -119,10 +110,9 @@ def _mixed(
         choices = order[inp.minimum(places, num_rows - 1)]
         own = tree.map(lambda plane: lax.dynamic_index_in_dim(plane, expert, 0, keepdims=False), weights)
         rows = x[choices // num_chosen]
-        gate = layers.linear(rows, own, "gate_proj")
-        made = layers.linear(
-            layers.activated(gate, activation) * layers.linear(rows, own, "up_proj"), own, "down_proj"
-        )
+        gate = layers.linear(rows, own, "gate_proj", config)
+        hidden = layers.activated(gate, config.activation) * layers.linear(rows, own, "up_proj", config)
+        made = layers.linear(hidden, own, "down_proj", config)
         return found.at[inp.where(is_own, choices, num_rows)].set(made, mode="drop")
 
     rows = lax.fori_loop(0, ends[-1], add_tile, inp.zeros((num_rows, x.shape[1]), x.dtype))
@@ -130,6 +120,8 @@ def _mixed(
 
 
 def _tile_rows(num_tokens: int, num_rows: int, count: int) -> int:
-    """Rows of a tile: about as many as an expert gets; a token chooses an expert once."""
-    share = 1 << max(0, -(-num_rows // count) - 1).bit_length()
-    return min(max(share, _LEAST), _MOST, num_tokens)
+    """Rows of a tile: twice what an expert gets on average, so most need one tile and few rows are padding; a
+    token chooses an expert once.
+    """
+    share = -(-2 * num_rows // count)
+    return min(1 << (share - 1).bit_length(), _MOST, num_tokens)

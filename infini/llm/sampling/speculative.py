@@ -21,7 +21,7 @@ import numpy as np
 
 import infini as inf
 import infini.numpy as inp
-from infini import Array
+from infini import Array, lax
 from infini.core import errors
 from infini.llm.sampling import choice, kernels, rows as rows_
 from infini.llm.sampling.features import PRESETS as _PRESETS, Features
@@ -143,7 +143,12 @@ def num_matching(guesses: Sequence[int], drawn: Sequence[int]) -> int:
 
 
 def verify(
-    logits: Array, state: State, guesses: Array, draft_probs: Array, features: Features
+    logits: Array,
+    state: State,
+    guesses: Array,
+    draft_probs: Array,
+    features: Features,
+    is_matched: Array | None = None,
 ) -> Sampled:
     """Keep guesses by rejection sampling, and draw a token where one is not kept.
 
@@ -159,6 +164,7 @@ def verify(
         draft_probs: float32 (R, V), `kernels.probabilities` of the draft model with `draft_state`; what rows
             without a guess have does not matter.
         features: as in `kernels.sample`.
+        is_matched: bool (R,), rows whose token is drawn as without guesses; a guess that is the token counts.
     """
     edited = kernels.edit(logits, state, features)
     probs = choice.probabilities(edited, state.scales, state.numbers, features)
@@ -174,6 +180,12 @@ def verify(
     weights = choice.whole(inp.where(has_rest, rest, probs), probs.shape[-1])
     drawn = choice.draw_by_weight(weights, uniforms[:, 0])
     tokens = inp.where(is_kept, guesses, drawn)
+    if is_matched is not None:
+        tokens = lax.cond(
+            inp.any(is_matched),
+            lambda: inp.where(is_matched, kernels.sample(logits, state, _tokens_of(features)).tokens, tokens),
+            lambda: tokens,
+        )
     if features.num_logprobs is None:
         return Sampled(tokens)
     return kernels.describe(logits, tokens, features.num_logprobs)
@@ -182,10 +194,20 @@ def verify(
 verify_step = functools.partial(inf.jit, static_argnames=("features",))(verify)
 
 
-def draft_state(state: State) -> State:
-    """Settings with which a draft model draws: the same, by random numbers of their own."""
+def _tokens_of(features: Features) -> Features:
+    return dataclasses.replace(features, num_logprobs=None)
+
+
+def draft_state(state: State, is_matched: np.ndarray | None = None) -> State:
+    """Settings with which a draft model draws: the same, by random numbers of their own.
+
+    Args:
+        state: settings of the model's rows.
+        is_matched: rows (R,) that keep the model's numbers, so that the likeliest guess is what it will draw.
+    """
     numbers = state.numbers.copy()
-    numbers[:, rows_.KEY_HIGH] ^= _DRAFT_STREAM
+    own = slice(None) if is_matched is None else ~is_matched
+    numbers[own, rows_.KEY_HIGH] ^= _DRAFT_STREAM
     return dataclasses.replace(state, numbers=numbers)
 
 

@@ -96,9 +96,7 @@ def test_drawn_tokens_have_the_distribution_of_the_model(similar, oracle):
         chances = longer
     before = counts(similar)
     params = SamplingParams(temperature=temperature, top_k=3, max_tokens=length, ignore_eos=True)
-    outputs = similar.generate(
-        [prompt] * count, [dataclasses.replace(params, seed=seed) for seed in range(count)]
-    )
+    outputs = similar.generate([prompt] * count, params)
     num_drafted, num_kept = (now - then for now, then in zip(counts(similar), before, strict=True))
     assert 0.2 < num_kept / num_drafted < 0.95
     found = [tuple(output.outputs[0].token_ids) for output in outputs]
@@ -174,8 +172,22 @@ def test_requests_lost_their_blocks_in_the_tests_above(twin):
     assert twin.stats().prefix_cache_hits > 0
 
 
+@pytest.mark.parametrize("more", [{}, {"presence_penalty": 1.5}, {"logprobs": 2}])
+def test_a_seed_gives_the_tokens_that_it_gives_without_a_draft(similar, llm, more):
+    """Beside requests without seeds, whose tokens are drawn otherwise."""
+    own = SamplingParams(temperature=0.7, max_tokens=12, ignore_eos=True)
+    params = [dataclasses.replace(own, seed=seed, **more) for seed in range(4)]
+    given = prompts(4)
+    expected = [output.outputs[0].token_ids for output in llm.generate(given, params)]
+    before = counts(similar)
+    found = similar.generate([p for p in given for _ in range(2)], [p for q in params for p in (q, own)])
+    assert [output.outputs[0].token_ids for output in found[::2]] == expected
+    num_drafted, num_kept = (now - then for now, then in zip(counts(similar), before, strict=True))
+    assert 0.2 < num_kept / num_drafted < 0.95
+
+
 def test_seeds_give_the_plain_tokens_in_deterministic_mode(checkpoint):
-    params = [SamplingParams(seed=n, temperature=0.7, max_tokens=12, ignore_eos=True) for n in range(4)]
+    params = SamplingParams(temperature=0.7, max_tokens=12, ignore_eos=True)
     plain = LLM(checkpoint, deterministic=True, **SMALL).generate(prompts(4), params)
     llm = drafted(checkpoint, nearly(checkpoint, 0.1), deterministic=True)
     found = llm.generate(prompts(4), params)
