@@ -358,6 +358,7 @@ class AsyncLLM:
             _tell(mailbox.loop, functools.partial(mailbox.fail, dead))
         self._mailboxes.clear()
         self._obey_rest()
+        self._engine.close()  # processes that share the model need not wait for the end of this one
         self._stats = self._core.stats()
 
     def _deliver(self, outputs: list[RequestOutput]) -> None:

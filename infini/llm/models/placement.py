@@ -6,8 +6,8 @@ its terms twice. Heads and their part of the cache go together. Expert paralleli
 of the experts whole, instead of a part of each. Programs are written for whole arrays; only the layer of
 experts knows that they are apart.
 
-Quantised weights are split by rows and by groups of columns, which are dimensions of their planes; no group
-and no panel of arranged rows is ever cut.
+Loading applies a placement to the planes of quantised weights (`checkpoints.placing`): no group of columns and
+no panel of arranged rows is cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from infini.core import errors
 from infini.llm.models.config import Config
@@ -50,8 +50,8 @@ def apart(config: Config, count: int) -> Config:
     return dataclasses.replace(config, experts=dataclasses.replace(experts, num_places=count))
 
 
-def weights(config: Config, mesh: Mesh) -> Callable[[str, Any], NamedSharding]:  # Any: an array
-    """What `checkpoints.load(..., sharding=)` asks: (name, array) -> its placement.
+def weights(config: Config, mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
+    """What `checkpoints.load(..., sharding=)` asks: (name, shape) -> its placement.
 
     Args:
         config: sizes of the model.
@@ -63,8 +63,8 @@ def weights(config: Config, mesh: Mesh) -> Callable[[str, Any], NamedSharding]: 
     count = mesh.shape[AXIS]
     _check(config, count)
 
-    def place(name: str, array: Any) -> NamedSharding:  # Any: an array
-        return NamedSharding(mesh, _spec(name, split_of(name, config, count), array.shape, count))
+    def place(name: str, shape: tuple[int, ...]) -> NamedSharding:
+        return NamedSharding(mesh, _spec(name, split_of(name, config, count), shape, count))
 
     return place
 
@@ -97,11 +97,7 @@ def split_of(name: str, config: Config, count: int) -> Dimension:
 
 
 def _spec(name: str, split: Dimension, shape: tuple[int, ...], count: int) -> P:
-    """Placement of an array or of a plane of a quantised one: planes have rows (or panels of rows) and groups
-    where matrices have outputs and inputs, and those of experts have the experts in front.
-
-    What has fewer of them than there are devices stays whole.
-    """
+    """Placement of a matrix (outputs, inputs), of stacked ones (experts, outputs, inputs), or of a bias."""
     if split is None:
         return P()
     at = (".experts." in name) * (split != "experts") + (split == "inputs")
