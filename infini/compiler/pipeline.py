@@ -28,6 +28,7 @@ from infini.compiler.passes import (
     loops,
     one_hot,
     panels,
+    quantized,
     reductions,
     simplify,
 )
@@ -54,6 +55,7 @@ def passes(
     reads_panels: panels.Reads | None = None,
     wants_panels: loop_panels.Wants | None = None,
     takes_windows: convolutions.Takes | None = None,
+    takes_bytes: quantized.Takes | None = None,
     reads_views: bool = False,
 ) -> tuple[Pass, ...]:
     """The pipeline for a backend that lowers the equations `has_route` accepts, with the declared run-time
@@ -68,6 +70,10 @@ def passes(
         from_images = Pass("convolutions", lambda program: convolutions.from_images(program, takes_windows))
         before = [step.name for step in canonical].index("decompose")
         canonical = (*canonical[:before], from_images, *canonical[before:])
+    if takes_bytes is not None:
+        of_bytes = Pass("quantized", lambda program: quantized.read_bytes(program, takes_bytes))
+        before = [step.name for step in canonical].index("decompose")
+        canonical = (*canonical[:before], of_bytes, *canonical[before:])
     fuse_ = Pass("fuse", lambda program: fuse.fuse(program, declared))
     if reads_panels is None:
         return (*canonical, fuse_)
@@ -140,6 +146,7 @@ def run(
     reads_panels: panels.Reads | None = None,
     wants_panels: loop_panels.Wants | None = None,
     takes_windows: convolutions.Takes | None = None,
+    takes_bytes: quantized.Takes | None = None,
     reads_views: bool = False,
     observe: Observer | None = None,
 ) -> Program:
@@ -153,6 +160,7 @@ def run(
         reads_panels: whether the backend lowers a `packed_dot`; absent when it lowers none.
         wants_panels: the layout in which a loop's body would like a constant.
         takes_windows: whether the backend lowers a `windowed_dot`; absent when it lowers none.
+        takes_bytes: which form of a product of bytes the backend lowers; absent when it lowers none.
         reads_views: whether it lowers `attention_of_views`.
         observe: sees every pass; when absent, those that the knob `dump` names are written to files.
 
@@ -170,6 +178,7 @@ def run(
         reads_panels=reads_panels,
         wants_panels=wants_panels,
         takes_windows=takes_windows,
+        takes_bytes=takes_bytes,
         reads_views=reads_views,
     )
     for step in steps:

@@ -114,9 +114,10 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any:
 def _place(name: str, fields: Any, first: int) -> Place:  # Any: JSON
     if not isinstance(fields, dict):
         raise HeaderError(f"{name} is no table")
-    dtype = DTYPES.get(fields.get("dtype")) if isinstance(fields.get("dtype"), str) else None
+    tag = fields.get("dtype")
+    dtype = DTYPES.get(tag) if isinstance(tag, str) else None
     if dtype is None:
-        raise HeaderError(f"{name} has the dtype {fields.get('dtype')!r}, which is not known here")
+        raise HeaderError(f"{name} has the dtype {tag!r}, which is not known here")
     shape, offsets = _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
     if shape is None or offsets is None or len(offsets) != 2:
         raise HeaderError(f"{name} has no shape or no place")
@@ -124,14 +125,9 @@ def _place(name: str, fields: Any, first: int) -> Place:  # Any: JSON
     if offsets[1] - offsets[0] != nbytes:
         raise HeaderError(
             f"{name} has {offsets[1] - offsets[0]} bytes instead of the {nbytes} of "
-            f"{dtypes_name(dtype)}{list(shape)}"
+            f"{tag}{list(shape)}"
         )
     return Place(dtype, shape, first + offsets[0], nbytes)
-
-
-def dtypes_name(dtype: np.dtype) -> str:
-    """What files call a dtype."""
-    return next(tag for tag, known in DTYPES.items() if known == dtype)
 
 
 def _sizes(value: Any) -> tuple[int, ...] | None:  # Any: JSON

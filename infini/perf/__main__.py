@@ -345,6 +345,57 @@ def comm(
 
 
 @app.command()
+def linear(
+    *,
+    ggml: Annotated[Path | None, typer.Option(help="libggml.so of a build of llama.cpp, as a peer.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Take this kind of weights; may be given several times.")
+    ] = None,
+    rows: Annotated[
+        list[int] | None, typer.Option(help="Rows of activations; may be given several times.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Outputs and inputs, such as 2048x2048; may be given several times.")
+    ] = None,
+    activations: Annotated[str, typer.Option(help="exact or int8, in products with few bits.")] = "int8",
+    dtype: Annotated[str, typer.Option(help="Dtype of activations; that of the weight when empty.")] = "",
+    arranged: Annotated[bool, typer.Option(help="Arrange quantized weights for the processor before.")] = True,
+    threads: Annotated[int, typer.Option(help="Threads of each contender.", min=1)] = 2,
+    turns: Annotated[int, typer.Option(help="Turns of each contender.", min=1)] = 5,
+    save: Annotated[bool, typer.Option(help="Append the run to bench/results/.")] = True,
+) -> None:
+    """One linear layer of every kind of weights, beside ggml and the limits of the machine."""
+    suite = importlib.import_module("infini.perf.linear")
+    if unknown := sorted(set(kind or ()) - set(suite.KINDS) - set(suite.ggml_.TYPES)):
+        raise typer.BadParameter(f"there is no kind {unknown[0]!r}; there are {', '.join(suite.KINDS)}")
+    library = suite.library(ggml, threads)
+    limits = cpu_suite.measure_limits(threads)
+    typer.echo(tables.limits_text(limits), err=True)
+    shapes = [tuple(int(part) for part in one.split("x")) for one in shape or ()]
+    found = []
+    for case in suite.cases(kind or suite.KINDS, rows or suite.ROWS, shapes or suite.SHAPES):
+        one = suite.measure(
+            case, library=library, turns=turns, activations=activations, dtype=dtype, is_arranged=arranged
+        )
+        row = one.row(limits)
+        found.append({"name": case.name, **row, "seconds": one.seconds})
+        peers = "".join(
+            f"  {name} {row[f'{name}_us']:9.0f} us = {row[f'{name}_over_infini']:5.2f}x"
+            for name in one.seconds
+            if name != "infini"
+        )
+        typer.echo(
+            f"{case.name:20}{row['infini_us']:9.0f} us{row['gb_per_s']:7.1f} GB/s"
+            f" {row['share_of_bandwidth']:4.0%}{row['gflop_per_s']:8.0f} GFLOP/s {row['share_of_peak']:5.0%}"
+            f"  error {row['error']:.0e}{peers}"
+        )
+    if save:
+        options = {"threads": threads, "turns": turns, "activations": activations, "dtype": dtype, "arranged": arranged}
+        path = record.append("linear", {"options": options, "cases": found})
+        typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
+
+
+@app.command()
 def replay(
     metrics_file: Annotated[Path, typer.Argument(help="The .metrics.jsonl that `infini train` wrote.")],
     *,

@@ -207,6 +207,7 @@ def build(
         reads_panels=lambda equation: lower.reads_panels(equation, target),
         wants_panels=lambda body, number: llvm_layouts.wanted(body, number, target),
         takes_windows=lambda x, w, attrs: lower.takes_windows(x, w, attrs, target),
+        takes_bytes=lambda equation: lower.takes_bytes(equation, target),
         reads_views=True,
         observe=observe,
     )

@@ -25,6 +25,9 @@ from infini.compiler.llvm import (
     linear_algebra,
     movement,
     operations,
+    paged,
+    paged_problem,
+    paged_update,
     picks,
     products,
     registers,
@@ -35,13 +38,15 @@ from infini.compiler.llvm import (
     windows,
 )
 from infini.compiler.llvm.convolution import emission
+from infini.compiler.llvm.quantized import products as quantized_products
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.passes import attention_views, convolutions, kernel_bodies, panels
+from infini.compiler.passes import attention_views, convolutions, kernel_bodies, panels, quantized
 from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, Step, reads_of, writes_of
 from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
 from infini.lax import indexing
+from infini.lax.composites import paged_attention, paged_definition
 from infini.tile.program import Kernel
 
 Route = Callable[[Equation, Target], list[Step]]
@@ -61,8 +66,14 @@ def has_route(equation: Equation) -> bool:
         return True  # made where `takes_windows` holds
     if op is attention_views.attention_of_views_p:
         return True  # made of what has a route
+    if op in (quantized.activation_bytes_p, quantized.bytes_dot_p, quantized.codes_dot_p):
+        return True  # made where `takes_bytes` says how
     if op.name in _ATTENTION:
         return attention_parts.is_suited([v.type for v in equation.inputs], equation.attrs)
+    if op is paged_attention.paged_attention_p:
+        options = paged_definition.Options(**equation.attrs)
+        types = [v.type for v in equation.inputs]
+        return paged_problem.is_suited(paged_definition.operands_of(types, options), options)
     if op.name in _COMPUTING and equation.inputs[0].type.dtype not in registers.SUPPORTED:
         return False
     if op.name in ROUTES or (equation.outputs and not any(v.type.size for v in equation.outputs)):
@@ -84,6 +95,11 @@ def reads_panels(equation: Equation, target: Target) -> bool:
 def takes_windows(x: ArrayType, w: ArrayType, attrs: Attrs, target: Target) -> bool:
     """Whether a `windowed_dot` is a product of this processor's."""
     return emission.plans(x, w, attrs, target) is not None
+
+
+def takes_bytes(equation: Equation, target: Target) -> quantized.Form | None:
+    """How this processor computes a product with a matrix in few bits, if it reads its bytes."""
+    return quantized_products.form_of(equation, target)
 
 
 def _panels(equation: Equation) -> gemm.Panels:
@@ -325,7 +341,12 @@ ROUTES: Final[dict[str, Route]] = {
     "dot": _dot,
     "packed_dot": _packed_dot,
     "windowed_dot": _moved(emission.emit),
+    "activation_bytes": _moved(quantized_products.emit_bytes),
+    "bytes_dot": _moved(quantized_products.emit_dot),
+    "codes_dot": _moved(quantized_products.emit_exact),
     **dict.fromkeys((*_ATTENTION, attention_views.attention_of_views_p.name), _attention),
+    "paged_attention": _moved(paged.emit),
+    "paged_update": _moved(paged_update.emit, updates=True),
     "reshape": _aliases,
     "optimization_barrier": _aliases,
     "view_as_real": _aliases,

@@ -219,7 +219,7 @@ def paged_attention(
 
     Token i of request r, which has n tokens here, is at place `lengths[r] - n + i` of its sequence and sees
     the keys up to that place. A token that sees no key, or is of no request, gets zeros. What one request
-    gets does not depend on the others. There is no derivative.
+    gets does not depend on the others.
 
     Args:
         query: queries of the tokens, those of a request one after the other (T, H, D), floats.

@@ -175,7 +175,7 @@ def attention(*operands: Value, **attrs: Any) -> tuple[Value]:  # Any: as `Optio
     out, largest, total = carry
     if o.sinks is not None:
         sinks = view.reshape(e.convert_element_type(o.sinks, wide), (1, key_heads, group))
-        top = _bind(e.max_p, largest, sinks)
+        top = e.stop_gradient(_bind(e.max_p, largest, sinks))
         share = e.exp(_bind(e.sub_p, largest, top))
         total = _bind(e.add_p, _bind(e.mul_p, total, share), e.exp(_bind(e.sub_p, sinks, top)))
         out = _bind(e.mul_p, out, _column(share, 4))
@@ -214,7 +214,8 @@ def _turn(
         capped = e.tanh(bind_scalars(e.div_p, scores, options.softcap))
         scores = bind_scalars(e.mul_p, capped, options.softcap)
     scores = _where(view.expand_dims(seen, (1, 2)), scores, -math.inf)
-    top = _bind(e.max_p, largest, reduction.reduce_max(scores, (3, 4)))
+    # What scores are compared with changes no result, so it needs no derivative.
+    top = e.stop_gradient(_bind(e.max_p, largest, reduction.reduce_max(scores, (3, 4))))
     base = _where(bind_scalars(e.gt_p, top, -math.inf), top, 0.0)
     share = e.exp(_bind(e.sub_p, largest, base))
     weights = e.exp(_bind(e.sub_p, scores, _column(base, 5)))

@@ -25,7 +25,7 @@ from infini.core.ir import ArrayType
 from infini.core.value import Value
 from infini.lax import elementwise as e, families, positions, reduction, view
 from infini.lax.families import bind_scalars
-from infini.lax.quantized import parts
+from infini.lax.quantized import arrangement, parts
 from infini.lax.quantized.scheme import Scheme
 
 ACTIVATION_GROUP = 32  # activations that are rounded together
@@ -34,6 +34,8 @@ _HIGH_BYTES = 4  # bytes of a group that hold the fifth bits of its 32 codes
 
 def dequantize(planes: Sequence[Value], scheme: Scheme, dtype: np.dtype) -> Value:
     """The numbers (..., N, K): computed in float32 and rounded once to `dtype`."""
+    if scheme.rows > 1:
+        planes = arrangement.plain(planes, scheme)
     if scheme.part:
         return parts.dequantize(planes, scheme, dtype)
     blocks, scales, *beside = planes

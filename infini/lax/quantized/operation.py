@@ -24,7 +24,7 @@ from infini.core.value import Value
 from infini.lax import cases, contraction, families, places
 from infini.lax.cases import Case, Sample, Span
 from infini.lax.families import is_linear
-from infini.lax.quantized import codes, reference, scheme as scheme_
+from infini.lax.quantized import arrangement, codes, reference, scheme as scheme_
 from infini.lax.quantized.scheme import Scheme
 
 FLOATS = frozenset({dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.float64})
@@ -32,12 +32,12 @@ ACTIVATIONS = ("exact", "int8")
 
 
 def _signature(*, scheme: str, transpose: bool, dtype: np.dtype, activations: str) -> Signature:
-    planes: tuple[tuple[str, ...], ...] = (("n", "g", "b"), ("n", "g"))
     found = scheme_.parse(scheme)
-    if found.beside:
-        planes += (("n", "g"),)
-    if found.part:
-        planes += (("n", "g", "s"),)
+    if found.rows > 1:  # panels of rows, and the rows of a panel
+        wide, narrow, parts = ("p", "g", "b"), ("p", "g", "r"), ("p", "g", "s")
+    else:
+        wide, narrow, parts = ("n", "g", "b"), ("n", "g"), ("n", "g", "s")
+    planes = (wide, narrow, *([narrow] if found.beside else []), *([parts] if found.part else []))
     given, out = (("m", "k"), ("m", "n")) if transpose else (("m", "n"), ("m", "k"))
     return Signature((given, *planes), (out,))
 
@@ -49,6 +49,7 @@ def _type(
     found = scheme_.parse(scheme)
     families.accept("quantized_matmul", FLOATS, [x])
     check_planes(found, planes)
+    planes = tuple(arrangement.plain_types(planes, found))
     n, groups, nbytes = planes[0].shape[-3:]
     k = groups * nbytes * 8 // found.bits
     wanted, other = (k, n) if transpose else (n, k)
@@ -88,7 +89,7 @@ def check_planes(scheme: Scheme, planes: Sequence[ArrayType], *, ndim: int = 3) 
             + (f" with a {scheme.beside}" if scheme.beside else ""),
             fix="make it with quantization.quantize(x, scheme)",
         )
-    blocks, *others = planes
+    blocks, *others = arrangement.plain_types(planes, scheme)
     rows = blocks.shape[-ndim:-1]
     wide = [others.pop()] if scheme.part else []
     has_shapes = blocks.ndim >= ndim and all(p.shape[1 - ndim :] == rows for p in others)
@@ -167,14 +168,13 @@ def _place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs
     """
     signature = op.signature_for(attrs)
     assert signature is not None
-    found = places.by_signature(signature, in_types, out_types, frozenset("mng"), "sum")
-    groups: places.Dimension = ("g",)
-    inputs, outputs = found.inputs, found.outputs
-    if attrs["transpose"]:
-        inputs = ((*inputs[0][:-1], groups), *inputs[1:])
-    else:
-        outputs = ((*outputs[0][:-1], groups),)
-    return places.Factors(inputs, outputs, found.sizes, {"g" if attrs["transpose"] else "n": "sum"})
+    rows = "p" if scheme_.parse(attrs["scheme"]).rows > 1 else "n"
+    found = places.by_signature(signature, in_types, out_types, frozenset({"m", rows, "g"}), "sum")
+    x, *planes = found.inputs
+    (out,) = found.outputs
+    contracted, other = ("g", rows) if attrs["transpose"] else (rows, "g")
+    inputs = ((*x[:-1], (contracted,)), *planes)
+    return places.Factors(inputs, ((*out[:-1], (other,)),), found.sizes, {contracted: "sum"})
 
 
 def _linear(in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Linear:
@@ -203,7 +203,9 @@ def _cases(dtype: np.dtype) -> list[Case]:
         k = groups * scheme.nbytes_of_group * 8 // scheme.bits
         x = Sample((3, k if transpose else rows))
         attrs = {"scheme": name, "transpose": transpose, "dtype": dtype, "activations": activations}
-        return Case((x, *planes), attrs, "contraction", moving=(0,))
+        # What is rounded has no derivative that differences would find.
+        moving = (0,) if activations == "exact" else ()
+        return Case((x, *planes), attrs, "contraction", moving=moving)
 
     return [
         case("Q5_1"),
@@ -213,6 +215,7 @@ def _cases(dtype: np.dtype) -> list[Case]:
         case("Q8_0"),
         case("int8:32:bf16", transpose=False),
         case("int4:32:f32:zero_point", groups=2),
+        case("Q4_0", activations="int8"),
     ]
 
 

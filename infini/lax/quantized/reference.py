@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from infini.lax.quantized import arrangement
 from infini.lax.quantized.scheme import Scheme
 
 
 def dequantize(planes: Sequence[np.ndarray], scheme: Scheme) -> np.ndarray:
     """The numbers (..., N, K) of planes as float32."""
+    if scheme.rows > 1:
+        planes = arrangement.plain_host(planes, scheme)
     if scheme.part:
         return _of_parts(planes, scheme)
     blocks, scales, *beside = planes

@@ -26,6 +26,7 @@ import numpy as np
 
 from infini.core import dtypes, errors
 
+ROWS: Final = 16  # that lie together in arranged arrays: lanes of the widest registers
 SCALE_DTYPES: Final = (dtypes.float16, dtypes.bfloat16, dtypes.float32)
 
 
@@ -41,6 +42,7 @@ class Scheme:
         beside: what each group has beside its scale: "", "minimum" or "zero_point".
         sub_scales: bytes of the sub-scales of a group; 0 in schemes without.
         part: how many numbers of a group share a sub-scale; 0 in schemes without.
+        rows: how many rows lie together: 1, or `ROWS` in arrays that are arranged for kernels.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Scheme:
     beside: Literal["", "minimum", "zero_point"] = ""
     sub_scales: int = 0
     part: int = 0
+    rows: int = 1
 
     @property
     def is_ggml(self) -> bool:
@@ -100,10 +103,11 @@ class Scheme:
         return self if self.group == group else replace(self, group=group)
 
     def __str__(self) -> str:
+        rows = [f"x{self.rows}"] if self.rows > 1 else []
         if self.is_ggml:
-            return self.name
+            return ":".join([self.name, *rows])
         parts = [self.name, "row" if self.group is None else str(self.group), dtypes.short(self.scale_dtype)]
-        return ":".join(parts + ([self.beside] if self.beside else []))
+        return ":".join(parts + ([self.beside] if self.beside else []) + rows)
 
     def _known_group(self) -> int:
         if self.group is None:
@@ -187,6 +191,8 @@ def parse(text: str) -> Scheme:
     Raises:
         ValueMismatchError: the text is none.
     """
+    if text.endswith(f":x{ROWS}"):
+        return replace(parse(text.removesuffix(f":x{ROWS}")), rows=ROWS)
     name, *parts = text.split(":")
     if name in GGML and not parts:
         return GGML[name]

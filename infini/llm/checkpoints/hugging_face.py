@@ -14,7 +14,7 @@ import numpy as np
 from infini import io
 from infini.io import folders, hugging_face, tensors as tensors_
 from infini.llm.checkpoints import packed
-from infini.llm.checkpoints.source import Json, Source
+from infini.llm.checkpoints.source import Source
 
 _TEXTS: Final = (
     "tokenizer.json",
@@ -95,8 +95,6 @@ def _chat_template(folder: Path, texts: dict[str, str]) -> str | None:
 def _default(template: Any) -> str | None:  # Any: JSON
     """A template, or of a list of named ones the one called `default`."""
     if isinstance(template, list):
-        named: Json = {
-            entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)
-        }
-        template = named.get("default")
+        named = [entry for entry in template if isinstance(entry, dict)]
+        template = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
     return template if isinstance(template, str) else None

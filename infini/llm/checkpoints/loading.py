@@ -7,26 +7,25 @@ by weight, so that memory holds the model once.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-import infini as inf
 from infini import io
-from infini.core import array as array_, dtypes, errors, tree
+from infini.core import backend, dtypes, errors, tree
 from infini.llm import models
-from infini.llm.checkpoints import gguf, hugging_face, quantizing
+from infini.llm.checkpoints import gguf, hugging_face, placing, quantizing
 from infini.llm.checkpoints.source import Json, Source, Tensors
 from infini.llm.models import weights as weights_
 from infini.llm.models.weights import Weight
 from infini.quantization import QuantizedArray
 
 Progress: TypeAlias = Callable[[int, int], None]
-Placing: TypeAlias = Callable[[str, np.ndarray], Any]  # Any: a sharding, or None
 _SHOWN = 4  # names that a message lists
 
 
@@ -61,7 +60,9 @@ def load(
     dtype: Any = "auto",  # Any: what names a dtype
     quantization: str | None = None,
     keep: Collection[str] = (),
-    sharding: Placing | None = None,
+    quantized_activations: Literal["exact", "int8"] = "int8",
+    is_arranged: bool | None = None,
+    sharding: placing.Placing | None = None,
     on_progress: Progress | None = None,
     allow_unexpected: bool = False,
 ) -> Checkpoint:
@@ -76,8 +77,12 @@ def load(
         quantization: how to store matrices in memory: "int8", "q8_0", "q6_k", "q4_k" or "q4_0"; None as they
             are in the files. What the files have in few bits stays so.
         keep: parts of names of weights that are not quantised, such as "lm_head".
-        sharding: (name of a weight such as "layers.0.self_attn.q_proj", its array) -> where it goes, or None
-            for the default device. Of a quantised weight each plane is asked for.
+        quantized_activations: "int8" rounds what is multiplied with a matrix in few bits to bytes, with a
+            scale for every 32 of them; "exact" takes it as it is, which is several times slower.
+        is_arranged: whether rows of matrices in few bits lie side by side, as kernels of CPUs multiply them
+            fastest; None for yes where the model is on one CPU.
+        sharding: (name of a weight such as "layers.0.self_attn.q_proj", its shape) -> where it goes, or None
+            for the default device; see `by_recipe`.
         on_progress: called with the bytes read so far and those there are.
         allow_unexpected: whether files may hold weights that the model does not have.
 
@@ -93,10 +98,17 @@ def load(
     family = models.family_of(source.config_json)
     names = _names(source, family, models.config_from_json(source.config_json))
     config = _fitted(source, family, names)
+    config = dataclasses.replace(config, quantized_activations=quantized_activations)
     table = family.weights(config)
     _check(table, names, source, allow_unexpected=allow_unexpected)
+    if is_arranged is None:
+        is_arranged = sharding is None and backend.default_device().platform == "cpu"
     target = _Target(
-        wanted or _stated(source, table, names), is_asked=wanted is not None, method=method, keep=keep
+        wanted or _stated(source, table, names),
+        is_asked=wanted is not None,
+        method=method,
+        keep=keep,
+        is_arranged=is_arranged,
     )
     reader = _Reader(source.tensors, names, target, on_progress, table)
     params: dict[str, Any] = {}
@@ -105,9 +117,10 @@ def load(
         value = reader.read(weight)
         nbytes += sum(leaf.nbytes for leaf in tree.leaves(value))
         name = ".".join(map(str, weight.path))
-        weights_.put(
-            params, weight.path, tree.map(lambda leaf, name=name: _placed(leaf, name, sharding), value)
-        )
+        placed = placing.placed(value, name, sharding)
+        if is_arranged and isinstance(placed, QuantizedArray):
+            placed = quantizing.arranged(placed)
+        weights_.put(params, weight.path, placed)
     return Checkpoint(
         config_json=source.config_json,
         config=config,
@@ -127,7 +140,18 @@ def read(path: Path | str) -> Source:
         MissingFileError: it, or one of its files, is not there.
         CorruptFileError: a file is damaged.
     """
-    return gguf.source(path) if Path(path).is_file() else hugging_face.read(path)
+    place = Path(path).expanduser()
+    if place.is_dir() and not (place / "config.json").is_file():
+        files = sorted(place.glob("*.gguf"))
+        stems = {re.sub(r"-\d{5}-of-\d{5}$", "", file.stem) for file in files}
+        if len(stems) > 1:
+            raise io.MissingFileError(
+                f"{place} has several models",
+                got=", ".join(sorted(stems)[:_SHOWN]),
+                fix="give the path of one of the .gguf files",
+            )
+        place = files[0] if files else place
+    return gguf.source(place) if place.is_file() else hugging_face.read(place)
 
 
 def _float(dtype: Any) -> np.dtype:  # Any: what names a dtype
@@ -211,12 +235,14 @@ class _Target:
         is_asked: whether matrices take this dtype, too; else they keep their own.
         method: how matrices are quantised, if they are.
         keep: parts of names of weights that are not.
+        is_arranged: whether rows of quantised matrices lie side by side.
     """
 
     dtype: np.dtype
     is_asked: bool
     method: str | None
     keep: Collection[str]
+    is_arranged: bool
 
     def scheme(self, weight: Weight) -> Any:  # Any: a scheme, or None
         """How a weight is quantised; None for not at all."""
@@ -227,7 +253,7 @@ class _Target:
 
     def floats(self, weight: Weight, array: np.ndarray) -> np.ndarray:
         """A weight in the dtype that it is to have."""
-        is_free = weight.kind != "vector" and not self.is_asked and array.dtype in dtypes.FLOATS
+        is_free = weight.kind != "plain" and not self.is_asked and array.dtype in dtypes.FLOATS
         dtype = array.dtype if is_free and array.dtype.itemsize <= 4 else self.dtype
         return array.astype(dtype, copy=False)
 
@@ -265,14 +291,14 @@ class _Reader:
         return tree.map(lambda *leaves: np.stack(leaves), *_alike(parts))
 
     def _one(self, weight: Weight, stored: np.ndarray | QuantizedArray, scheme: Any) -> Any:  # Any: as `read`
-        if isinstance(stored, QuantizedArray) and (weight.kind == "vector" or weight.is_transposed):
+        if isinstance(stored, QuantizedArray) and (weight.kind == "plain" or weight.is_transposed):
             stored = np.asarray(stored.dequantize())
         own = _part(weight, stored)
         if isinstance(own, QuantizedArray):
             return own
         if scheme is None or own.dtype not in dtypes.FLOATS:
             return self._target.floats(weight, own)
-        return quantizing.quantized(own, scheme)
+        return quantizing.quantized(own, scheme, is_arranged=self._target.is_arranged)
 
     def _count(self, nbytes: int) -> None:
         self._done += nbytes
@@ -299,11 +325,3 @@ def _alike(parts: list[Any]) -> list[Any]:  # Any: as `_part`
     if len(kinds) == 1:
         return parts
     return [np.asarray(part.dequantize()) if isinstance(part, QuantizedArray) else part for part in parts]
-
-
-def _placed(leaf: Any, name: str, sharding: Placing | None) -> Any:  # Any: an array of NumPy's, or of ours
-    """An array on its devices; on a CPU that is the memory that it has."""
-    host = np.ascontiguousarray(leaf)
-    where = None if sharding is None else sharding(name, host)
-    placed = array_.shared(host)
-    return placed if where is None else inf.device_put(placed, where)

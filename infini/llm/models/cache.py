@@ -30,7 +30,9 @@ def init(config: Config, num_blocks: int, block_size: int, dtype: Any = inp.floa
     """
     dtype = dtypes.canonical(dtype)
     sizes = _sizes(config)
-    entry = {name: ((num_blocks, heads, block_size, width), dtype) for name, (heads, width) in sizes.items()}
+    entry: dict[str, tuple[tuple[int, ...], Any]] = {  # Any: a dtype
+        name: ((num_blocks, heads, block_size, width), dtype) for name, (heads, width) in sizes.items()
+    }
     if dtype in _SCALED:
         entry |= {
             f"{name}_scale": ((num_blocks, heads, block_size), SCALE_DTYPE)

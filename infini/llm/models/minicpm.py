@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection
+from typing import Any
 
 from infini.llm.models import llama
 from infini.llm.models.config import Config
@@ -24,7 +25,7 @@ def _config(data: Json) -> Config:
 def _scaled(data: Json) -> Config:
     data = llama.stated(data, {"rms_norm_eps": 1e-5})
     width, num_layers = llama.size(data, "hidden_size"), llama.size(data, "num_hidden_layers")
-    scales = {}
+    scales: dict[str, Any] = {}  # Any: as `llama.config` takes them
     if "scale_emb" in data:
         scales["embedding_scale"] = float(data["scale_emb"])
     if "scale_depth" in data:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from infini.core import errors
-from infini.llm.models import deepseek, gemma2, gpt2, llama, minicpm, mistral, phi3, qwen
+from infini.io import tensors as tensors_
+from infini.llm.models import checking, deepseek, gemma2, gpt2, llama, minicpm, mistral, phi3, qwen
 from infini.llm.models.config import Config
 from infini.llm.models.family import Family, Json
 
@@ -89,4 +90,16 @@ def config_from_json(config_json: Json) -> Config:
     family = family_of(config_json)
     # A file that names its architecture alone is of the family's first name.
     name = config_json.get("model_type")
-    return family.config({**config_json, "model_type": name if name in family.names else family.names[0]})
+    stated = {**config_json, "model_type": name if name in family.names else family.names[0]}
+    try:
+        return checking.check(family.config(stated))
+    except errors.InfiniError:
+        raise
+    except KeyError as error:
+        raise _broken(f"config.json does not state {error.args[0]}") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        raise _broken("config.json has a value of a wrong kind", str(error)) from None
+
+
+def _broken(what: str, got: str | None = None) -> tensors_.CorruptFileError:
+    return tensors_.CorruptFileError(what, got=got, fix="copy the whole model folder again")

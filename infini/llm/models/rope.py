@@ -71,7 +71,7 @@ def read(data: Json, head_dim: int, *, is_interleaved: bool = False) -> Rope:
             got=f"rope_parameters of {', '.join(sorted(stated))}",
         )
     share = stated.pop("partial_rotary_factor", None) or data.get("partial_rotary_factor") or 1.0
-    common = {
+    common: dict[str, Any] = {  # Any: fields of several kinds
         "dim": int(head_dim * share),
         "theta": float(stated.get("rope_theta") or data.get("rope_theta") or 10000.0),
         "is_interleaved": bool(data.get("rope_interleaved", is_interleaved)),

@@ -23,7 +23,7 @@ class Weight:
         names: its name in files; several, where files have one for each expert.
         shape: its shape in the parameters; that of every expert begins with their number.
         kind: a matrix (out, in) may be quantised, as may the embedding table and the stacked matrices of
-            experts; nothing else is.
+            experts; what is plain never is.
         stored_shape: shape of what files have under one name; `shape` (without the number of experts) when
             absent.
         part: which rows of what files have under the name, where several weights share it.
@@ -35,7 +35,7 @@ class Weight:
     path: Path
     names: tuple[str, ...]
     shape: Shape
-    kind: Literal["matrix", "embedding", "experts", "vector"] = "vector"
+    kind: Literal["matrix", "embedding", "experts", "plain"] = "plain"
     stored_shape: Shape | None = None
     part: tuple[int, int] | None = None
     heads: int | None = None
@@ -64,7 +64,13 @@ def put(params: dict[str, Any], path: Path, value: Any) -> None:  # Any: arrays,
 
 
 def linear(
-    path: Path, name: str, rows: int, columns: int, *, has_bias: bool = False, **how: Any
+    path: Path,
+    name: str,
+    rows: int,
+    columns: int,
+    *,
+    has_bias: bool = False,
+    **how: Any,  # Any: fields of several kinds
 ) -> list[Weight]:
     """A matrix (rows, columns) with the name that files give it, and its bias where it has one.
 
@@ -79,7 +85,7 @@ def linear(
     found = [Weight(path, (f"{name}.weight",), (rows, columns), kind="matrix", **how)]
     if has_bias:
         stored = how.get("stored_shape")
-        beside = {"part": how.get("part")}
+        beside: dict[str, Any] = {"part": how.get("part")}  # Any: fields of two kinds
         if stored is not None:
             beside["stored_shape"] = (stored[1] if how.get("is_transposed") else stored[0],)
         key = f"{path[-1]}_bias"
