@@ -77,7 +77,7 @@ class ReasoningStream:
         reasoning, content = [], []
         self._held += text
         while self._held:
-            state = self._state
+            state, held = self._state, self._held
             if state == "start":
                 self._begin()
             elif state == "opened":  # space after the mark vanishes, and so does a mark that is written twice
@@ -94,7 +94,7 @@ class ReasoningStream:
             else:
                 content.append(self._held)
                 self._held = ""
-            if self._state == state and state != "content":
+            if self._state == state and (self._held == held or state == "thought"):
                 break
         return Parts("".join(reasoning), "".join(content))
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_TEMPLATE_BYTES: Final = 64 << 10
 MAX_OUTPUT_BYTES: Final = 1 << 20
 MAX_SECONDS: Final = 5.0
-MAX_STEPS: Final = 2_000_000  # turns of loops and calls
+MAX_STEPS: Final = 1_000_000  # turns of loops and calls
 MAX_SIZE: Final = 16 << 20  # letters and items of one value
 MAX_MADE: Final = 256 << 20  # letters and items of all values that one rendering makes
 MAX_NUMBER: Final = 1 << 20  # numbers that say how long something gets
@@ -256,6 +256,17 @@ def _environment() -> Any:  # Any: an environment, whose class exists when jinja
             _check_call(obj, args, kwargs)
             return _measured(super().call(context, obj, *args, **kwargs))
 
+        def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # Any: a method
+            wrapped = super().wrap_str_format(value)
+            if wrapped is None:
+                return None
+
+            def formatted(*args: Any, **kwargs: Any) -> str:  # Any: data
+                _check_text("format", value.__self__, args, kwargs)
+                return wrapped(*args, **kwargs)
+
+            return formatted
+
     class Generation(Extension):
         """`{% generation %}`: marks what a model wrote, for training; it renders its body."""
 
@@ -452,7 +463,8 @@ def _check_lengths(args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:  # A
             raise _Exceeded(f"a number in a call is larger than {MAX_NUMBER:,}")
 
 
-_WIDTH: Final = re.compile(r"\d{6,}|\*|\{\}?[^{}]*\{")
+# A width of a placeholder, `%100000d` or `{:100000}`, or one that an argument gives.
+_WIDTH: Final = re.compile(r"%[^%a-zA-Z]*(?:\d{5}|\*)|\{[^{}]*:[^{}]*(?:\d{5}|\{)")
 
 
 def _check_text(name: str, text: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:  # Any: data
@@ -471,7 +483,7 @@ def _check_text(name: str, text: Any, args: tuple[Any, ...], kwargs: Mapping[str
     elif name in ("format", "format_map"):
         if _WIDTH.search(text):
             raise _Exceeded("a format asks for a width")
-        budget.make(len(text) + len(text) * sum(sizes))
+        budget.make(len(text) + (text.count("%") + text.count("{")) * max(sizes, default=0))
     elif name == "expandtabs":
         budget.make(len(text) + text.count("\t") * max((v for v in values if isinstance(v, int)), default=8))
     elif name == "translate":

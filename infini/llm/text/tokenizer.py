@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from infini.core import errors
-from infini.io import hugging_face, tensors
+from infini.io import gguf, hugging_face, tensors
 from infini.llm.text import gguf_vocabulary, pieces, sentencepiece
 
 if TYPE_CHECKING:
@@ -157,6 +157,26 @@ class Tokenizer:
 # --- making one -------------------------------------------------------------------------------
 
 
+def load(path: Path | str) -> Tokenizer:
+    """The tokenizer of a model folder, of a GGUF file, or of a tokenizer.json.
+
+    Raises:
+        MissingFileError: it is not there.
+        CorruptFileError: a file is damaged.
+        ValueMismatchError: the file is no tokenizer, or of a kind that is not supported.
+    """
+    place = Path(path).expanduser()
+    if place.suffix == ".gguf":
+        return from_gguf(gguf.read(place, has_data=False).metadata)
+    if place.is_file():
+        stated = hugging_face.read_optional_json(place.with_name(hugging_face.TOKENIZER_CONFIG))
+        return from_json(_text(place), stated)
+    ggufs = sorted(place.glob("*.gguf"))
+    if ggufs and not (place / hugging_face.TOKENIZER).is_file():
+        return load(ggufs[0])
+    return from_folder(place)
+
+
 def from_folder(path: Path | str) -> Tokenizer:
     """The tokenizer of a model folder.
 
@@ -196,6 +216,9 @@ def from_folder(path: Path | str) -> Tokenizer:
         )
     pieces_ = sentencepiece.read(model.read_bytes())
     config = {**pieces_.special_tokens, "add_bos_token": pieces_.has_bos, **config}
+    # A tokenizer.json says itself what stands around a text; this file does not, and the flags do.
+    special = {name: _content(config[name]) for name in ("bos_token", "eos_token") if config.get(name)}
+    _set_ends(pieces_.inner, special, bool(config["add_bos_token"]), bool(config.get("add_eos_token")))
     return finished(pieces_.inner, config, eos_ids=_stated_ids(stated, "eos_token_id"), templates=templates)
 
 
@@ -262,9 +285,6 @@ def finished(
     """A tokenizer with what tokenizer_config.json says of it, as transformers reads it."""
     special = {name: _content(config[name]) for name in NAMES if config.get(name) is not None}
     _add_tokens(inner, config, special)
-    flags = [config[name] for name in ("add_bos_token", "add_eos_token") if name in config]
-    if flags or inner.post_processor is None:
-        _set_ends(inner, special, bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
     own = inner.token_to_id(special["eos_token"]) if "eos_token" in special else None
     longest = config.get("model_max_length")
     return Tokenizer(

@@ -74,13 +74,15 @@ class ToolParser:
     Args:
         name: name of the form.
         grammar: reads letters and says what they are.
-        marks: what a chat template of this form has in it.
+        marks: what a chat template of this form has in it; a group that is there as a whole is enough.
+        foreign: what a template of another form with the same marks has in it.
         is_special: whether its marks are special tokens, which decoding must then keep.
     """
 
     name: str
     grammar: Callable[[tool_grammars.Output], tool_grammars.Machine]
     marks: tuple[tuple[str, ...], ...]
+    foreign: tuple[str, ...] = ()
     is_special: bool = False
 
     def parse(self, text: str) -> Parsed:
@@ -144,7 +146,7 @@ PARSERS: Final[Mapping[str, ToolParser]] = {
     parser.name: parser
     for parser in (
         ToolParser("qwen3_xml", tool_grammars.qwen_xml, (("<tool_call>", "<function="),)),
-        ToolParser("hermes", tool_grammars.hermes, (("<tool_call>",),)),
+        ToolParser("hermes", tool_grammars.hermes, (("<tool_call>",),), foreign=("<arg_key>",)),
         ToolParser("mistral", tool_grammars.mistral, (("[TOOL_CALLS]",),), is_special=True),
         ToolParser("deepseek", tool_grammars.deepseek, (("<｜tool▁call▁begin｜>",),), is_special=True),
         ToolParser(
@@ -190,10 +192,11 @@ def parser_of(source: Tokenizer | str | None, *, name: str | None = None) -> Too
         return found
     templates = list(source.chat_templates.values()) if isinstance(source, Tokenizer) else [source or ""]
     for parser in PARSERS.values():
-        if any(_has(text, parser.marks) for text in templates):
+        if any(_fits(parser, text) for text in templates):
             return parser
     return None
 
 
-def _has(template: str, marks: tuple[tuple[str, ...], ...]) -> bool:
-    return any(all(mark in template for mark in group) for group in marks)
+def _fits(parser: ToolParser, template: str) -> bool:
+    has_marks = any(all(mark in template for mark in group) for group in parser.marks)
+    return has_marks and not any(mark in template for mark in parser.foreign)

@@ -39,7 +39,9 @@ def test_sentencepiece_text_comes_back(spaced: tokenizer.Tokenizer, text: str) -
 
 
 @pytest.mark.parametrize("text", v.TRICKY)
-def test_gguf_metadata_give_the_tokens_of_the_folder_byte_level(words: tokenizer.Tokenizer, text: str) -> None:
+def test_gguf_metadata_give_the_tokens_of_the_folder_byte_level(
+    words: tokenizer.Tokenizer, text: str
+) -> None:
     found = tokenizer.from_gguf(v.gguf_metadata(v.byte_level()))
     assert found.encode(text) == words.encode(text)
 
@@ -78,7 +80,10 @@ def test_gguf_flags_say_what_stands_around_a_text() -> None:
 def test_gguf_ids_that_end_an_answer_come_from_all_keys_and_known_tokens() -> None:
     metadata = v.gguf_metadata(v.byte_level())
     tokens = metadata["tokenizer.ggml.tokens"]
-    metadata |= {"tokenizer.ggml.eos_token_id": tokens.index("</s>"), "tokenizer.ggml.eot_token_id": np.uint32(7)}
+    metadata |= {
+        "tokenizer.ggml.eos_token_id": tokens.index("</s>"),
+        "tokenizer.ggml.eot_token_id": np.uint32(7),
+    }
     assert tokenizer.from_gguf(metadata).eos_ids == (tokens.index("</s>"), 7, tokens.index("<|im_end|>"))
 
 
@@ -166,7 +171,9 @@ def test_lone_surrogates_are_encoded_as_question_marks(words: tokenizer.Tokenize
 
 def test_sentencepiece_file_gives_the_tokens_of_its_json(tmp_path: Path, spaced: tokenizer.Tokenizer) -> None:
     metadata = v.gguf_metadata(v.sentencepiece(), pre=None)
-    rows = zip(*(metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")), strict=True)
+    rows = zip(
+        *(metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")), strict=True
+    )
     (tmp_path / "tokenizer.model").write_bytes(v.model_proto(list(rows), algorithm=2))
     found = tokenizer.from_folder(tmp_path)
     for text in v.TRICKY:
@@ -196,7 +203,9 @@ def test_a_cut_sentencepiece_file_is_named(tmp_path: Path, cut: int) -> None:
 def test_every_wrong_byte_of_a_sentencepiece_file_gives_a_named_error_or_a_tokenizer(tmp_path: Path) -> None:
     data = v.model_proto([("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("ab", -1.0, 1), ("a", -2.0, 1)], algorithm=2)
     for place in range(len(data)):
-        (tmp_path / "tokenizer.model").write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        (tmp_path / "tokenizer.model").write_bytes(
+            data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+        )
         try:
             tokenizer.from_folder(tmp_path)
         except errors.InfiniError:
