@@ -31,6 +31,8 @@ def definition(form: StructuredOutputsParams, limits: Limits) -> tuple[str, str]
     name = next(name for name in STRUCTURES if getattr(form, name) not in (None, False))
     given = getattr(form, name)
     if name in ("json", "json_object"):
+        if isinstance(given, str):
+            _check_size(name, len(given), limits.schema_nbytes, "characters")
         schema = {"type": "object"} if name == "json_object" else _schema(given)
         _check_schema(schema, limits)
         text = json.dumps(schema)

@@ -26,6 +26,8 @@ from infini.llm.sampling import forms, limits as limits_
 from infini.llm.sampling.limits import Limits
 from infini.llm.sampling.params import StructuredOutputsParams
 
+# Enough for a line break and a deep indentation: small models like to go on with spaces for ever.
+_WHITE_SPACE: Final = r"[\x20\x0A\x0D\x09]{1,128}"
 CACHE_SIZE: Final = 128  # compiled forms that a compiler keeps
 _NUM_COMPILING: Final = 2  # threads that compile; one that is too slow occupies its thread until it ends
 
@@ -216,7 +218,7 @@ class Compiler:
         """The form in the library's notation."""
         make = self._library.LLMatcher
         if name == "json":
-            return str(make.grammar_from_json_schema(text))
+            return str(make.grammar_from_json_schema(text, defaults={"whitespace_pattern": _WHITE_SPACE}))
         if name == forms.WITHOUT_SPACE:
             return str(make.grammar_from_json_schema(text, overrides={"whitespace_flexible": False}))
         if name == "regex":
@@ -309,10 +311,61 @@ class _Wrapped:
             self.tokens[token] = self.tokens[token] or f"<empty {token}>".encode()
         self.tokens += [f"<unused {token}>".encode() for token in range(known, vocab_size)]
         self.special_token_ids = [*sorted(special), *range(known, vocab_size)]
+        self._special = frozenset(self.special_token_ids)
+        self._by_bytes: dict[bytes, int] = {}
 
     def __call__(self, text: str | bytes) -> list[int]:
-        string = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        return self._tokenizer.encode(string, add_special_tokens=False)
+        """Tokens whose bytes are exactly the text, none of them special.
+
+        Some tokenizers put a space before a text, so it is looked at behind a mark, too.
+        """
+        content = text.encode("utf-8", "replace") if isinstance(text, str) else text
+        string = content.decode("utf-8", "replace")
+        for mark in ("", _MARK):
+            tokens = self._tokenizer.encode(mark + string, add_special_tokens=False)
+            start = self._length_of(mark, tokens)
+            if start is not None and self._spells(tokens[start:], content):
+                return tokens[start:]
+        return self._longest(content)
+
+    def _length_of(self, mark: str, tokens: Sequence[int]) -> int | None:
+        """How many of the first tokens are a mark; None when they do not end with it."""
+        if not mark:
+            return 0
+        seen = b""
+        for count, token in enumerate(tokens[:_MOST_OF_MARK], 1):
+            seen += self.tokens[token] if token < len(self.tokens) else b""
+            if seen in (mark.encode(), b" " + mark.encode()):
+                return count
+        return None
+
+    def _spells(self, tokens: Sequence[int], content: bytes) -> bool:
+        if any(token >= len(self.tokens) or token in self._special for token in tokens):
+            return False
+        return b"".join(self.tokens[token] for token in tokens) == content
+
+    def _longest(self, content: bytes) -> list[int]:
+        """The longest token at each place, up to a byte that no token begins with."""
+        if not self._by_bytes:
+            self._by_bytes = {
+                spelled: token for token, spelled in enumerate(self.tokens) if token not in self._special
+            }
+        longest = max(map(len, self._by_bytes), default=0)
+        tokens, at = [], 0
+        while at < len(content):
+            for end in range(min(len(content), at + longest), at, -1):
+                token = self._by_bytes.get(content[at:end])
+                if token is not None:
+                    tokens.append(token)
+                    at = end
+                    break
+            else:
+                break
+        return tokens
+
+
+_MARK: Final = "\x02"  # a byte that merges with nothing
+_MOST_OF_MARK: Final = 3  # tokens: a space, perhaps, and the mark
 
 
 def _load() -> Any:  # Any: a module without stubs of ours

@@ -41,6 +41,7 @@ class Row:
     Example:
         >>> row = Row(SamplingParams(seed=3), vocab_size=128)
         >>> row.push(17)
+        True
         >>> row.num_output
         1
     """

@@ -11,10 +11,9 @@ https://github.com/apoorvumang/prompt-lookup-decoding
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,19 +38,25 @@ class History:
         tokens: the text so far.
     """
 
-    def __init__(self, tokens: Iterable[int] = ()) -> None:
-        self.encoded = bytearray()
-        self.extend(tokens)
+    def __init__(self, tokens: Sequence[int] = ()) -> None:
+        self._room = np.array(tokens, np.int32)
+        self._length = len(self._room)
 
-    def extend(self, tokens: Iterable[int]) -> None:
+    def extend(self, tokens: Sequence[int]) -> None:
         """Add what came."""
-        self.encoded += array.array("i", tokens).tobytes()
+        end = self._length + len(tokens)
+        if end > self._room.size:
+            self._room = np.concatenate([self.tokens, np.zeros(max(end, 64), np.int32)])
+        self._room[self._length : end] = tokens
+        self._length = end
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """int32, all tokens."""
+        return self._room[: self._length]
 
     def __len__(self) -> int:
-        return len(self.encoded) // _WORD
-
-
-_WORD: Final = array.array("i").itemsize
+        return self._length
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,27 +103,23 @@ class NgramProposer:
         """
         count = self.num_speculative_tokens if max_tokens is None else max_tokens
         count = min(count, self.num_speculative_tokens)
-        text = (tokens if isinstance(tokens, History) else History(tokens)).encoded
-        longest = min(self.prompt_lookup_max, len(text) // _WORD - 1)
+        text = (tokens if isinstance(tokens, History) else History(tokens)).tokens
+        longest = min(self.prompt_lookup_max, text.size - 1)
         if count < 1 or longest < self.prompt_lookup_min:
             return []
-        for length in range(longest, self.prompt_lookup_min - 1, -1):
-            place = _find(text, bytes(text[-length * _WORD :]))
-            if place is not None:
-                start = place + length * _WORD
-                found = array.array("i")
-                found.frombytes(bytes(text[start : start + count * _WORD]))
-                return found.tolist()
-        return []
-
-
-def _find(text: bytearray, run: bytes) -> int | None:
-    """Byte at which a run of tokens occurs for the first time before the end of the text."""
-    end = len(text) - 1
-    place = text.find(run, 0, end)
-    while place >= 0 and place % _WORD:  # bytes of two neighbours may look like a token
-        place = text.find(run, place + 1, end)
-    return place if place >= 0 else None
+        # Places where a run may end; each more token of the run, from the last one backwards, leaves fewer.
+        ends, length = np.flatnonzero(text[:-1] == text[-1]), 1
+        while ends.size and length < longest:
+            longer = ends[np.searchsorted(ends, length) :]
+            longer = longer[text[longer - length] == text[-1 - length]]
+            if not longer.size:
+                break
+            ends, length = longer, length + 1
+        if not ends.size or length < self.prompt_lookup_min:
+            return []
+        start = int(ends[0]) + 1
+        found: list[int] = text[start : start + count].tolist()
+        return found
 
 
 def num_matching(guesses: Sequence[int], drawn: Sequence[int]) -> int:
