@@ -11,10 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 from infini.cli import (
+    batch,
     cache,
     chat,
     demo,
     generate,
+    gguf,
     machine,
     models,
     output,
@@ -72,6 +74,7 @@ app = typer.Typer(
 )
 app.command("train")(train.command)
 app.command("generate")(generate.command)
+app.command("batch")(batch.command)
 app.command(
     "serve", cls=serve_values.Command, context_settings={"auto_envvar_prefix": serve_values.ENVIRONMENT}
 )(serve.command)
@@ -83,6 +86,7 @@ app.command("demo")(demo.command)
 app.command("devices")(machine.devices)
 app.command("doctor")(machine.doctor)
 app.add_typer(cache.app, name="cache")
+app.add_typer(gguf.app, name="gguf")
 app.command("version")(machine.version)
 
 
