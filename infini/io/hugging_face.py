@@ -65,7 +65,7 @@ def write_model(path: Path | str, files: ModelFiles, *, max_shard_bytes: int = M
         _write_json(folder / GENERATION_CONFIG, files.generation_config)
         _write_json(folder / TOKENIZER_CONFIG, files.tokenizer_config)
         (folder / TOKENIZER).write_text(files.tokenizer, encoding="utf-8")
-        _write_tensors(folder, files.tensors, max_shard_bytes)
+        write_tensors(folder, files.tensors, max_shard_bytes)
 
 
 def read_model(path: Path | str) -> ModelFiles:
@@ -94,26 +94,46 @@ def read_model(path: Path | str) -> ModelFiles:
     )
 
 
-def _write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> None:
-    shards: list[dict[str, np.ndarray]] = [{}]
-    used = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and used + tensor.nbytes > max_shard_bytes:
-            shards.append({})
-            used = 0
-        shards[-1][name] = tensor
+def write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> None:
+    """Write the weights of a model folder, to one file or to several with an index.
+
+    Of several only the tensors of one file are in memory at a time, where `tensors` reads them when they are
+    asked for.
+    """
+    shards: list[list[str]] = [[]]
+    used, total = 0, 0
+    loaded: dict[str, np.ndarray] = {}
+    places: dict[str, str] = {}
+    # The number of files is in their names, and sizes are known only when tensors have been read: files get
+    # their names at the end.
+    for name in tensors:
+        tensor = tensors[name]
+        if loaded and used + tensor.nbytes > max_shard_bytes:
+            _write_shard(folder, len(shards), loaded)
+            shards.append([])
+            loaded, used = {}, 0
+        loaded[name] = tensor
+        shards[-1].append(name)
         used += tensor.nbytes
+        total += tensor.nbytes
     # Readers look at `format` to see which framework's layout it is; PyTorch's is the common one.
     if len(shards) == 1:
-        tensors_.write_tensors(folder / WEIGHTS, shards[0], metadata={"format": "pt"})
+        tensors_.write_tensors(folder / WEIGHTS, loaded, metadata={"format": "pt"})
         return
-    places = {}
-    for number, shard in enumerate(shards, 1):
+    _write_shard(folder, len(shards), loaded)
+    for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors_.write_tensors(folder / file, shard, metadata={"format": "pt"})
-        places.update(dict.fromkeys(shard, file))
-    total = sum(tensor.nbytes for tensor in tensors.values())
+        (folder / _part(number)).rename(folder / file)
+        places.update(dict.fromkeys(names, file))
     _write_json(folder / WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def _write_shard(folder: Path, number: int, tensors: Mapping[str, np.ndarray]) -> None:
+    tensors_.write_tensors(folder / _part(number), tensors, metadata={"format": "pt"})
+
+
+def _part(number: int) -> str:
+    return f"part-{number}.safetensors"
 
 
 def open_tensors(folder: Path) -> tensors_.TensorFiles:

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import infini as inf
+from infini.llm.models import registry
 from infini.parallel import schedules
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -92,6 +93,16 @@ def test_the_language_model_learns_and_writes(tmp_path: Path, capsys: pytest.Cap
     assert after < before
     assert "tokens/s" in capsys.readouterr().out
     assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_a_model_of_ones_own_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    example = _load("add_model")
+    before = list(registry._FAMILIES)
+    try:
+        assert len(example.main(steps=6)) == 11
+    finally:
+        registry._FAMILIES[:] = before
+    assert "cohere: 2 blocks" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", NAMES)

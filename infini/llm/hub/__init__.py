@@ -7,6 +7,6 @@ loads when something is fetched.
 
 from infini.llm.hub.names import Name, parse
 from infini.llm.hub.pulling import Progress, pull
-from infini.llm.hub.store import Model, find, models, remove, root
+from infini.llm.hub.store import Model, find, models, place_of, remove, root
 
-__all__ = ["Model", "Name", "Progress", "find", "models", "parse", "pull", "remove", "root"]
+__all__ = ["Model", "Name", "Progress", "find", "models", "parse", "place_of", "pull", "remove", "root"]

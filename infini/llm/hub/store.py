@@ -101,6 +101,29 @@ def find(name: str) -> Path | None:
     return None
 
 
+def place_of(model: Path | str) -> Path:
+    """As `find`, for what has to be here.
+
+    Raises:
+        MissingFileError: it is not.
+    """
+    found = find(str(model))
+    if found is not None:
+        return found
+    text = str(model)
+    try:
+        names.parse(text)
+        is_name = "/" in text and not text.endswith(".gguf")
+    except errors.ValueMismatchError:
+        is_name = False
+    raise tensors.MissingFileError(
+        f"there is no model {text}",
+        got="neither a path nor a model that was pulled" if is_name else "no such file or folder",
+        expected="a model folder in Hugging Face's layout, a GGUF file, or the name of a pulled model",
+        fix=f"infini pull {text}" if is_name else "`infini models list` shows the models that are here",
+    )
+
+
 def remove(name: str) -> Model:
     """Delete a pulled model, or one variant of it.
 

@@ -23,7 +23,7 @@ from infini.lax.quantized.scheme import Scheme
 
 CHUNK: Final = quantized.CHUNK
 BLOCK: Final = quantized.BLOCK  # activations with one scale
-_RUNS: Final = {"Q4_K": 32, "Q5_K": 32, "Q6_K": 64}  # bytes whose low halves come before their high ones
+RUNS: Final = {"Q4_K": 32, "Q5_K": 32, "Q6_K": 64}  # bytes whose low halves come before their high ones
 _PLAIN_GROUPS: Final = (32, 64, 128, 256)
 
 
@@ -94,7 +94,7 @@ def units_of(scheme: Scheme, lanes: int) -> tuple[Unit, ...]:
                 vectors.append(Vector(32 + start, shift, 3, places))
     else:
         assert scheme.group is not None
-        run = _RUNS.get(scheme.name, scheme.group // 2)
+        run = RUNS.get(scheme.name, scheme.group // 2)
         first = 32 if scheme.bits == 5 else 0
         for start in range(0, 128, width):
             for shift in (0, 4):
@@ -166,9 +166,14 @@ class Reader:
         return self.scheme.center
 
     @property
+    def part(self) -> int:
+        """Numbers along k with one scale."""
+        return min(self.scheme.part or BLOCK, BLOCK)
+
+    @property
     def num_scales(self) -> int:
         """Scales of a chunk, at most one per 16 numbers."""
-        return CHUNK // min(self.scheme.part or BLOCK, BLOCK)
+        return CHUNK // self.part
 
     @property
     def has_offsets(self) -> bool:
@@ -210,7 +215,7 @@ class Reader:
             if type_ is not self.types[0] and self._group >= CHUNK:
                 found.append(pointer)
                 continue
-            _copy(f, pointer, copy, nbytes)
+            copy_bytes(f, pointer, copy, nbytes)
             found.append(f.here(f"getelementptr i8, ptr {copy}, i64 0", copy.type))
         return Places(tuple(found))
 
@@ -243,7 +248,7 @@ class Reader:
         found = _load(f, places.planes[0], v.start, 4 * self.lanes)
         if self.scheme.bits == 8:
             return found if self.signed else f.binary("xor", found, f.constant(0x80, found.type))
-        found = _field(f, found, v.shift, v.mask)
+        found = field(f, found, v.shift, v.mask)
         if self.scheme.bits == 4:
             return found
         top, low_bits = self._high(f, places, v), {3: 2, 5: 4, 6: 4}[self.scheme.bits]
@@ -378,6 +383,7 @@ def dot(f: Function, total: Value, codes: Value, x: Value, target: Target, *, si
         a, b = (f.convert("bitcast", v, total.type) for v in (codes, x))
         text = f"call {total.type} {symbol}({total.type} {total}, {total.type} {a}, {total.type} {b})"
         return f.pure(text, total.type, total, a, b)
+    codes, x = (f.convert("bitcast", v, vector("i8", 4 * lanes)) for v in (codes, x))
     if signed:  # the sign moves to the other factor, so that sums of two products have room
         is_low = f.compare("slt", codes, f.constant(0, codes.type))
         minus = f.binary("sub", f.constant(0, x.type), x)
@@ -392,6 +398,14 @@ def dot(f: Function, total: Value, codes: Value, x: Value, target: Target, *, si
     return f.binary("add", total, four)
 
 
+def total(f: Function, x: Value) -> Value:
+    """The sum of the lanes, by halves."""
+    symbol = f"@llvm.vector.reduce.fadd.v{x.type.lanes}f32"
+    f.declare(f"declare float {symbol}(float, {x.type})")
+    nothing = f.constant(-0.0, F32)
+    return f.pure(f"call reassoc float {symbol}(float {nothing}, {x.type} {x})", F32, x)
+
+
 def _load(f: Function, pointer: Value, start: int, count: int) -> Value:
     return f.load(f.at(pointer, start, "i8"), vector("i8", count), is_invariant=True, align=1)
 
@@ -401,16 +415,20 @@ def _number(f: Function, pointer: Value, type_: ArrayType) -> Value:
     return f.convert("uitofp", found, F32) if type_.dtype == dtypes.uint8 else found
 
 
-def _field(f: Function, x: Value, shift: int, mask: int) -> Value:
-    """Bits of every byte."""
+def field(f: Function, x: Value, shift: int, mask: int) -> Value:
+    """Every byte moved to the right, or to the left by less than 0, and what the mask keeps of it then: bits
+    that do not come from a neighbour.
+    """
     if shift:
         words = f.convert("bitcast", x, vector("i16", x.type.lanes // 2))
-        words = f.binary("lshr", words, f.constant(shift, words.type))
+        op = "lshr" if shift > 0 else "shl"
+        words = f.binary(op, words, f.constant(abs(shift), words.type))
         x = f.convert("bitcast", words, x.type)
     return f.binary("and", x, f.constant(mask, x.type))
 
 
-def _copy(f: Function, source: Value, target: Value, nbytes: int) -> None:
+def copy_bytes(f: Function, source: Value, target: Value, nbytes: int) -> None:
+    """A copy of so many bytes."""
     f.declare("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
     f.do(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {nbytes}, i1 false)")
 

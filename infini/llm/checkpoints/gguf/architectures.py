@@ -22,9 +22,7 @@ Json = dict[str, Any]  # Any: whatever JSON holds
 #   transposed   Hugging Face has (inputs, outputs)
 #   experts      files have those of all experts in one tensor
 #   latent keys, latent values    the two halves of DeepSeek's kv_b_proj, the first one transposed
-Kind = Literal[
-    "same", "queries", "keys", "plus one", "transposed", "experts", "latent keys", "latent values"
-]
+Kind = Literal["same", "queries", "keys", "plus one", "transposed", "experts", "latent keys", "latent values"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,9 @@ _ROTATED_ATTENTION: Final = _block(
     ("attn_v.{s}", "self_attn.v_proj.{s}"),
     ("attn_output.{s}", "self_attn.o_proj.{s}"),
 )
-_QK_NORMS: Final = _block(("attn_q_norm.{s}", "self_attn.q_norm.{s}"), ("attn_k_norm.{s}", "self_attn.k_norm.{s}"))
+_QK_NORMS: Final = _block(
+    ("attn_q_norm.{s}", "self_attn.q_norm.{s}"), ("attn_k_norm.{s}", "self_attn.k_norm.{s}")
+)
 _MLP_NORM: Final = _block(("ffn_norm.{s}", "post_attention_layernorm.{s}"))
 _MLP: Final = _block(
     ("ffn_gate.{s}", "mlp.gate_proj.{s}"),
@@ -238,7 +238,12 @@ _DEEPSEEK_FIELDS: Final = (
 ARCHITECTURES: Final[tuple[Architecture, ...]] = (
     Architecture("llama", "llama", "LlamaForCausalLM", _LLAMA_RULES, _LLAMA_FIELDS, {"hidden_act": "silu"}),
     Architecture(
-        "llama", "mistral", "MistralForCausalLM", _LLAMA_RULES, (*_LLAMA_FIELDS, _WINDOW), {"hidden_act": "silu"}
+        "llama",
+        "mistral",
+        "MistralForCausalLM",
+        _LLAMA_RULES,
+        (*_LLAMA_FIELDS, _WINDOW),
+        {"hidden_act": "silu"},
     ),
     Architecture(
         "llama",
@@ -297,7 +302,11 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
             Field("final_logit_softcapping", "final_logit_softcapping", 30.0),
             Field("attention.sliding_window", "sliding_window", 4096),
         ),
-        {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True},
+        {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "hidden_act": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True,
+        },
     ),
     Architecture(
         "phi3",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -21,7 +22,14 @@ from infini.llm.checkpoints.gguf.architectures import (
 )
 
 ARCHITECTURE: Final = "general.architecture"
-_SPECIAL: Final = (("tokenizer.ggml.bos_token_id", "bos_token_id"), ("tokenizer.ggml.eos_token_id", "eos_token_id"))
+_SPECIAL: Final = (
+    ("tokenizer.ggml.bos_token_id", "bos_token_id"),
+    ("tokenizer.ggml.eos_token_id", "eos_token_id"),
+    ("tokenizer.ggml.padding_token_id", "pad_token_id"),
+)
+_TEXTS: Final = ("rope.scaling.type",)
+_MAY_BE_ZERO: Final = ("sliding_window", "first_k_dense_replace", "n_shared_experts", "q_lora_rank")
+_LARGEST: Final = 2**31 - 1
 _SIGMOID: Final = 2  # `expert_gating_func`; 1 is softmax
 # Layers of the one Gemma 2 for which llama.cpp scales by the width of the model over its heads.
 _GEMMA_27B_LAYERS: Final = 46
@@ -50,7 +58,12 @@ def read(metadata: gguf.Metadata, tensors: Mapping[str, gguf.GGUFTensor]) -> tup
         )
 
     def get(key: str, default: Any = None) -> Any:  # Any: values of metadata
-        return _plain(metadata, f"{name}.{key}", default)
+        value = _plain(metadata, f"{name}.{key}", default)
+        if key not in _TEXTS and isinstance(value, str):
+            raise gguf.GGUFError(f"the key {name}.{key} is a text", got=repr(value[:40]), expected="a number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise gguf.GGUFError(f"the key {name}.{key} is no number", got=str(value))
+        return value
 
     found = _architecture(str(name), get)
     config: Json = {"architectures": [found.class_name], "model_type": found.model_type, **found.constants}
@@ -59,7 +72,7 @@ def read(metadata: gguf.Metadata, tensors: Mapping[str, gguf.GGUFTensor]) -> tup
         if value is None and field.is_required:
             raise gguf.GGUFError(f"a GGUF file lacks the key {name}.{field.key}", expected=field.name)
         if value is not None:
-            config[field.name] = value
+            config[field.name] = _checked(value, field, f"{name}.{field.key}")
     _sizes(config, tensors)
     for key, special in _SPECIAL:
         value = _plain(metadata, key, None)
@@ -71,7 +84,9 @@ def read(metadata: gguf.Metadata, tensors: Mapping[str, gguf.GGUFTensor]) -> tup
     return found, config
 
 
-def write(config: Json) -> tuple[Architecture, dict[str, Any], dict[str, np.ndarray]]:  # Any: values of metadata
+def write(
+    config: Json,
+) -> tuple[Architecture, dict[str, Any], dict[str, np.ndarray]]:  # Any: values of metadata
     """Metadata of a GGUF file, and tensors that stand for numbers of it.
 
     Raises:
@@ -91,7 +106,9 @@ def write(config: Json) -> tuple[Architecture, dict[str, Any], dict[str, np.ndar
     for field in found.fields:
         value = data.get(field.name)
         if value is None and field.is_required:
-            raise gguf.GGUFError(f"config.json does not state {field.name}", fix="copy the whole model folder again")
+            raise gguf.GGUFError(
+                f"config.json does not state {field.name}", fix="copy the whole model folder again"
+            )
         if value is not None:
             keys[field.key] = _typed(value, field)
     keys["vocab_size"] = int(data["vocab_size"])
@@ -108,7 +125,7 @@ def write(config: Json) -> tuple[Architecture, dict[str, Any], dict[str, np.ndar
 
 def heads(config: Json) -> tuple[int, int]:
     """Heads of queries, and of keys and values."""
-    count = config.get("num_attention_heads") or config.get("n_head")
+    count = config.get("num_attention_heads") or config["n_head"]
     return int(count), int(config.get("num_key_value_heads") or count)
 
 
@@ -131,6 +148,26 @@ def _plain(metadata: gguf.Metadata, key: str, default: Any) -> Any:  # Any: valu
     return value.data
 
 
+def _checked(value: Any, field: Field, key: str) -> Any:  # Any: values of metadata
+    """A number of a file, which has to be one that its field may have."""
+    if isinstance(value, bool) != isinstance(field.default, bool):
+        raise gguf.GGUFError(f"the key {key} has the wrong type", got=repr(value))
+    if isinstance(value, bool):
+        return value
+    if _is_fraction(field):
+        if not value > 0:
+            raise gguf.GGUFError(f"the key {key} is not positive", got=repr(value))
+        return value
+    lowest = 0 if field.name in _MAY_BE_ZERO else 1
+    if not isinstance(value, int) or not lowest <= value <= _LARGEST:
+        raise gguf.GGUFError(
+            f"the key {key} is no size",
+            got=repr(value),
+            expected=f"a whole number from {lowest} to {_LARGEST}",
+        )
+    return value
+
+
 def _architecture(name: str, get: Get) -> Architecture:
     """Which of the models that share a name this is."""
     if name == "llama":
@@ -146,13 +183,40 @@ def _architecture(name: str, get: Get) -> Architecture:
 def _sizes(config: Json, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
     embeddings = tensors.get("token_embd.weight")
     if embeddings is None or len(embeddings.shape) != 2:
-        raise gguf.GGUFError("a GGUF file has no table of embeddings", expected="the tensor token_embd.weight")
+        raise gguf.GGUFError(
+            "a GGUF file has no table of embeddings", expected="the tensor token_embd.weight"
+        )
     config["vocab_size"] = embeddings.shape[0]
+    _check_counts(config, tensors)
     types = {x.type.name for x in tensors.values() if len(x.shape) > 1}
     dtypes = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     plain = [dtypes[name] for name in types if name in dtypes]
     if len(types) == len(plain) and plain:
         config["dtype"] = next((d for d in plain if d != "float32"), "float32")
+
+
+def _check_counts(config: Json, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
+    """Layers and experts are as many as there are tensors of them, before lists of that length are made."""
+    blocks = {int(name.split(".")[1]) for name in tensors if re.match(r"blk\.\d{1,6}\.", name)}
+    layers = config.get("num_hidden_layers") or config.get("n_layer")
+    if blocks != set(range(len(blocks))) or layers != len(blocks):
+        raise gguf.GGUFError(
+            "a GGUF file does not have the blocks that it says",
+            got=f"{len(blocks)} blocks, the last one {max(blocks, default=None)}",
+            expected=f"block_count {layers}",
+        )
+    experts = next((config[name] for name in EXPERT_COUNTS if name in config), None)
+    for name, x in tensors.items():
+        if "_exps." in name and x.shape[0] != experts:
+            raise gguf.GGUFError(
+                f"the tensor {name!r} is not of all experts",
+                got=str(x.shape),
+                expected=f"expert_count {experts}",
+            )
+    if experts is not None and experts > len(tensors) and not any("_exps." in name for name in tensors):
+        raise gguf.GGUFError(
+            "a GGUF file does not have the experts that it says", got=f"expert_count {experts}"
+        )
 
 
 def _attention(config: Json, found: Architecture, get: Get, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
@@ -168,7 +232,13 @@ def _attention(config: Json, found: Architecture, get: Get, tensors: Mapping[str
         rope_dim = int(config["qk_rope_head_dim"])
     else:
         head_dim = int(config.get("head_dim") or config["hidden_size"] // count)
-        rope_dim = int(get("rope.dimension_count", head_dim))
+        rope_dim = get("rope.dimension_count", head_dim)
+        if not isinstance(rope_dim, int) or not 0 < rope_dim <= head_dim or rope_dim % 2:
+            raise gguf.GGUFError(
+                "a GGUF file rotates more numbers of a head than there are, or half a pair",
+                got=f"rope.dimension_count {rope_dim}",
+                expected=f"an even number, at most {head_dim}",
+            )
         if rope_dim != head_dim:
             config["partial_rotary_factor"] = rope_dim / head_dim
         if found.name in ("llama", "minicpm", "qwen3", "qwen3moe"):
@@ -194,6 +264,8 @@ def _read_minicpm(config: Json, get: Get, tensors: Mapping[str, gguf.GGUFTensor]
     residual = get("residual_scale", None)
     config["scale_depth"] = _MINICPM["depth"] if residual is None else round(residual * math.sqrt(layers), 6)
     scale = get("logit_scale", None)
+    if scale is not None and not scale > 0:
+        raise gguf.GGUFError("a GGUF file divides logits by nothing", got=f"logit_scale {scale}")
     base = _MINICPM["base"] if scale is None else config["hidden_size"] / scale
     config["dim_model_base"] = int(base) if float(base).is_integer() else base
 
@@ -205,6 +277,8 @@ def _read_gpt2(config: Json, get: Get, tensors: Mapping[str, gguf.GGUFTensor]) -
 def _read_phi3(config: Json, get: Get, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
     if not config.get("sliding_window"):
         config["sliding_window"] = None
+    # The class of transformers has a number here that small vocabularies do not have.
+    config.setdefault("pad_token_id", None)
 
 
 def _read_deepseek(config: Json, get: Get, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
@@ -258,7 +332,9 @@ def _complete(config: Json, found: Architecture) -> Json:
     data["rope_theta"] = ropes.theta_of(data)
     data["num_key_value_heads"] = data.get("num_key_value_heads") or data["num_attention_heads"]
     if any(field.name == "head_dim" for field in found.fields):
-        data["head_dim"] = data.get("head_dim") or int(data["hidden_size"]) // int(data["num_attention_heads"])
+        data["head_dim"] = data.get("head_dim") or int(data["hidden_size"]) // int(
+            data["num_attention_heads"]
+        )
     return data
 
 
@@ -274,8 +350,11 @@ def _typed(value: Any, field: Field) -> Any:  # Any: a value of JSON
     """A number as files have it: counts are whole, and what is a fraction for some models is one for all."""
     if isinstance(value, bool):
         return value
-    is_fraction = field.name.endswith(("eps", "epsilon", "theta", "softcapping", "scaling_factor"))
-    return float(value) if is_fraction else int(value)
+    return float(value) if _is_fraction(field) else int(value)
+
+
+def _is_fraction(field: Field) -> bool:
+    return field.name.endswith(("eps", "epsilon", "theta", "softcapping", "scaling_factor"))
 
 
 def _write_minicpm(data: Json, keys: dict[str, Any]) -> None:  # Any: values of metadata
@@ -305,10 +384,15 @@ def _write_phi3(data: Json, keys: dict[str, Any]) -> None:  # Any: values of met
 
 def _write_mixture(data: Json, keys: dict[str, Any]) -> None:  # Any: values of metadata
     _write_plain(data, keys)
-    if data.get("norm_topk_prob") is False or data.get("mlp_only_layers") or data.get("decoder_sparse_step", 1) != 1:
+    if (
+        data.get("norm_topk_prob") is False
+        or data.get("mlp_only_layers")
+        or data.get("decoder_sparse_step", 1) != 1
+    ):
         raise errors.UnsupportedError(
             "GGUF files of Qwen 3 have experts in every layer, whose weights sum to 1",
-            got=f"norm_topk_prob {data.get('norm_topk_prob')}, mlp_only_layers {data.get('mlp_only_layers')}, "
+            got=f"norm_topk_prob {data.get('norm_topk_prob')}, "
+            f"mlp_only_layers {data.get('mlp_only_layers')}, "
             f"decoder_sparse_step {data.get('decoder_sparse_step')}",
         )
 
@@ -324,7 +408,9 @@ def _write_plain(data: Json, keys: dict[str, Any]) -> None:  # Any: values of me
 
 def _write_deepseek(data: Json, keys: dict[str, Any]) -> None:  # Any: values of metadata
     if data.get("rope_interleave", True) is False:
-        raise errors.UnsupportedError("GGUF files of DeepSeek have interleaved rotary embeddings", got="rope_interleave false")
+        raise errors.UnsupportedError(
+            "GGUF files of DeepSeek have interleaved rotary embeddings", got="rope_interleave false"
+        )
     rank, rope_dim = int(data["kv_lora_rank"]), int(data["qk_rope_head_dim"])
     keys |= {
         "attention.head_count_kv": 1,

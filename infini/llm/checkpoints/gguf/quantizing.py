@@ -1,5 +1,5 @@
-"""Which tensor of a model gets which type when it is quantised: as llama.cpp chooses, so that models are as large
-and as good as those that people know by these names.
+"""Which tensor of a model gets which type when it is quantised: as llama.cpp chooses, so that models are as
+large and as good as those that people know by these names.
 
 Reference: the rules of llama-quantize, https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp.
 """
@@ -88,7 +88,7 @@ def quantized(
     embeddings: str | None = None,
     is_pure: bool = False,
     may_requantize: bool = False,
-) -> tuple[dict[str, Any], list[gguf.GGUFTensor]]:  # Any: values of metadata
+) -> tuple[dict[str, gguf.Value], list[gguf.GGUFTensor]]:
     """Metadata and tensors of a model with fewer bits. The numbers are computed when they are written.
 
     Args:
@@ -102,27 +102,45 @@ def quantized(
     Raises:
         ValueMismatchError: there is no such type, or the model is quantised already.
     """
-    found = mixture_of(mixture) if isinstance(mixture, str) else mixture
-    choices = _Choices(file, found, output=output, embeddings=embeddings, is_pure=is_pure)
+    return choose(
+        file.metadata,
+        list(file.tensors.values()),
+        mixture_of(mixture) if isinstance(mixture, str) else mixture,
+        output=output,
+        embeddings=embeddings,
+        is_pure=is_pure,
+        may_requantize=may_requantize,
+    )
+
+
+def choose(
+    metadata: gguf.Metadata,
+    tensors: list[gguf.GGUFTensor],
+    mixture: Mixture,
+    *,
+    output: str | None = None,
+    embeddings: str | None = None,
+    is_pure: bool = False,
+    may_requantize: bool = False,
+) -> tuple[dict[str, gguf.Value], list[gguf.GGUFTensor]]:
+    """As `quantized`, of a model that need not be in a file yet."""
+    choices = _Choices(metadata, tensors, mixture, output=output, embeddings=embeddings, is_pure=is_pure)
     written = []
-    for x in file.tensors.values():
+    for x in tensors:
         target = choices.type_of(x)
-        if target == x.type:
+        if target == x.type or (x.type.dtype is not None and x.type not in gguf.FLOATS):
             written.append(x)
             continue
         if x.type.is_quantized and not may_requantize:
             raise errors.ValueMismatchError(
                 f"the tensor {x.name} is quantised already, and quantising it again adds to its errors",
-                got=f"{x.type} in {file.path.name}, {target} wanted",
+                got=f"{x.type}, {target} wanted",
                 expected="a model in F32, F16 or BF16",
-                fix="quantise the original model; or allow it with may_requantize (--allow-requantize)",
+                fix="quantise the original model; or allow it: may_requantize, --allow-requantize",
             )
-        if x.type.dtype is not None and x.type not in gguf.FLOATS:
-            written.append(x)  # whole numbers
-            continue
         written.append(gguf.tensor(x.name, functools.partial(_numbers, x), target, x.shape))
-    metadata = {**file.metadata.fields, FILE_TYPE: gguf.value_of(found.number), VERSION: gguf.value_of(2)}
-    return metadata, written
+    fields = {**metadata.fields, FILE_TYPE: gguf.value_of(mixture.number), VERSION: gguf.value_of(2)}
+    return fields, written
 
 
 def _numbers(x: gguf.GGUFTensor) -> np.ndarray:
@@ -140,22 +158,29 @@ class _Choices:
     """The rules, for one model."""
 
     def __init__(
-        self, file: gguf.GGUFFile, mixture: Mixture, *, output: str | None, embeddings: str | None, is_pure: bool
+        self,
+        metadata: gguf.Metadata,
+        tensors: list[gguf.GGUFTensor],
+        mixture: Mixture,
+        *,
+        output: str | None,
+        embeddings: str | None,
+        is_pure: bool,
     ) -> None:
         self.mixture = mixture
         self.output = None if output is None else gguf.type_of(output)
         self.embeddings = None if embeddings is None else gguf.type_of(embeddings)
         self.is_pure = is_pure
         self.base = gguf.type_of(mixture.type)
-        self.is_tied = "output.weight" not in file.tensors
-        values = [name for name in file.tensors if _VALUES.fullmatch(name)]
+        names = {x.name for x in tensors}
+        self.is_tied = "output.weight" not in names
+        values = [name for name in names if _VALUES.fullmatch(name)]
         self.places = {name: place for place, name in enumerate(sorted(values, key=_layer))}
-        arch = file.metadata.get("general.architecture")
-        self.num_layers = _count(file.metadata, f"{arch}.block_count")
-        self.num_experts = _count(file.metadata, f"{arch}.expert_count")
-        has_groups = file.metadata.get(f"{arch}.attention.head_count") != file.metadata.get(
-            f"{arch}.attention.head_count_kv"
-        )
+        arch = metadata.get("general.architecture")
+        self.num_layers = _count(metadata, f"{arch}.block_count")
+        self.num_experts = _count(metadata, f"{arch}.expert_count")
+        of_keys = _count(metadata, f"{arch}.attention.head_count_kv")
+        has_groups = _count(metadata, f"{arch}.attention.head_count") != of_keys
         self.is_70b = arch == "llama" and self.num_layers == _LAYERS_OF_70B and has_groups
 
     def type_of(self, x: gguf.GGUFTensor) -> gguf.TensorType:

@@ -17,8 +17,11 @@ from infini.llm.checkpoints.gguf import configs
 from infini.llm.checkpoints.gguf.architectures import Architecture, Json, Rule
 
 F32: Final = gguf.type_of("F32")
-# What files have besides weights: some hold the frequencies of rotary embeddings, which the configuration gives.
-_IGNORED: Final = re.compile(r"blk\.\d+\.attn_rot_embd\.weight|rope_freqs\.weight|rope_factors_(long|short)\.weight")
+# What files have besides weights: some hold the frequencies of rotary embeddings, which the configuration
+# gives.
+_IGNORED: Final = re.compile(
+    r"blk\.\d+\.attn_rot_embd\.weight|rope_freqs\.weight|rope_factors_(long|short)\.weight"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,9 @@ class GGUFModel:
 
     Args:
         config: what config.json says in a folder of Hugging Face.
-        tensors: its weights by Hugging Face's names. They are still what the file has, blocks of numbers in few
-            bits where it has such: `type`, `shape` and `data` say what and how many, `numpy()` gives floats.
+        tensors: its weights by Hugging Face's names. They are still what the file has, blocks of numbers in
+            few bits where it has such: `type`, `shape` and `data` say what and how many, `numpy()` gives
+            floats.
         metadata: all that the file says, the tokenizer and the chat template included.
         file: the file.
     """
@@ -86,7 +90,11 @@ def pattern(name: str) -> re.Pattern[str]:
 
 
 def _translated(
-    x: gguf.GGUFTensor, rule: Rule, parts: dict[str, str], config: Json, tensors: Mapping[str, gguf.GGUFTensor]
+    x: gguf.GGUFTensor,
+    rule: Rule,
+    parts: dict[str, str],
+    config: Json,
+    tensors: Mapping[str, gguf.GGUFTensor],
 ) -> Iterator[tuple[str, gguf.GGUFTensor]]:
     """The tensors of a folder that one tensor of a file stands for."""
     name = rule.model.format(**{"e": "{e}", **parts})
@@ -101,7 +109,10 @@ def _translated(
         yield name, gguf.GGUFTensor(name, F32, x.shape, lambda: _raw(_floats(x) - np.float32(1)))
     elif rule.kind == "transposed" and len(x.shape) == 2:
         kind = F32 if x.type.is_quantized else x.type
-        yield name, gguf.GGUFTensor(name, kind, x.shape[::-1], lambda: _raw(np.ascontiguousarray(x.numpy().T)))
+        yield (
+            name,
+            gguf.GGUFTensor(name, kind, x.shape[::-1], lambda: _raw(np.ascontiguousarray(x.numpy().T))),
+        )
     elif rule.kind == "latent keys":
         values = tensors.get(x.name.replace("attn_k_b", "attn_v_b"))
         if values is None:
@@ -156,5 +167,3 @@ def _latent(name: str, keys: gguf.GGUFTensor, values: gguf.GGUFTensor) -> gguf.G
         return _raw(whole)
 
     return gguf.GGUFTensor(name, F32, shape, load)
-
-
