@@ -336,3 +336,12 @@ def test_a_folder_is_not_written_over_a_folder(folder: Path, tmp_path: Path):
     found = _run("convert", folder.with_name("tiny.gguf"), tmp_path)
     assert found.exit_code == 1
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_model_without_one_of_its_weights_does_not_verify(file: Path, tmp_path: Path):
+    model = gguf.read(file)
+    kept = [x for x in model.tensors.values() if x.name != "blk.1.ffn_up.weight"]
+    gguf.write(tmp_path / "m.gguf", model.metadata, kept)
+    found = _run("verify", tmp_path / "m.gguf", "--json")
+    assert found.exit_code == 1
+    assert "mlp.up_proj" in found.stdout
