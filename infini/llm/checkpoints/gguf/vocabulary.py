@@ -212,8 +212,9 @@ def _ends(tokenizer: Tokenizer) -> tuple[bool, bool]:
 
 
 def _further_ends(tokenizer: Tokenizer, written: Mapping[str, gguf.Value]) -> dict[str, gguf.Value]:
-    """Ids that end an answer beside EOS: generation_config.json may have any, and readers of GGUF know some by
-    their texts alone. There are two more keys for them."""
+    """Ids that end an answer beside EOS. generation_config.json may have any; readers of GGUF know some by
+    their texts, and there are two more keys for others.
+    """
     known = from_gguf(gguf.Metadata(written)).eos_ids
     others = [id for id in tokenizer.eos_ids if id not in known]
     keys = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
