@@ -33,10 +33,9 @@ ACTIVATIONS = ("exact", "int8")
 
 def _signature(*, scheme: str, transpose: bool, dtype: np.dtype, activations: str) -> Signature:
     found = scheme_.parse(scheme)
-    if found.rows > 1:  # panels of rows, and the rows of a panel
-        wide, narrow, parts = ("p", "g", "b"), ("p", "g", "r"), ("p", "g", "s")
-    else:
-        wide, narrow, parts = ("n", "g", "b"), ("n", "g"), ("n", "g", "s")
+    # Arranged arrays have panels of rows, and a dimension for the rows of a panel.
+    wide, parts = (("p", "g", "b"), ("p", "g", "s")) if found.rows > 1 else (("n", "g", "b"), ("n", "g", "s"))
+    narrow: tuple[str, ...] = ("p", "g", "r") if found.rows > 1 else ("n", "g")
     planes = (wide, narrow, *([narrow] if found.beside else []), *([parts] if found.part else []))
     given, out = (("m", "k"), ("m", "n")) if transpose else (("m", "n"), ("m", "k"))
     return Signature((given, *planes), (out,))
