@@ -75,7 +75,7 @@ $(MADE):
 	 else $(PYTHON) -m venv $(VENV); fi
 
 $(BASE): pyproject.toml | $(MADE)
-	$(call install,)
+	$(call install,[llm])
 
 $(DEV): pyproject.toml | $(MADE)
 	$(call install,[dev])

@@ -1,4 +1,4 @@
-"""Choosing tokens from logits."""
+"""Choosing tokens from logits with one setting for all rows."""
 
 from __future__ import annotations
 
