@@ -21,7 +21,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, contraction, families, places
+from infini.lax import cases, contraction, elementwise, families, places
 from infini.lax.cases import Case, Sample, Span
 from infini.lax.families import is_linear
 from infini.lax.quantized import arrangement, codes, reference, scheme as scheme_
@@ -108,7 +108,7 @@ def _reference(
     x: np.ndarray, *planes: np.ndarray, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> np.ndarray:
     if activations == "int8":
-        x = reference.rounded(x)
+        x = reference.rounded(x).astype(np.float64 if x.dtype == np.float64 else np.float32)
     matrix = reference.dequantize(planes, scheme_.parse(scheme)).astype(x.dtype)
     wide = np.float64 if x.dtype == np.float64 else np.float32
     matrix = matrix.astype(wide)
@@ -119,7 +119,8 @@ def _decompose(
     x: Value, *planes: Value, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> tuple[Value]:
     if activations == "int8":
-        x = codes.rounded(x)
+        rounded = codes.rounded(x)
+        x = elementwise.convert_element_type(rounded, dtypes.float64) if x.dtype == dtypes.float64 else rounded
     matrix = codes.dequantize(planes, scheme_.parse(scheme), x.dtype)
     spec = "mk,nk->mn" if transpose else "mn,nk->mk"
     return (trace.bind1(contraction.dot_p, x, matrix, spec=spec, dtype=dtype),)
