@@ -119,8 +119,8 @@ def _decompose(
     x: Value, *planes: Value, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> tuple[Value]:
     if activations == "int8":
-        rounded = codes.rounded(x)
-        x = elementwise.convert_element_type(rounded, dtypes.float64) if x.dtype == dtypes.float64 else rounded
+        wide = dtypes.float64 if x.dtype == dtypes.float64 else dtypes.float32
+        x = elementwise.convert_element_type(codes.rounded(x), wide)
     matrix = codes.dequantize(planes, scheme_.parse(scheme), x.dtype)
     spec = "mk,nk->mn" if transpose else "mn,nk->mk"
     return (trace.bind1(contraction.dot_p, x, matrix, spec=spec, dtype=dtype),)
