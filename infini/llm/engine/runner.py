@@ -165,8 +165,13 @@ class ModelRunner:
             on_progress: called with what is compiled, the number of programs done and of all.
             vocab_size: tokens that requests may name; the model's when absent.
         """
-        sizes = [(size, preset) for size in self.buckets.wanted for preset in state_.PRESETS]
-        total, done = len(self.buckets.tokens) + len(sizes) + 1, 0
+        vocab_size = vocab_size or self.config.vocab_size
+        sampling = [
+            (size, features, state)
+            for size in self.buckets.wanted
+            for features, state in state_.programs(size, vocab_size)
+        ]
+        total, done = len(self.buckets.tokens) + len(sampling) + 1, 0
 
         def report(what: str) -> None:
             nonlocal done
@@ -180,9 +185,8 @@ class ModelRunner:
             found, hidden = self.advance(*tree.leaves(self.builder.empty(size)))
             logits[found.shape[0]] = found
             report(f"{size} tokens")
-        for size, preset in sizes:
-            for features, state in state_.programs(size, vocab_size or self.config.vocab_size, [preset]):
-                np.asarray(self.sample(logits[size], state, features=features).tokens)
+        for size, features, state in sampling:
+            np.asarray(self.sample(logits[size], state, features=features).tokens)
             report(f"sampling of {size}")
         assert hidden is not None
         rows = np.zeros((_PROMPT_ROWS, hidden.shape[1]), hidden.dtype)

@@ -105,6 +105,8 @@ def test_modelscope_has_its_own_interface(hub: fake.Hub) -> None:
     found = _pull(source="modelscope")
     assert (found / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
     assert any(path == "/api/v1/models/org/model/repo" for path, _ in hub.seen)
+    with pytest.raises(remote.HubError, match="there is no org/other"):
+        _pull("org/other", source="modelscope")
 
 
 # --- what goes wrong --------------------------------------------------------------------------
@@ -160,6 +162,28 @@ def test_busy_servers_are_asked_again(hub: fake.Hub) -> None:
     hub.statuses["/api/models/org/model/revision/main"] = [503, 429]
     hub.statuses[f"/org/model/resolve/{fake.COMMIT}/config.json"] = [500, 502]
     assert (_pull() / "config.json").read_bytes() == hub.files["config.json"]
+
+
+def test_redirects_in_a_circle_are_named(hub: fake.Hub, other_address: str) -> None:
+    hub.elsewhere, hub.goes_round = other_address, True
+    with pytest.raises(remote.HubError, match="does not answer as a hub does"):
+        _pull()
+
+
+def test_a_file_without_an_end_does_not_fill_the_disk(hub: fake.Hub, models_dir: Path) -> None:
+    hub.surplus = 10 << 20
+    with pytest.raises(tensors.CorruptFileError, match="arrived damaged"):
+        _pull()
+    assert sum(path.stat().st_size for path in models_dir.rglob("*")) < 5 << 20
+
+
+def test_the_hubs_own_manifest_is_not_ours(hub: fake.Hub) -> None:
+    hub.files["infini.json"] = b'{"files": {}}'
+    assert set(store.read_manifest(_pull())["files"]) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
 
 
 def test_no_hub_at_all_is_named() -> None:
@@ -232,8 +256,9 @@ def test_the_token_of_hugging_faces_tools_is_used(hub: fake.Hub, tmp_path: Path)
 # --- names ------------------------------------------------------------------------------------
 
 BAD = [
-    "../x", "..%2fx", "/etc/passwd", "a/../b", "a/b/c", "a\\b", "C:\\x", "a\0b", "", ".", "..", "a/..", "a/.hidden", "-x",
-    "a b", "a/b:", "a/b:../c", "a/b@../c", "a//b", "a/b\n", "a..b/c", "a" * 97, "a/b.", "http://x/y", "ä/b",
+    "../x", "..%2fx", "/etc/passwd", "a/../b", "a/b/c", "a\\b", "C:\\x", "a\0b", "", ".", "..", "a/..",
+    "a/.hidden", "-x", "a b", "a/b:", "a/b:../c", "a/b@../c", "a//b", "a/b\n", "a..b/c", "a" * 97, "a/b.",
+    "http://x/y", "ä/b",
 ]  # fmt: skip
 
 
