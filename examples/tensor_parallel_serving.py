@@ -16,9 +16,8 @@ PROMPTS = ["Once upon a time", "The capital of France is", "def fibonacci(n):", 
 
 async def answer(engine, prompt, params):
     """One answer, as it comes; others are computed in the same steps."""
-    pieces = []
-    async for output in engine.generate(prompt, params, output_kind="delta"):
-        pieces.append(output.outputs[0].text)
+    stream = engine.generate(prompt, params, output_kind="delta")
+    pieces = [output.outputs[0].text async for output in stream]
     print(f"{prompt!r} goes on in {len(pieces)} pieces: {''.join(pieces)!r}")
     return "".join(pieces)
 

@@ -80,7 +80,8 @@ def _follow(model: str, tokenizer: str | None, options: Given) -> int:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    _load(model, tokenizer, options)  # ends the process when process 0 has closed its engine
+    # Ends the process when process 0 has closed its engine.
+    _load(model, tokenizer, options, is_spoken=False)
     return 0
 
 

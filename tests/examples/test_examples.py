@@ -126,7 +126,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     small = dataclasses.replace(
         large,
         params=tree.map(
-            lambda leaf: np.asarray(leaf) * (1 + 0.02 * random.standard_normal(leaf.shape)).astype(np.float32),
+            lambda leaf: (
+                np.asarray(leaf) * (1 + 0.02 * random.standard_normal(leaf.shape)).astype(np.float32)
+            ),
             large.params,
         ),
     )

@@ -1,5 +1,5 @@
-"""From the path of a smaller model to its proposals: loading it, and what it must have in common with the model
-that is served.
+"""From the path of a smaller model to its proposals: loading it, and what it must have in common with the
+model that is served.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ def load(
         if on_progress is not None:
             on_progress("Loading draft model", done, total)
 
-    return checkpoints.load(
-        place, dtype=config.dtype, quantization=spec.quantization, on_progress=on_bytes
-    )
+    return checkpoints.load(place, dtype=config.dtype, quantization=spec.quantization, on_progress=on_bytes)
 
 
 def check(

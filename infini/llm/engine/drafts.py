@@ -114,9 +114,7 @@ class DraftModel:
         logits = self._catch_up(scheduled)
         if guessers:
             assert logits is not None
-            rows = [
-                each.row for item, each in zip(scheduled, completions, strict=True) if item.makes_token
-            ]
+            rows = [each.row for item, each in zip(scheduled, completions, strict=True) if item.makes_token]
             # One program for all places, and for what the model served will choose by.
             preset = state_.preset_of(state_.features_of(rows), speculative.PRESETS)
             self._guess(list(guessers.values()), logits, dataclasses.replace(preset, num_logprobs=None))
@@ -292,6 +290,7 @@ def _verify(
     places: Array,
     probs: Array,
     is_seeded: Array,
+    *,
     features: Features,
 ) -> Sampled:
     return speculative.verify(logits, state, guesses, probs[places], features, is_seeded)

@@ -2,12 +2,12 @@
 
 Tensor parallelism (Megatron, arXiv:1909.08053): queries, keys, values and the first products of a
 feed-forward layer are split by their outputs, the products behind them by their inputs, so a layer adds up
-its terms twice. Heads and their part of the cache go together. Expert parallelism beside it: each device has some
-of the experts whole, instead of a part of each. Programs are written for whole arrays; only the layer of
+its terms twice. Heads and their part of the cache go together. Expert parallelism beside it: each device has
+some of the experts whole, instead of a part of each. Programs are written for whole arrays; only the layer of
 experts knows that they are apart.
 
-Loading applies a placement to the planes of quantised weights (`checkpoints.placing`): no group of columns and
-no panel of arranged rows is cut.
+Loading applies a placement to the planes of quantised weights (`checkpoints.placing`): no group of columns
+and no panel of arranged rows is cut.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from infini.llm.sampling.params import SamplingParams, StructuredOutputsParams
 from infini.llm.text import tokenizer as tokenizer_
 from infini.testing import assert_max_traces
 from tests.llm.engine.conftest import OPTIONS, make_checkpoint, make_tokenizer, prompts
-from tests.llm.engine.oracle import Oracle
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=16, logprobs=0, ignore_eos=True)
 SMALL = OPTIONS | {"max_num_batched_tokens": 16, "enforce_eager": True}

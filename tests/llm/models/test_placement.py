@@ -16,7 +16,18 @@ from infini.llm.models import Rows, placement, weights
 from infini.quantization import QuantizedArray
 from infini.sharding import make_mesh
 from infini.testing import count_collectives
-from tests.llm.models.test_decoder import BLOCK, BLOCKS, KINDS, LATENT, PROMPT, SIZES, batch_of, made, run, step_of
+from tests.llm.models.test_decoder import (
+    BLOCK,
+    BLOCKS,
+    KINDS,
+    LATENT,
+    PROMPT,
+    SIZES,
+    batch_of,
+    made,
+    run,
+    step_of,
+)
 
 REQUESTS = (Rows(PROMPT[:5], 0, [1]), Rows(PROMPT[2:5], 0, [2]))
 MOE = SIZES | {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
