@@ -41,7 +41,9 @@ FAMILIES: dict[str, dict[str, Any]] = KINDS | {
     "deepseek_v2": SIZES | LATENT | {"topk_method": "greedy", "q_lora_rank": None},
 }
 # Groups of 256 want wide matrices.
-WIDE = SIZES | {"hidden_size": 512, "intermediate_size": 768, "num_attention_heads": 8}
+WIDE = SIZES | {
+    "hidden_size": 512, "intermediate_size": 768, "num_attention_heads": 8, "num_hidden_layers": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
