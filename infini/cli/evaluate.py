@@ -117,9 +117,8 @@ def choices(  # noqa: PLR0913, PLR0917  # typer passes them by name
         data = {"accuracy": total / len(answered), "num_questions": len(answered), "subjects": shares}
         output.stream(json.dumps(data) + "\n")
         return
-    rows = [
-        (name, f"{right / count:.1%}", f"{right} of {count}") for name, (right, count) in subjects.items()
-    ]
+    counts = subjects | {"all": (total, len(answered))}
+    rows = [(name, f"{right / count:.1%}", f"{right} of {count}") for name, (right, count) in counts.items()]
     output.show_table("accuracy", rows, header=("subject", "right", ""))
 
 

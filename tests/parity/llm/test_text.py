@@ -27,7 +27,9 @@ def _unigram() -> Any:  # Any: a tokenizer
     inner = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ("<unk>", "<s>", "</s>")])
+    inner.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in ("<unk>", "<s>", "</s>")]
+    )
     return inner
 
 
@@ -86,12 +88,18 @@ def test_tokens_of_any_text(both: tuple[Any, Any], text: str) -> None:
 def test_text_of_any_tokens_without_bytes(both: tuple[Any, Any], ids: list[int]) -> None:
     ours, theirs = both
     ids = [id for id in ids if not str(ours.token_text(id)).startswith("<0x")]
-    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert ours.decode(ids) == theirs.decode(
+        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
 
 
 def test_ids_with_a_meaning(both: tuple[Any, Any]) -> None:
     ours, theirs = both
-    assert (ours.bos_id, ours.eos_id, ours.vocab_size) == (theirs.bos_token_id, theirs.eos_token_id, len(theirs))
+    assert (ours.bos_id, ours.eos_id, ours.vocab_size) == (
+        theirs.bos_token_id,
+        theirs.eos_token_id,
+        len(theirs),
+    )
     assert ours.special_ids == {id for id, token in theirs.added_tokens_decoder.items() if token.special}
     assert ours.special_id("pad_token") == theirs.pad_token_id
 
@@ -99,7 +107,9 @@ def test_ids_with_a_meaning(both: tuple[Any, Any]) -> None:
 def test_sentencepiece_file_gives_the_tokens_of_llamas_class(tmp_path: Path) -> None:
     """LlamaTokenizer makes merges of a vocabulary by a rule of its own."""
     metadata = v.gguf_metadata(v.sentencepiece(), pre=None)
-    rows = zip(*(metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")), strict=True)
+    rows = zip(
+        *(metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")), strict=True
+    )
     (tmp_path / "tokenizer.model").write_bytes(v.model_proto(list(rows), algorithm=2))
     ours = tokenizer.from_folder(tmp_path)
     vocab = {token: id for id, token in enumerate(metadata["tokenizer.ggml.tokens"])}
@@ -112,7 +122,9 @@ def test_sentencepiece_file_gives_the_tokens_of_llamas_class(tmp_path: Path) -> 
     ]
     theirs = transformers.LlamaTokenizer(vocab=vocab, merges=merges)
     for text in v.TRICKY:
-        if not text.startswith(" ") and "<s>" not in text:  # a prefix space is there once, and behind special tokens
+        if (
+            not text.startswith(" ") and "<s>" not in text
+        ):  # a prefix space is there once, and behind special tokens
             assert ours.encode(text, False) == theirs(text, add_special_tokens=False)["input_ids"]
 
 
@@ -136,7 +148,9 @@ def test_prompts(family: str, conversation: str, chatting: tuple[Any, Any]) -> N
     found = chat.render(messages, tokenizer=ours, chat_template=template, **how)
     assert found == expected
     ids = theirs.apply_chat_template(messages, chat_template=template, **how)
-    assert ours.encode(found, add_special_tokens=False) == list(ids["input_ids"] if hasattr(ids, "keys") else ids)
+    assert ours.encode(found, add_special_tokens=False) == list(
+        ids["input_ids"] if hasattr(ids, "keys") else ids
+    )
 
 
 @pytest.fixture(scope="module")
