@@ -10,7 +10,19 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from infini.cli import bench, cache, demo, evaluate, generate, machine, output, serve, serve_values, train
+from infini.cli import (
+    bench,
+    cache,
+    demo,
+    evaluate,
+    generate,
+    gguf,
+    machine,
+    output,
+    serve,
+    serve_values,
+    train,
+)
 from infini.core import comm, errors
 
 
@@ -69,6 +81,7 @@ app.add_typer(evaluate.app, name="eval")
 app.command("devices")(machine.devices)
 app.command("doctor")(machine.doctor)
 app.add_typer(cache.app, name="cache")
+app.add_typer(gguf.app, name="gguf")
 app.command("version")(machine.version)
 
 

@@ -360,6 +360,7 @@ def linear(
     ] = None,
     activations: Annotated[str, typer.Option(help="exact or int8, in products with few bits.")] = "int8",
     dtype: Annotated[str, typer.Option(help="Dtype of activations; that of the weight when empty.")] = "",
+    arranged: Annotated[bool, typer.Option(help="Arrange quantized weights for the processor before.")] = True,
     threads: Annotated[int, typer.Option(help="Threads of each contender.", min=1)] = 2,
     turns: Annotated[int, typer.Option(help="Turns of each contender.", min=1)] = 5,
     save: Annotated[bool, typer.Option(help="Append the run to bench/results/.")] = True,
@@ -374,7 +375,9 @@ def linear(
     shapes = [tuple(int(part) for part in one.split("x")) for one in shape or ()]
     found = []
     for case in suite.cases(kind or suite.KINDS, rows or suite.ROWS, shapes or suite.SHAPES):
-        one = suite.measure(case, library=library, turns=turns, activations=activations, dtype=dtype)
+        one = suite.measure(
+            case, library=library, turns=turns, activations=activations, dtype=dtype, is_arranged=arranged
+        )
         row = one.row(limits)
         found.append({"name": case.name, **row, "seconds": one.seconds})
         peers = "".join(
@@ -388,7 +391,7 @@ def linear(
             f"  error {row['error']:.0e}{peers}"
         )
     if save:
-        options = {"threads": threads, "turns": turns, "activations": activations, "dtype": dtype}
+        options = {"threads": threads, "turns": turns, "activations": activations, "dtype": dtype, "arranged": arranged}
         path = record.append("linear", {"options": options, "cases": found})
         typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
 

@@ -95,6 +95,7 @@ def measure(
     budget_s: float = 0.1,
     activations: str = "int8",
     dtype: str = "",
+    is_arranged: bool = True,
 ) -> Found:
     """Measure one case.
 
@@ -105,6 +106,7 @@ def measure(
         budget_s: about how long a turn computes.
         activations: how quantized products take their activations.
         dtype: dtype of the activations; that of the weight, or float32 for quantized ones, when empty.
+        is_arranged: whether quantized weights are arranged for the processor before.
     """
     rng = np.random.default_rng(0)
     n, k = case.shape
@@ -115,9 +117,10 @@ def measure(
     x = rng.standard_normal((case.rows, k), dtype=np.float32)
     x_dtype = dtypes.canonical(dtype) if dtype else dtypes.canonical(_FLOATS.get(case.kind, np.float32))
     own_x = infini.device_put(x.astype(x_dtype))
-    program = _program(activations)
-    run = program.lower([own_x] * count, weights).compile() if hasattr(program, "lower") else program
-    given = [own_x] * count
+    given, plain = [own_x] * count, weights
+    if is_arranged:
+        weights = [w.arranged() if isinstance(w, QuantizedArray) else w for w in weights]
+    run = _program(activations)
     first = np.asarray(run(given, weights)[0]).astype(np.float32)
     exact = x @ numbers(one).T
     scale = float(np.abs(exact).max())
@@ -127,7 +130,7 @@ def measure(
     }
     if library is not None and case.kind in ggml_.TYPES:
         for name, is_repacked in (("ggml", False), ("repacked", True)):
-            products = [library.product(case.kind, rows_of(w), x, repacked=is_repacked) for w in weights]
+            products = [library.product(case.kind, rows_of(w), x, repacked=is_repacked) for w in plain]
             made = [p for p in products if p is not None]
             if len(made) < len(products):
                 continue

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import infini as inf
+from infini.llm.models import registry
 from infini.parallel import schedules
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -94,6 +95,16 @@ def test_the_language_model_learns_and_writes(tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
+def test_a_model_of_ones_own_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    example = _load("add_model")
+    before = list(registry._FAMILIES)
+    try:
+        assert len(example.main(steps=6)) == 11
+    finally:
+        registry._FAMILIES[:] = before
+    assert "cohere: 2 blocks" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_are_short_and_public(name: str) -> None:
     """A page or two each, and no name of infini that begins with an underscore or lies in a private layer."""
@@ -106,5 +117,5 @@ def test_examples_are_short_and_public(name: str) -> None:
 
 def test_the_page_names_every_example() -> None:
     page = (EXAMPLES / "README.md").read_text()
-    assert len(NAMES) == 7 and all(f"`{name}.py`" in page for name in NAMES)
+    assert len(NAMES) == 8 and all(f"`{name}.py`" in page for name in NAMES)
     assert len(page.splitlines()) <= 20

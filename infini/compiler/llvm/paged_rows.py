@@ -18,7 +18,7 @@ from infini.compiler.llvm.paged_problem import Piece, Row
 from infini.compiler.llvm.types import F32, I32
 
 UNROLLED = 8  # registers along the width of a key that are one piece of code
-AHEAD_BLOCKS = 1  # of the cache that are asked for before they are read
+AHEAD_BYTES = 8 << 10  # how far before they are read rows of the cache are asked for
 LINE_BYTES = 64
 
 
@@ -132,6 +132,9 @@ class Rows:
         parts, p = self.parts, self.p
         rows = self._rows_of(f, at, piece, key, seen[1])
         element = registers.memory_element(p.types.keys.dtype)
+        later = self._later(f, at, "keys", piece, key, seen[1])
+        for i in range(self.keys):
+            self._ask(f, "keys", later, i, 0, p.depth)
         places = [parts.address(f, at, "keys", row, 0) for row in rows]
         acc = [parts.number(f, 0.0, self.lanes)] * (p.group * self.keys)
 
@@ -168,6 +171,29 @@ class Rows:
         if p.options.window is not None:
             inside = f.binary("and", inside, f.compare("sge", numbers, self._places(f, seen[0])))
         return f.select(inside, x, parts.number(f, -math.inf, self.lanes))
+
+    def _later(
+        self, f: Function, at: Mapping[str, Value], name: str, piece: Piece, key: Int, end: Int
+    ) -> Value | None:
+        """Address of the row of a cache that is read soon after that of a key: where the next block is, the
+        processor cannot know.
+        """
+        if self.p.size % self.keys:
+            return None
+        type_ = getattr(self.p.types, name)
+        distance = -(-AHEAD_BYTES // (type_.shape[-1] * type_.dtype.itemsize) // self.keys) * self.keys
+        later = f.minimum(f.add(key, distance), f.sub(end, 1))
+        return self.parts.address(f, at, name, self.parts.row_of_key(f, at, piece, later), 0)
+
+    def _ask(self, f: Function, name: str, later: Value | None, row: int, column: Int, width: int) -> None:
+        """Ask for some columns of a row."""
+        if later is None:
+            return
+        type_ = getattr(self.p.types, name)
+        element = registers.memory_element(type_.dtype)
+        here = f.at(later, f.add(column, row * type_.shape[-1]), element)
+        for offset in range(0, width * type_.dtype.itemsize, LINE_BYTES):
+            f.prefetch(f.at(here, offset, "i8"))
 
     def _places(self, f: Function, x: Int) -> Value:
         return f.splat(f.convert("trunc", f.integer(x), I32), self.lanes)
@@ -215,13 +241,17 @@ class Rows:
             width = self.columns * self.lanes
             whole = p.width // width * width
             with f.loop(0, whole, width) as column:
-                self._columns(f, at, run, column.index, width)
+                self._columns(f, at, piece, (run, high), (column.index, width))
             if whole < p.width:
-                self._columns(f, at, run, whole, p.width - whole)
+                self._columns(f, at, piece, (run, high), (whole, p.width - whole))
 
-    def _columns(self, f: Function, at: Mapping[str, Value], run: Run, column: Int, width: int) -> None:
-        """Some columns of the sums."""
+    def _columns(
+        self, f: Function, at: Mapping[str, Value], piece: Piece, runs: tuple[Run, Int],
+        columns: tuple[Int, int],
+    ) -> None:  # fmt: skip
+        """Some columns of the sums: the first, and how many; beside the run is the end of all keys."""
         parts, p = self.parts, self.p
+        (run, high), (column, width) = runs, columns
         count = -(-width // self.lanes)
         into = [
             parts.moved(f, parts.moved(f, run.sums, column), g * self.width_row + j * self.lanes)
@@ -248,6 +278,9 @@ class Rows:
 
         def one_by_one(acc: list[Value], begin: Int, end: Int) -> list[Value]:
             with f.loop(begin, end, 1, acc) as loop:
+                if self.keys == 1:
+                    later = self._later(f, at, parts.values, piece, loop.index, high)
+                    self._ask(f, parts.values, later, 0, column, width)
                 group, lane = f.divide(f.sub(loop.index, run.first), self.keys)
                 weights = parts.moved(f, run.weights, f.add(f.mul(group, self.lanes), lane))
                 loop.next = step(loop.carried, loop.index, weights, 0)
@@ -271,7 +304,9 @@ class Rows:
                 group, _ = f.divide(f.sub(loop.index, run.first), self.keys)
                 weights = parts.moved(f, run.weights, f.mul(group, self.lanes))
                 found = loop.carried
+                later = self._later(f, at, parts.values, piece, loop.index, high)
                 for i in range(self.keys):
+                    self._ask(f, parts.values, later, i, column, width)
                     found = step(found, f.add(loop.index, i), weights, i)
                 loop.next = found
             acc = one_by_one(loop.results, stop, end)

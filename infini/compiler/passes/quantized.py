@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -21,36 +22,56 @@ from infini.core.value import Value
 from infini.lax import view
 from infini.lax.quantized import operation, reference, scheme as scheme_
 
-# Which form of a product a backend has, from its type: for few rows of activations, for many, or none.
-Form: TypeAlias = Literal["few", "many"]
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a product of bytes wants its activations.
+
+    Args:
+        is_biased: whether 128 is added to them, so that they have no sign.
+        part: activations whose sum is wanted.
+        center: sums are wanted as integers times minus this; 0 for sums of the rounded activations.
+    """
+
+    is_biased: bool = False
+    part: int = 32
+    center: int = 0
+
+
+# Which form of a product a backend has, if it has one.
 Takes: TypeAlias = Callable[[Equation], Form | None]
 
 CHUNK: Final = 256  # rows of bytes are filled up to a multiple
 BLOCK: Final = 32  # activations with one scale
 
 
-def types_of(x: ArrayType) -> tuple[ArrayType, ArrayType, ArrayType]:
+def types_of(x: ArrayType, part: int = BLOCK, center: int = 0) -> tuple[ArrayType, ArrayType, ArrayType]:
     """Types of bytes, scales and sums for activations (M, K)."""
     rows, k = x.shape
-    chunks = -(-k // CHUNK)
-    few = ArrayType((rows, chunks * CHUNK // BLOCK), dtypes.float32)
-    return ArrayType((rows, chunks * CHUNK), dtypes.int8), few, few
+    padded = -(-k // CHUNK) * CHUNK
+    sums = ArrayType((rows, padded // part), dtypes.int32 if center else dtypes.float32)
+    return (
+        ArrayType((rows, padded), dtypes.int8), ArrayType((rows, padded // BLOCK), dtypes.float32), sums
+    )  # fmt: skip
 
 
-def _type_bytes(x: ArrayType, *, form: Form) -> tuple[ArrayType, ...]:
-    return types_of(x)
+def _type_bytes(x: ArrayType, *, is_biased: bool, part: int, center: int) -> tuple[ArrayType, ...]:
+    return types_of(x, part, center)
 
 
-def _reference_bytes(x: np.ndarray, *, form: Form) -> tuple[np.ndarray, ...]:
+def _reference_bytes(x: np.ndarray, *, is_biased: bool, part: int, center: int) -> tuple[np.ndarray, ...]:
     wide = np.zeros(types_of(ArrayType(x.shape, dtypes.float32))[0].shape, np.float32)
     wide[:, : x.shape[1]] = x
     groups = wide.reshape(len(wide), -1, BLOCK)
     scales = np.abs(groups).max(-1) / np.float32(127)
     inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales > 0)
-    codes = np.rint(groups * np.where(np.isfinite(inverse), inverse, 0)[..., None])
-    sums = codes.sum(-1) * scales
-    turned = codes.astype(np.int32) + (128 if form == "many" else 0)
-    return turned.astype(np.uint8).view(np.int8).reshape(wide.shape), scales, sums.astype(np.float32)
+    codes = np.rint(groups * np.where(np.isfinite(inverse), inverse, 0)[..., None]).astype(np.int32)
+    sums = codes.reshape(len(wide), -1, part).sum(-1)
+    turned = codes + (128 if is_biased else 0)
+    found = turned.astype(np.uint8).view(np.int8).reshape(wide.shape)
+    if center:
+        return found, scales, (-center * sums).astype(np.int32)
+    return found, scales, (sums * scales.repeat(BLOCK // part, -1)).astype(np.float32)
 
 
 activation_bytes_p: Final = Primitive(
@@ -65,9 +86,10 @@ def _type_dot(
     *planes: ArrayType,
     scheme: str,
     dtype: np.dtype,
-    form: Form,
+    is_biased: bool,
 ) -> tuple[ArrayType]:
-    return (ArrayType((codes.shape[0], planes[0].shape[0]), dtype),)
+    rows = scheme_.parse(scheme).rows
+    return (ArrayType((codes.shape[0], planes[0].shape[0] * rows), dtype),)
 
 
 def _reference_dot(
@@ -77,17 +99,18 @@ def _reference_dot(
     *planes: np.ndarray,
     scheme: str,
     dtype: np.dtype,
-    form: Form,
+    is_biased: bool,
 ) -> np.ndarray:
     numbers = reference.dequantize(planes, scheme_.parse(scheme))
-    whole = codes.view(np.uint8).astype(np.float32) - 128 if form == "many" else codes.astype(np.float32)
+    whole = codes.view(np.uint8).astype(np.float32) - 128 if is_biased else codes.astype(np.float32)
     x = (whole.reshape(*scales.shape, BLOCK) * scales[..., None]).reshape(codes.shape)
     found: np.ndarray = (x[:, : numbers.shape[1]] @ numbers.T).astype(dtype)
     return found
 
 
 def _cost_dot(types: tuple[ArrayType, ...], attrs: Attrs) -> float:
-    return 2.0 * math.prod(types[0].shape) * types[3].shape[0]
+    rows = scheme_.parse(attrs["scheme"]).rows
+    return 2.0 * math.prod(types[0].shape) * types[3].shape[0] * rows
 
 
 bytes_dot_p: Final = Primitive(
@@ -150,9 +173,11 @@ def _body(equation: Equation, form: Form) -> Program:
 
     def staged(x: Value, *planes: Value) -> tuple[Value]:
         rows = view.reshape(x, logical_rows(x.type).shape)
-        given = trace.bind(activation_bytes_p, rows, form=form)
+        given = trace.bind(
+            activation_bytes_p, rows, is_biased=form.is_biased, part=form.part, center=form.center
+        )
         found = trace.bind1(
-            bytes_dot_p, *given, *planes, scheme=a["scheme"], dtype=a["dtype"], form=form
+            bytes_dot_p, *given, *planes, scheme=a["scheme"], dtype=a["dtype"], is_biased=form.is_biased
         )
         return (view.reshape(found, out.type.shape),)
 

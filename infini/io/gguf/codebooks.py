@@ -1,8 +1,8 @@
 """Codebooks of ggml's types IQ1, IQ2 and IQ3: sets of rows of 4 or 8 small numbers.
 
-A row is written as a number whose digits, the first one lowest, say which of the few values stands at each place.
-The rows of a book are in the order of these numbers, so a book is a set of numbers, and is kept here as one bit for
-each number that there could be, compressed. The values are facts of ggml's format:
+A row is written as a number whose digits, the first one lowest, say which of the few values stands at each
+place. The rows of a book are in the order of these numbers, so a book is a set of numbers, and is kept here
+as one bit for each number that there could be, compressed. The values are facts of ggml's format:
 https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h.
 """
 
@@ -77,37 +77,37 @@ def _book(text: str, values: Sequence[int], width: int) -> np.ndarray:
 
 
 @functools.cache
-def IQ2_XXS() -> np.ndarray:
+def iq2_xxs() -> np.ndarray:
     """256 rows of 8 magnitudes."""
     return _book(_IQ2_XXS, _IQ2_VALUES, 8)
 
 
 @functools.cache
-def IQ2_XS() -> np.ndarray:
+def iq2_xs() -> np.ndarray:
     """512 rows of 8 magnitudes."""
     return _book(_IQ2_XS, _IQ2_VALUES, 8)
 
 
 @functools.cache
-def IQ2_S() -> np.ndarray:
+def iq2_s() -> np.ndarray:
     """1024 rows of 8 magnitudes."""
     return _book(_IQ2_S, _IQ2_VALUES, 8)
 
 
 @functools.cache
-def IQ3_XXS() -> np.ndarray:
+def iq3_xxs() -> np.ndarray:
     """256 rows of 4 magnitudes."""
     return _book(_IQ3_XXS, _IQ3_XXS_VALUES, 4)
 
 
 @functools.cache
-def IQ3_S() -> np.ndarray:
+def iq3_s() -> np.ndarray:
     """512 rows of 4 magnitudes."""
     return _book(_IQ3_S, _IQ3_S_VALUES, 4)
 
 
 @functools.cache
-def IQ1() -> np.ndarray:
+def iq1() -> np.ndarray:
     """2048 rows of 8 numbers -1, 0 or 1: IQ1_S and IQ1_M."""
     return _book(_IQ1, _IQ1_VALUES, 8)
 

@@ -1,9 +1,9 @@
 """Blocks of ggml's types to numbers in float32.
 
 One function per type: it takes whole blocks, uint8 (n, bytes of a block), and gives their numbers, float32
-(n, numbers of a block). Products and sums are made in ggml's order, so that results are the same bit by bit. The
-layouts of blocks are facts of https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h; types of
-codebooks are in `dequantizers_codebooks`.
+(n, numbers of a block). Products and sums are made in ggml's order, so that results are the same bit by
+bit. The layouts of blocks are facts of https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h;
+types of codebooks are in `dequantizers_codebooks`.
 """
 
 from __future__ import annotations
@@ -157,13 +157,17 @@ _POWERS: Final = np.array([1, 3, 9, 27, 81], np.uint8)
 
 
 def _ternary(b: Blocks, count: int) -> np.ndarray:
-    """`count` digits of base 3 of each byte, the first digits of all bytes first. A byte is a fraction of 256."""
+    """`count` digits of base 3 of each byte, the first digits of all bytes first. A byte is a fraction of
+    256.
+    """
     shifted = part(b)[:, None, :] * _POWERS[:count, None]  # wraps around: what is above the digit falls away
     return (shifted.astype(np.uint16) * np.uint16(3) >> np.uint16(8)).reshape(len(b), -1)
 
 
 def _tq1_0(b: Blocks) -> np.ndarray:
-    digits = np.concatenate([_ternary(b[:, :32], 5), _ternary(b[:, 32:48], 5), _ternary(b[:, 48:52], 4)], axis=1)
+    digits = np.concatenate(
+        [_ternary(b[:, :32], 5), _ternary(b[:, 32:48], 5), _ternary(b[:, 48:52], 4)], axis=1
+    )
     return half(b, 52) * (digits.astype(np.float32) - np.float32(1))
 
 
@@ -171,7 +175,8 @@ def _tq2_0(b: Blocks) -> np.ndarray:
     return half(b, 64) * (bits(b[:, :64], 2, 32).astype(np.float32) - np.float32(1))
 
 
-# Twice the numbers of float4 (e2m1): https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf
+# Twice the numbers of float4 (e2m1): https://www.opencompute.org/documents/ocp-microscaling-formats-
+# mx-v1-0-spec-final-pdf
 _E2M1: Final = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 
 

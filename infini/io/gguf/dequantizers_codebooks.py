@@ -47,7 +47,7 @@ def _iq2_xxs(b: Blocks) -> np.ndarray:
     words = _words(b[:, 2:]).reshape(-1, 8, 2)
     scale = half(b, 0) * (_HALF + (words[..., 1] >> np.uint32(28)).astype(np.float32)) * _QUARTER
     codes = part(words[..., 0]).view(np.uint8)  # (n, 32)
-    return _signed(scale, codebooks.IQ2_XXS()[codes], _signs_of_words(words[..., 1]))
+    return _signed(scale, codebooks.iq2_xxs()[codes], _signs_of_words(words[..., 1]))
 
 
 def _scales_of_16(b: Blocks, at: int) -> np.ndarray:
@@ -57,25 +57,25 @@ def _scales_of_16(b: Blocks, at: int) -> np.ndarray:
 
 def _iq2_xs(b: Blocks) -> np.ndarray:
     codes = part(b[:, 2:66]).view("<u2")
-    rows = codebooks.IQ2_XS()[codes & np.uint16(511)]
+    rows = codebooks.iq2_xs()[codes & np.uint16(511)]
     return _signed(_scales_of_16(b, 66), rows, codebooks.EVEN_SIGNS[codes >> np.uint16(9)])
 
 
 def _iq2_s(b: Blocks) -> np.ndarray:
     codes = b[:, 2:34] | bits(b[:, 66:74], 2, 1).astype(np.uint16) << np.uint16(8)
-    return _signed(_scales_of_16(b, 74), codebooks.IQ2_S()[codes], codebooks.SIGNS[b[:, 34:66]])
+    return _signed(_scales_of_16(b, 74), codebooks.iq2_s()[codes], codebooks.SIGNS[b[:, 34:66]])
 
 
 def _iq3_xxs(b: Blocks) -> np.ndarray:
     words = _words(b[:, 66:98])
     scale = half(b, 0) * (_HALF + (words >> np.uint32(28)).astype(np.float32)) * _HALF
-    return _signed(scale, codebooks.IQ3_XXS()[b[:, 2:66]], _signs_of_words(words))
+    return _signed(scale, codebooks.iq3_xxs()[b[:, 2:66]], _signs_of_words(words))
 
 
 def _iq3_s(b: Blocks) -> np.ndarray:
     codes = b[:, 2:66] | bits(b[:, 66:74], 1, 1).astype(np.uint16) << np.uint16(8)
     scale = half(b, 0) * (np.float32(1) + np.float32(2) * bits(b[:, 106:110], 4, 1).astype(np.float32))
-    return _signed(scale, codebooks.IQ3_S()[codes], codebooks.SIGNS[b[:, 74:106]])
+    return _signed(scale, codebooks.iq3_s()[codes], codebooks.SIGNS[b[:, 74:106]])
 
 
 def _moved(scale: np.ndarray, rows: np.ndarray, delta: np.ndarray) -> np.ndarray:
@@ -87,12 +87,16 @@ def _moved(scale: np.ndarray, rows: np.ndarray, delta: np.ndarray) -> np.ndarray
 
 
 def _iq1_s(b: Blocks) -> np.ndarray:
-    high = part(b[:, 34:50]).view("<u2")  # (n, 8): four times three bits of codes, three of the scale, the sign
+    high = part(b[:, 34:50]).view(
+        "<u2"
+    )  # (n, 8): four times three bits of codes, three of the scale, the sign
     three = high[..., None] >> np.array([0, 3, 6, 9], np.uint16) & np.uint16(7)
     codes = b[:, 2:34] | three.reshape(-1, 32) << np.uint16(8)
-    scale = half(b, 0) * (np.uint16(2) * (high >> np.uint16(12) & np.uint16(7)) + np.uint16(1)).astype(np.float32)
+    scale = half(b, 0) * (np.uint16(2) * (high >> np.uint16(12) & np.uint16(7)) + np.uint16(1)).astype(
+        np.float32
+    )
     delta = np.where(high & np.uint16(0x8000), -_DELTA, _DELTA)
-    return _moved(scale, codebooks.IQ1()[codes], np.repeat(delta, 4, axis=1))
+    return _moved(scale, codebooks.iq1()[codes], np.repeat(delta, 4, axis=1))
 
 
 def _iq1_m(b: Blocks) -> np.ndarray:
@@ -103,7 +107,7 @@ def _iq1_m(b: Blocks) -> np.ndarray:
     high = bits(b[:, 32:48], 4, 1)  # (n, 32): three bits of the code and the sign
     codes = b[:, :32] | (high & np.uint8(7)).astype(np.uint16) << np.uint16(8)
     scale = super_scale * (np.uint16(2) * scales + np.uint16(1)).astype(np.float32)
-    return _moved(scale, codebooks.IQ1()[codes], np.where(high & np.uint8(8), -_DELTA, _DELTA))
+    return _moved(scale, codebooks.iq1()[codes], np.where(high & np.uint8(8), -_DELTA, _DELTA))
 
 
 def _iq4_nl(b: Blocks) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The part of a GGUF file before the numbers: version, metadata, and where each tensor lies.
 
-Nothing that a file says about sizes is believed before it is held against the file's length: counts, lengths
-of texts and arrays, dimensions, offsets. All of it is computed with Python's integers, which do not overflow.
-What is wrong is a `GGUFError` that says where. Reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Nothing that a file says about sizes is believed before it is held against the file's length: counts,
+lengths of texts and arrays, dimensions, offsets. All of it is computed with Python's integers, which do not
+overflow. What is wrong is a `GGUFError` that says where. Reference:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NoReturn
 
 import numpy as np
 
@@ -30,7 +31,9 @@ _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _SCALARS: Final = {
     kind: struct.Struct("<" + letter)
-    for kind, letter in zip(VALUE_DTYPES, ("B", "b", "H", "h", "I", "i", "f", "?", "Q", "q", "d"), strict=True)
+    for kind, letter in zip(
+        VALUE_DTYPES, ("B", "b", "H", "h", "I", "i", "f", "?", "Q", "q", "d"), strict=True
+    )
 }
 
 
@@ -78,7 +81,8 @@ def parse(data: memoryview, name: str, *, has_data: bool = True) -> Header:
     Args:
         data: the bytes of the whole file.
         name: what errors call it.
-        has_data: whether the numbers have to be there too; `infini gguf split --no-data` writes files without.
+        has_data: whether the numbers have to be there too; `infini gguf split --no-data` writes files
+            without.
 
     Raises:
         GGUFError: something is wrong with it.
@@ -98,7 +102,9 @@ def parse(data: memoryview, name: str, *, has_data: bool = True) -> Header:
     data_start = cursor.at + -cursor.at % alignment
     if num_tensors and has_data and data_start > len(data):
         cursor.fail("the file ends before the numbers begin")
-    return Header(version, alignment, fields, _placed(raw, data_start, alignment, cursor, has_data), data_start)
+    return Header(
+        version, alignment, fields, _placed(raw, data_start, alignment, cursor, has_data), data_start
+    )
 
 
 def _version(cursor: _Cursor) -> int:
@@ -133,7 +139,7 @@ def _alignment(fields: dict[str, Value], cursor: _Cursor) -> int:
     if found is None:
         return DEFAULT_ALIGNMENT
     value = found.data
-    if found.kind is not ValueType.UINT32 or not isinstance(value, int):
+    if not isinstance(value, int) or found.kind is not ValueType.UINT32:
         cursor.fail(f"{ALIGNMENT} has the type {found.type_name}", expected="uint32")
     if not 1 <= value <= MAX_ALIGNMENT or value & (value - 1):
         cursor.fail(f"{ALIGNMENT} is {value}", expected=f"a power of two, at most {MAX_ALIGNMENT}")
@@ -211,7 +217,9 @@ class _Cursor:
         self.file = file
         self.at = 0
 
-    def fail(self, what: str, *, got: str | None = None, expected: str | None = None, fix: str | None = None) -> Any:  # Any: it never returns, and callers go on with a narrowed type
+    def fail(
+        self, what: str, *, got: str | None = None, expected: str | None = None, fix: str | None = None
+    ) -> NoReturn:
         raise GGUFError(
             f"{self.file} is damaged: {what}",
             got=got or f"at byte {self.at}",
@@ -265,7 +273,7 @@ class _Cursor:
         try:
             return ValueType(number)
         except ValueError:
-            return self.fail(f"{key!r} has the unknown type {number}", expected="0 to 12")
+            self.fail(f"{key!r} has the unknown type {number}", expected="0 to 12")
 
     def value(self, key: str) -> Value:
         kind = self.kind(key)

@@ -1,7 +1,7 @@
 """Work on the blocks of a tensor, cut into pieces that fit a cache and given to threads.
 
-NumPy releases the interpreter lock inside its loops. A piece has a fixed size, so results do not depend on the
-number of threads.
+NumPy releases the interpreter lock inside its loops. A piece has a fixed size, so results do not depend on
+the number of threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PIECE: Final = 64 << 10  # numbers, of which some arrays of float32 stay in the 
 
 
 def num_threads() -> int:
-    """Threads to use: as the knob `num_threads` says, or one per core that no other process of the job has."""
+    """Threads to use: as the knob `num_threads` says, or one per core; processes of a job share them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return config.get("num_threads") or max(1, cores // comm.processes().num_sharing)
 

@@ -1,7 +1,7 @@
 """Numbers to blocks of ggml's types, by several threads.
 
-Q4_0 to Q8_0, TQ1_0, TQ2_0 and MXFP4 are defined by what the package `gguf` makes, and are the same bytes. Types
-whose scales are searched for are in `quantizers_k`.
+Q4_0 to Q8_0, TQ1_0, TQ2_0 and MXFP4 are defined by what the package `gguf` makes, and are the same bytes.
+Types whose scales are searched for are in `quantizers_k`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def _q5_1(x: np.ndarray) -> np.ndarray:
 def _rounded(x: np.ndarray) -> np.ndarray:
     """Nearest whole numbers as int8; halves go away from zero.
 
-    Adding the largest float below a half, and cutting, would round 0.49999997 wrongly; twice the rest is exact.
+    Adding the largest float below a half, and cutting, would round 0.49999997 wrongly; twice the rest is
+    exact.
     """
     size = np.abs(x)
     whole = np.floor(size)
@@ -147,7 +148,11 @@ def _fractions(digits: np.ndarray, count: int) -> np.ndarray:
 
 def _tq1_0(x: np.ndarray) -> np.ndarray:
     scale, digits = _ternary(x)
-    parts = [_fractions(digits[:, :160], 5), _fractions(digits[:, 160:240], 5), _fractions(digits[:, 240:], 4)]
+    parts = [
+        _fractions(digits[:, :160], 5),
+        _fractions(digits[:, 160:240], 5),
+        _fractions(digits[:, 240:], 4),
+    ]
     return np.concatenate([*parts, scale], axis=1)
 
 

@@ -1,12 +1,13 @@
 """Numbers to blocks of Q4_K, Q5_K and Q6_K, whose scales are searched for.
 
-A block of 256 numbers is 16 groups of 16 (Q6_K) or 8 groups of 32, each with a scale in 6 or 8 bits, of which one
-float16 is the unit; Q4_K and Q5_K have a minimum per group, too. A group's scale is found in three steps, each of
-which makes the sum of squared errors smaller:
+A block of 256 numbers is 16 groups of 16 (Q6_K) or 8 groups of 32, each with a scale in 6 or 8 bits, of
+which one float16 is the unit; Q4_K and Q5_K have a minimum per group, too. A group's scale is found in
+three steps, each of which makes the sum of squared errors smaller:
 
-1. codes for some trial scales, and for each the scale (and minimum) of least squares that go with these codes;
-2. scales in units of the block's, where for every group the neighbours of the nearest one are tried, too, since
-   the minimum has been rounded, and so has the unit;
+1. codes for some trial scales, and for each the scale (and minimum) of least squares that go with these
+   codes;
+2. scales in units of the block's, where for every group the neighbours of the nearest one are tried, too,
+   since the minimum has been rounded, and so has the unit;
 3. the block's unit of least squares for all codes together, and codes for it.
 
 In arrays the number within a group comes first, (R, groups): sums over a group are then sums of long rows.
@@ -24,7 +25,8 @@ from infini.io.gguf.blocks import pack, pack_k_scales
 _NEIGHBOURS: Final = (-1, 1)
 _TOP_SCALE: Final = 63  # of 6 bits
 _SYMMETRIC_TRIALS: Final = np.linspace(-0.9, 0.9, 13, dtype=np.float32)
-_MINIMUM_TRIALS: Final = np.linspace(-1.0, 0.8, 13, dtype=np.float32)
+_MINIMUM_TRIALS: Final = np.linspace(-1.2, 1.2, 13, dtype=np.float32)
+_REPEATS: Final = 2  # codes for the best scale so far, and the scale that goes with these
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -124,8 +126,9 @@ def _scale_and_minimum(x: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]
     total = x.sum(axis=0)
     best_error = np.full_like(low, np.inf)
     best_scale, best_minimum = np.zeros_like(low), -low
-    for trial in _MINIMUM_TRIALS:
-        codes = _minimum_codes(x, span / (np.float32(top) + trial), -low, top)
+
+    def try_codes_of(scale: np.ndarray, minimum: np.ndarray) -> None:
+        codes = _minimum_codes(x, scale, minimum, top)
         ones, squares, product = codes.sum(axis=0), _dot(codes, codes), _dot(codes, x)
         determinant = size * squares - ones * ones
         scale = _divide(size * product - total * ones, determinant)
@@ -134,11 +137,17 @@ def _scale_and_minimum(x: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]
         scale = np.where(is_positive, _divide(product, squares), scale)
         minimum = np.where(is_positive, 0, minimum)
         # Without the sum of squares of x, which is the same for all trials.
-        error = scale * (scale * squares - 2 * (minimum * ones + product)) + minimum * (size * minimum + 2 * total)
+        error = scale * (scale * squares - 2 * (minimum * ones + product))
+        error += minimum * (size * minimum + 2 * total)
         is_better = (error < best_error) & (scale > 0)
         np.copyto(best_error, error, where=is_better)
         np.copyto(best_scale, scale, where=is_better)
         np.copyto(best_minimum, minimum, where=is_better)
+
+    for trial in _MINIMUM_TRIALS:
+        try_codes_of(span / (np.float32(top) + trial), -low)
+    for _ in range(_REPEATS):
+        try_codes_of(best_scale, best_minimum)
     return best_scale, best_minimum
 
 
@@ -154,7 +163,9 @@ def _with_minima(x: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     def nearest(number: np.ndarray, unit: np.ndarray) -> np.ndarray:
         return np.clip(np.rint(_divide(number, np.broadcast_to(unit, number.shape))), 0, _TOP_SCALE)
 
-    def fit(unit: np.ndarray, low_unit: np.ndarray, steps: np.ndarray, lows: np.ndarray) -> tuple[np.ndarray, ...]:
+    def fit(
+        unit: np.ndarray, low_unit: np.ndarray, steps: np.ndarray, lows: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         """Codes, and their errors (count, 8)."""
         real, low = (unit * steps).reshape(-1), (low_unit * lows).reshape(-1)
         codes = _minimum_codes(groups, real, low, top)
@@ -227,7 +238,13 @@ def _q4_k(x: np.ndarray) -> np.ndarray:
 
 def _q5_k(x: np.ndarray) -> np.ndarray:
     head, codes = _with_minima(x, 31)
-    return np.concatenate([head, pack(codes >> np.uint8(4), 1, 32), pack(codes & np.uint8(15), 4, 32)], axis=1)
+    return np.concatenate(
+        [head, pack(codes >> np.uint8(4), 1, 32), pack(codes & np.uint8(15), 4, 32)], axis=1
+    )
 
 
-QUANTIZERS: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {"Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k}
+QUANTIZERS: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+}

@@ -128,7 +128,7 @@ def read(path: Path | str, *, has_data: bool = True) -> GGUFFile:
     headers, maps = [], []
     for number, file in enumerate(paths):
         mapped = _map(file)
-        header = header_.parse(memoryview(mapped), file.name, has_data=has_data)
+        header = header_.parse(mapped.data, file.name, has_data=has_data)
         _check_shard(header, file, number, len(paths))
         headers.append(header)
         maps.append(mapped)
@@ -206,8 +206,10 @@ def _check_total(headers: list[Header], paths: list[Path]) -> None:
 def _whole(header: Header, key: str, path: Path) -> int | None:
     """A whole number of the metadata; None when it is not there."""
     found = header.fields.get(key)
-    if found is None or isinstance(found.data, int):
-        return None if found is None else int(found.data)
+    if found is None:
+        return None
+    if isinstance(found.data, int):
+        return int(found.data)
     raise GGUFError(f"{path.name} is damaged: {key} is no whole number", got=found.type_name)
 
 

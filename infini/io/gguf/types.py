@@ -1,5 +1,5 @@
-"""What numbers of a GGUF file are: the types of tensors, of which blocks of numbers take so many bytes, and the
-types of metadata.
+"""What numbers of a GGUF file are: the types of tensors, of which blocks of numbers take so many bytes, and
+the types of metadata.
 
 A declaration per type, as data. References: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and
 ggml's list of types, https://github.com/ggml-org/ggml/blob/master/include/ggml.h.
@@ -120,7 +120,8 @@ def _plain(name: str, number: int, dtype: str | np.dtype) -> TensorType:
     return TensorType(name, number, 1, found.itemsize, found)
 
 
-# In the order of their numbers. Types that ggml has removed (4, 5, 31 to 33, 36 to 38) have no layout any more.
+# In the order of their numbers. Types that ggml has removed (4, 5, 31 to 33, 36 to 38) have no layout any
+# more.
 TYPES: Final[tuple[TensorType, ...]] = (
     _plain("F32", 0, "<f4"),
     _plain("F16", 1, "<f2"),

@@ -93,7 +93,9 @@ class Metadata(Mapping[str, Data]):
         return f"Metadata({len(self)} keys)"
 
 
-def value_of(data: Any, kind: ValueType | None = None, item: ValueType | None = None) -> Value:  # Any: see Args
+def value_of(
+    data: Any, kind: ValueType | None = None, item: ValueType | None = None
+) -> Value:  # Any: see Args
     """A value for a file.
 
     Args:
@@ -154,9 +156,9 @@ def _checked(data: Scalar, kind: ValueType) -> Scalar:
         return bool(data)
     if kind in _FLOATS and isinstance(data, int | float) and not isinstance(data, bool):
         return float(VALUE_DTYPES[kind].type(data))
-    if kind in VALUE_DTYPES and kind not in (*_FLOATS, ValueType.BOOL):
-        if isinstance(data, int) and not isinstance(data, bool) and _fits(data, kind):
-            return data
+    is_whole = kind in VALUE_DTYPES and kind not in (*_FLOATS, ValueType.BOOL)
+    if is_whole and isinstance(data, int) and not isinstance(data, bool) and _fits(data, kind):
+        return data
     raise errors.ValueMismatchError(
         f"a value does not fit its type {kind.name.lower()}", got=f"{data!r} of type {type(data).__name__}"
     )
@@ -204,7 +206,7 @@ def _item_of(data: Sequence[Scalar]) -> ValueType:
 
 def _fitting(data: np.ndarray, item: ValueType) -> np.ndarray:
     """`data` as numbers of `item`, which has to hold them as they are; floats may be rounded."""
-    dtype = VALUE_DTYPES[item] if item in VALUE_DTYPES else None
+    dtype = VALUE_DTYPES.get(item)
     is_whole = dtype is not None and dtype.kind in "iu"
     if dtype is None or (data.size and data.dtype.kind not in ("iu" if is_whole else "fiub")):
         raise errors.TypeMismatchError(

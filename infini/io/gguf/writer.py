@@ -1,4 +1,5 @@
-"""Writing GGUF files, version 3: one tensor after the other, so that a model larger than memory can be written.
+"""Writing GGUF files, version 3: one tensor after the other, so that a model larger than memory can be
+written.
 
 Files are written aside and take their names when all of them are on disk.
 """
@@ -90,7 +91,8 @@ def write(
     """Write a model, whole or not at all.
 
     Args:
-        path: the file; replaced when it is there. Several files are named after it, `name-00001-of-00003.gguf`.
+        path: the file; replaced when it is there. Several files are named after it,
+            `name-00001-of-00003.gguf`.
         metadata: values by key: of `read`, made by `value_of`, or plain Python values.
         tensors: the tensors, in order. Bytes are asked for one tensor at a time.
         alignment: tensors begin at multiples of it; what the metadata say, or 32, when absent.
@@ -140,7 +142,9 @@ def _aligned(fields: dict[str, Value], alignment: int | None) -> tuple[dict[str,
     is_power = isinstance(step, int) and 1 <= step <= MAX_ALIGNMENT and not step & (step - 1)
     if not is_power or not isinstance(step, int):
         raise errors.ValueMismatchError(
-            "tensors cannot be aligned so", got=repr(step), expected=f"a power of two, at most {MAX_ALIGNMENT}"
+            "tensors cannot be aligned so",
+            got=repr(step),
+            expected=f"a power of two, at most {MAX_ALIGNMENT}",
         )
     if step != DEFAULT_ALIGNMENT or found is not None:
         fields = {**fields, ALIGNMENT: Value(ValueType.UINT32, step)}
@@ -150,7 +154,9 @@ def _aligned(fields: dict[str, Value], alignment: int | None) -> tuple[dict[str,
 def _check(fields: Mapping[str, Value], tensors: Sequence[GGUFTensor]) -> None:
     for what, size in (("keys of metadata", len(fields) + len(SPLIT_KEYS)), ("tensors", len(tensors))):
         if size > MAX_COUNT:
-            raise errors.ValueMismatchError(f"a GGUF file has too many {what}", got=str(size), expected=f"at most {MAX_COUNT}")
+            raise errors.ValueMismatchError(
+                f"a GGUF file has too many {what}", got=str(size), expected=f"at most {MAX_COUNT}"
+            )
     seen = set()
     for x in tensors:
         if x.name in seen:
@@ -230,7 +236,7 @@ def _write_file(
                 got=f"{data.dtype}{data.shape}",
                 expected=f"{x.nbytes} bytes for {x.type} of shape {x.shape}",
             )
-        out.write(memoryview(np.ascontiguousarray(data)).cast("B"))
+        out.write(np.ascontiguousarray(data).data)
         out.write(bytes(-x.nbytes % alignment))
         after(x.name, x.nbytes)
 
@@ -253,6 +259,8 @@ def _write_value(out: BinaryIO, value: Value) -> None:
 def _write_text(out: BinaryIO, text: str) -> None:
     raw = text.encode("utf-8", "surrogateescape")
     if len(raw) > MAX_STRING_NBYTES:
-        raise errors.ValueMismatchError("a text is too long", got=f"{len(raw)} bytes", expected=f"at most {MAX_STRING_NBYTES}")
+        raise errors.ValueMismatchError(
+            "a text is too long", got=f"{len(raw)} bytes", expected=f"at most {MAX_STRING_NBYTES}"
+        )
     out.write(struct.pack("<Q", len(raw)))
     out.write(raw)

@@ -12,22 +12,20 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-import infini as inf
 from infini import io
-from infini.core import array as array_, dtypes, errors, tree
+from infini.core import dtypes, errors, tree
 from infini.llm import models
-from infini.llm.checkpoints import gguf, hugging_face, quantizing
+from infini.llm.checkpoints import gguf, hugging_face, placing, quantizing
 from infini.llm.checkpoints.source import Json, Source, Tensors
 from infini.llm.models import weights as weights_
 from infini.llm.models.weights import Weight
 from infini.quantization import QuantizedArray
 
 Progress: TypeAlias = Callable[[int, int], None]
-Placing: TypeAlias = Callable[[str, np.ndarray], Any]  # Any: a sharding, or None
 _SHOWN = 4  # names that a message lists
 
 
@@ -62,7 +60,8 @@ def load(
     dtype: Any = "auto",  # Any: what names a dtype
     quantization: str | None = None,
     keep: Collection[str] = (),
-    sharding: Placing | None = None,
+    quantized_activations: Literal["exact", "int8"] = "int8",
+    sharding: placing.Placing | None = None,
     on_progress: Progress | None = None,
     allow_unexpected: bool = False,
 ) -> Checkpoint:
@@ -77,8 +76,10 @@ def load(
         quantization: how to store matrices in memory: "int8", "q8_0", "q6_k", "q4_k" or "q4_0"; None as they
             are in the files. What the files have in few bits stays so.
         keep: parts of names of weights that are not quantised, such as "lm_head".
-        sharding: (name of a weight such as "layers.0.self_attn.q_proj", its array) -> where it goes, or None
-            for the default device. Of a quantised weight each plane is asked for.
+        quantized_activations: "int8" rounds what is multiplied with a matrix in few bits to bytes, with a
+            scale for every 32 of them; "exact" takes it as it is, which is several times slower.
+        sharding: (name of a weight such as "layers.0.self_attn.q_proj", its shape) -> where it goes, or None
+            for the default device; see `by_recipe`.
         on_progress: called with the bytes read so far and those there are.
         allow_unexpected: whether files may hold weights that the model does not have.
 
@@ -94,6 +95,7 @@ def load(
     family = models.family_of(source.config_json)
     names = _names(source, family, models.config_from_json(source.config_json))
     config = _fitted(source, family, names)
+    config = dataclasses.replace(config, quantized_activations=quantized_activations)
     table = family.weights(config)
     _check(table, names, source, allow_unexpected=allow_unexpected)
     target = _Target(
@@ -106,9 +108,7 @@ def load(
         value = reader.read(weight)
         nbytes += sum(leaf.nbytes for leaf in tree.leaves(value))
         name = ".".join(map(str, weight.path))
-        weights_.put(
-            params, weight.path, tree.map(lambda leaf, name=name: _placed(leaf, name, sharding), value)
-        )
+        weights_.put(params, weight.path, placing.placed(value, name, sharding))
     return Checkpoint(
         config_json=source.config_json,
         config=config,
@@ -239,7 +239,7 @@ class _Target:
 
     def floats(self, weight: Weight, array: np.ndarray) -> np.ndarray:
         """A weight in the dtype that it is to have."""
-        is_free = weight.kind != "vector" and not self.is_asked and array.dtype in dtypes.FLOATS
+        is_free = weight.kind != "plain" and not self.is_asked and array.dtype in dtypes.FLOATS
         dtype = array.dtype if is_free and array.dtype.itemsize <= 4 else self.dtype
         return array.astype(dtype, copy=False)
 
@@ -277,7 +277,7 @@ class _Reader:
         return tree.map(lambda *leaves: np.stack(leaves), *_alike(parts))
 
     def _one(self, weight: Weight, stored: np.ndarray | QuantizedArray, scheme: Any) -> Any:  # Any: as `read`
-        if isinstance(stored, QuantizedArray) and (weight.kind == "vector" or weight.is_transposed):
+        if isinstance(stored, QuantizedArray) and (weight.kind == "plain" or weight.is_transposed):
             stored = np.asarray(stored.dequantize())
         own = _part(weight, stored)
         if isinstance(own, QuantizedArray):
@@ -311,11 +311,3 @@ def _alike(parts: list[Any]) -> list[Any]:  # Any: as `_part`
     if len(kinds) == 1:
         return parts
     return [np.asarray(part.dequantize()) if isinstance(part, QuantizedArray) else part for part in parts]
-
-
-def _placed(leaf: Any, name: str, sharding: Placing | None) -> Any:  # Any: an array of NumPy's, or of ours
-    """An array on its devices; on a CPU that is the memory that it has."""
-    host = np.ascontiguousarray(leaf)
-    where = None if sharding is None else sharding(name, host)
-    placed = array_.shared(host)
-    return placed if where is None else inf.device_put(placed, where)

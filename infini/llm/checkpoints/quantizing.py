@@ -52,7 +52,7 @@ def scheme_for(weight: Weight, name: str) -> Scheme | None:
         weight: the weight.
         name: what was asked for, one of `NAMES`.
     """
-    if weight.kind == "vector":
+    if weight.kind == "plain":
         return None
     usual, ends = _SCHEMES[name]
     scheme = ends if weight.kind == "embedding" or weight.path[0] == "lm_head" else usual

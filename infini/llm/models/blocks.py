@@ -55,9 +55,13 @@ def attention(
 ) -> tuple[Array, Entry]:
     """Attention of every token (T, M) to those before it in its sequence."""
     num_tokens = x.shape[0]
-    query = layers.linear(x, weights, "q_proj").reshape(num_tokens, config.num_heads, config.head_dim)
-    key = layers.linear(x, weights, "k_proj").reshape(num_tokens, config.num_kv_heads, config.head_dim)
-    value = layers.linear(x, weights, "v_proj").reshape(num_tokens, config.num_kv_heads, config.head_dim)
+    query = layers.linear(x, weights, "q_proj", config).reshape(num_tokens, config.num_heads, config.head_dim)
+    key = layers.linear(x, weights, "k_proj", config).reshape(
+        num_tokens, config.num_kv_heads, config.head_dim
+    )
+    value = layers.linear(x, weights, "v_proj", config).reshape(
+        num_tokens, config.num_kv_heads, config.head_dim
+    )
     if config.qk_norm:
         query, key = (
             layers.norm(part, weights, f"{name}_norm", config) for part, name in ((query, "q"), (key, "k"))
@@ -67,7 +71,7 @@ def attention(
         key = rope.rotate(key, step.rotation, config.rope)
     entry = cache_.write(entry, step.batch.slots, key=key, value=value)
     mixed = attend(query, entry, step.batch, number, config)
-    return layers.linear(mixed.reshape(num_tokens, -1), weights, "o_proj"), entry
+    return layers.linear(mixed.reshape(num_tokens, -1), weights, "o_proj", config), entry
 
 
 def attend(

@@ -105,6 +105,8 @@ class Config:
         tie_embeddings: whether the projection to logits is the embedding table.
         experts: the mixture of experts, where there is one.
         latent: attention over a compressed cache, where it is such.
+        quantized_activations: how products with matrices in few bits take their other operand: as it is, or
+            rounded to bytes with a scale for every 32 of them, which is several times faster.
     """
 
     family: str
@@ -139,6 +141,7 @@ class Config:
     tie_embeddings: bool = False
     experts: Experts | None = None
     latent: Latent | None = None
+    quantized_activations: Literal["exact", "int8"] = "int8"
 
     def window_of(self, layer: int) -> int | None:
         """How many of the last tokens a token looks at in a block; None for all."""

@@ -64,7 +64,7 @@ def logits(params: Params, hidden: Array, config: Config) -> Array:
     """
     x = layers.norm(hidden, params, "norm", config)
     table = params["embed_tokens"] if config.tie_embeddings else params["lm_head"]
-    found = layers.product(x, table, inp.float32)
+    found = layers.product(x, table, config, inp.float32)
     if config.head_bias:
         found = found + params["lm_head_bias"].astype(inp.float32)
     if config.logits_scale != 1.0:

@@ -10,7 +10,7 @@ References: DeepSeek-V2 (arXiv:2405.04434), DeepSeek-V3 (arXiv:2412.19437).
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import infini.numpy as inp
 from infini import Array
@@ -19,7 +19,6 @@ from infini.llm.models import blocks, cache as cache_, layers, llama, rope, weig
 from infini.llm.models.config import Config, Experts, Latent
 from infini.llm.models.family import Entry, Family, Json, Params
 from infini.llm.models.weights import Weight
-from infini.quantization import QuantizedArray
 from infini.train import rotary
 
 _V2: Final = {
@@ -133,30 +132,22 @@ def _attention(
     latent, num_tokens = config.latent, x.shape[0]
     assert latent is not None and config.rope is not None and step.rotation is not None
     if latent.query_rank is None:
-        query = layers.linear(x, weights, "q_proj")
+        query = layers.linear(x, weights, "q_proj", config)
     else:
-        query = layers.norm(layers.linear(x, weights, "q_a_proj"), weights, "q_a_norm", config)
-        query = layers.linear(query, weights, "q_b_proj")
+        query = layers.norm(layers.linear(x, weights, "q_a_proj", config), weights, "q_a_norm", config)
+        query = layers.linear(query, weights, "q_b_proj", config)
     query = query.reshape(num_tokens, config.num_heads, latent.plain_dim + latent.rope_dim)
-    token = layers.linear(x, weights, "kv_a_proj")
+    token = layers.linear(x, weights, "kv_a_proj", config)
     vector = layers.norm(token[:, : latent.rank], weights, "kv_a_norm", config)
     turned = rope.rotate(token[:, None, latent.rank :], step.rotation, config.rope)  # (T, 1, rope_dim)
     entry = cache_.write(entry, step.batch.slots, key=inp.concatenate([vector[:, None], turned], axis=-1))
-    plain = _by_head(query[..., : latent.plain_dim], weights["k_up"], is_transposed=False)
+    plain = inp.einsum("thi,hio->tho", query[..., : latent.plain_dim], weights["k_up"])
     turned = rope.rotate(query[..., latent.plain_dim :], step.rotation, config.rope)
     mixed = blocks.attend(
         inp.concatenate([plain, turned], axis=-1), entry, step.batch, number, config, value_width=latent.rank
     )
-    values = _by_head(mixed, weights["v_up"], is_transposed=True).reshape(num_tokens, -1)
-    return layers.linear(values, weights, "o_proj"), entry
-
-
-def _by_head(x: Array, weight: Any, *, is_transposed: bool) -> Array:  # Any: an array, quantised or not
-    """Each head of (T, H, in) times its own matrix: (H, out, in) when transposed, else (H, in, out)."""
-    if isinstance(weight, QuantizedArray):
-        found = layers.quantized_product(inp.swapaxes(x, 0, 1), weight, transpose=is_transposed)
-        return inp.swapaxes(found, 0, 1)
-    return inp.einsum("thi,hoi->tho" if is_transposed else "thi,hio->tho", x, weight.astype(x.dtype))
+    values = inp.einsum("thi,hoi->tho", mixed, weights["v_up"]).reshape(num_tokens, -1)
+    return layers.linear(values, weights, "o_proj", config), entry
 
 
 def _table(model: Config) -> list[Weight]:
@@ -210,7 +201,6 @@ def _attention_table(model: Config, number: int) -> list[Weight]:
                 (*path, key),
                 (f"{name}.kv_b_proj.weight",),
                 (heads, size, latent.rank),
-                kind="matrix",
                 stored_shape=(heads * rows, latent.rank),
                 part=(start, start + size),
                 heads=heads,

@@ -12,7 +12,7 @@ import infini.numpy as inp
 from infini import Array, lax
 from infini.core import tree
 from infini.llm.models import layers
-from infini.llm.models.config import Activation, Config, Experts
+from infini.llm.models.config import Config, Experts
 
 _LEAST: Final = 8
 _MOST: Final = 64
@@ -25,7 +25,7 @@ def feed_forward(x: Array, weights: dict[str, Any], config: Config) -> Array:  #
     experts = config.experts
     assert experts is not None
     chosen, amounts = route(x, weights, experts)
-    found = _mixed(x, chosen, amounts.astype(x.dtype), weights["experts"], config.activation)
+    found = _mixed(x, chosen, amounts.astype(x.dtype), weights["experts"], config)
     if experts.shared_width:
         found = found + layers.feed_forward(x, weights["shared_experts"], config)
     return found
@@ -33,7 +33,7 @@ def feed_forward(x: Array, weights: dict[str, Any], config: Config) -> Array:  #
 
 def route(x: Array, weights: dict[str, Any], experts: Experts) -> tuple[Array, Array]:  # Any: arrays
     """Numbers of the experts of each token, and what each counts, both (T, k)."""
-    products = layers.product(x.astype(inp.float32), weights["gate"].astype(inp.float32))
+    products = inp.matmul(x.astype(inp.float32), weights["gate"].astype(inp.float32).T)
     if experts.scoring == "sigmoid":
         scores = lax.logistic(products)
     else:
@@ -60,7 +60,7 @@ def _allowed(ranked: Array, experts: Experts) -> Array:
 
 
 def _mixed(
-    x: Array, chosen: Array, amounts: Array, weights: dict[str, Any], activation: Activation
+    x: Array, chosen: Array, amounts: Array, weights: dict[str, Any], config: Config
 ) -> Array:  # Any: arrays
     """For each token (T, M) the sum of what its experts (T, k) make of it, each times its amount.
 
@@ -83,10 +83,9 @@ def _mixed(
         choices = order[inp.minimum(places, num_rows - 1)]
         own = tree.map(lambda plane: lax.dynamic_index_in_dim(plane, expert, 0, keepdims=False), weights)
         rows = x[choices // num_chosen]
-        gate = layers.linear(rows, own, "gate_proj")
-        made = layers.linear(
-            layers.activated(gate, activation) * layers.linear(rows, own, "up_proj"), own, "down_proj"
-        )
+        gate = layers.linear(rows, own, "gate_proj", config)
+        hidden = layers.activated(gate, config.activation) * layers.linear(rows, own, "up_proj", config)
+        made = layers.linear(hidden, own, "down_proj", config)
         return found.at[inp.where(is_own, choices, num_rows)].set(made, mode="drop")
 
     rows = lax.fori_loop(0, ends[-1], add_tile, inp.zeros((num_rows, x.shape[1]), x.dtype))

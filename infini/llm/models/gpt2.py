@@ -40,7 +40,7 @@ def _config(data: Json) -> Config:
         family="gpt2",
         vocab_size=llama.size(data, "vocab_size"),
         hidden_size=width,
-        intermediate_size=data.get("n_inner") or 4 * width,
+        intermediate_size=llama.size(data, "n_inner") if data.get("n_inner") else 4 * width,
         num_layers=llama.size(data, "n_layer"),
         num_heads=heads,
         num_kv_heads=heads,

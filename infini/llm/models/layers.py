@@ -13,17 +13,23 @@ from infini.llm.models.config import Activation, Config
 from infini.quantization import QuantizedArray
 
 
-def linear(x: Array, weights: dict[str, Any], name: str) -> Array:  # Any: arrays, quantised or not
+def linear(
+    x: Array, weights: dict[str, Any], name: str, config: Config
+) -> Array:  # Any: arrays, quantised or not
     """`x` (..., in) times the matrix of that name, plus its bias where there is one."""
-    found = product(x, weights[name])
+    found = product(x, weights[name], config)
     bias = weights.get(f"{name}_bias")
     return found if bias is None else found + bias
 
 
-def product(x: Array, weight: Any, dtype: Any = None) -> Array:  # Any: an array, quantised or not; a dtype
+def product(
+    x: Array, weight: Any, config: Config, dtype: Any = None
+) -> Array:  # Any: an array, quantised or not; a dtype
     """`x` (..., in) times a matrix (out, in)."""
     if isinstance(weight, QuantizedArray):
-        return lax.quantized_matmul(x, weight, preferred_element_type=dtype)
+        return lax.quantized_matmul(
+            x, weight, preferred_element_type=dtype, activations=config.quantized_activations
+        )
     # Where activations are wider than the matrix, sums and results stay so.
     return lax.dot_general(
         x.astype(weight.dtype),
@@ -31,11 +37,6 @@ def product(x: Array, weight: Any, dtype: Any = None) -> Array:  # Any: an array
         (((x.ndim - 1,), (1,)), ((), ())),
         preferred_element_type=x.dtype if dtype is None else dtype,
     )
-
-
-def quantized_product(x: Array, weight: QuantizedArray, *, transpose: bool) -> Array:
-    """`x` (..., rows, in) times matrices stored in few bits, in the dtype of `x`."""
-    return lax.quantized_matmul(x, weight, transpose=transpose)
 
 
 def embedding(table: Any, tokens: Array, dtype: Any) -> Array:  # Any: an array, quantised or not; a dtype
@@ -51,8 +52,8 @@ def norm(x: Array, weights: dict[str, Any], name: str, config: Config) -> Array:
         wide = wide - inp.mean(wide, axis=-1, keepdims=True)
     scale = lax.rsqrt(inp.mean(inp.square(wide), axis=-1, keepdims=True) + config.norm_epsilon)
     if config.norm == "layer":
-        found = wide * scale * weight.astype(inp.float32) + weights[f"{name}_bias"].astype(inp.float32)
-        return found.astype(x.dtype)
+        found, bias = wide * scale * weight.astype(inp.float32), weights.get(f"{name}_bias")
+        return (found if bias is None else found + bias.astype(inp.float32)).astype(x.dtype)
     if config.is_norm_offset:
         return (wide * scale * (1.0 + weight.astype(inp.float32))).astype(x.dtype)
     return (wide * scale).astype(x.dtype) * weight.astype(x.dtype)
@@ -78,9 +79,9 @@ def capped(x: Array, cap: float | None) -> Array:
 
 def feed_forward(x: Array, weights: dict[str, Any], config: Config) -> Array:  # Any: arrays
     """The feed-forward layer without experts."""
-    hidden = linear(x, weights, "up_proj")
+    hidden = linear(x, weights, "up_proj", config)
     if config.is_gated:
-        hidden = activated(linear(x, weights, "gate_proj"), config.activation) * hidden
+        hidden = activated(linear(x, weights, "gate_proj", config), config.activation) * hidden
     else:
         hidden = activated(hidden, config.activation)
-    return linear(hidden, weights, "down_proj")
+    return linear(hidden, weights, "down_proj", config)

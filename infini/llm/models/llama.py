@@ -10,15 +10,14 @@ from typing import Any, Final
 
 from infini.core import errors
 from infini.io import tensors as tensors_
-from infini.llm.models import rope, weights
+from infini.llm.models import checking, rope, weights
 from infini.llm.models.config import Activation, Config
 from infini.llm.models.family import Family, Json
 from infini.llm.models.weights import Weight
 
 # What most families call the three matrices of an expert.
 _OF_EXPERTS: Final = {"gate_proj": "gate_proj", "up_proj": "up_proj", "down_proj": "down_proj"}
-_LARGEST: Final = 1 << 31
-_MOST_LAYERS: Final = 1 << 12
+_LARGEST: Final = (1 << 31) - 1
 _ACTIVATIONS: Final[dict[str, Activation]] = {
     "silu": "silu",
     "swish": "silu",
@@ -66,19 +65,7 @@ def config(
         "mlp_bias": bool(data.get("mlp_bias", False)),
         "tie_embeddings": bool(data.get("tie_word_embeddings", False)),
     }
-    model = Config(**found | fields)
-    if model.num_layers > _MOST_LAYERS or (model.experts is not None and model.experts.count > _MOST_LAYERS):
-        raise tensors_.CorruptFileError(
-            "config.json states more layers or experts than any model has",
-            got=f"num_hidden_layers = {model.num_layers}, experts: {model.experts}",
-            expected=f"at most {_MOST_LAYERS} of each",
-        )
-    if model.num_heads % model.num_kv_heads:
-        raise tensors_.CorruptFileError(
-            "config.json: num_key_value_heads does not divide num_attention_heads",
-            got=f"{model.num_kv_heads} and {model.num_heads}",
-        )
-    return model
+    return Config(**found | fields)
 
 
 def stated(data: Json, defaults: Json | None = None) -> dict[str, Any]:  # Any: whatever JSON holds
@@ -93,12 +80,12 @@ def size(data: Json, name: str) -> int:
     Raises:
         CorruptFileError: it is missing, or something else.
     """
-    value = data.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < _LARGEST:
+    value, largest = data.get(name), checking.MOST_LAYERS if "layer" in name else _LARGEST
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
         raise tensors_.CorruptFileError(
             f"config.json does not state {name}" if value is None else f"config.json: {name} is no size",
             got=None if value is None else repr(value),
-            expected=f"a positive integer below {_LARGEST}",
+            expected=f"a positive integer, at most {largest}",
             fix="copy the whole model folder again",
         )
     return value

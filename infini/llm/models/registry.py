@@ -6,7 +6,7 @@ from typing import Final
 
 from infini.core import errors
 from infini.io import tensors as tensors_
-from infini.llm.models import deepseek, gemma2, gpt2, llama, minicpm, mistral, phi3, qwen
+from infini.llm.models import checking, deepseek, gemma2, gpt2, llama, minicpm, mistral, phi3, qwen
 from infini.llm.models.config import Config
 from infini.llm.models.family import Family, Json
 
@@ -92,12 +92,12 @@ def config_from_json(config_json: Json) -> Config:
     name = config_json.get("model_type")
     stated = {**config_json, "model_type": name if name in family.names else family.names[0]}
     try:
-        return family.config(stated)
+        return checking.check(family.config(stated))
     except errors.InfiniError:
         raise
     except KeyError as error:
         raise _broken(f"config.json does not state {error.args[0]}") from None
-    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         raise _broken("config.json has a value of a wrong kind", str(error)) from None
 
 

@@ -23,7 +23,7 @@ class Weight:
         names: its name in files; several, where files have one for each expert.
         shape: its shape in the parameters; that of every expert begins with their number.
         kind: a matrix (out, in) may be quantised, as may the embedding table and the stacked matrices of
-            experts; nothing else is.
+            experts; what is plain never is.
         stored_shape: shape of what files have under one name; `shape` (without the number of experts) when
             absent.
         part: which rows of what files have under the name, where several weights share it.
@@ -35,7 +35,7 @@ class Weight:
     path: Path
     names: tuple[str, ...]
     shape: Shape
-    kind: Literal["matrix", "embedding", "experts", "vector"] = "vector"
+    kind: Literal["matrix", "embedding", "experts", "plain"] = "plain"
     stored_shape: Shape | None = None
     part: tuple[int, int] | None = None
     heads: int | None = None

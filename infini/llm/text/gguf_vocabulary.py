@@ -133,7 +133,8 @@ _WORDS: Final = _table()
 
 
 def word_rules() -> dict[str, tuple[tuple[str, ...], bool]]:
-    """For each name of `tokenizer.ggml.pre` its patterns, and whether a word that is a token is that token."""
+    """For each name of `tokenizer.ggml.pre` its patterns, and whether a word that is a token is that token.
+    """
     return {name: (words.patterns, words.takes_whole) for name, words in _WORDS.items()}
 
 

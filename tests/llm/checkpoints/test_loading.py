@@ -125,8 +125,8 @@ def test_a_placement_is_asked_for_by_name(tmp_path: Path) -> None:
     split = inf.NamedSharding(mesh, inf.P("tp"))
     asked: dict[str, tuple[int, ...]] = {}
 
-    def place(name: str, array: np.ndarray) -> Any:
-        asked[name] = array.shape
+    def place(name: str, shape: tuple[int, ...]) -> Any:
+        asked[name] = shape
         return split if name.endswith("q_proj") else None
 
     found = checkpoints.load(write(tmp_path, CONFIG, tensors_of(CONFIG)), sharding=place)
@@ -243,13 +243,18 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     ({"num_hidden_layers": "2"}, "num_hidden_layers is no size"),
     ({"vocab_size": -1}, "vocab_size is no size"),
     ({"num_attention_heads": True}, "num_attention_heads is no size"),
-    ({"num_key_value_heads": 3}, "does not divide"),
+    ({"num_key_value_heads": 3}, "do not divide"),
     ({"hidden_act": "mish"}, "activation is not supported"),
     ({"rope_scaling": {"type": "spiral"}}, "spiral"),
     ({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "wrong length"),
     ({"rope_scaling": {"type": "linear"}}, "does not state factor"),
     ({"rope_scaling": 3}, "wrong kind"),
-    ({"num_hidden_layers": 100_000}, "more layers"),
+    ({"num_hidden_layers": 100_000}, "num_hidden_layers is no size"),
+    ({"model_type": "mixtral", "num_local_experts": 10**6, "num_experts_per_tok": 2}, "experts of width"),
+    ({"model_type": "mistral", "sliding_window": "8"}, "windows of"),
+    ({"rope_theta": -1.0}, "base -1.0"),
+    ({"rms_norm_eps": float("nan")}, "not one"),
+    ({"partial_rotary_factor": 0.2}, "rotations of"),
     ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
 ])  # fmt: skip
 def test_configurations_that_cannot_be_run_say_why(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 import infini as inf
 from infini.llm import models
@@ -124,6 +126,41 @@ def test_a_family_of_ones_own_stands_above_those_that_are_there() -> None:
         assert models.family_of({"model_type": "llama"}) is own
     finally:
         registry._FAMILIES[:] = before
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+KEYS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling",
+    "rope_parameters", "partial_rotary_factor", "hidden_act", "sliding_window", "use_sliding_window",
+    "layer_types", "max_window_layers", "num_local_experts", "num_experts", "num_experts_per_tok",
+    "moe_intermediate_size", "mlp_only_layers", "decoder_sparse_step", "n_group", "topk_group", "topk_method",
+    "n_routed_experts", "n_shared_experts", "first_k_dense_replace", "moe_layer_freq", "kv_lora_rank",
+    "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "routed_scaling_factor", "scale_emb",
+    "scale_depth", "dim_model_base", "query_pre_attn_scalar", "attn_logit_softcapping", "n_embd", "n_inner",
+    "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "original_max_position_embeddings",
+    "final_logit_softcapping", "architectures", "rope_interleave", "tie_word_embeddings",
+    "activation_function",
+)  # fmt: skip
+
+
+@given(
+    st.sampled_from(registry.names()), st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1, max_size=3)
+)
+def test_whatever_a_file_says_is_a_model_or_a_named_error(name: str, changes: dict[str, Any]) -> None:
+    more = {"n_embd": 32, "n_layer": 2, "n_head": 4} if name == "gpt2" else {"n_routed_experts": 4}
+    data = SMALL | {"model_type": name} | more | changes
+    try:
+        config = models.config_from_json(data)
+        hash(config)
+    except inf.errors.InfiniError:
+        return
+    table = models.family_of(data).weights(config)
+    assert all(type(size) is int and size > 0 for weight in table for size in weight.shape)
 
 
 def test_what_kinds_there_are_is_said() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import transformers
 
 import infini as inf
 from infini.llm import checkpoints, models
+from infini.llm.models import registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PROMPT, STEPS = 20, 32
@@ -46,6 +49,19 @@ DEEPSEEK = {
 }  # fmt: skip
 V3 = {**DEEPSEEK, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True}
 MSCALE = {**YARN, "mscale": 0.7, "mscale_all_dim": 1.2}
+GRANITE = {
+    "embedding_multiplier": 12.0, "residual_multiplier": 1.4 / 2**0.5, "logits_scaling": 4.0,
+    "attention_multiplier": 0.25, "tie_word_embeddings": True,
+}  # fmt: skip
+# What config.json says where transformers has no such model, or says it in another way.
+STATED: dict[str, dict[str, Any]] = {
+    "minicpm": {"model_type": "minicpm", "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16},
+    "9g": {"model_type": "fm9g7b"},
+    "older files": {
+        "rope_parameters": None, "rope_theta": LLAMA3["rope_theta"],
+        "rope_scaling": {("type" if key == "rope_type" else key): value for key, value in LLAMA3.items()},
+    },
+}  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama, tied, biases": ("Llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
@@ -76,6 +92,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "topk_group": 2, "routed_scaling_factor": 1.7},
     ),
     "deepseek v3": ("DeepseekV3", {**V3, "rope_parameters": MSCALE}),
+    "minicpm": ("Granite", GRANITE),
+    "9g": ("Qwen2", {}),
+    "older files": ("Llama", {"rope_parameters": LLAMA3}),
     "deepseek v3, halves": ("DeepseekV3", {**V3, "rope_interleave": False, "attention_bias": True}),
 }  # fmt: skip
 
@@ -141,6 +160,8 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Peer]:
     def of(name: str) -> Peer:
         folder = tmp_path_factory.mktemp("model")
         model = _write(*CASES[name], folder)
+        stated = json.loads((folder / "config.json").read_text()) | STATED.get(name, {})
+        (folder / "config.json").write_text(json.dumps(stated))
         tokens = torch.arange(1, PROMPT + 1)[None] * 5 % 128
         with torch.no_grad():
             tokens = model.generate(tokens, max_new_tokens=STEPS, do_sample=False, pad_token_id=0)
@@ -200,3 +221,22 @@ def test_bfloat16_is_as_near_as_that_of_transformers(name: str, peers: Callable[
     own = Engine(loaded.params, loaded.config.served(PROMPT), "bfloat16")
     found = own.run(models.Rows(peer.tokens[:PROMPT], 0, [0, 1]))
     assert np.sqrt(np.mean((found - exact) ** 2)) < 1.5 * np.sqrt(np.mean((theirs - exact) ** 2)) + 1e-3
+
+
+def test_the_example_of_a_new_model_is_that_of_transformers(tmp_path: Path) -> None:
+    path = Path(__file__).resolve().parents[3] / "examples" / "add_model.py"
+    spec = importlib.util.spec_from_file_location("add_model", path)
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    before = list(registry._FAMILIES)
+    try:
+        models.register(example.COHERE)
+        model = _write("Cohere", {"logit_scale": 0.3}, tmp_path)
+        loaded = checkpoints.load(tmp_path)
+        tokens = list(range(5, 5 + PROMPT))
+        found = Engine(loaded.params, loaded.config).run(models.Rows(tokens, 0, [2, 1]))
+        with torch.no_grad():
+            np.testing.assert_allclose(found, model(torch.tensor([tokens])).logits[0].numpy(), atol=TOLERANCE)
+    finally:
+        registry._FAMILIES[:] = before

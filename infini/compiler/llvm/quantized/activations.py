@@ -1,7 +1,8 @@
 """Activations as bytes: 32 neighbours of a row become whole numbers up to 127 times a scale.
 
-Results have rows of whole chunks, filled up with zeros: the bytes, float32 scales, and float32 sums of each 32
-rounded activations. The bytes have signs, or, for products of many rows, 128 added to them. The order of
+Results have rows of whole chunks, filled up with zeros: the bytes, float32 scales, and sums of neighbours. The
+bytes have signs, or, for products of many rows, 128 added to them. Sums are those of the rounded activations
+in float32, or those of the bytes as integers times a factor, as the product wants them. The order of
 operations is that of `lax.quantized.codes.rounded`, so the bytes are the same.
 """
 
@@ -19,18 +20,19 @@ from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import F32, I32, I64, PTR, vector
 from infini.compiler.passes import quantized
+from infini.compiler.passes.quantized import Form
 from infini.core.ir import ArrayType
 
 NS_PER_BLOCK = 3.0
 TASK_NS = 20e3
 
 
-def emit(x: ArrayType, *, biased: bool, target: Target) -> tuple[TaskFunction, ...]:
+def emit(x: ArrayType, form: Form, target: Target) -> tuple[TaskFunction, ...]:
     """One phase, with `args` x, bytes, scales, sums.
 
     Args:
         x: floats (M, K).
-        biased: whether 128 is added to the bytes.
+        form: what the product wants.
         target: processor to make code for.
     """
     rows, k = x.shape
@@ -46,13 +48,14 @@ def emit(x: ArrayType, *, biased: bool, target: Target) -> tuple[TaskFunction, .
     stop: Int = f.minimum(f.add(first, count), rows) if num_tasks > 1 else rows
     element = registers.memory_element(x.dtype)
     lanes = min(forms.lanes_of(target), 16)
-    writer = _Writer(f, x.dtype, lanes, biased)
+    writer = _Writer(f, x.dtype, lanes, form)
+    per_block = BLOCK // form.part
     with f.loop(first, stop, runs=True) as row:
         here = f.at(source, f.mul(row.index, k), element)
         places = (
             f.at(codes, f.mul(row.index, blocks * BLOCK), "i8"),
             f.at(scales, f.mul(row.index, blocks), "float"),
-            f.at(sums, f.mul(row.index, blocks), "float"),
+            f.at(sums, f.mul(row.index, blocks * per_block), "float"),
         )
         with f.loop(0, k // BLOCK) as block:
             writer.block(f.at(here, f.mul(block.index, BLOCK), element), places, block.index, BLOCK)
@@ -73,8 +76,8 @@ def emit(x: ArrayType, *, biased: bool, target: Target) -> tuple[TaskFunction, .
 class _Writer:
     """Writes one block of 32."""
 
-    def __init__(self, f: Function, dtype: np.dtype, lanes: int, biased: bool) -> None:
-        self.f, self.dtype, self.lanes, self.biased = f, dtype, lanes, biased
+    def __init__(self, f: Function, dtype: np.dtype, lanes: int, form: Form) -> None:
+        self.f, self.dtype, self.lanes, self.form = f, dtype, lanes, form
 
     def block(self, source: Value, places: tuple[Value, Value, Value], number: Int, count: int) -> None:
         """A block of which `count` numbers exist."""
@@ -91,27 +94,36 @@ class _Writer:
         is_finite = f.compare("olt", f.intrinsic("fabs", inverse), f.constant(float("inf"), F32))
         inverse = f.splat(f.select(is_finite, inverse, f.constant(0.0, F32)), lanes)
         whole = [self._nearest(f.binary("fmul", part, inverse)) for part in parts]
-        total = whole[0]
-        for part in whole[1:]:
-            total = f.binary("add", total, part)
-        total = self._reduced("add", total)
         codes, scales, sums = places
+        count_of_parts = BLOCK // self.form.part
+        for i in range(count_of_parts):
+            some = whole[i * len(whole) // count_of_parts : (i + 1) * len(whole) // count_of_parts]
+            total = some[0]
+            for part in some[1:]:
+                total = f.binary("add", total, part)
+            total = self._reduced("add", total)
+            if self.form.center:
+                found = f.binary("mul", total, f.constant(-self.form.center, I32))
+            else:
+                found = f.binary("fmul", f.convert("sitofp", total, F32), scale)
+            f.store(found, f.at(sums, f.add(f.mul(number, count_of_parts), i), "i32"))
         for i, part in enumerate(whole):
             small = f.convert("trunc", part, part.type.with_element("i8"))
-            if self.biased:
+            if self.form.is_biased:
                 small = f.binary("xor", small, f.constant(0x80, small.type))
             f.store(small, f.at(codes, f.add(f.mul(number, BLOCK), i * lanes), "i8"))
         f.store(scale, f.at(scales, number, "float"))
-        f.store(f.binary("fmul", f.convert("sitofp", total, F32), scale), f.at(sums, number, "float"))
 
     def zeros(self, places: tuple[Value, Value, Value], number: Int) -> None:
         """A block beyond the end of the row."""
         f = self.f
         codes, scales, sums = places
-        nothing = f.constant(0x80 if self.biased else 0, vector("i8", BLOCK))
+        nothing = f.constant(0x80 if self.form.is_biased else 0, vector("i8", BLOCK))
         f.store(nothing, f.at(codes, f.mul(number, BLOCK), "i8"))
-        for place in (scales, sums):
-            f.store(f.constant(0.0, F32), f.at(place, number, "float"))
+        f.store(f.constant(0.0, F32), f.at(scales, number, "float"))
+        count = BLOCK // self.form.part
+        for i in range(count):
+            f.store(f.constant(0, I32), f.at(sums, f.add(f.mul(number, count), i), "i32"))
 
     def _part(self, source: Value, start: int, count: int) -> Value:
         f, lanes = self.f, self.lanes

@@ -23,7 +23,7 @@ from infini.lax.quantized.scheme import Scheme
 
 CHUNK: Final = quantized.CHUNK
 BLOCK: Final = quantized.BLOCK  # activations with one scale
-_RUNS: Final = {"Q4_K": 32, "Q5_K": 32, "Q6_K": 64}  # bytes whose low halves come before their high ones
+RUNS: Final = {"Q4_K": 32, "Q5_K": 32, "Q6_K": 64}  # bytes whose low halves come before their high ones
 _PLAIN_GROUPS: Final = (32, 64, 128, 256)
 
 
@@ -94,7 +94,7 @@ def units_of(scheme: Scheme, lanes: int) -> tuple[Unit, ...]:
                 vectors.append(Vector(32 + start, shift, 3, places))
     else:
         assert scheme.group is not None
-        run = _RUNS.get(scheme.name, scheme.group // 2)
+        run = RUNS.get(scheme.name, scheme.group // 2)
         first = 32 if scheme.bits == 5 else 0
         for start in range(0, 128, width):
             for shift in (0, 4):
@@ -166,9 +166,14 @@ class Reader:
         return self.scheme.center
 
     @property
+    def part(self) -> int:
+        """Numbers along k with one scale."""
+        return min(self.scheme.part or BLOCK, BLOCK)
+
+    @property
     def num_scales(self) -> int:
         """Scales of a chunk, at most one per 16 numbers."""
-        return CHUNK // min(self.scheme.part or BLOCK, BLOCK)
+        return CHUNK // self.part
 
     @property
     def has_offsets(self) -> bool:
@@ -243,7 +248,7 @@ class Reader:
         found = _load(f, places.planes[0], v.start, 4 * self.lanes)
         if self.scheme.bits == 8:
             return found if self.signed else f.binary("xor", found, f.constant(0x80, found.type))
-        found = _field(f, found, v.shift, v.mask)
+        found = field(f, found, v.shift, v.mask)
         if self.scheme.bits == 4:
             return found
         top, low_bits = self._high(f, places, v), {3: 2, 5: 4, 6: 4}[self.scheme.bits]
@@ -401,11 +406,14 @@ def _number(f: Function, pointer: Value, type_: ArrayType) -> Value:
     return f.convert("uitofp", found, F32) if type_.dtype == dtypes.uint8 else found
 
 
-def _field(f: Function, x: Value, shift: int, mask: int) -> Value:
-    """Bits of every byte."""
+def field(f: Function, x: Value, shift: int, mask: int) -> Value:
+    """Every byte moved to the right, or to the left by less than 0, and what the mask keeps of it then: bits
+    that do not come from a neighbour.
+    """
     if shift:
         words = f.convert("bitcast", x, vector("i16", x.type.lanes // 2))
-        words = f.binary("lshr", words, f.constant(shift, words.type))
+        op = "lshr" if shift > 0 else "shl"
+        words = f.binary(op, words, f.constant(abs(shift), words.type))
         x = f.convert("bitcast", words, x.type)
     return f.binary("and", x, f.constant(mask, x.type))
 

@@ -20,12 +20,13 @@ from infini.compiler.llvm import registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.packing import transpose
 from infini.compiler.llvm.quantized import forms
-from infini.compiler.llvm.quantized.forms import BLOCK, CHUNK, Places, Reader, Vector
+from infini.compiler.llvm.quantized.forms import BLOCK, CHUNK, Places, Reader
+from infini.compiler.llvm.quantized.panel_forms import PanelReader
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import F32, I1, I32, I64, PTR, vector
 from infini.core.ir import ArrayType
-from infini.lax.quantized.scheme import Scheme
+from infini.lax.quantized.scheme import ROWS, Scheme
 
 VECTORS: Final = 2  # registers along a row of the result
 MOST_ROWS: Final = 6  # of a register block
@@ -53,7 +54,8 @@ def emit(
         dtype: dtype of the result.
         target: processor to make code for.
     """
-    reader = Reader(scheme, tuple(planes), forms.lanes_of(target), signed=scheme.bits == 8)
+    kind = Reader if scheme.rows == 1 else PanelReader
+    reader = kind(scheme, tuple(planes), forms.lanes_of(target), signed=scheme.bits == 8)
     return _Emission(rows, reader, dtype, target).phases()
 
 
@@ -68,18 +70,19 @@ class _Panel:
 
 
 class _Emission:
-    def __init__(self, rows: int, reader: Reader, dtype: np.dtype, target: Target) -> None:
+    def __init__(self, rows: int, reader: Reader | PanelReader, dtype: np.dtype, target: Target) -> None:
         self.rows, self.reader, self.dtype, self.target = rows, reader, dtype, target
         self.lanes = reader.lanes
         self.columns = VECTORS * reader.lanes
-        self.blocks = reader.num_chunks * CHUNK // BLOCK
-        self.part = CHUNK // reader.num_scales
+        self.num_chunks = -(-reader.k // CHUNK)
+        self.blocks = self.num_chunks * CHUNK // BLOCK
+        self.part = reader.part
         self.f = Function("TASK", [(PTR, "args"), (I64, "task")])
         self.helpers: dict[int, Function] = {}
         self.row_block = -(-rows // -(-rows // ROW_BLOCK))
-        parts = -(-reader.num_chunks // DEPTH_CHUNKS)
-        self.depth = -(-reader.num_chunks // parts)  # chunks of a part of k
-        self.num_depths = -(-reader.num_chunks // self.depth)
+        parts = -(-self.num_chunks // DEPTH_CHUNKS)
+        self.depth = -(-self.num_chunks // parts)  # chunks of a part of k
+        self.num_depths = -(-self.num_chunks // self.depth)
 
     def phases(self) -> tuple[TaskFunction, ...]:
         """The only phase."""
@@ -88,7 +91,9 @@ class _Emission:
         pointers = [f.load(f.at(f.parameters[0], i, "ptr"), PTR, is_invariant=True) for i in range(count)]
         self.codes, self.scales, self.sums = pointers[:3]
         self.planes, self.out = pointers[3:-1], pointers[-1]
-        self.memory = [reader.tail_memory(f) for _ in range(self.lanes)] if reader.tail else []
+        self.memory = []
+        if isinstance(reader, Reader) and reader.tail:
+            self.memory = [reader.tail_memory(f) for _ in range(self.lanes)]
         panel = self._allocate()
         stage = f.allocate(self.row_block * self.columns * 4) if self.num_depths > 1 else None
         num_row_blocks = -(-self.rows // self.row_block)
@@ -129,33 +134,68 @@ class _Emission:
     def _pack(self, panel: _Panel, column: Int, number: int) -> None:
         """Rearrange a part of k of the columns of a task."""
         f, reader = self.f, self.reader
+        if isinstance(reader, PanelReader):
+            with f.loop(0, VECTORS, 1) as half:
+                first = f.add(column, f.mul(half.index, self.lanes))
+                self._pack_panel(panel, reader, first, half.index, number)
+            return
         start, stop = self._chunks(number)
-        whole = stop - (1 if reader.tail and stop == reader.num_chunks else 0)
         with f.loop(0, VECTORS, 1) as half:
+            whole = stop - (1 if reader.tail and stop == self.num_chunks else 0)
             first = f.add(column, f.mul(half.index, self.lanes))
             # Rows beyond the last are the last again; what they give is not stored.
             rows = [f.minimum(f.add(first, i), reader.num_rows - 1) for i in range(self.lanes)]
             with f.loop(start, whole) as loop:
                 places = [reader.places(f, self.planes, row, loop.index) for row in rows]
-                self._pack_chunk(panel, places, half.index, f.sub(loop.index, start))
+                self._pack_chunk(panel, reader, places, half.index, f.sub(loop.index, start))
             if whole < stop:
                 places = [
                     reader.tail_places(f, self.planes, row, memory)
                     for row, memory in zip(rows, self.memory, strict=True)
                 ]
-                self._pack_chunk(panel, places, half.index, whole - start)
+                self._pack_chunk(panel, reader, places, half.index, whole - start)
+
+    def _pack_panel(self, panel: _Panel, reader: PanelReader, row: Int, half: Int, number: int) -> None:
+        """The same of rows that lie together already: their codes are unpacked."""
+        f, lanes, span = self.f, self.lanes, reader.span
+        start, stop = self._chunks(number)
+        begin, end = start * CHUNK // span, min(stop * CHUNK, reader.k) // span
+        row = f.minimum(row, reader.num_rows - lanes)  # what lies beyond is not stored
+        one, inside = f.divide(row, ROWS)
+        mine, bias = f.mul(half, lanes), f.constant(_BIAS, vector("i8", 4 * lanes))
+        zero = f.constant(0, vector("i32", lanes))
+        with f.loop(begin, end) as loop:
+            here = reader.at(f, self.planes, one, loop.index)
+            if lanes < ROWS:
+                here = reader.moved(f, here, inside)
+            place = f.sub(loop.index, begin)
+            for part in range(span // self.part):
+                total = zero
+                at = f.add(f.mul(place, span // self.part), part)
+                codes = f.at(panel.codes, f.add(f.mul(at, self.part // 4 * self.columns), mine), "i32")
+                for k in range(0, self.part, 4):
+                    four = self._centered(reader.codes(f, here, part * self.part + k))
+                    total = forms.dot(f, total, bias, four, self.target)
+                    f.store(four, f.at(codes, k // 4 * self.columns, "i32"))
+                to = f.add(f.mul(at, self.columns), mine)
+                f.store(f.binary("sub", zero, total), f.at(panel.before, to, "i32"))
+                f.store(reader.scales(f, here, part), f.at(panel.scales, to, "float"))
+                if panel.offsets is not None:
+                    f.store(reader.offsets(f, here, part), f.at(panel.offsets, to, "float"))
 
     def _chunks(self, number: int) -> tuple[int, int]:
         start = number * self.depth
-        return start, min(start + self.depth, self.reader.num_chunks)
+        return start, min(start + self.depth, self.num_chunks)
 
-    def _pack_chunk(self, panel: _Panel, places: Sequence[Places], half: Int, chunk: Int) -> None:
-        f, reader, lanes = self.f, self.reader, self.lanes
+    def _pack_chunk(
+        self, panel: _Panel, reader: Reader, places: Sequence[Places], half: Int, chunk: Int
+    ) -> None:
+        f, lanes = self.f, self.lanes
         mine = f.mul(half, lanes)
         codes = f.at(panel.codes, f.add(f.mul(chunk, CHUNK // 4 * self.columns), mine), "i32")
         for unit in reader.units:
             for v in unit.vectors:
-                rows = [self._signed(each, v) for each in places]
+                rows = [self._centered(reader.codes(f, each, v)) for each in places]
                 for place, value in zip(v.lanes, transpose(f, rows), strict=True):
                     f.store(value, f.at(codes, place // 4 * self.columns, "i32"))
         parts = reader.num_scales
@@ -176,13 +216,12 @@ class _Emission:
             at = f.add(f.mul(chunk, CHUNK // BLOCK * self.columns), mine)
             self._store_columns(panel.offsets, offsets, at)
 
-    def _signed(self, places: Places, v: Vector) -> Value:
-        """Codes of a vector as signed numbers, four in a lane."""
-        f, reader = self.f, self.reader
-        found = reader.codes(f, places, v)
-        if reader.center:
-            found = f.binary("sub", found, f.constant(reader.center, found.type))
-        return f.convert("bitcast", found, vector("i32", self.lanes))
+    def _centered(self, codes: Value) -> Value:
+        """Codes as signed numbers, four in a lane."""
+        f, center = self.f, self.reader.center
+        if center:
+            codes = f.binary("sub", codes, f.constant(center, codes.type))
+        return f.convert("bitcast", codes, vector("i32", self.lanes))
 
     def _store_columns(self, target: Value, rows: Sequence[Value], start: Int) -> None:
         """Numbers of some rows, one row per lane."""
@@ -237,8 +276,9 @@ class _Emission:
             panel.scales, panel.offsets or panel.scales, sums, out,
         ]  # fmt: skip
         text = ", ".join(f"ptr {a}" for a in arguments)
-        flags = (1 if start == 0 else 0) + (2 if stop == self.reader.num_chunks else 0)
-        size_text = f"i64 {(stop - start) * CHUNK // BLOCK}, i64 {width}, i64 {flags}"
+        flags = (1 if start == 0 else 0) + (2 if stop == self.num_chunks else 0)
+        num_blocks = -(-(min(stop * CHUNK, self.reader.k) - start * CHUNK) // BLOCK)
+        size_text = f"i64 {num_blocks}, i64 {width}, i64 {flags}"
         f.do(f"call void @{self.helpers[size].name}({text}, {size_text})")
 
     def _block(self, size: int) -> Function:

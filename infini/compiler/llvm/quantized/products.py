@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
-from infini.compiler.llvm.quantized import activations, forms, matrix, rows
+from typing import Final
+
+from infini.compiler.llvm.quantized import activations, forms, matrix, panel_forms, panels, rows
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.passes import quantized
+from infini.compiler.passes.quantized import Form
 from infini.core.ir import ArrayType, Attrs, Equation
 from infini.lax.quantized import scheme as scheme_
 from infini.lax.quantized.scheme import Scheme
 
-MAX_FEW = 4  # rows of activations up to which the matrix is not packed
+MAX_FEW: Final = 4  # rows of activations up to which codes are not rearranged
+MAX_FEW_OF_PANELS: Final = 16  # the same where they lie as they are multiplied
 
 
-def form_of(equation: Equation, target: Target) -> quantized.Form | None:
-    """How a product of rounded activations is computed; None where no kernel reads the matrix."""
-    x, blocks, *_ = (v.type for v in equation.inputs)
-    scheme = scheme_.parse(equation.attrs["scheme"])
-    k = x.shape[-1]
-    if not forms.has_code(scheme, k, target):
-        return None
+def form_of(equation: Equation, target: Target) -> Form | None:
+    """How a product wants its rounded activations; None where no kernel reads the matrix."""
+    x, *planes = (v.type for v in equation.inputs)
+    scheme = _known(scheme_.parse(equation.attrs["scheme"]), planes[0])
     num_rows = quantized.logical_rows(x).shape[0]
-    if num_rows <= MAX_FEW:
-        return "few"
-    return "many" if matrix.is_possible(target) else None
+    if scheme.rows == 1:
+        if not forms.has_code(scheme, x.shape[-1], target):
+            return None
+        if num_rows <= MAX_FEW:
+            return Form()
+    else:
+        if not panel_forms.has_code(scheme, x.shape[-1], target):
+            return None
+        if num_rows <= MAX_FEW_OF_PANELS:
+            reader = panels.reader_of(planes, scheme, target)
+            return Form(part=reader.part, center=reader.center)
+    return Form(is_biased=True) if matrix.is_possible(target) else None
 
 
 def emit_bytes(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
     """The operation `activation_bytes`."""
     (x,) = types
-    return activations.emit(x, biased=attrs["form"] == "many", target=target)
+    return activations.emit(x, Form(attrs["is_biased"], attrs["part"], attrs["center"]), target)
 
 
 def emit_dot(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:
     """The operation `bytes_dot`."""
     codes, _, _, *planes = types
     scheme = _known(scheme_.parse(attrs["scheme"]), planes[0])
-    emit = matrix.emit if attrs["form"] == "many" else rows.emit
+    few = rows.emit if scheme.rows == 1 else panels.emit
+    emit = matrix.emit if attrs["is_biased"] else few
     return emit(codes.shape[0], planes, scheme=scheme, dtype=attrs["dtype"], target=target)
 
 
 def _known(scheme: Scheme, blocks: ArrayType) -> Scheme:
     """The scheme with its group."""
-    return scheme.for_row(blocks.shape[-2] * blocks.shape[-1] * 8 // scheme.bits)
+    return scheme.for_row(blocks.shape[-2] * blocks.shape[-1] // scheme.rows * 8 // scheme.bits)

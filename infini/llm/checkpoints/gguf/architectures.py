@@ -238,7 +238,12 @@ _DEEPSEEK_FIELDS: Final = (
 ARCHITECTURES: Final[tuple[Architecture, ...]] = (
     Architecture("llama", "llama", "LlamaForCausalLM", _LLAMA_RULES, _LLAMA_FIELDS, {"hidden_act": "silu"}),
     Architecture(
-        "llama", "mistral", "MistralForCausalLM", _LLAMA_RULES, (*_LLAMA_FIELDS, _WINDOW), {"hidden_act": "silu"}
+        "llama",
+        "mistral",
+        "MistralForCausalLM",
+        _LLAMA_RULES,
+        (*_LLAMA_FIELDS, _WINDOW),
+        {"hidden_act": "silu"},
     ),
     Architecture(
         "llama",
@@ -297,7 +302,11 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
             Field("final_logit_softcapping", "final_logit_softcapping", 30.0),
             Field("attention.sliding_window", "sliding_window", 4096),
         ),
-        {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True},
+        {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "hidden_act": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True,
+        },
     ),
     Architecture(
         "phi3",

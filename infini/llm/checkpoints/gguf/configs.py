@@ -25,6 +25,8 @@ _SPECIAL: Final = (
     ("tokenizer.ggml.bos_token_id", "bos_token_id"),
     ("tokenizer.ggml.eos_token_id", "eos_token_id"),
 )
+_TEXTS: Final = ("rope.scaling.type",)
+_LARGEST: Final = 2**31 - 1
 _SIGMOID: Final = 2  # `expert_gating_func`; 1 is softmax
 # Layers of the one Gemma 2 for which llama.cpp scales by the width of the model over its heads.
 _GEMMA_27B_LAYERS: Final = 46
@@ -53,7 +55,12 @@ def read(metadata: gguf.Metadata, tensors: Mapping[str, gguf.GGUFTensor]) -> tup
         )
 
     def get(key: str, default: Any = None) -> Any:  # Any: values of metadata
-        return _plain(metadata, f"{name}.{key}", default)
+        value = _plain(metadata, f"{name}.{key}", default)
+        if key not in _TEXTS and isinstance(value, str):
+            raise gguf.GGUFError(f"the key {name}.{key} is a text", got=repr(value[:40]), expected="a number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise gguf.GGUFError(f"the key {name}.{key} is no number", got=str(value))
+        return value
 
     found = _architecture(str(name), get)
     config: Json = {"architectures": [found.class_name], "model_type": found.model_type, **found.constants}
@@ -62,7 +69,7 @@ def read(metadata: gguf.Metadata, tensors: Mapping[str, gguf.GGUFTensor]) -> tup
         if value is None and field.is_required:
             raise gguf.GGUFError(f"a GGUF file lacks the key {name}.{field.key}", expected=field.name)
         if value is not None:
-            config[field.name] = value
+            config[field.name] = _checked(value, field, f"{name}.{field.key}")
     _sizes(config, tensors)
     for key, special in _SPECIAL:
         value = _plain(metadata, key, None)
@@ -115,7 +122,7 @@ def write(
 
 def heads(config: Json) -> tuple[int, int]:
     """Heads of queries, and of keys and values."""
-    count = config.get("num_attention_heads") or config.get("n_head")
+    count = config.get("num_attention_heads") or config["n_head"]
     return int(count), int(config.get("num_key_value_heads") or count)
 
 
@@ -136,6 +143,20 @@ def _plain(metadata: gguf.Metadata, key: str, default: Any) -> Any:  # Any: valu
     if value.kind is gguf.ValueType.FLOAT32:
         return float(str(np.float32(value.data)))
     return value.data
+
+
+def _checked(value: Any, field: Field, key: str) -> Any:  # Any: values of metadata
+    """A number of a file, which has to be one that its field may have."""
+    if isinstance(value, bool) != isinstance(field.default, bool):
+        raise gguf.GGUFError(f"the key {key} has the wrong type", got=repr(value))
+    if _is_fraction(field) or isinstance(value, bool):
+        return value
+    lowest = 1 if field.is_required else 0
+    if not isinstance(value, int) or not lowest <= value <= _LARGEST:
+        raise gguf.GGUFError(
+            f"the key {key} is no size", got=repr(value), expected=f"a whole number from {lowest} to {_LARGEST}"
+        )
+    return value
 
 
 def _architecture(name: str, get: Get) -> Architecture:
@@ -177,7 +198,13 @@ def _attention(config: Json, found: Architecture, get: Get, tensors: Mapping[str
         rope_dim = int(config["qk_rope_head_dim"])
     else:
         head_dim = int(config.get("head_dim") or config["hidden_size"] // count)
-        rope_dim = int(get("rope.dimension_count", head_dim))
+        rope_dim = get("rope.dimension_count", head_dim)
+        if not isinstance(rope_dim, int) or not 0 < rope_dim <= head_dim or rope_dim % 2:
+            raise gguf.GGUFError(
+                "a GGUF file rotates more numbers of a head than there are, or half a pair",
+                got=f"rope.dimension_count {rope_dim}",
+                expected=f"an even number, at most {head_dim}",
+            )
         if rope_dim != head_dim:
             config["partial_rotary_factor"] = rope_dim / head_dim
         if found.name in ("llama", "minicpm", "qwen3", "qwen3moe"):
@@ -203,6 +230,8 @@ def _read_minicpm(config: Json, get: Get, tensors: Mapping[str, gguf.GGUFTensor]
     residual = get("residual_scale", None)
     config["scale_depth"] = _MINICPM["depth"] if residual is None else round(residual * math.sqrt(layers), 6)
     scale = get("logit_scale", None)
+    if scale is not None and not scale > 0:
+        raise gguf.GGUFError("a GGUF file divides logits by nothing", got=f"logit_scale {scale}")
     base = _MINICPM["base"] if scale is None else config["hidden_size"] / scale
     config["dim_model_base"] = int(base) if float(base).is_integer() else base
 
@@ -285,8 +314,11 @@ def _typed(value: Any, field: Field) -> Any:  # Any: a value of JSON
     """A number as files have it: counts are whole, and what is a fraction for some models is one for all."""
     if isinstance(value, bool):
         return value
-    is_fraction = field.name.endswith(("eps", "epsilon", "theta", "softcapping", "scaling_factor"))
-    return float(value) if is_fraction else int(value)
+    return float(value) if _is_fraction(field) else int(value)
+
+
+def _is_fraction(field: Field) -> bool:
+    return field.name.endswith(("eps", "epsilon", "theta", "softcapping", "scaling_factor"))
 
 
 def _write_minicpm(data: Json, keys: dict[str, Any]) -> None:  # Any: values of metadata
@@ -323,7 +355,8 @@ def _write_mixture(data: Json, keys: dict[str, Any]) -> None:  # Any: values of 
     ):
         raise errors.UnsupportedError(
             "GGUF files of Qwen 3 have experts in every layer, whose weights sum to 1",
-            got=f"norm_topk_prob {data.get('norm_topk_prob')}, mlp_only_layers {data.get('mlp_only_layers')}, "
+            got=f"norm_topk_prob {data.get('norm_topk_prob')}, "
+            f"mlp_only_layers {data.get('mlp_only_layers')}, "
             f"decoder_sparse_step {data.get('decoder_sparse_step')}",
         )
 

@@ -14,6 +14,8 @@ from infini.io import folders, gguf, hugging_face, tensors as tensors_
 from infini.llm.checkpoints.gguf import quantizing, reading, vocabulary, writing
 from infini.llm.text import tokenizer as tokenizer_
 
+Json = dict[str, Any]  # Any: whatever JSON holds
+
 # What the other direction may replace in a folder.
 _FILES: Final = (*hugging_face.FILES, "chat_template.jinja")
 _NATIVE: Final = ("F32", "F16", "BF16")
@@ -89,8 +91,8 @@ def to_folder(
     Args:
         path: the file.
         folder: the folder; an older model of that name is replaced.
-        dtype: dtype of the weights: "float32", "float16", "bfloat16"; or "auto": that of the file, float16 for
-            files of quantised matrices.
+        dtype: dtype of the weights: "float32", "float16", "bfloat16"; or "auto": that of the file, float16
+            for files of quantised matrices.
         max_shard_bytes: weights of more bytes are spread over several files.
         on_progress: called after each tensor.
 
@@ -105,9 +107,9 @@ def to_folder(
         )
     model = reading.read(path)
     chosen = dtype if dtype != "auto" else str(model.config.get("dtype", "float16"))
-    config = {**model.config, "dtype": chosen}
+    config: Json = {**model.config, "dtype": chosen}
     files = _tokenizer_files(model.metadata)
-    generation = {key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config}
+    generation: Json = {key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config}
     with folders.replacing_folder(folder, may_replace=_FILES) as written:
         for file, data in ((hugging_face.CONFIG, config), (hugging_face.GENERATION_CONFIG, generation)):
             _write_json(written / file, data)

@@ -1,5 +1,5 @@
-"""Which tensor of a model gets which type when it is quantised: as llama.cpp chooses, so that models are as large
-and as good as those that people know by these names.
+"""Which tensor of a model gets which type when it is quantised: as llama.cpp chooses, so that models are as
+large and as good as those that people know by these names.
 
 Reference: the rules of llama-quantize, https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp.
 """

@@ -17,7 +17,8 @@ from infini.llm.checkpoints.gguf import configs
 from infini.llm.checkpoints.gguf.architectures import Architecture, Json, Rule
 
 F32: Final = gguf.type_of("F32")
-# What files have besides weights: some hold the frequencies of rotary embeddings, which the configuration gives.
+# What files have besides weights: some hold the frequencies of rotary embeddings, which the configuration
+# gives.
 _IGNORED: Final = re.compile(
     r"blk\.\d+\.attn_rot_embd\.weight|rope_freqs\.weight|rope_factors_(long|short)\.weight"
 )
@@ -29,8 +30,9 @@ class GGUFModel:
 
     Args:
         config: what config.json says in a folder of Hugging Face.
-        tensors: its weights by Hugging Face's names. They are still what the file has, blocks of numbers in few
-            bits where it has such: `type`, `shape` and `data` say what and how many, `numpy()` gives floats.
+        tensors: its weights by Hugging Face's names. They are still what the file has, blocks of numbers in
+            few bits where it has such: `type`, `shape` and `data` say what and how many, `numpy()` gives
+            floats.
         metadata: all that the file says, the tokenizer and the chat template included.
         file: the file.
     """

@@ -1,8 +1,8 @@
 """Rotary embeddings in GGUF metadata and in config.json: what stretches them for long texts.
 
-GGUF keeps some kinds as numbers and others as tensors: `rope_freqs.weight` has what each frequency of Llama 3 is
-divided by, `rope_factors_long.weight` and `rope_factors_short.weight` those of LongRoPE. References: YaRN
-(arXiv:2309.00071), LongRoPE (arXiv:2402.13753), Llama 3 (arXiv:2407.21783).
+GGUF keeps some kinds as numbers and others as tensors: `rope_freqs.weight` has what each frequency of Llama
+3 is divided by, `rope_factors_long.weight` and `rope_factors_short.weight` those of LongRoPE. References:
+YaRN (arXiv:2309.00071), LongRoPE (arXiv:2402.13753), Llama 3 (arXiv:2407.21783).
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def read(
         return _read_llama3(_factors(tensors, FREQUENCIES, rope_dim), config, rope_dim)
     kind = get("rope.scaling.type", "none")
     factor = get("rope.scaling.factor", get("rope.scale_linear", 1.0))
+    if not factor > 0:
+        raise gguf.GGUFError("a GGUF file stretches texts by nothing", got=f"rope.scaling.factor {factor}")
     if kind == "none" and not get("rope.scale_linear", 0):
         return None
     if kind in ("none", "linear"):
@@ -59,7 +61,7 @@ def read(
             expected="none, linear, yarn, or longrope with its factors",
         )
     found: Json = {"rope_type": "yarn", "factor": factor}
-    original = get("rope.scaling.original_context_length", None)
+    original = _original(get, None)
     if original is not None:
         found["original_max_position_embeddings"] = original
     for key, name in _YARN:
@@ -73,7 +75,9 @@ def read(
 
 
 def write(config: Json, rope_dim: int) -> tuple[Json, dict[str, np.ndarray]]:
-    """Metadata after the architecture's name, and tensors, for what a config.json says of rotary embeddings."""
+    """Metadata after the architecture's name, and tensors, for what a config.json says of rotary
+    embeddings.
+    """
     stated = scaling_of(config)
     kind = stated.get("rope_type") or stated.get("type") or "default"
     if kind == "default":
@@ -115,6 +119,16 @@ def _factors(tensors: Mapping[str, gguf.GGUFTensor], name: str, rope_dim: int) -
     return found
 
 
+def _original(get: Any, default: int | None) -> int | None:  # Any: as `read`
+    """Longest text of the first training."""
+    found = get("rope.scaling.original_context_length", default)
+    if found is not None and (not isinstance(found, int) or found < 2):
+        raise gguf.GGUFError(
+            "a GGUF file was made for texts of no length", got=f"original_context_length {found}"
+        )
+    return found
+
+
 def _shortest(numbers: np.ndarray) -> list[float]:
     """Floats of 32 bits as the shortest decimal numbers that mean them."""
     return [float(str(x)) for x in numbers]
@@ -124,7 +138,7 @@ def _read_long(
     get: Any, tensors: Mapping[str, gguf.GGUFTensor], config: Json, rope_dim: int
 ) -> Json:  # Any: as `read`
     length = config["max_position_embeddings"]
-    original = get("rope.scaling.original_context_length", length)
+    original = _original(get, length)
     found: Json = {
         "rope_type": "longrope",
         "long_factor": _shortest(_factors(tensors, LONG, rope_dim)),
@@ -199,8 +213,8 @@ def _llama3_factors(stated: Json, theta: float, rope_dim: int) -> np.ndarray:
 def _read_llama3(factors: np.ndarray, config: Json, rope_dim: int) -> Json:
     """The numbers of config.json that give these factors.
 
-    Only ratios matter of the three that bound the line between fast and slow, so the lower bound is 1. Factors
-    that no such numbers give are written as those of LongRoPE, which has one for each frequency.
+    Only ratios matter of the three that bound the line between fast and slow, so the lower bound is 1.
+    Factors that no such numbers give are written as those of LongRoPE, which has one for each frequency.
     """
     theta = theta_of(config)
     factor = float(factors.max())

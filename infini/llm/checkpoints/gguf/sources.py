@@ -1,14 +1,14 @@
 """A GGUF file as the source of a checkpoint: what `checkpoints.load` reads folders and GGUF files through.
 
-Matrices in blocks become planes of a `QuantizedArray`: the scales and the codes of a block lie side by side in
-the file and in arrays of their own in memory, so the blocks are copied once, and nothing is computed.
+Matrices in blocks become planes of a `QuantizedArray`: the scales and the codes of a block lie side by side
+in the file and in arrays of their own in memory, so the blocks are copied once, and nothing is computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -88,7 +88,8 @@ class Blocks:
 
 
 def planes(data: np.ndarray, type: gguf.TensorType | str) -> QuantizedArray:
-    """The bytes of a tensor as a `QuantizedArray` with planes on the host: `quantization.from_ggml`, in NumPy.
+    """The bytes of a tensor as a `QuantizedArray` with planes on the host: `quantization.from_ggml`, in
+    NumPy.
 
     Args:
         data: uint8 (..., bytes of a row).
@@ -102,7 +103,7 @@ def planes(data: np.ndarray, type: gguf.TensorType | str) -> QuantizedArray:
     # One element of a structured array per block: NumPy copies a field of it by whole machine words.
     layout = np.dtype([(name, f"V{sizes.get(name, 2)}") for name in names])
     blocks = np.ascontiguousarray(data).reshape(-1).view(layout)
-    found = {}
+    found: dict[str, Any] = {}  # Any: arrays
     for name in names:
         size = sizes.get(name, 2)
         plane = _aligned(len(blocks) * size)

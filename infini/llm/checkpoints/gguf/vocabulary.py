@@ -1,8 +1,10 @@
-"""The tokenizer and the chat templates of a model as metadata of a GGUF file, as llama.cpp's converter writes them.
+"""The tokenizer and the chat templates of a model as metadata of a GGUF file, as llama.cpp's converter
+writes them.
 
-Two families have a form there: byte-level BPE (`gpt2`) with merges and the name of the rule by which texts are cut
-into words, and SentencePiece's BPE (`llama`) with a score for each piece. The rule is found by what it does: a text
-of all that such rules treat differently is cut by the tokenizer and by every rule that is known.
+Two families have a form there: byte-level BPE (`gpt2`) with merges and the name of the rule by which texts
+are cut into words, and SentencePiece's BPE (`llama`) with a score for each piece. The rule is found by what
+it does: a text of all that such rules treat differently is cut by the tokenizer and by every rule that is
+known.
 Reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, the keys `tokenizer.*`.
 """
 
@@ -47,8 +49,10 @@ _PREFERRED: Final = (
 )
 _PROBE: Final = (
     "I'll say HE'LL we'Ve don'T  3 33 333 3333 1234567 a1b2 3.14 x==y;  \n\n \n\t\t tab\r\n\r\n end   \n"
-    "naïve Ünïcode е́ нещо 東京へ行く。ภาษาไทย한국어 العربية 🚀 😶‍🌫️ !!!?? #include <a/b.h> $5 <=> a|b ^_^ `x` /* c */\n"
-    "CamelCaseWord ALLCAPS mixedCASE don't 'tis _under_score_ e\u0301 ½ Ⅷ ٣٤ 　 wide\u00a0space ...!)\n\n\n  x"
+    "naïve Ünïcode е́ нещо 東京へ行く。ภาษาไทย한국어 العربية 🚀 😶‍🌫️\n"
+    "!!!?? #include <a/b.h> $5 <=> a|b ^_^ `x` /* c */\n"
+    "CamelCaseWord ALLCAPS mixedCASE don't 'tis _under_score_\n"
+    "e\u0301 ½ Ⅷ ٣٤ 　 wide\u00a0space ...!)\n\n\n  x"
 )
 
 
@@ -60,8 +64,8 @@ def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, gguf.Value]:
         vocab_size: rows of the table of embeddings; ids without a token get a name that no text has.
 
     Raises:
-        UnsupportedError: GGUF has no form for a tokenizer of this kind, or none that llama.cpp knows for how it
-            cuts words.
+        UnsupportedError: GGUF has no form for a tokenizer of this kind, or none that llama.cpp knows for
+            how it cuts words.
         ValueMismatchError: it has more tokens than the table has rows.
     """
     data = json.loads(tokenizer.to_json())
@@ -188,7 +192,9 @@ def _pair(merge: str | list[str]) -> list[str]:
 
 
 def _scores(model: Json, tokens: list[str]) -> np.ndarray:
-    """A score per token: the earlier a piece is merged the larger, and pieces that no merge makes come last."""
+    """A score per token: the earlier a piece is merged the larger, and pieces that no merge makes come
+    last.
+    """
     merges = model["merges"]
     rank: dict[str, int] = {}
     for merge in merges:

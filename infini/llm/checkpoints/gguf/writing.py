@@ -22,8 +22,8 @@ _IGNORED: Final = re.compile(
 # What llama.cpp computes with in float32 only.
 _ALWAYS_F32: Final = re.compile(r".*(_norm\.weight|ffn_gate_inp\.weight|position_embd\.weight|\.bias)")
 _FILE_TYPES: Final = {
-    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K": 14, "Q5_K": 16, "Q6_K": 18,
-    "BF16": 32,
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K": 14, "Q5_K": 16,
+    "Q6_K": 18, "BF16": 32,
 }  # fmt: skip
 
 
@@ -35,8 +35,8 @@ def write_model(
     Args:
         config: config.json.
         tensors: weights by Hugging Face's names. They are read when they are written.
-        type: what matrices are stored as: "F32", "F16", "BF16", "Q8_0" ... or "auto", as they are. Norms, biases
-            and the like are float32. Matrices whose rows are not made of whole blocks are F16.
+        type: what matrices are stored as: "F32", "F16", "BF16", "Q8_0" ... or "auto", as they are. Norms,
+            biases and the like are float32. Matrices whose rows are not made of whole blocks are F16.
 
     Raises:
         UnsupportedError: GGUF has no architecture for this model, or none of its tensors is one of these.
@@ -100,8 +100,9 @@ class _Source:
         ]
 
     def _chosen(self, hits: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
-        """Of the rules for one name those that files are written by today: tensors of all experts together, and
-        DeepSeek's latent form."""
+        """Of the rules for one name those that files are written by today: tensors of all experts together,
+        and DeepSeek's latent form.
+        """
         latent = [hit for hit in hits if self.found.rules[hit[0]].kind.startswith("latent")]
         return latent or hits[:1]
 
