@@ -14,7 +14,7 @@ from typing import Final
 from infini.compiler.llvm import registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.paged_parts import Parts
-from infini.compiler.llvm.paged_problem import FEW_TOKENS, Piece, Problem, Request, Row
+from infini.compiler.llvm.paged_problem import Piece, Problem, Request, Row
 from infini.compiler.llvm.paged_rows import Rows
 from infini.compiler.llvm.paged_tiles import Tiles
 from infini.compiler.llvm.target import Target
@@ -174,7 +174,7 @@ class _Emitter(Parts):
         """The request and the token of a slot; the token may be none of that request."""
         p = self.p
         if p.num_slots < p.tokens:
-            number, place = f.divide(slot, FEW_TOKENS)
+            number, place = f.divide(slot, p.few_tokens)
             request = self.request(f, at, number)
             return request, f.add(request.first, place)
         with f.loop(1, p.requests, 1, [f.integer(0)]) as loop:

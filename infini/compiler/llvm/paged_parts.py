@@ -12,7 +12,7 @@ import numpy as np
 
 from infini.compiler.llvm import math as functions, registers
 from infini.compiler.llvm.builder import Function, Int, Value
-from infini.compiler.llvm.paged_problem import FEW_TOKENS, Piece, Problem, Request, Row
+from infini.compiler.llvm.paged_problem import Piece, Problem, Request, Row
 from infini.compiler.llvm.task import TaskFunction
 from infini.compiler.llvm.types import F32, I32, I64, PTR, scalar
 from infini.core import dtypes
@@ -67,7 +67,7 @@ class Parts:
         stop = self.integer_at(f, at["starts"], f.add(number, 1))
         count = f.maximum(f.sub(f.minimum(stop, p.tokens), begin), 0)
         end = self.integer_at(f, at["lengths"], number)
-        is_few = f.compare("sle", f.integer(count), f.integer(FEW_TOKENS))
+        is_few = f.compare("sle", f.integer(count), f.integer(p.few_tokens))
         chunks: Int = 1
         if p.num_chunks > 1:
             keys = f.minimum(f.maximum(end, 0), p.most_keys)
@@ -87,7 +87,7 @@ class Parts:
         """Tiles of a request, of one key head."""
         size = self.p.tile_tokens
         count, _ = f.divide(f.add(request.count, size - 1), size)
-        return f.mul(count, self.p.group // self.p.tile_heads)
+        return f.mul(count, self.p.tile_parts)
 
     def keys_of_piece(self, f: Function, request: Request, chunk: Int) -> tuple[Int, Int]:
         """First key and end of a run of keys."""
@@ -217,7 +217,7 @@ class Parts:
         """Number of a token among those with partial results."""
         if self.p.num_slots == self.p.tokens:
             return token
-        return f.add(f.mul(request.number, FEW_TOKENS), f.sub(token, request.first))
+        return f.add(f.mul(request.number, self.p.few_tokens), f.sub(token, request.first))
 
     def partial(self, f: Function, at: Mapping[str, Value], slot: Int, chunk: Int, head: Int) -> Value:
         """Address of a partial result."""

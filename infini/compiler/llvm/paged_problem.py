@@ -19,8 +19,10 @@ from infini.core import dtypes
 from infini.core.ir import ArrayType
 from infini.lax.composites.paged_definition import Operands, Options
 
-FEW_TOKENS: Final = 8  # of a request, of which the keys are cut
-CHUNK_KEYS: Final = 512
+FEW_TOKENS: Final = 8  # of a request, of which the keys are cut; fewer where each is many pieces
+ENOUGH_PIECES: Final = 16  # of a request whose keys are not cut
+CHUNK_KEYS: Final = 512  # with up to `CHUNK_HEADS` pieces for each run of keys; more with more
+CHUNK_HEADS: Final = 8
 MOST_TASKS: Final = 256
 MOST_ROWS: Final = 8  # queries that share a key head, of which each streams past the keys
 TILE_ROWS: Final = 96
@@ -130,7 +132,7 @@ class Problem:
     @property
     def has_tiles(self) -> bool:
         """Whether there may be requests that are computed in tiles."""
-        return not self.streams or self.tokens > FEW_TOKENS
+        return not self.streams or self.tokens > self.few_tokens
 
     @property
     def tile_heads(self) -> int:
@@ -157,7 +159,20 @@ class Problem:
     @property
     def chunk(self) -> int:
         """Keys of a piece of a request with few tokens: whole blocks of keys of a tile."""
-        return -(-CHUNK_KEYS // self.key_block) * self.key_block
+        keys = CHUNK_KEYS * max(1, self.key_heads * self.tile_parts // CHUNK_HEADS)
+        return -(-keys // self.key_block) * self.key_block
+
+    @property
+    def tile_parts(self) -> int:
+        """Tiles that the queries of a token and a key head are cut into."""
+        return self.group // self.tile_heads
+
+    @property
+    def few_tokens(self) -> int:
+        """Tokens of a request whose keys are cut, at most."""
+        if self.streams:
+            return FEW_TOKENS
+        return max(1, min(FEW_TOKENS, ENOUGH_PIECES // (self.key_heads * self.tile_parts)))
 
     @property
     def num_chunks(self) -> int:
@@ -167,7 +182,7 @@ class Problem:
     @property
     def num_slots(self) -> int:
         """Tokens that may be of requests whose keys are cut; none when all keys are one piece."""
-        return min(self.tokens, self.requests * FEW_TOKENS) if self.num_chunks > 1 else 0
+        return min(self.tokens, self.requests * self.few_tokens) if self.num_chunks > 1 else 0
 
     @property
     def partial_row(self) -> int:
@@ -177,9 +192,9 @@ class Problem:
     @property
     def num_tasks(self) -> int:
         """Tasks that pieces are dealt out to."""
-        few = min(self.tokens, self.requests * FEW_TOKENS)
+        few = min(self.tokens, self.requests * self.few_tokens)
         tiles = -(-self.tokens // self.tile_tokens) + self.requests
-        pieces = max(few * self.num_chunks, tiles) * self.key_heads * (self.group // self.tile_heads)
+        pieces = max(few * self.num_chunks, tiles) * self.key_heads * self.tile_parts
         return max(1, min(MOST_TASKS, pieces))
 
     @property

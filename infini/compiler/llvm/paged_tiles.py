@@ -72,7 +72,7 @@ class Tiles:
     def write(self, f: Function, at: Mapping[str, Value], piece: Piece, tile: Int) -> None:
         """The code for one tile, into a task function."""
         parts, p = self.parts, self.p
-        number, part = f.divide(tile, p.group // self.heads)
+        number, part = f.divide(tile, p.tile_parts)
         done = f.mul(number, self.tokens)
         first = f.add(piece.request.first, done)
         count = f.minimum(f.sub(piece.request.count, done), self.tokens)
