@@ -2,7 +2,8 @@
 the matrix read once, in order, at the speed of memory.
 
 A task takes rows of the matrix a few at a time and keeps their products with every row of x in registers, so
-each number of the matrix is loaded once, and each of x once per group.
+each number of the matrix is loaded once, and each of x once per group. Where the processor multiplies pairs
+of bfloat16, numbers stay as they are in memory.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infini.compiler.llvm import operations, registers
+from infini.compiler.llvm import operations, pairs, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.contraction import Problem
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.llvm.types import I64, PTR
+from infini.compiler.llvm.types import I64, PTR, vector
+from infini.core import dtypes
 
 MAX_ROWS = 8
 MIN_BYTES = 1 << 20  # of the matrix; a smaller one stays in the cache, where packing it is cheap
@@ -28,17 +30,27 @@ MAX_GROUP = 4  # rows of the matrix at a time, each a stream for the processor t
 NS_PER_BYTE = 0.05
 
 
-def is_suited(problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype) -> bool:
-    """Whether a contraction is a few rows times one large matrix with contiguous k."""
+def is_suited(problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype, target: Target) -> bool:
+    """Whether a contraction is a few rows times one large matrix with contiguous k. A single row of pairs is
+    one of them; others are streamed.
+    """
     (k,) = problem.k
+    least = 1 if _has_pairs(problem, x_dtype, y_dtype, target) else 2
     return (
         not problem.batch
-        and 1 < problem.m.size <= MAX_ROWS
+        and least <= problem.m.size <= MAX_ROWS
         and k.x == k.y == 1
         and problem.n.y >= k.size
         and k.size * problem.n.size * y_dtype.itemsize >= MIN_BYTES
         and k.size * problem.m.size * x_dtype.itemsize <= MAX_X_BYTES
     )
+
+
+def _has_pairs(problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype, target: Target) -> bool:
+    """Whether numbers are multiplied in pairs as they lie in memory."""
+    (k,) = problem.k
+    is_even = not any(n % 2 for n in (k.size, problem.m.x, problem.n.y))
+    return is_even and pairs.is_paired_kind(x_dtype, y_dtype, target)
 
 
 def emit(
@@ -50,11 +62,12 @@ def emit(
     target: Target,
 ) -> tuple[TaskFunction, ...]:
     """One phase, with `args` x, y and result."""
+    has_pairs = compute == dtypes.float32 and _has_pairs(problem, x_dtype, y_dtype, target)
     lanes = target.lanes * 4 // compute.itemsize
     # Registers for the sums; the others hold the group's numbers of the matrix and one of x.
     room = 24 if target.num_registers >= 32 else 10
     group = max(1, min(MAX_GROUP, room // problem.m.size))
-    return _Emission(problem, x_dtype, y_dtype, out_dtype, compute, lanes, group).phases()
+    return _Emission(problem, x_dtype, y_dtype, out_dtype, compute, lanes, group, has_pairs).phases()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,12 @@ class _Emission:
     compute: np.dtype
     lanes: int
     group: int
+    has_pairs: bool
+
+    @property
+    def width(self) -> int:
+        """Numbers along k that a register holds."""
+        return self.lanes * (2 if self.has_pairs else 1)
 
     def phases(self) -> tuple[TaskFunction, ...]:
         """The only phase."""
@@ -95,12 +114,13 @@ class _Emission:
         x, y, out = pointers
         y = f.at(y, f.mul(row, n.y), registers.memory_element(self.y_dtype))
         zero = registers.constant(f, 0, self.compute, self.lanes)
-        whole = k.size // self.lanes * self.lanes
-        with f.loop(0, whole, self.lanes, [zero] * (m.size * count)) as loop:
+        whole = k.size // self.width * self.width
+        with f.loop(0, whole, self.width, [zero] * (m.size * count)) as loop:
             loop.next = self._step(f, (x, y), loop.index, loop.carried, None)
         sums = loop.results
         if whole < k.size:
-            sums = self._step(f, (x, y), whole, sums, f.first_lanes(k.size - whole, self.lanes))
+            rest = (k.size - whole) * self.lanes // self.width
+            sums = self._step(f, (x, y), whole, sums, f.first_lanes(rest, self.lanes))
         memory = registers.memory_element(self.out_dtype)
         for i in range(m.size):
             for j in range(count):
@@ -126,10 +146,25 @@ class _Emission:
         for i in range(m.size):
             one = self._load(f, f.at(f.at(x, place, x_memory), i * m.x, x_memory), self.x_dtype, mask)
             for j in range(count):
-                sums[i * count + j] = f.fma(one, rows[j], sums[i * count + j])
+                sums[i * count + j] = self._added(f, one, rows[j], sums[i * count + j])
         return sums
 
+    def _added(self, f: Function, x: Value, y: Value, total: Value) -> Value:
+        if not self.has_pairs:
+            return f.fma(x, y, total)
+        both = vector("bfloat", 2 * self.lanes)
+        symbol = f"@llvm.x86.avx512bf16.dpbf16ps.{32 * self.lanes}"
+        f.declare(f"declare {total.type} {symbol}({total.type}, {both}, {both})")
+        a, b = (f.convert("bitcast", v, both) for v in (x, y))
+        text = f"call {total.type} {symbol}({total.type} {total}, {both} {a}, {both} {b})"
+        return f.pure(text, total.type, total, a, b)
+
     def _load(self, f: Function, place: Value, dtype: np.dtype, mask: Value | None) -> Value:
+        if self.has_pairs:
+            words = vector("i32", self.lanes)
+            if mask is None:
+                return f.load(place, words, align=2)
+            return f.masked_load(place, mask, f.constant(0, words))
         if mask is None:
             x = registers.load(f, place, dtype, self.lanes)
         else:

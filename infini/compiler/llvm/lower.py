@@ -66,7 +66,7 @@ def has_route(equation: Equation) -> bool:
         return True  # made where `takes_windows` holds
     if op is attention_views.attention_of_views_p:
         return True  # made of what has a route
-    if op in (quantized.activation_bytes_p, quantized.bytes_dot_p):
+    if op in (quantized.activation_bytes_p, quantized.bytes_dot_p, quantized.codes_dot_p):
         return True  # made where `takes_bytes` says how
     if op.name in _ATTENTION:
         return attention_parts.is_suited([v.type for v in equation.inputs], equation.attrs)
@@ -343,6 +343,7 @@ ROUTES: Final[dict[str, Route]] = {
     "windowed_dot": _moved(emission.emit),
     "activation_bytes": _moved(quantized_products.emit_bytes),
     "bytes_dot": _moved(quantized_products.emit_dot),
+    "codes_dot": _moved(quantized_products.emit_exact),
     **dict.fromkeys((*_ATTENTION, attention_views.attention_of_views_p.name), _attention),
     "paged_attention": _moved(paged.emit),
     "paged_update": _moved(paged_update.emit, updates=True),

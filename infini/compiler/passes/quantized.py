@@ -1,7 +1,8 @@
-"""Products with matrices in few bits, where a backend reads their bytes: rounding the activations becomes an
-operation of its own, which products of equal activations share, and the product one of bytes.
+"""Products with matrices in few bits, where a backend reads their bytes. Rounding the activations becomes an
+operation of its own, which products of equal activations share, and the product one of bytes; or activations
+stay as they are, in float32.
 
-Both operations live between passes only: they are not registered, and no file has them.
+These operations live between passes only: they are not registered, and no file has them.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from infini.core import dtypes, ir, primitive, trace
 from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
 from infini.core.primitive import Primitive
 from infini.core.value import Value
-from infini.lax import view
+from infini.lax import elementwise, view
 from infini.lax.quantized import operation, reference, scheme as scheme_
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a product of bytes wants its activations.
+    """How a product wants its activations.
 
     Args:
+        is_rounded: whether they are bytes, with scales and sums; otherwise they are float32.
         is_biased: whether 128 is added to them, so that they have no sign.
         part: activations whose sum is wanted.
         center: sums are wanted as integers times minus this; 0 for sums of the rounded activations.
     """
 
+    is_rounded: bool = True
     is_biased: bool = False
     part: int = 32
     center: int = 0
@@ -120,6 +123,26 @@ bytes_dot_p: Final = Primitive(
 )
 
 
+def _type_codes(x: ArrayType, *planes: ArrayType, scheme: str, dtype: np.dtype) -> tuple[ArrayType]:
+    return (ArrayType((x.shape[0], planes[0].shape[0] * scheme_.parse(scheme).rows), dtype),)
+
+
+def _reference_codes(x: np.ndarray, *planes: np.ndarray, scheme: str, dtype: np.dtype) -> np.ndarray:
+    found: np.ndarray = (x @ reference.dequantize(planes, scheme_.parse(scheme)).T).astype(dtype)
+    return found
+
+
+def _cost_codes(types: tuple[ArrayType, ...], attrs: Attrs) -> float:
+    return 2.0 * types[0].size * types[1].shape[0] * scheme_.parse(attrs["scheme"]).rows
+
+
+codes_dot_p: Final = Primitive(
+    "codes_dot",
+    None,
+    {primitive.TYPE: _type_codes, primitive.REFERENCE: _reference_codes, primitive.COST: _cost_codes},
+)
+
+
 def read_bytes(program: Program, takes: Takes) -> Program:
     """The program, and those inside it, with every product that `takes` accepts as one of bytes."""
     builder = ir.Builder()
@@ -145,14 +168,13 @@ def read_bytes(program: Program, takes: Takes) -> Program:
 
 
 def is_candidate(equation: Equation) -> bool:
-    """Whether an equation is a product of rounded activations with one matrix that has numbers."""
+    """Whether an equation is a product with one matrix that has numbers."""
     if equation.op is not operation.quantized_matmul_p:
         return False
     x, blocks, *_ = (v.type for v in equation.inputs)
     a = equation.attrs
     return (
-        a["activations"] == "int8"
-        and bool(a["transpose"])
+        bool(a["transpose"])
         and blocks.ndim == 3
         and x.dtype != dtypes.float64
         and a["dtype"] != dtypes.float64
@@ -173,6 +195,10 @@ def _body(equation: Equation, form: Form) -> Program:
 
     def staged(x: Value, *planes: Value) -> tuple[Value]:
         rows = view.reshape(x, logical_rows(x.type).shape)
+        if not form.is_rounded:
+            wide = elementwise.convert_element_type(rows, dtypes.float32)
+            found = trace.bind1(codes_dot_p, wide, *planes, scheme=a["scheme"], dtype=a["dtype"])
+            return (view.reshape(found, out.type.shape),)
         given = trace.bind(
             activation_bytes_p, rows, is_biased=form.is_biased, part=form.part, center=form.center
         )

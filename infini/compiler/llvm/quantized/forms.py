@@ -215,7 +215,7 @@ class Reader:
             if type_ is not self.types[0] and self._group >= CHUNK:
                 found.append(pointer)
                 continue
-            _copy(f, pointer, copy, nbytes)
+            copy_bytes(f, pointer, copy, nbytes)
             found.append(f.here(f"getelementptr i8, ptr {copy}, i64 0", copy.type))
         return Places(tuple(found))
 
@@ -397,6 +397,14 @@ def dot(f: Function, total: Value, codes: Value, x: Value, target: Target, *, si
     return f.binary("add", total, four)
 
 
+def total(f: Function, x: Value) -> Value:
+    """The sum of the lanes, by halves."""
+    symbol = f"@llvm.vector.reduce.fadd.v{x.type.lanes}f32"
+    f.declare(f"declare float {symbol}(float, {x.type})")
+    nothing = f.constant(-0.0, F32)
+    return f.pure(f"call reassoc float {symbol}(float {nothing}, {x.type} {x})", F32, x)
+
+
 def _load(f: Function, pointer: Value, start: int, count: int) -> Value:
     return f.load(f.at(pointer, start, "i8"), vector("i8", count), is_invariant=True, align=1)
 
@@ -418,7 +426,8 @@ def field(f: Function, x: Value, shift: int, mask: int) -> Value:
     return f.binary("and", x, f.constant(mask, x.type))
 
 
-def _copy(f: Function, source: Value, target: Value, nbytes: int) -> None:
+def copy_bytes(f: Function, source: Value, target: Value, nbytes: int) -> None:
+    """A copy of so many bytes."""
     f.declare("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
     f.do(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {nbytes}, i1 false)")
 

@@ -25,6 +25,7 @@ from infini.core.ir import ArrayType
 from infini.lax.quantized.scheme import ROWS, Scheme
 
 MAX_ROWS: Final = 8  # of activations whose sums are in registers together
+MAX_ROWS_OF_SMALL_PARTS: Final = 4  # the same where scales change every 16 numbers
 TASK_BYTES: Final = 192 << 10  # of the matrix
 AHEAD_BYTES: Final = 4 << 10  # of a panel that are asked for before they are read
 NS_PER_BYTE: Final = 0.03
@@ -56,7 +57,8 @@ class _Emission:
         self.rows, self.reader, self.dtype, self.target = rows, reader, dtype, target
         self.f = Function("TASK", [(PTR, "args"), (I64, "task")])
         self.padded = -(-reader.k // CHUNK) * CHUNK  # bytes of a row of activations
-        most = MAX_ROWS if target.num_registers >= 32 else MAX_ROWS // 2
+        wide = MAX_ROWS if reader.part == BLOCK else MAX_ROWS_OF_SMALL_PARTS
+        most = wide if target.num_registers >= 32 else wide // 2
         blocks = -(-rows // most)
         self.block = -(-rows // blocks)
 

@@ -19,7 +19,7 @@ from infini.compiler.llvm.quantized import forms
 from infini.compiler.llvm.quantized.forms import BLOCK, CHUNK, Places, Reader, Unit, Vector
 from infini.compiler.llvm.target import Target
 from infini.compiler.llvm.task import TaskFunction
-from infini.compiler.llvm.types import F32, I64, PTR, vector
+from infini.compiler.llvm.types import I64, PTR, vector
 from infini.core.ir import ArrayType
 from infini.lax.quantized.scheme import Scheme
 
@@ -125,9 +125,9 @@ class _Emission:
         element = registers.memory_element(self.dtype)
         for i in range(rows):
             for j in range(count):
-                total = self._total(sums[i * count + j])
+                total = forms.total(f, sums[i * count + j])
                 if reader.has_offsets:
-                    total = f.binary("fadd", total, self._total(sums[(rows + i) * count + j]))
+                    total = f.binary("fadd", total, forms.total(f, sums[(rows + i) * count + j]))
                 place = f.at(self.out, f.add(row, (start + i) * reader.num_rows + j), element)
                 registers.store(f, registers.rounded(f, total, self.dtype), place, self.dtype)
 
@@ -225,11 +225,3 @@ class _Emission:
         for x in xs:
             total = forms.dot(f, total, center, x, self.target)
         return f.binary("sub", zero, total)
-
-    def _total(self, x: Value) -> Value:
-        """The sum of the lanes, by halves."""
-        f = self.f
-        symbol = f"@llvm.vector.reduce.fadd.v{x.type.lanes}f32"
-        f.declare(f"declare float {symbol}(float, {x.type})")
-        nothing = f.constant(-0.0, F32)
-        return f.pure(f"call reassoc float {symbol}(float {nothing}, {x.type} {x})", F32, x)
