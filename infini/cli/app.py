@@ -13,14 +13,17 @@ from typer.core import TyperGroup
 from infini.cli import (
     bench,
     cache,
+    chat,
     demo,
     evaluate,
     generate,
     gguf,
     machine,
+    models,
     output,
     serve,
     serve_values,
+    tokenize,
     train,
 )
 from infini.core import comm, errors
@@ -75,6 +78,10 @@ app.command("generate")(generate.command)
 app.command(
     "serve", cls=serve_values.Command, context_settings={"auto_envvar_prefix": serve_values.ENVIRONMENT}
 )(serve.command)
+app.command("chat")(chat.command)
+app.command("tokenize")(tokenize.command)
+app.command("pull")(models.pull)
+app.add_typer(models.app, name="models")
 app.command("demo")(demo.command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(evaluate.app, name="eval")

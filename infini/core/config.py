@@ -141,6 +141,7 @@ KNOBS: Final[dict[str, Knob]] = {
             _TEXT,
             "Folder of compiled objects and tokenised text; empty means the user's cache folder.",
         ),
+        Knob("models_dir", "", _TEXT, "Folder of pulled models; empty means the user's data folder."),
         Knob(
             "num_threads",
             0,

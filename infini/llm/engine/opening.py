@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from infini.core import backend, comm, dtypes, errors
-from infini.llm import checkpoints, models
+from infini.llm import checkpoints, hub, models
 from infini.llm.checkpoints.loading import Checkpoint
 from infini.llm.engine import buckets as buckets_, determinism, memory, sharing
 from infini.llm.engine.blocks import BlockPool
@@ -85,6 +85,7 @@ def open_engine(
     mesh, channel = _devices(config)
     if channel is not None and not channel.is_leader:
         on_progress, say = None, _silent
+    model = model if isinstance(model, Checkpoint) else hub.place_of(model)
     checkpoint = _checkpoint(model, config, mesh, on_progress, say)
     words = _tokenizer(model, checkpoint, tokenizer)
     params, model_config = checkpoint.params, checkpoint.config
@@ -253,9 +254,9 @@ def _tokenizer(
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if tokenizer is not None:
-        return tokenizer_.from_folder(tokenizer)
-    if not isinstance(model, Checkpoint) and Path(model).expanduser().is_dir():
-        return tokenizer_.from_folder(model)
+        return tokenizer_.load(tokenizer)
+    if not isinstance(model, Checkpoint):
+        return tokenizer_.load(model)
     text = checkpoint.tokenizer_files.get("tokenizer.json")
     if text is None:
         return None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from infini.core import errors
-from infini.io import hugging_face, tensors
+from infini.io import gguf, hugging_face, tensors
 from infini.llm.text import gguf_vocabulary, pieces, sentencepiece
 
 if TYPE_CHECKING:
@@ -155,6 +155,26 @@ class Tokenizer:
 
 
 # --- making one -------------------------------------------------------------------------------
+
+
+def load(path: Path | str) -> Tokenizer:
+    """The tokenizer of a model folder, of a GGUF file, or of a tokenizer.json.
+
+    Raises:
+        MissingFileError: it is not there.
+        CorruptFileError: a file is damaged.
+        ValueMismatchError: the file is no tokenizer, or of a kind that is not supported.
+    """
+    place = Path(path).expanduser()
+    if place.suffix == ".gguf":
+        return from_gguf(gguf.read(place, has_data=False).metadata)
+    if place.is_file():
+        stated = hugging_face.read_optional_json(place.with_name(hugging_face.TOKENIZER_CONFIG))
+        return from_json(_text(place), stated)
+    ggufs = sorted(place.glob("*.gguf"))
+    if ggufs and not (place / hugging_face.TOKENIZER).is_file():
+        return load(ggufs[0])
+    return from_folder(place)
 
 
 def from_folder(path: Path | str) -> Tokenizer:
