@@ -43,7 +43,7 @@ def run(given: Given) -> int:
         InfiniError: something is missing, wrong or taken.
         BadParameter: options that do not go together.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = missing_packages()
     if missing:
         raise errors.UnsupportedError(
             "`infini serve` needs packages that are not installed",
@@ -66,10 +66,23 @@ def run(given: Given) -> int:
         bound.close()
 
 
+def missing_packages() -> list[str]:
+    """What a server needs and is not installed."""
+    return [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+
+
 def _load(model: str, tokenizer: str | None, options: Given) -> Engine:
     from infini.llm.engine import async_llm
+    from infini.llm.hub import store
 
-    return async_llm.AsyncLLM(model, tokenizer=tokenizer, **options)
+    place = store.find(model)
+    if place is None:
+        raise errors.ValueMismatchError(
+            "the model is not on this machine",
+            got=model,
+            fix=f"give a folder or a file, or infini pull {model}",
+        )
+    return async_llm.AsyncLLM(place, tokenizer=tokenizer, verbose=True, **options)
 
 
 def _model(given: Given) -> str:

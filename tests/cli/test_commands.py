@@ -283,6 +283,9 @@ def test_demo_trains_and_continues_a_prompt(
     assert "def f(" in result.output
     assert {path.name for path in tmp_path.iterdir()} == {"model", "model.metrics.jsonl", "cache"}
     assert (tmp_path / "model" / "config.json").exists()
+    # The last step: the folder is served by a process of its own, asked once, and stopped.
+    assert "/v1/chat/completions" in result.output
+    assert "the server has ended with status 0" in result.output
 
 
 def test_demo_replaces_its_own_folder_and_no_other(tmp_path: Path) -> None:

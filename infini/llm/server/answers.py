@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
 
-from infini.llm.sampling.params import StructuredOutputsParams
 from infini.llm.server import requests
 from infini.llm.text import reasoning, tools
 from infini.llm.text.tools import CallPiece, ToolCall
-
-Choice = Literal["none", "auto", "required"]
-_DEFINITIONS: Final = ("$defs", "definitions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,49 +153,6 @@ class _List:
             found.append(CallPiece(self.count, str(call.get("name", "")), arguments, _call_id()))
             self.count += 1
         return found
-
-
-def forced_structure(
-    names: Sequence[tuple[str, Mapping[str, Any] | None]],  # Any: JSON schemas
-    choice: str,
-    *,
-    is_single: bool,
-) -> StructuredOutputsParams:
-    """The form of an answer that has to call.
-
-    Args:
-        names: functions and the schemas of their arguments.
-        choice: "required", or the name of one function.
-        is_single: whether one call is all.
-    """
-    schema: dict[str, Any]  # Any: JSON
-    if choice != "required":
-        schema = dict(dict(names)[choice] or {"type": "object"})
-    else:
-        shared: dict[str, Any] = {}  # Any: JSON
-        items = [_call_schema(name, parameters, shared) for name, parameters in names]
-        schema = {"type": "array", "minItems": 1, "items": items[0] if len(items) == 1 else {"anyOf": items}}
-        if is_single:
-            schema["maxItems"] = 1
-        schema |= shared
-    return StructuredOutputsParams(json=schema)
-
-
-def _call_schema(
-    name: str, parameters: Mapping[str, Any] | None, shared: dict[str, Any]
-) -> dict[str, Any]:  # Any: JSON
-    """The schema of one call. Definitions move to the top, where references look for them."""
-    inner = dict(parameters or {"type": "object"})
-    for key in _DEFINITIONS:
-        definitions = inner.pop(key, None)
-        if isinstance(definitions, Mapping):
-            shared.setdefault(key, {}).update(definitions)
-    return {
-        "type": "object",
-        "properties": {"name": {"const": name}, "parameters": inner},
-        "required": ["name", "parameters"],
-        "additionalProperties": False,
-    }
 
 
 def choice_of(call: requests.ChatRequest) -> str:

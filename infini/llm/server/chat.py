@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from infini.core import errors
 from infini.llm.engine.outputs import CompletionOutput, TokenLogprobs
+from infini.llm.sampling import tool_schemas
 from infini.llm.sampling.params import StructuredOutputsParams
 from infini.llm.server import (
     answers,
@@ -43,7 +44,6 @@ async def create(request: Request) -> streams.Answer:
     answer = Answer(service, call, call_id, name, prepared.generation, prepared.form)
     if not call.stream:
         body = await streams.whole(request, answer.whole())
-        service_.note(request, prompt_tokens=answer.usage.prompt, made_tokens=answer.usage.completion)
         return Response(streams.encode(body), media_type="application/json")
     await prepared.generation.start()
     return streams.EventStream(
@@ -73,7 +73,7 @@ async def prepare(request: Request, call: ChatRequest, call_id: str) -> Prepared
     """
     service = service_.of(request)
     text = await conversations.prompt_of(call, service)
-    encode = service.engine.tokenizer.encode
+    encode = service.tokenizer.encode
     if len(text) > LONG:
         ids = await run_in_threadpool(encode, text, call.add_special_tokens)
     else:
@@ -110,10 +110,8 @@ def _form(
             "a tool_choice that forces a call is a form of the answer; give no other one", "tool_choice"
         )
     forced = "" if choice == "required" else choice[1:-1]
-    structure = answers.forced_structure(
-        [(tool.function.name, tool.function.parameters) for tool in call.tools or ()],
-        forced or "required", is_single=is_single,
-    )  # fmt: skip
+    functions = [(tool.function.name, tool.function.parameters) for tool in call.tools or ()]
+    structure = tool_schemas.forced_calls(functions, forced or "required", is_single=is_single)
     return answers.Form(None, None, forced, is_single, prompt), structure
 
 
@@ -182,7 +180,7 @@ class Answer:
     def _choice(self, choice: CompletionOutput) -> dict[str, Any]:  # Any: JSON
         thought, content, calls = self.form.whole(choice.text)
         if thought:
-            self.num_reasoning += len(self.service.engine.tokenizer.encode(thought, add_special_tokens=False))
+            self.num_reasoning += len(self.service.tokenizer.encode(thought, add_special_tokens=False))
         message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
         message["refusal"] = None
         if calls:
@@ -213,7 +211,7 @@ class Answer:
     ) -> dict[str, Any] | None:  # Any: JSON
         if not self.call.logprobs or not ids or entries is None:
             return None
-        return likely.chat(ids, entries, self.call.top_logprobs or 0, self.service.engine.tokenizer)
+        return likely.chat(ids, entries, self.call.top_logprobs or 0, self.service.tokenizer)
 
     def _reason(self, choice: CompletionOutput, has_calls: bool) -> str | None:
         """A model that stopped by itself after calling; a call that was forced on it ends as any answer."""

@@ -49,7 +49,6 @@ async def create(request: Request) -> streams.Answer:
     answer = _Answer(service, call, call_id, name, generation, texts, makes_nothing)
     if not call.stream:
         body = await streams.whole(request, answer.whole())
-        service_.note(request, prompt_tokens=generation.usage.prompt, made_tokens=generation.usage.completion)
         return Response(streams.encode(body), media_type="application/json")
     await generation.start()
     return streams.EventStream(
@@ -69,7 +68,7 @@ async def _prompts(
         raise failures.invalid("there is no prompt", "prompt", code="empty_prompt")
     if len(several) > most:
         raise failures.invalid(f"there are more than {most} prompts", "prompt")
-    tokenizer = service.engine.tokenizer
+    tokenizer = service.tokenizer
     ids = []
     for prompt in several:
         if not isinstance(prompt, str):
@@ -160,7 +159,7 @@ class _Answer:
     def _choice(
         self, index: int, output: RequestOutput, choice: CompletionOutput, *, is_first: bool
     ) -> dict[str, Any]:  # Any: JSON
-        tokenizer = self.service.engine.tokenizer
+        tokenizer = self.service.tokenizer
         number = index * self.generation.params.n + choice.index
         if output.prompt_logprobs is not None:  # a stream has them once, for all choices
             self.prompt_entries[index] = output.prompt_logprobs

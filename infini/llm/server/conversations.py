@@ -40,7 +40,7 @@ async def prompt_of(call: requests.Templated | requests.TokenizeRequest, service
         )
     template = call.chat_template if call.chat_template is not None else settings.chat_template
     tools = tools_of(call.tools, service)
-    messages = messages_of(call.messages or [], chat.template_of(service.engine.tokenizer, template))
+    messages = messages_of(call.messages or [], chat.template_of(service.tokenizer, template))
     values = dict(call.chat_template_kwargs or {})
     reserved = sorted(_RESERVED & values.keys())
     if reserved:
@@ -51,7 +51,7 @@ async def prompt_of(call: requests.Templated | requests.TokenizeRequest, service
     def render() -> str:
         return chat.render(
             messages,
-            tokenizer=service.engine.tokenizer,
+            tokenizer=service.tokenizer,
             tools=tools,
             add_generation_prompt=call.add_generation_prompt and not call.continue_final_message,
             continue_final_message=call.continue_final_message,

@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from starlette.types import Scope
 
@@ -66,7 +66,7 @@ def access(scope: Scope, request_id: str, status: int, seconds: float) -> None:
         "status": status,
         "seconds": round(seconds, 4),
         "request_id": request_id,
-        **scope.get("state", {}).get("log", {}),
+        **_made(scope.get("state", {}).get("generation")),
     }
     ACCESS.log(
         level,
@@ -76,6 +76,13 @@ def access(scope: Scope, request_id: str, status: int, seconds: float) -> None:
         status,
         extra={"event": "request", "fields": fields},
     )
+
+
+def _made(generation: Any) -> dict[str, int]:  # Any: generation.py imports this module
+    if generation is None:
+        return {}
+    usage = generation.usage
+    return {"prompt_tokens": usage.prompt, "cached_tokens": usage.cached, "made_tokens": usage.completion}
 
 
 def fault(request_id: str, error: BaseException) -> None:

@@ -31,8 +31,8 @@ class Engine(Protocol):
     config: EngineConfig
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer; a server needs one."""
 
     @property
     def max_model_len(self) -> int:
@@ -49,7 +49,7 @@ class Engine(Protocol):
         *,
         request_id: str | None = None,
         priority: int = 0,
-        output_kind: OutputKind = "cumulative",
+        output_kind: OutputKind | None = None,
     ) -> Stream:
         """A request."""
 

@@ -44,7 +44,6 @@ async def create(request: Request) -> streams.Answer:
     answer = _Answer(service, frame, prepared.generation, prepared.form, most)
     if not call.stream:
         body = await streams.whole(request, answer.whole())
-        service_.note(request, prompt_tokens=answer.usage.prompt, made_tokens=answer.usage.completion)
         return Response(streams.encode(body), media_type="application/json")
     await prepared.generation.start()
     return streams.EventStream(
@@ -93,9 +92,7 @@ class _Answer:
     def _logprobs(self, ids: list[int], entries: list[TokenLogprobs] | None) -> list[Json]:
         if self.most_logprobs is None or entries is None:
             return []
-        found: list[Json] = likely.chat(ids, entries, self.most_logprobs, self.service.engine.tokenizer)[
-            "content"
-        ]
+        found: list[Json] = likely.chat(ids, entries, self.most_logprobs, self.service.tokenizer)["content"]
         return found
 
     async def whole(self) -> Json:
@@ -112,7 +109,7 @@ class _Answer:
         status = "incomplete" if choice.finish_reason == "length" else "completed"
         output: list[Json] = []
         if thought:
-            ids = self.service.engine.tokenizer.encode(thought, add_special_tokens=False)
+            ids = self.service.tokenizer.encode(thought, add_special_tokens=False)
             self.num_reasoning += len(ids)
             output.append(items.thought(service_.new_id("rs_"), thought))
         if content or not calls:

@@ -8,13 +8,15 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
+from infini.core import errors
 from infini.llm.sampling.params import SamplingParams
-from infini.llm.server import failures, sampled
+from infini.llm.server import failures, logs, sampled
 from infini.llm.server.generation import Generation
 from infini.llm.server.metrics import Metrics
 from infini.llm.server.protocol import Engine
 from infini.llm.server.settings import Settings
 from infini.llm.text import reasoning, tools
+from infini.llm.text.tokenizer import Tokenizer
 
 _STATE: Final = "service"
 
@@ -32,6 +34,13 @@ class Service:
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine, self.settings = engine, settings
+        if engine.tokenizer is None:
+            raise errors.ValueMismatchError(
+                "a server needs the model's tokenizer",
+                got="a model without one",
+                fix="name the folder of one with --tokenizer",
+            )
+        self.tokenizer = engine.tokenizer
         self.created = int(time.time()) if settings.created is None else settings.created
         self.defaults = sampled.defaults(engine.get_default_sampling_params(), settings)
         config = engine.config
@@ -47,7 +56,7 @@ class Service:
             },
             has_vllm_names=settings.has_vllm_metrics,
         )
-        self.parsers = _parsers(engine, settings)
+        self.parsers = _parsers(self.tokenizer, settings)
         self.is_draining = False
         self.open: set[Generation] = set()
 
@@ -82,7 +91,7 @@ class Service:
         most = self.settings.max_sequences
         if len(prompts) * params.n > most:
             raise failures.invalid(f"prompts times n is larger than {most}", "n")
-        return Generation(
+        generation = Generation(
             engine=self.engine,
             metrics=self.metrics,
             settings=self.settings,
@@ -94,6 +103,17 @@ class Service:
             priority=priority,
             open=self.open,
         )
+        # The line of the log about this call is written at its end, with what was made by then.
+        request.scope["state"]["generation"] = generation
+        if self.settings.logs_requests:
+            logs.say(
+                "call",
+                f"{call_id} asks for {len(prompts)} x {params.n}",
+                request_id=request_id(request),
+                prompt_tokens=sum(map(len, prompts)),
+                sampling=_shown(params),
+            )
+        return generation
 
     async def abort_all(self) -> None:
         """End every call that is being answered; their clients are told."""
@@ -120,11 +140,17 @@ class Service:
         return asked if asked is not None else room if default is None else min(default, room)
 
 
+def _shown(params: SamplingParams) -> dict[str, Any]:  # Any: fields of SamplingParams
+    """How tokens are chosen, without texts of the client."""
+    texts = ("stop", "bad_words", "structured_outputs")
+    return {name: "..." if name in texts else value for name, value in params.to_dict().items()}
+
+
 def _parsers(
-    engine: Engine, settings: Settings
+    tokenizer: Tokenizer, settings: Settings
 ) -> tuple[reasoning.ReasoningParser | None, tools.ToolParser | None]:
     """What takes answers apart: by the names in the settings, or by what the model's template writes."""
-    source = settings.chat_template or engine.tokenizer
+    source = settings.chat_template or tokenizer
     thought = spoken = None
     if settings.reasoning_parser is not None:
         name = None if settings.reasoning_parser == "auto" else settings.reasoning_parser
@@ -165,8 +191,3 @@ def new_id(prefix: str) -> str:
         prefix: with the sign that follows it.
     """
     return prefix + uuid.uuid4().hex
-
-
-def note(request: Request, **fields: object) -> None:
-    """Add to the line of the log about this call."""
-    request.scope["state"].setdefault("log", {}).update(fields)

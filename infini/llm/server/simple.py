@@ -87,7 +87,7 @@ async def tokenize(request: Request) -> Response:
         request, TokenizeRequest, service.settings.limits, seconds=service.settings.body_s
     )
     service.model_name(call.model)
-    tokenizer = service.engine.tokenizer
+    tokenizer = service.tokenizer
     if call.messages is not None:
         text = await conversations.prompt_of(call, service)
         adds_special_tokens = bool(call.add_special_tokens)
@@ -120,7 +120,7 @@ async def detokenize(request: Request) -> Response:
         request, DetokenizeRequest, service.settings.limits, seconds=service.settings.body_s
     )
     service.model_name(call.model)
-    tokenizer = service.engine.tokenizer
+    tokenizer = service.tokenizer
     wrong: Final = next((id for id in call.tokens if id >= tokenizer.vocab_size), None)
     if wrong is not None:
         raise failures.invalid(f"the vocabulary has no token {wrong}", "tokens")
