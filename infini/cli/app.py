@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from infini.cli import (
+    batch,
     bench,
     cache,
     chat,
@@ -75,6 +76,7 @@ app = typer.Typer(
 )
 app.command("train")(train.command)
 app.command("generate")(generate.command)
+app.command("batch")(batch.command)
 app.command(
     "serve", cls=serve_values.Command, context_settings={"auto_envvar_prefix": serve_values.ENVIRONMENT}
 )(serve.command)

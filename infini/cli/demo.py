@@ -10,8 +10,9 @@ from typing import Annotated, Final
 import typer
 
 from infini.cli import generate, output, served, serving, training
-from infini.llm import sampling
-from infini.train import model_files, options, runs
+from infini.llm.engine.llm import LLM
+from infini.llm.sampling.params import SamplingParams
+from infini.train import options, runs
 from infini.train.configuration import Configuration
 
 # Windows that start anywhere: with few seconds the text is seen once, and no window is like another.
@@ -33,15 +34,11 @@ def command(
             f"interrupted after {result.outcome.num_steps} steps; what there is was saved"
         )
     # Read back what was written: the text below comes from the folder, not from memory.
-    model = model_files.load(out)
+    engine = LLM(out, max_num_seqs=1, enforce_eager=True)
     output.console(stderr=True).rule("the model continues a prompt")
-    generate.continue_prompt(
-        model,
-        prompt,
-        max_new_tokens=max_new_tokens,
-        how=sampling.Sampling(temperature=0.8, top_p=0.95),
-        seed=0,
-    )
+    params = SamplingParams(temperature=0.8, top_p=0.95, max_tokens=max_new_tokens, seed=0)
+    generate.continue_prompt(engine, prompt, params)
+    engine.close()
     _serve(out, prompt)
     output.say(f'again: infini generate {out} -p "import "\n       infini serve {out}')
 

@@ -222,7 +222,7 @@ def test_generate_names_what_is_wrong(trained: tuple[Path, Result], arguments: l
 def test_errors_are_one_panel(tmp_path: Path) -> None:
     result = _run("generate", tmp_path / "missing", "-p", "x")
     assert result.exit_code == 1
-    assert "no model folder" in result.output
+    assert "there is no model" in result.output
     assert "Traceback" not in result.output
 
 

@@ -252,8 +252,16 @@ class AsyncLLM:
         return self._engine.inputs.default_params
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
-        """The model's tokenizer; None where there is none."""
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Raises:
+            ValueMismatchError: it has none.
+        """
+        if self._engine.tokenizer is None:
+            raise errors.ValueMismatchError(
+                "the model has no tokenizer", got="no tokenizer.json", fix="name one with tokenizer="
+            )
         return self._engine.tokenizer
 
     @property

@@ -5,6 +5,7 @@ Everything that is wrong with a request is found here, in the caller's thread, b
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from infini.llm.engine.jobs import Completion, Job
 from infini.llm.engine.outputs import OutputKind
 from infini.llm.engine.requests import Prompt, Request
 from infini.llm.engine.scheduler import Scheduler
-from infini.llm.sampling import guided
+from infini.llm.sampling import bad_words as bad_words_, guided
 from infini.llm.sampling.params import SamplingParams
 from infini.llm.sampling.speculative import History
 from infini.llm.sampling.state import Row
@@ -224,16 +225,11 @@ class InputProcessor:
             return True, salt
         return params.n > 1, f"{salt}\0{request_id}"
 
-    def _bad_words(self, params: SamplingParams) -> list[list[int]]:
-        """Ids of words, as they stand at the beginning of a text and behind a space."""
-        found: list[list[int]] = []
-        if self.tokenizer is None:
-            return found
-        for word in params.bad_words or ():
-            plain = self.tokenizer.encode(word.lstrip(), add_special_tokens=False)
-            spaced = self.tokenizer.encode(" " + word.lstrip(), add_special_tokens=False)
-            found += [ids for ids in ([plain, spaced] if plain != spaced else [plain]) if ids]
-        return found
+    def _bad_words(self, params: SamplingParams) -> list[tuple[int, ...]]:
+        if self.tokenizer is None or not params.bad_words:
+            return []
+        encode = functools.partial(self.tokenizer.encode, add_special_tokens=False)
+        return bad_words_.token_ids(params.bad_words, encode, vocab_size=self.vocab_size)
 
     def _detokenizer(self, params: SamplingParams, ids: Sequence[int]) -> Incremental | None:
         if self.tokenizer is None or not params.detokenize:

@@ -6,7 +6,7 @@ Names and results are vLLM's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -111,6 +111,33 @@ class LLM:
             for prompt, one, place in zip(given, params, places, strict=True)
         ]
         return self._run(jobs, use_tqdm)
+
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None
+    ) -> Iterator[RequestOutput]:
+        """Continue one prompt and tell of it as it comes.
+
+        Args:
+            prompt: as for `generate`.
+            sampling_params: None is `get_default_sampling_params()`.
+
+        Returns:
+            An iterator over outputs of kind "delta": each has what is new. Leaving it ends the request.
+
+        Raises:
+            ValueMismatchError: the prompt or a setting cannot be served.
+        """
+        return self._stream(self.engine.inputs.make(prompt, sampling_params, kind="delta"))
+
+    def _stream(self, job: Job) -> Iterator[RequestOutput]:
+        core = self.engine.core
+        with self._lock:
+            core.add(job)
+            try:
+                while not job.is_finished:
+                    yield from core.step()
+            finally:
+                core.abort(job.request_id)
 
     def chat(
         self,

@@ -89,13 +89,7 @@ def open_engine(
     checkpoint = _checkpoint(model, config, mesh, on_progress, say)
     words = _tokenizer(model, checkpoint, tokenizer)
     params, model_config = checkpoint.params, checkpoint.config
-    model_len = config.max_model_len or model_config.max_length
-    if config.max_model_len is not None and config.max_model_len > model_config.max_length:
-        raise errors.ValueMismatchError(
-            "max_model_len is more than the model was made for",
-            got=str(config.max_model_len),
-            expected=f"at most {model_config.max_length}",
-        )
+    model_len = _model_len(config, model_config)
     block_size = config.block_size
     if config.cache_mode == "static":
         block_size = -(-model_len // _BLOCK_STEP) * _BLOCK_STEP
@@ -162,6 +156,27 @@ def cache_dtype(config: EngineConfig, dtype: Any) -> Any:  # Any: dtypes
     if config.kv_cache_dtype == "auto":
         return dtype
     return dtypes.canonical(_CACHE_DTYPES.get(config.kv_cache_dtype, config.kv_cache_dtype))
+
+
+def _model_len(config: EngineConfig, model: models.Config) -> int:
+    """Most tokens of a request: what was asked for, or what the model was made for.
+
+    Scaled rotary embeddings of the kinds that say so reach further. Dynamic ones change with the length that
+    is served, so they do it only where it is asked for.
+    """
+    scaling = None if model.rope is None else model.rope.scaling
+    longest = model.max_length
+    if scaling is not None and scaling.kind in ("linear", "dynamic"):
+        longest = int(longest * scaling.factor)
+    if config.max_model_len is None:
+        return longest if scaling is not None and scaling.kind == "linear" else model.max_length
+    if config.max_model_len > longest:
+        raise errors.ValueMismatchError(
+            "max_model_len is more than the model was made for",
+            got=str(config.max_model_len),
+            expected=f"at most {longest}",
+        )
+    return config.max_model_len
 
 
 def _deterministic(limits: Limits, found: determinism.Agreement) -> Limits:
