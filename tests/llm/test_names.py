@@ -17,20 +17,23 @@ def test_every_name_is_there(name):
 
 
 def test_other_names_are_not_there():
-    with pytest.raises(AttributeError, match="'infini.llm' has no attribute 'Engine'"):
+    with pytest.raises(AttributeError, match=r"'infini\.llm' has no attribute 'Engine'"):
         _ = llm.Engine
 
 
-def test_the_package_alone_loads_nothing_heavy():
-    script = "import sys, infini.llm; print([m for m in ('jinja2', 'llguidance', 'fastapi', 'httpx') if m in sys.modules])"
+HEAVY = ("llguidance", "fastapi", "httpx", "uvicorn", "prompt_toolkit")
+
+
+def loaded(statement: str, names: tuple[str, ...]) -> str:
+    """Which modules a statement loads, as text."""
+    script = f"import sys; {statement}; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.strip()
+
+
+def test_the_package_alone_loads_nothing_heavy():
+    assert loaded("import infini.llm", (*HEAVY, "jinja2")) == "[]"
 
 
 def test_the_engine_loads_neither_server_nor_grammars():
-    script = (
-        "import sys; from infini.llm import LLM, AsyncLLM, SamplingParams; "
-        "print([m for m in ('llguidance', 'fastapi', 'httpx', 'uvicorn', 'prompt_toolkit') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert loaded("from infini.llm import LLM, AsyncLLM, SamplingParams", HEAVY) == "[]"
