@@ -11,7 +11,7 @@ import numpy as np
 from infini.backends.cpu import objects
 from infini.backends.reference.interpreter import evaluate
 from infini.compiler.llvm import gemm, kernels
-from infini.compiler.llvm.target import host_target
+from infini.compiler.llvm.target import Target, host_target
 from infini.compiler.llvm.task import TaskFunction
 from infini.core import config, dtypes, ir, trace
 from infini.core.ir import ArrayType
@@ -71,9 +71,9 @@ def rows(function: Callable[..., Any], num_rows: int, *columns: ArrayType) -> Ke
     return Kernel((num_rows,), loads, tuple(of_row(t.shape) for t in outputs), outputs, body)
 
 
-def load(phases: Sequence[TaskFunction]) -> list[int]:
+def load(phases: Sequence[TaskFunction], target: Target | None = None) -> list[int]:
     """Addresses of task functions, compiled together."""
-    target = host_target()
+    target = target or host_target()
     declares = sorted(frozenset[str]().union(*(p.declares for p in phases)))
     texts = [p.text for p in {p.name: p for p in phases}.values()]
     text = "\n".join([f'target triple = "{target.triple}"', *declares, *texts])
@@ -89,7 +89,10 @@ def guarded(type_: ArrayType) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run_phases(
-    phases: Sequence[TaskFunction], operands: Sequence[np.ndarray], outputs: Sequence[ArrayType]
+    phases: Sequence[TaskFunction],
+    operands: Sequence[np.ndarray],
+    outputs: Sequence[ArrayType],
+    target: Target | None = None,
 ) -> list[np.ndarray]:
     """Run phases on this thread, and check that nothing outside results and scratch was written."""
     found = [guarded(t) for t in outputs]
@@ -99,7 +102,7 @@ def run_phases(
     addresses = [x.ctypes.data for x in (*operands, *(out for out, _ in found))]
     addresses[-1] = -(-addresses[-1] // 64) * 64
     args = (ctypes.c_void_p * len(addresses))(*addresses)
-    for phase, address in zip(phases, load(phases), strict=True):
+    for phase, address in zip(phases, load(phases, target), strict=True):
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address)
         for task in range(phase.num_tasks):
             function(ctypes.addressof(args), task)

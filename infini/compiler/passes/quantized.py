@@ -168,11 +168,15 @@ def read_bytes(program: Program, takes: Takes) -> Program:
 
 
 def is_candidate(equation: Equation) -> bool:
-    """Whether an equation is a product with one matrix that has numbers."""
+    """Whether an equation is a product with one matrix that has numbers. A result that is finer than exact
+    activations shows that the matrix has been rounded to their dtype, which only happens where it is made.
+    """
     if equation.op is not operation.quantized_matmul_p:
         return False
     x, blocks, *_ = (v.type for v in equation.inputs)
     a = equation.attrs
+    if a["activations"] == "exact" and a["dtype"].itemsize > x.dtype.itemsize:
+        return False
     return (
         bool(a["transpose"])
         and blocks.ndim == 3

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from infini import io
-from infini.core import dtypes, errors, tree
+from infini.core import backend, dtypes, errors, tree
 from infini.llm import models
 from infini.llm.checkpoints import gguf, hugging_face, placing, quantizing
 from infini.llm.checkpoints.source import Json, Source, Tensors
@@ -61,6 +61,7 @@ def load(
     quantization: str | None = None,
     keep: Collection[str] = (),
     quantized_activations: Literal["exact", "int8"] = "int8",
+    is_arranged: bool | None = None,
     sharding: placing.Placing | None = None,
     on_progress: Progress | None = None,
     allow_unexpected: bool = False,
@@ -78,6 +79,8 @@ def load(
         keep: parts of names of weights that are not quantised, such as "lm_head".
         quantized_activations: "int8" rounds what is multiplied with a matrix in few bits to bytes, with a
             scale for every 32 of them; "exact" takes it as it is, which is several times slower.
+        is_arranged: whether rows of matrices in few bits lie side by side, as kernels of CPUs multiply them
+            fastest; None for yes where the model is on one CPU.
         sharding: (name of a weight such as "layers.0.self_attn.q_proj", its shape) -> where it goes, or None
             for the default device; see `by_recipe`.
         on_progress: called with the bytes read so far and those there are.
@@ -98,8 +101,14 @@ def load(
     config = dataclasses.replace(config, quantized_activations=quantized_activations)
     table = family.weights(config)
     _check(table, names, source, allow_unexpected=allow_unexpected)
+    if is_arranged is None:
+        is_arranged = sharding is None and backend.default_device().platform == "cpu"
     target = _Target(
-        wanted or _stated(source, table, names), is_asked=wanted is not None, method=method, keep=keep
+        wanted or _stated(source, table, names),
+        is_asked=wanted is not None,
+        method=method,
+        keep=keep,
+        is_arranged=is_arranged,
     )
     reader = _Reader(source.tensors, names, target, on_progress, table)
     params: dict[str, Any] = {}
@@ -108,7 +117,10 @@ def load(
         value = reader.read(weight)
         nbytes += sum(leaf.nbytes for leaf in tree.leaves(value))
         name = ".".join(map(str, weight.path))
-        weights_.put(params, weight.path, placing.placed(value, name, sharding))
+        placed = placing.placed(value, name, sharding)
+        if is_arranged and isinstance(placed, QuantizedArray):
+            placed = quantizing.arranged(placed)
+        weights_.put(params, weight.path, placed)
     return Checkpoint(
         config_json=source.config_json,
         config=config,
@@ -223,12 +235,14 @@ class _Target:
         is_asked: whether matrices take this dtype, too; else they keep their own.
         method: how matrices are quantised, if they are.
         keep: parts of names of weights that are not.
+        is_arranged: whether rows of quantised matrices lie side by side.
     """
 
     dtype: np.dtype
     is_asked: bool
     method: str | None
     keep: Collection[str]
+    is_arranged: bool
 
     def scheme(self, weight: Weight) -> Any:  # Any: a scheme, or None
         """How a weight is quantised; None for not at all."""
@@ -284,7 +298,7 @@ class _Reader:
             return own
         if scheme is None or own.dtype not in dtypes.FLOATS:
             return self._target.floats(weight, own)
-        return quantizing.quantized(own, scheme)
+        return quantizing.quantized(own, scheme, is_arranged=self._target.is_arranged)
 
     def _count(self, nbytes: int) -> None:
         self._done += nbytes

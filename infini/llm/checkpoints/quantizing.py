@@ -13,6 +13,7 @@ import numpy as np
 import infini as inf
 from infini import quantization
 from infini.core import errors, tree
+from infini.lax.quantized import arrangement
 from infini.llm.models.weights import Weight
 from infini.quantization import QuantizedArray, Scheme
 
@@ -28,7 +29,8 @@ _SCHEMES: Final[dict[str, tuple[Scheme, Scheme]]] = {
     "q4_0": (quantization.Q4_0, quantization.Q8_0),
 }
 NAMES: Final = tuple(_SCHEMES)
-_quantize = inf.jit(quantization.quantize, static_argnames="scheme")
+_plain = inf.jit(quantization.quantize, static_argnames="scheme")
+_arranged = inf.jit(lambda x, scheme: quantization.quantize(x, scheme).arranged(), static_argnames="scheme")
 
 
 def check(name: str) -> str:
@@ -63,36 +65,56 @@ def scheme_for(weight: Weight, name: str) -> Scheme | None:
 
 
 def quantized(
-    array: np.ndarray, scheme: Scheme, on_rows: Callable[[int], None] | None = None
+    array: np.ndarray,
+    scheme: Scheme,
+    *,
+    is_arranged: bool = False,
+    on_rows: Callable[[int], None] | None = None,
 ) -> QuantizedArray:
     """Floats (..., N, K) in few bits, with planes on the host.
 
     Args:
         array: the floats.
         scheme: how to store them.
+        is_arranged: whether rows lie side by side, as kernels of CPUs multiply them, where that is possible.
         on_rows: called with the rows that are done, after each step.
     """
-    *before, columns = array.shape
-    rows = array.reshape(math.prod(before), columns)
+    *before, count, columns = array.shape
+    rows = array.reshape(math.prod(before) * count, columns)
+    make = _arranged if is_arranged and can_arrange(scheme, array.shape) else _plain
     planes: list[np.ndarray] = []
-    outside = None
+    structure = None
     for start in range(0, len(rows), ROWS):
         part = rows[start : start + ROWS]
-        count = len(part)
-        if count < ROWS:  # one program serves all sizes
-            part = np.concatenate([part, np.zeros((ROWS - count, columns), part.dtype)])
-        found, outside = tree.flatten(_quantize(part, scheme=scheme))
+        size = len(part)
+        if size < ROWS:  # one program serves all sizes
+            part = np.concatenate([part, np.zeros((ROWS - size, columns), part.dtype)])
+        found, structure = tree.flatten(make(part, scheme=scheme))
         if not planes:
-            planes = [_aligned((len(rows), *leaf.shape[1:]), leaf.dtype) for leaf in found]
+            planes = [
+                _aligned((len(rows) * leaf.shape[0] // ROWS, *leaf.shape[1:]), leaf.dtype) for leaf in found
+            ]
         for plane, leaf in zip(planes, found, strict=True):
-            plane[start : start + count] = np.asarray(leaf)[:count]
+            per = ROWS // leaf.shape[0]  # rows that lie together
+            plane[start // per : (start + size) // per] = np.asarray(leaf)[: size // per]
         if on_rows is not None:
-            on_rows(start + count)
-    shaped = [plane.reshape(*before, *plane.shape[1:]) for plane in planes]
+            on_rows(start + size)
+    shaped = [plane.reshape(*before, len(plane) // math.prod(before), *plane.shape[1:]) for plane in planes]
     for plane in shaped:
         plane.flags.writeable = False
-    assert outside is not None
-    return tree.unflatten(outside, shaped)
+    assert structure is not None
+    return tree.unflatten(structure, shaped)
+
+
+def can_arrange(scheme: Scheme, shape: tuple[int, ...]) -> bool:
+    """Whether rows of a matrix (..., N, K) can lie side by side."""
+    return arrangement.is_possible(scheme.for_row(shape[-1]), shape[-2])
+
+
+@inf.jit
+def arranged(array: QuantizedArray) -> QuantizedArray:
+    """An array with rows side by side, where that is possible."""
+    return array.arranged()
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

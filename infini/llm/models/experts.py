@@ -14,8 +14,7 @@ from infini.core import tree
 from infini.llm.models import layers
 from infini.llm.models.config import Config, Experts
 
-_LEAST: Final = 8
-_MOST: Final = 64
+_MOST: Final = 64  # rows of a tile
 
 
 def feed_forward(x: Array, weights: dict[str, Any], config: Config) -> Array:  # Any: arrays
@@ -93,6 +92,8 @@ def _mixed(
 
 
 def _tile_rows(num_tokens: int, num_rows: int, count: int) -> int:
-    """Rows of a tile: about as many as an expert gets; a token chooses an expert once."""
-    share = 1 << max(0, -(-num_rows // count) - 1).bit_length()
-    return min(max(share, _LEAST), _MOST, num_tokens)
+    """Rows of a tile: twice what an expert gets on average, so most need one tile and few rows are padding; a
+    token chooses an expert once.
+    """
+    share = -(-2 * num_rows // count)
+    return min(1 << (share - 1).bit_length(), _MOST, num_tokens)

@@ -298,7 +298,7 @@ def test_matrices_are_quantised_on_load(tmp_path: Path, name: str, matrix: str, 
     assert mlp["up_proj"].scheme.name == ("Q8_0" if name.endswith("_k") else matrix)  # rows of 64
     assert not isinstance(found.params["norm"], QuantizedArray)
     whole = tensors["model.layers.0.mlp.down_proj.weight"]
-    stored = quantization.quantize(whole, mlp["down_proj"].scheme)
+    stored = quantization.quantize(whole, mlp["down_proj"].plain().scheme)
     np.testing.assert_array_equal(mlp["down_proj"].dequantize(), stored.dequantize())
     exact = logits_of(checkpoints.load(tmp_path), [3, 1, 4])
     error = np.sqrt(np.mean((logits_of(found, [3, 1, 4]) - exact) ** 2) / np.mean(exact**2))
@@ -313,6 +313,18 @@ def test_experts_are_quantised_one_by_one(tmp_path: Path) -> None:
     assert not isinstance(mlp["gate"], QuantizedArray)
     exact = logits_of(checkpoints.load(tmp_path), [3, 1, 4])
     np.testing.assert_allclose(logits_of(found, [3, 1, 4]), exact, atol=0.05 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("name", ["int8", "q4_k"])
+def test_rows_lie_side_by_side_on_a_cpu(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path, CONFIG | {"vocab_size": 90}, tensors_of(CONFIG | {"vocab_size": 90}))
+    side, own = (checkpoints.load(folder, quantization=name, is_arranged=flag) for flag in (None, False))
+    found, plain = (loaded.params["layers"][1]["mlp"]["down_proj"] for loaded in (side, own))
+    assert (found.scheme.rows, plain.scheme.rows) == (16, 1)
+    assert side.params["embed_tokens"].scheme.rows == 1  # 90 rows
+    for mine, theirs in zip(found.plain().planes, plain.planes, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_allclose(logits_of(side, [3, 1, 4]), logits_of(own, [3, 1, 4]), atol=1e-5)
 
 
 def test_some_may_stay_as_they_are(tmp_path: Path) -> None:

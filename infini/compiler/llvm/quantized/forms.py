@@ -383,6 +383,7 @@ def dot(f: Function, total: Value, codes: Value, x: Value, target: Target, *, si
         a, b = (f.convert("bitcast", v, total.type) for v in (codes, x))
         text = f"call {total.type} {symbol}({total.type} {total}, {total.type} {a}, {total.type} {b})"
         return f.pure(text, total.type, total, a, b)
+    codes, x = (f.convert("bitcast", v, vector("i8", 4 * lanes)) for v in (codes, x))
     if signed:  # the sign moves to the other factor, so that sums of two products have room
         is_low = f.compare("slt", codes, f.constant(0, codes.type))
         minus = f.binary("sub", f.constant(0, x.type), x)
