@@ -69,8 +69,7 @@ class Found:
     def row(self, limits: Limits) -> dict[str, float]:
         """The line of the table: rates and shares of infini, and ratios to its peers."""
         own = self.best_s("infini")
-        read = max(limits.read_bytes_per_s.values(), key=lambda _: 0.0)
-        far = limits.read_bytes_per_s[max(limits.read_bytes_per_s)] if limits.read_bytes_per_s else read
+        far = limits.read_bytes_per_s[max(limits.read_bytes_per_s)]
         found = {
             "infini_us": own * 1e6,
             "gb_per_s": self.weight_bytes / own * 1e-9,

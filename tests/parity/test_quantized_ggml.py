@@ -11,6 +11,8 @@ from infini import quantization
 from infini.testing import assert_close
 
 NAMES = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
+# Where a group has its numbers of 16 bits; the package reads these schemes and does not store them.
+PARTS = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 
 
 def inputs():
@@ -52,6 +54,20 @@ def test_any_bytes_are_read_as_ggml_does(name):
     data = data.reshape(64, -1)
     found = quantization.from_ggml(data, name).dequantize()
     np.testing.assert_array_equal(np.asarray(found), gguf.quants.dequantize(data, scheme))
+
+
+@pytest.mark.parametrize(("name", "halves"), PARTS.items())
+def test_any_bytes_of_groups_in_parts_are_read_as_ggml_does(name, halves):
+    scheme = gguf.GGMLQuantizationType[name]
+    _, width = gguf.GGML_QUANT_SIZES[scheme]
+    data = np.random.default_rng(4).integers(0, 256, (16, 4, width)).astype(np.uint8)
+    for place in halves:
+        data[..., place + 1] &= 0xBF  # finite
+    data = data.reshape(16, -1)
+    w = quantization.from_ggml(data, name)
+    np.testing.assert_array_equal(np.asarray(w.dequantize()), gguf.quants.dequantize(data, scheme))
+    np.testing.assert_array_equal(np.asarray(w.to_ggml()), data)
+    np.testing.assert_array_equal(np.asarray(w.arranged().to_ggml()), data)
 
 
 def test_a_tensor_of_a_file_is_multiplied(tmp_path: Path):
