@@ -85,7 +85,8 @@ def pieces_timed(pieces: Iterator[Piece], timing: Timing) -> Iterator[Piece]:
     is_first = True
     try:
         for piece in pieces:
-            if is_first and (piece.reasoning or piece.content):
+            # A token may be half a character, and a server's first piece is no token.
+            if is_first and (piece.reasoning or piece.content or timing.num_tokens):
                 timing.first_s, is_first = time.perf_counter() - begin, False
             yield piece
     finally:

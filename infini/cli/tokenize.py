@@ -44,9 +44,17 @@ def command(
     if as_json:
         typer.echo(json.dumps({"count": len(ids), "tokens": ids, "token_strs": texts}, ensure_ascii=False))
         return
-    for id, shown in zip(ids, texts, strict=True):
-        output.stream(f"{id:>8}  {shown!r}\n")
+    for id in ids:
+        output.stream(f"{id:>8}  {_shown(tokens.token_bytes(id))}\n")
     output.console(stderr=True).print(f"{len(ids)} tokens, {len(given.encode())} bytes")
+
+
+def _shown(token: bytes) -> str:
+    """A token in quotes; half a character as its bytes."""
+    try:
+        return repr(token.decode())
+    except UnicodeDecodeError:
+        return repr(token)
 
 
 def _ids(text: str) -> list[int]:

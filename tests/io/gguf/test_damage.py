@@ -22,7 +22,11 @@ def _file(
     *, fields=(), tensors=(), data=b"", version=3, num_tensors=None, num_fields=None, magic=b"GGUF"
 ):  # a file by hand
     raw = magic + struct.pack("<I", version)
-    raw += struct.pack("<QQ", len(tensors) if num_tensors is None else num_tensors, len(fields) if num_fields is None else num_fields)
+    raw += struct.pack(
+        "<QQ",
+        len(tensors) if num_tensors is None else num_tensors,
+        len(fields) if num_fields is None else num_fields,
+    )
     for key, kind, value in fields:
         raw += _text(key) + struct.pack("<I", kind) + value
     for name, sizes, kind, offset in tensors:
@@ -41,7 +45,10 @@ CASES = {
     "says that it has 18446744073709551615 keys": _file(num_fields=2**64 - 1),
     "a key of metadata has 16777217 bytes": _file(num_fields=1)[:24] + struct.pack("<Q", (16 << 20) + 1),
     "a key of metadata is empty": _file(fields=[("", U32, b"\0\0\0\0")]),
-    "a key of metadata is not UTF-8": _file(num_fields=1)[:24] + struct.pack("<Q", 2) + b"\xff\xff" + bytes(64),
+    "a key of metadata is not UTF-8": _file(num_fields=1)[:24]
+    + struct.pack("<Q", 2)
+    + b"\xff\xff"
+    + bytes(64),
     "the key 'a' is there twice": _file(fields=[("a", U32, b"\0\0\0\0")] * 2),
     "'a' has the unknown type 13": _file(fields=[("a", 13, b"\0" * 8)]),
     "'a' has a truth value": _file(fields=[("a", BOOL, b"\2")]),
@@ -71,7 +78,7 @@ CASES = {
     "the tensor 'x' is there twice": _file(tensors=[("x", (4,), 0, 0), ("x", (4,), 0, 32)], data=bytes(64)),
     "the tensors 'x' and 'y' overlap": _file(tensors=[("x", (9,), 0, 0), ("y", (4,), 0, 32)], data=bytes(64)),
     "the name of a tensor is empty or has a zero": _file(tensors=[("a\0b", (4,), 0, 0)], data=bytes(64)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", CASES)

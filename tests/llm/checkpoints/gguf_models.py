@@ -1,4 +1,6 @@
-"""Small models of every architecture of GGUF, made of NumPy's random numbers: equal bytes wherever they are made."""
+"""Small models of every architecture of GGUF, made of NumPy's random numbers: equal bytes wherever they are
+made.
+"""
 
 from __future__ import annotations
 
@@ -59,24 +61,42 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3, wide": {"model_type": "qwen3", "head_dim": 64, "tie_word_embeddings": True, **_WIDE},
     "qwen3 moe": {"model_type": "qwen3_moe", "norm_topk_prob": True, **_MIXTURE},
     "gemma2": {
-        "model_type": "gemma2", "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 16,
-        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "tie_word_embeddings": True,
+        "model_type": "gemma2",
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 16,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "tie_word_embeddings": True,
     },
     "phi3": {"model_type": "phi3", "sliding_window": 16},
     "phi3, long": {"model_type": "phi3", "original_max_position_embeddings": 16, "rope_scaling": _LONG},
     "gpt2": {
-        "model_type": "gpt2", "vocab_size": 96, "n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 4,
-        "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "tie_word_embeddings": True,
+        "model_type": "gpt2",
+        "vocab_size": 96,
+        "n_positions": 64,
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": True,
     },
-    # Of groups llama.cpp takes those with the best two experts, as the third version does and the second does not.
+    # Of groups llama.cpp takes those with the best two experts, as the third version does and the second
+    # does not.
     "deepseek v2": {
-        "model_type": "deepseek_v2", **_DEEPSEEK, "topk_method": "greedy", "n_group": 1, "norm_topk_prob": False,
+        "model_type": "deepseek_v2",
+        **_DEEPSEEK,
+        "topk_method": "greedy",
+        "n_group": 1,
+        "norm_topk_prob": False,
     },
     "deepseek v3": {
-        "model_type": "deepseek_v3", **_DEEPSEEK,
+        "model_type": "deepseek_v3",
+        **_DEEPSEEK,
         "rope_scaling": {**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1},
     },
-}  # fmt: skip
+}
 
 
 def config(kind: str) -> dict[str, Any]:

@@ -13,9 +13,15 @@ from tests.llm.checkpoints import record_llamacpp
 
 # llama.cpp looks GELU up in a table of 16-bit floats.
 FLOAT32 = {"gemma2 F32": 5e-3, "gpt2 F32": 1e-3}
-# It rounds activations to what matrices are stored in, or to 8 bits where these are quantised: largest and mean
-# difference of logits of about 5.
-ROUNDED = {"F16": (0.04, 0.006), "Q8_0": (0.3, 0.06), "Q4_0": (0.3, 0.06), "Q4_1": (0.3, 0.06), "Q5_1": (0.3, 0.06)}  # fmt: skip
+# It rounds activations to what matrices are stored in, or to 8 bits where these are quantised: largest and
+# mean difference of logits of about 5.
+ROUNDED = {
+    "F16": (0.04, 0.006),
+    "Q8_0": (0.3, 0.06),
+    "Q4_0": (0.3, 0.06),
+    "Q4_1": (0.3, 0.06),
+    "Q5_1": (0.3, 0.06),
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,5 +54,3 @@ def test_logits_are_those_of_llama_cpp(case, recorded, tmp_path):
     largest, mean = ROUNDED.get(case.rpartition(" ")[2], (FLOAT32.get(case, 2e-4), np.inf))
     assert rest.max() < largest
     assert rest.mean() < mean
-
-

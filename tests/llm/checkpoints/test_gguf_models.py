@@ -1,4 +1,6 @@
-"""Models of every architecture, written to GGUF and read again: the same weights and the same configuration."""
+"""Models of every architecture, written to GGUF and read again: the same weights and the same
+configuration.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def files(tmp_path_factory):
     def file(kind, type="auto"):
         path = folder / f"{kind} {type}.gguf"
         if not path.exists():
-            metadata, tensors = own.write_model(gguf_models.config(kind), gguf_models.tensors(kind), type=type)
+            metadata, tensors = own.write_model(
+                gguf_models.config(kind), gguf_models.tensors(kind), type=type
+            )
             gguf.write(path, metadata, tensors)
         return path
 
@@ -57,7 +61,17 @@ def test_a_file_loads_as_a_checkpoint(files, kind):
 
 def test_files_are_named_as_llama_cpp_names_them(files):
     names = set(gguf.read(files("llama")).tensors)
-    parts = "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down".split()
+    parts = [
+        "attn_norm",
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_norm",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+    ]
     blocks = {f"blk.{i}.{part}.weight" for i in range(2) for part in parts}
     assert names == blocks | {"token_embd.weight", "output_norm.weight", "output.weight"}
 
@@ -129,9 +143,12 @@ def test_experts_of_old_files_have_tensors_of_their_own(files, tmp_path):
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
         ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8}, "sliding window"),
         ({"model_type": "gemma2", "head_dim": 16, "query_pre_attn_scalar": 20}, "query_pre_attn_scalar"),
-        ({"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False}, "sum to 1"),
+        (
+            {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False},
+            "sum to 1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_gguf_cannot_say_is_refused(changes, word):
     with pytest.raises(errors.UnsupportedError, match=word):
         own.write_model({**gguf_models.config("llama"), **changes}, {})

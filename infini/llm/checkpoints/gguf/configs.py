@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -24,8 +25,10 @@ ARCHITECTURE: Final = "general.architecture"
 _SPECIAL: Final = (
     ("tokenizer.ggml.bos_token_id", "bos_token_id"),
     ("tokenizer.ggml.eos_token_id", "eos_token_id"),
+    ("tokenizer.ggml.padding_token_id", "pad_token_id"),
 )
 _TEXTS: Final = ("rope.scaling.type",)
+_MAY_BE_ZERO: Final = ("sliding_window", "first_k_dense_replace", "n_shared_experts", "q_lora_rank")
 _LARGEST: Final = 2**31 - 1
 _SIGMOID: Final = 2  # `expert_gating_func`; 1 is softmax
 # Layers of the one Gemma 2 for which llama.cpp scales by the width of the model over its heads.
@@ -149,12 +152,18 @@ def _checked(value: Any, field: Field, key: str) -> Any:  # Any: values of metad
     """A number of a file, which has to be one that its field may have."""
     if isinstance(value, bool) != isinstance(field.default, bool):
         raise gguf.GGUFError(f"the key {key} has the wrong type", got=repr(value))
-    if _is_fraction(field) or isinstance(value, bool):
+    if isinstance(value, bool):
         return value
-    lowest = 1 if field.is_required else 0
+    if _is_fraction(field):
+        if not value > 0:
+            raise gguf.GGUFError(f"the key {key} is not positive", got=repr(value))
+        return value
+    lowest = 0 if field.name in _MAY_BE_ZERO else 1
     if not isinstance(value, int) or not lowest <= value <= _LARGEST:
         raise gguf.GGUFError(
-            f"the key {key} is no size", got=repr(value), expected=f"a whole number from {lowest} to {_LARGEST}"
+            f"the key {key} is no size",
+            got=repr(value),
+            expected=f"a whole number from {lowest} to {_LARGEST}",
         )
     return value
 
@@ -178,11 +187,36 @@ def _sizes(config: Json, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
             "a GGUF file has no table of embeddings", expected="the tensor token_embd.weight"
         )
     config["vocab_size"] = embeddings.shape[0]
+    _check_counts(config, tensors)
     types = {x.type.name for x in tensors.values() if len(x.shape) > 1}
     dtypes = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     plain = [dtypes[name] for name in types if name in dtypes]
     if len(types) == len(plain) and plain:
         config["dtype"] = next((d for d in plain if d != "float32"), "float32")
+
+
+def _check_counts(config: Json, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
+    """Layers and experts are as many as there are tensors of them, before lists of that length are made."""
+    blocks = {int(name.split(".")[1]) for name in tensors if re.match(r"blk\.\d{1,6}\.", name)}
+    layers = config.get("num_hidden_layers") or config.get("n_layer")
+    if blocks != set(range(len(blocks))) or layers != len(blocks):
+        raise gguf.GGUFError(
+            "a GGUF file does not have the blocks that it says",
+            got=f"{len(blocks)} blocks, the last one {max(blocks, default=None)}",
+            expected=f"block_count {layers}",
+        )
+    experts = next((config[name] for name in EXPERT_COUNTS if name in config), None)
+    for name, x in tensors.items():
+        if "_exps." in name and x.shape[0] != experts:
+            raise gguf.GGUFError(
+                f"the tensor {name!r} is not of all experts",
+                got=str(x.shape),
+                expected=f"expert_count {experts}",
+            )
+    if experts is not None and experts > len(tensors) and not any("_exps." in name for name in tensors):
+        raise gguf.GGUFError(
+            "a GGUF file does not have the experts that it says", got=f"expert_count {experts}"
+        )
 
 
 def _attention(config: Json, found: Architecture, get: Get, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
@@ -243,6 +277,8 @@ def _read_gpt2(config: Json, get: Get, tensors: Mapping[str, gguf.GGUFTensor]) -
 def _read_phi3(config: Json, get: Get, tensors: Mapping[str, gguf.GGUFTensor]) -> None:
     if not config.get("sliding_window"):
         config["sliding_window"] = None
+    # The class of transformers has a number here that small vocabularies do not have.
+    config.setdefault("pad_token_id", None)
 
 
 def _read_deepseek(config: Json, get: Get, tensors: Mapping[str, gguf.GGUFTensor]) -> None:

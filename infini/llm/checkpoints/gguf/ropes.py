@@ -61,7 +61,7 @@ def read(
             expected="none, linear, yarn, or longrope with its factors",
         )
     found: Json = {"rope_type": "yarn", "factor": factor}
-    original = _original(get, None)
+    original = _original(get)
     if original is not None:
         found["original_max_position_embeddings"] = original
     for key, name in _YARN:
@@ -119,9 +119,9 @@ def _factors(tensors: Mapping[str, gguf.GGUFTensor], name: str, rope_dim: int) -
     return found
 
 
-def _original(get: Any, default: int | None) -> int | None:  # Any: as `read`
-    """Longest text of the first training."""
-    found = get("rope.scaling.original_context_length", default)
+def _original(get: Any) -> int | None:  # Any: as `read`
+    """Longest text of the first training; None where the file does not say."""
+    found = get("rope.scaling.original_context_length", None)
     if found is not None and (not isinstance(found, int) or found < 2):
         raise gguf.GGUFError(
             "a GGUF file was made for texts of no length", got=f"original_context_length {found}"
@@ -138,7 +138,7 @@ def _read_long(
     get: Any, tensors: Mapping[str, gguf.GGUFTensor], config: Json, rope_dim: int
 ) -> Json:  # Any: as `read`
     length = config["max_position_embeddings"]
-    original = _original(get, length)
+    original = _original(get) or length
     found: Json = {
         "rope_type": "longrope",
         "long_factor": _shortest(_factors(tensors, LONG, rope_dim)),
