@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,25 @@ def test_all_blocks_come_back_after_200_clients_left_in_the_middle_of_their_stre
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_clients_that_do_not_wait_for_the_first_byte_leave_nothing_behind(path: str, stream: bool) -> None:
+    """They may leave between the start of the engine's request and the first event of its stream."""
+    bodies = {
+        "/v1/completions": {"prompt": ["a", "b"], "max_tokens": 10_000},
+        "/v1/responses": {"input": "hi"},
+    }
+    with serving(long_engine()) as live:
+        for _ in range(40):
+            client = live.connect()
+            client.sendall(request({**bodies.get(path, chat()), "stream": stream}, path))
+            client.close()
+        late = live.connect()  # its answer says that the others were read
+        late.sendall(request(chat(max_tokens=1)))
+        late.recv(10_000)
+        wait_until(lambda: not live.engine.running and not live.server.service.open)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 def test_a_whole_answer_is_not_made_for_a_client_that_left(path: str) -> None:
     bodies = {
         "/v1/completions": {"prompt": ["a", "b"], "max_tokens": 10_000},
@@ -85,9 +105,37 @@ def test_a_client_that_reads_nothing_is_dropped() -> None:
         client.close()
 
 
+def test_whole_answers_that_nobody_reads_are_dropped() -> None:
+    """The answer is done, and fills memory that its client decides about."""
+    engine = ScriptedEngine(endless, max_model_len=1 << 20)
+    with serving(engine, limits=Limits(slow_client_s=0.3)) as live:
+        client = live.connect(rcvbuf=4096)
+        body = {"prompt": "x", "max_tokens": 6000, "logprobs": 20, "n": 8}
+        client.sendall(request(body, "/v1/completions"))
+        wait_until(lambda: bool(live.engine.finished))
+        wait_until(lambda: not live.server.server_state.connections)
+
+
+def test_a_client_may_read_slowly() -> None:
+    with serving(ScriptedEngine(endless, max_model_len=1 << 20), limits=Limits(slow_client_s=0.2)) as live:
+        client = live.connect(rcvbuf=4096)
+        client.sendall(
+            request({"prompt": "x", "max_tokens": 3000, "logprobs": 20, "n": 8}, "/v1/completions")
+        )
+        head = client.recv(2000)
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        for _ in range(6):  # four times as long as one may read nothing
+            time.sleep(0.13)
+            assert client.recv(50_000)
+        count = len(head.partition(b"\r\n\r\n")[2])
+        while count < length and (piece := client.recv(1 << 20)):
+            count += len(piece)
+        assert 300_000 < count <= length
+
+
 def test_silence_is_filled_with_comments() -> None:
-    engine = ScriptedEngine("ab", delay_s=0.4)
-    with serving(engine, comment_s=0.1) as live:
+    engine = ScriptedEngine("ab", delay_s=0.2)
+    with serving(engine, comment_s=0.05) as live:
         text = httpx.post(f"{live.url}/v1/chat/completions", json=chat(stream=True), timeout=20).text
         assert ": keep-alive\n\n" in text and text.endswith("data: [DONE]\n\n")
         assert text.count('"finish_reason":"stop"') == 1
