@@ -242,7 +242,16 @@ class Tiles:
         low, high = (self._places(f, f.sub(x, key)) for x in seen)
         numbers = lanes_of(f, range(self.lanes))
         lowest = parts.number(f, -math.inf, self.lanes)
-        with f.loop(0, columns, self.lanes, [lowest], runs=True) as loop:
+        highest, masked = lowest, 0
+        if self.p.options.window is None and self.p.options.softcap is None:
+            # Vectors that are seen as a whole need no mask.
+            visible = f.maximum(f.minimum(f.sub(seen[1], key), columns), 0)
+            masked = f.mul(f.divide(visible, self.lanes)[0], self.lanes)
+            with f.loop(0, masked, self.lanes, [lowest]) as loop:
+                x = parts.vector(f, parts.moved(f, line, loop.index))
+                loop.next = [parts.larger(f, x, loop.carried[0])]
+            highest = loop.results[0]
+        with f.loop(masked, columns, self.lanes, [highest]) as loop:
             here = parts.moved(f, line, loop.index)
             x = parts.capped(f, parts.vector(f, here))
             own = f.binary("add", numbers, self._places(f, loop.index))
