@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 
 import pytest
 
@@ -195,7 +196,9 @@ def test_without_a_tokenizer_ids_are_served_and_texts_refused(checkpoint):
 
 def test_nothing_is_traced_after_the_engine_is_warm(llm):
     runner = llm.engine.core.runner
+    many = dict.fromkeys(range(300), -1.0)
     mixture = [
+        SamplingParams(max_tokens=3, repetition_penalty=1.1, logit_bias=many),
         GREEDY,
         SamplingParams(max_tokens=5, seed=1),
         SamplingParams(max_tokens=5, top_p=0.9, presence_penalty=1.0, logit_bias={3: 1.0}),
@@ -208,7 +211,7 @@ def test_nothing_is_traced_after_the_engine_is_warm(llm):
         assert_max_traces(runner.describe, 0),
     ):
         for size in (1, 3, 5):
-            llm.generate(prompts(5 * size, seed=size), mixture * size)
+            llm.generate(prompts(6 * size, seed=size), mixture * size)
 
 
 def test_a_closed_engine_says_so(checkpoint):
@@ -299,6 +302,28 @@ def test_an_interrupt_leaves_nothing_behind(llm, oracle, monkeypatch):
     assert llm.stats().num_free_blocks == llm.stats().num_blocks
     for output in llm.generate(prompts(3), GREEDY):  # no block counts as computed
         oracle.check_greedy(output)
+
+
+def test_a_step_updates_the_cache_in_place_and_copies_none_of_it(llm):
+    runner = llm.engine.core.runner
+    for size in (1, 32):
+        batch = runner.builder.empty(size)
+        memory = runner.forward.lower(runner._cache, batch).compile().memory_analysis()
+        assert memory.alias_size_in_bytes == runner.cache_nbytes
+        assert memory.temp_size_in_bytes < runner.cache_nbytes / 2
+
+
+def test_memory_does_not_grow_with_the_number_of_requests(llm):
+    params = SamplingParams(max_tokens=2, temperature=0.0)
+
+    def run(count):
+        for first in range(0, count, 40):
+            llm.generate([[n % 300, first % 300, 7] for n in range(40)], params)
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = run(200)
+    assert run(1000) - before < 200
 
 
 def test_nothing_is_kept_of_requests_that_have_ended(llm):
