@@ -164,6 +164,28 @@ def test_busy_servers_are_asked_again(hub: fake.Hub) -> None:
     assert (_pull() / "config.json").read_bytes() == hub.files["config.json"]
 
 
+def test_redirects_in_a_circle_are_named(hub: fake.Hub, other_address: str) -> None:
+    hub.elsewhere, hub.goes_round = other_address, True
+    with pytest.raises(remote.HubError, match="does not answer as a hub does"):
+        _pull()
+
+
+def test_a_file_without_an_end_does_not_fill_the_disk(hub: fake.Hub, models_dir: Path) -> None:
+    hub.surplus = 10 << 20
+    with pytest.raises(tensors.CorruptFileError, match="arrived damaged"):
+        _pull()
+    assert sum(path.stat().st_size for path in models_dir.rglob("*")) < 5 << 20
+
+
+def test_the_hubs_own_manifest_is_not_ours(hub: fake.Hub) -> None:
+    hub.files["infini.json"] = b'{"files": {}}'
+    assert set(store.read_manifest(_pull())["files"]) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+
+
 def test_no_hub_at_all_is_named() -> None:
     with pytest.raises(remote.HubError, match="cannot be reached"):
         _pull(endpoint="http://127.0.0.1:9")
