@@ -279,9 +279,11 @@ class _Emission:
         element = registers.memory_element(self.dtype)
         out = f.at(self.out, f.add(f.mul(place.row, self.reader.num_rows), place.column), element)
         sums = out if stage is None else f.at(stage, f.mul(place.own_row, self.columns), "float")
+        own_sums = f.at(self.sums, f.mul(first, BLOCK // self.part), "float")
+        own_scales = f.at(self.scales, first, "float")
         arguments = [
-            x, f.at(self.scales, first, "float"), f.at(self.sums, f.mul(first, BLOCK // self.part), "float"), panel.codes, panel.before,
-            panel.scales, panel.offsets or panel.scales, sums, out,
+            x, own_scales, own_sums, panel.codes, panel.before, panel.scales, panel.offsets or panel.scales,
+            sums, out,
         ]  # fmt: skip
         text = ", ".join(f"ptr {a}" for a in arguments)
         flags = (1 if start == 0 else 0) + (2 if stop == self.num_chunks else 0)
