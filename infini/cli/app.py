@@ -12,9 +12,11 @@ from typer.core import TyperGroup
 
 from infini.cli import (
     batch,
+    bench,
     cache,
     chat,
     demo,
+    evaluate,
     generate,
     gguf,
     machine,
@@ -83,6 +85,8 @@ app.command("tokenize")(tokenize.command)
 app.command("pull")(models.pull)
 app.add_typer(models.app, name="models")
 app.command("demo")(demo.command)
+app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="eval")
 app.command("devices")(machine.devices)
 app.command("doctor")(machine.doctor)
 app.add_typer(cache.app, name="cache")

@@ -207,6 +207,8 @@ class LLM:
 
     def close(self) -> None:
         """Give the cache and the weights back. May be called any number of times."""
+        if self._engine is not None:
+            self._engine.close()
         self._engine = None
 
     def _run(self, jobs: Sequence[Job], use_tqdm: bool) -> list[RequestOutput]:

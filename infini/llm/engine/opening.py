@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infini.core import backend, dtypes, errors
+from infini.core import backend, comm, dtypes, errors
 from infini.io import tensors
 from infini.llm import checkpoints, hub, models
 from infini.llm.checkpoints.loading import Checkpoint
-from infini.llm.engine import buckets as buckets_, determinism, memory
+from infini.llm.engine import buckets as buckets_, determinism, memory, sharing
 from infini.llm.engine.blocks import BlockPool
 from infini.llm.engine.config import EngineConfig, SpeculativeConfig
 from infini.llm.engine.core import EngineCore
@@ -23,8 +23,11 @@ from infini.llm.engine.memory import CacheSize
 from infini.llm.engine.proposals import DraftProposals, NgramProposals, Proposer
 from infini.llm.engine.runner import ModelRunner
 from infini.llm.engine.scheduler import Limits, Scheduler
+from infini.llm.engine.sharing import Channel
+from infini.llm.models import placement
 from infini.llm.text import tokenizer as tokenizer_
 from infini.llm.text.tokenizer import Tokenizer
+from infini.sharding import Mesh
 
 # What is going on, how much of it is done, and how much there is; and lines to be shown.
 OnProgress = Callable[[str, int, int], None]
@@ -54,6 +57,10 @@ class Engine:
         """The model's tokenizer; None where there is none."""
         return self.inputs.tokenizer
 
+    def close(self) -> None:
+        """Let other processes that share the model go."""
+        self.core.runner.close()
+
 
 def open_engine(
     model: str | Path | Checkpoint,
@@ -77,14 +84,11 @@ def open_engine(
     """
     say = on_line or (lambda line: None)
     begin = time.perf_counter()
-    if config.tensor_parallel_size > 1:
-        raise errors.ValueMismatchError(
-            "this engine runs in one process",
-            got=f"tensor_parallel_size={config.tensor_parallel_size}",
-            expected="tensor_parallel_size=1",
-        )
+    mesh, channel = _devices(config)
+    if channel is not None and not channel.is_leader:
+        on_progress, say = None, _silent
     model = model if isinstance(model, Checkpoint) else hub.place_of(model)
-    checkpoint = _checkpoint(model, config, on_progress, say)
+    checkpoint = _checkpoint(model, config, mesh, on_progress, say)
     words = _tokenizer(model, checkpoint, tokenizer)
     params, model_config = checkpoint.params, checkpoint.config
     model_len = _model_len(config, model_config)
@@ -99,6 +103,8 @@ def open_engine(
         model_len=model_len,
         device=backend.default_device(),
     )
+    if channel is not None:
+        size = dataclasses.replace(size, num_blocks=channel.agreed(size.num_blocks))
     for line in size.lines():
         say(line)
     spec = config.speculation
@@ -116,7 +122,12 @@ def open_engine(
         num_blocks=size.num_blocks,
         block_size=block_size,
         cache_dtype=dtype,
+        mesh=mesh,
+        channel=channel,
     )
+    if channel is not None and not channel.is_leader:
+        runner.follow()
+        raise SystemExit(0)
     if config.deterministic:
         found = determinism.find(runner, config.max_num_seqs * (1 + num_spec))
         runner.use(found.buckets)
@@ -207,6 +218,23 @@ def _limits(config: EngineConfig, size: CacheSize) -> Limits:
     )
 
 
+def _devices(config: EngineConfig) -> tuple[Mesh | None, Channel | None]:
+    """What shares the model, and the line between its processes."""
+    if config.tensor_parallel_size == 1:
+        if comm.processes().count > 1:
+            raise errors.ValueMismatchError(
+                "this job has several processes, and the engine should run in one",
+                got=f"tensor_parallel_size=1 in a job of {comm.processes().count} processes",
+                fix=f"set tensor_parallel_size={comm.processes().count}, or start it without mpirun",
+            )
+        return None, None
+    return sharing.mesh_of(config.tensor_parallel_size), sharing.channel()
+
+
+def _silent(line: str) -> None:
+    """Lines are told by process 0."""
+
+
 def _draft_runner(
     spec: SpeculativeConfig,
     config: EngineConfig,
@@ -218,7 +246,7 @@ def _draft_runner(
     """The smaller model, ready to run, with a static cache: a block for each request of a step."""
     assert spec.model is not None
     place = spec.model if isinstance(spec.model, Checkpoint) else hub.place_of(spec.model)
-    checkpoint = _checkpoint(place, dataclasses.replace(config, quantization=None), on_progress, say)
+    checkpoint = _checkpoint(place, dataclasses.replace(config, quantization=None), None, on_progress, say)
     if checkpoint.config.vocab_size != model.vocab_size:
         raise errors.ValueMismatchError(
             "the smaller model has another vocabulary",
@@ -252,17 +280,35 @@ def _draft_runner(
 
 
 def _checkpoint(
-    model: str | Path | Checkpoint, config: EngineConfig, on_progress: OnProgress | None, say: OnLine
+    model: str | Path | Checkpoint,
+    config: EngineConfig,
+    mesh: Mesh | None,
+    on_progress: OnProgress | None,
+    say: OnLine,
 ) -> Checkpoint:
     if isinstance(model, Checkpoint):
+        if mesh is not None:
+            raise errors.ValueMismatchError(
+                "a loaded model lies on its devices already",
+                got=f"a Checkpoint, and tensor_parallel_size={config.tensor_parallel_size}",
+                fix="give the path of the model",
+            )
         return model
+    place = None
+    if mesh is not None:
+        source = checkpoints.read(model)
+        place = placement.weights(models.config_from_json(source.config_json), mesh)
 
     def on_bytes(done: int, total: int) -> None:
         if on_progress is not None:
             on_progress("Loading weights", done, total)
 
     found = checkpoints.load(
-        model, dtype=config.dtype, quantization=config.quantization, on_progress=on_bytes
+        model,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        sharding=place,
+        on_progress=on_bytes,
     )
     say(f"Model loading took {memory.size_text(found.nbytes)} memory and {found.seconds:.1f} seconds")
     return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,15 +19,18 @@ from typing import Any, Final
 import numpy as np
 
 import infini as inf
-from infini import Array
+from infini import Array, lax
 from infini.core import tree
 from infini.llm import models
 from infini.llm.engine.batches import BatchBuilder, Prepared
 from infini.llm.engine.buckets import Buckets
 from infini.llm.engine.requests import Request
 from infini.llm.engine.scheduler import Scheduled
+from infini.llm.engine.sharing import Call, Channel
+from infini.llm.models import placement
 from infini.llm.sampling import kernels, state as state_
 from infini.llm.sampling.kernels import Sampled
+from infini.sharding import Mesh, NamedSharding, P
 
 Progress = Callable[[str, int, int], None]
 # Rows of a prompt whose logprobs are computed at a time.
@@ -56,6 +60,8 @@ class ModelRunner:
         num_blocks: blocks of the cache.
         block_size: tokens of each.
         cache_dtype: of the cache.
+        mesh: devices that share the model; None for one.
+        channel: the line to the other processes that do; None without others.
     """
 
     def __init__(
@@ -67,34 +73,83 @@ class ModelRunner:
         num_blocks: int,
         block_size: int,
         cache_dtype: Any,  # Any: a dtype
+        mesh: Mesh | None = None,
+        channel: Channel | None = None,
     ) -> None:
+        self._mesh, self._channel = mesh, channel
         self.config = config
         self.num_blocks, self.block_size, self.cache_dtype = num_blocks, block_size, cache_dtype
         self.use(buckets)
         self.prepare_s = self.run_s = 0.0
         self._cache: Any = None  # Any: a pytree
-        self.reset_cache()
+        self._reset_cache()
 
         def forward(cache: Any, batch: models.Batch) -> tuple[Array, Array, Any]:  # Any: a pytree
             hidden, cache = models.forward(params, cache, batch, config)
-            return models.logits(params, hidden[batch.last], config), hidden, cache
+            logits = models.logits(params, hidden[batch.last], config)
+            return self._everywhere(logits), self._everywhere(hidden), cache
 
         def describe(hidden: Array, tokens: Array, num_top: int) -> Sampled:
-            return kernels.describe(models.logits(params, hidden, config), tokens, num_top)
+            logits = self._everywhere(models.logits(params, hidden, config))
+            return kernels.describe(logits, tokens, num_top)
 
         self.forward = inf.jit(forward, donate_argnums=0, donation="require")
         self.sample = kernels.sample_step
-        self.describe = functools.partial(inf.jit, static_argnames="num_top")(describe)
+        self._describe = functools.partial(inf.jit, static_argnames="num_top")(describe)
+        self.advance = self._led("advance", self._advance)
+        self.describe = self._led("describe", self._describe)
+        self.reset_cache = self._led("reset_cache", self._reset_cache)
+        if channel is not None:
+            weakref.finalize(self, channel.close)  # at the end of the process at the latest
 
     def use(self, buckets: Buckets) -> None:
         """Take other sizes; nothing may run."""
         self.buckets = buckets
         self.builder = BatchBuilder(buckets, self.num_blocks, self.block_size)
 
-    def reset_cache(self) -> None:
+    def _led(self, name: str, program: Call) -> Call:
+        """A program that other processes run too when this one, process 0, does."""
+        return program if self._channel is None else self._channel.announced(name, program)
+
+    def _advance(self, *arrays: np.ndarray) -> tuple[Array, Array]:
+        """Run the model on a batch: logits of the rows wanted, and hidden states of all tokens.
+
+        Args:
+            arrays: the leaves of a `Batch`.
+        """
+        logits, hidden, self._cache = self.forward(self._cache, models.Batch(*arrays))
+        return _local(logits), _local(hidden)
+
+    def follow(self) -> None:
+        """In a process other than 0: compute what process 0 computes, until it closes the engine."""
+        assert self._channel is not None, "only processes of a job follow another"
+        programs = {"advance": self._advance, "describe": self._describe, "reset_cache": self._reset_cache}
+        self._channel.follow(programs)
+
+    def close(self) -> None:
+        """Let the other processes go, where there are any."""
+        if self._channel is not None:
+            self._channel.close()
+
+    def _reset_cache(self) -> None:
         """An empty cache; whatever blocks held is gone."""
         self._cache = None  # both at once might not fit
-        self._cache = models.init_cache(self.config, self.num_blocks, self.block_size, self.cache_dtype)
+
+        def make() -> Any:  # Any: a pytree
+            return models.init_cache(self.config, self.num_blocks, self.block_size, self.cache_dtype)
+
+        if self._mesh is None:
+            self._cache = make()
+            return
+        place = placement.cache(self.config, self._mesh)
+        shardings = [{name: place(name) for name in entry} for entry in inf.eval_shape(make)]
+        self._cache = inf.jit(make, out_shardings=shardings)()
+
+    def _everywhere(self, x: Array) -> Array:
+        """An array that every device has whole, for process 0 to sample from."""
+        if self._mesh is None:
+            return x
+        return lax.with_sharding_constraint(x, NamedSharding(self._mesh, P()))
 
     @property
     def cache_nbytes(self) -> int:
@@ -125,7 +180,7 @@ class ModelRunner:
         logits: dict[int, Array] = {}
         hidden = None
         for size in self.buckets.tokens:
-            found, hidden, self._cache = self.forward(self._cache, self.builder.empty(size))
+            found, hidden = self.advance(*tree.leaves(self.builder.empty(size)))
             logits[found.shape[0]] = found
             report(f"{size} tokens")
         for size, features, state in sampling:
@@ -166,7 +221,7 @@ class ModelRunner:
             size = self.buckets.num_wanted(prepared.batch.tokens.shape[0])
             state = state_.build(rows, size, preset, drafts=drafts)
         middle = time.perf_counter()
-        logits, hidden, self._cache = self.forward(self._cache, prepared.batch)
+        logits, hidden = self.advance(*tree.leaves(prepared.batch))
         if state is not None:
             sampled = tree.map(np.asarray, self.sample(logits, state, features=preset))
         kept = np.asarray(hidden) if wants_hidden else None
@@ -176,7 +231,7 @@ class ModelRunner:
 
     def compute(self, batch: models.Batch) -> np.ndarray:
         """Logits (L, V) of a batch, whose keys are written to the cache."""
-        logits, _, self._cache = self.forward(self._cache, batch)
+        logits, _ = self.advance(*tree.leaves(batch))
         return np.asarray(logits)
 
     def describe_prompt(self, hidden: np.ndarray, tokens: Sequence[int]) -> Sampled:
@@ -196,3 +251,8 @@ class ModelRunner:
     def forget(self, request: Request) -> None:
         """Give back what is kept of a request that has ended."""
         self.builder.forget(request)
+
+
+def _local(x: Any) -> Any:  # Any: an array, which has parts
+    """An array that all devices have whole, as one of this process's device."""
+    return x if len(x.sharding.device_set) == 1 else x.addressable_shards[0].data

@@ -260,7 +260,7 @@ def test_a_closed_engine_says_so(checkpoint):
         ({"kv_cache_dtype": "int3"}, "kv_cache_dtype"),
         ({"enable_chunked_prefill": False}, "chunked prefill"),
         ({"num_gpu_blocks_override": 2, "max_model_len": 128}, "too small"),
-        ({"tensor_parallel_size": 2}, "one process"),
+        ({"tensor_parallel_size": 2}, "fewer devices"),
         ({"speculative_config": {"method": "magic"}}, "method"),
         ({"speculative_config": {"tokens": 3}}, "speculative_config"),
     ],
