@@ -23,7 +23,7 @@ def file_of(header: Any, data: bytes, length: int | None = None) -> bytes:
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
-def entry(dtype: str, shape: Any, start: int, stop: int) -> dict[str, Any]:
+def entry(dtype: Any, shape: Any, start: int, stop: int) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 
 
@@ -116,8 +116,8 @@ def test_any_bytes_in_the_header_give_arrays_inside_the_file_or_an_error(
     changes: list[tuple[int, int]],
 ) -> None:
     raw = bytearray(WHOLE)
-    for place, value in changes:
-        raw[place] = value
+    for number, value in changes:
+        raw[number] = value
     try:
         places, _ = tensor_header.parse(np.frombuffer(bytes(raw), np.uint8))
     except tensor_header.HeaderError:

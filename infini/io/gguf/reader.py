@@ -82,7 +82,7 @@ class GGUFFile:
         >>> from infini.io import gguf
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     x = gguf.tensor("x", np.arange(64, dtype=np.float32).reshape(2, 32), "Q8_0")
-        ...     gguf.write(f"{folder}/a.gguf", {"general.architecture": "llama"}, [x])
+        ...     _ = gguf.write(f"{folder}/a.gguf", {"general.architecture": "llama"}, [x])
         ...     file = gguf.read(f"{folder}/a.gguf")
         ...     file.metadata["general.architecture"], file.tensors["x"], file.tensors["x"].data.shape
         ('llama', GGUFTensor('x', Q8_0, (2, 32)), (2, 34))

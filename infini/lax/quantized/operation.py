@@ -21,7 +21,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, contraction, families, places
+from infini.lax import cases, contraction, elementwise, families, places
 from infini.lax.cases import Case, Sample, Span
 from infini.lax.families import is_linear
 from infini.lax.quantized import arrangement, codes, reference, scheme as scheme_
@@ -33,10 +33,9 @@ ACTIVATIONS = ("exact", "int8")
 
 def _signature(*, scheme: str, transpose: bool, dtype: np.dtype, activations: str) -> Signature:
     found = scheme_.parse(scheme)
-    if found.rows > 1:  # panels of rows, and the rows of a panel
-        wide, narrow, parts = ("p", "g", "b"), ("p", "g", "r"), ("p", "g", "s")
-    else:
-        wide, narrow, parts = ("n", "g", "b"), ("n", "g"), ("n", "g", "s")
+    # Arranged arrays have panels of rows, and a dimension for the rows of a panel.
+    wide, parts = (("p", "g", "b"), ("p", "g", "s")) if found.rows > 1 else (("n", "g", "b"), ("n", "g", "s"))
+    narrow: tuple[str, ...] = ("p", "g", "r") if found.rows > 1 else ("n", "g")
     planes = (wide, narrow, *([narrow] if found.beside else []), *([parts] if found.part else []))
     given, out = (("m", "k"), ("m", "n")) if transpose else (("m", "n"), ("m", "k"))
     return Signature((given, *planes), (out,))
@@ -109,7 +108,7 @@ def _reference(
     x: np.ndarray, *planes: np.ndarray, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> np.ndarray:
     if activations == "int8":
-        x = reference.rounded(x)
+        x = reference.rounded(x).astype(np.float64 if x.dtype == np.float64 else np.float32)
     matrix = reference.dequantize(planes, scheme_.parse(scheme)).astype(x.dtype)
     wide = np.float64 if x.dtype == np.float64 else np.float32
     matrix = matrix.astype(wide)
@@ -120,7 +119,8 @@ def _decompose(
     x: Value, *planes: Value, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> tuple[Value]:
     if activations == "int8":
-        x = codes.rounded(x)
+        wide = dtypes.float64 if x.dtype == dtypes.float64 else dtypes.float32
+        x = elementwise.convert_element_type(codes.rounded(x), wide)
     matrix = codes.dequantize(planes, scheme_.parse(scheme), x.dtype)
     spec = "mk,nk->mn" if transpose else "mn,nk->mk"
     return (trace.bind1(contraction.dot_p, x, matrix, spec=spec, dtype=dtype),)
@@ -163,18 +163,25 @@ def _transpose(
 
 
 def _place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Factors:
-    """Rows of the matrix may be split anywhere, the dimension with the groups between groups only: what is
-    split is their number, and `x` or the result goes along.
+    """Rows of the matrix may be split anywhere, or between panels, the dimension with the groups between
+    groups only: what is split is their number, and `x` or the result goes along. What is contracted stays
+    whole where activations would be rounded with other neighbours than before.
     """
     signature = op.signature_for(attrs)
     assert signature is not None
-    rows = "p" if scheme_.parse(attrs["scheme"]).rows > 1 else "n"
-    found = places.by_signature(signature, in_types, out_types, frozenset({"m", rows, "g"}), "sum")
+    scheme = scheme_.parse(attrs["scheme"])
+    rows = "p" if scheme.rows > 1 else "n"
+    contracted, other = ("g", rows) if attrs["transpose"] else (rows, "g")
+    blocks = in_types[1]
+    piece = blocks.shape[-1] // scheme.rows * 8 // scheme.bits if attrs["transpose"] else scheme.rows
+    is_free = attrs["activations"] == "exact" or piece % codes.ACTIVATION_GROUP == 0
+    splittable = frozenset({"m", other, *([contracted] if is_free else [])})
+    found = places.by_signature(signature, in_types, out_types, splittable, "sum")
     x, *planes = found.inputs
     (out,) = found.outputs
-    contracted, other = ("g", rows) if attrs["transpose"] else (rows, "g")
-    inputs = ((*x[:-1], (contracted,)), *planes)
-    return places.Factors(inputs, ((*out[:-1], (other,)),), found.sizes, {contracted: "sum"})
+    inputs = ((*x[:-1], (contracted,) if is_free else places.WHOLE), *planes)
+    sums: dict[str, places.Reducer] = {contracted: "sum"} if is_free else {}
+    return places.Factors(inputs, ((*out[:-1], (other,)),), found.sizes, sums)
 
 
 def _linear(in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Linear:

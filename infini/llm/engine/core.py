@@ -117,6 +117,9 @@ class EngineCore:
             prepared, found = self._run(step, owners)
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the loop
             return self._fail(owners, error)
+        except BaseException:  # interrupted: blocks count as computed that are not
+            self._lose_cache()
+            raise
         begin = time.perf_counter()
         going_on: list[Completion] = []
         places = zip(step.scheduled, owners, prepared.starts, prepared.wanted, strict=True)
@@ -297,9 +300,12 @@ class EngineCore:
         """A step failed: its requests end. The cache may be lost, so the others compute theirs again."""
         for job, completion in owners:
             self._fail_one(job, completion, error)
+        self._lose_cache()
+        return self._outputs(job for job, _ in owners)
+
+    def _lose_cache(self) -> None:
         self.scheduler.lose_all_blocks()
         self.runner.reset_cache()
-        return self._outputs(job for job, _ in owners)
 
     def _count(self, step: Step) -> None:
         self._num_steps += 1

@@ -39,6 +39,11 @@ CASES = {
     "deepseek v3 F32": ("deepseek v3", "F32"),
 }
 
+# What llama.cpp makes of `mixtral F32`: rows that 256 does not divide, so every type has blocks of 32 there.
+QUANTIZED = {
+    "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q8_0": 7, "Q4_K_S": 14, "Q4_K_M": 15,
+}  # fmt: skip
+
 
 def write(case: str, path: Path) -> Path:
     """The file of a case."""
@@ -87,10 +92,36 @@ def logits(path: Path) -> np.ndarray:
     return np.stack(rows)
 
 
+def blocks(path: Path) -> np.ndarray:
+    """What tells that the tensors of a file are those that were recorded."""
+    found = hashlib.sha256()
+    for name, x in sorted(gguf.read(path).tensors.items()):
+        found.update(f"{name} {x.type} {x.shape}".encode())
+        found.update(x.data.tobytes())
+    return np.frombuffer(found.digest(), np.uint8)
+
+
+def quantized(source: Path, target: Path, type: str) -> Path:
+    """A file that llama.cpp quantised."""
+    import llama_cpp.llama_cpp as llama
+
+    options = llama.llama_model_quantize_default_params()
+    options.ftype = QUANTIZED[type]
+    options.nthread = 1
+    if llama.llama_model_quantize(str(source).encode(), str(target).encode(), options) != 0:
+        raise SystemExit(f"llama.cpp does not quantise to {type}")
+    return target
+
+
 def main() -> None:
     """Record all cases."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
+        source = write("mixtral F32", Path(folder) / "source.gguf")
+        for type in QUANTIZED:
+            made = quantized(source, Path(folder) / "made.gguf", type)
+            found[f"quantized {type}"] = blocks(made)
+            print(type, made.stat().st_size)
         for case in CASES:
             path = write(case, Path(folder) / "model.gguf")
             found[case], found[f"{case}: file"] = logits(path), checksum(path)

@@ -10,6 +10,7 @@ import pytest
 from infini.core import errors
 from infini.io import gguf
 from infini.llm.checkpoints.gguf import quantizing
+from tests.llm.checkpoints import record_llamacpp
 
 
 def _model(*, layers=9, feed_forward=512, experts=0, is_tied=False, is_fused=False):
@@ -114,3 +115,12 @@ def test_the_file_says_what_it_is(name, number):
 def test_an_unknown_mixture_names_those_there_are():
     with pytest.raises(errors.ValueMismatchError, match="Q4_K_M"):
         quantizing.mixture_of("Q4_X")
+
+
+@pytest.mark.parametrize("type", record_llamacpp.QUANTIZED)
+def test_a_model_becomes_the_tensors_that_llama_cpp_makes_of_it(type, tmp_path):
+    source = record_llamacpp.write("mixtral F32", tmp_path / "source.gguf")
+    gguf.write(tmp_path / "made.gguf", *quantizing.quantized(gguf.read(source), type))
+    with np.load(record_llamacpp.RECORDED) as recorded:
+        expected = recorded[f"quantized {type}"]
+    np.testing.assert_array_equal(record_llamacpp.blocks(tmp_path / "made.gguf"), expected)

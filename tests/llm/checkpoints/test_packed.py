@@ -36,9 +36,10 @@ def loaded(folder: Path, packed: dict[str, np.ndarray], config: dict[str, Any], 
 def nibbles(codes: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
     """Rows of codes as integers of eight: nibble i holds number order[i]."""
     eights = codes.reshape(*codes.shape[:-1], -1, 8).astype(np.uint32)
-    return sum(eights[..., number] << np.uint32(4 * place) for place, number in enumerate(order)).view(
-        np.int32
-    )
+    words = np.zeros(eights.shape[:-1], np.uint32)
+    for place, number in enumerate(order):
+        words |= eights[..., number] << np.uint32(4 * place)
+    return words.view(np.int32)
 
 
 # --- 8-bit floats -------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ everywhere, and experts that nobody chose left alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,19 +43,22 @@ def made(kind: str, scheme: str | None = None, **more: Any) -> tuple[models.Conf
     config, random = models.config_from_json(data), np.random.default_rng(0)
     params: dict[str, Any] = {}
     for weight in models.family_of(data).weights(config):
-        array = inp.asarray(random.normal(size=weight.shape) * 0.15, dtype="float32")
-        is_stored = scheme is not None and weight.kind != "plain"
-        weights.put(params, weight.path, quantization.quantize(array, scheme) if is_stored else array)
+        array: Any = inp.asarray(random.normal(size=weight.shape) * 0.15, dtype="float32")
+        weights.put(
+            params,
+            weight.path,
+            array if scheme is None or weight.kind == "plain" else quantization.quantize(array, scheme),
+        )
     return config, params
 
 
 @functools.cache
-def step_of(donation: str | None = "require") -> Callable[..., Any]:
+def step_of() -> Any:  # Any: a jitted function
     def step(params: Any, cache: Any, batch: models.Batch, config: models.Config) -> Any:
         hidden, cache = models.forward(params, cache, batch, config)
         return models.logits(params, hidden[batch.last], config), cache
 
-    return inf.jit(step, static_argnames="config", donate_argnames="cache", donation=donation)
+    return inf.jit(step, static_argnames="config", donate_argnames="cache", donation="require")
 
 
 def batch_of(*requests: Rows, num_tokens: int = 8, num_requests: int = 2) -> models.Batch:
