@@ -10,7 +10,23 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from infini.cli import cache, demo, generate, machine, output, train
+from infini.cli import (
+    batch,
+    bench,
+    cache,
+    chat,
+    demo,
+    evaluate,
+    generate,
+    gguf,
+    machine,
+    models,
+    output,
+    serve,
+    serve_values,
+    tokenize,
+    train,
+)
 from infini.core import comm, errors
 
 
@@ -60,10 +76,21 @@ app = typer.Typer(
 )
 app.command("train")(train.command)
 app.command("generate")(generate.command)
+app.command("batch")(batch.command)
+app.command(
+    "serve", cls=serve_values.Command, context_settings={"auto_envvar_prefix": serve_values.ENVIRONMENT}
+)(serve.command)
+app.command("chat")(chat.command)
+app.command("tokenize")(tokenize.command)
+app.command("pull")(models.pull)
+app.add_typer(models.app, name="models")
 app.command("demo")(demo.command)
+app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="eval")
 app.command("devices")(machine.devices)
 app.command("doctor")(machine.doctor)
 app.add_typer(cache.app, name="cache")
+app.add_typer(gguf.app, name="gguf")
 app.command("version")(machine.version)
 
 

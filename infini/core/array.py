@@ -585,6 +585,20 @@ def from_host(
     return materialize(item if weak is None else value.Literal(item.host, weak=weak), device)
 
 
+def shared(host: np.ndarray, device: backend.Device | None = None) -> Array:
+    """An array over host memory that nobody writes while the array is there, such as a mapped file; a copy
+    on devices that do not compute on host memory.
+
+    Args:
+        host: C-contiguous; its dtype is kept.
+        device: where to; the result is committed when given.
+    """
+    target = device if device is not None else backend.default_device()
+    buffer = target.backend.adopt(host, target)
+    type_ = ir.ArrayType(host.shape, host.dtype)
+    return Array(type_, (buffer,), sharding_.on_one(target), committed=device is not None)
+
+
 def materialize(item: value.Literal, device: backend.Device | None = None) -> Array:
     """A literal as an array on a device."""
     target = device if device is not None else backend.default_device()

@@ -141,6 +141,7 @@ KNOBS: Final[dict[str, Knob]] = {
             _TEXT,
             "Folder of compiled objects and tokenised text; empty means the user's cache folder.",
         ),
+        Knob("models_dir", "", _TEXT, "Folder of pulled models; empty means the user's data folder."),
         Knob(
             "num_threads",
             0,
@@ -199,8 +200,11 @@ def _from_environment() -> dict[str, Any]:  # Any: knobs have different types
     unknown = sorted(
         key for key in os.environ if key.startswith("INFINI_") and key[len("INFINI_") :].lower() not in KNOBS
     )
-    allowed_elsewhere = ("INFINI_LAUNCHER", "INFINI_REQUIRE_WEB")
-    if unknown := [key for key in unknown if key not in allowed_elsewhere]:
+    allowed_elsewhere = ("INFINI_LAUNCHER", "INFINI_REQUIRE_WEB", "INFINI_API_KEY")
+    # Options of commands: INFINI_SERVE_PORT is --port of `infini serve`.
+    if unknown := [
+        key for key in unknown if key not in allowed_elsewhere and not key.startswith("INFINI_SERVE_")
+    ]:
         raise errors.ValueMismatchError(
             f"unknown environment variable {unknown[0]}",
             expected="one of " + ", ".join(f"INFINI_{name.upper()}" for name in KNOBS),

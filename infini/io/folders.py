@@ -69,7 +69,7 @@ def replacing_folder(path: Path | str, *, may_replace: Collection[str]) -> Itera
     target.parent.mkdir(parents=True, exist_ok=True)
     delete_leftovers(target)
     written = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
-    with _locked(written):
+    with locked(written):
         try:
             yield written
             _finish(written)
@@ -92,7 +92,7 @@ def recover(path: Path | str) -> Path:
         return target
     for suffix in (".ready", ".old"):
         for found in sorted(_leftovers(target, suffix), key=_changed, reverse=True):
-            with _locked(found):  # waits for a writer that is at it
+            with locked(found):  # waits for a writer that is at it
                 if target.exists():
                     return target
                 if not found.exists():
@@ -113,7 +113,7 @@ def delete_leftovers(path: Path | str) -> None:
         return
     for suffix in _SUFFIXES if target.exists() else (".new", ".trash"):
         for found in _leftovers(target, suffix):
-            with contextlib.suppress(BlockingIOError), _locked(found, wait=False):
+            with contextlib.suppress(BlockingIOError), locked(found, wait=False):
                 delete(found)
 
 
@@ -121,7 +121,7 @@ def sweep(parent: Path) -> None:
     """Delete what killed writers and deleters left in a folder that holds nothing but folders written so."""
     for found in parent.iterdir():
         if found.name.startswith(".") and found.suffix in (".new", ".trash"):
-            with contextlib.suppress(BlockingIOError), _locked(found, wait=False):
+            with contextlib.suppress(BlockingIOError), locked(found, wait=False):
                 delete(found)
 
 
@@ -244,7 +244,7 @@ def _exchange() -> Callable[[Path, Path], bool] | None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a lock on a folder, which follows it when it is renamed and ends with the process.
 
     Raises:

@@ -65,7 +65,7 @@ def write_model(path: Path | str, files: ModelFiles, *, max_shard_bytes: int = M
         _write_json(folder / GENERATION_CONFIG, files.generation_config)
         _write_json(folder / TOKENIZER_CONFIG, files.tokenizer_config)
         (folder / TOKENIZER).write_text(files.tokenizer, encoding="utf-8")
-        _write_tensors(folder, files.tensors, max_shard_bytes)
+        write_tensors(folder, files.tensors, max_shard_bytes)
 
 
 def read_model(path: Path | str) -> ModelFiles:
@@ -87,36 +87,62 @@ def read_model(path: Path | str) -> ModelFiles:
         )
     return ModelFiles(
         config=read_json(folder / CONFIG),
-        tensors=_open_tensors(folder),
+        tensors=open_tensors(folder),
         tokenizer=_read_tokenizer(folder),
         tokenizer_config=read_optional_json(folder / TOKENIZER_CONFIG),
         generation_config=read_optional_json(folder / GENERATION_CONFIG),
     )
 
 
-def _write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> None:
-    shards: list[dict[str, np.ndarray]] = [{}]
-    used = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and used + tensor.nbytes > max_shard_bytes:
-            shards.append({})
-            used = 0
-        shards[-1][name] = tensor
+def write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> None:
+    """Write the weights of a model folder, to one file or to several with an index.
+
+    Of several only the tensors of one file are in memory at a time, where `tensors` reads them when they are
+    asked for.
+    """
+    shards: list[list[str]] = [[]]
+    used, total = 0, 0
+    loaded: dict[str, np.ndarray] = {}
+    places: dict[str, str] = {}
+    # The number of files is in their names, and sizes are known only when tensors have been read: files get
+    # their names at the end.
+    for name in tensors:
+        tensor = tensors[name]
+        if loaded and used + tensor.nbytes > max_shard_bytes:
+            _write_shard(folder, len(shards), loaded)
+            shards.append([])
+            loaded, used = {}, 0
+        loaded[name] = tensor
+        shards[-1].append(name)
         used += tensor.nbytes
+        total += tensor.nbytes
     # Readers look at `format` to see which framework's layout it is; PyTorch's is the common one.
     if len(shards) == 1:
-        tensors_.write_tensors(folder / WEIGHTS, shards[0], metadata={"format": "pt"})
+        tensors_.write_tensors(folder / WEIGHTS, loaded, metadata={"format": "pt"})
         return
-    places = {}
-    for number, shard in enumerate(shards, 1):
+    _write_shard(folder, len(shards), loaded)
+    for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors_.write_tensors(folder / file, shard, metadata={"format": "pt"})
-        places.update(dict.fromkeys(shard, file))
-    total = sum(tensor.nbytes for tensor in tensors.values())
+        (folder / _part(number)).rename(folder / file)
+        places.update(dict.fromkeys(names, file))
     _write_json(folder / WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def _open_tensors(folder: Path) -> Mapping[str, np.ndarray]:
+def _write_shard(folder: Path, number: int, tensors: Mapping[str, np.ndarray]) -> None:
+    tensors_.write_tensors(folder / _part(number), tensors, metadata={"format": "pt"})
+
+
+def _part(number: int) -> str:
+    return f"part-{number}.safetensors"
+
+
+def open_tensors(folder: Path) -> tensors_.TensorFiles:
+    """The weights of a model folder, in one file or in several with an index.
+
+    Raises:
+        MissingFileError: a file is not there.
+        CorruptFileError: a file is damaged, or lacks what the index says.
+    """
     if not (folder / WEIGHTS_INDEX).is_file():
         if not (folder / WEIGHTS).is_file() and any(folder.glob("pytorch_model*.bin")):
             raise MissingFileError(
@@ -126,7 +152,7 @@ def _open_tensors(folder: Path) -> Mapping[str, np.ndarray]:
             )
         return tensors_.read_tensors(folder / WEIGHTS)
     places = read_json(folder / WEIGHTS_INDEX).get("weight_map")
-    if not isinstance(places, dict):
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise CorruptFileError(f"{WEIGHTS_INDEX} has no weight_map", got=str(folder / WEIGHTS_INDEX))
     found = tensors_.TensorFiles(*(folder / Path(name).name for name in sorted(set(places.values()))))
     lost = sorted(places.keys() - found.keys())
@@ -146,10 +172,16 @@ def _read_tokenizer(folder: Path) -> str:
             got=f"{folder} has only tokenizer.model, SentencePiece's format",
             fix="convert it: load it with transformers' AutoTokenizer and call save_pretrained",
         )
-    return _read_text(folder / TOKENIZER)
+    return read_text(folder / TOKENIZER)
 
 
-def _read_text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        MissingFileError: it is not there.
+        CorruptFileError: it is no text.
+    """
     _require(file)
     try:
         return file.read_text(encoding="utf-8")
@@ -164,7 +196,7 @@ def read_json(file: Path) -> Json:
         MissingFileError: the file is not there.
         CorruptFileError: it is not JSON, or no object.
     """
-    text = _read_text(file)
+    text = read_text(file)
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:

@@ -34,6 +34,15 @@ from infini.lax.composites.expert_layer import (
     expert_layer_gradient_p as expert_layer_gradient_p,
     expert_layer_p as expert_layer_p,
 )
+from infini.lax.composites.paged_attention import (
+    paged_attention as paged_attention,
+    paged_attention_p as paged_attention_p,
+)
+from infini.lax.composites.paged_update import (
+    paged_quantize as paged_quantize,
+    paged_update as paged_update,
+    paged_update_p as paged_update_p,
+)
 from infini.lax.composites.rms_norm import (
     rms_norm as rms_norm,
     rms_norm_p as rms_norm_p,

@@ -274,12 +274,14 @@ def place_dynamic_slice(op: primitive.Primitive, in_types: Types, out_types: Typ
 
 
 def place_update_slice(op: primitive.Primitive, in_types: Types, out_types: Types, attrs: Attrs) -> Factors:
-    """PLACE of dynamic_update_slice: dimensions that the update covers are split."""
+    """PLACE of dynamic_update_slice: dimensions that the update covers are split, and those along which it is
+    one row, which the device that has the row writes.
+    """
     dims, sizes = same_dimensions(in_types[0])
-    kept = tuple(
-        d if n == m else WHOLE for d, n, m in zip(dims, in_types[0].shape, in_types[1].shape, strict=True)
-    )
-    return Factors((kept, kept, *whole(in_types[2:])), (kept,), sizes)
+    pairs = list(zip(dims, in_types[0].shape, in_types[1].shape, strict=True))
+    kept = tuple(d if m in (1, n) else WHOLE for d, n, m in pairs)
+    update = tuple(d if n == m else WHOLE for d, n, m in pairs)
+    return Factors((kept, update, *whole(in_types[2:])), (kept,), sizes)
 
 
 def partition_dynamic_slice(part: Part, x: Value, *starts: Value) -> tuple[Value]:

@@ -25,6 +25,7 @@ from infini.perf import (
     cpu as cpu_suite,
     exhaustive,
     judge,
+    llm as llm_suite,
     plot as plot_,
     record,
     replay as replay_run,
@@ -401,6 +402,43 @@ def linear(
             "arranged": arranged,
         }
         path = record.append("linear", {"options": options, "cases": found})
+        typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
+
+
+@app.command()
+def llm(
+    files: Annotated[list[Path], typer.Argument(help="GGUF files.")],
+    *,
+    peer: Annotated[Path | None, typer.Option(help="Folder with llama-bench; PATH if absent.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds in turns.", min=1)] = 3,
+    threads: Annotated[int, typer.Option("--threads", "-t", help="Threads of both.", min=1)] = 2,
+    prompt: Annotated[int, typer.Option(help="Tokens of a prompt.", min=4)] = 512,
+    generated: Annotated[int, typer.Option(help="Tokens of a sequence.", min=1)] = 64,
+    streams: Annotated[int, typer.Option(help="Sequences at once; 0 leaves that out.", min=0)] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    save: Annotated[bool, typer.Option(help="Append the run to bench/results/.")] = True,
+) -> None:
+    """The language model engine beside llama.cpp: prompts, one sequence, several at once."""
+    work = llm_suite.Work(threads, prompt, generated, streams)
+    programs = llm_suite.Peer.found(peer)
+    found = llm_suite.measure(
+        files, programs, work, rounds=rounds, on_done=lambda line: typer.echo(line, err=True)
+    )
+    rows = llm_suite.summary(found)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        table = Table("file", "measure", "infini", "llama.cpp", "ratio", "of rounds")
+        for row in rows:
+            spread = f"{row['least_ratio']:.2f} to {row['most_ratio']:.2f}"
+            ours, theirs = row[llm_suite.OURS], row[llm_suite.THEIRS]
+            table.add_row(
+                row["file"], row["measure"], f"{ours:.2f}", f"{theirs:.2f}", f"{row['ratio']:.2f}", spread
+            )
+        Console().print(table)
+    if save:
+        options = {"rounds": rounds, **dataclasses.asdict(work)}
+        path = record.append("llm", {"options": options, "measures": found})
         typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
 
 

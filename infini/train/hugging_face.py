@@ -95,7 +95,7 @@ def from_json(data: Json) -> gpt.Config:
             rope_theta=float(_rope(data).get("rope_theta", data.get("rope_theta", 10000.0))),
             norm_epsilon=data.get("rms_norm_eps", 1e-6),
             tie_embeddings=data.get("tie_word_embeddings", False),
-            rope_scaling=_scaling(data),
+            rope_scaling=scaling_of(data),
             qkv_bias=kind == "qwen2" or data.get("attention_bias", False),
             output_bias=kind != "qwen2" and data.get("attention_bias", False),
             mlp_bias=data.get("mlp_bias", False),
@@ -261,7 +261,13 @@ def _rope(data: Json) -> Json:
     return rope
 
 
-def _scaling(data: Json) -> rotary.Scaling:
+def scaling_of(data: Json) -> rotary.Scaling:
+    """How a config.json changes the rotary frequencies.
+
+    Raises:
+        ValueMismatchError: it names a way that is not supported.
+        KeyError: it lacks what its way needs.
+    """
     rope = {name: value for name, value in _rope(data).items() if value is not None}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if rope.get("partial_rotary_factor", 1.0) != 1.0:

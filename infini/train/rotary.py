@@ -78,7 +78,7 @@ def rotation(
         base = theta * inp.asarray(stretched, dtype=inp.float32) ** (head_dim / (head_dim - 2))
         frequencies = base ** (-inp.arange(half, dtype=inp.float32) / half)
     elif scaling.kind in ("llama3", "yarn"):
-        frequencies = inp.asarray(_mixed(head_dim, theta, scaling), dtype=inp.float32)
+        frequencies = inp.asarray(mixed(head_dim, theta, scaling), dtype=inp.float32)
     else:
         frequencies = theta ** (-inp.arange(half, dtype=inp.float32) / half)
         if scaling.kind == "linear":
@@ -102,8 +102,14 @@ def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
     return 1.0 if factor <= 1.0 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def _mixed(head_dim: int, theta: float, scaling: Scaling) -> list[float]:
-    """Frequencies of which some stay and some are divided by the factor."""
+def mixed(head_dim: int, theta: float, scaling: Scaling) -> list[float]:
+    """Frequencies of which some stay and some are divided by the factor: those of `llama3` and `yarn`.
+
+    Args:
+        head_dim: head width D, even.
+        theta: base of the frequencies.
+        scaling: how they are changed.
+    """
     frequencies = [theta ** (-2.0 * index / head_dim) for index in range(head_dim // 2)]
     shares = _llama3_shares(frequencies, scaling)
     if scaling.kind == "yarn":

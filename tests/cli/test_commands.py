@@ -222,7 +222,7 @@ def test_generate_names_what_is_wrong(trained: tuple[Path, Result], arguments: l
 def test_errors_are_one_panel(tmp_path: Path) -> None:
     result = _run("generate", tmp_path / "missing", "-p", "x")
     assert result.exit_code == 1
-    assert "no model folder" in result.output
+    assert "there is no model" in result.output
     assert "Traceback" not in result.output
 
 
@@ -283,6 +283,9 @@ def test_demo_trains_and_continues_a_prompt(
     assert "def f(" in result.output
     assert {path.name for path in tmp_path.iterdir()} == {"model", "model.metrics.jsonl", "cache"}
     assert (tmp_path / "model" / "config.json").exists()
+    # The last step: the folder is served by a process of its own, asked once, and stopped.
+    assert "/v1/chat/completions" in result.output
+    assert "the server has ended with status 0" in result.output
 
 
 def test_demo_replaces_its_own_folder_and_no_other(tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ FUNCTIONS = {
     "iota": lambda x, w: x + inp.arange(8, dtype=inp.float32) + inp.arange(64).reshape(8, 8) * w,
     "dynamic slice": lambda x, w: lax.dynamic_slice(x, (inp.argmax(w[0]), 0), (3, 8)),
     "dynamic update": lambda x, w: lax.dynamic_update_slice(x, w[:2], (inp.argmax(w[0]), 0)),
+    "dynamic row": lambda x, w: lax.dynamic_update_slice(x, w[:1], (inp.argmax(w[0]) - 2, 0)),
+    "dynamic element": lambda x, w: lax.dynamic_update_slice(x, w[2:3, 3:4], (inp.argmax(w[0]), 99)),
+    "row": lambda x, w: x.at[inp.argmax(w[0])].set(w[1]),
     "rows": lambda x, w: x[inp.argmax(w, 1)],
     "clipped rows": lambda x, w: inp.take(x, inp.argmax(w, 1) * 3 - 4, axis=0, mode="clip"),
     "filled rows": lambda x, w: inp.take(x, inp.argmax(w, 1) * 3, axis=0, mode="fill"),
@@ -73,7 +76,7 @@ FUNCTIONS = {
 }
 DIFFERENTIABLE = [
     "dot", "chain of dots", "softmax", "reshape", "rows", "along axis", "scan", "cond", "checkpoint", "vmap",
-    "slice", "pad and concatenate", "dynamic update", "dynamic slice", "broadcast",
+    "slice", "pad and concatenate", "dynamic update", "dynamic row", "dynamic slice", "broadcast",
 ]  # fmt: skip
 SPECS = [P(), P("a"), P(None, "a"), P("b", "a"), P(("a", "b")), P(None, ("b", "a"))]
 

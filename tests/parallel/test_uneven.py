@@ -71,6 +71,7 @@ FUNCTIONS = {
     "concatenate": lambda x, w: inp.concatenate([x, w, x]),
     "iota": lambda x, w: x + inp.arange(x.shape[1], dtype="float32") + inp.arange(x.size).reshape(x.shape),
     "dynamic slice": lambda x, w: lax.dynamic_slice(x, (inp.argmax(w[0]), 0), (3, x.shape[1])),
+    "dynamic row": lambda x, w: lax.dynamic_update_slice(x, w[:1], (inp.argmax(w[0]) - 1, 0)),
     "dynamic update": lambda x, w: lax.dynamic_update_slice(x, w[:2], (inp.argmax(w[0]), 0)),
     "rows": lambda x, w: x[inp.argmax(w, 1)],
     "clipped rows": lambda x, w: inp.take(x, inp.argmax(w, 1) * 3 - 4, axis=0, mode="clip"),

@@ -11,8 +11,8 @@ import transformers
 
 from infini import random
 from infini.data import tokenizer
-from infini.llm.generate import Generation
-from infini.llm.sampling import Sampling
+from infini.llm.engine.llm import LLM
+from infini.llm.sampling.params import SamplingParams
 from infini.train import gpt, model_files
 
 TEXT = "def f(x):\n    return x + 1  # naïve 🦉\n"
@@ -75,8 +75,10 @@ def test_greedy_generation_is_that_of_transformers(tmp_path: Path) -> None:
     expected = theirs.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False, eos_token_id=None)[
         0
     ].tolist()
-    found = Generation(model.params, model.config, ids, max_new_tokens=8, sampling=Sampling(temperature=0.0))
-    assert [*ids, *found] == expected
+    engine = LLM(tmp_path / "model", max_num_seqs=1, enforce_eager=True)
+    params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
+    (found,) = engine.generate([ids], params)
+    assert [*ids, *found.outputs[0].token_ids] == expected
 
 
 WITH_EXPERTS = {

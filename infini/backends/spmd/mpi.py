@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -27,6 +28,9 @@ _FIX: Final = (
 
 # Counts of MPI before version 4 are of 31 bits.
 MOST_BYTES: Final = 1 << 30
+# A process that waits for a word of process 0 begins to sleep after this, and never sleeps longer than that.
+_AWAKE_S: Final = 0.001
+_LONGEST_SLEEP_S: Final = 0.005
 
 
 def load() -> Any:  # Any: the module mpi4py.MPI
@@ -231,10 +235,14 @@ class MpiComm:
         return result
 
     def broadcast(self, content: bytes) -> bytes:
-        """`MPI_Bcast` of the length, then of the bytes."""
+        """`MPI_Ibcast` of the length, then `MPI_Bcast` of the bytes.
+
+        Whoever waits for process 0 may wait for long, for the next request to a server for example, so it
+        sleeps meanwhile: a twentieth of the time that it has waited.
+        """
         communicator = self._everyone()
         length = np.array([len(content)], np.int64)
-        communicator.Bcast(length, root=0)
+        _wait_asleep(communicator.Ibcast(length, root=0))
         received = np.frombuffer(content, np.uint8) if self._rank == 0 else np.empty(length[0], np.uint8)
         for part in self._messages(received.size):
             communicator.Bcast(self._bytes(received[part]), root=0)
@@ -296,6 +304,15 @@ class MpiComm:
     def _bytes(self, array: np.ndarray) -> list[Any]:  # Any: an MPI buffer specification
         assert array.flags.c_contiguous, "buffers of backends are in C order"
         return [array.reshape(-1).view(np.uint8), self._mpi.BYTE]
+
+
+def _wait_asleep(request: Any) -> None:  # Any: of mpi4py
+    """Wait for something that may be far off, without a processor of its own."""
+    start = time.perf_counter()
+    while not request.Test():
+        waited = time.perf_counter() - start
+        if waited > _AWAKE_S:
+            time.sleep(min(waited / 20, _LONGEST_SLEEP_S))
 
 
 def _flat_bytes(array: np.ndarray) -> np.ndarray:

@@ -25,6 +25,9 @@ from infini.compiler.llvm import (
     linear_algebra,
     movement,
     operations,
+    paged,
+    paged_problem,
+    paged_update,
     picks,
     products,
     registers,
@@ -43,6 +46,7 @@ from infini.compiler.steps import Alias, Block, Branch, HostCall, Loop, Phase, S
 from infini.core import ir, primitive
 from infini.core.ir import ArrayType, Attrs, Equation, Program, Var
 from infini.lax import indexing
+from infini.lax.composites import paged_attention, paged_definition
 from infini.tile.program import Kernel
 
 Route = Callable[[Equation, Target], list[Step]]
@@ -66,6 +70,10 @@ def has_route(equation: Equation) -> bool:
         return True  # made where `takes_bytes` says how
     if op.name in _ATTENTION:
         return attention_parts.is_suited([v.type for v in equation.inputs], equation.attrs)
+    if op is paged_attention.paged_attention_p:
+        options = paged_definition.Options(**equation.attrs)
+        types = [v.type for v in equation.inputs]
+        return paged_problem.is_suited(paged_definition.operands_of(types, options), options)
     if op.name in _COMPUTING and equation.inputs[0].type.dtype not in registers.SUPPORTED:
         return False
     if op.name in ROUTES or (equation.outputs and not any(v.type.size for v in equation.outputs)):
@@ -337,6 +345,8 @@ ROUTES: Final[dict[str, Route]] = {
     "bytes_dot": _moved(quantized_products.emit_dot),
     "codes_dot": _moved(quantized_products.emit_exact),
     **dict.fromkeys((*_ATTENTION, attention_views.attention_of_views_p.name), _attention),
+    "paged_attention": _moved(paged.emit),
+    "paged_update": _moved(paged_update.emit, updates=True),
     "reshape": _aliases,
     "optimization_barrier": _aliases,
     "view_as_real": _aliases,

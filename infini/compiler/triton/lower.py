@@ -22,6 +22,7 @@ from infini.compiler.triton import (
     matmul,
     movement,
     naming,
+    paged,
     sorting,
 )
 from infini.compiler.triton.emit import emit_triton
@@ -52,6 +53,8 @@ def has_route(equation: Equation) -> bool:
         return False  # it is its operand, and the passes see more without it
     if equation.op.name in attention.NAMES:
         return attention.is_suited([v.type for v in equation.inputs], equation.attrs)
+    if equation.op.name == paged.NAME:
+        return paged.is_suited([v.type for v in equation.inputs], equation.attrs)
     return (
         equation.op.name in ROUTES
         or equation.op.name in STRUCTURE
@@ -108,6 +111,8 @@ def scratch_bytes(equation: Equation) -> int:
     name, types = equation.op.name, tuple(v.type for v in equation.inputs)
     if name == "sort":
         return sorting.scratch_bytes(types, equation.attrs)
+    if name == paged.NAME:
+        return paged.scratch_bytes(types, equation.attrs)
     if name == "fft":
         return fourier.scratch_bytes(types, equation.attrs)
     if name in cumulative.NAMES:
@@ -161,6 +166,7 @@ ROUTES: Final[Mapping[str, Sources]] = {
     "attention": attention.attention,
     "attention_sums": attention.attention_sums,
     "attention_gradient": attention.attention_gradient,
+    paged.NAME: paged.paged_attention,
     "gather": movement.gather,
     **{name: movement.scatter(name) for name in indexing.KINDS},
     "concatenate": movement.concatenate,

@@ -16,6 +16,7 @@ from infini.lax.cases import Case, Sample, Span
 from infini.lax.families import bind_scalars, is_linear
 from infini.lax.indexing.dimension_numbers import GatherDimensionNumbers, ScatterDimensionNumbers
 from infini.lax.indexing.gather import batch_gather
+from infini.lax.indexing.places import partition_update_slice
 from infini.lax.indexing.scatter import scatter_p
 
 ArrayLike = Any  # Any: arrays, NumPy arrays and Python numbers
@@ -307,6 +308,8 @@ dynamic_update_slice_p: Primitive = primitive.register(
             primitive.BATCH: _batch_update,
             primitive.LINEAR: places.together(0, 1),
             primitive.PLACE: places.place_update_slice,
+            primitive.PARTITION: partition_update_slice,
+            primitive.TAIL: places.tails_through,
             primitive.WEAK: lambda weak, attrs: weak[0],
             primitive.CASES: cases.always(
                 dtypes.ALL,

@@ -105,6 +105,33 @@ def partition_gather(part: Part, operand: Value, indices: Value) -> tuple[Value]
     return (trace.bind1(primitive.by_name("select_n"), keeps, families.like(fill, found), found),)
 
 
+def partition_update_slice(part: Part, operand: Value, update: Value, *starts: Value) -> tuple[Value]:
+    """PARTITION of dynamic_update_slice: along a split dimension of which the update is one row, the device
+    that has the row writes it, and the others what is there.
+    """
+    inside, local = None, list(starts)
+    for d, (size, rows) in enumerate(zip(part.in_types[0].shape, part.in_types[1].shape, strict=True)):
+        first = part.start(f"d{d}", dtypes.int64) if rows != size else None
+        if first is None:
+            continue
+        place = starts[d]
+        if place.dtype == dtypes.uint64:  # which has numbers that would become negative
+            place = bind_scalars(primitive.by_name("min"), place, size - 1)
+        place = trace.bind1(primitive.by_name("convert_element_type"), place, new_dtype=dtypes.int64)
+        place = bind_scalars(primitive.by_name("max"), place, 0)
+        place = bind_scalars(primitive.by_name("min"), place, size - 1)
+        place = trace.bind1(primitive.by_name("sub"), place, first)
+        low = bind_scalars(primitive.by_name("ge"), place, 0)
+        high = bind_scalars(primitive.by_name("lt"), place, operand.shape[d])
+        own = trace.bind1(primitive.by_name("and"), low, high)
+        inside = own if inside is None else trace.bind1(primitive.by_name("and"), inside, own)
+        local[d] = place
+    if inside is not None:
+        before = trace.bind1(primitive.by_name("dynamic_slice"), operand, *local, slice_sizes=update.shape)
+        update = trace.bind1(primitive.by_name("select_n"), inside, before, update)
+    return (trace.bind1(part.op, operand, update, *local),)
+
+
 def _starts(part: Part, indexed: Sequence[int]) -> dict[int, Value]:
     """First row of this device for each indexed dimension that is split."""
     found = {d: part.start(f"v{d}", dtypes.int32) for d in indexed}

@@ -9,5 +9,4 @@ from infini.llm.sampling.params import (
     StructuredOutputsParams as StructuredOutputsParams,
 )
 from infini.llm.sampling.rows import Row as Row
-from infini.llm.sampling.single import Sampling as Sampling, sample as sample
 from infini.llm.sampling.state import State as State

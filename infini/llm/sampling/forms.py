@@ -28,7 +28,8 @@ def definition(form: StructuredOutputsParams, limits: Limits) -> tuple[str, str]
     Raises:
         ValueMismatchError: it is larger, or no JSON where that is meant.
     """
-    name = next(name for name in STRUCTURES if getattr(form, name) not in (None, False))
+    # The schema `false` is a form, too: one that nothing has.
+    name = next((name for name in STRUCTURES if getattr(form, name) not in (None, False)), "json")
     given = getattr(form, name)
     if name in ("json", "json_object"):
         if isinstance(given, str):

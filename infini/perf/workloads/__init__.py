@@ -17,11 +17,24 @@ from infini.perf.workloads import (
     mlp,
     models,
     movement,
+    paged,
     rows,
     tiles,
 )
 
-_FILES: Final = (elementwise, rows, movement, matmul, mlp, attention, convolution, models, calls, tiles)
+_FILES: Final = (
+    elementwise,
+    rows,
+    movement,
+    matmul,
+    mlp,
+    attention,
+    paged,
+    convolution,
+    models,
+    calls,
+    tiles,
+)
 WORKLOADS: Final[tuple[Workload, ...]] = tuple(w for file in _FILES for w in file.WORKLOADS)
 TINY: Final[tuple[Workload, ...]] = tuple(w for file in _FILES for w in file.TINY)
 
