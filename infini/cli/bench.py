@@ -16,16 +16,20 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.progress import Progress
 
+from infini.backends.cpu import limits
 from infini.cli import bench_serve, output
 from infini.core import backend as backend_, config, errors
 from infini.llm.benchmarks import datasets, offline
 from infini.llm.benchmarks.facts import ModelFacts
 from infini.llm.engine.llm import LLM
 from infini.llm.sampling.params import SamplingParams
-from infini.perf import limits, record
+from infini.perf import record
 
 app = typer.Typer(help="Measure language models and servers.", no_args_is_help=True)
 app.command("serve")(bench_serve.command)
+
+_BEYOND_CACHES = 512 << 20  # bytes
+_REPEATS = 12
 
 _Model = Annotated[str, typer.Argument(help="Model folder in Hugging Face's layout, or a GGUF file.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -155,9 +159,8 @@ def decode(  # noqa: PLR0913, PLR0917  # typer passes them by name
         _whole_numbers(o, t) for o, t in (("-p", n_prompt), ("-n", n_gen), ("-d", n_depth))
     )
     pairs = [_pair(text) for text in pg or ()]
-    cases = [(p, 0, d) for d in depths for p in prompts if p]
-    cases += [(0, n, d) for d in depths for n in made if n]
-    cases += [(p, n, d) for d in depths for p, n in pairs]
+    singles = [(p, 0) for p in prompts if p] + [(0, n) for n in made if n]
+    cases = [(p, n, d) for d in depths for p, n in (*singles, *pairs)]
     if not cases:
         raise errors.ValueMismatchError("there is nothing to measure", fix="give -p or -n a number above 0")
     bandwidth = _bandwidth(threads)
@@ -246,8 +249,9 @@ def _engine(model: str, threads: int | None, **options: Any) -> LLM:  # Any: fie
 
 def _bandwidth(threads: int | None) -> float:
     """Bytes per second that the memory gives, measured before anything else uses the threads."""
-    rates = limits.measure(threads or config.config.num_threads).read_bytes_per_s
-    return rates[max(rates)]
+    if threads is not None:
+        config.config.update("num_threads", threads)
+    return limits.measure(_REPEATS, [_BEYOND_CACHES]).read_bytes_per_s[_BEYOND_CACHES]
 
 
 def _vocab_size(engine: LLM) -> int:

@@ -15,6 +15,7 @@ from infini.cli import output
 from infini.core import errors
 from infini.io import folders
 from infini.llm.benchmarks import client, datasets, report, serving
+from infini.llm.text import tokenizer as tokenizer_
 from infini.llm.text.tokenizer import Tokenizer
 
 _METRICS = ("ttft", "tpot", "itl", "e2el")
@@ -101,7 +102,7 @@ def command(  # noqa: PLR0913, PLR0917  # typer passes them by name
     load = serving.Load(
         request_rate, burstiness, max_concurrency, ramp_up_strategy, ramp_up_start_rps, ramp_up_end_rps, seed
     )
-    tokens = None if tokenizer is None else Tokenizer.from_folder(tokenizer)
+    tokens = None if tokenizer is None else tokenizer_.from_folder(tokenizer)
     dataset = datasets.Dataset(
         name=dataset_name,
         path=dataset_path,

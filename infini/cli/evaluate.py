@@ -117,9 +117,8 @@ def choices(  # noqa: PLR0913, PLR0917  # typer passes them by name
         data = {"accuracy": total / len(answered), "num_questions": len(answered), "subjects": shares}
         output.stream(json.dumps(data) + "\n")
         return
-    rows = [
-        (name, f"{right / count:.1%}", f"{right} of {count}") for name, (right, count) in subjects.items()
-    ]
+    counts = subjects | {"all": (total, len(answered))}
+    rows = [(name, f"{right / count:.1%}", f"{right} of {count}") for name, (right, count) in counts.items()]
     output.show_table("accuracy", rows, header=("subject", "right", ""))
 
 
@@ -134,8 +133,8 @@ def _tokenizer(engine: LLM) -> Tokenizer:
 def _log_likelihood(engine: LLM, rows: Sequence[Sequence[int]]) -> list[list[float | None]]:
     """Log-probabilities of the ids of prompts, the first None."""
     params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, ignore_eos=True)
-    prompts = [{"prompt_token_ids": list(row)} for row in rows]
-    found = []
+    found: list[list[float | None]] = []
+    prompts = [list(row) for row in rows]
     for output_, row in zip(engine.generate(prompts, params, use_tqdm=False), rows, strict=True):
         entries = output_.prompt_logprobs
         if entries is None:

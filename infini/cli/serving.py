@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from infini import parallel
 from infini.core import errors
-from infini.parallel import processes as processes_
+from infini.llm.engine import sharing
 
 if TYPE_CHECKING:
     from infini.llm.server.protocol import Engine
@@ -58,11 +56,10 @@ def run(given: Given) -> int:
     model = _model(given)
     settings, place = settings_of(given, model), place_of(given)
     options = engine_options(given)
-    if processes_.is_in_job():
-        parallel.initialize()
-        if parallel.process_index() > 0:
-            return _follow(model, given["tokenizer"], options)
     logs.configure(level=given["log_level"], form=given["log_format"], file=given["log_file"])
+    if not sharing.join(options.get("tensor_parallel_size", 1)):
+        _load(model, given["tokenizer"], options, is_spoken=False)  # computes for process 0 until that ends
+        return 0
     bound = running.bind(place)  # a port that is taken is told before a model loads for minutes
     try:
         # What loading says is for people, and no line of JSON.
@@ -72,17 +69,6 @@ def run(given: Given) -> int:
         return 130
     finally:
         bound.close()
-
-
-def _follow(model: str, tokenizer: str | None, options: Given) -> int:
-    """Compute what process 0 asks for until it closes its engine: a signal to end is for process 0, which
-    finishes what it has begun.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    # Ends the process when process 0 has closed its engine.
-    _load(model, tokenizer, options, is_spoken=False)
-    return 0
 
 
 def missing_packages() -> list[str]:

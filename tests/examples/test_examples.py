@@ -18,8 +18,7 @@ import infini as inf
 from infini.core import tree
 from infini.llm.models import registry
 from infini.parallel import schedules
-from tests.llm.engine.conftest import make_checkpoint
-from tests.llm.engine.test_sharing import write
+from tests.llm.engine.conftest import make_checkpoint, write_folder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -132,7 +131,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             large.params,
         ),
     )
-    return write(place / "large", large), write(place / "small", small)
+    return write_folder(place / "large", large), write_folder(place / "small", small)
 
 
 TINY = {"max_num_seqs": 4, "max_num_batched_tokens": 16, "enforce_eager": True}

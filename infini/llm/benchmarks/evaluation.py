@@ -203,8 +203,8 @@ def _of_csv(text: str, subject: str) -> Iterator[Question]:
             choices = tuple(row[at[c]] for c in letters)
             yield Question(row[at["question"]], choices, _index(row[at["answer"]], len(choices)), subject)
         return
-    for question, *choices, answer in rows:
-        yield Question(question, tuple(choices), _index(answer, len(choices)), subject)
+    for question, *texts, answer in rows:
+        yield Question(question, tuple(texts), _index(answer, len(texts)), subject)
 
 
 def _index(answer: Any, count: int) -> int:  # Any: an index or a letter

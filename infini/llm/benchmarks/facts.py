@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def _weights(params: Any) -> Iterator[Any]:  # Any: a tree of arrays and quantiz
 
 def _form(weight: Any) -> str:  # Any: an array or a quantized one
     if isinstance(weight, quantization.QuantizedArray):
-        return str(weight.scheme)
+        return str(dataclasses.replace(weight.scheme, rows=1))  # rows side by side are the same numbers
     return {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}.get(weight.dtype.name, weight.dtype.name)
 
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from infini.core import errors
+from infini.core import errors, events
 from infini.llm.engine.batches import Prepared
 from infini.llm.engine.jobs import Completion, Job, logprobs_of, prompt_logprobs_of
 from infini.llm.engine.outputs import (
@@ -23,7 +23,7 @@ from infini.llm.engine.outputs import (
 )
 from infini.llm.engine.proposals import Proposer
 from infini.llm.engine.requests import Request
-from infini.llm.engine.runner import ModelRunner, StepTokens
+from infini.llm.engine.runner import Choose, ModelRunner, StepTokens
 from infini.llm.engine.scheduler import Scheduled, Scheduler, Step
 from infini.llm.sampling import speculative
 from infini.llm.sampling.state import Row
@@ -130,9 +130,7 @@ class EngineCore:
                 self._fail_one(job, completion, error)
             if item.makes_token and completion.finish_reason is None:
                 going_on.append(completion)
-        before = time.perf_counter()
-        self._propose(going_on)
-        proposing_s = time.perf_counter() - before
+        proposing_s = self._propose(going_on)
         outputs = self._outputs(job for job, _ in owners)
         self._emit_s += time.perf_counter() - begin - proposing_s
         return outputs
@@ -184,12 +182,7 @@ class EngineCore:
     def _run(
         self, scheduled: Sequence[Scheduled], owners: Sequence[tuple[Job, Completion]]
     ) -> tuple[Sequence[Scheduled], Prepared, StepTokens]:
-        choose = None
-        if self.proposer is not None:
-            counts, choose = self.proposer.complete(scheduled, [completion for _, completion in owners])
-            scheduled = [
-                self.scheduler.withdraw(item, count) for item, count in zip(scheduled, counts, strict=True)
-            ]
+        scheduled, choose = self._completed(scheduled, owners)
         prepared = self.runner.prepare(scheduled)
         rows: list[Row] = []
         drafts: list[list[int]] = []
@@ -269,13 +262,39 @@ class EngineCore:
         count = job.params.prompt_logprobs or 0
         job.prompt_logprobs += prompt_logprobs_of(sampled, count, self._tokenizer)
 
-    def _propose(self, completions: list[Completion]) -> None:
+    def _propose(self, completions: list[Completion]) -> float:
+        """Places for proposals in the next step; the seconds that it took."""
         if self.proposer is None:
-            return
-        for completion in completions:
-            request = completion.request
-            count = request.max_tokens - request.num_output_tokens - 1
-            request.spec_token_ids = self.proposer.reserve(completion, count)
+            return 0.0
+        begin = time.perf_counter()
+        try:
+            for completion in completions:
+                request = completion.request
+                count = request.max_tokens - request.num_output_tokens - 1
+                request.spec_token_ids = self.proposer.reserve(completion, count)
+        except Exception as error:  # noqa: BLE001  # answers need no proposals
+            self._stop_proposing(error)
+        return time.perf_counter() - begin
+
+    def _completed(
+        self, scheduled: Sequence[Scheduled], owners: Sequence[tuple[Job, Completion]]
+    ) -> tuple[Sequence[Scheduled], Choose | None]:
+        """A step with its proposals named, those taken out that there are not; and how tokens are chosen."""
+        counts, choose = [0] * len(scheduled), None
+        if self.proposer is not None:
+            try:
+                counts, choose = self.proposer.complete(scheduled, [each for _, each in owners])
+            except Exception as error:  # noqa: BLE001  # answers need no proposals
+                self._stop_proposing(error)
+        withdraw = self.scheduler.withdraw
+        return [withdraw(item, count) for item, count in zip(scheduled, counts, strict=True)], choose
+
+    def _stop_proposing(self, error: Exception) -> None:
+        self.proposer = None
+        for request in self.scheduler.running:
+            if request.num_computed_tokens <= request.num_tokens:  # not in a step that is about to run
+                request.spec_token_ids = []
+        events.emit("proposals-failed", f"no more tokens are proposed: {_message(error)}", level="error")
 
     def _outputs(self, jobs: Iterable[Job]) -> list[RequestOutput]:
         found = []
@@ -311,8 +330,11 @@ class EngineCore:
             self._leave(job, completion)
 
     def _fail(self, owners: Sequence[tuple[Job, Completion]], error: Exception) -> list[RequestOutput]:
-        """A step failed: its requests end. The cache may be lost, so the others compute theirs again."""
-        for job, completion in owners:
+        """A step failed: those end whose settings make it fail, or all where nobody's do. The cache may be
+        lost, so the others compute theirs again.
+        """
+        at_fault = [owner for owner in owners if not self.runner.can_sample(owner[1].row)]
+        for job, completion in at_fault or owners:
             self._fail_one(job, completion, error)
         self._lose_cache()
         return self._outputs(job for job, _ in owners)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import infini.numpy as inp
+from infini import io
 from infini.data import tokenizer as training
 from infini.llm import models
 from infini.llm.checkpoints import Checkpoint
@@ -66,6 +69,19 @@ def make_checkpoint(seed: int = 0, scale: float = 1.0, **fields) -> Checkpoint:
         nbytes=0,
         seconds=0.0,
     )
+
+
+def write_folder(folder: Path, checkpoint: Checkpoint) -> Path:
+    """A folder with the weights of a checkpoint."""
+    tensors = {}
+    for weight in models.family_of(checkpoint.config_json).weights(checkpoint.config):
+        value = checkpoint.params
+        for key in weight.path:
+            value = value[key]
+        tensors[weight.names[0]] = np.asarray(value)
+    config = checkpoint.config_json | {"torch_dtype": "float32"}
+    io.write_model(folder, io.ModelFiles(config, tensors, make_tokenizer().to_json(), {}, {}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -305,6 +305,22 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_engine(checkpoint, orac
     assert llm.engine.core.scheduler.pool.num_free == llm.stats().num_blocks
 
 
+def test_a_request_whose_settings_fail_does_not_end_the_others(llm, oracle, monkeypatch):
+    core = llm.engine.core
+    add = core.add
+
+    def sabotaged(job):
+        if job.prompt_token_ids == [9, 9]:
+            job.completions[0].row.scales = "none"
+        add(job)
+
+    monkeypatch.setattr(core, "add", sabotaged)
+    outputs = llm.generate([[5, 6], [9, 9], [7, 8]], GREEDY)
+    assert [output.outputs[0].finish_reason == "error" for output in outputs] == [False, True, False]
+    for output in (outputs[0], outputs[2]):
+        oracle.check_greedy(output)
+
+
 def test_a_request_whose_text_fails_does_not_end_the_others(llm, oracle, monkeypatch):
     core = llm.engine.core
     add = core.add

@@ -7,33 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infini import io
 from infini.core import errors
 from infini.llm import models
-from infini.llm.checkpoints import Checkpoint
 from infini.llm.engine import sharing
 from infini.llm.engine.llm import LLM
 from infini.llm.models import placement
 from infini.llm.sampling.params import SamplingParams
 from tests.llm.checkpoints import folders
-from tests.llm.engine.conftest import OPTIONS, make_checkpoint, make_tokenizer, prompts
+from tests.llm.engine.conftest import OPTIONS, make_checkpoint, make_tokenizer, prompts, write_folder
 from tests.parallel import jobs
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, logprobs=0)
 DRAWN = SamplingParams(temperature=1.0, max_tokens=8, ignore_eos=True, seed=5, prompt_logprobs=0)
-
-
-def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """A folder with the weights of a checkpoint."""
-    tensors = {}
-    for weight in models.family_of(checkpoint.config_json).weights(checkpoint.config):
-        value = checkpoint.params
-        for key in weight.path:
-            value = value[key]
-        tensors[weight.names[0]] = np.asarray(value)
-    config = checkpoint.config_json | {"torch_dtype": "float32"}
-    io.write_model(folder, io.ModelFiles(config, tensors, make_tokenizer().to_json(), {}, {}))
-    return folder
 
 
 def generate(folder: str, size: int) -> dict | str:
@@ -114,7 +99,7 @@ def leave(folder: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("shared") / "model", make_checkpoint(3))
+    return write_folder(tmp_path_factory.mktemp("shared") / "model", make_checkpoint(3))
 
 
 @pytest.mark.multi
