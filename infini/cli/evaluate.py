@@ -21,7 +21,7 @@ from infini.llm.text.tokenizer import Tokenizer
 
 app = typer.Typer(help="Measure what a language model knows.", no_args_is_help=True)
 
-_Model = Annotated[str, typer.Argument(help="Model folder in Hugging Face's layout, or a GGUF file.")]
+_Model = Annotated[str, typer.Argument(help="Model folder, GGUF file, or name of a pulled model.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _DType = Annotated[str, typer.Option(help="Dtype to compute in; auto is the model's.")]
 _Quantization = Annotated[
