@@ -42,7 +42,7 @@ _PACKAGES: Final = ("starlette", "pydantic", "prometheus_client", "jinja2", "htt
 
 def command(  # noqa: PLR0913, PLR0917  # options; typer passes them by name
     model: Annotated[
-        str | None, typer.Argument(help="Model folder in Hugging Face's layout, or GGUF file.")
+        str | None, typer.Argument(help="Model folder, GGUF file, or name of a pulled model.")
     ] = None,
     model_option: Annotated[str | None, typer.Option("--model", "-m", help="The same as an option.")] = None,
     input_file: Annotated[Path, typer.Option("--input-file", "-i", help="Lines to answer (JSONL).")] = ...,  # type: ignore[assignment]  # typer's mark of what is required

@@ -31,7 +31,7 @@ app.command("serve")(bench_serve.command)
 _BEYOND_CACHES = 512 << 20  # bytes
 _REPEATS = 12
 
-_Model = Annotated[str, typer.Argument(help="Model folder in Hugging Face's layout, or a GGUF file.")]
+_Model = Annotated[str, typer.Argument(help="Model folder, GGUF file, or name of a pulled model.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Seed = Annotated[int, typer.Option(help="Of the prompts.")]
 _DType = Annotated[str, typer.Option(help="Dtype to compute in; auto is the model's.")]

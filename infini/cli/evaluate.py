@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from infini.cli import output
 from infini.core import errors
 from infini.io import folders
+from infini.llm import checkpoints, hub, models
 from infini.llm.benchmarks import evaluation
 from infini.llm.engine.llm import LLM
 from infini.llm.sampling.params import SamplingParams
@@ -21,7 +22,9 @@ from infini.llm.text.tokenizer import Tokenizer
 
 app = typer.Typer(help="Measure what a language model knows.", no_args_is_help=True)
 
-_Model = Annotated[str, typer.Argument(help="Model folder in Hugging Face's layout, or a GGUF file.")]
+_WINDOW: Final = 512
+
+_Model = Annotated[str, typer.Argument(help="Model folder, GGUF file, or name of a pulled model.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _DType = Annotated[str, typer.Option(help="Dtype to compute in; auto is the model's.")]
 _Quantization = Annotated[
@@ -33,7 +36,10 @@ _Quantization = Annotated[
 def ppl(  # noqa: PLR0917  # typer passes them by name
     model: _Model,
     file: Annotated[Path, typer.Argument(help="A text in UTF-8.")],
-    context: Annotated[int, typer.Option("--context", "-c", help="Tokens of a window.", min=2)] = 512,
+    context: Annotated[
+        int | None,
+        typer.Option("--context", "-c", help="Tokens of a window; 512, or what the model takes.", min=2),
+    ] = None,
     stride: Annotated[
         int | None, typer.Option(help="By how much windows move on; half a window if absent.", min=1)
     ] = None,
@@ -44,6 +50,7 @@ def ppl(  # noqa: PLR0917  # typer passes them by name
 ) -> None:
     """Perplexity of a text: how surprised the model is by each token, on average."""
     text = _read(file)
+    context = _longest_window(model) if context is None else context
     engine = LLM(model, dtype=dtype, quantization=quantization, max_model_len=context + 1)
     ids = _tokenizer(engine).encode(text)[:max_tokens]
     with _bar("windows") as bar:
@@ -128,6 +135,12 @@ def _tokenizer(engine: LLM) -> Tokenizer:
             "the model has no tokenizer", fix="copy tokenizer.json into its folder"
         )
     return engine.tokenizer
+
+
+def _longest_window(model: str) -> int:
+    """512 tokens, or fewer where the model was made for less; the engine adds a token to each window."""
+    source = checkpoints.read(hub.place_of(model))
+    return min(_WINDOW, models.config_from_json(source.config_json).max_length - 1)
 
 
 def _log_likelihood(engine: LLM, rows: Sequence[Sequence[int]]) -> list[list[float | None]]:

@@ -25,7 +25,7 @@ _ONE: Options = {"max_num_seqs": 1, "enforce_eager": True, "enable_prefix_cachin
 def command(  # noqa: PLR0913, PLR0917  # options; typer passes them by name
     model: Annotated[
         str,
-        typer.Argument(help="Model folder in Hugging Face's layout, GGUF file, or the folder of a run."),
+        typer.Argument(help="Model folder, GGUF file, name of a pulled model, or the folder of a run."),
     ],
     prompt: Annotated[
         str | None,

@@ -27,7 +27,7 @@ def command(  # noqa: PLR0913, PLR0917  # options; typer passes them by name
     context: typer.Context,
     model: Annotated[
         str | None,
-        typer.Argument(help="Model folder in Hugging Face's layout, GGUF file, or name of a pulled model."),
+        typer.Argument(help="Model folder, GGUF file, or name of a pulled model."),
     ] = None,
     model_option: Annotated[str | None, _option("--model", "-m", text="The same as an option.")] = None,
     config: Annotated[

@@ -33,6 +33,11 @@ def command(
     given = sys.stdin.read() if not text or text == ["-"] else " ".join(text)
     if decode:
         ids = _ids(given)
+        unknown = next((id for id in ids if id >= tokens.vocab_size), None)
+        if unknown is not None:
+            raise errors.ValueMismatchError(
+                "there is no such token", got=str(unknown), expected=f"ids below {tokens.vocab_size}"
+            )
         shown = tokens.decode(ids, skip_special_tokens=not special)
         typer.echo(json.dumps({"tokens": ids, "text": shown}, ensure_ascii=False) if as_json else shown)
         return

@@ -144,6 +144,13 @@ def test_perplexity_of_a_text(folder, tmp_path):
     assert f"perplexity {found['perplexity']:.4f}" in run("eval", "ppl", folder, file, "--context", 16)
 
 
+def test_windows_are_no_longer_than_the_model(folder, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text(" ".join(TEXT))
+    longest = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    assert json.loads(run("eval", "ppl", folder, file, "--json"))["context"] == min(512, longest - 1)
+
+
 def test_choices_are_counted_by_subject(folder, tmp_path):
     file, answers = tmp_path / "q.jsonl", tmp_path / "answers.csv"
     lines = [

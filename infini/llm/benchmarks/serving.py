@@ -186,7 +186,7 @@ async def _run(
                 raise errors.InfiniError(
                     "the server did not answer the request before the measurement",
                     got=first.error,
-                    fix=f"see to the server at {target.base_url}",
+                    fix=f"see to the server at {target.base_url}; --tokenizer says which ids its model has",
                 )
         before = await counters(client, target)
         start = time.perf_counter()

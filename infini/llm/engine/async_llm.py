@@ -146,7 +146,8 @@ class AsyncLLM:
     """An engine in a thread of its own.
 
     Args:
-        model: a folder in Hugging Face's layout, a GGUF file, or a loaded `Checkpoint`.
+        model: a folder in Hugging Face's layout, a GGUF file, the name of a pulled model, or a loaded
+            `Checkpoint`.
         tokenizer: a tokenizer or the folder of one; None is the model's own.
         verbose: whether loading says what it does on standard error.
         options: fields of `EngineConfig`.

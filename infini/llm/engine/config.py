@@ -59,7 +59,7 @@ class SpeculativeConfig:
         num_speculative_tokens: tokens proposed at most in a step.
         prompt_lookup_max: longest run of tokens to look for ("ngram").
         prompt_lookup_min: shortest.
-        model: the smaller model, a folder, a GGUF file or a loaded `Checkpoint` ("draft_model").
+        model: the smaller model, as `LLM` takes models ("draft_model").
         quantization: its weights are quantised on load to this scheme; None leaves them.
     """
 

@@ -74,7 +74,7 @@ def open_engine(
     """Load a model, size its cache and compile its programs.
 
     Args:
-        model: a folder, a GGUF file, or a model that is loaded.
+        model: a folder, a GGUF file, the name of a pulled model, or a model that is loaded.
         config: what is asked for.
         tokenizer: a folder, or a tokenizer; None for the model's own.
         on_progress: told of bytes read and programs compiled.

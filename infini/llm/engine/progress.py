@@ -8,12 +8,22 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from infini.llm.engine.outputs import RequestOutput
+
+_WIDE: Final = 136  # letters of a line with everything
 
 
 class OpeningBars:
@@ -70,15 +80,17 @@ class PromptsBar:
     """
 
     def __init__(self, count: int, *, is_shown: bool) -> None:
+        console = Console(stderr=True, highlight=False)
+        # A line that does not fit would lose the numbers, of which there are many, so the rest goes first.
+        self._is_wide = console.width >= _WIDE
+        columns: list[ProgressColumn | str] = ["Processed prompts: {task.percentage:>3.0f}%"]
+        columns += [BarColumn(bar_width=20)] if self._is_wide else []
+        columns += ["{task.completed}/{task.total}"]
+        columns += [TimeElapsedColumn(), "<", TimeRemainingColumn()] if self._is_wide else []
         self._progress = Progress(
-            TextColumn("Processed prompts: {task.percentage:>3.0f}%"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(),
-            TextColumn("<"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[speed]}"),
-            console=Console(stderr=True, highlight=False),
+            *columns,
+            "{task.fields[speed]}",
+            console=console,
             disable=not (is_shown and sys.stderr.isatty()),
         )
         self._task = self._progress.add_task("", total=count, speed="")
@@ -99,8 +111,8 @@ class PromptsBar:
         self._inputs += len(output.prompt_token_ids)
         self._outputs += sum(len(completion.token_ids) for completion in output.outputs)
         elapsed = max(time.monotonic() - self._start, 1e-9)
-        speed = (
-            f"est. speed input: {self._inputs / elapsed:.2f} toks/s, "
-            f"output: {self._outputs / elapsed:.2f} toks/s"
-        )
+        reading, writing = self._inputs / elapsed, self._outputs / elapsed
+        speed = f"input: {reading:.0f}, output: {writing:.0f} toks/s"
+        if self._is_wide:
+            speed = f"est. speed input: {reading:.2f} toks/s, output: {writing:.2f} toks/s"
         self._progress.update(self._task, advance=1, speed=speed)

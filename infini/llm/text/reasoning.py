@@ -184,7 +184,7 @@ def parser_of(source: Tokenizer | str | None, *, name: str | None = None) -> Rea
             if (
                 not parser.is_open
                 and source.token_id(parser.start) is not None
-                and source.token_id(parser.end)
+                and source.token_id(parser.end) is not None
             ):
                 return parser
     return None

@@ -76,6 +76,8 @@ def test_tokens_of_a_gguf_file(gguf_file: Path) -> None:
 
 def test_wrong_ids_and_models_are_named(folder: Path, tmp_path: Path) -> None:
     assert "an id is no number" in _run("tokenize", str(folder), "--decode", "1", "x").output
+    unknown = _run("tokenize", str(folder), "--decode", "1", "99999")
+    assert (unknown.exit_code, unknown.stdout) == (1, "") and "there is no such token" in unknown.output
     assert "no model" in _run("tokenize", str(tmp_path / "nothing"), "x").output
 
 

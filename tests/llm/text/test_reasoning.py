@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hypothesis
 import pytest
+import tokenizers
 from hypothesis import strategies as st
+from tokenizers import models
 
 from infini.core import errors
-from infini.llm.text import reasoning
+from infini.llm.text import reasoning, tokenizer
 from infini.llm.text.reasoning import PARSERS, Parts
 from tests.llm.text import families
 
@@ -71,3 +73,8 @@ def test_the_template_names_the_parser() -> None:
     assert reasoning.parser_of(families.DEEPSEEK, name="none") is None
     with pytest.raises(errors.ValueMismatchError, match="no reasoning parser"):
         reasoning.parser_of(None, name="x")
+
+
+def test_a_mark_may_be_the_first_token_of_a_vocabulary() -> None:
+    inner = tokenizers.Tokenizer(models.BPE({"</think>": 0, "<think>": 1}, []))
+    assert reasoning.parser_of(tokenizer.from_json(inner.to_str(), {"chat_template": "x"})) is THINK
