@@ -72,7 +72,11 @@ class Completion:
         if self.detokenizer is not None and shown:
             self.text += self.detokenizer.push((token,))
         grammar = self.row.grammar
-        if is_end or is_stop:
+        fault = getattr(grammar, "error", None)
+        if fault is not None:  # only the end may come then, and the answer would look as if it had its form
+            self.error = f"the form of the answer cannot be followed any further: {fault}"
+            self.end("error")
+        elif is_end or is_stop:
             self.end("stop", token if is_stop else None)
         elif self.detokenizer is not None and self.detokenizer.stopped is not None:
             self.end("stop", self.detokenizer.stopped)

@@ -336,6 +336,15 @@ def test_a_request_whose_text_fails_does_not_end_the_others(llm, oracle, monkeyp
     oracle.check_greedy(outputs[0])
 
 
+def test_a_form_that_can_not_be_followed_to_its_end_is_told(llm, oracle):
+    # The library compiles it, and gives up when the first letter is there.
+    form = StructuredOutputsParams(regex="(a?){500}a{500}")
+    outputs = llm.generate([[5, 6], [7, 8]], [SamplingParams(max_tokens=8, structured_outputs=form), GREEDY])
+    assert outputs[0].outputs[0].finish_reason == "error"
+    assert "cannot be followed any further" in outputs[0].outputs[0].error
+    oracle.check_greedy(outputs[1])
+
+
 def test_an_interrupt_leaves_nothing_behind(llm, oracle, monkeypatch):
     runner = llm.engine.core.runner
 
