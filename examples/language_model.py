@@ -6,13 +6,14 @@ It learns from the sources of Python's standard library, which is on every machi
 """
 
 import functools
+import time
 
 import numpy as np
 
 import infini as inf
 from infini import optim, random, tree
 from infini.data import batches, tokens
-from infini.llm import generate, sampling
+from infini.llm import LLM, SamplingParams
 from infini.train import gpt, model_files
 
 LENGTH = 256  # tokens the model sees at once
@@ -58,24 +59,18 @@ def main(steps=500, vocab_size=4096, paths=(), prompt="    def __init__(self, na
     entropy = batches.unigram_entropy(text.held_out)
     print(f"held-out loss {before:.3f} -> {after:.3f}; knowing only how frequent tokens are: {entropy:.3f}")
 
-    # 6. A model folder that transformers and others read, and back from there.
+    # 6. A model folder that transformers and others read, and back from there into an engine.
     model_files.save(out, model_files.Model(config, params, text.tokenizer))
-    model = model_files.load(out)
+    engine = LLM(out, max_num_seqs=1, enforce_eager=True)
 
     # 7. Let it write: the prompt is read once, then a compiled step adds one token after the other.
-    ids = model.tokenizer.encode_prompt(prompt)
-    made = generate.Generation(
-        model.params,
-        model.config,
-        ids,
-        max_new_tokens=100,
-        sampling=sampling.Sampling(temperature=0.8, top_p=0.95),
-        end_ids=model.tokenizer.end_ids,
-    )
+    settings = SamplingParams(temperature=0.8, top_p=0.95, max_tokens=100)
     print(prompt, end="")
-    for piece in model.tokenizer.stream(made, prompt=ids):
-        print(piece, end="", flush=True)
-    print(f"\n{made.tokens_per_s:,.0f} tokens/s")
+    start, count = time.perf_counter(), 0
+    for part in engine.stream(prompt, settings):
+        count += len(part.outputs[0].token_ids)
+        print(part.outputs[0].text, end="", flush=True)
+    print(f"\n{count / (time.perf_counter() - start):,.0f} tokens/s, compilation included")
     return before, after
 
 

@@ -277,11 +277,11 @@ class AsyncLLM:
     @property
     def is_ready(self) -> bool:
         """Whether requests are taken: warm, alive, not draining."""
-        return self._is_taking and self._thread.is_alive()
+        return self._is_taking and not self._has_ended
 
     def check_health(self) -> None:
         """Raise EngineDeadError if the loop has ended."""
-        if not self._thread.is_alive():
+        if self._has_ended:
             raise EngineDeadError(
                 "the engine's loop has ended",
                 got=None if self._death is None else f"{type(self._death).__name__}: {self._death}",
@@ -296,7 +296,7 @@ class AsyncLLM:
 
     def stats(self) -> EngineStats:
         """Counts since the engine began; may be called from any thread."""
-        return dataclasses.replace(self._stats, is_healthy=self._thread.is_alive())
+        return dataclasses.replace(self._stats, is_healthy=not self._has_ended)
 
     async def submit(self, job: Job, mailbox: Mailbox) -> None:
         """Hand a job to the loop, and wait until it is in the queue."""
@@ -348,7 +348,7 @@ class AsyncLLM:
 
     def _end(self) -> None:
         """Nobody may wait for what never comes."""
-        self._is_taking = False
+        self._is_taking, self._has_ended = False, True
         for job in self._core.jobs:
             output = self._core.abort(job.request_id)
             if output is not None and self._death is None:
@@ -357,7 +357,6 @@ class AsyncLLM:
         for mailbox in list(self._mailboxes.values()):
             _tell(mailbox.loop, functools.partial(mailbox.fail, dead))
         self._mailboxes.clear()
-        self._has_ended = True
         self._obey_rest()
         self._stats = self._core.stats()
 

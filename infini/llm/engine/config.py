@@ -54,14 +54,14 @@ class SpeculativeConfig:
         num_speculative_tokens: tokens proposed at most in a step.
         prompt_lookup_max: longest run of tokens to look for ("ngram").
         prompt_lookup_min: shortest.
-        model: the smaller model, a folder or a GGUF file ("draft_model").
+        model: the smaller model, a folder, a GGUF file, or a loaded `Checkpoint` ("draft_model").
     """
 
     method: SpeculativeMethod = "ngram"
     num_speculative_tokens: int = 4
     prompt_lookup_max: int = 4
     prompt_lookup_min: int = 2
-    model: str | None = None
+    model: Any = None  # Any: what `LLM` takes as a model
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, get_args(SpeculativeMethod))

@@ -11,11 +11,9 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from infini.core import errors
 from infini.llm.engine.batches import Prepared
-from infini.llm.engine.config import SpeculativeConfig
 from infini.llm.engine.jobs import Completion, Job, logprobs_of, prompt_logprobs_of
 from infini.llm.engine.outputs import (
     ITERATION_TOKEN_BUCKETS,
@@ -23,48 +21,13 @@ from infini.llm.engine.outputs import (
     FinishReason,
     RequestOutput,
 )
+from infini.llm.engine.proposals import Proposer
 from infini.llm.engine.requests import Request
 from infini.llm.engine.runner import ModelRunner, StepTokens
 from infini.llm.engine.scheduler import Scheduled, Scheduler, Step
 from infini.llm.sampling import speculative
 from infini.llm.sampling.state import Row
 from infini.llm.text.tokenizer import Tokenizer
-
-
-class Proposer(Protocol):
-    """Proposes tokens ahead of the model."""
-
-    def propose(self, completions: Sequence[Completion], counts: Sequence[int]) -> list[list[int]]:
-        """Proposals for completions that go on, at most so many for each."""
-
-    def forget(self, completion: Completion) -> None:
-        """Give back what is kept of a completion that has ended."""
-
-
-class NgramProposals:
-    """Proposals from what a text already says.
-
-    Args:
-        config: lengths to look for.
-    """
-
-    def __init__(self, config: SpeculativeConfig) -> None:
-        self._inner = speculative.NgramProposer(
-            config.num_speculative_tokens, config.prompt_lookup_max, config.prompt_lookup_min
-        )
-
-    def propose(self, completions: Sequence[Completion], counts: Sequence[int]) -> list[list[int]]:
-        """As `Proposer.propose`."""
-        found = []
-        for completion, count in zip(completions, counts, strict=True):
-            history = completion.history
-            assert history is not None
-            history.extend(completion.request.token_ids[len(history) :])
-            found.append(self._inner.propose(history, count) if count > 0 else [])
-        return found
-
-    def forget(self, completion: Completion) -> None:
-        """Nothing is kept."""
 
 
 class EngineCore:
@@ -95,7 +58,7 @@ class EngineCore:
         self.rejected: Counter[str] = Counter()
         self._iterations = [0] * (len(ITERATION_TOKEN_BUCKETS) + 1)
         self._num_steps = self._prompt_tokens = self._cached_tokens = self._generated = 0
-        self._schedule_s = self._emit_s = 0.0
+        self._schedule_s = self._emit_s = self._propose_s = 0.0
 
     @property
     def has_requests(self) -> bool:
@@ -154,6 +117,9 @@ class EngineCore:
             prepared, found = self._run(step, owners)
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the loop
             return self._fail(owners, error)
+        except BaseException:  # interrupted: blocks count as computed that are not
+            self._lose_cache()
+            raise
         begin = time.perf_counter()
         going_on: list[Completion] = []
         places = zip(step.scheduled, owners, prepared.starts, prepared.wanted, strict=True)
@@ -164,9 +130,12 @@ class EngineCore:
                 self._fail_one(job, completion, error)
             if item.makes_token and completion.finish_reason is None:
                 going_on.append(completion)
+        before = time.perf_counter()
         self._propose(going_on)
+        proposing_s = time.perf_counter() - before
+        self._propose_s += proposing_s
         outputs = self._outputs(job for job, _ in owners)
-        self._emit_s += time.perf_counter() - begin
+        self._emit_s += time.perf_counter() - begin - proposing_s
         return outputs
 
     def reject(self, reason: str) -> None:
@@ -206,7 +175,7 @@ class EngineCore:
             spec_accepted_per_position=tuple(self.acceptance.num_accepted_per_position),
             schedule_s=self._schedule_s,
             prepare_s=self.runner.prepare_s,
-            run_s=self.runner.run_s,
+            run_s=self.runner.run_s + self._propose_s,
             emit_s=self._emit_s,
         )
 
@@ -331,9 +300,12 @@ class EngineCore:
         """A step failed: its requests end. The cache may be lost, so the others compute theirs again."""
         for job, completion in owners:
             self._fail_one(job, completion, error)
+        self._lose_cache()
+        return self._outputs(job for job, _ in owners)
+
+    def _lose_cache(self) -> None:
         self.scheduler.lose_all_blocks()
         self.runner.reset_cache()
-        return self._outputs(job for job, _ in owners)
 
     def _count(self, step: Step) -> None:
         self._num_steps += 1

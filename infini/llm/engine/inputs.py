@@ -90,6 +90,8 @@ class InputProcessor:
         is_cached, salt = self._sharing(params, request_id, salt)
         eos_ids = frozenset() if params.ignore_eos else frozenset(self.eos_ids)
         bad_words = self._bad_words(params)
+        spec = self._config.speculation
+        is_looked_up = spec is not None and spec.method == "ngram"
         completions = []
         for index in range(params.n):
             request = Request(
@@ -119,7 +121,7 @@ class InputProcessor:
                 self._detokenizer(params, ids),
                 eos_ids,
                 frozenset(params.stop_token_ids or ()),
-                history=History(ids) if self._config.speculative_config is not None else None,
+                history=History(ids) if is_looked_up else None,
             )
             if params.logprobs is not None:
                 completion.logprobs, completion.cumulative_logprob = [], 0.0

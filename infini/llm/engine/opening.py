@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from infini.core import backend, comm, dtypes, errors
+from infini.io import tensors
 from infini.llm import checkpoints, hub, models
 from infini.llm.checkpoints.loading import Checkpoint
 from infini.llm.engine import buckets as buckets_, determinism, memory, sharing
 from infini.llm.engine.blocks import BlockPool
-from infini.llm.engine.config import EngineConfig
-from infini.llm.engine.core import EngineCore, NgramProposals, Proposer
+from infini.llm.engine.config import EngineConfig, SpeculativeConfig
+from infini.llm.engine.core import EngineCore
 from infini.llm.engine.inputs import InputProcessor
 from infini.llm.engine.memory import CacheSize
+from infini.llm.engine.proposals import DraftProposals, NgramProposals, Proposer
 from infini.llm.engine.runner import ModelRunner
 from infini.llm.engine.scheduler import Limits, Scheduler
 from infini.llm.engine.sharing import Channel
@@ -136,10 +138,15 @@ def open_engine(
             "give the same bits; no others are used"
         )
     scheduler = Scheduler(limits, BlockPool(size.num_blocks, block_size))
+    proposer: Proposer | None = None
+    if spec is not None and spec.method == "ngram":
+        proposer = NgramProposals(spec)
+    elif spec is not None:
+        draft = _draft_runner(spec, config, model_config, size, on_progress, say)
+        proposer = DraftProposals(draft, spec.num_speculative_tokens)
     if not config.enforce_eager:
         runner.warm_up(on_progress)
         say(f"init engine (create kv cache, warmup model) took {time.perf_counter() - begin:.1f} s")
-    proposer: Proposer | None = None if spec is None else NgramProposals(spec)
     inputs = InputProcessor(
         config,
         tokenizer=words,
@@ -228,6 +235,50 @@ def _silent(line: str) -> None:
     """Lines are told by process 0."""
 
 
+def _draft_runner(
+    spec: SpeculativeConfig,
+    config: EngineConfig,
+    model: models.Config,
+    size: CacheSize,
+    on_progress: OnProgress | None,
+    say: OnLine,
+) -> ModelRunner:
+    """The smaller model, ready to run, with a static cache: a block for each request of a step."""
+    assert spec.model is not None
+    place = spec.model if isinstance(spec.model, Checkpoint) else hub.place_of(spec.model)
+    checkpoint = _checkpoint(place, dataclasses.replace(config, quantization=None), None, on_progress, say)
+    if checkpoint.config.vocab_size != model.vocab_size:
+        raise errors.ValueMismatchError(
+            "the smaller model has another vocabulary",
+            got=f"{checkpoint.config.vocab_size} tokens",
+            expected=f"{model.vocab_size}, as the model",
+        )
+    if checkpoint.config.max_length < size.max_model_len:
+        raise errors.ValueMismatchError(
+            "the smaller model was made for shorter texts",
+            got=f"{checkpoint.config.max_length} tokens",
+            expected=f"at least max_model_len, {size.max_model_len}",
+            fix=f"set max_model_len to {checkpoint.config.max_length}",
+        )
+    length = -(-size.max_model_len // _BLOCK_STEP) * _BLOCK_STEP
+    runner = ModelRunner(
+        checkpoint.params,
+        checkpoint.config.served(size.max_model_len),
+        buckets=buckets_.choose(
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_num_seqs=config.max_num_seqs,
+            blocks_per_request=1,
+        ),
+        num_blocks=config.max_num_seqs,
+        block_size=length,
+        cache_dtype=checkpoint.params["norm"].dtype,
+    )
+    say(f"Draft model: {memory.size_text(runner.cache_nbytes)} of KV cache")
+    if not config.enforce_eager:
+        runner.warm_up(on_progress)
+    return runner
+
+
 def _checkpoint(
     model: str | Path | Checkpoint,
     config: EngineConfig,
@@ -271,7 +322,10 @@ def _tokenizer(
     if tokenizer is not None:
         return tokenizer_.load(tokenizer)
     if not isinstance(model, Checkpoint):
-        return tokenizer_.load(model)
+        try:
+            return tokenizer_.load(model)
+        except tensors.MissingFileError:  # prompts may be ids
+            return None
     text = checkpoint.tokenizer_files.get("tokenizer.json")
     if text is None:
         return None

@@ -141,7 +141,7 @@ class EngineStats:
         spec_accepted_per_position: accepted tokens by their place in the proposal.
         schedule_s: seconds spent scheduling.
         prepare_s: seconds spent building the arrays of steps.
-        run_s: seconds in which programs ran.
+        run_s: seconds in which programs ran and tokens were proposed.
         emit_s: seconds spent on tokens after they were sampled.
         is_healthy: whether the loop runs.
     """

@@ -1,4 +1,4 @@
-"""`infini generate` and `infini batch` on a model folder; `tests/cli/test_commands.py` has more of generate."""
+"""`infini generate` and `infini batch` on a model folder; see `tests/cli/test_commands.py`, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server over the engine itself, with a tiny random model: answers, streams, and every block given back."""
+"""The server over the engine itself, with a tiny model: answers, streams, every block given back."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def test_a_form_is_kept(live: Live) -> None:
     assert len(content) == 6 and set(content) == {"a", "b"}
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {
         "x": {"enum": [1, 2]}}, "required": ["x"], "additionalProperties": False}}}  # fmt: skip
-    body = chat("one", tools=[tool], tool_choice={"type": "function", "function": {"name": "f"}}, max_tokens=60)
+    named = {"type": "function", "function": {"name": "f"}}
+    body = chat("one", tools=[tool], tool_choice=named, max_tokens=60)
     call = post(live, body).json()["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "f" and json.loads(call["arguments"])["x"] in (1, 2)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.util
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -294,6 +296,17 @@ def test_fields_of_others_pass_in_extra_body(client: openai.OpenAI, live: Live) 
     client.chat.completions.create(model="tiny", messages=ASK, extra_body=body)
     params = live.engine.seen[-1][1]
     assert (params.top_k, params.min_p) == (5, 0.1) and params.structured_outputs is not None
+
+
+def test_the_example_runs(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).resolve().parents[3] / "examples" / "openai_client.py"
+    spec = importlib.util.spec_from_file_location("example_openai_client", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main(f"{live.url}/v1", KEY) == {"city": "Rome", "days": 3}
+    said = capsys.readouterr().out
+    assert "the server has tiny" in said and "temperature is refused" in said
 
 
 def test_the_bytes_of_a_character_come_with_its_tokens(client: openai.OpenAI) -> None:

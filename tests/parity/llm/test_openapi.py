@@ -1,4 +1,4 @@
-"""The published OpenAPI document, and calls that schemathesis makes of it: none may be a fault of the server."""
+"""The published OpenAPI document, and calls that schemathesis makes of it: none is a fault of ours."""
 
 from __future__ import annotations
 
