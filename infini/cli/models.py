@@ -51,16 +51,20 @@ def pull(  # noqa: PLR0917  # typer passes them by name
     if revision is not None:
         base, colon, variant = name.partition(":")
         name = f"{base}@{revision}{colon}{variant}"
-    with _progress() as progress:
-        place = hub.pull(
-            name,
-            source=source,
-            endpoint=endpoint,
-            token=token,
-            include=include or (),
-            exclude=exclude or (),
-            progress=progress,
-        )
+    try:
+        with _progress() as progress:
+            place = hub.pull(
+                name,
+                source=source,
+                endpoint=endpoint,
+                token=token,
+                include=include or (),
+                exclude=exclude or (),
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        output.say("stopped; the same command goes on where it ended")
+        raise typer.Exit(130) from None
     typer.echo(place)
 
 

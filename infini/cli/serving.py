@@ -58,7 +58,8 @@ def run(given: Given) -> int:
     logs.configure(level=given["log_level"], form=given["log_format"], file=given["log_file"])
     bound = running.bind(place)  # a port that is taken is told before a model loads for minutes
     try:
-        engine = _load(model, given["tokenizer"], options)
+        # What loading says is for people, and no line of JSON.
+        engine = _load(model, given["tokenizer"], options, is_spoken=given["log_format"] == "text")
         return running.serve(engine, settings, place, bound)
     except KeyboardInterrupt:
         return 130
@@ -71,7 +72,7 @@ def missing_packages() -> list[str]:
     return [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
 
 
-def _load(model: str, tokenizer: str | None, options: Given) -> Engine:
+def _load(model: str, tokenizer: str | None, options: Given, *, is_spoken: bool) -> Engine:
     from infini.llm.engine import async_llm
     from infini.llm.hub import store
 
@@ -82,7 +83,7 @@ def _load(model: str, tokenizer: str | None, options: Given) -> Engine:
             got=model,
             fix=f"give a folder or a file, or infini pull {model}",
         )
-    return async_llm.AsyncLLM(place, tokenizer=tokenizer, verbose=True, **options)
+    return async_llm.AsyncLLM(place, tokenizer=tokenizer, verbose=is_spoken, **options)
 
 
 def _model(given: Given) -> str:

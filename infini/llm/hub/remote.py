@@ -163,13 +163,20 @@ def repository(hub: Hub, name: Name, client: httpx.Client, *, wait_s: float = 0.
     where = (
         f"{hub.endpoint}/api/v1/models/{name.repository}/repo/files?Revision={quote(revision)}&Recursive=true"
     )
-    data = _json(client, where, hub, name, wait_s).get("Data") or {}
-    commit = str((data.get("LatestCommitter") or {}).get("Id") or revision)
+    answer = _json(client, where, hub, name, wait_s)
+    files = answer.get("Data")
+    if not isinstance(files, dict):
+        raise HubError(
+            f"there is no {name.repository}" + (f" at {revision}" if name.revision else ""),
+            got=f"{answer.get('Message') or answer.get('Code')} from {hub.endpoint}",
+            fix="check the spelling, the revision, and whether it is on another hub (--source)",
+        )
+    commit = str((files.get("LatestCommitter") or {}).get("Id") or revision)
     return Repository(
         commit,
         tuple(
             _of_modelscope(hub, name, revision, row)
-            for row in _rows(data, "Files")
+            for row in _rows(files, "Files")
             if row.get("Type") != "tree"
         ),
     )

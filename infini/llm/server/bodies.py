@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import math
 import re
 from typing import Any, Final, NoReturn, TypeVar
 
 import pydantic
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from infini.llm.sampling.limits import Limits
-from infini.llm.server import failures
+from infini.llm.server import failures, logs
 
+# Larger bodies are read beside the event loop, which would stand still.
+_LARGE: Final = 64 << 10
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -47,11 +52,21 @@ async def read(request: Request, model: type[M], limits: Limits, *, seconds: flo
         raise failures.ApiError(
             408, f"the body did not arrive in {seconds:g} s", code="request_timeout"
         ) from None
+    if len(body) > _LARGE:
+        return await run_in_threadpool(_validated, body, model, limits)
+    return _validated(body, model, limits)
+
+
+def _validated(body: bytes, model: type[M], limits: Limits) -> M:
     value = parse(body, limits)
     try:
-        return model.model_validate(value)
+        found = model.model_validate(value)
     except pydantic.ValidationError as error:
         raise failures.of_validation(error) from None
+    if found.model_extra and logs.LOGGER.isEnabledFor(logging.DEBUG):
+        names = ", ".join(logs.printable(name, 40) for name in list(found.model_extra)[:20])
+        logs.say("unknown_fields", f"ignored: {names}", level=logging.DEBUG)
+    return found
 
 
 async def _bytes(request: Request, most: int) -> bytes:
@@ -91,7 +106,7 @@ def parse(body: bytes, limits: Limits) -> dict[str, Any]:  # Any: JSON
     if depth(body) > limits.json_depth:
         raise _invalid_json(f"it is nested more than {limits.json_depth} deep")
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=_constant, parse_float=_finite)
         if _SURROGATE.search(body):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError:
@@ -127,6 +142,13 @@ def depth(body: bytes) -> int:
         else:
             level -= 1
     return deepest
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is larger than any number")
+    return number
 
 
 def _constant(name: str) -> NoReturn:

@@ -47,8 +47,9 @@ async def create(request: Request) -> streams.Answer:
         return Response(streams.encode(body), media_type="application/json")
     await prepared.generation.start()
     return streams.EventStream(
-        answer.events(), request_id=service_.request_id(request), settings=service.settings
-    )
+        answer.events(), close=prepared.generation.close,
+        request_id=service_.request_id(request), settings=service.settings,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

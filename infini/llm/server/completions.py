@@ -52,8 +52,9 @@ async def create(request: Request) -> streams.Answer:
         return Response(streams.encode(body), media_type="application/json")
     await generation.start()
     return streams.EventStream(
-        answer.events(), request_id=service_.request_id(request), settings=service.settings
-    )
+        answer.events(), close=generation.close,
+        request_id=service_.request_id(request), settings=service.settings,
+    )  # fmt: skip
 
 
 async def _prompts(

@@ -23,6 +23,7 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
 # Open without a key: whether the server lives says nothing about anybody.
 OPEN_PATHS: Final = frozenset({"/health", "/ping"})
 UNOBSERVED_PATHS: Final = frozenset({"/metrics", "/health", "/load", "/ping", "/version"})
+_MONITORED: Final = tuple(UNOBSERVED_PATHS)
 Observe = Callable[[str, str, int, float], None]
 
 
@@ -145,7 +146,7 @@ class Guarded:
 
 
 class Bounded:
-    """Refuses calls beyond a number that is answered at once.
+    """Refuses calls beyond a number that is answered at once. Monitors are answered whatever happens.
 
     Args:
         app: what is inside.
@@ -156,7 +157,7 @@ class Bounded:
         self._app, self._most, self.num_open = app, most, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"].endswith(_MONITORED):
             await self._app(scope, receive, send)
             return
         if self.num_open >= self._most:

@@ -47,7 +47,7 @@ async def create(request: Request) -> streams.Answer:
         return Response(streams.encode(body), media_type="application/json")
     await prepared.generation.start()
     return streams.EventStream(
-        answer.events(),
+        answer.events(), close=prepared.generation.close,
         request_id=service_.request_id(request), settings=service.settings, ending=b"", error_name="error",
     )  # fmt: skip
 

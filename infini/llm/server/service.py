@@ -15,7 +15,7 @@ from infini.llm.server.generation import Generation
 from infini.llm.server.metrics import Metrics
 from infini.llm.server.protocol import Engine
 from infini.llm.server.settings import Settings
-from infini.llm.text import reasoning, tools
+from infini.llm.text import chat, reasoning, tools
 from infini.llm.text.tokenizer import Tokenizer
 
 _STATE: Final = "service"
@@ -56,6 +56,7 @@ class Service:
             },
             has_vllm_names=settings.has_vllm_metrics,
         )
+        _check_template(self.tokenizer, settings.chat_template)
         self.parsers = _parsers(self.tokenizer, settings)
         self.is_draining = False
         self.open: set[Generation] = set()
@@ -138,6 +139,20 @@ class Service:
         if room < 1 or (asked is not None and asked > room):
             raise failures.too_long(num_prompt, asked, self.engine.max_model_len, param)
         return asked if asked is not None else room if default is None else min(default, room)
+
+
+def _check_template(tokenizer: Tokenizer, template: str | None) -> None:
+    """A template of the owner renders a conversation now, rather than failing at every call."""
+    if template is None:
+        return
+    if "{" not in template and template not in tokenizer.chat_templates:
+        raise errors.ValueMismatchError(
+            "the model has no chat template of this name",
+            got=template,
+            expected=", ".join(tokenizer.chat_templates) or "a template, or the file of one",
+            fix="correct --chat-template",
+        )
+    chat.render([{"role": "user", "content": "hello"}], tokenizer=tokenizer, chat_template=template)
 
 
 def _shown(params: SamplingParams) -> dict[str, Any]:  # Any: fields of SamplingParams

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -88,7 +88,9 @@ class EventStream:
     """A response of events.
 
     Args:
-        events: encoded events, in order; closed whatever happens, so that it gives back what it holds.
+        events: encoded events, in order.
+        close: gives back what the events hold, whether or not one was asked for: a generator that never began
+            runs nothing at its end.
         request_id: number of the request, for the text of an internal error.
         settings: seconds until a comment, and for a client to read.
         ending: what follows the last event.
@@ -99,11 +101,13 @@ class EventStream:
         self,
         events: AsyncGenerator[bytes],
         *,
+        close: Callable[[], Coroutine[Any, Any, None]],
         request_id: str,
         settings: Settings,
         ending: bytes = DONE,
         error_name: str | None = None,
     ) -> None:
+        self._close = close
         self._events, self._request_id, self._settings = events, request_id, settings
         self._ending, self._error_name = ending, error_name
 
@@ -124,6 +128,8 @@ class EventStream:
             for task in (sending, *others):
                 task.cancel()
             await asyncio.gather(sending, *others, return_exceptions=True)
+            await self._events.aclose()
+            await self._close()
         await send({"type": "http.response.body", "body": self._ending, "more_body": False})
 
     async def _send(self, send: Send) -> None:
@@ -143,8 +149,6 @@ class EventStream:
         except Exception as error:  # noqa: BLE001  # the client is told, the log has the rest
             logs.fault(self._request_id, error)
             await write(event(failures.internal(self._request_id).body(), self._error_name))
-        finally:
-            await self._events.aclose()
 
     async def _watch(self, scope: Scope, send: Send) -> None:
         """Fill silence with comments; return when the client has read nothing for too long."""
@@ -152,17 +156,20 @@ class EventStream:
         while True:
             await asyncio.sleep(min(comment_s, slow_client_s) / 4)
             silence_s = time.monotonic() - self._written
-            if self._is_writing and silence_s > slow_client_s:
-                logs.say(
-                    "slow_client", f"a client read nothing for {silence_s:.1f} s", request_id=self._request_id
-                )
-                drop = scope.get("extensions", {}).get(DROP)
-                if drop is not None:
-                    drop["close"]()
-                return
-            if not self._is_writing and silence_s > comment_s:
-                await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+            if self._is_writing:
+                if silence_s > slow_client_s:
+                    break
+            elif silence_s > comment_s:
+                try:
+                    async with asyncio.timeout(slow_client_s):
+                        await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+                except TimeoutError:
+                    break
                 self._written = time.monotonic()
+        logs.say("slow_client", f"a client read nothing for {slow_client_s:g} s", request_id=self._request_id)
+        drop = scope.get("extensions", {}).get(DROP)
+        if drop is not None:
+            drop["close"]()
 
 
 Answer = Response | EventStream

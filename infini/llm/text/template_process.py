@@ -14,12 +14,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import infini
 from infini.llm.text import templates
 
 MAX_MEMORY_BYTES: Final = 1 << 30
 _GRACE_S: Final = 3.0  # for the start of the process
-_CODE: Final = "from infini.llm.text import template_process; template_process.serve()"
+# What packages load when they are imported, arrays and compiler, takes longer than a template, and none of it
+# is needed: bare packages stand in their place.
+_CODE: Final = """
+import sys, types
+for name in ("infini", "infini.core", "infini.llm"):
+    package = types.ModuleType(name)
+    package.__path__ = ["/".join([{folder!r}, *name.split(".")[1:]])]
+    sys.modules[name] = package
+from infini.llm.text import template_process
+template_process.serve()
+"""
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:  # Any: JSON
@@ -28,10 +37,10 @@ def render(template: str, values: Mapping[str, Any]) -> str:  # Any: JSON
     Raises:
         ChatTemplateError: as there; and if the process took too long or died.
     """
-    root = str(Path(infini.__file__).resolve().parent.parent)
+    folder = str(Path(__file__).resolve().parents[2])
     try:
         done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {_CODE}"],
+            [sys.executable, "-c", _CODE.format(folder=folder)],
             input=json.dumps({"template": template, "values": values}).encode(),
             capture_output=True,
             timeout=templates.MAX_SECONDS + _GRACE_S,

@@ -19,6 +19,7 @@ import functools
 import json
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -207,7 +208,9 @@ def variables(template: str) -> frozenset[str]:
 @functools.lru_cache(maxsize=32)
 def compiled(template: str) -> jinja2.Template:
     """A template ready to run; the same object for the same text."""
-    return _environment().from_string(template)
+    with warnings.catch_warnings():  # of Python's compiler, on what the template turned into
+        warnings.simplefilter("ignore")
+        return _environment().from_string(template)
 
 
 def plain(value: Any) -> Any:  # Any: JSON

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from infini.core import errors
+from infini.core import config as config_, errors
 from infini.io import gguf, hugging_face, tensors
 from infini.llm.text import gguf_vocabulary, pieces, sentencepiece
 
@@ -77,7 +77,9 @@ class Tokenizer:
         return self._inner.encode(_encodable(text), add_special_tokens=add_special_tokens).ids
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """Ids of texts, on all cores unless the environment sets TOKENIZERS_PARALLELISM=0."""
+        """Ids of texts: on all cores, or on one if the knob `num_threads` is 1."""
+        if config_.get("num_threads") == 1:
+            return [self.encode(text, add_special_tokens) for text in texts]
         found = self._inner.encode_batch_fast(
             [_encodable(text) for text in texts], add_special_tokens=add_special_tokens
         )

@@ -105,6 +105,8 @@ def test_modelscope_has_its_own_interface(hub: fake.Hub) -> None:
     found = _pull(source="modelscope")
     assert (found / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
     assert any(path == "/api/v1/models/org/model/repo" for path, _ in hub.seen)
+    with pytest.raises(remote.HubError, match="there is no org/other"):
+        _pull("org/other", source="modelscope")
 
 
 # --- what goes wrong --------------------------------------------------------------------------
@@ -232,8 +234,9 @@ def test_the_token_of_hugging_faces_tools_is_used(hub: fake.Hub, tmp_path: Path)
 # --- names ------------------------------------------------------------------------------------
 
 BAD = [
-    "../x", "..%2fx", "/etc/passwd", "a/../b", "a/b/c", "a\\b", "C:\\x", "a\0b", "", ".", "..", "a/..", "a/.hidden", "-x",
-    "a b", "a/b:", "a/b:../c", "a/b@../c", "a//b", "a/b\n", "a..b/c", "a" * 97, "a/b.", "http://x/y", "ä/b",
+    "../x", "..%2fx", "/etc/passwd", "a/../b", "a/b/c", "a\\b", "C:\\x", "a\0b", "", ".", "..", "a/..",
+    "a/.hidden", "-x", "a b", "a/b:", "a/b:../c", "a/b@../c", "a//b", "a/b\n", "a..b/c", "a" * 97, "a/b.",
+    "http://x/y", "ä/b",
 ]  # fmt: skip
 
 

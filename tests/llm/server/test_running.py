@@ -58,6 +58,25 @@ def test_all_blocks_come_back_after_200_clients_left_in_the_middle_of_their_stre
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_clients_that_do_not_wait_for_the_first_byte_leave_nothing_behind(path: str, stream: bool) -> None:
+    """They may leave between the start of the engine's request and the first event of its stream."""
+    bodies = {
+        "/v1/completions": {"prompt": ["a", "b"], "max_tokens": 10_000},
+        "/v1/responses": {"input": "hi"},
+    }
+    with serving(long_engine()) as live:
+        for _ in range(40):
+            client = live.connect()
+            client.sendall(request({**bodies.get(path, chat()), "stream": stream}, path))
+            client.close()
+        late = live.connect()  # its answer says that the others were read
+        late.sendall(request(chat(max_tokens=1)))
+        late.recv(10_000)
+        wait_until(lambda: not live.engine.running and not live.server.service.open)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 def test_a_whole_answer_is_not_made_for_a_client_that_left(path: str) -> None:
     bodies = {
         "/v1/completions": {"prompt": ["a", "b"], "max_tokens": 10_000},
@@ -86,8 +105,8 @@ def test_a_client_that_reads_nothing_is_dropped() -> None:
 
 
 def test_silence_is_filled_with_comments() -> None:
-    engine = ScriptedEngine("ab", delay_s=0.4)
-    with serving(engine, comment_s=0.1) as live:
+    engine = ScriptedEngine("ab", delay_s=0.2)
+    with serving(engine, comment_s=0.05) as live:
         text = httpx.post(f"{live.url}/v1/chat/completions", json=chat(stream=True), timeout=20).text
         assert ": keep-alive\n\n" in text and text.endswith("data: [DONE]\n\n")
         assert text.count('"finish_reason":"stop"') == 1

@@ -158,6 +158,7 @@ def post(client: TestClient, body: bytes, path: str = CHAT, kind: str = "applica
         b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
         b'{"messages": [{"role": "user", "content": "x"}], "temperature": Infinity}',
         b'{"messages": [{"role": "user", "content": "x"}], "temperature": 1e999}',
+        b'{"messages": [{"role": "user", "content": "x"}], "unknown": -1e999}',
         b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
         b'{"messages": [{"role": "user", "content": "x"}], "seed": ' + b"9" * 5000 + b"}",
         b'{"messages": [{"role": "user", "content": "x"}], "a": ' + b"[" * 65 + b"]" * 65 + b"}",
@@ -167,7 +168,7 @@ def post(client: TestClient, body: bytes, path: str = CHAT, kind: str = "applica
         b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": -1}',
         b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 99999999999999999999999}',
     ],
-    ids=range(21),
+    ids=range(22),
 )
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/tokenize", "/detokenize"])
 def test_odd_bodies_are_faults_of_the_client(serve: Serve, body: bytes, path: str) -> None:

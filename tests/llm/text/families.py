@@ -1,5 +1,6 @@
 """Chat templates in the forms that families use, small; and conversations to render with them."""
 
+# ruff: noqa: E501  # texts of templates and answers are as long as they are
 from __future__ import annotations
 
 from typing import Any, Final
@@ -45,7 +46,7 @@ CHATML: Final = """{%- if tools %}
     {{- '<|im_start|>assistant\\n' }}
     {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
 {%- endif %}
-"""  # noqa: E501
+"""
 
 LLAMA3: Final = """{{- bos_token }}
 {%- if not date_string is defined %}{%- set date_string = "26 Jul 2024" %}{%- endif %}
@@ -113,7 +114,7 @@ MISTRAL: Final = """{%- if messages[0]["role"] == "system" %}
     {%- elif message["role"] in ["tool", "tool_results"] %}{{- '[TOOL_RESULTS] {"content": ' + message.content|string + "}[/TOOL_RESULTS]" }}
     {%- else %}{{- raise_exception("unknown role") }}{%- endif %}
 {%- endfor %}
-"""  # noqa: E501
+"""
 
 GEMMA: Final = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
 {% for message in messages %}
@@ -122,7 +123,7 @@ GEMMA: Final = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ rais
 {{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}
 {% endfor %}
 {% if add_generation_prompt %}{{'<start_of_turn>model\\n'}}{% endif %}
-"""  # noqa: E501
+"""
 
 DEEPSEEK: Final = """{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}
 {% set ns = namespace(is_first=false, system_prompt='') %}
@@ -141,7 +142,7 @@ DEEPSEEK: Final = """{% if not add_generation_prompt is defined %}{% set add_gen
 {%- if message['role'] == 'tool' %}{{'<｜tool▁outputs▁begin｜>' + message['content'] + '<｜tool▁outputs▁end｜>'}}{%- endif %}
 {%- endfor -%}
 {% if add_generation_prompt %}{{'<｜Assistant｜><think>\\n'}}{% endif %}
-"""  # noqa: E501
+"""
 
 PHI3: Final = """{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}{{'<|system|>
 ' + message['content'] + '<|end|>
@@ -160,7 +161,7 @@ PARTS: Final = """{% for message in messages %}{{ message.role | title }}:
 {% endfor %}{{ (extra | default({}, true)).items() | list | length }}{{ ['b', 'a'] | sort | join('-') }}
 {%- macro wrap(x, n=2) %}{{ '<' * n ~ x | upper ~ '>' * n }}{% endmacro %}{{ wrap('in') }}{{ dict(a=1, b=[1, 2]) | tojson(indent=2, sort_keys=true) }}
 {{ messages | map(attribute='role') | unique | join(', ') }} {{ '%s-%03d' % ('x', 7) }} {{ "%s" | format(3) }} {{ 7 // 2 ** 2 }}
-{%- if add_generation_prompt %} Assistant:{% endif %}"""  # noqa: E501
+{%- if add_generation_prompt %} Assistant:{% endif %}"""
 
 TEMPLATES: Final = {
     "chatml": CHATML, "llama3": LLAMA3, "mistral": MISTRAL, "gemma": GEMMA, "deepseek": DEEPSEEK, "phi3": PHI3,

@@ -1,11 +1,15 @@
 """Messages to prompts, and what a template may not do."""
 
+# ruff: noqa: E501  # texts of templates and answers are as long as they are
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from infini.core import errors
 from infini.llm.text import chat, template_process, templates, tokenizer
@@ -253,3 +257,20 @@ def test_a_template_of_a_request_runs_in_a_process_of_its_own(monkeypatch: pytes
     monkeypatch.setattr(templates, "MAX_SECONDS", -2.9)
     with pytest.raises(ChatTemplateError, match="limit"):
         template_process.render("x", {})
+
+
+FRAGMENTS = [
+    "{{ ", " }}", "{% ", " %}", "for x in ", "messages", "endfor", "if ", "endif", "else", "set ", "ns = namespace()", "ns.x",
+    " = ", "[", "]", "(", ")", "{", "}", "'a'", "1", "0", "-", "+", "*", "**", "//", "%", "~", "|", ".", ",", "==", " in ", " is ",
+    "range(", "join", "list", "map(", "'role'", "tojson", "sort", "int", "format", "string", "defined", "loop", "loop.index",
+    "macro f(x)", "endmacro", "f(", "generation", "endgeneration", "raise_exception(", "strftime_now(", "none", "x", "text",
+    "dictsort", "groupby(", "slice(", "batch(", "indent", "replace(", "items", "min", "sum", "round", "first", "10**3", "dict(",
+    "break", "call", "filter upper", "{#", "#}", "\n", "recursive", "[::-1]", "cycler(", "joiner(", "'%s'", "'{}'.format(",
+]  # fmt: skip
+
+
+@hypothesis.given(pieces=st.lists(st.sampled_from(FRAGMENTS), max_size=14))
+def test_any_template_gives_text_or_its_own_error(pieces: list[str]) -> None:
+    with contextlib.suppress(ChatTemplateError):
+        assert isinstance(_render("".join(pieces)), str)
+        assert isinstance(_render("{{ " + "".join(pieces) + " }}"), str)

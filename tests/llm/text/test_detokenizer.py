@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ ALL = {"byte_level": WORDS, "sentencepiece": SPACED, "metaspace": _metaspace(), 
 
 def _cut(ids: list[int], cuts: list[int]) -> list[list[int]]:
     places = [0, *sorted({cut % (len(ids) + 1) for cut in cuts}), len(ids)]
-    return [ids[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [ids[a:b] for a, b in itertools.pairwise(places)]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -206,10 +207,8 @@ def test_every_wrong_byte_of_a_sentencepiece_file_gives_a_named_error_or_a_token
         (tmp_path / "tokenizer.model").write_bytes(
             data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
         )
-        try:
+        with contextlib.suppress(errors.InfiniError):
             tokenizer.from_folder(tmp_path)
-        except errors.InfiniError:
-            pass
 
 
 def test_tiktoken_file_is_named(tmp_path: Path) -> None:

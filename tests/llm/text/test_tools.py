@@ -1,5 +1,6 @@
 """Tool calls in the forms of the families: whole and streamed, in every way of cutting."""
 
+# ruff: noqa: E501  # texts of templates and answers are as long as they are
 from __future__ import annotations
 
 import json

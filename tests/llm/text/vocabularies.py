@@ -1,5 +1,6 @@
 """Small tokenizers of the two families, and their folders and GGUF metadata."""
 
+# ruff: noqa: E501  # texts of templates and answers are as long as they are
 from __future__ import annotations
 
 import functools

@@ -1,5 +1,6 @@
 """Tokens and prompts are those of transformers; what GGUF metadata describe are the tokens of the folder."""
 
+# ruff: noqa: E501  # tables of files and texts
 from __future__ import annotations
 
 import contextlib
