@@ -356,11 +356,14 @@ def linear(
         list[int] | None, typer.Option(help="Rows of activations; may be given several times.")
     ] = None,
     shape: Annotated[
-        list[str] | None, typer.Option(help="Outputs and inputs, such as 2048x2048; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Outputs and inputs, such as 2048x2048; may be given several times."),
     ] = None,
     activations: Annotated[str, typer.Option(help="exact or int8, in products with few bits.")] = "int8",
     dtype: Annotated[str, typer.Option(help="Dtype of activations; that of the weight when empty.")] = "",
-    arranged: Annotated[bool, typer.Option(help="Arrange quantized weights for the processor before.")] = True,
+    arranged: Annotated[
+        bool, typer.Option(help="Arrange quantized weights for the processor before.")
+    ] = True,
     threads: Annotated[int, typer.Option(help="Threads of each contender.", min=1)] = 2,
     turns: Annotated[int, typer.Option(help="Turns of each contender.", min=1)] = 5,
     save: Annotated[bool, typer.Option(help="Append the run to bench/results/.")] = True,
@@ -391,7 +394,13 @@ def linear(
             f"  error {row['error']:.0e}{peers}"
         )
     if save:
-        options = {"threads": threads, "turns": turns, "activations": activations, "dtype": dtype, "arranged": arranged}
+        options = {
+            "threads": threads,
+            "turns": turns,
+            "activations": activations,
+            "dtype": dtype,
+            "arranged": arranged,
+        }
         path = record.append("linear", {"options": options, "cases": found})
         typer.echo(f"appended to {path.relative_to(record.ROOT)}", err=True)
 

@@ -48,7 +48,9 @@ class Ggml:
         self._call("ggml_backend_cpu_set_n_threads", self.backend, ctypes.c_int(num_threads), restype=None)
         self.num_threads = num_threads
 
-    def product(self, kind: str, rows: np.ndarray, x: np.ndarray, *, repacked: bool = False) -> Product | None:
+    def product(
+        self, kind: str, rows: np.ndarray, x: np.ndarray, *, repacked: bool = False
+    ) -> Product | None:
         """`x @ w.T` for a weight in bytes (N, bytes of a row); None where ggml does not rearrange this type.
 
         Args:
@@ -150,7 +152,7 @@ def _lengths(*values: int) -> Sequence[ctypes.c_size_t]:
 
 
 def _offset_of_extra(call: Any) -> int:  # Any: a function of ctypes
-    """Where a tensor has the pointer that says how it was rearranged: before 8 bytes of padding, at its end."""
+    """Where a tensor says how it was rearranged: at its end, before 8 bytes of padding."""
     return int(call("ggml_tensor_overhead", restype=ctypes.c_size_t)) - _OBJECT_BYTES - 16
 
 

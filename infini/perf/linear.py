@@ -2,8 +2,8 @@
 limits of the machine.
 
 Shapes are those of a LLaMA of 1.1 billion parameters. A turn goes through as many different weights as fill
-more than the caches, since a model does not find them there either; contenders take turns in one process, with
-a pause in between, in an order that alternates.
+more than the caches, since a model does not find them there either; contenders take turns in one process,
+with a pause in between, in an order that alternates.
 """
 
 from __future__ import annotations

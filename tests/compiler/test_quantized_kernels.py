@@ -1,5 +1,5 @@
-"""Kernels that read matrices in few bits, against the definition in NumPy: every scheme, both arrangements, few
-and many rows, rows that end inside a chunk, and the instructions of other processors.
+"""Kernels that read matrices in few bits, against the definition in NumPy: every scheme, both arrangements,
+few and many rows, rows that end inside a chunk, and the instructions of other processors.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ AVX2 = make_target(LINUX, "haswell", "+avx2,+fma,+f16c,+avx,+sse4.2")
 VNNI = make_target(LINUX, "alderlake", "+avx2,+fma,+f16c,+avx,+sse4.2,+avxvnni")
 TARGETS = [pytest.param(t, id=t.cpu) for t in (host_target(), AVX2, VNNI)]
 SCHEMES = [
-    "Q8_0", "Q4_0", "Q4_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K", int8(), int8(64, "bfloat16"), int4(64, scale_dtype="float16"),
-    int4(32, zero_point=True), int4(128), int4(256),
+    "Q8_0", "Q4_0", "Q4_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K", int8(), int8(64, "bfloat16"),
+    int4(64, scale_dtype="float16"), int4(32, zero_point=True), int4(128), int4(256),
 ]  # fmt: skip
 SOME = ["Q8_0", "Q4_0", "Q4_K", "Q6_K"]  # on processors that are not this one
 FEW = [("Q8_0", VNNI), ("Q6_K", VNNI), *((s, AVX2) for s in SOME), *((s, host_target()) for s in SCHEMES)]
@@ -77,7 +77,10 @@ def by_bytes(x: np.ndarray, w: QuantizedArray, target: Target, *, is_many: bool)
             form = Form(part=reader.part, center=reader.center)
     x_type = ArrayType(x.shape, x.dtype)
     given = llvm_kernels.run_phases(
-        activations.emit(x_type, form, target), [x], quantized.types_of(x_type, form.part, form.center), target
+        activations.emit(x_type, form, target),
+        [x],
+        quantized.types_of(x_type, form.part, form.center),
+        target,
     )
     emit = matrix.emit if is_many else rows.emit if w.scheme.rows == 1 else panels.emit
     phases = emit(len(x), types, scheme=w.scheme, dtype=dtypes.float32, target=target)
@@ -202,7 +205,9 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 @pytest.mark.parametrize("scheme", ["Q4_0", "Q6_K"])
 def test_a_few_rows_make_no_matrix(scheme: str, dtype: str, activations_: str) -> None:
     w, x = stored(scheme, 64, 512), normal(1, 2, 512, dtype=dtype)
-    compiled = inf.jit(lambda x, w: lax.quantized_matmul(x, w, activations=activations_)).lower(x, w).compile()
+    compiled = (
+        inf.jit(lambda x, w: lax.quantized_matmul(x, w, activations=activations_)).lower(x, w).compile()
+    )
     assert compiled.memory_analysis()["temp bytes"] <= 2 * 512 * 8
     assert compiled.cost_analysis()["kernels"] <= 2
     found = np.asarray(compiled(x, w)).astype(np.float32)

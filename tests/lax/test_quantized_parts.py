@@ -1,5 +1,5 @@
-"""Arrays in few bits whose groups are cut into parts, arrays whose rows lie together, and activations that are
-rounded before they are multiplied.
+"""Arrays in few bits whose groups are cut into parts, arrays whose rows lie together, and activations that
+are rounded before they are multiplied.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def test_it_is_a_pytree_with_a_plane_more():
     assert repr(w) == "QuantizedArray(Q4_K, f32[4,512], 1152 bytes)"
     assert w[1:3].shape == (2, 512)
     with pytest.raises(TypeError, match="do not go together"):
-        QuantizedArray(w.blocks, w.scales, w.minima, None, w.sub_scales[..., :8], scheme=w.scheme).dequantize()
+        QuantizedArray(
+            w.blocks, w.scales, w.minima, None, w.sub_scales[..., :8], scheme=w.scheme
+        ).dequantize()
     with pytest.raises(TypeError, match="has other planes"):
         QuantizedArray(w.blocks, w.scales, w.minima, scheme=w.scheme).dequantize()
 
@@ -96,7 +98,11 @@ def test_an_arranged_array_has_the_same_numbers(scheme):
 
 
 def test_what_cannot_be_arranged_stays_as_it_is():
-    for w in (quantize(normal(17, 64), "Q4_0"), quantize(normal(64), "Q4_0"), quantize(normal(16, 2), int8())):
+    for w in (
+        quantize(normal(17, 64), "Q4_0"),
+        quantize(normal(64), "Q4_0"),
+        quantize(normal(16, 2), int8()),
+    ):
         assert w.arranged() is w
     once = quantize(normal(16, 64), "Q4_0").arranged()
     assert once.arranged() is once

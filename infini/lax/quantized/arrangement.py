@@ -1,7 +1,8 @@
 """Arranged arrays: the codes of 16 rows side by side, as processors multiply them.
 
-A plane of bytes (..., N, G, B) is (..., N/16, G, 16 * B): of 16 rows the first four bytes of a group, then their
-next four bytes, and so on. Planes with a number per group are (..., N/16, G, 16). Numbers stay what they are.
+A plane of bytes (..., N, G, B) is (..., N/16, G, 16 * B): of 16 rows the first four bytes of a group, then
+their next four bytes, and so on. Planes with a number per group are (..., N/16, G, 16). Numbers stay what
+they are.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def arranged(planes: Sequence[Value], scheme: Scheme) -> list[Value]:
 
 def plain(planes: Sequence[Value], scheme: Scheme) -> list[Value]:
     """What `arranged` undoes."""
-    return [_plain(p, b, view.reshape, view.transpose) for p, b in zip(planes, has_bytes(scheme), strict=True)]
+    return [
+        _plain(p, b, view.reshape, view.transpose) for p, b in zip(planes, has_bytes(scheme), strict=True)
+    ]
 
 
 def plain_host(planes: Sequence[np.ndarray], scheme: Scheme) -> list[np.ndarray]:

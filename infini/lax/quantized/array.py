@@ -67,7 +67,11 @@ class QuantizedArray:
         *rows, groups, nbytes = self.blocks.shape
         if self.scheme.rows > 1:
             *loop, panels = rows
-            return (*loop, panels * self.scheme.rows, groups * nbytes // self.scheme.rows * 8 // self.scheme.bits)
+            return (
+                *loop,
+                panels * self.scheme.rows,
+                groups * nbytes // self.scheme.rows * 8 // self.scheme.bits,
+            )
         return (*rows, groups * nbytes * 8 // self.scheme.bits)
 
     @property

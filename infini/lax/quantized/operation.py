@@ -21,7 +21,7 @@ from infini.core import dtypes, errors, primitive, trace
 from infini.core.ir import ArrayType, Attrs
 from infini.core.primitive import Primitive, Signature
 from infini.core.value import Value
-from infini.lax import cases, contraction, families, places
+from infini.lax import cases, contraction, elementwise, families, places
 from infini.lax.cases import Case, Sample, Span
 from infini.lax.families import is_linear
 from infini.lax.quantized import arrangement, codes, reference, scheme as scheme_
@@ -33,10 +33,9 @@ ACTIVATIONS = ("exact", "int8")
 
 def _signature(*, scheme: str, transpose: bool, dtype: np.dtype, activations: str) -> Signature:
     found = scheme_.parse(scheme)
-    if found.rows > 1:  # panels of rows, and the rows of a panel
-        wide, narrow, parts = ("p", "g", "b"), ("p", "g", "r"), ("p", "g", "s")
-    else:
-        wide, narrow, parts = ("n", "g", "b"), ("n", "g"), ("n", "g", "s")
+    # Arranged arrays have panels of rows, and a dimension for the rows of a panel.
+    wide, parts = (("p", "g", "b"), ("p", "g", "s")) if found.rows > 1 else (("n", "g", "b"), ("n", "g", "s"))
+    narrow: tuple[str, ...] = ("p", "g", "r") if found.rows > 1 else ("n", "g")
     planes = (wide, narrow, *([narrow] if found.beside else []), *([parts] if found.part else []))
     given, out = (("m", "k"), ("m", "n")) if transpose else (("m", "n"), ("m", "k"))
     return Signature((given, *planes), (out,))
@@ -109,7 +108,7 @@ def _reference(
     x: np.ndarray, *planes: np.ndarray, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> np.ndarray:
     if activations == "int8":
-        x = reference.rounded(x)
+        x = reference.rounded(x).astype(np.float64 if x.dtype == np.float64 else np.float32)
     matrix = reference.dequantize(planes, scheme_.parse(scheme)).astype(x.dtype)
     wide = np.float64 if x.dtype == np.float64 else np.float32
     matrix = matrix.astype(wide)
@@ -120,7 +119,8 @@ def _decompose(
     x: Value, *planes: Value, scheme: str, transpose: bool, dtype: np.dtype, activations: str
 ) -> tuple[Value]:
     if activations == "int8":
-        x = codes.rounded(x)
+        wide = dtypes.float64 if x.dtype == dtypes.float64 else dtypes.float32
+        x = elementwise.convert_element_type(codes.rounded(x), wide)
     matrix = codes.dequantize(planes, scheme_.parse(scheme), x.dtype)
     spec = "mk,nk->mn" if transpose else "mn,nk->mk"
     return (trace.bind1(contraction.dot_p, x, matrix, spec=spec, dtype=dtype),)

@@ -11,8 +11,8 @@ The low bits of a group's codes lie in runs of 32 bytes (64 in Q6_K): all lowest
 first numbers of the run, then come the next parts. High bits have runs of their own: before the low ones in
 Q3_K and Q5_K, one bit for each of eight parts in a byte, and behind them in Q6_K, two bits.
 
-What is stored is ggml's form, https://github.com/ggml-org/ggml; what `quantize` puts there is simpler than its
-search: a part's range decides.
+What is stored is ggml's form, https://github.com/ggml-org/ggml; what `quantize` puts there is simpler than
+its search: a part's range decides.
 """
 
 from __future__ import annotations
@@ -151,9 +151,7 @@ def sub_scales_of(x: Value, scheme: Scheme) -> tuple[Value, Value]:
     else:
         first, second, both = _bytes(x, 0, 4), _bytes(x, 4, 8), _bytes(x, 8, 12)
         factors = joined(field(first, 0, 63), bind_scalars(e.or_p, field(both, 0, 15), field(first, 2, 48)))
-        offsets = joined(
-            field(second, 0, 63), bind_scalars(e.or_p, field(both, 4, 15), field(second, 2, 48))
-        )
+        offsets = joined(field(second, 0, 63), bind_scalars(e.or_p, field(both, 4, 15), field(second, 2, 48)))
     return tuple(e.convert_element_type(v, dtypes.float32) for v in (factors, offsets))  # type: ignore[return-value]  # there are two
 
 
@@ -221,9 +219,7 @@ def _symmetric(x: Value, scheme: Scheme) -> tuple[Value, ...]:
     return _packed(codes, scheme), scales, _packed_sub_scales(factors, factors, scheme)
 
 
-def _shared(
-    steps: Value, largest: Value, most: float, least: float, scheme: Scheme
-) -> tuple[Value, Value]:
+def _shared(steps: Value, largest: Value, most: float, least: float, scheme: Scheme) -> tuple[Value, Value]:
     """Steps of parts as one scale per group times whole numbers."""
     scales = e.convert_element_type(bind_scalars(e.div_p, largest, most), scheme.scale_dtype)
     return scales, e.clamp(least, _nearest(steps, _wide(scales)), most)

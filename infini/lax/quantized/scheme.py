@@ -163,9 +163,7 @@ Q4_K: Final = Scheme("Q4_K", 4, 256, dtypes.float16, "minimum", 12, 32)
 Q5_K: Final = Scheme("Q5_K", 5, 256, dtypes.float16, "minimum", 12, 32)
 Q6_K: Final = Scheme("Q6_K", 6, 256, dtypes.float16, "", 16, 16)
 
-GGML: Final = {
-    scheme.name: scheme for scheme in (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K)
-}
+GGML: Final = {scheme.name: scheme for scheme in (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K)}
 _NAMES: Final = "int8, int4, " + ", ".join(GGML)
 
 

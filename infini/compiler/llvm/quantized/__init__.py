@@ -1,1 +1,1 @@
-"""Products with matrices in few bits: kernels that read the bytes of `infini.lax.quantized` where they lie."""
+"""Products with matrices in few bits: kernels that read the bytes of `lax.quantized` where they lie."""

@@ -1,9 +1,9 @@
 """Activations as bytes: 32 neighbours of a row become whole numbers up to 127 times a scale.
 
-Results have rows of whole chunks, filled up with zeros: the bytes, float32 scales, and sums of neighbours. The
-bytes have signs, or, for products of many rows, 128 added to them. Sums are those of the rounded activations
-in float32, or those of the bytes as integers times a factor, as the product wants them. The order of
-operations is that of `lax.quantized.codes.rounded`, so the bytes are the same.
+Results have rows of whole chunks, filled up with zeros: the bytes, float32 scales, and sums of neighbours.
+The bytes have signs, or, for products of many rows, 128 added to them. Sums are those of the rounded
+activations in float32, or those of the bytes as integers times a factor, as the product wants them. The order
+of operations is that of `lax.quantized.codes.rounded`, so the bytes are the same.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def emit(x: ArrayType, form: Form, target: Target) -> tuple[TaskFunction, ...]:
     text = f.finish()
     name = f"bytes_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
     return (
-        TaskFunction(name, text.replace("@TASK", f"@{name}"), frozenset(f.declares), num_tasks, 0, rows * row_ns),
+        TaskFunction(
+            name, text.replace("@TASK", f"@{name}"), frozenset(f.declares), num_tasks, 0, rows * row_ns
+        ),
     )
 
 

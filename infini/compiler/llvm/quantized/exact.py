@@ -150,9 +150,7 @@ class _Panels(_Emission):
                     if reader.has_offsets:
                         plain[i] = f.binary("fadd", x, plain[i])
         scale = reader.scales(f, span, part)
-        found = [
-            f.fma(_added(f, sums[i::count]), scale, before) for i, before in enumerate(totals)
-        ]
+        found = [f.fma(_added(f, sums[i::count]), scale, before) for i, before in enumerate(totals)]
         if reader.has_offsets:
             offset = reader.offsets(f, span, part)
             found = [f.fma(total, offset, before) for total, before in zip(plain, found, strict=True)]

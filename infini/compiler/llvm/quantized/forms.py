@@ -2,7 +2,8 @@
 
 A vector holds as many codes as a register has bytes, each without a sign. Four neighbouring codes, which one
 instruction multiplies and adds, are a *lane*, and belong to four neighbours along k. Vectors whose lanes have
-equal scales form a *unit*: their sums are added as integers. What lies beyond the end of a row reads as zeros.
+equal scales form a *unit*: their sums are added as integers. What lies beyond the end of a row reads as
+zeros.
 """
 
 from __future__ import annotations
@@ -84,8 +85,9 @@ def units_of(scheme: Scheme, lanes: int) -> tuple[Unit, ...]:
     width = 4 * lanes
     vectors: list[Vector] = []
     if scheme.bits == 8:
-        for start in range(0, CHUNK, width):
-            vectors.append(Vector(start, 0, 255, tuple(range(start, start + width, 4))))
+        vectors += [
+            Vector(start, 0, 255, tuple(range(start, start + width, 4))) for start in range(0, CHUNK, width)
+        ]
     elif scheme.bits == 3:
         for start in range(0, 64, width):
             for shift in (0, 2, 4, 6):
@@ -205,7 +207,9 @@ class Reader:
             found.append(f.at(pointer, here, registers.memory_element(type_.dtype)))
         return Places(tuple(found))
 
-    def tail_places(self, f: Function, pointers: Sequence[Value], row: Int, memory: Sequence[Value]) -> Places:
+    def tail_places(
+        self, f: Function, pointers: Sequence[Value], row: Int, memory: Sequence[Value]
+    ) -> Places:
         """Where the planes of the last chunk of a row are once they are copied, with zeros behind."""
         source = self.places(f, pointers, row, self.num_chunks - 1)
         found = []
@@ -354,9 +358,7 @@ class Reader:
                 f.binary("shl", f.convert("zext", high, I64), f.constant(32, I64)),
             )
             small = f.convert("bitcast", both, vector("i8", 8))
-            found.append(
-                f.convert("uitofp", f.convert("zext", small, vector("i32", 8)), vector("float", 8))
-            )
+            found.append(f.convert("uitofp", f.convert("zext", small, vector("i32", 8)), vector("float", 8)))
         return found[0], found[1]
 
 
@@ -431,5 +433,3 @@ def copy_bytes(f: Function, source: Value, target: Value, nbytes: int) -> None:
     """A copy of so many bytes."""
     f.declare("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
     f.do(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {nbytes}, i1 false)")
-
-

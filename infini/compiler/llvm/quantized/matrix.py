@@ -69,6 +69,16 @@ class _Panel:
     offsets: Value | None  # per block
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Some rows of a tile: the first of the activations, and of the task, the first column, and how many."""
+
+    row: Int
+    own_row: Int
+    column: Int
+    width: Value
+
+
 class _Emission:
     def __init__(self, rows: int, reader: Reader | PanelReader, dtype: np.dtype, target: Target) -> None:
         self.rows, self.reader, self.dtype, self.target = rows, reader, dtype, target
@@ -248,43 +258,42 @@ class _Emission:
         width = f.minimum(f.sub(reader.num_rows, column), self.columns)
         whole = f.mul(f.divide(count, size)[0], size)
         with f.loop(0, whole, size) as loop:
-            self._call(panel, f.add(first, loop.index), loop.index, column, width, (start, stop), size, stage)
+            place = _Place(f.add(first, loop.index), loop.index, column, width)
+            self._call(panel, place, (start, stop), size, stage)
         for rest in sorted({self.row_block % size, self.rows % self.row_block % size} - {0}):
             is_this = f.compare("eq", f.integer(f.sub(count, whole)), f.integer(rest))
             with f.when(is_this):
-                self._call(panel, f.add(first, whole), whole, column, width, (start, stop), rest, stage)
+                place = _Place(f.add(first, whole), whole, column, width)
+                self._call(panel, place, (start, stop), rest, stage)
 
     def _call(
-        self, panel: _Panel, row: Int, own_row: Int, column: Int, width: Value, chunks: tuple[int, int],
-        size: int, stage: Value | None,
-    ) -> None:  # fmt: skip
+        self, panel: _Panel, place: _Place, chunks: tuple[int, int], size: int, stage: Value | None
+    ) -> None:
         """Some rows of the result: through a function of its own, which is compiled once."""
         f = self.f
         if size not in self.helpers:
             self.helpers[size] = self._block(size)
         start, stop = chunks
         block = start * CHUNK // BLOCK
-        x = f.at(self.codes, f.add(f.mul(row, self.blocks * BLOCK), block * BLOCK), "i8")
-        place = f.add(f.mul(row, self.blocks), block)
+        x = f.at(self.codes, f.add(f.mul(place.row, self.blocks * BLOCK), block * BLOCK), "i8")
+        first = f.add(f.mul(place.row, self.blocks), block)
         element = registers.memory_element(self.dtype)
-        out = f.at(self.out, f.add(f.mul(row, self.reader.num_rows), column), element)
-        sums = stage if stage is not None else out
-        if stage is not None:
-            sums = f.at(stage, f.mul(own_row, self.columns), "float")
+        out = f.at(self.out, f.add(f.mul(place.row, self.reader.num_rows), place.column), element)
+        sums = out if stage is None else f.at(stage, f.mul(place.own_row, self.columns), "float")
         arguments = [
-            x, f.at(self.scales, place, "float"), f.at(self.sums, place, "float"), panel.codes, panel.before,
+            x, f.at(self.scales, first, "float"), f.at(self.sums, first, "float"), panel.codes, panel.before,
             panel.scales, panel.offsets or panel.scales, sums, out,
         ]  # fmt: skip
         text = ", ".join(f"ptr {a}" for a in arguments)
         flags = (1 if start == 0 else 0) + (2 if stop == self.num_chunks else 0)
         num_blocks = -(-(min(stop * CHUNK, self.reader.k) - start * CHUNK) // BLOCK)
-        size_text = f"i64 {num_blocks}, i64 {width}, i64 {flags}"
+        size_text = f"i64 {num_blocks}, i64 {place.width}, i64 {flags}"
         f.do(f"call void @{self.helpers[size].name}({text}, {size_text})")
 
     def _block(self, size: int) -> Function:
-        """`void name(ptr x, ptr scales, ptr sums, ptr codes, ptr before, ptr w_scales, ptr w_offsets, ptr stage,
-        ptr out, i64 blocks, i64 width, i64 flags)`: some rows of the result, or with several parts of k what
-        they add to the sums in `stage`; flag 1 is set for the first part, 2 for the last.
+        """`void name(ptr x, ptr scales, ptr sums, ptr codes, ptr before, ptr w_scales, ptr w_offsets,
+        ptr stage, ptr out, i64 blocks, i64 width, i64 flags)`: some rows of the result, or with several parts
+        of k what they add to the sums in `stage`; flag 1 is set for the first part, 2 for the last.
         """
         names = ("x", "scales", "sums", "codes", "before", "w_scales", "w_offsets", "stage", "out")
         g = Function(
@@ -334,9 +343,7 @@ class _Emission:
                 for j in range(VECTORS):
                     own = g.load(g.at(here, j * lanes, "float"), zero.type)
                     for i in range(size):
-                        total = g.load(
-                            g.at(g.at(sums, loop.index, "float"), i * self.blocks, "float"), F32
-                        )
+                        total = g.load(g.at(g.at(sums, loop.index, "float"), i * self.blocks, "float"), F32)
                         n = i * VECTORS + j
                         totals[n] = g.fma(own, g.splat(total, lanes), totals[n])
             loop.next = totals
@@ -384,4 +391,3 @@ class _Emission:
             for n, total in enumerate(rounded):
                 mask = g.first_lanes(g.sub(width, n % VECTORS * lanes), lanes)
                 registers.store(g, total, place(n), self.dtype, mask)
-

@@ -125,7 +125,9 @@ class PanelReader:
     def parts(self) -> list[int]:
         """The parts of a span, those beside each other that share words."""
         count = self.span // self.part
-        return sorted(range(count), key=lambda i: (self._place(i * self.part)[0] % 32, self._place(i * self.part)))
+        return sorted(
+            range(count), key=lambda i: (self._place(i * self.part)[0] % 32, self._place(i * self.part))
+        )
 
     # --- numbers --------------------------------------------------------------------------------
 
@@ -173,8 +175,8 @@ class PanelReader:
         """What is added to the numbers of a part in every row, float32."""
         found = self._per_group(f, span, 2, part)
         if self.scheme.part:
-            words = [self._sub_word(f, span, i) for i in (1, 2)]
-            factor = _six_bits(f, *words, part, shift=4)
+            words = self._sub_word(f, span, 1), self._sub_word(f, span, 2)
+            factor = _six_bits(f, words, part, shift=4)
             found = f.binary("fmul", found, f.convert("sitofp", factor, found.type))
         elif self.scheme.beside == "minimum":
             return found
@@ -187,7 +189,9 @@ class PanelReader:
         group = part * self.part // self.group
         place = f.at(plane, group * ROWS, registers.memory_element(type_.dtype))
         found = registers.load(f, place, type_.dtype, self.lanes, is_invariant=True)
-        return f.convert("uitofp", found, vector("float", self.lanes)) if type_.dtype == dtypes.uint8 else found
+        return (
+            f.convert("uitofp", found, vector("float", self.lanes)) if type_.dtype == dtypes.uint8 else found
+        )
 
     def _sub_word(self, f: Function, span: Span, word: int) -> Value:
         place = f.at(span.planes[-1], word * WORD_BYTES, "i8")
@@ -205,7 +209,7 @@ class PanelReader:
             high = _bits(f, self._sub_word(f, span, 2), part % 4 * 8 + part // 4 * 2, 3)
             whole = f.binary("or", low, f.binary("shl", high, f.constant(4, high.type)))
             return f.binary("sub", whole, f.constant(32, whole.type))
-        return _six_bits(f, *(self._sub_word(f, span, i) for i in (0, 2)), part, shift=0)
+        return _six_bits(f, (self._sub_word(f, span, 0), self._sub_word(f, span, 2)), part, shift=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +224,9 @@ def number_at(f: Function, pointer: Value, offset: Int, lanes: int) -> Value:
     return f.splat(f.load(f.at(pointer, offset, "float"), F32, is_invariant=True), lanes)
 
 
-def _six_bits(f: Function, own: Value, both: Value, part: int, *, shift: int) -> Value:
+def _six_bits(f: Function, words: tuple[Value, Value], part: int, *, shift: int) -> Value:
     """Number `part` of eight numbers of six bits, of which the last four are in two places."""
-    at = part % 4 * 8
+    at, (own, both) = part % 4 * 8, words
     if part < 4:
         return _bits(f, own, at, 63)
     low, high = _bits(f, both, at + shift, 15), _bits(f, own, at + 6, 3)

@@ -1,5 +1,5 @@
-"""A few rows of activations in bytes times an arranged matrix: a register holds 16 rows of the matrix, and four
-neighbours of a row of activations are multiplied by all of them at once.
+"""A few rows of activations in bytes times an arranged matrix: a register holds 16 rows of the matrix, and
+four neighbours of a row of activations are multiplied by all of them at once.
 
 The matrix is read once, in order, and unpacked once for as many rows of activations as there are registers
 for sums.

@@ -110,17 +110,13 @@ class _Emission:
             sums += [f.constant(0.0, vector("float", 8))] * (rows * count)
         whole = reader.num_chunks - bool(reader.tail)
         with f.loop(0, whole, 1, sums) as loop:
-            places = [
-                reader.places(f, self.planes, f.add(row, j), loop.index) for j in range(count)
-            ]
+            places = [reader.places(f, self.planes, f.add(row, j), loop.index) for j in range(count)]
             for each in places:
                 self._ask(each)
             loop.next = self._chunk(places, loop.index, start, rows, loop.carried)
         sums = loop.results
         if reader.tail:
-            places = [
-                reader.tail_places(f, self.planes, f.add(row, j), self.memory[j]) for j in range(count)
-            ]
+            places = [reader.tail_places(f, self.planes, f.add(row, j), self.memory[j]) for j in range(count)]
             sums = self._chunk(places, reader.num_chunks - 1, start, rows, sums)
         element = registers.memory_element(self.dtype)
         for i in range(rows):
@@ -176,10 +172,15 @@ class _Emission:
         codes = f.at(self.codes, f.add(f.mul(chunk, CHUNK), row * self.blocks * BLOCK), "i8")
         place = f.add(f.mul(chunk, CHUNK // BLOCK), row * self.blocks)
         scales, sums = (
-            f.load(f.at(p, place, "float"), vector("float", 8), is_invariant=True)
-            for p in (self.scales, self.sums)
-        ) if self.reader.has_offsets else (
-            f.load(f.at(self.scales, place, "float"), vector("float", 8), is_invariant=True), self.scales
+            (
+                f.load(f.at(p, place, "float"), vector("float", 8), is_invariant=True)
+                for p in (self.scales, self.sums)
+            )
+            if self.reader.has_offsets
+            else (
+                f.load(f.at(self.scales, place, "float"), vector("float", 8), is_invariant=True),
+                self.scales,
+            )
         )
         return codes, scales, sums
 
