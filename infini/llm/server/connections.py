@@ -1,4 +1,4 @@
-"""Connections: uvicorn's HTTP/1.1 with what it has not: time for headers, a status for long ones, drops."""
+"""Connections: uvicorn's HTTP/1.1 with what it lacks: time for headers, a status for long ones, drops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from infini.llm.server import streams
+from infini.llm.server import logs
 
 _TOO_LONG: Final = 431
 _TEXTS: Final = {400: b"Invalid HTTP request received.", _TOO_LONG: b"Request header fields too large."}
@@ -28,15 +28,21 @@ class _Connection(h11.Connection):
 
 
 class Protocol(H11Protocol):
-    """One connection. A subclass by `with_limits` knows how long headers may take."""
+    """One connection. A subclass by `with_limits` knows how long headers take at most, and reading nothing.
+
+    A connection that is only closed waits for its client to read what is unsent, for ever; so does an answer
+    whose bytes find no room. Both are ended here, when nothing at all was read for too long.
+    """
 
     header_s = 10.0
+    slow_client_s = 30.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # Any: passed on as they are
         super().__init__(*arguments, **options)
         most = self.config.h11_max_incomplete_event_size
         self.conn = _Connection(h11.SERVER, *(() if most is None else (most,)))
         self._header_timer: asyncio.TimerHandle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,7 +50,18 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_headers()
+        self._forget_reading()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client has not read for a while: there is no room for more."""
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        """It has."""
+        self._forget_reading()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         is_between = self.cycle is None or self.cycle.response_complete
@@ -57,8 +74,6 @@ class Protocol(H11Protocol):
         super().handle_events()
         if self.cycle is not before:
             self._forget_headers()
-            # For a client that reads nothing: a connection that is only closed waits for it to read the rest.
-            self.scope.setdefault("extensions", {})[streams.DROP] = {"close": self.transport.abort}
 
     def send_400_response(self, msg: str) -> None:
         """An answer to what is no HTTP, or has too long headers."""
@@ -89,12 +104,30 @@ class Protocol(H11Protocol):
         if not self.transport.is_closing():
             self.transport.close()
 
+    def _expect_reading(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._read_timer = self.loop.call_later(self.slow_client_s, self._reading_is_late, unsent)
 
-def with_limits(header_s: float) -> type[Protocol]:
-    """The protocol with a time for headers.
+    def _forget_reading(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def _reading_is_late(self, unsent: int) -> None:
+        if self.transport.get_write_buffer_size() < unsent:  # slowly is fine
+            self._expect_reading()
+            return
+        self._read_timer = None
+        logs.say("slow_client", f"a client read nothing for {self.slow_client_s:g} s")
+        self.transport.abort()
+
+
+def with_limits(*, header_s: float, slow_client_s: float) -> type[Protocol]:
+    """The protocol with times.
 
     Args:
         header_s: seconds from a connection, or from the first byte of a further request, to its last header.
+        slow_client_s: seconds in which a client has to read something.
     """
-    attributes: dict[str, Any] = {"header_s": header_s}  # Any: attributes of a class
+    attributes: dict[str, Any] = {"header_s": header_s, "slow_client_s": slow_client_s}  # Any: of a class
     return type("Protocol", (Protocol,), attributes)

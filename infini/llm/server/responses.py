@@ -169,6 +169,7 @@ class _Writer:
     id: str = ""
     text: str = ""
     logprobs: list[Json] = field(default_factory=list)
+    waiting: list[Json] = field(default_factory=list)  # logprobs of tokens whose text was held back
     call_id: str = ""
     name: str = ""
     call_index: int = -1
@@ -180,11 +181,14 @@ class _Writer:
             piece: the piece.
             logprobs: of the tokens that it came with.
         """
+        self.waiting += logprobs
         if piece.reasoning:
+            self.waiting.clear()
             yield from self._begin("reasoning")
             yield from self._add("response.reasoning_text.delta", piece.reasoning)
         if piece.content:
             yield from self._begin("message")
+            logprobs, self.waiting = self.waiting, []
             self.logprobs += logprobs
             yield from self._add("response.output_text.delta", piece.content, logprobs=logprobs)
         for call in piece.calls:
@@ -243,6 +247,9 @@ class _Writer:
                 "response.function_call_arguments.done", item_id=self.id, name=self.name, arguments=self.text
             )
         else:
+            if self.kind == "message":
+                self.logprobs += self.waiting
+                self.waiting = []
             done = "reasoning_text" if self.kind == "reasoning" else "output_text"
             more = {} if self.kind == "reasoning" else {"logprobs": self.logprobs}
             yield self._event(

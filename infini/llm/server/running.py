@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import stat
@@ -77,7 +78,8 @@ def bind(place: Place) -> socket.socket:
         return _bind_path(Path(place.uds))
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":  # elsewhere it means that another process may listen there, too
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((place.host, place.port))
     except (OSError, OverflowError) as error:
@@ -160,7 +162,7 @@ def make(engine: Engine, settings: Settings, place: Place, bound: socket.socket)
     limits = settings.limits
     config = uvicorn.Config(
         app,
-        http=connections.with_limits(limits.header_read_s),
+        http=connections.with_limits(header_s=limits.header_read_s, slow_client_s=limits.slow_client_s),
         ws="none",
         lifespan="on",
         log_config=None,

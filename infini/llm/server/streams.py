@@ -1,7 +1,8 @@
 """Answers that end when their client leaves: whole ones raced against the disconnect, and event streams.
 
-An event stream is an ASGI response of its own rather than Starlette's: its errors have to become events, a
-client that reads nothing for long is dropped, and silence is filled with comments.
+An event stream is an ASGI response of its own rather than Starlette's: its errors have to become events, and
+silence is filled with comments. A client that reads nothing is dropped by `connections`, and looks here like
+one that left.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ _HEADERS: Final = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-DROP: Final = "infini.drop"  # extension of ASGI by our protocol: closes the connection at once
 
 
 def encode(value: object) -> bytes:
@@ -92,7 +92,7 @@ class EventStream:
         close: gives back what the events hold, whether or not one was asked for: a generator that never began
             runs nothing at its end.
         request_id: number of the request, for the text of an internal error.
-        settings: seconds until a comment, and for a client to read.
+        settings: seconds until a comment.
         ending: what follows the last event.
         error_name: type of an error event, where the stream has types.
     """
@@ -114,13 +114,10 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._written, self._is_writing = time.monotonic(), False
         sending = asyncio.ensure_future(self._send(send))
-        # Whichever ends first: the stream, the client's patience, or ours with a client that reads nothing.
-        others = (
-            asyncio.ensure_future(_disconnect(receive)),
-            asyncio.ensure_future(self._watch(scope, send)),
-        )
+        leaving = asyncio.ensure_future(_disconnect(receive))
+        others = (leaving, asyncio.ensure_future(self._comment(send)))
         try:
-            await asyncio.wait((sending, *others), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 raise ClientDisconnect
             sending.result()
@@ -150,26 +147,14 @@ class EventStream:
             logs.fault(self._request_id, error)
             await write(event(failures.internal(self._request_id).body(), self._error_name))
 
-    async def _watch(self, scope: Scope, send: Send) -> None:
-        """Fill silence with comments; return when the client has read nothing for too long."""
-        comment_s, slow_client_s = self._settings.comment_s, self._settings.limits.slow_client_s
+    async def _comment(self, send: Send) -> None:
+        """Fill silence, which proxies take for the end."""
+        comment_s = self._settings.comment_s
         while True:
-            await asyncio.sleep(min(comment_s, slow_client_s) / 4)
-            silence_s = time.monotonic() - self._written
-            if self._is_writing:
-                if silence_s > slow_client_s:
-                    break
-            elif silence_s > comment_s:
-                try:
-                    async with asyncio.timeout(slow_client_s):
-                        await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
-                except TimeoutError:
-                    break
+            await asyncio.sleep(comment_s / 4)
+            if not self._is_writing and time.monotonic() - self._written > comment_s:
+                await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
                 self._written = time.monotonic()
-        logs.say("slow_client", f"a client read nothing for {slow_client_s:g} s", request_id=self._request_id)
-        drop = scope.get("extensions", {}).get(DROP)
-        if drop is not None:
-            drop["close"]()
 
 
 Answer = Response | EventStream

@@ -7,25 +7,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from infini.llm.server import application
 from infini.llm.server.settings import Settings
+from tests.llm.server.client import Client
 from tests.llm.server.scripted import ScriptedEngine
 
-Serve = Callable[..., TestClient]
+Serve = Callable[..., Client]
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """`serve(engine, **settings)`: a client of a server that answers to `localhost`."""
-    clients: list[TestClient] = []
+    clients: list[Client] = []
 
-    def start(engine: ScriptedEngine | None = None, **settings: Any) -> TestClient:
+    def start(engine: ScriptedEngine | None = None, **settings: Any) -> Client:
         chosen = Settings(**{"names": ("tiny",), **settings})
         app = application.build(engine or ScriptedEngine(), chosen)
-        # Faults are answered by the application itself; the client must not raise them first.
-        client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+        client = Client(app)
         client.__enter__()
         clients.append(client)
         return client

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
-from starlette.testclient import TestClient
 
 from infini.llm.server import application, bodies, failures
 from infini.llm.server.requests import ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest
 from infini.llm.server.settings import Settings
+from tests.llm.server.client import Client
 from tests.llm.server.scripted import ScriptedEngine
 
 LEAVES = (
@@ -43,15 +43,15 @@ def odd_bodies(path: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[TestClient]:
+def client() -> Iterator[Client]:
     app = application.build(ScriptedEngine("ok"), Settings(names=("tiny",), trusts_request_templates=False))
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as found:
+    with Client(app) as found:
         yield found
 
 
 @pytest.mark.parametrize("path", MODELS)
 @given(data=st.data())
-def test_odd_fields_are_answered(client: TestClient, path: str, data: st.DataObject) -> None:
+def test_odd_fields_are_answered(client: Client, path: str, data: st.DataObject) -> None:
     body = data.draw(odd_bodies(path))
     answer = client.post(path, json=body)
     assert answer.status_code in (200, 400, 404), answer.text

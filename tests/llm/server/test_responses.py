@@ -78,6 +78,16 @@ def test_logprobs_come_when_they_are_included(serve: Serve) -> None:
     assert part["logprobs"][0]["token"] == "H" and len(part["logprobs"][0]["top_logprobs"]) == 1
 
 
+def test_logprobs_of_a_stream_are_those_of_the_whole(serve: Serve) -> None:
+    """Those of half a character as well, whose text comes with the other half."""
+    body = {"input": "hi", "include": ["message.output_text.logprobs"]}
+    client = serve(ScriptedEngine("é!"))
+    whole = client.post(PATH, json=body).json()["output"][0]["content"][0]["logprobs"]
+    found = events(client.post(PATH, json={**body, "stream": True}).text)
+    assert found[-1]["response"]["output"][0]["content"][0]["logprobs"] == whole
+    assert len(whole) == 4  # two bytes, a letter, and the end
+
+
 def test_events_come_in_openais_order(serve: Serve) -> None:
     answer = serve(ScriptedEngine("ab")).post(PATH, json={"input": "hi", "stream": True})
     found = events(answer.text)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from infini.llm.sampling.limits import Limits
 from infini.llm.server import failures, keys, settings as settings_
 from infini.llm.server.middleware import OPEN_PATHS, host_name
 from infini.llm.server.routes import ROUTES
+from tests.llm.server.client import Client
 from tests.llm.server.conftest import Serve, chat
 from tests.llm.server.scripted import ScriptedEngine
 
@@ -79,7 +80,7 @@ def test_a_host_that_looks_like_a_path_opens_nothing(serve: Serve) -> None:
 
 def test_with_a_path_in_front_health_is_open_and_the_rest_is_not(serve: Serve) -> None:
     client = serve(api_keys=("secret-key",), root_path="/llm")
-    app = TestClient(client.app, base_url="http://localhost", root_path="/llm")
+    app = Client(client.app, root_path="/llm")
     assert app.get("/llm/health").status_code == 200
     assert app.get("/llm/v1/models").status_code == 401
 
@@ -137,7 +138,7 @@ def test_no_page_of_the_web_may_call_unless_it_is_named(serve: Serve) -> None:
 # --- bodies -------------------------------------------------------------------------------
 
 
-def post(client: TestClient, body: bytes, path: str = CHAT, kind: str = "application/json") -> Any:
+def post(client: Client, body: bytes, path: str = CHAT, kind: str = "application/json") -> Any:
     """The answer to a raw body."""
     return client.post(path, content=body, headers={"Content-Type": kind})
 
@@ -199,10 +200,12 @@ def test_a_large_body_is_refused_whether_or_not_it_says_its_length(serve: Serve)
     client = serve(limits=Limits(body_nbytes=1000))
     large = json.dumps(chat("x" * 2000)).encode()
     assert post(client, large).status_code == 413
-    pieces = client.post(
-        CHAT, content=(large[at : at + 100] for at in range(0, len(large), 100)),
-        headers={"Content-Type": "application/json"},
-    )  # fmt: skip
+
+    async def cut() -> AsyncIterator[bytes]:
+        for at in range(0, len(large), 100):
+            yield large[at : at + 100]
+
+    pieces = client.post(CHAT, content=cut(), headers={"Content-Type": "application/json"})  # fmt: skip
     assert pieces.status_code == 413 and pieces.json()["error"]["code"] == "request_too_large"
     assert client.post(CHAT, json=chat("x" * 500)).status_code == 200
 

@@ -9,11 +9,11 @@ import hypothesis
 import jsonschema
 import pytest
 import schemathesis
-from starlette.testclient import TestClient
 
 from infini.llm.server import application, openapi
 from infini.llm.server.routes import ROUTES
 from infini.llm.server.settings import Settings
+from tests.llm.server.client import Client
 from tests.llm.server.conftest import chat
 from tests.llm.server.scripted import ScriptedEngine
 
@@ -25,16 +25,16 @@ SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[TestClient]:
+def client() -> Iterator[Client]:
     """A server whose faults are answers."""
     app = application.build(ScriptedEngine("ok", max_model_len=4096), Settings(names=("tiny",)))
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as found:
+    with Client(app) as found:
         yield found
 
 
 @SCHEMA.parametrize()
 @EXAMPLES
-def test_no_call_is_a_fault_of_the_server(case: Any, client: TestClient) -> None:
+def test_no_call_is_a_fault_of_the_server(case: Any, client: Client) -> None:
     sent = case.as_transport_kwargs(base_url="http://localhost")
     raw = sent.pop("data", None)
     sent = {name: value for name, value in sent.items() if name not in ("auth", "cookies")}
@@ -51,7 +51,7 @@ def test_no_call_is_a_fault_of_the_server(case: Any, client: TestClient) -> None
         assert '"error":{' not in answer.text
 
 
-def test_the_document_is_openapi(client: TestClient) -> None:
+def test_the_document_is_openapi(client: Client) -> None:
     found = client.get("/openapi.json").json()
     assert found == DOCUMENT and found["openapi"] == "3.1.0"
     for name, schema in found["components"]["schemas"].items():
@@ -69,7 +69,7 @@ def test_the_document_says_where_keys_are_needed() -> None:
     assert "security" not in found["paths"]["/health"]["get"]
 
 
-def test_what_the_document_allows_is_what_is_taken(client: TestClient) -> None:
+def test_what_the_document_allows_is_what_is_taken(client: Client) -> None:
     """Ranges of the document are those of the server: a value beyond them is refused by both."""
     schema = {"$ref": "#/components/schemas/ChatRequest", "components": DOCUMENT["components"]}
     validator = jsonschema.Draft202012Validator(schema)
