@@ -5,10 +5,12 @@ Everything that is wrong with a request is found here, in the caller's thread, b
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+import numbers
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from infini.core import errors
@@ -80,8 +82,8 @@ class InputProcessor:
         Raises:
             ValueMismatchError: the request cannot be served; the error names what is wrong.
         """
-        params = self._defaults if params is None else params
         text, ids, salt = self._prompt(prompt)
+        params = self._defaults_for(len(ids)) if params is None else params
         number = next(self._numbers)
         request_id = str(number) if request_id is None else request_id
         self._check_params(params)
@@ -171,6 +173,7 @@ class InputProcessor:
                     fix='pass {"prompt_token_ids": [...]}, or name a tokenizer',
                 )
             ids = self.tokenizer.encode(text)
+        ids = _token_ids(ids)
         if not all(isinstance(id, int) and 0 <= id < self.vocab_size for id in ids):
             wrong = next(id for id in ids if not (isinstance(id, int) and 0 <= id < self.vocab_size))
             raise errors.ValueMismatchError(
@@ -206,6 +209,13 @@ class InputProcessor:
                 fix="shorten the prompt",
             )
         return self.max_model_len - length if params.max_tokens is None else params.max_tokens
+
+    def _defaults_for(self, length: int) -> SamplingParams:
+        """What the checkpoint says, but no more tokens than there is room for: nobody asked for so many."""
+        most = self._defaults.max_tokens
+        if most is None or length + most <= self.max_model_len:
+            return self._defaults
+        return dataclasses.replace(self._defaults, max_tokens=None)
 
     def _grammars(self, params: SamplingParams) -> Callable[[], guided.Grammar | None]:
         form = params.structured_outputs
@@ -248,6 +258,16 @@ class InputProcessor:
     def _seed(self, number: int, index: int) -> int:
         """Of a request that brings none: different for each, equal for the same request of another run."""
         return (self._config.seed + (number * 65537 + index + 1) * _MIX) & (2**64 - 1)
+
+
+def _token_ids(given: Any) -> list[Any]:  # Any: whatever a user gave
+    """Ids as Python's integers, of a list or of any library's array; what is no integer stays as it is."""
+    several = given.tolist() if hasattr(given, "tolist") else given
+    if isinstance(several, str | bytes | Mapping) or not isinstance(several, Iterable):
+        raise errors.ValueMismatchError(
+            "the ids of a prompt are no list", got=repr(given)[:200], expected="integers, one for each token"
+        )
+    return [int(id) if isinstance(id, numbers.Integral) else id for id in several]
 
 
 def _defaults(stated: Mapping[str, Any]) -> SamplingParams:
