@@ -276,10 +276,25 @@ def _defaults(stated: Mapping[str, Any]) -> SamplingParams:
         found["temperature"] = 0.0
     if stated.get("max_new_tokens"):
         found["max_tokens"] = stated["max_new_tokens"]
-    return SamplingParams(**found)
+    try:
+        return SamplingParams(**found)
+    except errors.ValueMismatchError as error:
+        raise errors.ValueMismatchError(
+            f"generation_config.json: {error.what}",
+            got=error.got,
+            expected=error.expected,
+            fix="correct it, or set generation_config='none'",
+        ) from None
 
 
 def _eos_ids(generation_config: Mapping[str, Any], tokenizer: Tokenizer | None) -> tuple[int, ...]:
     stated = generation_config.get("eos_token_id")
-    ids = [] if stated is None else [stated] if isinstance(stated, int) else list(stated)
+    ids = [] if stated is None else list(stated) if isinstance(stated, list) else [stated]
+    wrong = next((id for id in ids if isinstance(id, bool) or not isinstance(id, int) or id < 0), None)
+    if wrong is not None:
+        raise errors.ValueMismatchError(
+            "generation_config.json: eos_token_id is no token",
+            got=repr(wrong)[:200],
+            expected="an integer of at least 0, or several",
+        )
     return tuple(dict.fromkeys([*ids, *(() if tokenizer is None else tokenizer.eos_ids)]))

@@ -185,6 +185,13 @@ def test_defaults_that_are_too_long_end_where_the_model_does(checkpoint):
     assert len(output.outputs[0].token_ids) == 8
 
 
+@pytest.mark.parametrize("stated", [{"temperature": 99}, {"eos_token_id": [2, "x"]}, {"eos_token_id": -1}])
+def test_a_wrong_generation_config_is_named(checkpoint, stated):
+    wrong = dataclasses.replace(checkpoint, generation_config=stated)
+    with pytest.raises(errors.ValueMismatchError, match=r"generation_config\.json"):
+        LLM(wrong, enforce_eager=True, **OPTIONS)
+
+
 @pytest.mark.parametrize("wrong", [7, None, b"text", [5, "a"], {"prompt_token_ids": 7}])
 def test_what_is_no_prompt_is_refused_and_named(llm, wrong):
     with pytest.raises(errors.ValueMismatchError, match="prompt"):
