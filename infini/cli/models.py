@@ -108,7 +108,8 @@ def show(
     if as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    shown = {key: value for key, value in facts.items() if key not in ("files", "chat_template")}
+    shown = {key: value for key, value in facts.items() if key not in ("files", "chat_template", "nbytes")}
+    shown["size"] = _size(facts["nbytes"])
     rows = [
         (key.replace("_", " "), _text(value)) for key, value in shown.items() if value not in (None, [], "")
     ]
@@ -293,7 +294,8 @@ class _Lines:
     def begin(self, files: Sequence[remote.RemoteFile]) -> None:
         """Say how much there is."""
         total = sum(file.size or 0 for file in files)
-        output.say(f"{len(files)} files, {_size(total)}" if files else "nothing to fetch: all is here")
+        count = f"{len(files)} file{'s' if len(files) > 1 else ''}"
+        output.say(f"{count}, {_size(total)}" if files else "nothing to fetch: all is here")
 
     def advance(self, path: str, nbytes: int) -> None:
         """Say nothing."""

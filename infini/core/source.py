@@ -19,7 +19,7 @@ from typing import Final
 PACKAGE_DIRECTORY: Final = str(Path(__file__).resolve().parents[1]) + "/"
 # Parts of the package that call the public API as a user would, so their own lines are worth showing.
 _USER_LIKE: Final = tuple(
-    PACKAGE_DIRECTORY + part for part in ("llm/", "train/", "perf/", "cli/", "testing/")
+    PACKAGE_DIRECTORY + part for part in ("llm/models/", "train/", "perf/", "cli/", "testing/")
 )
 _STANDARD_LIBRARY: Final = str(Path(sysconfig.get_path("stdlib"))) + "/"
 _INSTALLED: Final = ("/site-packages/", "/dist-packages/")

@@ -124,8 +124,7 @@ def _place(name: str, fields: Any, first: int) -> Place:  # Any: JSON
     nbytes = math.prod(shape) * dtype.itemsize
     if offsets[1] - offsets[0] != nbytes:
         raise HeaderError(
-            f"{name} has {offsets[1] - offsets[0]} bytes instead of the {nbytes} of "
-            f"{tag}{list(shape)}"
+            f"{name} has {offsets[1] - offsets[0]} bytes instead of the {nbytes} of {tag}{list(shape)}"
         )
     return Place(dtype, shape, first + offsets[0], nbytes)
 

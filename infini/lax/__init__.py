@@ -37,6 +37,8 @@ from infini.lax.composites.expert_layer import (
 from infini.lax.composites.paged_attention import (
     paged_attention as paged_attention,
     paged_attention_p as paged_attention_p,
+)
+from infini.lax.composites.paged_update import (
     paged_quantize as paged_quantize,
     paged_update as paged_update,
     paged_update_p as paged_update_p,

@@ -83,6 +83,17 @@ def test_the_tokenizer_of_the_file_is_that_of_the_folder(folder: Path, file: Pat
     assert (other.bos_id, other.eos_id) == (own.bos_id, own.eos_id)
 
 
+def test_further_tokens_that_end_an_answer_are_kept(folder: Path, tmp_path: Path):
+    for own in folder.iterdir():
+        (tmp_path / own.name).write_bytes(own.read_bytes())
+    inner = tokenizer_.from_folder(folder)
+    ends = [inner.eos_id, inner.token_id("<tool_call>")]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    _ok("convert", tmp_path, tmp_path / "a.gguf")
+    found = tokenizer_.from_gguf(gguf.read(tmp_path / "a.gguf").metadata)
+    assert set(tokenizer_.from_folder(tmp_path).eos_ids) <= set(found.eos_ids)
+
+
 def test_a_tokenizer_of_sentencepiece_goes_through_a_file(folder: Path, tmp_path: Path):
     inner = vocabularies.sentencepiece()
     for name in ("config.json", "model.safetensors"):
@@ -336,3 +347,12 @@ def test_a_folder_is_not_written_over_a_folder(folder: Path, tmp_path: Path):
     found = _run("convert", folder.with_name("tiny.gguf"), tmp_path)
     assert found.exit_code == 1
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_model_without_one_of_its_weights_does_not_verify(file: Path, tmp_path: Path):
+    model = gguf.read(file)
+    kept = [x for x in model.tensors.values() if x.name != "blk.1.ffn_up.weight"]
+    gguf.write(tmp_path / "m.gguf", model.metadata, kept)
+    found = _run("verify", tmp_path / "m.gguf", "--json")
+    assert found.exit_code == 1
+    assert "mlp.up_proj" in found.stdout

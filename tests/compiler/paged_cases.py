@@ -45,8 +45,8 @@ class Problem:
         np.testing.assert_allclose(found.astype(np.float64), expected, rtol=0, atol=limit * scale)
 
 
-def draw(seed: int) -> Problem:
-    """The problem of a seed."""
+def draw(seed: int, *, is_bfloat16: bool = False) -> Problem:
+    """The problem of a seed, perhaps of bfloat16 throughout."""
     rng = np.random.default_rng(seed)
     key_heads, group = int(rng.choice([1, 1, 2, 3])), int(rng.choice([1, 2, 3, 4, 5, 8, 9, 16]))
     depth, size = int(rng.choice([8, 16, 20, 64, 80, 130])), int(rng.choice([16, 32, 5, 1, 48]))
@@ -63,7 +63,7 @@ def draw(seed: int) -> Problem:
         left -= counts[r]
     lengths = [int(rng.integers(n, table * size + 1)) if n <= table * size else table * size for n in counts]
     lengths = np.where(rng.random(requests) < 0.15, np.minimum(lengths, counts), lengths)
-    kind = str(rng.choice(list(STORED)))
+    kind = str(rng.choice(["bf16"] if is_bfloat16 else list(STORED)))
     has_scales = kind == "i8" or (kind == "f8" and rng.random() < 0.5)
     has_sinks = bool(rng.random() < 0.3)
 
@@ -76,7 +76,7 @@ def draw(seed: int) -> Problem:
 
     query = rng.normal(size=(tokens, key_heads * group, depth))
     operands: list[Any] = [
-        query.astype(np.float32 if rng.random() < 0.7 else dtypes.bfloat16),
+        query.astype(np.float32 if rng.random() < 0.7 and not is_bfloat16 else dtypes.bfloat16),
         cache(depth),
         rng.integers(-1, blocks + 1, (requests, table)).astype(np.int32),
         lengths.astype(np.int32),

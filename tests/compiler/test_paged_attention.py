@@ -52,6 +52,12 @@ def test_random_problems_with_narrower_registers(seed: int, lanes: int) -> None:
     problem.check(native(problem, lanes))
 
 
+@pytest.mark.parametrize("seed", range(200, 212))
+def test_random_problems_in_pairs_of_bfloat16(seed: int) -> None:
+    problem = paged_cases.draw(seed, is_bfloat16=True)
+    problem.check(native(problem))
+
+
 # --- what changes nothing -----------------------------------------------------------------------
 
 HEADS, KEY_HEADS, DEPTH, SIZE = 4, 2, 32, 16

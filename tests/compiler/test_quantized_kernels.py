@@ -69,7 +69,7 @@ def by_bytes(x: np.ndarray, w: QuantizedArray, target: Target, *, is_many: bool)
     """The product of rounded activations by the kernels for a processor."""
     planes = planes_of(w)
     types = [ArrayType(p.shape, p.dtype) for p in planes]
-    form = Form(is_biased=True)
+    form = Form(is_biased=True, part=w.scheme.part if w.scheme.name == "Q2_K" else 32)
     if not is_many:
         form = Form()
         if w.scheme.rows > 1:
@@ -155,6 +155,19 @@ def test_few_exact_rows(scheme: Scheme | str, is_arranged: bool, target: Target)
     phases = exact.emit(3, types, scheme=w.scheme, dtype=dtypes.float32, target=target)
     out = ArrayType((3, w.shape[0]), dtypes.float32)
     close(llvm_kernels.run_phases(phases, [x, *planes], [out], target)[0], x @ numbers(w).T)
+
+
+@pytest.mark.parametrize("scheme", ["Q5_0", "Q5_1", "Q2_K"])
+def test_schemes_that_only_arranged_arrays_have_kernels_for(scheme: str) -> None:
+    w, x = stored(scheme, 48, 512, is_arranged=True), normal(9, 512)
+    rounded = reference.rounded(x) @ numbers(w).T
+    close(by_bytes(x, w, host_target(), is_many=False), rounded)
+    if matrix.is_possible(host_target()):
+        close(by_bytes(x, w, host_target(), is_many=True), rounded)
+    few = x[:3]
+    compiled = inf.jit(lax.quantized_matmul).lower(few, w).compile()
+    assert compiled.cost_analysis()["kernels"] == 1
+    close(np.asarray(compiled(few, w)), few @ numbers(w).T)
 
 
 @pytest.mark.parametrize("is_many", [False, True], ids=["few", "many"])
@@ -252,5 +265,5 @@ def test_what_has_no_kernel_is_computed_by_its_definition() -> None:
     for scheme in (quantization.Q4_0, quantization.Q6_K):
         assert not forms.has_code(scheme, 512, odd) and not panel_forms.has_code(scheme, 512, odd)
     assert not forms.has_code(quantization.Q5_0, 512, host_target())
-    w, x = stored("Q5_0", 16, 256, is_arranged=True), normal(3, 256)
+    w, x = stored("Q5_0", 16, 256), normal(3, 256)
     close(np.asarray(inf.jit(product)(x, w)), reference.rounded(x) @ numbers(w).T)

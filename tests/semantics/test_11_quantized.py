@@ -129,11 +129,11 @@ def test_adapters_around_a_quantized_matrix_train_under_jit():
 # --- placement --------------------------------------------------------------------------------
 
 
-def collectives(spec_x, spec_w, *, transpose=True, devices=4, scheme="Q4_0", specs=None):
+def collectives(spec_x, spec_w, *, transpose=True, devices=4, w=None, form="exact"):
     mesh = AbstractMesh(("model",), (devices,))
-    w = matrix(scheme)
-    program = inf.make_jaxpr(lambda x, w: lax.quantized_matmul(x, w, transpose=transpose))(
-        activations(16, K if transpose else N), w
+    w = matrix() if w is None else w
+    program = inf.make_jaxpr(lambda x, w: lax.quantized_matmul(x, w, transpose=transpose, activations=form))(
+        activations(16, w.shape[-1 if transpose else -2]), w
     )
     given = [spec_x, *[spec_w] * len(w.planes)]
     found = partition.partition(program, mesh, [tuple(s) for s in given])
@@ -171,9 +171,41 @@ def test_a_group_is_never_cut():
     found, equation = collectives(P(None, "model"), P(), devices=8)
     assert found == {"all_gather": 1}
     assert equation.inputs[1].type.shape == (N, 4, 16)
-    found, equation = collectives(P(None, "model"), P(), scheme="int8")
+    found, equation = collectives(P(None, "model"), P(), w=matrix("int8"))
     assert found == {"all_gather": 1}
     assert equation.inputs[1].type.shape == (N, 1, K)
+
+
+def test_arranged_rows_are_split_by_panels():
+    w = matrix(shape=(64, K)).arranged()
+    found, equation = collectives(P(), P("model"), w=w)
+    assert found == {}
+    assert equation.inputs[1].type.shape == (1, 4, 16 * 16)
+    assert equation.output.type.shape == (16, 16)
+    found, equation = collectives(P(None, "model"), P(None, "model"), w=w)
+    assert found == {"psum": 1}
+    assert equation.inputs[1].type.shape == (4, 1, 16 * 16)
+
+
+def test_activations_are_rounded_with_the_same_neighbours_on_every_mesh():
+    found, equation = collectives(P(None, "model"), P(None, "model"), form="int8")
+    assert found == {"psum": 1}
+    assert equation.inputs[1].type.shape == (N, 1, 16)
+    # Rounding reaches over groups of another size, and over rows where these are contracted.
+    w = matrix(quantization.int4(16))
+    assert collectives(P(None, "model"), P(), w=w, form="int8")[0] == {"all_gather": 1}
+    assert collectives(P(None, "model"), P(), transpose=False, form="int8")[0] == {"all_gather": 1}
+
+
+def test_a_sum_does_not_move_across_rounding():
+    def f(h, a, w):
+        return lax.quantized_matmul(h @ a, w, activations="int8")
+
+    mesh, w = AbstractMesh(("model",), (4,)), matrix()
+    program = inf.make_jaxpr(f)(activations(16, 32), activations(32, K), w)
+    specs = [P(None, "model"), P("model"), P(), P()]
+    found = partition.partition(program, mesh, [tuple(s) for s in specs])
+    assert [(c.name, c.nbytes) for c in found.collectives] == [("psum", 16 * K * 4)]
 
 
 def test_partial_activations_are_added_up_after_the_product_where_that_is_less():

@@ -50,7 +50,7 @@ def diff(
             )
             for own in found
         ]
-        output.show_table("differences", rows, header=("", "name", first.name, second.name, "rms"))
+        common.table("differences", rows, header=("", "name", first.name, second.name, "rms"))
     else:
         output.say("no differences")
     if found:
@@ -79,7 +79,7 @@ def verify(
     else:
         for name, found in reports.items():
             if found:
-                output.show_table(
+                common.table(
                     name, [(own["name"], own["what"]) for own in found], header=("where", "what is wrong")
                 )
             else:
@@ -89,7 +89,7 @@ def verify(
 
 
 def _faults(path: Path, bar: common.Listener) -> list[dict[str, str]]:
-    from infini.llm.checkpoints import gguf as models
+    from infini.llm import checkpoints
 
     try:
         file = gguf.read(path)
@@ -98,7 +98,7 @@ def _faults(path: Path, bar: common.Listener) -> list[dict[str, str]]:
     found = [dataclasses.asdict(own) for own in comparing.faults(file, on_progress=bar)]
     if file.tensors:
         try:
-            models.read(file)
+            checkpoints.check(path)
         except errors.InfiniError as error:
             found.append({"name": "model", "what": _sentence(error)})
     return found

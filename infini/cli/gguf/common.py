@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -126,6 +126,15 @@ def report(paths: list[Path], as_json: bool, **more: Any) -> None:  # Any: whate
         f"{size_text(sum(sizes.values()))} in {len(sizes)} file{'s'[: len(sizes) > 1]}"
         + (f", {facts}" if facts else "")
     )
+
+
+def table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+    """A table in a terminal; lines with tabs elsewhere, for programs that search them."""
+    if output.console().is_terminal:
+        output.show_table(title, rows, header=header)
+        return
+    for row in rows:
+        typer.echo("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
 
 
 def size_text(nbytes: float) -> str:

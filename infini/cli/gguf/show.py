@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from infini.cli import output
 from infini.cli.gguf import common
 from infini.core import errors
 from infini.io import gguf
@@ -54,9 +53,7 @@ def show(
         typer.echo(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
     elif data is not None:
         for found in reports:
-            output.show_table(
-                f"{found['file']}: {data}", [(k, str(v)) for k, v in found.items() if k != "file"]
-            )
+            common.table(f"{found['file']}: {data}", [(k, str(v)) for k, v in found.items() if k != "file"])
 
 
 def dump(
@@ -89,16 +86,16 @@ def _tables(file: gguf.GGUFFile, meta: str, tensors: str, count: int | None) -> 
         if fnmatch.fnmatchcase(key, meta)
     ]
     if fields:
-        output.show_table(f"{name}: metadata", fields, header=("key", "type", "value"))
+        common.table(f"{name}: metadata", fields, header=("key", "type", "value"))
     rows = [
         (x.name, x.type.name, " × ".join(map(str, x.shape)), common.size_text(x.nbytes))
         for x in file.tensors.values()
         if fnmatch.fnmatchcase(x.name, tensors)
     ]
     if rows:
-        output.show_table(f"{name}: tensors", rows, header=("name", "type", "shape", "size"))
+        common.table(f"{name}: tensors", rows, header=("name", "type", "shape", "size"))
     if file.tensors:
-        output.show_table(
+        common.table(
             f"{name}: types", _types(file), header=("type", "tensors", "numbers", "size", "bits each")
         )
 

@@ -11,8 +11,9 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from infini.compiler.llvm import registers
+from infini.compiler.llvm import paged_pairs, registers
 from infini.compiler.llvm.builder import Function, Int, Value
+from infini.compiler.llvm.paged_pairs import PairedTiles
 from infini.compiler.llvm.paged_parts import Parts
 from infini.compiler.llvm.paged_problem import Piece, Problem, Request, Row
 from infini.compiler.llvm.paged_rows import Rows
@@ -75,7 +76,8 @@ class _Emitter(Parts):
         p = self.p
         f, at = self.start()
         rows = Rows(self) if p.streams else None
-        tiles = Tiles(self) if p.has_tiles else None
+        kind = PairedTiles if paged_pairs.is_suited(p) else Tiles
+        tiles = kind(self) if p.has_tiles else None
         task = f.parameters[1]
         pieces = f.load(f.at(at["scratch"], p.requests, "i64"), I64)
         first, _ = f.divide(f.mul(pieces, task), p.num_tasks)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from infini.compiler.llvm import microkernel
 from infini.compiler.llvm.builder import Function, Int, Value
@@ -52,6 +53,8 @@ class Tiles:
         parts: what it shares with rows.
     """
 
+    is_paired: ClassVar[bool] = False  # whether products are of pairs of bfloat16
+
     def __init__(self, parts: Parts) -> None:
         self.parts, self.p, self.lanes = parts, parts.p, parts.lanes
         p = parts.p
@@ -62,8 +65,13 @@ class Tiles:
         self.most = -(-self.heads * self.tokens // self.rows) * self.rows
         self.panel = self.vectors * self.lanes
         self.key_block = p.key_block
-        self.depth_row, self.width_row = self._long_row(p.depth), self._long_row(p.width)
+        self.depth = self.groups(p.depth)
+        self.depth_row, self.width_row = self._long_row(self.depth), self._long_row(p.width)
         self.score_row = self.key_block + 16
+
+    def groups(self, count: int) -> int:
+        """Steps of a product along so many numbers."""
+        return count
 
     def _long_row(self, size: int) -> int:
         """Elements of a row of a copy: a little more than a power of two."""
@@ -81,10 +89,10 @@ class Tiles:
         active = f.mul(count, self.heads)
         with f.loop(0, count, runs=True) as loop:
             into = parts.moved(f, buffers.query, f.mul(loop.index, self.heads * self.depth_row))
-            parts.copy_query(f, at, (f.add(first, loop.index), head), into, self.depth_row, self.heads)
+            self.copy_query(f, at, (f.add(first, loop.index), head), into)
         with f.loop(active, self.most) as row:
             here = parts.moved(f, buffers.query, f.mul(row.index, self.depth_row))
-            parts.fill(f, here, -(-p.depth // self.lanes) * self.lanes, 0.0)
+            parts.fill(f, here, -(-self.depth // self.lanes) * self.lanes, 0.0)
         parts.fill(f, buffers.sums, self.most * self.width_row, 0.0)
         with f.loop(0, self.most) as row:
             f.store(parts.number(f, -math.inf), parts.moved(f, buffers.tops, row.index))
@@ -96,7 +104,7 @@ class Tiles:
         with f.loop(begin, high, self.key_block) as loop:
             columns = f.minimum(f.sub(high, loop.index), self.key_block)
             self._copy_keys(f, at, piece, buffers.keys, loop.index, columns)
-            self._copy_values(f, at, piece, buffers.values, loop.index, columns)
+            self.copy_values(f, at, piece, buffers.values, (loop.index, columns))
             self._products(f, buffers, active, columns)
             with f.loop(0, active, runs=True) as row:
                 place, _ = f.divide(row.index, self.heads)
@@ -117,8 +125,8 @@ class Tiles:
     def _buffers(self, f: Function) -> Buffers:
         sizes = (
             self.most * self.depth_row,
-            self.key_block * self.p.depth,
-            self.key_block * self.width_row,
+            self.key_block * self.depth,
+            self.groups(self.key_block) * self.width_row,
             self.most * self.score_row,
             self.most * self.width_row,
             self.most,
@@ -144,13 +152,13 @@ class Tiles:
             if p.options.has_scales:
                 factors = [f.splat(parts.scale_at(f, at, "key_scales", row), self.lanes) for row in rows]
             panel, half = f.divide(group.index, self.vectors)
-            place = f.add(f.mul(panel, p.depth * self.panel), f.mul(half, self.lanes))
+            place = f.add(f.mul(panel, self.depth * self.panel), f.mul(half, self.lanes))
             into = parts.moved(f, target, place)
-            whole = p.depth // self.lanes * self.lanes
+            whole = self.depth // self.lanes * self.lanes
             with f.loop(0, whole, self.lanes) as column:
                 self._square(f, at, (rows, factors), into, column.index, self.lanes)
-            if whole < p.depth:
-                self._square(f, at, (rows, factors), into, whole, p.depth - whole)
+            if whole < self.depth:
+                self._square(f, at, (rows, factors), into, whole, self.depth - whole)
 
     def _square(
         self, f: Function, at: Mapping[str, Value], keys: tuple[Sequence[Int], Sequence[Value] | None],
@@ -160,17 +168,26 @@ class Tiles:
         cache and their factors.
         """
         rows, factors = keys
-        found = [self.parts.load_row(f, at, "keys", row, column, width) for row in rows]
+        found = [self.load_keys(f, at, row, column, width) for row in rows]
         if factors is not None:
             found = [f.binary("fmul", x, y) for x, y in zip(found, factors, strict=True)]
         for i, x in enumerate(transpose(f, found)[:width]):
             f.store(x, self.parts.moved(f, into, f.add(f.mul(column, self.panel), i * self.panel)))
 
-    def _copy_values(
-        self, f: Function, at: Mapping[str, Value], piece: Piece, target: Value, key: Int, count: Int
+    def copy_query(self, f: Function, at: Mapping[str, Value], first: tuple[Int, Int], target: Value) -> None:
+        """The queries of a token, from a head on, as rows; `first` are the token and the head."""
+        self.parts.copy_query(f, at, first, target, self.depth_row, self.heads)
+
+    def load_keys(self, f: Function, at: Mapping[str, Value], row: Int, column: Int, width: int) -> Value:
+        """Neighbours of a row of the keys, zeros behind the first `width` lanes."""
+        return self.parts.load_row(f, at, "keys", row, column, width)
+
+    def copy_values(
+        self, f: Function, at: Mapping[str, Value], piece: Piece, target: Value, keys: tuple[Int, Int]
     ) -> None:
-        """Rows of some values."""
+        """Rows of the values of some keys: the first, and how many."""
         parts, p = self.parts, self.p
+        key, count = keys
         with f.loop(0, count, runs=True) as loop:
             row = parts.row_of_key(f, at, piece, f.add(key, loop.index))
             into = parts.moved(f, target, f.mul(loop.index, self.width_row))
@@ -191,6 +208,7 @@ class Tiles:
             block = Block(
                 rows=self.rows, lanes=self.lanes, vectors=self.vectors, width=self.panel, a_row=a_row,
                 a_depth=1, panel=panel, out_row=out_row, compute=dtypes.float32, out=dtypes.float32,
+                is_paired=self.is_paired,
             )  # fmt: skip
             self.parts.helpers[name] = microkernel.emit_block(
                 f"TASK_{name}", block, has_tail=False, adds=adds
@@ -202,7 +220,7 @@ class Tiles:
         """Scores of all rows."""
         parts = self.parts
         with f.loop(0, columns, self.panel, runs=True) as panel:
-            keys = parts.moved(f, buffers.keys, f.mul(panel.index, self.p.depth))
+            keys = parts.moved(f, buffers.keys, f.mul(panel.index, self.depth))
             with f.loop(0, active, self.rows, runs=True) as row:
                 out = f.add(f.mul(row.index, self.score_row), panel.index)
                 self._product(
@@ -212,12 +230,13 @@ class Tiles:
                         keys,
                         parts.moved(f, buffers.scores, out),
                     ),
-                    self.p.depth, a_row=self.depth_row, panel=self.panel, out_row=self.score_row, adds=False,
+                    self.depth, a_row=self.depth_row, panel=self.panel, out_row=self.score_row, adds=False,
                 )  # fmt: skip
 
     def _mix(self, f: Function, buffers: Buffers, active: Int, columns: Int) -> None:
         """Weights times values, added to the sums."""
         parts = self.parts
+        depth = f.divide(f.add(columns, 1), 2)[0] if self.is_paired else columns
         with f.loop(0, self.p.width, self.panel) as panel, f.loop(0, active, self.rows, runs=True) as row:
             out = f.add(f.mul(row.index, self.width_row), panel.index)
             self._product(
@@ -227,7 +246,7 @@ class Tiles:
                     parts.moved(f, buffers.values, panel.index),
                     parts.moved(f, buffers.sums, out),
                 ),
-                columns, a_row=self.score_row, panel=self.width_row, out_row=self.width_row, adds=True,
+                depth, a_row=self.score_row, panel=self.width_row, out_row=self.width_row, adds=True,
             )  # fmt: skip
 
     # --- weights ----------------------------------------------------------------------------------
@@ -242,9 +261,18 @@ class Tiles:
         low, high = (self._places(f, f.sub(x, key)) for x in seen)
         numbers = lanes_of(f, range(self.lanes))
         lowest = parts.number(f, -math.inf, self.lanes)
-        with f.loop(0, columns, self.lanes, [lowest], runs=True) as loop:
+        highest, masked = lowest, f.integer(0)
+        if self.p.options.window is None and self.p.options.softcap is None:
+            # Vectors that are seen as a whole need no mask.
+            visible = f.maximum(f.minimum(f.sub(seen[1], key), columns), 0)
+            masked = f.integer(f.mul(f.divide(visible, self.lanes)[0], self.lanes))
+            with f.loop(0, masked, self.lanes, [lowest]) as loop:
+                x = self.scaled(f, parts.moved(f, line, loop.index))
+                loop.next = [parts.larger(f, x, loop.carried[0])]
+            highest = loop.results[0]
+        with f.loop(masked, columns, self.lanes, [highest]) as loop:
             here = parts.moved(f, line, loop.index)
-            x = parts.capped(f, parts.vector(f, here))
+            x = parts.capped(f, self.scaled(f, here))
             own = f.binary("add", numbers, self._places(f, loop.index))
             inside = f.compare("slt", own, high)
             if self.p.options.window is not None:
@@ -259,7 +287,7 @@ class Tiles:
         with f.loop(0, columns, self.lanes, [parts.number(f, 0.0, self.lanes)], runs=True) as loop:
             here = parts.moved(f, line, loop.index)
             weight = parts.exp(f, f.binary("fsub", parts.vector(f, here), base))
-            f.store(weight, here)
+            self.keep_weights(f, weight, line, loop.index)
             loop.next = [f.binary("fadd", loop.carried[0], weight)]
         share = parts.exp(f, f.binary("fsub", f.splat(before, self.lanes), base))
         total = self._across(f, loop.results[0], largest=False)
@@ -271,6 +299,14 @@ class Tiles:
             for column in range(0, self.p.width, self.lanes):
                 here = parts.moved(f, sums, column)
                 f.store(f.binary("fmul", parts.vector(f, here), share), here)
+
+    def scaled(self, f: Function, place: Value) -> Value:
+        """Scores that a product has left."""
+        return self.parts.vector(f, place)
+
+    def keep_weights(self, f: Function, weights: Value, line: Value, column: Int) -> None:
+        """Store weights in place of the scores of a row."""
+        f.store(weights, self.parts.moved(f, line, column))
 
     def _places(self, f: Function, x: Int) -> Value:
         return f.splat(f.convert("trunc", f.integer(x), I32), self.lanes)

@@ -163,18 +163,25 @@ def _transpose(
 
 
 def _place(op: Primitive, in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Factors:
-    """Rows of the matrix may be split anywhere, the dimension with the groups between groups only: what is
-    split is their number, and `x` or the result goes along.
+    """Rows of the matrix may be split anywhere, or between panels, the dimension with the groups between
+    groups only: what is split is their number, and `x` or the result goes along. What is contracted stays
+    whole where activations would be rounded with other neighbours than before.
     """
     signature = op.signature_for(attrs)
     assert signature is not None
-    rows = "p" if scheme_.parse(attrs["scheme"]).rows > 1 else "n"
-    found = places.by_signature(signature, in_types, out_types, frozenset({"m", rows, "g"}), "sum")
+    scheme = scheme_.parse(attrs["scheme"])
+    rows = "p" if scheme.rows > 1 else "n"
+    contracted, other = ("g", rows) if attrs["transpose"] else (rows, "g")
+    blocks = in_types[1]
+    piece = blocks.shape[-1] // scheme.rows * 8 // scheme.bits if attrs["transpose"] else scheme.rows
+    is_free = attrs["activations"] == "exact" or piece % codes.ACTIVATION_GROUP == 0
+    splittable = frozenset({"m", other, *([contracted] if is_free else [])})
+    found = places.by_signature(signature, in_types, out_types, splittable, "sum")
     x, *planes = found.inputs
     (out,) = found.outputs
-    contracted, other = ("g", rows) if attrs["transpose"] else (rows, "g")
-    inputs = ((*x[:-1], (contracted,)), *planes)
-    return places.Factors(inputs, ((*out[:-1], (other,)),), found.sizes, {contracted: "sum"})
+    inputs = ((*x[:-1], (contracted,) if is_free else places.WHOLE), *planes)
+    sums: dict[str, places.Reducer] = {contracted: "sum"} if is_free else {}
+    return places.Factors(inputs, ((*out[:-1], (other,)),), found.sizes, sums)
 
 
 def _linear(in_types: places.Types, out_types: places.Types, attrs: Attrs) -> places.Linear:

@@ -154,6 +154,22 @@ def read(path: Path | str) -> Source:
     return gguf.source(place) if place.is_file() else hugging_face.read(place)
 
 
+def check(path: Path | str) -> models.Config:
+    """Look whether a checkpoint holds the weights that its configuration asks for, without reading them.
+
+    Raises:
+        MissingFileError: it, or one of its files, is not there.
+        CorruptFileError: a file is damaged, or its weights are not those of its configuration.
+        ValueMismatchError: the model needs something that is not supported.
+    """
+    source = read(path)
+    family = models.family_of(source.config_json)
+    names = _names(source, family, models.config_from_json(source.config_json))
+    config = _fitted(source, family, names)
+    _check(family.weights(config), names, source, allow_unexpected=False)
+    return config
+
+
 def _float(dtype: Any) -> np.dtype:  # Any: what names a dtype
     found = dtypes.canonical(dtype)
     if found not in dtypes.FLOATS or found.itemsize > 4:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import numbers
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -174,15 +174,22 @@ class InputProcessor:
                 )
             ids = self.tokenizer.encode(text)
         ids = _token_ids(ids)
-        if not all(isinstance(id, int) and 0 <= id < self.vocab_size for id in ids):
-            wrong = next(id for id in ids if not (isinstance(id, int) and 0 <= id < self.vocab_size))
+        return text, [self._id(id) for id in ids], salt
+
+    def _id(self, given: Any) -> int:  # Any: what was given may be anything
+        """An id of a prompt; NumPy's integers are integers, too."""
+        try:
+            id = operator.index(given)
+        except TypeError:
+            id = -1
+        if not 0 <= id < self.vocab_size:
             raise errors.ValueMismatchError(
                 "the prompt holds an id that the model does not know",
-                got=repr(wrong)[:200],
+                got=repr(given)[:200],
                 expected=f"integers from 0 to {self.vocab_size - 1}",
                 fix="use the tokenizer of the model",
             )
-        return text, ids, salt
+        return id
 
     def _check_params(self, params: SamplingParams) -> None:
         for name in ("logprobs", "prompt_logprobs"):
@@ -261,13 +268,13 @@ class InputProcessor:
 
 
 def _token_ids(given: Any) -> list[Any]:  # Any: whatever a user gave
-    """Ids as Python's integers, of a list or of any library's array; what is no integer stays as it is."""
+    """Ids of a list or of any library's array."""
     several = given.tolist() if hasattr(given, "tolist") else given
     if isinstance(several, str | bytes | Mapping) or not isinstance(several, Iterable):
         raise errors.ValueMismatchError(
             "the ids of a prompt are no list", got=repr(given)[:200], expected="integers, one for each token"
         )
-    return [int(id) if isinstance(id, numbers.Integral) else id for id in several]
+    return list(several)
 
 
 def _defaults(stated: Mapping[str, Any]) -> SamplingParams:

@@ -163,9 +163,13 @@ class ModelRunner:
             on_progress: called with what is compiled, the number of programs done and of all.
             vocab_size: tokens that requests may name; the model's when absent.
         """
-        features = state_.PRESETS
-        sizes = [(size, preset) for size in self.buckets.wanted for preset in features]
-        total, done = len(self.buckets.tokens) + len(sizes) + 1, 0
+        vocab_size = vocab_size or self.config.vocab_size
+        sampling = [
+            (size, features, state)
+            for size in self.buckets.wanted
+            for features, state in state_.programs(size, vocab_size)
+        ]
+        total, done = len(self.buckets.tokens) + len(sampling) + 1, 0
 
         def report(what: str) -> None:
             nonlocal done
@@ -179,9 +183,8 @@ class ModelRunner:
             found, hidden = self.advance(*tree.leaves(self.builder.empty(size)))
             logits[found.shape[0]] = found
             report(f"{size} tokens")
-        row = state_.Row(state_.SamplingParams(), vocab_size=vocab_size or self.config.vocab_size)
-        for size, preset in sizes:
-            np.asarray(self.sample(logits[size], state_.build([row], size, preset), features=preset).tokens)
+        for size, features, state in sampling:
+            np.asarray(self.sample(logits[size], state, features=features).tokens)
             report(f"sampling of {size}")
         assert hidden is not None
         rows = np.zeros((_PROMPT_ROWS, hidden.shape[1]), hidden.dtype)
@@ -225,6 +228,14 @@ class ModelRunner:
         self.prepare_s += middle - start
         self.run_s += time.perf_counter() - middle
         return StepTokens(sampled, kept)
+
+    def can_sample(self, row: state_.Row) -> bool:
+        """Whether the arrays of sampling can be made for a request."""
+        try:
+            state_.build([row], 1, state_.preset_of(state_.features_of([row])))
+        except Exception:  # noqa: BLE001  # the question is whether there is any
+            return False
+        return True
 
     def compute(self, batch: models.Batch) -> np.ndarray:
         """Logits (L, V) of a batch, whose keys are written to the cache."""

@@ -130,6 +130,8 @@ def _receive(
                     out.write(chunk)
                     received += len(chunk)
                     on_bytes(len(chunk))
+                    if file.size is not None and (have if goes_on else 0) + received > file.size:
+                        break  # more than the file has: its size is found wrong in a moment
             except httpx.TransportError as error:
                 raise _CutError(received > 0) from error
     total = part.stat().st_size

@@ -37,7 +37,7 @@ _WANTED: Final = (
     "*.md",
     "*.gguf",
 )
-_UNWANTED: Final = ("original/*", "onnx/*", "openvino/*", "*mmproj*", ".*", "*/.*")
+_UNWANTED: Final = (store.MANIFEST, "original/*", "onnx/*", "openvino/*", "*mmproj*", ".*", "*/.*")
 _USUAL: Final = ("Q4_K_M", "Q4_0", "Q8_0", "Q5_K_M", "F16", "BF16")
 _MARGIN: Final = 64 << 20  # bytes of disk that are left free
 _CONNECTIONS: Final = 4
@@ -107,7 +107,7 @@ def pull(
             fix="unset it, or use what is here",
         )
     asked = remote.hub(source, endpoint=endpoint, token=token)
-    with asked.client() as client:
+    with asked.client() as client, remote.named_faults(asked):
         found = remote.repository(asked, parsed, client, wait_s=wait_s)
         variant, files = _chosen(parsed, found.files, include, exclude)
         for file in files:

@@ -5,9 +5,10 @@ References: https://huggingface.co/docs/hub/api, https://modelscope.cn/docs (bot
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -230,6 +231,20 @@ def _json(client: httpx.Client, url: str, hub: Hub, name: Name, wait_s: float) -
         return data
 
     return repeated(ask, hub, wait_s=wait_s, kinds=(httpx.TransportError, Again))
+
+
+@contextlib.contextmanager
+def named_faults(hub: Hub) -> Iterator[None]:
+    """What a client raises that is worth no second try, as an error of ours: redirects in a circle ..."""
+    import httpx
+
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise HubError(
+            f"{hub.endpoint} does not answer as a hub does", got=f"{type(error).__name__}: {error}",
+            fix="check the address, or another mirror",
+        ) from error  # fmt: skip
 
 
 class Again(Exception):  # noqa: N818  # it says what to do

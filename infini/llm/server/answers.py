@@ -6,7 +6,6 @@ import json
 import secrets
 from dataclasses import dataclass, field
 
-from infini.llm.server import requests
 from infini.llm.text import reasoning, tools
 from infini.llm.text.tools import CallPiece, ToolCall
 
@@ -153,16 +152,3 @@ class _List:
             found.append(CallPiece(self.count, str(call.get("name", "")), arguments, _call_id()))
             self.count += 1
         return found
-
-
-def choice_of(call: requests.ChatRequest) -> str:
-    """What a call says about calling: "none", "auto", "required", or the name of a function in brackets.
-
-    Args:
-        call: the body.
-    """
-    if not call.tools:
-        return "none"
-    if call.tool_choice is None:
-        return "auto"
-    return call.tool_choice if isinstance(call.tool_choice, str) else f"[{call.tool_choice.function.name}]"

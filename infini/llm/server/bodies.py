@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import pydantic
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from infini.llm.sampling.limits import Limits
 from infini.llm.server import failures, logs
@@ -157,6 +157,3 @@ def _constant(name: str) -> NoReturn:
 
 def _invalid_json(why: str) -> failures.ApiError:
     return failures.invalid(f"the body is not valid JSON: {why}", code="invalid_json")
-
-
-__all__ = ["ClientDisconnect", "depth", "parse", "read"]

@@ -27,7 +27,7 @@ from infini.llm.server import (
     streams,
 )
 from infini.llm.server.generation import Generation, Usage
-from infini.llm.server.requests import ChatRequest
+from infini.llm.server.requests import ChatRequest, NamedTool
 from infini.llm.text.tools import CallPiece
 
 # Longer texts are cut into tokens beside the event loop, which would stand still.
@@ -100,20 +100,24 @@ def _form(
 ) -> tuple[answers.Form, StructuredOutputsParams | None]:
     """How the answer is taken apart, and the form that it must have for that."""
     thought, spoken = service.parsers
-    choice = answers.choice_of(call)
+    choice = call.tool_choice or "auto"
     is_single = call.parallel_tool_calls is False
-    if choice in ("none", "auto"):
-        if _structured(call) is not None:
-            thought = None  # the form holds from the first token on, so that nothing is thought before it
-        return answers.Form(thought, spoken if choice == "auto" else None, None, is_single, prompt), None
-    if _structured(call) is not None:
+    has_form = _structured(call) is not None
+    if not call.tools or choice in ("none", "auto"):
+        parser = spoken if call.tools and choice == "auto" else None
+        # A form holds from the first token on, so that nothing is thought before it.
+        return answers.Form(None if has_form else thought, parser, None, is_single, prompt), None
+    if has_form:
         raise failures.invalid(
             "a tool_choice that forces a call is a form of the answer; give no other one", "tool_choice"
         )
-    forced = "" if choice == "required" else choice[1:-1]
-    functions = [(tool.function.name, tool.function.parameters) for tool in call.tools or ()]
-    structure = tool_schemas.forced_calls(functions, forced or "required", is_single=is_single)
-    return answers.Form(None, None, forced, is_single, prompt), structure
+    functions = {tool.function.name: tool.function.parameters for tool in call.tools}
+    if isinstance(choice, NamedTool):
+        name = choice.function.name
+        structure = StructuredOutputsParams(json=functions[name] or {"type": "object"})
+        return answers.Form(None, None, name, is_single, prompt), structure
+    structure = tool_schemas.forced_calls(list(functions.items()), "required", is_single=is_single)
+    return answers.Form(None, None, "", is_single, prompt), structure
 
 
 def _structured(call: ChatRequest) -> StructuredOutputsParams | None:

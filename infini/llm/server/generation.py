@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 
 from infini.core import errors
-from infini.llm.engine.outputs import OutputKind, RequestMetrics, RequestOutput, TokenLogprobs
+from infini.llm.engine.outputs import OutputKind, RequestMetrics, RequestOutput
 from infini.llm.engine.requests import EngineDeadError, QueueFullError, TokensPrompt
 from infini.llm.sampling.params import SamplingParams
 from infini.llm.server import failures
@@ -304,6 +304,3 @@ def refusal(error: errors.InfiniError, *, is_running: bool = False) -> failures.
             500, failures.of_infini(error).message, type=failures.SERVER, code="engine_error"
         )
     return failures.of_infini(error)
-
-
-__all__ = ["Generation", "TokenLogprobs", "Usage", "refusal"]

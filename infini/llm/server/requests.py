@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, model_validator
 
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), AllowInfNan(False)]
@@ -365,10 +365,3 @@ class ResponsesRequest(Body):
     top_k: Integer | None = Field(default=None, ge=-1, lt=_INT64)
     min_p: Number | None = Field(default=None, ge=0.0, le=1.0)
     repetition_penalty: Number | None = Field(default=None, gt=0.0)
-
-
-__all__ = [
-    "ChatRequest", "CompletionRequest", "DetokenizeRequest", "EmbeddingsRequest", "Message",
-    "NamedResponseTool", "NamedTool", "Part", "ResponseTool", "ResponsesRequest", "Sampled", "Templated",
-    "TokenizeRequest", "Tool", "ValidationError",
-]  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import pydantic
+
 from infini.llm.server import failures, requests, service as service_
 
 Json = dict[str, Any]  # Any: JSON
@@ -54,7 +56,7 @@ def chat_of(call: requests.ResponsesRequest) -> requests.ChatRequest:
             body["response_format"]["json_schema"] = {"name": form.name, "schema": form.schema_}
     try:
         return requests.ChatRequest.model_validate(body)
-    except requests.ValidationError as error:
+    except pydantic.ValidationError as error:
         raise failures.of_validation(error) from None
 
 

@@ -165,7 +165,8 @@ def _parsers(
     tokenizer: Tokenizer, settings: Settings
 ) -> tuple[reasoning.ReasoningParser | None, tools.ToolParser | None]:
     """What takes answers apart: by the names in the settings, or by what the model's template writes."""
-    source = settings.chat_template or tokenizer
+    named = settings.chat_template
+    source = tokenizer if named is None else chat.template_of(tokenizer, named)
     thought = spoken = None
     if settings.reasoning_parser is not None:
         name = None if settings.reasoning_parser == "auto" else settings.reasoning_parser

@@ -37,8 +37,8 @@ class Incremental:
         >>> from infini.llm.text import tokenizer
         >>> tokens = tokenizer.from_json(training.train(["one two"], vocab_size=260).to_json())
         >>> text = Incremental(tokens, stop=["two"])
-        >>> [text.push([id]) for id in tokens.encode("one two three")]
-        ['o', 'n', 'e', ' ', '', '', '', '', '', '', '', '', '']
+        >>> "".join(text.push([id]) for id in tokens.encode("one two three"))
+        'one '
         >>> text.stopped
         'two'
     """

@@ -7,9 +7,10 @@ specification, and the files `tokenizer.json` of the models that the names stand
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from infini.core import errors
 from infini.io import tensors
@@ -133,8 +134,7 @@ _WORDS: Final = _table()
 
 
 def word_rules() -> dict[str, tuple[tuple[str, ...], bool]]:
-    """For each name of `tokenizer.ggml.pre` its patterns, and whether a word that is a token is that token.
-    """
+    """For each name of `tokenizer.ggml.pre` its patterns, and whether a word that is a token is it."""
     return {name: (words.patterns, words.takes_whole) for name, words in _WORDS.items()}
 
 
@@ -176,12 +176,12 @@ def read(metadata: Metadata) -> Vocabulary:
             got="no tokenizer.ggml.model",
             fix="convert the model again, with its tokenizer; or pass a tokenizer folder",
         )
-    tokens = _array(metadata, "tokens")
-    if not tokens or not all(isinstance(token, str) for token in tokens):
+    tokens = _array(metadata, "tokens", str)
+    if not tokens:
         raise tensors.CorruptFileError(
-            "tokenizer.ggml.tokens is no list of texts", got=f"{len(tokens)} values"
+            "the GGUF tokenizer has no tokens", got="no tokenizer.ggml.tokens", fix="convert the model again"
         )
-    kinds = [int(number) for number in _array(metadata, "token_type")] or [NORMAL] * len(tokens)
+    kinds = _array(metadata, "token_type", int) or [NORMAL] * len(tokens)
     if len(kinds) != len(tokens):
         raise tensors.CorruptFileError(
             "tokenizer.ggml.token_type does not fit the tokens",
@@ -268,9 +268,9 @@ def _templates(metadata: Metadata) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in metadata.items():
         if key == "tokenizer.chat_template" and isinstance(value, str):
-            found["default"] = value
+            found["default"] = _text(value)
         elif key.startswith("tokenizer.chat_template.") and isinstance(value, str):
-            found[key.removeprefix("tokenizer.chat_template.")] = value
+            found[key.removeprefix("tokenizer.chat_template.")] = _text(value)
     return found
 
 
@@ -306,14 +306,14 @@ def _byte_level(metadata: Metadata, tokens: Sequence[str], words: _Words) -> tok
 
 
 def _merges(metadata: Metadata, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-    lines = _array(metadata, "merges")
+    lines = _array(metadata, "merges", str)
     if not lines:
         raise tensors.CorruptFileError(
             "the GGUF tokenizer has no merges", got="no tokenizer.ggml.merges", fix="convert the model again"
         )
     found = []
     for line in lines:
-        cut = line.find(" ", 1) if isinstance(line, str) else -1
+        cut = line.find(" ", 1)
         if cut < 0:
             raise tensors.CorruptFileError("a merge is no pair of tokens", got=repr(line)[:80])
         first, second = line[:cut], line[cut + 1 :]
@@ -334,7 +334,7 @@ def _ids(tokens: Sequence[str]) -> dict[str, int]:
 
 
 def _sentencepiece(metadata: Metadata, tokens: Sequence[str], kinds: Sequence[int]) -> tokenizers.Tokenizer:
-    scores = [float(score) for score in _array(metadata, "scores")]
+    scores = _array(metadata, "scores", float)
     if len(scores) != len(tokens):
         raise tensors.CorruptFileError(
             "tokenizer.ggml.scores does not fit the tokens",
@@ -413,13 +413,14 @@ def _spaced_bpe(metadata: Metadata, tokens: Sequence[str]) -> tokenizers.Tokeniz
 
 # --- values -----------------------------------------------------------------------------------
 
+T = TypeVar("T", str, int, float)
+
 
 def _value(metadata: Metadata, name: str, kind: type) -> Any:  # Any: of the kind, or None
     value = metadata.get(f"tokenizer.ggml.{name}")
     if value is None:
         return None
-    if hasattr(value, "item"):
-        value = value.item()
+    value = _plain(value)
     if not isinstance(value, kind) and not (kind is bool and isinstance(value, int)):
         raise tensors.CorruptFileError(
             f"tokenizer.ggml.{name} has the wrong type", got=type(value).__name__, expected=kind.__name__
@@ -427,10 +428,41 @@ def _value(metadata: Metadata, name: str, kind: type) -> Any:  # Any: of the kin
     return value
 
 
-def _array(metadata: Metadata, name: str) -> list[Any]:  # Any: numbers or texts
-    value = metadata.get(f"tokenizer.ggml.{name}")
+def _array(metadata: Metadata, name: str, kind: type[T]) -> list[T]:
+    """Values of an array, all of one kind; empty when there is none."""
+    value = _plain(metadata.get(f"tokenizer.ggml.{name}"))
     if value is None:
         return []
-    if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
+    if not isinstance(value, list | tuple):
         raise tensors.CorruptFileError(f"tokenizer.ggml.{name} is no array", got=type(value).__name__)
-    return value.tolist() if hasattr(value, "tolist") else list(value)
+    wrong = next((each for each in value if not _is_of(each, kind)), None)
+    if wrong is not None or None in value:
+        raise tensors.CorruptFileError(
+            f"tokenizer.ggml.{name} has a value of the wrong type",
+            got=repr(wrong)[:80],
+            expected=kind.__name__,
+            fix="copy the file again",
+        )
+    read: Callable[[Any], Any] = _text if kind is str else kind  # Any: the values
+    return [read(each) for each in value]
+
+
+def _plain(value: Any) -> Any:  # Any: NumPy's values, or Python's
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_of(value: object, kind: type) -> bool:
+    if kind is str:
+        return isinstance(value, str)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    return kind is float or value == int(value)
+
+
+def _text(value: str) -> str:
+    """A text without lone surrogates, which stand for bytes of the file that are no UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return value

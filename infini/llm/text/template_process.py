@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from infini.llm.text import templates
+from infini.llm.text import template_sandbox, templates
 
 MAX_MEMORY_BYTES: Final = 1 << 30
 _GRACE_S: Final = 3.0  # for the start of the process
@@ -43,13 +43,13 @@ def render(template: str, values: Mapping[str, Any]) -> str:  # Any: JSON
             [sys.executable, "-c", _CODE.format(folder=folder)],
             input=json.dumps({"template": template, "values": values}).encode(),
             capture_output=True,
-            timeout=templates.MAX_SECONDS + _GRACE_S,
+            timeout=template_sandbox.MAX_SECONDS + _GRACE_S,
             check=False,
             env={"PATH": "", "PYTHONDONTWRITEBYTECODE": "1"},
         )
     except subprocess.TimeoutExpired:
         raise templates.ChatTemplateError(
-            "the chat template exceeds a limit", got=f"it took more than {templates.MAX_SECONDS:g} s"
+            "the chat template exceeds a limit", got=f"it took more than {template_sandbox.MAX_SECONDS:g} s"
         ) from None
     try:
         answer = json.loads(done.stdout)
@@ -79,7 +79,7 @@ def _limit() -> None:
         import resource
     except ImportError:  # Windows
         return
-    seconds = int(templates.MAX_SECONDS + _GRACE_S)
+    seconds = int(template_sandbox.MAX_SECONDS + _GRACE_S)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from infini.core import errors
-from infini.llm.text import tool_grammars
+from infini.llm.text import tool_grammars, tool_readers
 from infini.llm.text.tokenizer import Tokenizer
 
 
@@ -80,7 +80,7 @@ class ToolParser:
     """
 
     name: str
-    grammar: Callable[[tool_grammars.Output], tool_grammars.Machine]
+    grammar: Callable[[tool_readers.Output], tool_readers.Machine]
     marks: tuple[tuple[str, ...], ...]
     foreign: tuple[str, ...] = ()
     is_special: bool = False
@@ -93,8 +93,8 @@ class ToolParser:
             >>> [(call.name, call.arguments) for call in PARSERS["hermes"].parse(answer).calls]
             [('f', '{"x": 1}')]
         """
-        output = tool_grammars.Output()
-        tool_grammars.run(self.grammar, output, text)
+        output = tool_readers.Output()
+        tool_readers.run(self.grammar, output, text)
         return Parsed(
             output.whole_text(),
             tuple(ToolCall(call.name, call.arguments()) for call in output.calls if call.is_whole),
@@ -109,8 +109,8 @@ class ToolStream:
     """Splits an answer that arrives in pieces; made by `ToolParser.stream`."""
 
     def __init__(self, parser: ToolParser) -> None:
-        self._output = tool_grammars.Output()
-        self._machine: tool_grammars.Machine | None = parser.grammar(self._output)
+        self._output = tool_readers.Output()
+        self._machine: tool_readers.Machine | None = parser.grammar(self._output)
         next(self._machine)
 
     @property
@@ -127,7 +127,7 @@ class ToolStream:
 
     def finish(self) -> Delta:
         """What was held back, and turned out to be text."""
-        tool_grammars.end(self._machine)
+        tool_readers.end(self._machine)
         self._machine = None
         return self._taken()
 

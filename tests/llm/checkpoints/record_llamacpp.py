@@ -40,7 +40,9 @@ CASES = {
 }
 
 # What llama.cpp makes of `mixtral F32`: rows that 256 does not divide, so every type has blocks of 32 there.
-QUANTIZED = {"F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q8_0": 7, "Q4_K_S": 14, "Q4_K_M": 15}
+QUANTIZED = {
+    "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q8_0": 7, "Q4_K_S": 14, "Q4_K_M": 15,
+}  # fmt: skip
 
 
 def write(case: str, path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import gc
 
 import numpy as np
 import pytest
@@ -64,6 +65,34 @@ def test_forms_of_a_prompt(llm, prompt):
     (output,) = llm.generate(prompt, greedy(max_tokens=2))
     assert output.finished
     assert len(output.outputs[0].token_ids) == 2
+
+
+def test_a_stream_tells_what_is_new(llm):
+    (whole,) = llm.generate([5, 6, 7], greedy(ignore_eos=True))
+    parts = list(llm.stream([5, 6, 7], greedy(ignore_eos=True)))
+    assert [token for part in parts for token in part.outputs[0].token_ids] == whole.outputs[0].token_ids
+    assert "".join(part.outputs[0].text for part in parts) == whole.outputs[0].text
+
+
+def test_a_stream_may_be_left_and_others_run_beside_it(llm, oracle):
+    stream = llm.stream([5, 6, 7], greedy(ignore_eos=True))
+    first = next(stream)
+    for output in llm.generate(prompts(2), GREEDY):
+        oracle.check_greedy(output)
+    rest = [token for part in stream for token in part.outputs[0].token_ids]
+    assert len(first.outputs[0].token_ids + rest) == 12
+    other = llm.stream([5, 6, 7], GREEDY)
+    next(other)
+    other.close()
+    assert not llm.engine.core.has_requests
+    assert not llm._inboxes
+
+
+def test_calls_of_several_threads_share_the_steps(llm, oracle):
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        for outputs in threads.map(lambda seed: llm.generate(prompts(4, seed=seed), GREEDY), range(3)):
+            for output in outputs:
+                oracle.check_greedy(output)
 
 
 def test_ends_by_length(llm):
@@ -232,7 +261,9 @@ def test_without_a_tokenizer_ids_are_served_and_texts_refused(checkpoint):
 
 def test_nothing_is_traced_after_the_engine_is_warm(llm):
     runner = llm.engine.core.runner
+    many = dict.fromkeys(range(300), -1.0)
     mixture = [
+        SamplingParams(max_tokens=3, repetition_penalty=1.1, logit_bias=many),
         GREEDY,
         SamplingParams(max_tokens=5, seed=1),
         SamplingParams(max_tokens=5, top_p=0.9, presence_penalty=1.0, logit_bias={3: 1.0}),
@@ -245,7 +276,7 @@ def test_nothing_is_traced_after_the_engine_is_warm(llm):
         assert_max_traces(runner.describe, 0),
     ):
         for size in (1, 3, 5):
-            llm.generate(prompts(5 * size, seed=size), mixture * size)
+            llm.generate(prompts(6 * size, seed=size), mixture * size)
 
 
 def test_a_closed_engine_says_so(checkpoint):
@@ -308,6 +339,22 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_engine(checkpoint, orac
     assert llm.engine.core.scheduler.pool.num_free == llm.stats().num_blocks
 
 
+def test_a_request_whose_settings_fail_does_not_end_the_others(llm, oracle, monkeypatch):
+    core = llm.engine.core
+    add = core.add
+
+    def sabotaged(job):
+        if job.prompt_token_ids == [9, 9]:
+            job.completions[0].row.scales = "none"
+        add(job)
+
+    monkeypatch.setattr(core, "add", sabotaged)
+    outputs = llm.generate([[5, 6], [9, 9], [7, 8]], GREEDY)
+    assert [output.outputs[0].finish_reason == "error" for output in outputs] == [False, True, False]
+    for output in (outputs[0], outputs[2]):
+        oracle.check_greedy(output)
+
+
 def test_a_request_whose_text_fails_does_not_end_the_others(llm, oracle, monkeypatch):
     core = llm.engine.core
     add = core.add
@@ -361,6 +408,28 @@ def test_an_interrupt_leaves_nothing_behind(llm, oracle, monkeypatch):
     assert llm.stats().num_free_blocks == llm.stats().num_blocks
     for output in llm.generate(prompts(3), GREEDY):  # no block counts as computed
         oracle.check_greedy(output)
+
+
+def test_a_step_updates_the_cache_in_place_and_copies_none_of_it(llm):
+    runner = llm.engine.core.runner
+    for size in (1, 32):
+        batch = runner.builder.empty(size)
+        memory = runner.forward.lower(runner._cache, batch).compile().memory_analysis()
+        assert memory.alias_size_in_bytes == runner.cache_nbytes
+        assert memory.temp_size_in_bytes < runner.cache_nbytes / 2
+
+
+def test_memory_does_not_grow_with_the_number_of_requests(llm):
+    params = SamplingParams(max_tokens=2, temperature=0.0)
+
+    def run(count):
+        for first in range(0, count, 40):
+            llm.generate([[n % 300, first % 300, 7] for n in range(40)], params)
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = run(200)
+    assert run(600) - before < 200
 
 
 def test_nothing_is_kept_of_requests_that_have_ended(llm):

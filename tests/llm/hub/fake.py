@@ -30,6 +30,8 @@ class Hub:
         spoilt: how many more answers for a path have a wrong byte.
         statuses: answers of the next requests for a path, before any content.
         elsewhere: address that content is redirected to.
+        goes_round: whether that redirects as well, to itself.
+        surplus: bytes that answers have and the files have not.
         token: what requests must prove; None for anybody.
         has_ranges: whether parts can be asked for.
         seen: path and headers of every request.
@@ -41,6 +43,8 @@ class Hub:
     spoilt: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     statuses: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     elsewhere: str | None = None
+    goes_round: bool = False
+    surplus: int = 0
     token: str | None = None
     has_ranges: bool = True
     commit: str = COMMIT
@@ -109,7 +113,7 @@ class Hub:
         if data is None:
             await _answer(send, 404, b"no such file")
             return
-        if self.elsewhere is not None and not is_here:
+        if self.elsewhere is not None and (not is_here or self.goes_round):
             await _answer(send, 302, b"", {"location": f"{self.elsewhere}/cdn/{path}"})
             return
         if self.spoilt[path]:
@@ -122,7 +126,7 @@ class Hub:
                 await _answer(send, 416, b"")
                 return
             status, more = 206, {"content-range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-        part = data[start:]
+        part = data[start:] + bytes(self.surplus)
         await send(_start(status, {"content-length": str(len(part)), **more}))
         if self.cuts[path]:
             await send(

@@ -164,6 +164,28 @@ def test_busy_servers_are_asked_again(hub: fake.Hub) -> None:
     assert (_pull() / "config.json").read_bytes() == hub.files["config.json"]
 
 
+def test_redirects_in_a_circle_are_named(hub: fake.Hub, other_address: str) -> None:
+    hub.elsewhere, hub.goes_round = other_address, True
+    with pytest.raises(remote.HubError, match="does not answer as a hub does"):
+        _pull()
+
+
+def test_a_file_without_an_end_does_not_fill_the_disk(hub: fake.Hub, models_dir: Path) -> None:
+    hub.surplus = 10 << 20
+    with pytest.raises(tensors.CorruptFileError, match="arrived damaged"):
+        _pull()
+    assert sum(path.stat().st_size for path in models_dir.rglob("*")) < 5 << 20
+
+
+def test_the_hubs_own_manifest_is_not_ours(hub: fake.Hub) -> None:
+    hub.files["infini.json"] = b'{"files": {}}'
+    assert set(store.read_manifest(_pull())["files"]) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+
+
 def test_no_hub_at_all_is_named() -> None:
     with pytest.raises(remote.HubError, match="cannot be reached"):
         _pull(endpoint="http://127.0.0.1:9")
@@ -309,7 +331,10 @@ def _cache(tmp_path: Path) -> Path:
     return folder / "snapshots" / "aaa"
 
 
-def test_models_of_the_store_and_of_the_cache_are_listed(hub: fake.Hub, tmp_path: Path) -> None:
+def test_models_of_the_store_and_of_the_cache_are_listed(
+    hub: fake.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a path that is there is a model, so nothing may lie beside
     cached, pulled = _cache(tmp_path), _pull()
     found = hubs.models()
     assert [(model.name, model.where, model.kind) for model in found] == [
@@ -320,7 +345,7 @@ def test_models_of_the_store_and_of_the_cache_are_listed(hub: fake.Hub, tmp_path
     assert hubs.find("org/model") == pulled
     assert hubs.find("other/small") == cached
     assert hubs.find(str(tmp_path)) == tmp_path
-    assert hubs.find("org/nothing") is None and hubs.find("../x") is None
+    assert hubs.find("org/nothing") is None and hubs.find("../not-there") is None
 
 
 def test_a_gguf_model_is_found_as_its_file(hub: fake.Hub) -> None:

@@ -222,7 +222,7 @@ class ScriptedStream(AsyncIterator[RequestOutput]):
         count = self.params.prompt_logprobs
         prompt_logprobs = None
         if count is not None and (is_first or self.kind != "delta"):
-            prompt_logprobs = [None, *(self.likely(id, count) for id in self.ids[1:])]
+            prompt_logprobs = [None, *(likely(id, count) for id in self.ids[1:])]
         metrics = RequestMetrics(
             arrival_time=self._arrival, arrival_wall_time=time.time(), first_scheduled_time=self._arrival,
             first_token_time=self._first, last_token_time=self._last,
@@ -231,15 +231,17 @@ class ScriptedStream(AsyncIterator[RequestOutput]):
             self.request_id, None, self.ids, prompt_logprobs, outputs, is_over, metrics=metrics
         )
 
-    def likely(self, id: int, count: int) -> TokenLogprobs:
-        """The token itself is the second likeliest; unknown ones have no chance at all."""
-        decode = self.engine.tokenizer.decode
-        others = [other for other in range(40, 40 + count + 1) if other != id][:count]
-        found = {id: Logprob(-1.0, 2, decode([id], skip_special_tokens=False))}
-        for place, other in enumerate(others):
-            logprob = (-0.5, -3.0)[place] if place < 2 else float("-inf")
-            found[other] = Logprob(logprob, place + 1 + (place > 0), decode([other]))
-        return found
+
+@functools.cache
+def likely(id: int, count: int) -> TokenLogprobs:
+    """The token itself is the second likeliest; the others from the third on have no chance at all."""
+    decode = make_tokenizer().decode
+    others = [other for other in range(40, 40 + count + 1) if other != id][:count]
+    found = {id: Logprob(-1.0, 2, decode([id], skip_special_tokens=False))}
+    for place, other in enumerate(others):
+        logprob = (-0.5, -3.0)[place] if place < 2 else float("-inf")
+        found[other] = Logprob(logprob, place + 1 + (place > 0), decode([other]))
+    return found
 
 
 class _Choice:
@@ -301,6 +303,6 @@ class _Choice:
         count = self.stream.params.logprobs
         return CompletionOutput(
             self.index, text, list(ids),
-            logprobs=None if count is None else [self.stream.likely(id, count) for id in ids],
+            logprobs=None if count is None else [likely(id, count) for id in ids],
             finish_reason=self.reason, stop_reason=self.stopped, error=self.error,
         )  # fmt: skip

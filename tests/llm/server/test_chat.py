@@ -338,6 +338,13 @@ def test_a_named_tool_is_a_form_and_ends_with_stop(serve: Serve) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+def test_a_tool_may_be_called_required(serve: Serve) -> None:
+    tool = {"type": "function", "function": {"name": "required"}}
+    body = chat(tools=[tool, TIME], tool_choice={"type": "function", "function": {"name": "required"}})
+    choice = serve(ScriptedEngine('{"a": 1}')).post(PATH, json=body).json()["choices"][0]
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "required", "arguments": '{"a": 1}'}
+
+
 def test_required_calls_are_a_list_of_calls(serve: Serve) -> None:
     said = '[{"name": "time", "parameters": {}}, {"name": "weather", "parameters": {"city": "}{"}}]'
     engine = ScriptedEngine(said, chat_template=HERMES)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from infini.core import errors
-from infini.llm.text import chat, template_process, templates, tokenizer
+from infini.llm.text import chat, template_process, template_sandbox, templates, tokenizer
 from infini.llm.text.templates import ChatTemplateError
 from tests.llm.text import families, vocabularies as v
 
@@ -238,7 +238,8 @@ LIMITS = [
 
 
 @pytest.mark.parametrize("template", LIMITS, ids=lambda text: text[:60])
-def test_a_template_that_asks_for_too_much_is_stopped(template: str) -> None:
+def test_a_template_that_asks_for_too_much_is_stopped(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_sandbox, "MAX_STEPS", 200_000)  # the same, sooner
     with pytest.raises(ChatTemplateError):
         _render(template)
 
@@ -254,7 +255,7 @@ def test_a_template_of_a_request_runs_in_a_process_of_its_own(monkeypatch: pytes
     assert text == chat.render(USER, chat_template=chat.CHATML)
     with pytest.raises(ChatTemplateError, match="refuses the messages"):
         chat.render(USER, chat_template="{{ raise_exception('no') }}", is_trusted=False)
-    monkeypatch.setattr(templates, "MAX_SECONDS", -2.9)
+    monkeypatch.setattr(template_sandbox, "MAX_SECONDS", -template_process._GRACE_S)
     with pytest.raises(ChatTemplateError, match="limit"):
         template_process.render("x", {})
 

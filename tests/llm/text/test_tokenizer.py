@@ -1,5 +1,6 @@
 """Tokenizers from folders, GGUF metadata and tokenizer.model."""
 
+# ruff: noqa: E501  # tables of odd values
 from __future__ import annotations
 
 import contextlib
@@ -11,7 +12,7 @@ import pytest
 
 from infini.core import errors
 from infini.io import tensors
-from infini.llm.text import tokenizer
+from infini.llm.text import gguf_vocabulary, tokenizer
 from tests.llm.text import vocabularies as v
 
 
@@ -118,6 +119,30 @@ def test_gguf_templates_are_found_by_name() -> None:
 def test_wrong_gguf_metadata_are_named(changes: dict, kind: type, text: str) -> None:
     with pytest.raises(kind, match=text):
         tokenizer.from_gguf(v.gguf_metadata(v.byte_level()) | changes)
+
+
+ODD = [
+    None, 1, -1, 2**40, True, 1.5, float("nan"), "x", "", [], [1], ["a"], ["a", "b"] * 300, [None], [[1]], b"x", {"a": 1},
+    np.zeros(3), np.full(425, np.nan), ["\udcff"] * 425, ["\ud800"] * 425, [3] * 425, [99] * 425, [""] * 425, ["a"] * 425,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pre", ["qwen2", None])
+def test_any_wrong_value_of_gguf_metadata_gives_a_named_error_or_a_tokenizer(pre: str | None) -> None:
+    base = v.gguf_metadata(v.byte_level() if pre else v.sentencepiece(), pre=pre)
+    more = ("add_bos_token", "add_space_prefix", "eot_token_id")
+    for key in [*base, *(f"tokenizer.ggml.{name}" for name in more), "tokenizer.chat_template"]:
+        for value in ODD:
+            with contextlib.suppress(errors.InfiniError):
+                found = tokenizer.from_gguf(base | {key: value})
+                found.decode(found.encode("hello wörld <s>"))
+
+
+@pytest.mark.parametrize("pre", gguf_vocabulary.word_rules())
+def test_words_are_cut_without_loss(pre: str) -> None:
+    found = tokenizer.from_gguf(v.gguf_metadata(v.byte_level(), pre=pre))
+    for text in v.TRICKY:
+        assert found.decode(found.encode(text, False), skip_special_tokens=False) == text
 
 
 def test_folder_gives_ends_templates_and_tokens(tmp_path: Path) -> None:

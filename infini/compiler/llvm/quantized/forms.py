@@ -20,7 +20,7 @@ from infini.compiler.llvm.types import F32, I32, I64, vector
 from infini.compiler.passes import quantized
 from infini.core import dtypes
 from infini.core.ir import ArrayType
-from infini.lax.quantized.scheme import Scheme
+from infini.lax.quantized.scheme import Q4_K as Q4_K, Q8_0 as Q8_0, Scheme
 
 CHUNK: Final = quantized.CHUNK
 BLOCK: Final = quantized.BLOCK  # activations with one scale

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler.llvm import registers
+from infini.compiler.llvm import product_tasks, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.packing import transpose
 from infini.compiler.llvm.quantized import forms
@@ -32,7 +32,7 @@ VECTORS: Final = 2  # registers along a row of the result
 MOST_ROWS: Final = 6  # of a register block
 FEW_ROWS: Final = 4
 ROW_BLOCK: Final = 512  # rows of activations per task
-DEPTH_CHUNKS: Final = 24  # that are rearranged at once, on the stack
+DEPTH_CHUNKS: Final = 20  # that are rearranged at once, on the stack
 NS_PER_FLOP: Final = 0.003
 _BIAS: Final = 128
 
@@ -66,7 +66,7 @@ class _Panel:
     codes: Value
     before: Value  # what integer sums start with, per part
     scales: Value  # per part
-    offsets: Value | None  # per block
+    offsets: Value | None  # per part
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,7 @@ class _Emission:
         for number in range(self.num_depths):
             self._pack(panel, column, number)
             self._multiply(panel, (row, num_rows), column, number, stage)
+        assert f.stack_bytes <= product_tasks.MAX_STACK_BYTES
         text = "".join(g.finish() for g in (f, *self.helpers.values()))
         name = f"codes_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
         declares = frozenset[str]().union(f.declares, *(g.declares for g in self.helpers.values()))
@@ -136,7 +137,7 @@ class _Emission:
             f.allocate(self.depth * CHUNK // 4 * line),
             f.allocate(self.depth * chunk),
             f.allocate(self.depth * chunk),
-            f.allocate(self.depth * CHUNK // BLOCK * line) if self.reader.has_offsets else None,
+            f.allocate(self.depth * chunk) if self.reader.has_offsets else None,
         )
 
     # --- rearranging ------------------------------------------------------------------------------
@@ -223,8 +224,7 @@ class _Emission:
         self._store_columns(panel.scales, scales, f.add(f.mul(chunk, parts * self.columns), mine))
         if panel.offsets is not None:
             offsets = [reader.offsets(f, each) for each in places]
-            at = f.add(f.mul(chunk, CHUNK // BLOCK * self.columns), mine)
-            self._store_columns(panel.offsets, offsets, at)
+            self._store_columns(panel.offsets, offsets, f.add(f.mul(chunk, parts * self.columns), mine))
 
     def _centered(self, codes: Value) -> Value:
         """Codes as signed numbers, four in a lane."""
@@ -280,9 +280,11 @@ class _Emission:
         element = registers.memory_element(self.dtype)
         out = f.at(self.out, f.add(f.mul(place.row, self.reader.num_rows), place.column), element)
         sums = out if stage is None else f.at(stage, f.mul(place.own_row, self.columns), "float")
+        own_sums = f.at(self.sums, f.mul(first, BLOCK // self.part), "float")
+        own_scales = f.at(self.scales, first, "float")
         arguments = [
-            x, f.at(self.scales, first, "float"), f.at(self.sums, first, "float"), panel.codes, panel.before,
-            panel.scales, panel.offsets or panel.scales, sums, out,
+            x, own_scales, own_sums, panel.codes, panel.before, panel.scales, panel.offsets or panel.scales,
+            sums, out,
         ]  # fmt: skip
         text = ", ".join(f"ptr {a}" for a in arguments)
         flags = (1 if start == 0 else 0) + (2 if stop == self.num_chunks else 0)
@@ -338,14 +340,15 @@ class _Emission:
                         n = i * VECTORS + j
                         number = g.convert("sitofp", whole[n], zero.type)
                         totals[n] = g.fma(g.binary("fmul", number, own), factors[i], totals[n])
-            if self.reader.has_offsets:
-                here = g.at(w_offsets, g.mul(loop.index, columns), "float")
+                if not self.reader.has_offsets:
+                    continue
                 for j in range(VECTORS):
-                    own = g.load(g.at(here, j * lanes, "float"), zero.type)
+                    own = g.load(g.at(w_offsets, g.add(at, j * lanes), "float"), zero.type)
                     for i in range(size):
-                        total = g.load(g.at(g.at(sums, loop.index, "float"), i * self.blocks, "float"), F32)
+                        place = g.add(g.mul(loop.index, parts), i * self.blocks * parts + part)
                         n = i * VECTORS + j
-                        totals[n] = g.fma(own, g.splat(total, lanes), totals[n])
+                        total = g.splat(g.load(g.at(sums, place, "float"), F32), lanes)
+                        totals[n] = g.fma(own, total, totals[n])
             loop.next = totals
         totals = loop.results
         if self.num_depths > 1:

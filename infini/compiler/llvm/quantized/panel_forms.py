@@ -24,7 +24,10 @@ WORD_BYTES = 4 * ROWS  # of four codes of every row of a panel
 def has_code(scheme: Scheme, k: int, target: Target) -> bool:
     """Whether kernels read arranged rows of `k` numbers of a scheme: of whole spans."""
     group = k if scheme.group is None else scheme.group
-    return forms.has_code(scheme, k, target) and k % BLOCK == 0 and k % _span(scheme, group) == 0
+    is_known = forms.has_code(scheme, k, target)
+    if scheme.is_ggml:  # all of them, where rows for themselves have no code for some
+        is_known = forms.has_code(forms.Q4_K if scheme.part else forms.Q8_0, k, target)
+    return is_known and k % BLOCK == 0 and k % _span(scheme, group) == 0
 
 
 def _span(scheme: Scheme, group: int) -> int:
@@ -139,8 +142,10 @@ class PanelReader:
         if bits == 8:
             return found if self.signed else f.binary("xor", found, f.constant(0x80, found.type))
         found = forms.field(f, found, shift, mask)
-        if bits == 4:
+        if bits in (2, 4):
             return found
+        if bits == 5 and not self.scheme.part:
+            return f.binary("or", found, self._fifth_bits(f, span, number))
         if bits == 6:
             high, shift, mask = 128 + number // 128 * 32 + number % 32, number % 128 // 32 * 2, 3
         else:
@@ -154,11 +159,24 @@ class PanelReader:
         bits = self.scheme.bits
         if bits == 8:
             return number, 0, 255
-        if bits == 3:
-            return 32 + number // 128 * 32 + number % 32, number % 128 // 32 * 2, 3
+        if bits <= 3:
+            first = 32 if bits == 3 else 0
+            return first + number // 128 * 32 + number % 32, number % 128 // 32 * 2, 3
+        if bits == 5 and not self.scheme.part:
+            return 4 + number % 16, number // 16 * 4, 15
         run = forms.RUNS.get(self.scheme.name, self.group // 2)
         first = 32 if bits == 5 else 0
         return first + number // (2 * run) * run + number % run, number % (2 * run) // run * 4, 15
+
+    def _fifth_bits(self, f: Function, span: Span, number: int) -> Value:
+        """Bits `number` to `number + 3` of the first word of a group, as bit 4 of four bytes."""
+        word = f.convert("bitcast", self._word(f, span.planes[0], 0), vector("i32", self.lanes))
+        four = _bits(f, word, number, 15)
+        # Each bit in a byte of its own: the factor has bits at 0, 7, 14 and 21, and products do not overlap.
+        four = f.binary("mul", four, f.constant(0x00204081, four.type))
+        four = f.binary("and", four, f.constant(0x01010101, four.type))
+        four = f.binary("shl", four, f.constant(4, four.type))
+        return f.convert("bitcast", four, vector("i8", 4 * self.lanes))
 
     def _word(self, f: Function, plane: Value, byte: int) -> Value:
         place = f.at(plane, byte // 4 * WORD_BYTES, "i8")
@@ -175,8 +193,11 @@ class PanelReader:
         """What is added to the numbers of a part in every row, float32."""
         found = self._per_group(f, span, 2, part)
         if self.scheme.part:
-            words = self._sub_word(f, span, 1), self._sub_word(f, span, 2)
-            factor = _six_bits(f, words, part, shift=4)
+            if self.scheme.bits == 2:
+                factor = _bits(f, self._sub_word(f, span, part // 4), part % 4 * 8 + 4, 15)
+            else:
+                words = self._sub_word(f, span, 1), self._sub_word(f, span, 2)
+                factor = _six_bits(f, words, part, shift=4)
             found = f.binary("fmul", found, f.convert("sitofp", factor, found.type))
         elif self.scheme.beside == "minimum":
             return found
@@ -200,6 +221,8 @@ class PanelReader:
     def _factor(self, f: Function, span: Span, part: int) -> Value:
         """The sub-scale of a part in every row, as int32."""
         bits = self.scheme.bits
+        if bits == 2:
+            return _bits(f, self._sub_word(f, span, part // 4), part % 4 * 8, 15)
         if bits == 6:
             word = self._sub_word(f, span, part // 4)
             word = f.binary("shl", word, f.constant(24 - part % 4 * 8, word.type))

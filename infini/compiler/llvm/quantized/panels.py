@@ -131,6 +131,7 @@ class _Emission:
             number_ = f.convert("sitofp", whole[i], totals[i].type)
             totals[i] = f.fma(f.binary("fmul", number_, own), scale, totals[i])
             if offset is not None:
-                total = panel_forms.number_at(f, self.sums, place, reader.lanes)
+                of_part = f.add(per_part, (start + i) * (self.padded // size))
+                total = panel_forms.number_at(f, self.sums, of_part, reader.lanes)
                 totals[i] = f.fma(offset, total, totals[i])
         return totals

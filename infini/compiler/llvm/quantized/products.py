@@ -34,7 +34,10 @@ def form_of(equation: Equation, target: Target) -> Form | None:
     elif num_rows <= MAX_FEW_OF_PANELS:
         reader = panels.reader_of(planes, scheme, target)
         return Form(part=reader.part, center=reader.center)
-    return Form(is_biased=True) if matrix.is_possible(target) else None
+    if not matrix.is_possible(target):
+        return None
+    # Sums are wanted where numbers have minima, per part.
+    return Form(is_biased=True, part=scheme.part if scheme.beside and scheme.part else quantized.BLOCK)
 
 
 def emit_bytes(types: tuple[ArrayType, ...], attrs: Attrs, target: Target) -> tuple[TaskFunction, ...]:

@@ -21,7 +21,7 @@ from infini.core import errors
 from infini.io import gguf
 from infini.llm.text import gguf_vocabulary
 from infini.llm.text.gguf_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from infini.llm.text.tokenizer import DEFAULT, Tokenizer
+from infini.llm.text.tokenizer import DEFAULT, Tokenizer, from_gguf
 
 Json = dict[str, Any]  # Any: whatever JSON holds
 
@@ -101,7 +101,7 @@ def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, gguf.Value]:
     if is_spaced:
         found["add_space_prefix"] = _has_prefix(data)
     written = {f"tokenizer.ggml.{key}": gguf.value_of(value) for key, value in found.items()}
-    return written | _templates(tokenizer.chat_templates)
+    return written | _further_ends(tokenizer, written) | _templates(tokenizer.chat_templates)
 
 
 def rule_of(tokenizer: Tokenizer, data: Json) -> str:
@@ -209,6 +209,16 @@ def _ends(tokenizer: Tokenizer) -> tuple[bool, bool]:
     return bool(ids) and ids[0] == tokenizer.bos_id, bool(ids) and ids[-1] == tokenizer.special_id(
         "eos_token"
     )
+
+
+def _further_ends(tokenizer: Tokenizer, written: Mapping[str, gguf.Value]) -> dict[str, gguf.Value]:
+    """Ids that end an answer beside EOS. generation_config.json may have any; readers of GGUF know some by
+    their texts, and there are two more keys for others.
+    """
+    known = from_gguf(gguf.Metadata(written)).eos_ids
+    others = [id for id in tokenizer.eos_ids if id not in known]
+    keys = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+    return {key: gguf.value_of(id) for key, id in zip(keys, others, strict=False)}
 
 
 def _templates(templates: Mapping[str, str]) -> dict[str, gguf.Value]:

@@ -107,23 +107,23 @@ class _Source:
         return latent or hits[:1]
 
     def _tensor(self, rule: Rule, own: str, names: list[str], type: str) -> gguf.GGUFTensor:
-        shape, dtype = self._shape(names[0]), None
-        load = lambda: self.tensors[names[0]]  # noqa: E731
+        shape = self._shape(names[0])
+        load = lambda: self._array(names[0])  # noqa: E731
         if rule.kind == "experts":
             shape = (len(names), *shape)
-            load = lambda: np.stack([self.tensors[name] for name in names])  # noqa: E731
+            load = lambda: np.stack([self._array(name) for name in names])  # noqa: E731
             self._check_experts(own, names)
         elif rule.kind in ("queries", "keys"):
             heads = configs.heads(self.config)[rule.kind == "keys"]
-            load = lambda: _rotated(self.tensors[names[0]], heads)  # noqa: E731
+            load = lambda: _rotated(self._array(names[0]), heads)  # noqa: E731
         elif rule.kind == "plus one":
-            load = lambda: self.tensors[names[0]].astype(np.float32) + np.float32(1)  # noqa: E731
+            load = lambda: self._array(names[0]).astype(np.float32) + np.float32(1)  # noqa: E731
         elif rule.kind == "transposed" and len(shape) == 2:
             shape = shape[::-1]
-            load = lambda: np.ascontiguousarray(self.tensors[names[0]].T)  # noqa: E731
+            load = lambda: np.ascontiguousarray(self._array(names[0]).T)  # noqa: E731
         elif rule.kind in ("latent keys", "latent values"):
             shape, load = self._latent(names[0], is_keys=rule.kind == "latent keys")
-        return gguf.tensor(own, load, self._type(own, shape, names[0], type, dtype), shape)
+        return gguf.tensor(own, load, self._type(own, shape, names[0], type), shape)
 
     def _check_experts(self, own: str, names: list[str]) -> None:
         said = next((self.config[key] for key in configs.EXPERT_COUNTS if self.config.get(key)), None)
@@ -135,16 +135,22 @@ class _Source:
                 fix="copy the whole model folder again",
             )
 
+    def _array(self, name: str) -> np.ndarray:
+        """A tensor, which nobody writes to; that of a file is not copied."""
+        if isinstance(self.tensors, tensors_.TensorFiles):
+            return self.tensors.mapped(name)
+        return self.tensors[name]
+
     def _shape(self, name: str) -> tuple[int, ...]:
         if isinstance(self.tensors, tensors_.TensorFiles):
             return self.tensors.shape(name)
         return tuple(self.tensors[name].shape)
 
-    def _type(self, own: str, shape: tuple[int, ...], name: str, type: str, dtype: None) -> str:
+    def _type(self, own: str, shape: tuple[int, ...], name: str, type: str) -> str:
         if len(shape) < 2 or _ALWAYS_F32.fullmatch(own):
             return "F32"
         if type == "auto":
-            kind = str(self.tensors[name].dtype)
+            kind = str(self._array(name).dtype)
             if kind not in _OWN_TYPES:
                 raise errors.UnsupportedError(
                     f"the tensor {name} is not of floats that GGUF has", got=kind, fix="name a type"
@@ -159,7 +165,7 @@ class _Source:
         plain, values = int(self.config["qk_nope_head_dim"]), int(self.config["v_head_dim"])
 
         def load() -> np.ndarray:
-            whole = self.tensors[name].reshape(heads, plain + values, rank)
+            whole = self._array(name).reshape(heads, plain + values, rank)
             part = whole[:, :plain].swapaxes(1, 2) if is_keys else whole[:, plain:]
             return np.ascontiguousarray(part)
 
