@@ -99,8 +99,12 @@ class EngineCore:
             return None
         for completion in job.completions:
             if completion.finish_reason is None:
-                completion.end("abort")
-                self._leave(job, completion)
+                try:
+                    completion.end("abort")
+                except Exception as error:  # noqa: BLE001  # its text, perhaps; it ends nevertheless
+                    self._fail_one(job, completion, error)
+                else:
+                    self._leave(job, completion)
         return job.output()
 
     def step(self) -> list[RequestOutput]:
