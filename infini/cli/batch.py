@@ -97,6 +97,7 @@ def command(  # noqa: PLR0913, PLR0917  # options; typer passes them by name
         "quantization": quantization,
         "seed": seed,
         "deterministic": deterministic,
+        "enforce_eager": True,  # nobody waits for the first answer
     }
     try:
         failed = asyncio.run(_answer_all(model_path(named), options, todo, output_file))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from infini.core import errors
+from infini.llm.engine import sharing
 
 if TYPE_CHECKING:
     from infini.llm.server.protocol import Engine
@@ -56,6 +57,9 @@ def run(given: Given) -> int:
     settings, place = settings_of(given, model), place_of(given)
     options = engine_options(given)
     logs.configure(level=given["log_level"], form=given["log_format"], file=given["log_file"])
+    if not sharing.join(options.get("tensor_parallel_size", 1)):
+        _load(model, given["tokenizer"], options, is_spoken=False)  # computes for process 0 until that ends
+        return 0
     bound = running.bind(place)  # a port that is taken is told before a model loads for minutes
     try:
         # What loading says is for people, and no line of JSON.

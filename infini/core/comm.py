@@ -202,6 +202,11 @@ class Launcher(Protocol):
         everywhere.
         """
 
+    def unwatched_comm(self, process_of_rank: tuple[int, ...]) -> Comm:
+        """Communication of its own, among ranks of which some may wait for long, which `comm` takes for a
+        fault.
+        """
+
     def place(self) -> str:
         """Where among its collectives this process is, as a part of a sentence."""
 

@@ -335,6 +335,9 @@ class _Runtime:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
+    def memGetInfo(self) -> tuple[int, int]:
+        return 4096, 8192
+
     def getDeviceCount(self) -> int:
         return len(self.machine.capabilities)
 

@@ -153,6 +153,16 @@ def test_few_rows_times_a_large_matrix(rows: int, dtype: np.dtype, rng: np.rando
     check("mk,nk->mn", (rows, 1030), (1051, 1030), dtype, rng)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 8])
+@pytest.mark.parametrize("dtype", [dtypes.bfloat16, dtypes.float16], ids=str)
+def test_few_rows_times_a_matrix_of_small_floats_with_contiguous_k(
+    rows: int, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    """Pairs where the length is even, and what is left of a row after several registers."""
+    for depth in (1030, 1029):
+        check("mk,nk->mn", (rows, depth), (1051, depth), dtype, rng)
+
+
 @pytest.mark.parametrize("rows, depth, columns", [(2, 3, 350_000), (20, 5, 210_011), (9, 70_003, 17)])
 def test_few_rows_times_a_flat_or_a_high_matrix(
     rows: int, depth: int, columns: int, rng: np.random.Generator

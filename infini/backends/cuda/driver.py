@@ -251,11 +251,13 @@ class Driver:
         """Nothing: it is given back with its last reference."""
 
     def memory_stats(self) -> dict[str, int]:
-        """Bytes in use and kept by the pool."""
+        """Bytes in use and kept by the pool, and of the device."""
         with self.device:
             pool = self.cupy.get_default_memory_pool()
             used, total = pool.used_bytes(), pool.total_bytes()
-        return {"bytes_in_use": used, "bytes_kept": total - used}
+            free, limit = self.cupy.cuda.runtime.memGetInfo()
+        kept = total - used
+        return {"bytes_in_use": used, "bytes_kept": kept, "bytes_free": free + kept, "bytes_limit": limit}
 
     # --- kernels ------------------------------------------------------------------------------
 

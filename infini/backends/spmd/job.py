@@ -74,6 +74,11 @@ class Job:
             found = self._comms[process_of_rank] = WatchedComm(inner, process_of_rank, self.activity)
         return found
 
+    def unwatched_comm(self, process_of_rank: tuple[int, ...]) -> Comm:
+        """Communication of its own in which waiting for long is no fault: for the next thing to do, say."""
+        # Twice: what the first duplicate is called, the control channel is called too.
+        return self._carrier.comm(process_of_rank).duplicate().duplicate()
+
     def place(self) -> str:
         """Where among its collectives this process is, as a part of a sentence."""
         return self.activity.place()

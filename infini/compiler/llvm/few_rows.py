@@ -26,16 +26,18 @@ MIN_BYTES = 1 << 20  # of the matrix; a smaller one stays in the cache, where pa
 MAX_X_BYTES = 512 << 10  # of x, which stays in the cache while the matrix passes by
 TASK_BYTES = 512 << 10
 AHEAD_BYTES = 1 << 10  # of each row that are asked for before they are read
+FAR_AHEAD_BYTES = 1 << 12  # the same where rows are read one after the other
 MAX_GROUP = 4  # rows of the matrix at a time, each a stream for the processor to follow
+CHAINS = 4  # sums of a single row of x and of the matrix
 NS_PER_BYTE = 0.05
 
 
-def is_suited(problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype, target: Target) -> bool:
-    """Whether a contraction is a few rows times one large matrix with contiguous k. A single row of pairs is
-    one of them; others are streamed.
+def is_suited(problem: Problem, x_dtype: np.dtype, y_dtype: np.dtype) -> bool:
+    """Whether a contraction is a few rows times one large matrix with contiguous k. A single row is one of
+    them where the matrix has numbers of 16 bits; others are streamed.
     """
     (k,) = problem.k
-    least = 1 if _has_pairs(problem, x_dtype, y_dtype, target) else 2
+    least = 1 if y_dtype.itemsize == 2 else 2
     return (
         not problem.batch
         and least <= problem.m.size <= MAX_ROWS
@@ -66,7 +68,8 @@ def emit(
     lanes = target.lanes * 4 // compute.itemsize
     # Registers for the sums; the others hold the group's numbers of the matrix and one of x.
     room = 24 if target.num_registers >= 32 else 10
-    group = max(1, min(MAX_GROUP, room // problem.m.size))
+    # A single row of x is read again for every row of the matrix: that costs less than following several.
+    group = max(1, min(MAX_GROUP, room // problem.m.size)) if problem.m.size > 1 else 1
     return _Emission(problem, x_dtype, y_dtype, out_dtype, compute, lanes, group, has_pairs).phases()
 
 
@@ -114,10 +117,23 @@ class _Emission:
         x, y, out = pointers
         y = f.at(y, f.mul(row, n.y), registers.memory_element(self.y_dtype))
         zero = registers.constant(f, 0, self.compute, self.lanes)
+        size = m.size * count
         whole = k.size // self.width * self.width
-        with f.loop(0, whole, self.width, [zero] * (m.size * count)) as loop:
-            loop.next = self._step(f, (x, y), loop.index, loop.carried, None)
-        sums = loop.results
+        # A single sum would wait for itself: several in turn, which are added at the end.
+        chains = max(1, CHAINS // size)
+        turn = chains * self.width
+        stop = k.size // turn * turn
+        with f.loop(0, stop, turn, [zero] * (size * chains)) as loop:
+            found = []
+            for i in range(chains):
+                place = f.add(loop.index, i * self.width)
+                found += self._step(f, (x, y), place, loop.carried[i * size : (i + 1) * size], None)
+            loop.next = found
+        sums = loop.results[:size]
+        for i in range(size, size * chains):
+            sums[i % size] = f.binary("fadd", sums[i % size], loop.results[i])
+        for start in range(stop, whole, self.width):
+            sums = self._step(f, (x, y), start, sums, None)
         if whole < k.size:
             rest = (k.size - whole) * self.lanes // self.width
             sums = self._step(f, (x, y), whole, sums, f.first_lanes(rest, self.lanes))
@@ -140,7 +156,8 @@ class _Emission:
         rows = []
         for j in range(count):
             source = f.at(here, j * n.y, y_memory)
-            f.prefetch(f.at(source, AHEAD_BYTES // self.y_dtype.itemsize, y_memory))
+            ahead = AHEAD_BYTES if self.group > 1 else FAR_AHEAD_BYTES
+            f.prefetch(f.at(source, ahead // self.y_dtype.itemsize, y_memory))
             rows.append(self._load(f, source, self.y_dtype, mask))
         x_memory = registers.memory_element(self.x_dtype)
         for i in range(m.size):

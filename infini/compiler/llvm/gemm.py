@@ -53,7 +53,7 @@ def emit_contraction(
         return streaming.emit(x, y, spec, dtype, compute, target)
     if skinny.is_suited(problem, second):
         return skinny.emit(problem, first, second, dtype, compute, target)
-    if few_rows.is_suited(problem, first, second, target):
+    if few_rows.is_suited(problem, first, second):
         return few_rows.emit(problem, first, second, dtype, compute, target)
     return streaming.emit(x, y, spec, dtype, compute, target)
 
@@ -64,7 +64,7 @@ def blocked(x: ArrayType, y: ArrayType, *, spec: str, dtype: np.dtype, target: T
     first, second = (y.dtype, x.dtype) if problem.is_swapped else (x.dtype, y.dtype)
     if not _is_matrix(problem, blocking.compute_dtype(dtype)):
         return None
-    if skinny.is_suited(problem, second) or few_rows.is_suited(problem, first, second, target):
+    if skinny.is_suited(problem, second) or few_rows.is_suited(problem, first, second):
         return None
     if problem.m.size < MIN_ROWS or problem.n.size < MIN_ROWS:
         return None

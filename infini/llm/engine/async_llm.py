@@ -331,6 +331,7 @@ class AsyncLLM:
             raise
         finally:
             self._end()
+            self._engine.close()
 
     def _is_over(self) -> bool:
         if self._stop_at is None:

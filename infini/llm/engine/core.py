@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from infini.core import errors
+from infini.core import errors, events
 from infini.llm.engine.batches import Prepared
 from infini.llm.engine.jobs import Completion, Job, logprobs_of, prompt_logprobs_of
 from infini.llm.engine.outputs import (
@@ -130,10 +130,7 @@ class EngineCore:
                 self._fail_one(job, completion, error)
             if item.makes_token and completion.finish_reason is None:
                 going_on.append(completion)
-        before = time.perf_counter()
-        self._propose(going_on)
-        proposing_s = time.perf_counter() - before
-        self._propose_s += proposing_s
+        proposing_s = self._propose(going_on)
         outputs = self._outputs(job for job, _ in owners)
         self._emit_s += time.perf_counter() - begin - proposing_s
         return outputs
@@ -256,12 +253,22 @@ class EngineCore:
         count = job.params.prompt_logprobs or 0
         job.prompt_logprobs += prompt_logprobs_of(sampled, count, self._tokenizer)
 
-    def _propose(self, completions: list[Completion]) -> None:
+    def _propose(self, completions: list[Completion]) -> float:
+        """Proposals for the next step; the seconds that it took."""
         if self.proposer is None or not completions:
-            return
+            return 0.0
+        begin = time.perf_counter()
         counts = [c.request.max_tokens - c.request.num_output_tokens - 1 for c in completions]
-        for completion, guesses in zip(completions, self.proposer.propose(completions, counts), strict=True):
-            completion.request.spec_token_ids = completion.row.possible(guesses) if guesses else []
+        try:
+            proposed = self.proposer.propose(completions, counts)
+            for completion, guesses in zip(completions, proposed, strict=True):
+                completion.request.spec_token_ids = completion.row.possible(guesses) if guesses else []
+        except Exception as error:  # noqa: BLE001  # answers need no proposals
+            self.proposer = None
+            events.emit("proposals-failed", f"no more tokens are proposed: {_message(error)}", level="error")
+        seconds = time.perf_counter() - begin
+        self._propose_s += seconds
+        return seconds
 
     def _outputs(self, jobs: Iterable[Job]) -> list[RequestOutput]:
         found = []
@@ -297,8 +304,11 @@ class EngineCore:
             self._leave(job, completion)
 
     def _fail(self, owners: Sequence[tuple[Job, Completion]], error: Exception) -> list[RequestOutput]:
-        """A step failed: its requests end. The cache may be lost, so the others compute theirs again."""
-        for job, completion in owners:
+        """A step failed: those end whose settings make it fail, or all where nobody's do. The cache may be
+        lost, so the others compute theirs again.
+        """
+        at_fault = [owner for owner in owners if not self.runner.can_sample(owner[1].row)]
+        for job, completion in at_fault or owners:
             self._fail_one(job, completion, error)
         self._lose_cache()
         return self._outputs(job for job, _ in owners)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -171,15 +172,22 @@ class InputProcessor:
                     fix='pass {"prompt_token_ids": [...]}, or name a tokenizer',
                 )
             ids = self.tokenizer.encode(text)
-        if not all(isinstance(id, int) and 0 <= id < self.vocab_size for id in ids):
-            wrong = next(id for id in ids if not (isinstance(id, int) and 0 <= id < self.vocab_size))
+        return text, [self._id(id) for id in ids], salt
+
+    def _id(self, given: Any) -> int:  # Any: what was given may be anything
+        """An id of a prompt; NumPy's integers are integers, too."""
+        try:
+            id = operator.index(given)
+        except TypeError:
+            id = -1
+        if not 0 <= id < self.vocab_size:
             raise errors.ValueMismatchError(
                 "the prompt holds an id that the model does not know",
-                got=repr(wrong)[:200],
+                got=repr(given)[:200],
                 expected=f"integers from 0 to {self.vocab_size - 1}",
                 fix="use the tokenizer of the model",
             )
-        return text, ids, salt
+        return id
 
     def _check_params(self, params: SamplingParams) -> None:
         for name in ("logprobs", "prompt_logprobs"):

@@ -5,6 +5,7 @@ Names and results are vLLM's.
 
 from __future__ import annotations
 
+import numbers
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ class LLM:
     ) -> None:
         self.config = EngineConfig(**options)
         self._lock = threading.Lock()
+        self._arrived: dict[str, list[RequestOutput]] = {}
         with OpeningBars(is_spoken=verbose, is_shown=None if verbose else False) as bars:
             self._engine: opening.Engine | None = opening.open_engine(
                 model,
@@ -130,14 +132,15 @@ class LLM:
         return self._stream(self.engine.inputs.make(prompt, sampling_params, kind="delta"))
 
     def _stream(self, job: Job) -> Iterator[RequestOutput]:
-        core = self.engine.core
-        with self._lock:
-            core.add(job)
-            try:
-                while not job.is_finished:
-                    yield from core.step()
-            finally:
-                core.abort(job.request_id)
+        self._add([job])
+        try:
+            is_finished = False
+            while not is_finished:
+                for output in self._next([job]):
+                    is_finished = output.finished
+                    yield output
+        finally:
+            self._end([job])
 
     def chat(
         self,
@@ -209,27 +212,43 @@ class LLM:
         self._engine = None
 
     def _run(self, jobs: Sequence[Job], use_tqdm: bool) -> list[RequestOutput]:
-        core = self.engine.core
         found: dict[str, RequestOutput] = {}
-        with self._lock, PromptsBar(len(jobs), is_shown=use_tqdm) as bar:
+        with PromptsBar(len(jobs), is_shown=use_tqdm) as bar:
             try:
-                for job in jobs:
-                    core.add(job)
+                self._add(jobs)
                 while len(found) < len(jobs):
-                    for output in core.step():
+                    for output in self._next(jobs):
                         found[output.request_id] = output
                         bar.add(output)
             finally:  # after an interrupt nothing may stay behind
-                for job in core.jobs:
-                    core.abort(job.request_id)
+                self._end(jobs)
         return [found[job.request_id] for job in jobs]
+
+    def _add(self, jobs: Sequence[Job]) -> None:
+        with self._lock:
+            for job in jobs:
+                self.engine.core.add(job)
+
+    def _next(self, jobs: Sequence[Job]) -> list[RequestOutput]:
+        """One step, whosever requests it serves; outputs of other calls wait for these to ask."""
+        with self._lock:
+            if not any(job.request_id in self._arrived for job in jobs):
+                for output in self.engine.core.step():
+                    self._arrived.setdefault(output.request_id, []).append(output)
+            return [output for job in jobs for output in self._arrived.pop(job.request_id, ())]
+
+    def _end(self, jobs: Sequence[Job]) -> None:
+        with self._lock:
+            for job in jobs:
+                self.engine.core.abort(job.request_id)
+                self._arrived.pop(job.request_id, None)
 
 
 def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str | Mapping):
         return [prompts]
     given: list[Any] = list(prompts)  # Any: prompts, or the ids of one
-    return [given] if given and all(isinstance(item, int) for item in given) else given
+    return [given] if given and all(isinstance(item, numbers.Integral) for item in given) else given
 
 
 def _for_each(

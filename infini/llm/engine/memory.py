@@ -76,7 +76,7 @@ def decide(
     is_on_host = device.platform in ("cpu", "reference")
     available = config.kv_cache_memory_bytes
     if available is None:
-        available = int(free_bytes(device) * config.gpu_memory_utilization)
+        available = _available(device, config.gpu_memory_utilization)
         available = min(available, _MOST_ON_HOST) if is_on_host else available
     longest = config.max_model_len or model_len
     per_request = -(-longest // block_size)
@@ -111,11 +111,16 @@ def size_text(nbytes: int) -> str:
     return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB else f"{nbytes / 2**20:.2f} MiB"
 
 
-def free_bytes(device: backend.Device) -> int:
-    """Memory of a device that nobody uses."""
-    found = device.memory_stats().get("bytes_free")
-    if found is not None:
-        return found
+def _available(device: backend.Device, utilization: float) -> int:
+    """What is free of a device, less the share of it that stays untouched."""
+    stats = device.memory_stats()
+    if "bytes_free" not in stats:
+        return int(host_free_bytes() * utilization)
+    return max(int(stats["bytes_free"] - (1.0 - utilization) * stats["bytes_limit"]), 0)
+
+
+def host_free_bytes() -> int:
+    """Memory of the host that nobody uses."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):

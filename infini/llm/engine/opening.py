@@ -220,6 +220,7 @@ def _limits(config: EngineConfig, size: CacheSize) -> Limits:
 
 def _devices(config: EngineConfig) -> tuple[Mesh | None, Channel | None]:
     """What shares the model, and the line between its processes."""
+    sharing.join(config.tensor_parallel_size)
     if config.tensor_parallel_size == 1:
         if comm.processes().count > 1:
             raise errors.ValueMismatchError(

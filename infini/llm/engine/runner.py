@@ -229,6 +229,14 @@ class ModelRunner:
         self.run_s += time.perf_counter() - middle
         return StepTokens(sampled, kept)
 
+    def can_sample(self, row: state_.Row) -> bool:
+        """Whether the arrays of sampling can be made for a request."""
+        try:
+            state_.build([row], 1, state_.preset_of(state_.features_of([row])))
+        except Exception:  # noqa: BLE001  # the question is whether there is any
+            return False
+        return True
+
     def compute(self, batch: models.Batch) -> np.ndarray:
         """Logits (L, V) of a batch, whose keys are written to the cache."""
         logits, _ = self.advance(*tree.leaves(batch))

@@ -7,6 +7,8 @@ they are told until the end. Weights and caches never travel; nothing is unpickl
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,7 +16,9 @@ import ml_dtypes  # noqa: F401  # NumPy knows bfloat16 by name then
 import msgpack
 import numpy as np
 
+from infini import parallel
 from infini.core import backend, comm as comm_, errors
+from infini.parallel import processes
 from infini.sharding import Mesh, make_mesh
 
 _END: Final = "end"
@@ -52,9 +56,15 @@ class Channel:
     def follow(self, programs: Mapping[str, Call]) -> None:
         """Run what process 0 runs, until it closes the line.
 
+        Signals that ask a job to end reach all of its processes. Process 0 decides what they mean, for
+        example that running answers are finished first; this one goes on until it is let go.
+
         Args:
             programs: by their names.
         """
+        if threading.current_thread() is threading.main_thread():
+            for one in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(one, signal.SIG_IGN)
         while True:
             name, arrays, numbers = msgpack.unpackb(self._comm.broadcast(b""))
             if name == _END:
@@ -84,6 +94,20 @@ def _unpacked(dtype: str, shape: Sequence[int], content: bytes) -> np.ndarray:
     return np.frombuffer(content, np.dtype(dtype)).reshape(shape)
 
 
+def join(count: int) -> bool:
+    """Take part in the job that shares a model.
+
+    Args:
+        count: how many devices share it.
+
+    Returns:
+        Whether this process leads: others only compute what it computes.
+    """
+    if count > 1 and processes.is_in_job():
+        parallel.initialize()
+    return count == 1 or comm_.processes().index == 0
+
+
 def mesh_of(count: int) -> Mesh:
     """The devices that share a model, as a mesh with the axis "tp".
 
@@ -93,12 +117,12 @@ def mesh_of(count: int) -> Mesh:
     Raises:
         ValueMismatchError: there are not so many, or this job has more processes.
     """
-    processes, devices = comm_.processes(), backend.devices()
-    if processes.count > 1 and processes.count != count:
+    job, devices = comm_.processes(), backend.devices()
+    if job.count > 1 and job.count != count:
         raise errors.ValueMismatchError(
             "tensor_parallel_size is not the number of processes",
-            got=f"tensor_parallel_size={count} in a job of {processes.count} processes",
-            expected=f"tensor_parallel_size={processes.count}",
+            got=f"tensor_parallel_size={count} in a job of {job.count} processes",
+            expected=f"tensor_parallel_size={job.count}",
             fix=f"start it with mpirun -n {count}",
         )
     if len(devices) < count:
@@ -112,8 +136,8 @@ def mesh_of(count: int) -> Mesh:
 
 def channel() -> Channel | None:
     """A line to the other processes of this job; None where there are none. They all call this together."""
-    processes = comm_.processes()
-    if processes.launcher is None or processes.count == 1:
+    job = comm_.processes()
+    if job.launcher is None or job.count == 1:
         return None
-    comm = processes.launcher.comm(tuple(range(processes.count))).duplicate()
-    return Channel(comm, is_leader=processes.index == 0)
+    comm = job.launcher.unwatched_comm(tuple(range(job.count)))
+    return Channel(comm, is_leader=job.index == 0)

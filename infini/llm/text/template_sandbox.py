@@ -23,8 +23,8 @@ from typing import Any, Final
 
 MAX_SECONDS: Final = 5.0
 MAX_STEPS: Final = 1_000_000  # turns of loops and calls
-MAX_SIZE: Final = 16 << 20  # letters and items of one value
-MAX_MADE: Final = 256 << 20  # letters and items of all values that one rendering makes
+MAX_SIZE: Final = 4 << 20  # letters and items of one value
+MAX_MADE: Final = 64 << 20  # letters and items of all values that one rendering makes
 MAX_NUMBER: Final = 1 << 20  # numbers that say how long something gets
 MAX_BITS: Final = 4096  # of an integer
 

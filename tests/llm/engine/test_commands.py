@@ -91,7 +91,7 @@ def test_batch_answers_every_line_and_goes_on_where_it_was(folder, tmp_path):
         call("d", method="GET"),
     ]
     (tmp_path / "in.jsonl").write_text("\n".join(lines[:2]) + "\n\n")
-    files = ("-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
+    files = ("-np", 2, "-b", 32, "-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
     first = run("batch", folder, *files)
     assert first.exit_code == 0, first.output
     with (tmp_path / "out.jsonl").open("a") as out:

