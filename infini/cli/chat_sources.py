@@ -263,18 +263,35 @@ def _pieces(lines: Iterator[str], timing: Timing) -> Iterator[Piece]:
             return
         try:
             data = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(data, dict) and "error" in data:
+        data = _object(data)
+        if "error" in data:
             raise errors.ValueMismatchError("the server broke the answer off", got=_message(data))
-        usage = data.get("usage") or {}
-        timing.num_prompt = usage.get("prompt_tokens", timing.num_prompt)
-        timing.num_tokens = usage.get("completion_tokens", timing.num_tokens)
-        for choice in data.get("choices") or ():
-            delta = choice.get("delta") or {}
-            timing.reason = choice.get("finish_reason") or timing.reason
-            thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-            yield Piece(thought, delta.get("content") or "")
+        usage = _object(data.get("usage"))
+        timing.num_prompt = _count(usage.get("prompt_tokens"), timing.num_prompt)
+        timing.num_tokens = _count(usage.get("completion_tokens"), timing.num_tokens)
+        choices = data.get("choices")
+        for choice in map(_object, choices if isinstance(choices, list) else ()):
+            delta = _object(choice.get("delta"))
+            timing.reason = _text(choice.get("finish_reason")) or timing.reason
+            thought = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
+            yield Piece(thought, _text(delta.get("content")))
+
+
+# A server may send anything; what is not of its kind is as good as missing.
+
+
+def _object(data: Any) -> Mapping[str, Any]:  # Any: JSON
+    return data if isinstance(data, Mapping) else {}
+
+
+def _text(data: Any) -> str:  # Any: JSON
+    return data if isinstance(data, str) else ""
+
+
+def _count(data: Any, known: int | None) -> int | None:  # Any: JSON
+    return data if isinstance(data, int) else known
 
 
 def _refusal(answer: httpx.Response) -> errors.InfiniError:

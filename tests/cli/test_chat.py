@@ -220,6 +220,24 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_there_is(
     live.wait_until(lambda: not found.engine.running)
 
 
+def test_a_server_may_send_anything() -> None:
+    lines = [
+        "data: 5",
+        "data: [1]",
+        'data: {"choices": 5, "usage": 3}',
+        "data: " + "[" * 100_000,
+        "data: {cut",
+    ]
+    lines += ['data: {"choices": [7, {"delta": 1}, {"delta": {"content": {"a": 1}}, "finish_reason": [2]}]}']
+    lines += [
+        'data: {"choices": [{"delta": {"content": "a"}}], "usage": {"prompt_tokens": "x"}}',
+        "data: [DONE]",
+    ]
+    timing = Timing()
+    assert chat_sources.texts(list(chat_sources._pieces(iter(lines), timing))) == "a"
+    assert timing.reason is None and timing.num_prompt is None
+
+
 def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(errors.ValueMismatchError, match="cannot be reached"):
         Server("http://127.0.0.1:9")
