@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -230,7 +230,7 @@ async def _answer_all(model: Path, options: Json, calls: list[Call], file: Path)
     return failed
 
 
-async def _answers(client: httpx.AsyncClient, calls: list[Call], width: int) -> AsyncIterator[Json]:
+async def _answers(client: httpx.AsyncClient, calls: list[Call], width: int) -> AsyncGenerator[Json, None]:
     """Answers as they come, at most `width` calls at a time."""
     waiting = iter(calls)
     running: set[asyncio.Task[Json]] = set()
