@@ -170,6 +170,7 @@ def command(  # noqa: PLR0913, PLR0917  # options; typer passes them by name
         int | None,
         _option("--tensor-parallel-size", "-tp", "--tp", text="Processes that share the model.", **_COUNT),
     ] = None,
+    enable_expert_parallel: Annotated[Switch, _option(text="Divide experts by their number.")] = None,
     speculative_config: Annotated[
         dict[str, Any] | None,  # Any: JSON
         _option(text="How tokens are proposed ahead.", **_JSON),

@@ -24,7 +24,7 @@ _ENGINE: Final = (
     "dtype", "quantization", "max_model_len", "block_size", "max_num_seqs", "max_num_batched_tokens",
     "num_gpu_blocks_override", "kv_cache_memory_bytes", "gpu_memory_utilization", "cache_mode",
     "enable_prefix_caching", "enable_chunked_prefill", "scheduling_policy", "max_num_queued_reqs", "seed",
-    "tensor_parallel_size", "deterministic", "enforce_eager", "max_logprobs",
+    "tensor_parallel_size", "enable_expert_parallel", "deterministic", "enforce_eager", "max_logprobs",
 )  # fmt: skip
 _SAMPLING: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 _LLAMA_CACHE: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "int8"}

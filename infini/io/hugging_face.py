@@ -199,7 +199,9 @@ def read_json(file: Path) -> Json:
     text = read_text(file)
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+        if "\\ud" in text.lower():  # perhaps half of a surrogate pair, which no text can hold
+            json.dumps(data, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(
             f"{file.name} is not JSON", got=f"{file}: {error}", fix="write or copy it again"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -10,11 +11,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import infini as inf
+from infini.core import tree
 from infini.llm.models import registry
 from infini.parallel import schedules
+from tests.llm.engine.conftest import make_checkpoint, write_folder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -112,6 +116,53 @@ def test_a_model_of_ones_own_speaks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cohere: 2 blocks" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model with random weights, and one that mostly agrees with it."""
+    place = tmp_path_factory.mktemp("models")
+    large = make_checkpoint(3)
+    random = np.random.default_rng(0)
+    small = dataclasses.replace(
+        large,
+        params=tree.map(
+            lambda leaf: (
+                np.asarray(leaf) * (1 + 0.02 * random.standard_normal(leaf.shape)).astype(np.float32)
+            ),
+            large.params,
+        ),
+    )
+    return write_folder(place / "large", large), write_folder(place / "small", small)
+
+
+TINY = {"max_num_seqs": 4, "max_num_batched_tokens": 16, "enforce_eager": True}
+
+
+@pytest.mark.parametrize("has_draft", [True, False])
+def test_guesses_change_no_answer(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str], has_draft: bool
+) -> None:
+    large, small = folders
+    draft = small if has_draft else None
+    plain, guessed, stats = _load("speculative").main(large, draft, max_tokens=12, **TINY)
+    assert guessed == plain
+    assert (stats.spec_num_accepted_tokens > 5) == has_draft
+    assert "3 of 3 answers are equal" in capsys.readouterr().out
+
+
+@pytest.mark.multi
+@pytest.mark.xdist_group("mpi")
+def test_a_model_on_two_processes_answers_as_on_one(mpirun_path: str, folders: tuple[Path, Path]) -> None:
+    path = str(EXAMPLES / "tensor_parallel_serving.py")
+    command = [mpirun_path, "-n", "2", sys.executable, path, str(folders[0]), "--max-tokens", "6"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | paths)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\d+ tokens in \d+ steps$", done.stdout, re.MULTILINE)
+    alone = _load("tensor_parallel_serving").main(folders[0], max_tokens=6, **TINY)
+    for text in alone:
+        assert repr(text) in done.stdout
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_are_short_and_public(name: str) -> None:
     """A page or two each, and no name of infini that begins with an underscore or lies in a private layer."""
@@ -126,5 +177,5 @@ def test_examples_are_short_and_public(name: str) -> None:
 
 def test_the_page_names_every_example() -> None:
     page = (EXAMPLES / "README.md").read_text()
-    assert len(NAMES) == 10 and all(f"`{name}.py`" in page for name in NAMES)
+    assert len(NAMES) == 12 and all(f"`{name}.py`" in page for name in NAMES)
     assert len(page.splitlines()) <= 24

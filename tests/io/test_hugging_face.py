@@ -96,6 +96,15 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         io.read_model(folder)
 
 
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": ' * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800"}']
+)
+def test_json_that_python_cannot_hold_is_named(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(io.CorruptFileError, match=r"config\.json is not"):
+        io.read_model(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_cut_file_is_named(folder: Path, name: str) -> None:
     data = (folder / name).read_bytes()

@@ -312,7 +312,8 @@ class AsyncLLM:
         """End a request that nobody reads any more; may be called from any thread, and while objects end."""
 
         def end() -> None:
-            if self._mailboxes.get(mailbox.request_id) is mailbox:
+            # What is left at the end is ended by the engine's thread, and this may run in another.
+            if not self._has_ended and self._mailboxes.get(mailbox.request_id) is mailbox:
                 del self._mailboxes[mailbox.request_id]
                 self._core.abort(mailbox.request_id)
 
@@ -352,14 +353,19 @@ class AsyncLLM:
         """Nobody may wait for what never comes."""
         self._is_taking, self._has_ended = False, True
         for job in self._core.jobs:
-            output = self._core.abort(job.request_id)
+            try:
+                output = self._core.abort(job.request_id)
+            except Exception as error:  # noqa: BLE001  # after a death anything may be wrong, and all are told
+                self._death = self._death or error
+                continue
             if output is not None and self._death is None:
                 self._deliver([output])
-        dead = EngineDeadError("the engine's loop has ended", fix="start the engine again")
+        dead = self._dead()
         for mailbox in list(self._mailboxes.values()):
             _tell(mailbox.loop, functools.partial(mailbox.fail, dead))
         self._mailboxes.clear()
         self._obey_rest()
+        self._engine.close()  # processes that share the model need not wait for the end of this one
         self._stats = self._core.stats()
 
     def _deliver(self, outputs: list[RequestOutput]) -> None:
@@ -390,9 +396,9 @@ class AsyncLLM:
             error, found = None, None
             try:
                 if self._has_ended:
-                    raise EngineDeadError("the engine's loop has ended", fix="start the engine again")
+                    raise self._dead()
                 found = function()
-            except errors.InfiniError as refused:
+            except Exception as refused:  # noqa: BLE001  # who called is told, and the loop goes on
                 error = refused
             _tell(loop, functools.partial(_set, done, error, found))
 
@@ -400,6 +406,13 @@ class AsyncLLM:
         if self._has_ended:  # perhaps before it saw the command
             self._obey_rest()
         return await done
+
+    def _dead(self) -> EngineDeadError:
+        return EngineDeadError(
+            "the engine's loop has ended",
+            got=None if self._death is None else f"{type(self._death).__name__}: {self._death}",
+            fix="start the engine again",
+        )
 
     def _obey_rest(self) -> None:
         with contextlib.suppress(queue.Empty):

@@ -146,5 +146,6 @@ def _add_tokens(flat: list[int], item: Scheduled) -> None:
     if item.num_tokens == 1 and end <= request.num_tokens:
         flat.append(request.token_ids[item.start])
     else:
+        known = request.num_tokens
         flat += request.token_ids[item.start : end]
-        flat += request.spec_token_ids[: item.num_spec]
+        flat += request.spec_token_ids[max(item.start - known, 0) : max(end - known, 0)]

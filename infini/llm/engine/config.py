@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
 from infini.core import errors
+
+if TYPE_CHECKING:
+    from infini.llm.checkpoints.loading import Checkpoint
 
 KVCacheDType = Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8", "fp8_e4m3"]
 SpeculativeMethod = Literal["ngram", "draft_model"]
@@ -38,6 +42,7 @@ class Options(TypedDict, total=False):
     seed: int
     speculative_config: Mapping[str, Any] | None
     tensor_parallel_size: int
+    enable_expert_parallel: bool
     deterministic: bool
     enforce_eager: bool
     max_logprobs: int
@@ -55,13 +60,15 @@ class SpeculativeConfig:
         prompt_lookup_max: longest run of tokens to look for ("ngram").
         prompt_lookup_min: shortest.
         model: the smaller model, as `LLM` takes models ("draft_model").
+        quantization: its weights are quantised on load to this scheme; None leaves them.
     """
 
     method: SpeculativeMethod = "ngram"
     num_speculative_tokens: int = 4
     prompt_lookup_max: int = 4
     prompt_lookup_min: int = 2
-    model: Any = None  # Any: what `LLM` takes as a model
+    model: str | Path | Checkpoint | None = None
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, get_args(SpeculativeMethod))
@@ -73,6 +80,12 @@ class SpeculativeConfig:
                 "a draft model is asked for and none is named",
                 got="method='draft_model' without model",
                 fix="add 'model': the folder or file of the smaller model",
+            )
+        if self.method != "draft_model" and self.model:
+            raise errors.ValueMismatchError(
+                "a draft model is named and not asked for",
+                got=f"method={self.method!r} with a model",
+                fix="set 'method' to 'draft_model', or leave 'model' out",
             )
 
 
@@ -101,6 +114,7 @@ class EngineConfig:
         seed: of requests that bring none.
         speculative_config: fields of `SpeculativeConfig`; None proposes nothing.
         tensor_parallel_size: processes that share the model.
+        enable_expert_parallel: each of them has some of the experts whole, instead of a part of every expert.
         deterministic: a request's tokens do not depend on what else is in the batch.
         enforce_eager: programs are compiled when first needed instead of all before the first request.
         max_logprobs: most logprobs a request may ask for.
@@ -127,6 +141,7 @@ class EngineConfig:
     seed: int = 0
     speculative_config: Mapping[str, Any] | None = None
     tensor_parallel_size: int = 1
+    enable_expert_parallel: bool = False
     deterministic: bool = False
     enforce_eager: bool = False
     max_logprobs: int = 20

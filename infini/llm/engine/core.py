@@ -23,7 +23,7 @@ from infini.llm.engine.outputs import (
 )
 from infini.llm.engine.proposals import Proposer
 from infini.llm.engine.requests import Request
-from infini.llm.engine.runner import ModelRunner, StepTokens
+from infini.llm.engine.runner import Choose, ModelRunner, StepTokens
 from infini.llm.engine.scheduler import Scheduled, Scheduler, Step
 from infini.llm.sampling import speculative
 from infini.llm.sampling.state import Row
@@ -58,7 +58,7 @@ class EngineCore:
         self.rejected: Counter[str] = Counter()
         self._iterations = [0] * (len(ITERATION_TOKEN_BUCKETS) + 1)
         self._num_steps = self._prompt_tokens = self._cached_tokens = self._generated = 0
-        self._schedule_s = self._emit_s = self._propose_s = 0.0
+        self._schedule_s = self._emit_s = 0.0
 
     @property
     def has_requests(self) -> bool:
@@ -99,8 +99,12 @@ class EngineCore:
             return None
         for completion in job.completions:
             if completion.finish_reason is None:
-                completion.end("abort")
-                self._leave(job, completion)
+                try:
+                    completion.end("abort")
+                except Exception as error:  # noqa: BLE001  # its text, perhaps; it ends nevertheless
+                    self._fail_one(job, completion, error)
+                else:
+                    self._leave(job, completion)
         return job.output()
 
     def step(self) -> list[RequestOutput]:
@@ -114,7 +118,7 @@ class EngineCore:
         owners = [self._owners[item.request] for item in step.scheduled]
         self._mark_scheduled(owners)
         try:
-            prepared, found = self._run(step, owners)
+            scheduled, prepared, found = self._run(step.scheduled, owners)
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the loop
             return self._fail(owners, error)
         except BaseException:  # interrupted: blocks count as computed that are not
@@ -122,7 +126,7 @@ class EngineCore:
             raise
         begin = time.perf_counter()
         going_on: list[Completion] = []
-        places = zip(step.scheduled, owners, prepared.starts, prepared.wanted, strict=True)
+        places = zip(scheduled, owners, prepared.starts, prepared.wanted, strict=True)
         for item, (job, completion), start, row in places:
             try:
                 self._take_over(item, job, completion, found, start, row)
@@ -172,27 +176,36 @@ class EngineCore:
             spec_accepted_per_position=tuple(self.acceptance.num_accepted_per_position),
             schedule_s=self._schedule_s,
             prepare_s=self.runner.prepare_s,
-            run_s=self.runner.run_s + self._propose_s,
+            run_s=self.runner.run_s,
+            propose_s=0.0 if self.proposer is None else self.proposer.run_s,
             emit_s=self._emit_s,
         )
 
     # --- a step --------------------------------------------------------------------------------------------
 
-    def _run(self, step: Step, owners: Sequence[tuple[Job, Completion]]) -> tuple[Prepared, StepTokens]:
-        prepared = self.runner.prepare(step.scheduled)
+    def _run(
+        self, scheduled: Sequence[Scheduled], owners: Sequence[tuple[Job, Completion]]
+    ) -> tuple[Sequence[Scheduled], Prepared, StepTokens]:
+        scheduled, choose = self._completed(scheduled, owners)
+        prepared = self.runner.prepare(scheduled)
         rows: list[Row] = []
         drafts: list[list[int]] = []
         wants_hidden = False
-        for item, (_, completion) in zip(step.scheduled, owners, strict=True):
+        for item, (_, completion) in zip(scheduled, owners, strict=True):
             if item.makes_token:
                 rows.append(completion.row)
                 drafts.append(item.request.spec_token_ids)
             request = item.request
             wants_hidden |= request.wants_prompt_logprobs and item.start < request.num_prompt_tokens - 1
+        has_drafts = any(drafts)
         found = self.runner.run(
-            prepared, rows, drafts=drafts if any(drafts) else None, wants_hidden=wants_hidden
+            prepared,
+            rows,
+            drafts=drafts if has_drafts else None,
+            wants_hidden=wants_hidden,
+            choose=choose if has_drafts else None,
         )
-        return prepared, found
+        return scheduled, prepared, found
 
     def _mark_scheduled(self, owners: Iterable[tuple[Job, Completion]]) -> None:
         now = time.monotonic()
@@ -254,21 +267,38 @@ class EngineCore:
         job.prompt_logprobs += prompt_logprobs_of(sampled, count, self._tokenizer)
 
     def _propose(self, completions: list[Completion]) -> float:
-        """Proposals for the next step; the seconds that it took."""
-        if self.proposer is None or not completions:
+        """Places for proposals in the next step; the seconds that it took."""
+        if self.proposer is None:
             return 0.0
         begin = time.perf_counter()
-        counts = [c.request.max_tokens - c.request.num_output_tokens - 1 for c in completions]
         try:
-            proposed = self.proposer.propose(completions, counts)
-            for completion, guesses in zip(completions, proposed, strict=True):
-                completion.request.spec_token_ids = completion.row.possible(guesses) if guesses else []
+            for completion in completions:
+                request = completion.request
+                count = request.max_tokens - request.num_output_tokens - 1
+                request.spec_token_ids = self.proposer.reserve(completion, count)
         except Exception as error:  # noqa: BLE001  # answers need no proposals
-            self.proposer = None
-            events.emit("proposals-failed", f"no more tokens are proposed: {_message(error)}", level="error")
-        seconds = time.perf_counter() - begin
-        self._propose_s += seconds
-        return seconds
+            self._stop_proposing(error)
+        return time.perf_counter() - begin
+
+    def _completed(
+        self, scheduled: Sequence[Scheduled], owners: Sequence[tuple[Job, Completion]]
+    ) -> tuple[Sequence[Scheduled], Choose | None]:
+        """A step with its proposals named, those taken out that there are not; and how tokens are chosen."""
+        counts, choose = [0] * len(scheduled), None
+        if self.proposer is not None:
+            try:
+                counts, choose = self.proposer.complete(scheduled, [each for _, each in owners])
+            except Exception as error:  # noqa: BLE001  # answers need no proposals
+                self._stop_proposing(error)
+        withdraw = self.scheduler.withdraw
+        return [withdraw(item, count) for item, count in zip(scheduled, counts, strict=True)], choose
+
+    def _stop_proposing(self, error: Exception) -> None:
+        self.proposer = None
+        for request in self.scheduler.running:
+            if request.num_computed_tokens <= request.num_tokens:  # not in a step that is about to run
+                request.spec_token_ids = []
+        events.emit("proposals-failed", f"no more tokens are proposed: {_message(error)}", level="error")
 
     def _outputs(self, jobs: Iterable[Job]) -> list[RequestOutput]:
         found = []
@@ -316,6 +346,8 @@ class EngineCore:
     def _lose_cache(self) -> None:
         self.scheduler.lose_all_blocks()
         self.runner.reset_cache()
+        if self.proposer is not None:
+            self.proposer.reset()
 
     def _count(self, step: Step) -> None:
         self._num_steps += 1

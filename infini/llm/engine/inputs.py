@@ -5,11 +5,12 @@ Everything that is wrong with a request is found here, in the caller's thread, b
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from infini.core import errors
@@ -81,8 +82,8 @@ class InputProcessor:
         Raises:
             ValueMismatchError: the request cannot be served; the error names what is wrong.
         """
-        params = self._defaults if params is None else params
         text, ids, salt = self._prompt(prompt)
+        params = self._defaults_for(len(ids)) if params is None else params
         number = next(self._numbers)
         request_id = str(number) if request_id is None else request_id
         self._check_params(params)
@@ -172,6 +173,7 @@ class InputProcessor:
                     fix='pass {"prompt_token_ids": [...]}, or name a tokenizer',
                 )
             ids = self.tokenizer.encode(text)
+        ids = _token_ids(ids)
         return text, [self._id(id) for id in ids], salt
 
     def _id(self, given: Any) -> int:  # Any: what was given may be anything
@@ -214,6 +216,13 @@ class InputProcessor:
                 fix="shorten the prompt",
             )
         return self.max_model_len - length if params.max_tokens is None else params.max_tokens
+
+    def _defaults_for(self, length: int) -> SamplingParams:
+        """What the checkpoint says, but no more tokens than there is room for: nobody asked for so many."""
+        most = self._defaults.max_tokens
+        if most is None or length + most <= self.max_model_len:
+            return self._defaults
+        return dataclasses.replace(self._defaults, max_tokens=None)
 
     def _grammars(self, params: SamplingParams) -> Callable[[], guided.Grammar | None]:
         form = params.structured_outputs
@@ -258,16 +267,41 @@ class InputProcessor:
         return (self._config.seed + (number * 65537 + index + 1) * _MIX) & (2**64 - 1)
 
 
+def _token_ids(given: Any) -> list[Any]:  # Any: whatever a user gave
+    """Ids of a list or of any library's array."""
+    several = given.tolist() if hasattr(given, "tolist") else given
+    if isinstance(several, str | bytes | Mapping) or not isinstance(several, Iterable):
+        raise errors.ValueMismatchError(
+            "the ids of a prompt are no list", got=repr(given)[:200], expected="integers, one for each token"
+        )
+    return list(several)
+
+
 def _defaults(stated: Mapping[str, Any]) -> SamplingParams:
     found = {name: stated[name] for name in _STATED if stated.get(name) is not None}
     if stated.get("do_sample") is False:
         found["temperature"] = 0.0
     if stated.get("max_new_tokens"):
         found["max_tokens"] = stated["max_new_tokens"]
-    return SamplingParams(**found)
+    try:
+        return SamplingParams(**found)
+    except errors.ValueMismatchError as error:
+        raise errors.ValueMismatchError(
+            f"generation_config.json: {error.what}",
+            got=error.got,
+            expected=error.expected,
+            fix="correct it, or set generation_config='none'",
+        ) from None
 
 
 def _eos_ids(generation_config: Mapping[str, Any], tokenizer: Tokenizer | None) -> tuple[int, ...]:
     stated = generation_config.get("eos_token_id")
-    ids = [] if stated is None else [stated] if isinstance(stated, int) else list(stated)
+    ids = [] if stated is None else list(stated) if isinstance(stated, list) else [stated]
+    wrong = next((id for id in ids if isinstance(id, bool) or not isinstance(id, int) or id < 0), None)
+    if wrong is not None:
+        raise errors.ValueMismatchError(
+            "generation_config.json: eos_token_id is no token",
+            got=repr(wrong)[:200],
+            expected="an integer of at least 0, or several",
+        )
     return tuple(dict.fromkeys([*ids, *(() if tokenizer is None else tokenizer.eos_ids)]))

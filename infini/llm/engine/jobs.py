@@ -72,12 +72,17 @@ class Completion:
         if self.detokenizer is not None and shown:
             self.text += self.detokenizer.push((token,))
         grammar = self.row.grammar
-        if is_end or is_stop:
+        fault = getattr(grammar, "error", None)
+        if fault is not None:  # only the end may come then, and the answer would look as if it had its form
+            self.error = f"the form of the answer cannot be followed any further: {fault}"
+            self.end("error")
+        elif is_end or is_stop:
             self.end("stop", token if is_stop else None)
         elif self.detokenizer is not None and self.detokenizer.stopped is not None:
             self.end("stop", self.detokenizer.stopped)
         elif not is_allowed:
-            self.error = "the form of the answer does not allow the token that was chosen"
+            stated = None if grammar is None else grammar.error
+            self.error = stated or "the form of the answer does not allow the token that was chosen"
             self.end("error")
         elif grammar is not None and getattr(grammar, "is_finished", False):
             self.end("stop")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numbers
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -49,8 +50,9 @@ class LLM:
         **options: Unpack[Options],
     ) -> None:
         self.config = EngineConfig(**options)
-        self._lock = threading.Lock()
-        self._arrived: dict[str, list[RequestOutput]] = {}
+        self._lock = threading.Lock()  # held for a turn of the loop, and never while a caller has the word
+        self._inboxes: dict[str, deque[RequestOutput]] = {}
+        self._left: deque[str] = deque()  # jobs that nobody waits for any more
         with OpeningBars(is_spoken=verbose, is_shown=None if verbose else False) as bars:
             self._engine: opening.Engine | None = opening.open_engine(
                 model,
@@ -133,11 +135,14 @@ class LLM:
         return self._stream(self.engine.inputs.make(prompt, sampling_params, kind="delta"))
 
     def _stream(self, job: Job) -> Iterator[RequestOutput]:
-        self._add([job])
+        inbox: deque[RequestOutput] = deque()
         try:
+            self._add([job], inbox)
             is_finished = False
             while not is_finished:
-                for output in self._next([job]):
+                self._step(inbox)
+                while inbox:
+                    output = inbox.popleft()
                     is_finished = output.finished
                     yield output
         finally:
@@ -214,41 +219,68 @@ class LLM:
 
     def _run(self, jobs: Sequence[Job], use_tqdm: bool) -> list[RequestOutput]:
         found: dict[str, RequestOutput] = {}
+        inbox: deque[RequestOutput] = deque()
         with PromptsBar(len(jobs), is_shown=use_tqdm) as bar:
             try:
-                self._add(jobs)
+                self._add(jobs, inbox)
                 while len(found) < len(jobs):
-                    for output in self._next(jobs):
+                    self._step(inbox)
+                    while inbox:
+                        output = inbox.popleft()
                         found[output.request_id] = output
                         bar.add(output)
             finally:  # after an interrupt nothing may stay behind
                 self._end(jobs)
         return [found[job.request_id] for job in jobs]
 
-    def _add(self, jobs: Sequence[Job]) -> None:
+    # Several callers may be at work: threads, or one that reads a stream and generates in between. Whoever
+    # waits lets the loop turn for all of them.
+
+    def _add(self, jobs: Sequence[Job], inbox: deque[RequestOutput]) -> None:
+        """Put jobs into the queue; their outputs will be in `inbox`."""
         with self._lock:
             for job in jobs:
+                self._inboxes[job.request_id] = inbox
                 self.engine.core.add(job)
 
-    def _next(self, jobs: Sequence[Job]) -> list[RequestOutput]:
-        """One step, whosever requests it serves; outputs of other calls wait for these to ask."""
+    def _step(self, inbox: deque[RequestOutput]) -> None:
+        """Let the loop turn once, unless another caller's turn has filled this one's inbox."""
         with self._lock:
-            if not any(job.request_id in self._arrived for job in jobs):
-                for output in self.engine.core.step():
-                    self._arrived.setdefault(output.request_id, []).append(output)
-            return [output for job in jobs for output in self._arrived.pop(job.request_id, ())]
+            self._abort_left()
+            if inbox:
+                return
+            for output in self.engine.core.step():
+                self._inboxes[output.request_id].append(output)
 
     def _end(self, jobs: Sequence[Job]) -> None:
-        with self._lock:
-            for job in jobs:
-                self.engine.core.abort(job.request_id)
-                self._arrived.pop(job.request_id, None)
+        """Leave nothing of jobs behind. A stream may end where an object is collected, in the middle of a
+        turn: then the next turn does it.
+        """
+        self._left.extend(job.request_id for job in jobs)
+        while self._left and self._lock.acquire(blocking=False):
+            try:
+                self._abort_left()
+            finally:
+                self._lock.release()
+
+    def _abort_left(self) -> None:
+        while self._left:
+            request_id = self._left.popleft()
+            if self._inboxes.pop(request_id, None) is not None and self._engine is not None:
+                self._engine.core.abort(request_id)
 
 
 def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str | Mapping):
         return [prompts]
-    given: list[Any] = list(prompts)  # Any: prompts, or the ids of one
+    several: Any = prompts.tolist() if hasattr(prompts, "tolist") else prompts  # Any: whatever was given
+    if isinstance(several, bytes) or not isinstance(several, Iterable):
+        raise errors.ValueMismatchError(
+            "prompts are neither one prompt nor several",
+            got=repr(prompts)[:200],
+            expected='a text, {"prompt": text}, {"prompt_token_ids": ids}, ids, or a list of these',
+        )
+    given: list[Any] = list(several)  # Any: prompts, or the ids of one
     return [given] if given and all(isinstance(item, numbers.Integral) for item in given) else given
 
 
@@ -259,6 +291,13 @@ def _for_each(
         return [params] * count
     if len(params) != count:
         _raise_count(name, len(params), count)
+    wrong = next((one for one in params if not isinstance(one, SamplingParams)), None)
+    if wrong is not None:
+        raise errors.ValueMismatchError(
+            f"{name} are no SamplingParams",
+            got=repr(wrong)[:200],
+            expected="SamplingParams, or a list of them",
+        )
     return list(params)
 
 

@@ -14,13 +14,14 @@ from infini.core import backend, comm, dtypes, errors
 from infini.io import tensors
 from infini.llm import checkpoints, hub, models
 from infini.llm.checkpoints.loading import Checkpoint
-from infini.llm.engine import buckets as buckets_, determinism, memory, sharing
+from infini.llm.engine import buckets as buckets_, determinism, drafting, memory, sharing
 from infini.llm.engine.blocks import BlockPool
-from infini.llm.engine.config import EngineConfig, SpeculativeConfig
+from infini.llm.engine.config import EngineConfig
 from infini.llm.engine.core import EngineCore
+from infini.llm.engine.drafts import DraftModel
 from infini.llm.engine.inputs import InputProcessor
 from infini.llm.engine.memory import CacheSize
-from infini.llm.engine.proposals import DraftProposals, NgramProposals, Proposer
+from infini.llm.engine.proposals import NgramProposals, Proposer
 from infini.llm.engine.runner import ModelRunner
 from infini.llm.engine.scheduler import Limits, Scheduler
 from infini.llm.engine.sharing import Channel
@@ -90,15 +91,22 @@ def open_engine(
     model = model if isinstance(model, Checkpoint) else hub.place_of(model)
     checkpoint = _checkpoint(model, config, mesh, on_progress, say)
     words = _tokenizer(model, checkpoint, tokenizer)
-    params, model_config = checkpoint.params, checkpoint.config
+    params, model_config = checkpoint.params, _apart(checkpoint.config, config)
     model_len = _model_len(config, model_config)
     block_size = config.block_size
     if config.cache_mode == "static":
         block_size = -(-model_len // _BLOCK_STEP) * _BLOCK_STEP
     dtype = cache_dtype(config, params["norm"].dtype)
+    spec, draft, draft_dtype = config.speculation, None, None
+    if spec is not None and spec.model is not None and (channel is None or channel.is_leader):
+        place = drafting.place_of(spec)
+        draft = drafting.load(place, spec, config, on_progress)
+        drafting.check(checkpoint, words, draft, _tokenizer(place, draft, None))
+        draft_dtype = cache_dtype(config, draft.params["norm"].dtype)
     size = memory.decide(
         config,
-        bytes_per_token=models.cache_bytes_per_token(model_config, dtype),
+        bytes_per_token=models.cache_bytes_per_token(model_config, dtype)
+        + drafting.bytes_per_token(draft, draft_dtype),
         block_size=block_size,
         model_len=model_len,
         device=backend.default_device(),
@@ -107,7 +115,6 @@ def open_engine(
         size = dataclasses.replace(size, num_blocks=channel.agreed(size.num_blocks))
     for line in size.lines():
         say(line)
-    spec = config.speculation
     num_spec = 0 if spec is None else spec.num_speculative_tokens
     limits = _limits(config, size)
     runner = ModelRunner(
@@ -138,14 +145,13 @@ def open_engine(
             "give the same bits; no others are used"
         )
     scheduler = Scheduler(limits, BlockPool(size.num_blocks, block_size))
-    proposer: Proposer | None = None
-    if spec is not None and spec.method == "ngram":
-        proposer = NgramProposals(spec)
-    elif spec is not None:
-        draft = _draft_runner(spec, config, model_config, size, on_progress, say)
-        proposer = DraftProposals(draft, spec.num_speculative_tokens)
+    proposer: Proposer | None = None if spec is None else NgramProposals(spec)
+    if spec is not None and draft is not None:
+        proposer = drafting.make(draft, spec, config, size, draft_dtype)
     if not config.enforce_eager:
         runner.warm_up(on_progress)
+        if isinstance(proposer, DraftModel):
+            proposer.warm_up(runner.buckets.wanted, on_progress)
         say(f"init engine (create kv cache, warmup model) took {time.perf_counter() - begin:.1f} s")
     inputs = InputProcessor(
         config,
@@ -232,52 +238,15 @@ def _devices(config: EngineConfig) -> tuple[Mesh | None, Channel | None]:
     return sharing.mesh_of(config.tensor_parallel_size), sharing.channel()
 
 
+def _apart(model: models.Config, config: EngineConfig) -> models.Config:
+    """The model with its experts divided as the engine is asked to."""
+    if not config.enable_expert_parallel or config.tensor_parallel_size == 1:
+        return model
+    return placement.apart(model, config.tensor_parallel_size)
+
+
 def _silent(line: str) -> None:
     """Lines are told by process 0."""
-
-
-def _draft_runner(
-    spec: SpeculativeConfig,
-    config: EngineConfig,
-    model: models.Config,
-    size: CacheSize,
-    on_progress: OnProgress | None,
-    say: OnLine,
-) -> ModelRunner:
-    """The smaller model, ready to run, with a static cache: a block for each request of a step."""
-    assert spec.model is not None
-    place = spec.model if isinstance(spec.model, Checkpoint) else hub.place_of(spec.model)
-    checkpoint = _checkpoint(place, dataclasses.replace(config, quantization=None), None, on_progress, say)
-    if checkpoint.config.vocab_size != model.vocab_size:
-        raise errors.ValueMismatchError(
-            "the smaller model has another vocabulary",
-            got=f"{checkpoint.config.vocab_size} tokens",
-            expected=f"{model.vocab_size}, as the model",
-        )
-    if checkpoint.config.max_length < size.max_model_len:
-        raise errors.ValueMismatchError(
-            "the smaller model was made for shorter texts",
-            got=f"{checkpoint.config.max_length} tokens",
-            expected=f"at least max_model_len, {size.max_model_len}",
-            fix=f"set max_model_len to {checkpoint.config.max_length}",
-        )
-    length = -(-size.max_model_len // _BLOCK_STEP) * _BLOCK_STEP
-    runner = ModelRunner(
-        checkpoint.params,
-        checkpoint.config.served(size.max_model_len),
-        buckets=buckets_.choose(
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            max_num_seqs=config.max_num_seqs,
-            blocks_per_request=1,
-        ),
-        num_blocks=config.max_num_seqs,
-        block_size=length,
-        cache_dtype=checkpoint.params["norm"].dtype,
-    )
-    say(f"Draft model: {memory.size_text(runner.cache_nbytes)} of KV cache")
-    if not config.enforce_eager:
-        runner.warm_up(on_progress)
-    return runner
 
 
 def _checkpoint(
@@ -298,7 +267,7 @@ def _checkpoint(
     place = None
     if mesh is not None:
         source = checkpoints.read(model)
-        place = placement.weights(models.config_from_json(source.config_json), mesh)
+        place = placement.weights(_apart(models.config_from_json(source.config_json), config), mesh)
 
     def on_bytes(done: int, total: int) -> None:
         if on_progress is not None:

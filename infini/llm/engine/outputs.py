@@ -143,6 +143,7 @@ class EngineStats:
         prepare_s: seconds spent building the arrays of steps.
         run_s: seconds in which programs ran and tokens were proposed.
         emit_s: seconds spent on tokens after they were sampled.
+        propose_s: seconds spent on proposing tokens, those of a draft model included.
         is_healthy: whether the loop runs.
     """
 
@@ -170,6 +171,7 @@ class EngineStats:
     prepare_s: float = 0.0
     run_s: float = 0.0
     emit_s: float = 0.0
+    propose_s: float = 0.0
     is_healthy: bool = True
 
 

@@ -28,11 +28,13 @@ from infini.llm.engine.requests import Request
 from infini.llm.engine.scheduler import Scheduled
 from infini.llm.engine.sharing import Call, Channel
 from infini.llm.models import placement
-from infini.llm.sampling import kernels, state as state_
+from infini.llm.sampling import kernels, speculative, state as state_
 from infini.llm.sampling.kernels import Sampled
 from infini.sharding import Mesh, NamedSharding, P
 
 Progress = Callable[[str, int, int], None]
+# Chooses the tokens of a step from its logits, instead of drawing them.
+Choose = Callable[[Array, state_.State, state_.Features], Sampled]
 # Rows of a prompt whose logprobs are computed at a time.
 _PROMPT_ROWS: Final = 32
 
@@ -205,6 +207,7 @@ class ModelRunner:
         *,
         drafts: Sequence[Sequence[int]] | None = None,
         wants_hidden: bool = False,
+        choose: Choose | None = None,
     ) -> StepTokens:
         """Compute a step.
 
@@ -213,17 +216,25 @@ class ModelRunner:
             rows: records of sampling of the requests that make a token, in order.
             drafts: for each of them what is proposed; None without any.
             wants_hidden: whether hidden states are needed on the host.
+            choose: (logits, state, features) -> tokens; None for drawing them.
         """
         start = time.perf_counter()
         state = preset = sampled = None
         if rows:
-            preset = state_.preset_of(state_.features_of(rows))
+            presets = state_.PRESETS if choose is None else speculative.PRESETS
+            preset = state_.preset_of(state_.features_of(rows), presets)
             size = self.buckets.num_wanted(prepared.batch.tokens.shape[0])
             state = state_.build(rows, size, preset, drafts=drafts)
         middle = time.perf_counter()
         logits, hidden = self.advance(*tree.leaves(prepared.batch))
         if state is not None:
-            sampled = tree.map(np.asarray, self.sample(logits, state, features=preset))
+            assert preset is not None
+            chosen = (
+                self.sample(logits, state, features=preset)
+                if choose is None
+                else choose(logits, state, preset)
+            )
+            sampled = tree.map(np.asarray, chosen)
         kept = np.asarray(hidden) if wants_hidden else None
         self.prepare_s += middle - start
         self.run_s += time.perf_counter() - middle

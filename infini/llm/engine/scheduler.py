@@ -11,6 +11,7 @@ References: vLLM's scheduler (github.com/vllm-project/vllm) for the idea of one 
 from __future__ import annotations
 
 import bisect
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -173,6 +174,20 @@ class Scheduler:
             self._admit(budget, counts)
         scheduled = tuple(self._advance(request, count) for request, count in counts.items())
         return Step(scheduled, tuple(preempted), sum(counts.values()))
+
+    def withdraw(self, item: Scheduled, num_spec: int) -> Scheduled:
+        """Take the last proposals of a request out of a step that has not run yet.
+
+        Args:
+            item: the request in the step.
+            num_spec: how many proposals it keeps.
+        """
+        count = item.num_spec - num_spec
+        if not count:
+            return item
+        item.request.num_computed_tokens -= count
+        del item.request.spec_token_ids[num_spec:]
+        return dataclasses.replace(item, num_tokens=item.num_tokens - count, num_spec=num_spec)
 
     def append(self, request: Request, token_ids: Sequence[int], *, num_rejected: int = 0) -> None:
         """Take over what a step made for a request.

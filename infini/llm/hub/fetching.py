@@ -143,7 +143,7 @@ def _start(answer: httpx.Response) -> int | None:
     """The first byte of a partial answer."""
     unit, _, span = answer.headers.get("content-range", "").partition(" ")
     first = span.partition("-")[0]
-    return int(first) if unit == "bytes" and first.isdigit() else None
+    return int(first) if unit == "bytes" and first.isdecimal() else None
 
 
 def _problem(file: remote.RemoteFile, part: Path) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ References: https://huggingface.co/docs/hub/api, https://modelscope.cn/docs (bot
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ Source = Literal["huggingface", "modelscope"]
 RETRIES: Final = 5
 _TIMEOUT_S: Final = 30.0
 _AGENT: Final = "infini"
+_MAX_LISTING: Final = 64 << 20  # bytes of a hub's answer about a repository
 
 
 class HubError(errors.InfiniError, OSError):
@@ -118,7 +120,7 @@ def hub(
         environment: in place of the process's.
 
     Raises:
-        ValueMismatchError: the address is none of HTTP.
+        ValueMismatchError: the token is none that HTTP can carry.
     """
     known = os.environ if environment is None else environment
     if source == "huggingface":
@@ -129,7 +131,14 @@ def hub(
         token = token or known.get("MODELSCOPE_API_TOKEN")
     if not endpoint.startswith(("http://", "https://")):
         endpoint = f"https://{endpoint}"
-    return Hub(source, endpoint.rstrip("/"), token.strip() if token else None)
+    token = token.strip() if token else None
+    if token and not (token.isascii() and token.isprintable()):  # which the message must not show
+        raise errors.ValueMismatchError(
+            "the token cannot be sent",
+            got="one with letters that no header may hold",
+            fix="copy it again from the hub's page",
+        )
+    return Hub(source, endpoint.rstrip("/"), token or None)
 
 
 def home(environment: Mapping[str, str]) -> Path:
@@ -172,7 +181,8 @@ def repository(hub: Hub, name: Name, client: httpx.Client, *, wait_s: float = 0.
             got=f"{answer.get('Message') or answer.get('Code')} from {hub.endpoint}",
             fix="check the spelling, the revision, and whether it is on another hub (--source)",
         )
-    commit = str((files.get("LatestCommitter") or {}).get("Id") or revision)
+    latest = files.get("LatestCommitter")
+    commit = str((latest.get("Id") if isinstance(latest, dict) else None) or revision)
     return Repository(
         commit,
         tuple(
@@ -185,28 +195,39 @@ def repository(hub: Hub, name: Name, client: httpx.Client, *, wait_s: float = 0.
 
 def _of_hugging_face(hub: Hub, name: Name, commit: str, row: Mapping[str, Any]) -> RemoteFile:  # Any: JSON
     path = str(row.get("rfilename", ""))
-    large = row.get("lfs") or {}
-    size = row.get("size", large.get("size"))
+    large = row.get("lfs")
+    large = large if isinstance(large, dict) else {}
     return RemoteFile(
         path,
-        size if isinstance(size, int) else None,
-        large.get("sha256") or large.get("oid"),
-        None if large else row.get("blobId"),
+        _size(row.get("size", large.get("size"))),
+        _sum(large.get("sha256") or large.get("oid")),
+        None if large else _sum(row.get("blobId")),
         f"{hub.endpoint}/{name.repository}/resolve/{quote(commit, safe='')}/{quote(path)}",
     )
 
 
 def _of_modelscope(hub: Hub, name: Name, revision: str, row: Mapping[str, Any]) -> RemoteFile:  # Any: JSON
     path = str(row.get("Path", ""))
-    size = row.get("Size")
     return RemoteFile(
         path,
-        size if isinstance(size, int) else None,
-        row.get("Sha256") or None,
+        _size(row.get("Size")),
+        _sum(row.get("Sha256")),
         None,
         f"{hub.endpoint}/api/v1/models/{name.repository}/repo"
         f"?Revision={quote(revision)}&FilePath={quote(path, safe='')}",
     )
+
+
+def _size(stated: object) -> int | None:
+    """A size that a file can have."""
+    if isinstance(stated, bool) or not isinstance(stated, int):
+        return None
+    return stated if 0 <= stated < 1 << 63 else None
+
+
+def _sum(stated: object) -> str | None:
+    """A checksum, as text."""
+    return stated.lower() if isinstance(stated, str) and stated else None
 
 
 def _rows(data: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:  # Any: JSON
@@ -218,13 +239,24 @@ def _json(client: httpx.Client, url: str, hub: Hub, name: Name, wait_s: float) -
     import httpx
 
     def ask() -> dict[str, Any]:  # Any: JSON
-        answer = client.get(url)
-        check(answer, hub, name)
+        body = bytearray()
+        with client.stream("GET", url) as answer:
+            check(answer, hub, name)
+            for chunk in answer.iter_bytes():
+                body += chunk
+                if len(body) > _MAX_LISTING:
+                    raise HubError(
+                        f"the hub's answer about {name.repository} has no end",
+                        got=f"more than {_MAX_LISTING >> 20} MiB",
+                        fix=f"check the address {hub.endpoint}",
+                    )
         try:
-            data = answer.json()
-        except ValueError as error:
+            data = json.loads(body)
+        except (ValueError, RecursionError) as error:
             raise HubError(
-                "the hub's answer is no JSON", got=answer.text[:80], fix=f"check the address {hub.endpoint}"
+                "the hub's answer is no JSON",
+                got=body[:80].decode("utf-8", "replace"),
+                fix=f"check the address {hub.endpoint}",
             ) from error
         if not isinstance(data, dict):
             raise HubError("the hub's answer is no object", got=type(data).__name__)
@@ -301,7 +333,7 @@ def check(answer: httpx.Response, hub: Hub, name: Name) -> None:
         return
     if status in (408, 429) or status >= 500:
         after = answer.headers.get("retry-after", "")
-        raise Again(status, float(after) if after.isdigit() else None)
+        raise Again(status, float(after) if after.isdecimal() else None)
     if status in (401, 403):
         raise HubError(
             f"{name.repository} is not open to {'this token' if hub.token else 'requests without a token'}",

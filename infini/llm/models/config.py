@@ -30,6 +30,7 @@ class Experts:
         group_score: what a group counts: its best expert, or the sum of its best two.
         is_normalized: whether the weights of a token's experts sum to 1.
         scale: what these weights are multiplied by.
+        num_places: devices of which each has a part of the experts whole; 1 where experts are not divided so.
     """
 
     count: int
@@ -44,6 +45,7 @@ class Experts:
     group_score: Literal["best", "best two"] = "best"
     is_normalized: bool = True
     scale: float = 1.0
+    num_places: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 import infini.numpy as inp
-from infini import Array, lax
+from infini import Array, lax, shard_map
 from infini.core import tree
 from infini.llm.models import layers
 from infini.llm.models.config import Config, Experts
+from infini.sharding import AbstractMesh, P
 
+AXIS: Final = "tp"  # name of the mesh axis along which devices share a model
 _MOST: Final = 64  # rows of a tile
 
 
@@ -24,7 +26,8 @@ def feed_forward(x: Array, weights: dict[str, Any], config: Config) -> Array:  #
     experts = config.experts
     assert experts is not None
     chosen, amounts = route(x, weights, experts)
-    found = _mixed(x, chosen, amounts.astype(x.dtype), weights["experts"], config)
+    compute = _mixed if experts.num_places == 1 else _mixed_apart
+    found = compute(x, chosen, amounts.astype(x.dtype), weights["experts"], config)
     if experts.shared_width:
         found = found + layers.feed_forward(x, weights["shared_experts"], config)
     return found
@@ -58,6 +61,30 @@ def _allowed(ranked: Array, experts: Experts) -> Array:
     return inp.repeat(is_in, count // experts.num_groups, axis=1)
 
 
+def _mixed_apart(
+    x: Array, chosen: Array, amounts: Array, weights: dict[str, Any], config: Config
+) -> Array:  # Any: arrays
+    """`_mixed` where each device has some of the experts: it goes over the choices of these, and what all
+    devices found is added up.
+    """
+    experts = config.experts
+    assert experts is not None
+    num_own = experts.count // experts.num_places
+
+    def own(x: Array, chosen: Array, amounts: Array, weights: dict[str, Any]) -> Array:  # Any: arrays
+        number = chosen - lax.axis_index(AXIS) * num_own
+        is_own = (number >= 0) & (number < num_own)
+        # Choices of others come behind all experts, where no tile is.
+        found = _mixed(x, inp.where(is_own, number, num_own), amounts, weights, config)
+        return lax.psum(found, AXIS)
+
+    mesh = AbstractMesh((AXIS,), (experts.num_places,))
+    # How often a loop runs differs between devices, which is not known of what it began with.
+    run = shard_map(own, mesh=mesh, in_specs=(P(), P(), P(), P(AXIS)), out_specs=P(), check_vma=False)
+    found: Array = run(x, chosen, amounts, weights)
+    return found
+
+
 def _mixed(
     x: Array, chosen: Array, amounts: Array, weights: dict[str, Any], config: Config
 ) -> Array:  # Any: arrays
@@ -68,7 +95,8 @@ def _mixed(
     """
     count, num_chosen = weights["gate_proj"].shape[0], chosen.shape[1]
     num_rows = chosen.size
-    height = _tile_rows(x.shape[0], num_rows, count)
+    assert config.experts is not None
+    height = _tile_rows(x.shape[0], num_rows, config.experts.count)
     owners = chosen.reshape(-1)
     order = inp.argsort(owners)  # choice `order[i]` is at place i
     sizes = inp.sum(owners[:, None] == inp.arange(count), axis=0).astype(inp.int32)

@@ -2,30 +2,56 @@
 
 Tensor parallelism (Megatron, arXiv:1909.08053): queries, keys, values and the first products of a
 feed-forward layer are split by their outputs, the products behind them by their inputs, so a layer adds up
-its terms twice. Heads and their part of the cache go together. Nothing else knows of it: programs are
-written for whole arrays.
+its terms twice. Heads and their part of the cache go together. Expert parallelism beside it: each device has
+some of the experts whole, instead of a part of each. Programs are written for whole arrays; only the layer of
+experts knows that they are apart.
+
+Loading applies a placement to the planes of quantised weights (`checkpoints.placing`): no group of columns
+and no panel of arranged rows is cut.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from typing import Final, Literal
 
 from infini.core import errors
 from infini.llm.models.config import Config
+from infini.llm.models.experts import AXIS as AXIS
 from infini.sharding import Mesh, NamedSharding, P
 
-AXIS: Final = "tp"
 # Ends of the names of weights whose outputs, and of those whose inputs are split.
 _BY_OUTPUTS: Final = re.compile(r"\.((q|k|v|q_b|gate|up)_proj(_bias)?|[kv]_up)$|^lm_head(_bias)?$")
 _BY_INPUTS: Final = re.compile(r"\.(o|down)_proj$")
 _BY_KEY_HEADS: Final = re.compile(r"\.[kv]_proj(_bias)?$")
-Dimension = Literal["outputs", "inputs"] | None
+Dimension = Literal["outputs", "inputs", "experts"] | None
 
 
-def weights(config: Config, mesh: Mesh) -> Callable[[str, Any], NamedSharding]:  # Any: an array
-    """What `checkpoints.load(..., sharding=)` asks: (name, array) -> its placement.
+def apart(config: Config, count: int) -> Config:
+    """The same model with its experts divided among so many devices by their number.
+
+    Args:
+        config: a model with experts.
+        count: devices.
+
+    Raises:
+        ValueMismatchError: it has none, or cannot give each device as many.
+    """
+    experts = config.experts
+    if experts is None or experts.count % count:
+        raise errors.ValueMismatchError(
+            "the experts of this model cannot be divided by their number",
+            got="a model without experts" if experts is None else f"{experts.count} experts, {count} devices",
+            expected=f"a multiple of {count}",
+            fix="leave enable_expert_parallel out: experts are then divided by their width",
+        )
+    return dataclasses.replace(config, experts=dataclasses.replace(experts, num_places=count))
+
+
+def weights(config: Config, mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
+    """What `checkpoints.load(..., sharding=)` asks: (name, shape) -> its placement.
 
     Args:
         config: sizes of the model.
@@ -37,8 +63,8 @@ def weights(config: Config, mesh: Mesh) -> Callable[[str, Any], NamedSharding]: 
     count = mesh.shape[AXIS]
     _check(config, count)
 
-    def place(name: str, array: Any) -> NamedSharding:  # Any: an array
-        return NamedSharding(mesh, _spec(name, split_of(name, config, count)))
+    def place(name: str, shape: tuple[int, ...]) -> NamedSharding:
+        return NamedSharding(mesh, _spec(name, split_of(name, config, count), shape, count))
 
     return place
 
@@ -59,6 +85,8 @@ def split_of(name: str, config: Config, count: int) -> Dimension:
 
     Keys and values stay whole where there are fewer heads of them than devices.
     """
+    if ".experts." in name and config.experts is not None and config.experts.num_places > 1:
+        return "experts"
     if _BY_KEY_HEADS.search(name) and config.num_kv_heads % count:
         return None
     if _BY_OUTPUTS.search(name):
@@ -68,14 +96,12 @@ def split_of(name: str, config: Config, count: int) -> Dimension:
     return "inputs" if _BY_INPUTS.search(name) else None
 
 
-def _spec(name: str, split: Dimension) -> P:
-    """Placement of an array or of a plane of a quantised one: planes have rows and groups where matrices have
-    outputs and inputs, and those of experts have the experts in front.
-    """
+def _spec(name: str, split: Dimension, shape: tuple[int, ...], count: int) -> P:
+    """Placement of a matrix (outputs, inputs), of stacked ones (experts, outputs, inputs), or of a bias."""
     if split is None:
         return P()
-    before: Sequence[None] = (None,) if ".experts." in name else ()
-    return P(*before, AXIS) if split == "outputs" else P(*before, None, AXIS)
+    at = (".experts." in name) * (split != "experts") + (split == "inputs")
+    return P(*[None] * at, AXIS) if shape[at] >= count else P()
 
 
 def _check(config: Config, count: int) -> None:

@@ -3,7 +3,7 @@
 A model looks at all guesses in one step. Guesses without probabilities (`NgramProposer`) are kept as long as
 they are what the model draws itself, so an answer is the same with and without them. Guesses of a draft
 model, drawn from its own distribution, are kept by rejection sampling: what comes out has exactly the
-distribution of the model. Letters: R requests, K guesses of each at most, V tokens in the vocabulary.
+distribution of the model. Letters: R rows, K guesses of a request at most, V tokens in the vocabulary.
 
 References: arXiv:2211.17192, arXiv:2302.01318; prompt lookup,
 https://github.com/apoorvumang/prompt-lookup-decoding
@@ -21,13 +21,15 @@ import numpy as np
 
 import infini as inf
 import infini.numpy as inp
-from infini import Array
-from infini.core import errors, tree
+from infini import Array, lax
+from infini.core import errors
 from infini.llm.sampling import choice, kernels, rows as rows_
-from infini.llm.sampling.features import Features
+from infini.llm.sampling.features import PRESETS as _PRESETS, Features
 from infini.llm.sampling.kernels import Sampled
 from infini.llm.sampling.state import State
 
+# Of the features that programs are compiled for, those with guesses of a draft model: sizes are many then.
+PRESETS: Final = (*_PRESETS[:2], _PRESETS[-1])
 _DRAFT_STREAM: Final = np.uint32(0x9E3779B9)  # draws of a draft model are independent of the model's
 
 
@@ -140,81 +142,72 @@ def num_matching(guesses: Sequence[int], drawn: Sequence[int]) -> int:
     return count
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What a step with guesses of a draft model gave; a pytree.
-
-    Args:
-        sampled: of R * (K + 1) rows. A request goes on by the tokens of its first `num_accepted` + 1 rows;
-            the others mean nothing.
-        num_accepted: int32 (R,), guesses that were kept.
-    """
-
-    sampled: Sampled
-    num_accepted: Array
-
-
-tree.register_dataclass(Verified, ["sampled", "num_accepted"], [])
-
-
 def verify(
-    logits: Array, state: State, drafts: Array, draft_probs: Array, num_drafts: Array, features: Features
-) -> Verified:
-    """Keep guesses by rejection sampling, and draw the token after the last one that is kept.
+    logits: Array,
+    state: State,
+    guesses: Array,
+    draft_probs: Array,
+    features: Features,
+    is_matched: Array | None = None,
+) -> Sampled:
+    """Keep guesses by rejection sampling, and draw a token where one is not kept.
 
     A guess x is kept with probability min(1, p(x) / q(x)), where p is the model's distribution with all
-    settings of the request and q the one the guess was drawn from. The first that is not kept is replaced
-    by a draw from max(p - q, 0); when all are kept, one more is drawn from p.
+    settings of the request and q the one the guess was drawn from. One that is not kept is replaced by a draw
+    from max(p - q, 0), which is never x; a row without a guess is drawn from p. So a request goes on by the
+    tokens of its rows up to the first that is not its guess: `num_matching` counts them.
 
     Args:
-        logits: float32 (R * (K + 1), V); row j of a request follows its first j guesses.
+        logits: float32 (R, V); each request has a row before its first guess and one after each.
         state: settings of these rows, `state.build` with `drafts`.
-        drafts: int32 (R, K).
-        draft_probs: float32 (R, K, V), `kernels.probabilities` of the draft model with `draft_state`.
-        num_drafts: int32 (R,), guesses of each request; at most K.
+        guesses: int32 (R,), the guess for the token after each row; -1 where there is none.
+        draft_probs: float32 (R, V), `kernels.probabilities` of the draft model with `draft_state`; what rows
+            without a guess have does not matter.
         features: as in `kernels.sample`.
+        is_matched: bool (R,), rows whose token is drawn as without guesses; a guess that is the token counts.
     """
-    num_requests, num_guesses = drafts.shape
     edited = kernels.edit(logits, state, features)
     probs = choice.probabilities(edited, state.scales, state.numbers, features)
-    probs = probs.reshape(num_requests, num_guesses + 1, -1)
-    uniforms = kernels.uniforms(state.numbers, 2).reshape(num_requests, num_guesses + 1, 2)
-    kept = _is_kept(probs[:, :-1], draft_probs, drafts, uniforms[:, :-1, 1])
-    kept = kept & (inp.arange(num_guesses) < num_drafts[:, None])
-    num_accepted = inp.sum(inp.cumprod(kept.astype(inp.int32), axis=1), axis=1, dtype=inp.int32)
-
-    at = num_accepted[:, None, None]
-    chosen = inp.take_along_axis(probs, at, axis=1)[:, 0]  # (R, V)
-    guess_at = inp.minimum(at, num_guesses - 1)
-    guessed = inp.take_along_axis(draft_probs, guess_at, axis=1)[:, 0]
-    rest = inp.maximum(chosen - guessed, 0.0)
-    # Without a rejected guess, or where rounding left nothing of the difference, p itself is meant.
-    has_rest = (num_accepted < num_drafts)[:, None] & (inp.sum(rest, axis=1, keepdims=True) > 0)
-    weights = choice.whole(inp.where(has_rest, rest, chosen), chosen.shape[-1])
-    last = choice.draw_by_weight(weights, inp.take_along_axis(uniforms, at, axis=1)[:, 0, 0])
-    padded = inp.concatenate([drafts, drafts[:, -1:]], axis=1)
-    is_guess = inp.arange(num_guesses + 1) < num_accepted[:, None]
-    tokens = inp.where(is_guess, padded, last[:, None]).reshape(-1)
+    uniforms = kernels.uniforms(state.numbers, 2)
+    is_guessed = guesses >= 0
+    place = inp.maximum(guesses, 0)[:, None]
+    wanted = inp.take_along_axis(probs, place, axis=1)[:, 0]
+    proposed = inp.take_along_axis(draft_probs, place, axis=1)[:, 0]
+    is_kept = is_guessed & (uniforms[:, 1] * proposed < wanted)
+    rest = inp.maximum(probs - draft_probs, 0.0)
+    # Without a guess, or where rounding left nothing of the difference, p itself is meant.
+    has_rest = is_guessed[:, None] & (inp.sum(rest, axis=1, keepdims=True) > 0)
+    weights = choice.whole(inp.where(has_rest, rest, probs), probs.shape[-1])
+    drawn = choice.draw_by_weight(weights, uniforms[:, 0])
+    tokens = inp.where(is_kept, guesses, drawn)
+    if is_matched is not None:
+        tokens = lax.cond(
+            inp.any(is_matched),
+            lambda: inp.where(is_matched, kernels.sample(logits, state, _tokens_of(features)).tokens, tokens),
+            lambda: tokens,
+        )
     if features.num_logprobs is None:
-        return Verified(Sampled(tokens), num_accepted)
-    return Verified(kernels.describe(logits, tokens, features.num_logprobs), num_accepted)
+        return Sampled(tokens)
+    return kernels.describe(logits, tokens, features.num_logprobs)
 
 
 verify_step = functools.partial(inf.jit, static_argnames=("features",))(verify)
 
 
-def _is_kept(probs: Array, draft_probs: Array, drafts: Array, uniforms: Array) -> Array:
-    """Whether each guess (R, K) is kept, whatever became of those before it."""
-    place = drafts[:, :, None]
-    wanted = inp.take_along_axis(probs, place, axis=2)[:, :, 0]
-    proposed = inp.take_along_axis(draft_probs, place, axis=2)[:, :, 0]
-    return uniforms * proposed < wanted
+def _tokens_of(features: Features) -> Features:
+    return dataclasses.replace(features, num_logprobs=None)
 
 
-def draft_state(state: State) -> State:
-    """Settings with which a draft model draws: the same, by random numbers of their own."""
+def draft_state(state: State, is_matched: np.ndarray | None = None) -> State:
+    """Settings with which a draft model draws: the same, by random numbers of their own.
+
+    Args:
+        state: settings of the model's rows.
+        is_matched: rows (R,) that keep the model's numbers, so that the likeliest guess is what it will draw.
+    """
     numbers = state.numbers.copy()
-    numbers[:, rows_.KEY_HIGH] ^= _DRAFT_STREAM
+    own = slice(None) if is_matched is None else ~is_matched
+    numbers[own, rows_.KEY_HIGH] ^= _DRAFT_STREAM
     return dataclasses.replace(state, numbers=numbers)
 
 

@@ -74,7 +74,6 @@ def build(
     features: Features,
     *,
     drafts: Sequence[Sequence[int]] | None = None,
-    stride: int | None = None,
     vocab_size: int | None = None,
 ) -> State:
     """Lay the rows of a step side by side.
@@ -85,7 +84,6 @@ def build(
         features: what the program can do, at least what the rows ask for.
         drafts: guesses of each record (`Row.possible`), whose logits are wanted, too: the record has a row
             before the first guess and one after each.
-        stride: rows of logits that each record has, when they are not one after the other.
         vocab_size: V, asked for only when there are no records.
 
     Returns:
@@ -95,8 +93,6 @@ def build(
     start = 0
     for at, row in enumerate(rows):
         guesses = drafts[at] if drafts is not None else ()
-        if stride is not None:
-            start = at * stride
         lines.add(start, row, is_passing=bool(guesses))
         start += 1
         for guess in guesses:

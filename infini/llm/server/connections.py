@@ -15,16 +15,39 @@ _TEXTS: Final = {400: b"Invalid HTTP request received.", _TOO_LONG: b"Request he
 
 
 class _Connection(h11.Connection):
-    """Remembers what status fits the fault that it raised last."""
+    """Remembers what status fits the fault that it raised last, and refuses what h11 lets through.
+
+    h11 measures headers only while they are incomplete, so not those that arrive at once. It takes a request
+    with two statements of its length, of which a proxy in front may believe the other one.
+
+    Args:
+        most: bytes of a request's line and headers.
+    """
 
     fault = 400
 
+    def __init__(self, most: int | None) -> None:
+        super().__init__(h11.SERVER, *(() if most is None else (most,)))
+        self._most = most
+
     def next_event(self) -> Any:  # Any: h11's events and its two signs
         try:
-            return super().next_event()
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                self._check(event)
+            return event
         except h11.RemoteProtocolError as error:
             self.fault = error.error_status_hint
             raise
+
+    def _check(self, request: h11.Request) -> None:
+        size = len(request.method) + len(request.target)
+        size += sum(len(name) + len(value) + 4 for name, value in request.headers)
+        if self._most is not None and size > self._most:
+            raise h11.RemoteProtocolError("the headers are too long", error_status_hint=_TOO_LONG)
+        names = {name for name, _ in request.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            raise h11.RemoteProtocolError("the body has two lengths")
 
 
 class Protocol(H11Protocol):
@@ -40,7 +63,7 @@ class Protocol(H11Protocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:  # Any: passed on as they are
         super().__init__(*arguments, **options)
         most = self.config.h11_max_incomplete_event_size
-        self.conn = _Connection(h11.SERVER, *(() if most is None else (most,)))
+        self.conn = _Connection(most)
         self._header_timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
 

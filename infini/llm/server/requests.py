@@ -6,9 +6,18 @@ send what other servers know. The published OpenAPI document is made from these 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    Strict,
+    model_validator,
+)
 
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), AllowInfNan(False)]
@@ -17,6 +26,26 @@ Text = Annotated[str, Strict()]
 Json = dict[str, Any]  # Any: JSON of clients
 TokenId = Annotated[int, Strict(), Field(ge=0, lt=1 << 31)]
 _INT64 = 2**63
+_MAX_ENTRIES: Final = 4096  # of an object whose values are looked at; `Limits` allows fewer
+T = TypeVar("T")
+
+
+class _FirstFault(FailFast):
+    """Pydantic's, with a hash, which unions of types need."""
+
+    __hash__ = object.__hash__
+
+
+def _few(value: object) -> object:
+    if isinstance(value, dict) and len(value) > _MAX_ENTRIES:
+        raise ValueError(f"there are more than {_MAX_ENTRIES} entries")
+    return value
+
+
+# A body of millions of wrong items would become millions of errors: the first one of a list ends its reading,
+# and objects with too many entries are not read.
+Items = Annotated[list[T], _FirstFault()]
+Entries = Annotated[dict[str, T], BeforeValidator(_few)]
 
 
 class Body(BaseModel):
@@ -59,7 +88,7 @@ class StructuredOutputs(Body):
 
     json_: Json | Text | Flag | None = Field(default=None, alias="json")
     regex: Text | None = None
-    choice: list[Text] | None = None
+    choice: Items[Text] | None = None
     grammar: Text | None = None
     json_object: Flag | None = None
     structural_tag: Text | None = None
@@ -84,19 +113,19 @@ class Sampled(Body):
     n: Integer | None = Field(default=None, ge=1, lt=_INT64)
     max_tokens: Integer | None = Field(default=None, ge=1, lt=_INT64)
     min_tokens: Integer | None = Field(default=None, ge=0, lt=_INT64)
-    stop: Text | list[Text] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop: Text | Items[Text] | None = None
+    stop_token_ids: Items[TokenId] | None = None
     ignore_eos: Flag | None = None
     include_stop_str_in_output: Flag | None = None
     skip_special_tokens: Flag | None = None
-    logit_bias: dict[str, Number] | None = None
-    allowed_token_ids: list[TokenId] | None = None
-    bad_words: list[Text] | None = None
+    logit_bias: Entries[Number] | None = None
+    allowed_token_ids: Items[TokenId] | None = None
+    bad_words: Items[Text] | None = None
     prompt_logprobs: Integer | None = Field(default=None, ge=0, lt=_INT64)
     structured_outputs: StructuredOutputs | None = None
     guided_json: Json | Text | Flag | None = None
     guided_regex: Text | None = None
-    guided_choice: list[Text] | None = None
+    guided_choice: Items[Text] | None = None
     guided_grammar: Text | None = None
     response_format: ResponseFormat | None = None
     priority: Integer = Field(default=0, ge=-_INT64, lt=_INT64)
@@ -104,7 +133,7 @@ class Sampled(Body):
     timings_per_token: Flag | None = None
     return_token_ids: Flag | None = None
     user: Text | None = None
-    metadata: dict[str, Annotated[str, Strict(), Field(max_length=512)]] | None = Field(
+    metadata: Entries[Annotated[str, Strict(), Field(max_length=512)]] | None = Field(
         default=None, max_length=16
     )
     store: Flag | None = None
@@ -176,9 +205,9 @@ class Message(Body):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[Part] | None = None
+    content: Text | Items[Part] | None = None
     name: Text | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Items[ToolCall] | None = None
     tool_call_id: Text | None = None
     reasoning: Text | None = None
     reasoning_content: Text | None = None
@@ -187,8 +216,8 @@ class Message(Body):
 class Templated(Body):
     """Fields that decide how messages become a prompt."""
 
-    messages: list[Message] = Field(min_length=1)
-    tools: list[Tool] | None = Field(default=None, min_length=1)
+    messages: Items[Message] = Field(min_length=1)
+    tools: Items[Tool] | None = Field(default=None, min_length=1)
     add_generation_prompt: Flag = True
     continue_final_message: Flag = False
     add_special_tokens: Flag = False
@@ -232,7 +261,7 @@ class ChatRequest(Sampled, Templated):
 class CompletionRequest(Sampled):
     """The body of /v1/completions."""
 
-    prompt: Text | list[TokenId] | list[Text] | list[list[TokenId]]
+    prompt: Text | Items[TokenId] | Items[Text] | Items[Items[TokenId]]
     max_tokens: Integer | None = Field(default=None, ge=0, lt=_INT64)
     logprobs: Integer | None = Field(default=None, ge=0, lt=_INT64)
     echo: Flag | None = None
@@ -255,8 +284,8 @@ class TokenizeRequest(Body):
     model: Text | None = None
     prompt: Text | None = None
     content: Text | None = None
-    messages: list[Message] | None = Field(default=None, min_length=1)
-    tools: list[Tool] | None = Field(default=None, min_length=1)
+    messages: Items[Message] | None = Field(default=None, min_length=1)
+    tools: Items[Tool] | None = Field(default=None, min_length=1)
     add_generation_prompt: Flag = True
     continue_final_message: Flag = False
     add_special_tokens: Flag | None = None
@@ -276,7 +305,7 @@ class DetokenizeRequest(Body):
     """The body of /detokenize."""
 
     model: Text | None = None
-    tokens: list[TokenId]
+    tokens: Items[TokenId]
 
 
 class EmbeddingsRequest(Body):
@@ -326,26 +355,26 @@ class ResponseItem(Body):
 
     type: Text = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: Text | list[Part] | None = None
+    content: Text | Items[Part] | None = None
     call_id: Text | None = None
     name: Text | None = None
     arguments: Text | None = None
-    output: Text | list[Part] | None = None
-    summary: list[Part] | None = None
+    output: Text | Items[Part] | None = None
+    summary: Items[Part] | None = None
 
 
 class ResponsesRequest(Body):
     """The body of /v1/responses."""
 
     model: Text | None = None
-    input: Text | list[ResponseItem] = Field(min_length=1)
+    input: Text | Items[ResponseItem] = Field(min_length=1)
     instructions: Text | None = None
     max_output_tokens: Integer | None = Field(default=None, ge=1, lt=_INT64)
     temperature: Number | None = Field(default=None, ge=0.0, le=2.0)
     top_p: Number | None = Field(default=None, gt=0.0, le=1.0)
     top_logprobs: Integer | None = Field(default=None, ge=0, lt=_INT64)
-    include: list[Text] | None = None
-    tools: list[ResponseTool] | None = None
+    include: Items[Text] | None = None
+    tools: Items[ResponseTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedResponseTool | None = None
     parallel_tool_calls: Flag | None = None
     text: TextOptions | None = None
@@ -356,7 +385,7 @@ class ResponsesRequest(Body):
     background: Flag | None = None
     stream: Flag | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    metadata: dict[str, Annotated[str, Strict(), Field(max_length=512)]] | None = Field(
+    metadata: Entries[Annotated[str, Strict(), Field(max_length=512)]] | None = Field(
         default=None, max_length=16
     )
     user: Text | None = None

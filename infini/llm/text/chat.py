@@ -111,7 +111,12 @@ def render(
             "add_generation_prompt": add_generation_prompt,
         }
     )
-    values = templates.plain(values)
+    try:
+        values = templates.plain(values)
+    except RecursionError:
+        raise templates.ChatTemplateError(
+            "the chat template exceeds a limit", got="its values are nested too deeply"
+        ) from None
     draw = templates.render if is_trusted else template_process.render
     if not continue_final_message:
         return draw(text, values)

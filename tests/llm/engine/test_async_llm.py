@@ -13,6 +13,7 @@ from infini.core import errors
 from infini.llm.engine import requests
 from infini.llm.engine.async_llm import AsyncLLM
 from infini.llm.sampling.params import SamplingParams
+from infini.llm.text.detokenizer import Incremental
 from tests.llm.engine.conftest import OPTIONS, prompts
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
@@ -238,3 +239,63 @@ def test_when_the_loop_dies_everybody_is_told(checkpoint, monkeypatch):
             await engine.generate([5, 6], GREEDY).start()
 
     asyncio.run(run())
+
+
+def test_when_nothing_can_be_ended_everybody_is_told(checkpoint, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda info: None)
+    engine = AsyncLLM(checkpoint, enforce_eager=True, **OPTIONS)
+
+    def die():
+        engine._core._owners.clear()  # nothing fits together any more
+        raise SystemError("a bug")
+
+    monkeypatch.setattr(engine._core, "step", die)
+
+    async def run():
+        streams = [all_of(engine.generate([5, 6], GREEDY)) for _ in range(3)]
+        for told in await asyncio.wait_for(asyncio.gather(*streams, return_exceptions=True), 30):
+            assert isinstance(told, requests.EngineDeadError)
+
+    asyncio.run(run())
+    with pytest.raises(requests.EngineDeadError, match="SystemError: a bug"):
+        engine.check_health()
+
+
+def test_a_command_that_fails_tells_its_caller_and_not_the_others(checkpoint, monkeypatch):
+    engine = AsyncLLM(checkpoint, enforce_eager=True, **OPTIONS)
+
+    def fail():
+        raise SystemError("a bug")
+
+    async def run():
+        stream = engine.generate([5, 6], GREEDY)
+        await stream.start()
+        monkeypatch.setattr(engine._core, "reset_prefix_cache", fail)
+        with pytest.raises(SystemError, match="a bug"):
+            await asyncio.wait_for(engine.reset_prefix_cache(), 30)
+        outputs = await all_of(stream)
+        await engine.shutdown()
+        return outputs
+
+    assert asyncio.run(run())[-1].outputs[0].finish_reason == "length"
+
+
+def test_a_request_whose_text_fails_is_ended_by_abort(checkpoint, tokenizer, monkeypatch):
+    engine = AsyncLLM(checkpoint, tokenizer=tokenizer, enforce_eager=True, **OPTIONS)
+
+    def fail(self):
+        raise SystemError("a bug")
+
+    async def run():
+        stream = engine.generate([5, 6], dataclasses.replace(GREEDY, max_tokens=120))
+        await anext(stream)
+        with monkeypatch.context() as patch:
+            patch.setattr(Incremental, "finish", fail)
+            await asyncio.wait_for(engine.abort(stream.request_id), 30)
+        last = (await all_of(stream))[-1]
+        engine.check_health()
+        await engine.shutdown()
+        return last
+
+    assert asyncio.run(run()).outputs[0].finish_reason == "error"
+    assert engine.stats().num_free_blocks == engine.stats().num_blocks

@@ -49,7 +49,17 @@ def test_text_is_the_tokens_decoded(llm, tokenizer):
 
 @pytest.mark.parametrize(
     "prompt",
-    ["one two", {"prompt": "one two"}, {"prompt_token_ids": [5, 6, 7]}, [5, 6, 7], [np.arange(5, 8)]],
+    [
+        "one two",
+        {"prompt": "one two"},
+        {"prompt_token_ids": [5, 6, 7]},
+        [5, 6, 7],
+        (5, 6, 7),
+        np.array([5, 6, 7]),
+        {"prompt_token_ids": np.array([5, 6, 7], np.int32)},
+        np.array([[5, 6, 7]]),
+        list(np.array([5, 6, 7])),
+    ],
 )
 def test_forms_of_a_prompt(llm, prompt):
     (output,) = llm.generate(prompt, greedy(max_tokens=2))
@@ -75,7 +85,7 @@ def test_a_stream_may_be_left_and_others_run_beside_it(llm, oracle):
     next(other)
     other.close()
     assert not llm.engine.core.has_requests
-    assert not llm._arrived
+    assert not llm._inboxes
 
 
 def test_calls_of_several_threads_share_the_steps(llm, oracle):
@@ -196,6 +206,30 @@ def test_defaults_are_those_of_the_checkpoint(checkpoint):
     stated = dataclasses.replace(checkpoint, generation_config={"temperature": 0.5, "top_k": 7})
     llm = LLM(stated, enforce_eager=True, **OPTIONS)
     assert llm.get_default_sampling_params() == SamplingParams(temperature=0.5, top_k=7)
+
+
+def test_defaults_that_are_too_long_end_where_the_model_does(checkpoint):
+    stated = dataclasses.replace(checkpoint, generation_config={"max_new_tokens": 4096, "do_sample": False})
+    (output,) = LLM(stated, enforce_eager=True, **OPTIONS).generate([5] * 120)
+    assert len(output.outputs[0].token_ids) == 8
+
+
+@pytest.mark.parametrize("stated", [{"temperature": 99}, {"eos_token_id": [2, "x"]}, {"eos_token_id": -1}])
+def test_a_wrong_generation_config_is_named(checkpoint, stated):
+    wrong = dataclasses.replace(checkpoint, generation_config=stated)
+    with pytest.raises(errors.ValueMismatchError, match=r"generation_config\.json"):
+        LLM(wrong, enforce_eager=True, **OPTIONS)
+
+
+@pytest.mark.parametrize("wrong", [7, None, b"text", [5, "a"], {"prompt_token_ids": 7}])
+def test_what_is_no_prompt_is_refused_and_named(llm, wrong):
+    with pytest.raises(errors.ValueMismatchError, match="prompt"):
+        llm.generate(wrong, GREEDY)
+
+
+def test_what_is_no_setting_is_refused_and_named(llm):
+    with pytest.raises(errors.ValueMismatchError, match="sampling_params are no SamplingParams"):
+        llm.generate("text", {"temperature": 0})
 
 
 @pytest.mark.parametrize(
@@ -334,6 +368,40 @@ def test_a_request_whose_text_fails_does_not_end_the_others(llm, oracle, monkeyp
     outputs = llm.generate([[5, 6], [9, 9], [7, 8]], GREEDY)
     assert [output.outputs[0].finish_reason == "error" for output in outputs] == [False, True, False]
     oracle.check_greedy(outputs[0])
+
+
+def test_a_form_that_can_not_be_followed_to_its_end_is_told(llm, oracle):
+    # The library compiles it, and gives up when the first letter is there.
+    form = StructuredOutputsParams(regex="(a?){500}a{500}")
+    outputs = llm.generate([[5, 6], [7, 8]], [SamplingParams(max_tokens=8, structured_outputs=form), GREEDY])
+    assert outputs[0].outputs[0].finish_reason == "error"
+    assert "cannot be followed any further" in outputs[0].outputs[0].error
+    oracle.check_greedy(outputs[1])
+
+
+def test_prompts_are_continued_while_a_stream_is_read(llm):
+    (plain,) = llm.generate([5, 6, 7], GREEDY)
+    told = []
+    for output in llm.stream([5, 6, 7], GREEDY):
+        told += output.outputs[0].token_ids
+        assert llm.generate([5, 6, 7], GREEDY)[0].outputs == plain.outputs
+    assert told == plain.outputs[0].token_ids
+
+
+def test_a_stream_that_is_left_open_is_in_nobodys_way(llm):
+    stream = llm.stream([5, 6], GREEDY)
+    next(stream)
+    assert len(llm.generate([[5, 6], [7, 8]], GREEDY)) == 2
+    stream.close()
+    assert llm.stats().num_free_blocks == llm.stats().num_blocks
+
+
+def test_several_threads_generate_at_a_time(llm):
+    (plain,) = llm.generate([5, 6, 7], GREEDY)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: llm.generate([5, 6, 7], GREEDY, use_tqdm=False)[0], range(8)))
+    assert all(output.outputs == plain.outputs for output in found)
+    assert not llm.engine.core.jobs
 
 
 def test_an_interrupt_leaves_nothing_behind(llm, oracle, monkeypatch):

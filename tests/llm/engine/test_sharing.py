@@ -13,7 +13,8 @@ from infini.llm.engine import sharing
 from infini.llm.engine.llm import LLM
 from infini.llm.models import placement
 from infini.llm.sampling.params import SamplingParams
-from tests.llm.engine.conftest import OPTIONS, make_checkpoint, prompts, write_folder
+from tests.llm.checkpoints import folders
+from tests.llm.engine.conftest import OPTIONS, make_checkpoint, make_tokenizer, prompts, write_folder
 from tests.parallel import jobs
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, logprobs=0)
@@ -34,6 +35,57 @@ def generate(folder: str, size: int) -> dict | str:
         "logprobs": [next(iter(p.values())).logprob for o in greedy for p in o.outputs[0].logprobs],
         "of_prompts": [next(iter(p.values())).logprob for o in drawn for p in o.prompt_logprobs[1:]],
     }
+
+
+EXPERTS = {
+    "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+    "torch_dtype": "float32",
+}  # fmt: skip
+LATENT = {
+    "kv_lora_rank": 32, "q_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32,
+    "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "first_k_dense_replace": 1,
+}  # fmt: skip
+# Models by their files, and how they are shared.
+SHARED = {
+    "mixtral": (EXPERTS | {"num_local_experts": 4}, {"enable_expert_parallel": True}),
+    "qwen3_moe": (
+        EXPERTS | {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+        {"enable_expert_parallel": True, "quantization": "q8_0"},
+    ),
+    "deepseek_v3": (EXPERTS | LATENT, {"enable_expert_parallel": True}),
+    "llama": (EXPERTS, {"quantization": "q4_0", "speculative_config": {"num_speculative_tokens": 2}}),
+}
+
+
+def generate_all(place: str, size: int) -> list[dict] | str:
+    """What models of several kinds give one after the other; the draft of each is itself."""
+    found: list[dict] = []
+    for name, (_, options) in SHARED.items():
+        given = {**OPTIONS, **options, "max_num_batched_tokens": 16, "enforce_eager": True}
+        folder = str(Path(place, name))
+        if "speculative_config" in given:
+            own = {"method": "draft_model", "model": folder, "quantization": given["quantization"]}
+            given["speculative_config"] = {**given["speculative_config"], **own}
+        if size == 1:
+            given.pop("enable_expert_parallel", None)
+        try:
+            llm = LLM(folder, tensor_parallel_size=size, **given)
+        except SystemExit as ended:
+            found.append({"ended": ended.code})
+            continue
+        outputs = llm.generate(prompts(4), GREEDY)
+        stats = llm.stats()
+        llm.close()
+        found.append(
+            {
+                "tokens": [o.outputs[0].token_ids for o in outputs],
+                "logprobs": [next(iter(p.values())).logprob for o in outputs for p in o.outputs[0].logprobs],
+                "proposals": [stats.spec_num_draft_tokens, stats.spec_num_accepted_tokens],
+            }
+        )
+    return found
 
 
 def leave(folder: str) -> str:
@@ -58,6 +110,26 @@ def test_two_processes_make_the_tokens_of_one(folder, mpirun_path, tmp_path):
     assert first["tokens"] == alone["tokens"]
     np.testing.assert_allclose(first["logprobs"], alone["logprobs"], atol=1e-5)
     np.testing.assert_allclose(first["of_prompts"], alone["of_prompts"], atol=1e-5)
+
+
+@pytest.mark.multi
+def test_experts_bits_and_drafts_are_shared_by_two_processes(mpirun_path, tmp_path):
+    for name, (config, _) in SHARED.items():
+        config = {"model_type": name} | config
+        tensors = folders.tensors_of(config)
+        tokenizer = make_tokenizer().to_json()
+        folders.write(tmp_path / name, config, tensors, tokenizer__json=tokenizer)
+    alone = generate_all(str(tmp_path), 1)
+    first, second = jobs.found(
+        mpirun_path, 2, generate_all, tmp_path, [str(tmp_path), 2], INFINI_DEVICE="cpu"
+    )
+    assert second == [{"ended": 0}] * len(SHARED)
+    for one, two in zip(alone, first, strict=True):
+        assert two["tokens"] == one["tokens"]
+        np.testing.assert_allclose(two["logprobs"], one["logprobs"], atol=1e-5)
+        assert two["proposals"] == one["proposals"]
+    num_drafted, num_kept = first[-1]["proposals"]
+    assert num_drafted == num_kept > 0
 
 
 @pytest.mark.multi

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import infini as inf
@@ -196,6 +197,47 @@ def test_an_address_that_is_no_hub_is_named(hub: fake.Hub) -> None:
         _pull("org/other")
     with pytest.raises(remote.HubError, match=r"at nowhere"):
         _pull("org/model@nowhere")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lfs": "text"},
+        {"lfs": [1]},
+        {"lfs": {"sha256": 5}},
+        {"size": -1, "blobId": 7},
+        {"size": 10**400},
+        {"size": True},
+    ],
+    ids=["text", "list", "sum", "negative", "huge", "truth"],
+)
+def test_a_listing_may_say_nonsense_about_a_file(
+    fields: dict[str, object], hub: fake.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"rfilename": "model.safetensors", **fields}
+    monkeypatch.setattr(hub, "_listing", lambda: {"sha": hub.commit, "siblings": [row]})
+    assert (_pull() / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+
+
+def test_a_listing_without_an_end_is_refused(hub: fake.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_MAX_LISTING", 1000)
+    monkeypatch.setattr(hub, "_listing", lambda: {"siblings": ["x" * 100] * 100})
+    with pytest.raises(remote.HubError, match="has no end"):
+        _pull()
+
+
+def test_odd_digits_in_headers_are_no_numbers(hub: fake.Hub) -> None:
+    answer = httpx.Response(429, headers=[(b"retry-after", b"\xb2")])
+    with pytest.raises(remote.Again) as caught:
+        remote.check(answer, remote.hub("huggingface", environment={}), names.parse("org/model"))
+    assert caught.value.after_s is None
+
+
+@pytest.mark.parametrize("token", ["hf_\N{HORIZONTAL ELLIPSIS}secret", "hf_a\r\nX-Secret: b"])
+def test_a_token_that_no_header_holds_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(errors.ValueMismatchError, match="the token cannot be sent") as caught:
+        remote.hub("huggingface", token=token)
+    assert "ecret" not in str(caught.value)
 
 
 def test_too_little_space_is_named_before_anything_is_fetched(

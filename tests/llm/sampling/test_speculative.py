@@ -116,13 +116,21 @@ def _speculated(
         row.pop(K)
     guesses = [each[:count].tolist() for each, count in zip(drafts, num_drafts, strict=True)]
     size = num_requests * (K + 1)
-    made = state.build(rows, size, PLAIN, drafts=guesses, stride=K + 1)
-    logits = np.tile(target, (num_requests, 1))
-    verified = speculative.verify_step(
-        logits, made, drafts, probs, num_drafts.astype(np.int32), features=PLAIN
-    )
-    tokens = np.asarray(verified.sampled.tokens).reshape(num_requests, K + 1)
-    return tokens, np.asarray(verified.num_accepted)
+    made = state.build(rows, size, PLAIN, drafts=guesses)
+    # Rows of a request follow each other: one before its first guess, and one after each.
+    has_row = np.arange(K + 1) <= num_drafts[:, None]
+    count = int(has_row.sum())
+    guessed, draft_probs = np.full(size, -1, np.int32), np.zeros((size, V), np.float32)
+    is_guess = (np.arange(K + 1) < num_drafts[:, None])[has_row]
+    guessed[:count][is_guess] = np.concatenate(guesses)
+    draft_probs[:count][is_guess] = probs[np.arange(K) < num_drafts[:, None]]
+    logits = np.zeros((size, V), np.float32)
+    logits[:count] = np.broadcast_to(target, (num_requests, K + 1, V))[has_row]
+    sampled = speculative.verify_step(logits, made, guessed, draft_probs, features=PLAIN)
+    tokens = np.full((num_requests, K + 1), -1)
+    tokens[has_row] = np.asarray(sampled.tokens)[:count]
+    accepted = [speculative.num_matching(*each) for each in zip(guesses, tokens.tolist(), strict=True)]
+    return tokens, np.array(accepted)
 
 
 def _chi_square_is_usual(tokens: np.ndarray, chances: np.ndarray) -> bool:
@@ -194,13 +202,12 @@ def test_logprobs_of_what_is_kept() -> None:
     row = Row(SamplingParams(temperature=0.0, logprobs=2), vocab_size=V)
     best = int(logits[0].argmax())
     made = state.build([row], 2, features, drafts=[[best]])
-    probs = np.eye(V, dtype=np.float32)[best][None, None]
-    verified = speculative.verify_step(
-        logits, made, np.array([[best]], np.int32), probs, np.array([1], np.int32), features=features
-    )
+    probs = np.zeros((2, V), np.float32)
+    probs[0, best] = 1.0
+    sampled = speculative.verify_step(logits, made, np.array([best, -1], np.int32), probs, features=features)
     expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    np.testing.assert_allclose(verified.sampled.logprobs, expected.max(-1), atol=1e-5)
-    assert np.asarray(verified.sampled.ranks).tolist() == [1, 1]
+    np.testing.assert_allclose(sampled.logprobs, expected.max(-1), atol=1e-5)
+    assert np.asarray(sampled.ranks).tolist() == [1, 1]
 
 
 def test_statistics_of_guesses() -> None:

@@ -113,13 +113,6 @@ def test_guesses_have_rows_of_their_own() -> None:
     assert row.num_output == 1
 
 
-def test_rows_of_requests_may_stand_at_equal_distances() -> None:
-    rows = [_row(seed=1), _row(seed=2)]
-    made = state.build(rows, 8, Features(is_random=True), drafts=[[1], [2, 3, 4]], stride=4)
-    assert made.numbers[:, rows_.KEY_LOW].tolist() == [1, 1, 0, 0, 2, 2, 2, 2]
-    assert made.scales[:, rows_.TEMPERATURE].tolist() == [1, 1, 0, 0, 1, 1, 1, 1]
-
-
 def test_bad_words_are_spelled_alone_and_after_a_space() -> None:
     found = bad_words.token_ids(["ab", " ab"], lambda text: list(text.encode()), vocab_size=128)
     assert found == [(97, 98), (32, 97, 98)]

@@ -164,8 +164,15 @@ def test_a_call_may_take_longer_than_its_headers() -> None:
         (b"\x16\x03\x01\x02\x00 hello\r\n\r\n", b"400"),
         (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"400"),
         (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", b"400"),
+        # Whole at once: nothing of it is ever incomplete.
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", b"431"),
+        (
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /version HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"400",
+        ),
     ],
-    ids=["header", "line", "tls", "hosts", "length"],
+    ids=["header", "line", "tls", "hosts", "length", "headers", "two-lengths"],
 )
 def test_what_is_no_http_is_answered_and_closed(sent: bytes, status: bytes) -> None:
     with serving(ScriptedEngine()) as live:

@@ -9,10 +9,11 @@ import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pydantic
 import pytest
 
 from infini.llm.sampling.limits import Limits
-from infini.llm.server import failures, keys, settings as settings_
+from infini.llm.server import failures, keys, requests, settings as settings_
 from infini.llm.server.middleware import OPEN_PATHS, host_name
 from infini.llm.server.routes import ROUTES
 from tests.llm.server.client import Client
@@ -354,10 +355,32 @@ def test_faults_of_ours_are_a_number_in_the_answer_and_whole_in_the_log(
 
 
 def test_at_most_ten_faults_of_a_body_are_told_each_shortened(serve: Serve) -> None:
-    messages = [{"role": "x" * 1000, "content": "a"} for _ in range(30)]
-    message = serve().post(CHAT, json={"messages": messages}).json()["error"]["message"]
-    assert message.count("messages[") == 10 and "20 more" in message
+    metadata = {f"k{number}": ["x" * 1000] for number in range(16)}
+    message = serve().post(CHAT, json=chat(metadata=metadata)).json()["error"]["message"]
+    assert message.count("metadata.k") == 10 and "6 more" in message
     assert "x" * 300 not in message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [1] * 9999},
+        {"messages": [{"role": "user", "content": [1] * 9999}]},
+        {"prompt": [0.5] * 9999},
+        {"prompt": [[0.5] * 99] * 99},
+        {"stop": [1] * 9999},
+        {"stop_token_ids": ["a"] * 9999},
+        {"logit_bias": {str(number): "a" for number in range(9999)}},
+        {"metadata": {str(number): 1 for number in range(9999)}},
+    ],
+    ids=["messages", "parts", "prompt", "prompts", "stop", "ids", "bias", "metadata"],
+)
+def test_many_wrong_items_are_few_faults(fields: dict[str, Any]) -> None:
+    # Each fault takes memory and time, and a body has room for millions of them.
+    model = requests.CompletionRequest if "prompt" in fields else requests.ChatRequest
+    with pytest.raises(pydantic.ValidationError) as caught:
+        model.model_validate({**chat(), **fields} if model is requests.ChatRequest else fields)
+    assert caught.value.error_count() <= 4
 
 
 def test_texts_of_clients_are_not_in_the_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -93,6 +93,13 @@ def test_arguments_of_calls_become_objects() -> None:
     assert '"arguments": "{\\"x\\": "' in text
 
 
+@pytest.mark.parametrize("depth", [300, 900])
+def test_arguments_that_are_nested_too_deeply_are_named(depth: int) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": "[" * depth + "]" * depth}}
+    with pytest.raises(ChatTemplateError, match="exceeds a limit"):
+        chat.render([*USER, {"role": "assistant", "tool_calls": [call]}], chat_template=families.CHATML)
+
+
 def test_content_is_none_only_for_templates_that_ask() -> None:
     messages = [*USER, {"role": "assistant", "content": None}]
     assert chat.render(messages, chat_template="{{ messages[1]['content'] is none }}") == "True"
