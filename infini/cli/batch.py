@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -215,19 +215,22 @@ async def _answer_all(model: Path, options: Json, calls: list[Call], file: Path)
     try:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://batch", timeout=None) as client:
-            with file.open("a", encoding="utf-8") as out, _bar(len(calls)) as advance:
-                async for answer in _answers(client, calls, 2 * options["max_num_seqs"]):
-                    out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-                    out.flush()
-                    response = answer["response"]
-                    failed += response is None or response["status_code"] != 200
-                    advance()
+            found = _answers(client, calls, 2 * options["max_num_seqs"])
+            # After an interrupt calls end before the engine does, which would refuse those that wait.
+            async with contextlib.aclosing(found) as answers:
+                with file.open("a", encoding="utf-8") as out, _bar(len(calls)) as advance:
+                    async for answer in answers:
+                        out.write(json.dumps(answer, ensure_ascii=False) + "\n")
+                        out.flush()
+                        response = answer["response"]
+                        failed += response is None or response["status_code"] != 200
+                        advance()
     finally:
         await engine.shutdown()
     return failed
 
 
-async def _answers(client: httpx.AsyncClient, calls: list[Call], width: int) -> AsyncIterator[Json]:
+async def _answers(client: httpx.AsyncClient, calls: list[Call], width: int) -> AsyncGenerator[Json, None]:
     """Answers as they come, at most `width` calls at a time."""
     waiting = iter(calls)
     running: set[asyncio.Task[Json]] = set()
@@ -245,6 +248,7 @@ async def _answers(client: httpx.AsyncClient, calls: list[Call], width: int) -> 
     finally:
         for task in running:
             task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _answer(client: httpx.AsyncClient, call: Call) -> Json:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -133,3 +135,26 @@ def test_batch_answers_wrong_lines_with_an_error(changes, words, tmp_path):
     (tmp_path / "in.jsonl").write_text(call("a", **changes))
     (found,) = batch.read_calls(tmp_path / "in.jsonl")
     assert words in found.error
+
+
+def test_calls_have_ended_when_an_interrupt_closes_a_batch():
+    ended = []
+
+    class Client:
+        async def post(self, url, json):
+            try:
+                await asyncio.sleep(json["seconds"])
+            finally:
+                await asyncio.sleep(0)  # giving back what a call holds takes a turn
+                ended.append(json["seconds"])
+            return httpx.Response(200, json={})
+
+    async def interrupted():
+        calls = [batch.Call(str(seconds), "/v1/completions", {"seconds": seconds}) for seconds in (0, 60, 61)]
+        answers = batch._answers(Client(), calls, 3)
+        first = await anext(answers)
+        await answers.aclose()
+        return first["custom_id"]
+
+    assert asyncio.run(interrupted()) == "0"
+    assert sorted(ended) == [0, 60, 61]
