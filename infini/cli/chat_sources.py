@@ -108,6 +108,7 @@ class Local:
     def __init__(self, engine: Engine, name: str, *, template: str | None = None) -> None:
         self.name = name
         self._engine = engine
+        assert engine.tokenizer is not None, "an engine without one raises"
         self._tokenizer = engine.tokenizer
         self._template = template
         self._runner = asyncio.Runner()
