@@ -122,8 +122,6 @@ def test_the_command_line_stands_above_the_environment_and_that_above_the_file(
 def test_the_file_may_be_json_or_yaml(given: list[dict[str, Any]], tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"serve{suffix}"
     file.write_text(json.dumps({"model": "tiny", "port": 5, "speculative-config": {"method": "ngram"}}))
-    if suffix == ".yaml":
-        pytest.importorskip("yaml")
     engine, place, _ = parsed(given, "--config", str(file))
     assert (
         place.port == 5

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
 from infini.core import errors
+from infini.llm.sampling.features import NUM_LOGPROBS
 
 if TYPE_CHECKING:
     from infini.llm.checkpoints.loading import Checkpoint
@@ -161,6 +162,12 @@ class EngineConfig:
                 _check_least(name, getattr(self, name), 1)
         for name in ("long_prefill_token_threshold", "max_logprobs"):
             _check_least(name, getattr(self, name), 0)
+        if self.max_logprobs > NUM_LOGPROBS[-1]:
+            raise errors.ValueMismatchError(
+                "max_logprobs is more than the engine gives",
+                got=str(self.max_logprobs),
+                expected=f"at most {NUM_LOGPROBS[-1]}",
+            )
         _check_choice("kv_cache_dtype", self.kv_cache_dtype, get_args(KVCacheDType))
         _check_choice("cache_mode", self.cache_mode, get_args(CacheMode))
         _check_choice("scheduling_policy", self.scheduling_policy, get_args(Policy))

@@ -25,7 +25,7 @@ from infini.llm.engine.proposals import Proposer
 from infini.llm.engine.requests import Request
 from infini.llm.engine.runner import Choose, ModelRunner, StepTokens
 from infini.llm.engine.scheduler import Scheduled, Scheduler, Step
-from infini.llm.sampling import speculative
+from infini.llm.sampling import kernels, speculative
 from infini.llm.sampling.state import Row
 from infini.llm.text.tokenizer import Tokenizer
 
@@ -234,6 +234,12 @@ class EngineCore:
         self.acceptance.observe(item.num_spec, num_accepted)
         kept: list[int] = []
         for place, token in enumerate(drawn[: num_accepted + 1]):
+            if token == kernels.NONE:
+                raise errors.ValueMismatchError(
+                    "there is no token to choose",
+                    got="settings that forbid every token, or a model whose logits are no numbers",
+                    fix="allow more tokens; where the settings allow some, see to the weights of the model",
+                )
             kept.append(token)
             if completion.logprobs is not None:
                 count = job.params.logprobs or 0

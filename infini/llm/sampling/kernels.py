@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -24,13 +25,15 @@ from infini.llm.sampling import choice, rows as rows_
 from infini.llm.sampling.features import Features
 from infini.llm.sampling.state import State
 
+NONE: Final = -1  # in the place of a token
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """What was chosen; a pytree. What nobody asked for is None.
 
     Args:
-        tokens: int32 (R,).
+        tokens: int32 (R,); NONE where no token can be chosen.
         logprobs: float32 (R,), log-probabilities of the tokens under the model, before any setting.
         ranks: int32 (R,), 1 for the likeliest token of the model.
         top_ids: int32 (R, P), its likeliest tokens in falling order.
@@ -63,9 +66,22 @@ def sample(logits: Array, state: State, features: Features) -> Sampled:
         tokens = choice.draw(edited, state.scales, state.numbers, uniforms(state.numbers, 1)[:, 0], features)
     else:
         tokens = inp.argmax(edited, axis=-1).astype(inp.int32)
+    tokens = possible(tokens, edited)
     if features.num_logprobs is None:
         return Sampled(tokens)
     return describe(logits, tokens, features.num_logprobs)
+
+
+def possible(tokens: Array, edited: Array) -> Array:
+    """Tokens (R,) as they are, and NONE where the choice means nothing: the settings of a row forbid all
+    tokens, or the model gave no numbers.
+
+    Args:
+        tokens: int32 (R,), chosen.
+        edited: float32 (R, V), what they were chosen from.
+    """
+    chosen = inp.take_along_axis(edited, inp.maximum(tokens, 0)[:, None], axis=-1)[:, 0]
+    return inp.where(inp.isfinite(chosen), tokens, NONE)
 
 
 def edit(logits: Array, state: State, features: Features) -> Array:

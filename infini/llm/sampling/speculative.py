@@ -186,6 +186,7 @@ def verify(
             lambda: inp.where(is_matched, kernels.sample(logits, state, _tokens_of(features)).tokens, tokens),
             lambda: tokens,
         )
+    tokens = kernels.possible(tokens, edited)
     if features.num_logprobs is None:
         return Sampled(tokens)
     return kernels.describe(logits, tokens, features.num_logprobs)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from infini.core import errors
+from infini.llm.text import parsers
 from infini.llm.text.tokenizer import Tokenizer
 
 
@@ -53,10 +53,6 @@ class ReasoningParser:
     def stream(self, *, prompt: str = "") -> ReasoningStream:
         """A parser at the beginning of an answer."""
         return ReasoningStream(self, is_open=self.is_open or prompt.rstrip().endswith(self.start))
-
-    def without_thought(self, text: str) -> str:
-        """An answer as it is given back to the model in the next turn."""
-        return self.parse(text).content
 
 
 class ReasoningStream:
@@ -162,16 +158,7 @@ def parser_of(source: Tokenizer | str | None, *, name: str | None = None) -> Rea
         ValueMismatchError: there is no parser of this name.
     """
     if name is not None:
-        if name == "none":
-            return None
-        found = PARSERS.get(_ALIASES.get(name, name))
-        if found is None:
-            raise errors.ValueMismatchError(
-                f"there is no reasoning parser {name}",
-                got=name,
-                expected=", ".join([*PARSERS, *_ALIASES, "none"]),
-            )
-        return found
+        return parsers.named(name, PARSERS, _ALIASES, kind="reasoning")
     template = source.chat_template if isinstance(source, Tokenizer) else source
     if not template:
         return None

@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from infini.core import errors
-from infini.llm.text import tool_grammars, tool_readers
+from infini.llm.text import parsers, tool_grammars, tool_readers
 from infini.llm.text.tokenizer import Tokenizer
 
 
@@ -180,16 +179,7 @@ def parser_of(source: Tokenizer | str | None, *, name: str | None = None) -> Too
         ValueMismatchError: there is no parser of this name.
     """
     if name is not None:
-        if name == "none":
-            return None
-        found = PARSERS.get(_ALIASES.get(name, name))
-        if found is None:
-            raise errors.ValueMismatchError(
-                f"there is no tool-call parser {name}",
-                got=name,
-                expected=", ".join([*PARSERS, *_ALIASES, "none"]),
-            )
-        return found
+        return parsers.named(name, PARSERS, _ALIASES, kind="tool-call")
     templates = list(source.chat_templates.values()) if isinstance(source, Tokenizer) else [source or ""]
     for parser in PARSERS.values():
         if any(_fits(parser, text) for text in templates):

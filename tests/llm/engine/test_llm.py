@@ -370,6 +370,21 @@ def test_a_request_whose_text_fails_does_not_end_the_others(llm, oracle, monkeyp
     oracle.check_greedy(outputs[0])
 
 
+def test_settings_that_forbid_every_token_end_their_own_request(llm, oracle):
+    only = SamplingParams(allowed_token_ids=[5], stop_token_ids=[5], min_tokens=2, max_tokens=4)
+    outputs = llm.generate([[5, 6], [7, 8]], [only, GREEDY])
+    assert outputs[0].outputs[0].finish_reason == "error"
+    assert "no token to choose" in outputs[0].outputs[0].error
+    oracle.check_greedy(outputs[1])
+
+
+def test_weights_that_are_no_numbers_make_no_tokens():
+    checkpoint = make_checkpoint()
+    checkpoint.params["norm"] = checkpoint.params["norm"] * float("nan")
+    (output,) = LLM(checkpoint, enforce_eager=True, **OPTIONS).generate([[5, 6]], GREEDY)
+    assert output.outputs[0].finish_reason == "error" and output.outputs[0].token_ids == []
+
+
 def test_a_form_that_can_not_be_followed_to_its_end_is_told(llm, oracle):
     # The library compiles it, and gives up when the first letter is there.
     form = StructuredOutputsParams(regex="(a?){500}a{500}")

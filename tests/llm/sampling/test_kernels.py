@@ -39,6 +39,29 @@ def _tokens(logits: np.ndarray, rows: Sequence[Row], features: Features = PLAIN)
     return np.asarray(kernels.sample_step(logits, made, features=features).tokens)[: len(rows)].tolist()
 
 
+FORBIDDING = [
+    {"allowed_token_ids": [3], "min_tokens": 2},
+    {"allowed_token_ids": [900], "temperature": 0.0, "min_tokens": 1},
+]
+
+
+@pytest.mark.parametrize("params", FORBIDDING)
+def test_settings_that_forbid_every_token_choose_none(params: dict[str, Any]) -> None:
+    rows = [_row(SamplingParams(**params), eos_ids=EOS), _row(SamplingParams(), seed=1)]
+    found = _tokens(_logits(2), rows, FULL)
+    assert found[0] == kernels.NONE and found[1] >= 0
+
+
+@pytest.mark.parametrize("features", [PLAIN, FULL, Features()])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_logits_that_are_no_numbers_choose_none(features: Features, value: float) -> None:
+    logits = _logits(2)
+    logits[0] = value
+    params = SamplingParams(temperature=0.7 if features.is_random else 0.0)
+    found = _tokens(logits, [_row(params, seed=1), _row(params, seed=2)], features)
+    assert found[0] == kernels.NONE and found[1] >= 0
+
+
 # --- what changes single logits ----------------------------------------------------------------------
 
 PROMPT = [5, 5, 7, 100, 1023]
@@ -280,7 +303,7 @@ def test_a_broken_row_harms_no_other(content: float) -> None:
     logits[3] = content
     found = _tokens(logits, rows)
     assert found[:3] + found[4:] == expected[:3] + expected[4:]
-    assert 0 <= found[3] < V
+    assert found[3] == kernels.NONE
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 67, 257, 640])

@@ -7,6 +7,7 @@ scaled before they are multiplied.
 
 from __future__ import annotations
 
+import abc
 import hashlib
 from collections.abc import Sequence
 from typing import Final
@@ -47,7 +48,7 @@ def emit(
     return kind(rows, tuple(planes), scheme, dtype, target).phases()
 
 
-class _Emission:
+class _Emission(abc.ABC):
     """What both forms have in common: tasks of some units of the matrix, rows or panels."""
 
     reader: Reader | PanelReader
@@ -86,16 +87,17 @@ class _Emission:
             TaskFunction(name, text.replace("@TASK", f"@{name}"), frozenset(f.declares), num_tasks, 0, cost),
         )
 
+    @abc.abstractmethod
     def _units(self) -> tuple[int, int]:
         """How many units there are, and the bytes of each."""
-        raise NotImplementedError
 
     def _before(self) -> None:
-        """What a task does once."""
+        """What a task does once: nothing, unless a kind of matrix needs something."""
+        return
 
+    @abc.abstractmethod
     def _unit(self, unit: Value, start: int, rows: int) -> None:
         """The products of a unit with some rows of activations."""
-        raise NotImplementedError
 
     def _floats(self, codes: Value) -> Value:
         """int32 codes as float32."""
